@@ -1,0 +1,249 @@
+"""The commands: parse, call, render, exit. They decide nothing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+
+from converter.errors import ConverterError, CutOffError
+from converter.text import safe_text
+
+if TYPE_CHECKING:
+    from converter.tensors import Catalogue
+
+_P = ParamSpec("_P")
+
+
+class Exit(IntEnum):
+    """0: done, or equal. 1: the check failed. 2: it could not be done."""
+
+    DONE = 0
+    FAILED = 1
+    ERROR = 2
+
+
+class Sort(StrEnum):
+    """How `inspect` orders tensors."""
+
+    NAME = "name"
+    SIZE = "size"
+
+
+class Form(StrEnum):
+    """How `extract` cuts a checkpoint into files."""
+
+    STORAGES = "storages"
+    NAMED = "named"
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="The way out of pickle: see what is in a PyTorch checkpoint without running it, take it apart, convert it, and "
+    "prove that the copy computes the same.",
+)
+
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint file, or a folder that holds one.")]
+Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="The key that tensor names start below.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+IgnoreGlobals = Annotated[
+    bool, typer.Option("--ignore-globals", help="Carry over the tensors of a pickle that asks for more; drop the rest.")
+]
+NoCrc = Annotated[
+    bool, typer.Option("--no-crc", help="Read a file that was saved without CRCs, or damaged; check none.")
+]
+
+
+def _command(name: str | None = None) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """Make a function a command whose errors are one sentence on stderr and exit code 2."""
+
+    def decorate(function: Callable[_P, None]) -> Callable[_P, None]:
+        @functools.wraps(function)
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+            except ConverterError as error:
+                typer.echo(f"error: {safe_text(str(error), 2000)}", err=True)
+                raise typer.Exit(Exit.ERROR) from None
+            except BrokenPipeError:
+                # Whoever read our output has seen enough. The interpreter would complain again when it flushes.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(Exit.DONE) from None
+
+        return app.command(name)(run)
+
+    return decorate
+
+
+@app.callback(invoke_without_command=False)
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cerebras-tool {version('cerebras-tool')}")
+        raise typer.Exit
+
+
+@_command()
+def inspect(
+    source: Source,
+    all: Annotated[bool, typer.Option("--all", help="Every tensor on a line of its own.")] = False,
+    filter: Annotated[
+        str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name fits.")
+    ] = None,
+    sort: Annotated[Sort | None, typer.Option("--sort", help="Order of the tensors; else that of the file.")] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read every tensor: range, mean, deviation, NaN, SHA-256.")
+    ] = False,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a checkpoint is and holds. Nothing in it is executed; without --stats no tensor is read."""
+    from converter import inspection, reports
+
+    catalogue = _open(source, root)
+    order = sort.value if sort else None
+    if stats:
+        from converter import render
+
+        total = sum(tensor.nbytes for tensor in catalogue.values())
+        with render.progress("reading", total, quiet=quiet or json) as progress:
+            report = inspection.inspect(catalogue, filter=filter, sort=order, stats=True, progress=progress)
+    else:
+        report = inspection.inspect(catalogue, filter=filter, sort=order)
+    if json:
+        typer.echo(reports.to_json(report))
+        return
+    from converter import render
+
+    render.inspection(report, unfold=all)
+
+
+@_command()
+def extract(
+    source: Source,
+    folder: Annotated[Path | None, typer.Argument(help="Where to; `parameters/<model>` if not given.")] = None,
+    form: Annotated[
+        Form, typer.Option("--form", help="Raw storages by key, or one file a parameter by name.")
+    ] = Form.STORAGES,
+    properties: Annotated[
+        Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
+    ] = None,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Put the SHA-256 of every file into the manifest.")] = False,
+    no_crc: NoCrc = False,
+    force: Force = False,
+    ignore_globals: IgnoreGlobals = False,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take a checkpoint apart into plain files, with a manifest that reads back and the Java client's properties."""
+    from converter import extract as extraction
+    from converter import render, reports
+
+    catalogue = _open(source, root)
+    target = folder or extraction.default_folder(catalogue)
+    total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
+    with render.progress("extracting", total, quiet=quiet or json) as progress:
+        report = extraction.extract(
+            catalogue,
+            target,
+            form=form.value,
+            properties=properties,
+            sha256=sha256,
+            check_crc=not no_crc,
+            force=force,
+            ignore_globals=ignore_globals,
+            progress=progress,
+        )
+    if json:
+        typer.echo(reports.to_json(report))
+    else:
+        render.extraction(report)
+
+
+@_command()
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="`Cerebras-GPT-111M`, or `111M`.")] = None,
+    json: Json = False,
+) -> None:
+    """List the declared models: sizes, links, files, hashes."""
+    from converter import models as declared
+
+    chosen = [declared.find(name)] if name is not None else list(declared.declared())
+    if json:
+        from converter import reports
+
+        typer.echo(reports.to_json(reports.ModelsReport(tuple(chosen))))
+        return
+    from converter import render
+
+    if name is not None:
+        render.model_page(chosen[0])
+    else:
+        render.model_table(chosen)
+
+
+@_command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint.")],
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="A declared model, `tiny` or `tiny-13B`.")
+    ] = "tiny",
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 1234,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Zeros that take no disk.")] = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a checkpoint of the published form without torch, to try things on."""
+    from converter import render
+    from converter import sample as samples
+
+    with render.progress("writing", samples.sample_nbytes(model), quiet=quiet) as progress:
+        report = samples.write_sample(folder, model, seed=seed, sparse=sparse, force=force, progress=progress)
+    for path, nbytes in report.files:
+        typer.echo(f"{safe_text(str(path))}: {nbytes:,} bytes")
+
+
+@_command()
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="Where to; a temporary folder if not given.")] = None,
+) -> None:
+    """Show the whole way on a tiny checkpoint, in seconds."""
+    from converter import demo as demonstration
+
+    demonstration.run(folder)
+
+
+def _open(source: str, root: str | None) -> Catalogue:
+    from converter.formats import open_checkpoint
+
+    try:
+        return open_checkpoint(source, root=root)
+    except CutOffError:
+        from converter import inspection
+
+        said = inspection.cut_off(source) if Path(source).is_file() else None
+        if said is not None:
+            raise CutOffError(said) from None
+        raise

@@ -1,0 +1,106 @@
+"""The formats: one module each, listed in one tuple; and which one a file is, by its first bytes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from converter.errors import FormatError, SourceError
+from converter.formats import legacy, torch
+from converter.sources import LocalFile, Source
+from converter.tensors import Catalogue
+
+HEAD: Final = 512  # bytes that tell every kind of file from the others
+
+
+class Reader(Protocol):
+    """Reads a checkpoint's names and layouts from its bytes."""
+
+    def __call__(self, source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+        """`root` is the key that names start below; `shard` counts from 1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of checkpoint file. `matches` looks at the first HEAD bytes."""
+
+    name: str
+    title: str
+    matches: Callable[[bytes], bool]
+    read: Reader
+
+
+FORMATS: Final = (
+    Format(torch.NAME, "PyTorch checkpoint (zip)", torch.matches, torch.read),
+    Format(legacy.NAME, "PyTorch checkpoint (legacy stream, before torch 1.6)", legacy.matches, legacy.read),
+)
+
+_FOREIGN: Final = (  # first bytes, and what has them
+    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for: run `git lfs pull`"),
+    (b"<!doctype html", "an HTML page, probably an error page of the server it was downloaded from"),
+    (b"<html", "an HTML page, probably an error page of the server it was downloaded from"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: take the checkpoint out of it first"),
+    (b"\x1f\x8b", "a gzip file: unpack it first"),
+    (b"BZh", "a bzip2 file: unpack it first"),
+    (b"\xfd7zXZ", "an xz file: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file: unpack it first"),
+    (b"\x93NUMPY", "a numpy array (npy)"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes them"),
+    (b"lmgg", "a GGML file of before GGUF"),
+    (b"fmgg", "a GGML file of before GGUF"),
+    (b"tjgg", "a GGML file of before GGUF"),
+    (b"PK\5\6", "an empty zip archive"),
+    (b"PK\7\10", "one part of a split zip archive: join the parts first"),
+)
+
+
+def identify(head: bytes, name: str) -> Format:
+    """Give the format that a file's first HEAD bytes show. Raises FormatError that says what it is instead."""
+    for format in FORMATS:
+        if format.matches(head):
+            return format
+    raise FormatError(f"`{name}` is {_what(head)}")
+
+
+def open_file(path: str | Path, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    """Read one local checkpoint file."""
+    source = LocalFile(path)
+    head = bytes(source.read(0, min(HEAD, source.size)))
+    return identify(head, source.name).read(source, root=root, shard=shard)
+
+
+def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalogue:
+    """Read a checkpoint's names and layouts from a file or a folder; tensors are read when they are asked for.
+
+    Raises a ConverterError that says in a sentence what is wrong. `root` is the key that names start below.
+    """
+    from converter.formats import folder
+
+    path = Path(location)
+    if path.is_dir():
+        return folder.read(path, root=root)
+    if not path.exists() and not path.is_symlink():
+        raise SourceError(f"`{location}` does not exist")
+    catalogue = open_file(path, root=root)
+    catalogue.config = folder.config_beside(path.parent)
+    return catalogue
+
+
+def _what(head: bytes) -> str:
+    if not head:
+        return "an empty file"
+    if not head.strip(b"\0"):
+        return "a file that starts with zeros: a download that reserved its room and never finished, perhaps"
+    for start, what in _FOREIGN:
+        if head[: len(start)].lower() == start.lower():
+            return what
+    if head[257:262] == b"ustar":
+        return "a tar archive: torch of before 0.1.10 wrote such checkpoints; load it with torch and save it again"
+    if head[:1] == b"\x80" and 2 <= head[1] <= 5:
+        return "a bare pickle, not a file of torch.save; `scan` tells what is in it"
+    if head.lstrip()[:1] in (b"{", b"["):
+        return "a JSON document, not a checkpoint"
+    return f"no checkpoint this program knows (its first bytes are {head[:8].hex(' ')})"

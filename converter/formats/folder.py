@@ -1,0 +1,168 @@
+"""A folder as a checkpoint: shards with an index, a parameters folder, or the one weight file in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from converter.errors import FormatError, LayoutError, ManifestError
+from converter.formats import open_file, parameters
+from converter.limits import LIMITS
+from converter.sources import LocalFile
+from converter.tensors import Catalogue, Tensor
+
+INDEXES: Final = ("*.bin.index.json", "*.safetensors.index.json")
+_WEIGHTS: Final = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".gguf")
+_NOT_WEIGHTS: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
+_SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def read(path: Path, *, root: str | None = None) -> Catalogue:
+    """Read a folder's checkpoint; its config.json comes along."""
+    catalogue = _read(path, root)
+    if catalogue.config is None:
+        catalogue.config = config_beside(path)
+    return catalogue
+
+
+def config_beside(path: Path) -> dict[str, Any] | None:
+    """Give the config.json in a folder, or None. Raises ManifestError for one that is no JSON object."""
+    file = path / "config.json"
+    return load_json(file) if file.is_file() else None
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Load a small JSON document strictly: an object, UTF-8, no key twice, no NaN."""
+    source = LocalFile(path)
+    if source.size > LIMITS.json_bytes:
+        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    try:
+        value = json.loads(
+            bytes(source.read(0, source.size)).decode(), object_pairs_hook=_object, parse_constant=_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"`{path}` is no valid JSON document: {str(error)[:200]}") from error
+    if type(value) is not dict:
+        raise ManifestError(f"`{path}` holds a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _read(path: Path, root: str | None) -> Catalogue:
+    if parameters.is_folder(path):
+        return parameters.read_folder(path, root=root)
+    indexes = sorted(file for pattern in INDEXES for file in path.glob(pattern))
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in _WEIGHTS and not _NOT_WEIGHTS.fullmatch(file.name) and not file.is_dir()
+    )
+    if len(indexes) == 1:
+        return _read_index(indexes[0], root)
+    if not indexes and len(files) == 1:
+        return open_file(files[0], root=root)
+    if not files and not indexes:
+        if (path / ".metadata").exists() or any(path.glob("*.distcp")):
+            raise FormatError(
+                f"`{path}` is a distributed checkpoint (DCP): join it with `python -m "
+                "torch.distributed.checkpoint.format_utils dcp_to_torch` first"
+            )
+        raise FormatError(f"`{path}` holds no weight file: none ends in {', '.join(_WEIGHTS)}")
+    if not indexes and (shards := _numbered(files)):
+        return _merge(path, shards, None, root)
+    listed = ", ".join(f"`{file.name}`" for file in [*indexes, *files][:6])
+    raise FormatError(f"`{path}` holds several checkpoints: {listed}; name one of them")
+
+
+def _numbered(files: list[Path]) -> list[Path]:
+    """Give the files if they are one complete set of shards by their names."""
+    found = [_SHARD.fullmatch(file.name) for file in files]
+    if not all(found):
+        return []
+    stems = {(m[1], m[3], m[4]) for m in found if m}
+    numbers = [int(m[2]) for m in found if m]
+    if len(stems) == 1 and numbers == list(range(1, int(next(iter(stems))[1]) + 1)):
+        return files
+    missing = sorted(set(range(1, max(int(m[3]) for m in found if m) + 1)) - set(numbers))
+    raise FormatError(
+        f"`{files[0].parent}` lacks shard {missing[0] if missing else '?'} of {stems and next(iter(stems))[1]}"
+    )
+
+
+def _read_index(index: Path, root: str | None) -> Catalogue:
+    weight_map = load_json(index).get("weight_map")
+    if type(weight_map) is not dict or not weight_map:
+        raise ManifestError(f"`{index}` has no `weight_map`")
+    names: dict[str, None] = {}
+    for tensor, file in weight_map.items():
+        if type(file) is not str or not _FILE_NAME.fullmatch(file):
+            raise ManifestError(f"`{index}` puts `{tensor}` into {file!r}, which is no plain file name")
+        names[file] = None
+    shards = [index.parent / name for name in sorted(names)]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise ManifestError(
+            f"`{index.parent}` lacks {len(missing)} of the {len(shards)} shards that `{index.name}` names: "
+            + ", ".join(f"`{name}`" for name in missing[:5])
+        )
+    return _merge(index.parent, shards, weight_map, root)
+
+
+def _merge(path: Path, shards: list[Path], weight_map: dict[str, str] | None, root: str | None) -> Catalogue:
+    """Put the shards' catalogues together, and hold them against the index."""
+    parts = [open_file(shard, root=root, shard=number) for number, shard in enumerate(shards, 1)]
+    formats = {part.format for part in parts}
+    if len(formats) > 1:
+        raise FormatError(f"the shards in `{path}` are of different formats: {', '.join(sorted(formats))}")
+    tensors: dict[str, Tensor] = {}
+    where: dict[str, str] = {}
+    for shard, part in zip(shards, parts, strict=True):
+        for name, tensor in part.items():
+            if name in where:
+                raise LayoutError(f"`{name}` stands in two shards, `{where[name]}` and `{shard.name}`")
+            where[name] = shard.name
+            tensors[name] = tensor
+    unsupported = [other for part in parts for other in part.unsupported]
+    problems = [problem for part in parts for problem in part.problems]
+    missing: list[str] = []
+    if weight_map is not None:
+        held = {other.name for other in unsupported}
+        missing = [name for name in weight_map if name not in where and name not in held]
+        extra = [name for name in where if name not in weight_map]
+        moved = [name for name, file in where.items() if weight_map.get(name, file) != file]
+        for names, what in (
+            (missing, "in the index, but in no shard"),
+            (extra, "in a shard, but not in the index"),
+            (moved, "in another shard than the index says"),
+        ):
+            if names:
+                listed = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
+                problems.append(f"{len(names):,} tensor{'s are' if len(names) > 1 else ' is'} {what}: {listed}")
+    return Catalogue(
+        tensors,
+        location=str(path),
+        format=parts[0].format,
+        files=[file for part in parts for file in part.files],
+        storages=[storage for part in parts for storage in part.storages],
+        others=[other for part in parts for other in part.others],
+        unsupported=unsupported,
+        globals=[use for part in parts for use in part.globals],
+        problems=problems,
+        missing=missing,
+        unchecked=any(part.unchecked for part in parts),
+        metadata=parts[0].metadata,
+        sources=[source for part in parts for source in part.sources],
+    )

@@ -1,0 +1,559 @@
+"""The parameters folder: plain files, a manifest that reads back, and `model.properties` for a Java program.
+
+Source of the properties' contract: demo-gpt-java, `models/CEREBRAS/*/model.properties` and the code that reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.buffers import droppable
+from converter.checksums import crc32
+from converter.dtypes import BY_NAME, F32
+from converter.errors import ArchiveError, ManifestError, ModelError, OutputError, SourceError, UnsupportedError
+from converter.models import Recognition, Row
+from converter.publish import Piece, Plan, PlannedFile, literal
+from converter.sources import STEP, Joined, Source
+from converter.tensors import Catalogue, File, Storage, Tensor
+
+if TYPE_CHECKING:
+    from converter.models import Parameter
+
+NAME: Final = "parameters"
+SCHEMA: Final = "cerebras-tool/manifest/v1"
+MANIFEST: Final = "manifest.json"
+PROPERTIES: Final = "model.properties"
+FORMS: Final = ("storages", "named")
+_SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+_PATH: Final = re.compile(r"(?:[A-Za-z0-9_%][A-Za-z0-9._%-]*/)*[A-Za-z0-9_%][A-Za-z0-9._%-]*")
+
+
+@dataclass(slots=True)
+class Written:
+    """What is known of an output file once its bytes have gone by."""
+
+    path: str
+    nbytes: int
+    key: str
+    shard: int | None
+    crc32: int = 0
+    sha256: str | None = None
+    byteorder: str = "little"
+
+
+@dataclass(slots=True)
+class Extraction:
+    """A parameters folder to be: the plan, and why it has no `model.properties` if it has none."""
+
+    plan: Plan
+    form: str
+    properties: str | None
+    refused: str | None
+    tensors: int
+    files: list[Written] = field(default_factory=list)
+
+
+def extraction(
+    catalogue: Catalogue,
+    recognition: Recognition | None,
+    *,
+    form: str = "storages",
+    sha256: bool = False,
+    check_crc: bool = True,
+    properties_inside: bool = True,
+) -> Extraction:
+    """Plan the folder. Nothing is read but masks that may have to be left out.
+
+    Raises UnsupportedError where the catalogue holds no tensors; whether it is safe to carry over is the caller's to ask.
+    """
+    if not catalogue:
+        raise UnsupportedError(f"`{catalogue.location}` holds no tensors to extract")
+    layout = _storages_form(catalogue) if form == "storages" else _named_form(catalogue, recognition)
+    _check_paths(layout)
+    try:
+        properties: str | None = _properties(catalogue, recognition, layout, form)
+        refused = None
+    except ModelError as error:
+        properties, refused = None, str(error)
+    checked = _Checked(check_crc)
+    written = [Written(file.path, file.nbytes, file.key, file.shard, byteorder=file.byteorder) for file in layout.files]
+    planned = tuple(
+        PlannedFile(
+            file.path, (Piece(file.path, file.nbytes, _stamped(file, checked, out, sha256)),) if file.nbytes else ()
+        )
+        for file, out in zip(layout.files, written, strict=True)
+    )
+
+    def finish() -> Sequence[PlannedFile]:
+        for file, out in zip(layout.files, written, strict=True):
+            if sha256 and not file.nbytes:
+                out.sha256 = hashlib.sha256().hexdigest()
+        manifest = _manifest(catalogue, recognition, layout, written, form)
+        documents = [(MANIFEST, json.dumps(manifest, indent=1) + "\n")]
+        if properties is not None and properties_inside:
+            documents.append((PROPERTIES, properties))
+        return [PlannedFile(path, (literal(path, text.encode()),)) for path, text in documents]
+
+    plan = Plan(planned, folder=True, finish=finish)
+    return Extraction(plan, form, properties, refused, len(layout.places), written)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder holds a manifest of ours."""
+    return (path / MANIFEST).is_file()
+
+
+def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
+    """Read a folder by its manifest; the files are opened when their tensors are.
+
+    Raises ManifestError where the manifest contradicts itself or the files beside it.
+    """
+    from converter.formats.folder import load_json
+
+    if root is not None:
+        raise ManifestError(f"`{path}` is a parameters folder: its names have no root to choose")
+    manifest = load_json(path / MANIFEST)
+    what = f"`{path / MANIFEST}`"
+    if manifest.get("schema") != SCHEMA:
+        raise ManifestError(f"{what} has the schema {manifest.get('schema')!r:.80}: `{SCHEMA}` was expected")
+    try:
+        return _from_manifest(path, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(f"{what} lacks a field or has one of another type: {error}") from error
+
+
+# ---- laying out ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file to be: `tiles` gives its bytes, `storages` are those whose CRC vouches for them."""
+
+    path: str
+    nbytes: int
+    key: str
+    shard: int | None
+    byteorder: str
+    tiles: Callable[[], Iterator[memoryview]]
+    storage: Storage
+    whole: bool  # whether it is the storage itself, byte for byte
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor lies: in `parts` one after another, as a view with this stride and offset (elements)."""
+
+    parts: tuple[str, ...]
+    stride: tuple[int, ...]
+    offset: int
+    byteorder: str
+
+
+@dataclass(slots=True)
+class _Layout:
+    files: list[_File] = field(default_factory=list)
+    places: dict[str, _Place] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+
+
+def _storages_form(catalogue: Catalogue) -> _Layout:
+    layout = _Layout()
+    paths: dict[tuple[int | None, str], str] = {}
+    for storage in _all_storages(catalogue):
+        path = _escaped(storage.key)
+        if storage.shard is not None:
+            path = f"{storage.shard}/{path}"
+        paths[storage.shard, storage.key] = path
+        layout.files.append(
+            _File(
+                path,
+                storage.nbytes,
+                storage.key,
+                storage.shard,
+                storage.byteorder,
+                _copied(storage),
+                storage,
+                whole=True,
+            )
+        )
+    for name, tensor in catalogue.items():
+        storage = tensor.storage
+        path = paths[storage.shard, storage.key]
+        layout.places[name] = _Place((path,), tensor.stride, tensor.offset, storage.byteorder)
+    return layout
+
+
+def _all_storages(catalogue: Catalogue) -> list[Storage]:
+    """Give the catalogue's storages; safetensors and GGUF have one a tensor, and tied names share it."""
+    if catalogue.storages:
+        return list(catalogue.storages)
+    return list({(t.storage.shard, t.storage.key): t.storage for t in catalogue.values()}.values())
+
+
+def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layout:
+    layout = _Layout()
+    rows = _rows(recognition)
+    dropped = set(droppable(catalogue, recognition)) if recognition else set()
+    known: dict[Tensor, _Place] = {}
+    for name, tensor in catalogue.items():
+        if name in dropped:
+            layout.dropped.append(name)
+            continue
+        if tensor in known:
+            layout.places[name] = known[tensor]
+            continue
+        row = rows.get(name)
+        stored = tensor.t() if row is not None and row.gguf_transposed else tensor
+        if row is not None and row.client_parts:
+            third = stored.shape[0] // 3
+            pieces = [
+                (f"{part}.dat", stored.rows(index * third, (index + 1) * third))
+                for index, part in enumerate(row.client_parts)
+            ]
+        else:
+            pieces = [(f"{row.client if row is not None and row.client else _escaped(name)}.dat", stored)]
+        for path, view in pieces:
+            layout.files.append(
+                _File(path, view.nbytes, path, None, "little", view.tiles, view.storage, whole=_is_whole(view))
+            )
+        stride = _row_major(stored.shape)
+        place = _Place(tuple(path for path, _ in pieces), stride[::-1] if stored is not tensor else stride, 0, "little")
+        known[tensor] = layout.places[name] = place
+    return layout
+
+
+def _is_whole(view: Tensor) -> bool:
+    storage = view.storage
+    return view.contiguous and view.nbytes == storage.nbytes and storage.byteorder == "little"
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride, step = [], 1
+    for length in reversed(shape):
+        stride.append(step)
+        step *= max(length, 1)
+    return tuple(reversed(stride))
+
+
+def _rows(recognition: Recognition | None) -> dict[str, Parameter]:
+    """Give the architecture's rows by the names they have in the catalogue."""
+    if recognition is None:
+        return {}
+    shapes = recognition.architecture.rows(recognition.sizes) if _sized(recognition) else []
+    wrong = {mismatch.name for mismatch in recognition.mismatched}
+    named = {row.named(recognition.prefix): row for row in shapes if row.kind == "parameter"}
+    return {name: row for name, row in named.items() if name not in wrong}
+
+
+def _sized(recognition: Recognition) -> bool:
+    return all(size.name in recognition.sizes for size in recognition.architecture.size_table if size.name != "n_head")
+
+
+def _escaped(name: str) -> str:
+    """Give a file name for a tensor's name or a storage's key: plain characters stay, the rest is percent-encoded."""
+    if _SAFE.fullmatch(name):
+        return name
+    encoded = "".join(
+        chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or (byte in b"._-" and index)) else f"%{byte:02X}"
+        for index, byte in enumerate(name.encode("utf-8", "surrogatepass"))
+    )
+    if len(encoded) > 200 or not encoded:
+        encoded = (
+            f"{encoded[:120].rpartition('%')[0] or encoded[:120]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        )
+    return encoded
+
+
+def _check_paths(layout: _Layout) -> None:
+    seen: dict[str, str] = {MANIFEST: MANIFEST, PROPERTIES: PROPERTIES}
+    for file in layout.files:
+        other = seen.setdefault(file.path.casefold(), file.path)
+        if other is not file.path:
+            raise OutputError(
+                f"`{file.path}` and `{other}` would be one file where case does not count: rename one tensor"
+            )
+
+
+# ---- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def _copied(storage: Storage) -> Callable[[], Iterator[memoryview]]:
+    def tiles() -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(min(STEP, storage.nbytes)))
+        for offset in range(0, storage.nbytes, STEP):
+            piece = buffer[: min(STEP, storage.nbytes - offset)]
+            storage.readinto(offset, piece)
+            yield piece
+
+    return tiles
+
+
+class _Checked:
+    """The CRC of every storage that is read, checked once."""
+
+    def __init__(self, check: bool) -> None:
+        self._check = check
+        self._done: set[int] = set()
+
+    def before(self, storage: Storage) -> None:
+        """Check a storage whose bytes will be read out of order."""
+        if self._check and storage.crc32 is not None and id(storage) not in self._done:
+            found = 0
+            for tile in _copied(storage)():
+                found = crc32(tile, found)
+            self.equal(storage, found)
+
+    def equal(self, storage: Storage, found: int) -> None:
+        """Raise ArchiveError if a storage's bytes are not what they were when it was saved."""
+        self._done.add(id(storage))
+        if self._check and storage.crc32 is not None and storage.crc32 != found:
+            raise ArchiveError(
+                f"storage `{storage.key}` in `{storage.source.name}` is damaged: its CRC-32 is {found:08x}, the archive "
+                f"says {storage.crc32:08x}; download the file again"
+            )
+
+
+def _stamped(file: _File, checked: _Checked, out: Written, sha256: bool) -> Callable[[], Iterator[memoryview]]:
+    """Give the file's bytes, its digests taken as they go by."""
+
+    def tiles() -> Iterator[memoryview]:
+        digest = hashlib.sha256() if sha256 else None
+        found = 0
+        if not file.whole:
+            checked.before(file.storage)
+        for tile in file.tiles():
+            found = crc32(tile, found)
+            if digest is not None:
+                digest.update(tile)
+            yield tile
+        if file.whole:
+            checked.equal(file.storage, found)
+        out.crc32 = found
+        out.sha256 = digest.hexdigest() if digest is not None else None
+
+    return tiles
+
+
+# ---- manifest -------------------------------------------------------------------------------------------------------
+
+
+def _manifest(
+    catalogue: Catalogue, recognition: Recognition | None, layout: _Layout, written: list[Written], form: str
+) -> dict[str, Any]:
+    files = []
+    for out in written:
+        entry: dict[str, Any] = {"path": out.path, "nbytes": out.nbytes, "crc32": f"{out.crc32:08x}"}
+        if out.sha256 is not None:
+            entry["sha256"] = out.sha256
+        if form == "storages":
+            entry |= {"key": out.key, "shard": out.shard}
+        files.append(entry)
+    model = recognition.model.name if recognition is not None and recognition.model is not None else None
+    return {
+        "schema": SCHEMA,
+        "form": form,
+        "model": model,
+        "source": {
+            "location": Path(catalogue.location).name,
+            "format": catalogue.format,
+            "files": [{"name": Path(file.name).name, "nbytes": file.nbytes} for file in catalogue.files],
+        },
+        "config": catalogue.config,
+        "files": files,
+        "tensors": [
+            {
+                "name": name,
+                "dtype": catalogue[name].dtype.name,
+                "shape": list(catalogue[name].shape),
+                "stride": list(place.stride),
+                "offset": place.offset,
+                "parts": list(place.parts),
+                "byte_order": place.byteorder,
+            }
+            for name, place in layout.places.items()
+        ],
+        "tied": [names for names in catalogue.tied() if not set(names) & set(layout.dropped)],
+        "dropped": layout.dropped,
+    }
+
+
+def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
+    sources: dict[str, Storage] = {}
+    orders = {part: entry["byte_order"] for entry in manifest["tensors"] for part in entry["parts"]}
+    for entry in manifest["files"]:
+        name, nbytes = entry["path"], entry["nbytes"]
+        if not _PATH.fullmatch(name) or name in sources:
+            raise ManifestError(
+                f"`{path / MANIFEST}` names the file {name!r:.120}, which is no plain path or stands twice"
+            )
+        file = _FolderFile(path / name, nbytes)
+        sources[name] = Storage(
+            file,
+            0,
+            nbytes,
+            entry.get("key", name),
+            entry.get("shard"),
+            int(entry["crc32"], 16),
+            orders.get(name, "little"),
+        )
+    joined: dict[tuple[str, ...], Storage] = {}
+    tensors: dict[str, Tensor] = {}
+    for entry in manifest["tensors"]:
+        parts = tuple(entry["parts"])
+        missing = [part for part in parts if part not in sources]
+        if missing or not parts or entry["dtype"] not in BY_NAME or entry["name"] in tensors:
+            raise ManifestError(
+                f"`{path / MANIFEST}`: the entry of `{entry['name']:.120}` is not whole, or stands twice"
+            )
+        if parts not in joined:
+            joined[parts] = sources[parts[0]] if len(parts) == 1 else _join([sources[part] for part in parts])
+        numbers = (*entry["shape"], *entry["stride"], entry["offset"])
+        if any(type(number) is not int for number in numbers):
+            raise ManifestError(f"`{path / MANIFEST}`: `{entry['name']:.120}` has a size that is no integer")
+        tensors[entry["name"]] = Tensor(
+            BY_NAME[entry["dtype"]], tuple(entry["shape"]), tuple(entry["stride"]), entry["offset"], joined[parts]
+        )
+    config = manifest["config"]
+    return Catalogue(
+        tensors,
+        location=str(path),
+        format=NAME,
+        files=[File(str(path / name), storage.nbytes) for name, storage in sources.items()],
+        storages=list(sources.values()) if manifest["form"] == "storages" else (),
+        metadata={"form": manifest["form"], "source": manifest["source"]},
+        config=config,
+    )
+
+
+def _join(parts: list[Storage]) -> Storage:
+    source: Source = Joined([part.source for part in parts])
+    return Storage(source, 0, source.size, parts[0].key)
+
+
+class _FolderFile:
+    """A file of the folder. It is opened for each read: a checkpoint may have more files than a process may hold open."""
+
+    def __init__(self, path: Path, nbytes: int) -> None:
+        self.name, self.size, self._path = str(path), nbytes, path
+        try:
+            found = path.lstat()
+        except OSError as error:
+            raise ManifestError(f"`{path}` is missing, though the manifest names it") from error
+        if found.st_size != nbytes:
+            raise ManifestError(f"`{path}` has {found.st_size:,} bytes; the manifest says {nbytes:,}")
+
+    def read(self, offset: int, size: int) -> memoryview:
+        buffer = memoryview(bytearray(size))
+        self.readinto(offset, buffer)
+        return buffer
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                done = 0
+                while done < len(buffer):
+                    count = os.preadv(descriptor, [buffer[done:]], offset + done)
+                    if not count:
+                        raise SourceError(f"`{self.name}` ended at byte {offset + done:,}: it had {self.size:,}")
+                    done += count
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise SourceError(f"`{self.name}` can't be read: {error.strerror}") from error
+
+
+# ---- model.properties -----------------------------------------------------------------------------------------------
+
+
+def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _Layout, form: str) -> str:
+    """Write what the Java program reads. Raises ModelError for a checkpoint that it can't express."""
+    if recognition is None:
+        raise ModelError("it is no GPT-2, the only architecture that the program knows")
+    sizes = recognition.sizes
+    if not recognition.complete:
+        short = [*recognition.missing, *(mismatch.name for mismatch in recognition.mismatched)]
+        raise ModelError(f"`{short[0]}` is missing or has another shape, and {len(short) - 1:,} more")
+    if recognition.contradictions:
+        raise ModelError(recognition.contradictions[0])
+    if recognition.tied_head == "untied":
+        raise ModelError("`lm_head.weight` is not tied to the embedding; the program's output head always is `wte`")
+    if "n_head" not in sizes:
+        raise ModelError("the number of heads is not known: put the model's config.json beside the weights")
+    rows = _rows(recognition)
+    transposed = _transposed(catalogue, rows) if form == "storages" else False
+    orders = {layout.places[name].byteorder for name in rows if name in layout.places}
+    if len(orders) > 1:
+        raise ModelError("its storages differ in byte order")
+    config: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
+    head = sizes["n_embd"] // sizes["n_head"]
+    end = config.get("eos_token_id")
+    lines = [
+        ("name", recognition.model.name if recognition.model else Path(catalogue.location).name),
+        (
+            "source",
+            f"https://huggingface.co/{recognition.model.repository}"
+            if recognition.model
+            else Path(catalogue.location).name,
+        ),
+        ("tokenizer", "GPT-2"),
+        ("tokenizer.config", "GPT-2"),
+        ("token.count", sizes["vocab_size"]),
+        ("end.of.text.token", end if type(end) is int else sizes["vocab_size"] - 1),
+        ("max.length", sizes["n_positions"]),
+        ("position.embedding", "LEARNED"),
+        ("pre.normalization", "true"),
+        ("hidden.size", sizes["n_embd"]),
+        ("feedforward.size", sizes["n_inner"]),
+        ("decoder.count", sizes["n_layer"]),
+        ("attention.head.count", sizes["n_head"]),
+        ("attention.dividend", f"{math.sqrt(head):.12g}"),
+        *((f"attention.type.{decoder}", "global") for decoder in range(1, sizes["n_layer"] + 1)),
+        ("epsilon", repr(float(config.get("layer_norm_epsilon", 1e-05)))),
+        ("data.type", "FLOAT32"),
+        ("byte.order", "LITTLE_ENDIAN" if orders == {"little"} else "BIG_ENDIAN"),
+        ("weights.transposed", "true" if transposed else "false"),
+    ]
+    if form == "storages":
+        lines.append(("merged.qkv", "true"))
+        files = [(f"file.{row.client}", layout.places[name].parts[0]) for name, row in rows.items() if row.client]
+        lines += [line for line in files if line[0] != "file.None"]
+    text = "".join(f"{key} = {_value(value)}\n" for key, value in lines)
+    return f"# Written by cerebras-tool: {form} form, read with the files of this folder\n{text}"
+
+
+def _value(value: object) -> str:
+    """Keep a value on its line: one `=` a line is all that the program's reader allows."""
+    return re.sub(r"[^ -~]|=", "_", str(value))
+
+
+def _transposed(catalogue: Catalogue, rows: Mapping[str, Row]) -> bool:
+    """Tell whether the matrices lie as [in, out]: the program wants to know, once for all of them."""
+    found: dict[bool, str] = {}
+    for name, row in rows.items():
+        tensor = catalogue.get(name)
+        if tensor is None:
+            continue
+        if tensor.dtype is not F32:
+            raise ModelError(f"`{name}` is {tensor.dtype.name}; the program reads float32 alone")
+        if tensor.offset or tensor.nbytes != tensor.storage.nbytes:
+            raise ModelError(f"`{name}` is a part of its storage; the program reads whole files")
+        if row.gguf_transposed:
+            if not tensor.contiguous and not tensor.transposed:
+                raise ModelError(f"`{name}` lies neither row by row nor column by column")
+            found[tensor.contiguous] = name
+        elif not tensor.contiguous:
+            raise ModelError(f"`{name}` does not lie row by row")
+    if len(found) > 1:
+        raise ModelError(
+            f"`{found[True]}` lies row by row and `{found[False]}` column by column; the program knows one way for all"
+        )
+    return True in found

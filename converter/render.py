@@ -1,0 +1,361 @@
+"""Reports and progress on a terminal: the only importer of rich. Nothing here needs colour to be understood."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from converter.text import nbytes_text, safe_text
+
+if TYPE_CHECKING:
+    from converter import models, reports
+
+_NARROW: Final = 80
+_WIDE: Final = 110  # columns from which storages are shown
+_PIPED: Final = 160
+_PADDING: Final = re.compile(r" +(?=\n)")
+_NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
+_FORMATS: Final = {
+    "torch-zip": "PyTorch checkpoint (zip)",
+    "torch-legacy": "PyTorch checkpoint (legacy stream)",
+    "parameters": "parameters folder",
+    "safetensors": "safetensors",
+    "gguf": "GGUF",
+}
+_VERDICTS: Final = {"plain": "green", "unknown-globals": "yellow", "dangerous": "bold red", "malformed": "bold red"}
+
+
+def console() -> Console:
+    """Give stdout: as wide as the terminal, at least 80 columns, wider where nobody's terminal would cut it."""
+    found = Console(markup=False, emoji=False, highlight=False)
+    if not found.is_terminal:
+        return Console(file=_Trimmed(sys.stdout), markup=False, emoji=False, highlight=False, width=_PIPED)
+    if found.width < _NARROW:
+        return Console(markup=False, emoji=False, highlight=False, width=_NARROW)
+    return found
+
+
+class _Trimmed(io.TextIOBase):
+    """A file without the blanks that rich pads its lines with."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(_PADDING.sub("", text))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextmanager
+def progress(what: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show bytes, speed and time left on stderr while the work runs; nothing where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda nbytes: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True) as bar:
+        task = bar.add_task(safe_text(what), total=total)
+        yield lambda nbytes: bar.advance(task, nbytes)
+
+
+def heading(inspection: reports.Inspection) -> str:
+    """Say in a line what a checkpoint is."""
+    model = inspection.model
+    if model is None:
+        return "Unknown architecture" if inspection.tensors or inspection.totals.tensors else "No tensors"
+    if model.name is not None:
+        name = model.name
+    else:
+        sizes = model.sizes
+        name = (
+            f"{model.architecture.upper().replace('GPT', 'GPT-')} with {sizes.get('n_layer', '?')} layers of "
+            f"{sizes.get('n_embd', '?')}, no declared model"
+        )
+    if model.complete:
+        return f"{name}, complete"
+    lacking = [
+        f"{len(names):,} parameters {what}"
+        for names, what in ((model.missing, "missing"), (model.mismatched, "of another shape"))
+        if names
+    ]
+    return f"{name}, incomplete: {' and '.join(lacking)}"
+
+
+def inspection(found: reports.Inspection, *, unfold: bool = False, out: Console | None = None) -> None:
+    """Print what `inspect` found."""
+    out = out or console()
+    out.print(Text(heading(found), style="bold"))
+    files = found.source.files
+    total = sum(file.nbytes for file in files)
+    shards = f"{len(files)} files, " if len(files) > 1 else ""
+    kind = _FORMATS.get(found.source.format, found.source.format)
+    if found.source.writer is not None:
+        kind = f"{kind}, written by {found.source.writer}"
+    out.print(Text(f"{safe_text(found.source.location)} · {kind} · {shards}{total:,} bytes"))
+    out.print()
+    _facts(found, out)
+    out.print()
+    if found.tensors:
+        _tensor_table(found, out, unfold)
+    if any(tensor.stats for tensor in found.tensors):
+        out.print()
+        _statistics_table(found, out)
+    if found.others:
+        out.print()
+        _others_table(found.others, out, unfold)
+    for problem in (*found.problems, *found.safety.findings):
+        out.print()
+        out.print(Text(f"! {safe_text(problem, 400)}", style="yellow"))
+
+
+def _facts(found: reports.Inspection, out: Console) -> None:
+    facts: list[tuple[str, Text]] = []
+    totals = found.totals
+    facts.append(("tensors", Text(f"{totals.tensors:,}")))
+    facts.append(("parameters", Text(f"{totals.parameters:,}")))
+    sizes: Counter[str] = Counter()
+    for tensor in found.tensors:
+        sizes[tensor.encoding or tensor.dtype] += tensor.nbytes
+    listed = ", ".join(f"{nbytes_text(n)} {dtype}" for dtype, n in sizes.most_common())
+    facts.append(
+        ("data", Text(nbytes_text(totals.nbytes) + (f" ({listed})" if len(sizes) > 1 else f" {listed.split(' ')[-1]}")))
+    )
+    views = sum(not tensor.contiguous for tensor in found.tensors)
+    if views:
+        facts.append(
+            ("layout", Text(f"{views:,} tensors are views that don't lie row by row (transposed: see stride)"))
+        )
+    for names in found.tied[:8]:
+        facts.append(("tied", Text(" = ".join(safe_text(name) for name in names[:6]))))
+    if len(found.tied) > 8:
+        facts.append(("tied", Text(f"and {len(found.tied) - 8:,} more groups")))
+    if found.model is not None:
+        for names, what in (
+            (found.model.missing, "missing"),
+            (found.model.mismatched, "other shape"),
+            (found.model.unexpected, "unexpected"),
+        ):
+            if names:
+                facts.append((what, Text(_listed(names, 6))))
+    if found.source.format.startswith("torch"):
+        said = found.safety
+        words = {
+            "plain": "plain: it asks for nothing but tensors",
+            "unknown-globals": "unknown globals: it asks for more than tensors",
+            "dangerous": "DANGEROUS: loading it with pickle would run code",
+        }[said.verdict]
+        facts.append(("pickle", Text(words, style=_VERDICTS[said.verdict])))
+        facts.append(("asks for", Text(_listed(said.globals, 12))))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in facts:
+        grid.add_row(label, text)
+    out.print(Padding(grid, (0, 0, 0, 2), expand=False))
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    shown = ", ".join(safe_text(name) for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A row of the table: one tensor, or several that differ only by the numbers in their names."""
+
+    name: str
+    first: reports.TensorReport
+    count: int
+    last: reports.TensorReport
+
+
+def fold(tensors: Sequence[reports.TensorReport]) -> list[_Line]:
+    """Put tensors that differ only by the first number in their names into one line each, where the first one stands."""
+    groups: dict[tuple[Any, ...], list[tuple[int, reports.TensorReport]]] = {}
+    for tensor in tensors:
+        match = _NUMBER.search(tensor.name)
+        number, pattern = (
+            (int(match[0]), (tensor.name[: match.start()], tensor.name[match.end() :]))
+            if match and len(match[0]) < 9
+            else (0, (tensor.name,))
+        )
+        key = (pattern, tensor.dtype, tensor.encoding, tensor.shape, tensor.stride, tensor.contiguous)
+        groups.setdefault(key, []).append((number, tensor))
+    lines = []
+    for (pattern, *_), members in groups.items():
+        if len(members) == 1 or len(pattern) == 1:
+            lines += [_Line(tensor.name, tensor, 1, tensor) for _, tensor in members]
+        else:
+            lines.append(
+                _Line(
+                    f"{pattern[0]}{{{_ranges([n for n, _ in members])}}}{pattern[1]}",
+                    members[0][1],
+                    len(members),
+                    members[-1][1],
+                )
+            )
+    return lines
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{a}..{b}" if b > a + 1 else f"{a},{b}" if b > a else f"{a}" for a, b in runs)
+
+
+def _tensor_table(found: reports.Inspection, out: Console, unfold: bool) -> None:
+    lines = [_Line(t.name, t, 1, t) for t in found.tensors] if unfold else fold(found.tensors)
+    strided = any(not line.first.contiguous for line in lines)
+    wide = out.width >= _WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    table.add_column("name", overflow="fold", ratio=None)
+    table.add_column("dtype", no_wrap=True)
+    table.add_column("shape", overflow="fold")
+    if strided:
+        table.add_column("stride", overflow="fold")
+    if wide:
+        table.add_column("storage", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    for line in lines:
+        tensor = line.first
+        row = [safe_text(line.name), tensor.encoding or tensor.dtype, "×".join(map(str, tensor.shape)) or "scalar"]
+        if strided:
+            row.append("" if tensor.contiguous else ",".join(map(str, tensor.stride)))
+        if wide:
+            row.append(_storage(line))
+        row.append((f"{line.count}×" if line.count > 1 else "") + nbytes_text(tensor.nbytes))
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _storage(line: _Line) -> str:
+    ends = [line.first] if line.count == 1 else [line.first, line.last]
+    named = [(f"{end.shard}/" if end.shard is not None else "") + safe_text(end.storage, 24) for end in ends]
+    return " … ".join(named)
+
+
+def _statistics_table(found: reports.Inspection, out: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for name in ("name", "min", "max", "mean", "std", "zeros", "NaN", "Inf", "sha256"):
+        table.add_column(
+            name,
+            overflow="fold" if name == "name" else "ellipsis",
+            no_wrap=name != "name",
+            justify="left" if name in ("name", "sha256") else "right",
+        )
+    for tensor in found.tensors:
+        stats = tensor.stats
+        if stats is not None:
+            numbers = [
+                "" if value is None else f"{value:.4g}" for value in (stats.min, stats.max, stats.mean, stats.std)
+            ]
+            counts = [f"{value:,}" for value in (stats.zeros, stats.nan, stats.inf)]
+            table.add_row(*(Text(cell) for cell in (safe_text(tensor.name), *numbers, *counts, stats.sha256[:12])))
+    out.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _others_table(others: Sequence[reports.OtherReport], out: Console, unfold: bool) -> None:
+    most = len(others) if unfold else 20
+    out.print(Text("Besides tensors that can be carried over:", style="bold"))
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for name in ("name", "is", "value"):
+        table.add_column(name, overflow="fold")
+    for other in others[:most]:
+        inside = f"holds {len(other.tensors):,} tensors: {_listed(other.tensors, 3)}" if other.tensors else ""
+        table.add_row(
+            *(Text(cell) for cell in (safe_text(other.name), safe_text(other.kind), inside or safe_text(other.value)))
+        )
+    out.print(Padding(table, (0, 0, 0, 2), expand=False))
+    if len(others) > most:
+        out.print(Text(f"  and {len(others) - most:,} more: give --all"))
+
+
+def extraction(report: reports.ExtractReport) -> None:
+    """Print what `extract` wrote."""
+    out = console()
+    out.print(Text(f"{safe_text(report.folder)}: {report.files:,} files, {nbytes_text(report.nbytes)}", style="bold"))
+    model = f" of {report.model}" if report.model else ""
+    out.print(Text(f"  {report.tensors:,} tensors{model}, {report.form} form; manifest.json reads them back"))
+    if report.properties is not None:
+        out.print(Text(f"  {safe_text(report.properties)} names them for the Java client"))
+    for note in report.notes:
+        out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
+
+
+def model_table(declared: Sequence[models.Model]) -> None:
+    """Print the declared models, a line each."""
+    out = console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+    for name in ("model", "parameters", "layers", "hidden", "heads", "files", "size"):
+        table.add_column(name, justify="left" if name in ("model", "files") else "right", no_wrap=True)
+    for model in declared:
+        config = model.config
+        sizes = [file.nbytes for file in model.files]
+        known = [size for size in sizes if size is not None]
+        size = (
+            nbytes_text(sum(known))
+            if len(known) == len(sizes)
+            else " + ".join(file.listed_size for file in model.files)
+        )
+        table.add_row(
+            *(
+                Text(str(cell))
+                for cell in (
+                    model.name,
+                    f"{model.parameters:,}",
+                    config["n_layer"],
+                    config["n_embd"],
+                    config["n_head"],
+                    len(model.files),
+                    size,
+                )
+            )
+        )
+    out.print(table)
+
+
+def model_page(model: models.Model) -> None:
+    """Print what is known of one declared model."""
+    out = console()
+    out.print(Text(model.name, style="bold"))
+    config = model.config
+    out.print(
+        Text(
+            f"  {model.parameters:,} parameters, {config['n_layer']} layers of {config['n_embd']}, {config['n_head']} heads, {model.licence}"
+        )
+    )
+    out.print(Text(f"  https://huggingface.co/{model.repository}"))
+    for file in model.files:
+        size = f"{file.nbytes:,} bytes ({file.nbytes_is})" if file.nbytes is not None else file.listed_size
+        out.print()
+        out.print(Text(f"  {file.name}: {size}, {file.storages} storages"))
+        out.print(Text(f"  {file.url}"))
+        if file.sha256:
+            out.print(Text(f"  sha256 {file.sha256}"))
+        if file.superseded_sha256:
+            out.print(Text(f"  an older file of the same size has sha256 {file.superseded_sha256}"))

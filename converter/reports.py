@@ -1,0 +1,158 @@
+"""One frozen dataclass per report, and its JSON. schemas/reports/ describes each; a test holds the two together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """A file that was read."""
+
+    name: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What was read. `format` is one of `converter.formats.FORMATS`, or `parameters`; `writer` what its layout tells."""
+
+    location: str
+    format: str
+    files: tuple[FileReport, ...]
+    writer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """Which model it is. `name` is a declared model's, or None for another model of the architecture."""
+
+    name: str | None
+    architecture: str
+    complete: bool
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyReport:
+    """What the pickles name, and what that means."""
+
+    verdict: str
+    globals: tuple[str, ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TotalsReport:
+    """`parameters` counts elements without buffers, tied names once; `nbytes` everything, tied names once."""
+
+    tensors: int
+    parameters: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsReport:
+    """Of one tensor's elements. None where it has no finite element, or where its dtype has no order."""
+
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    zeros: int
+    nan: int
+    inf: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport:
+    """A tensor; stride and offset in elements, as the file has them, nbytes of the logical tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    storage: str
+    shard: int | None
+    nbytes: int
+    contiguous: bool
+    encoding: str | None = None
+    stats: StatisticsReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherReport:
+    """Something that is no tensor, or a tensor of a kind that can't be carried; `tensors` are the names inside it."""
+
+    name: str
+    kind: str
+    value: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` found."""
+
+    schema: ClassVar = "cerebras-tool/inspection/v1"
+
+    source: SourceReport
+    model: ModelReport | None
+    safety: SafetyReport
+    totals: TotalsReport
+    tied: tuple[tuple[str, ...], ...]
+    tensors: tuple[TensorReport, ...]
+    others: tuple[OtherReport, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractReport:
+    """What `extract` wrote."""
+
+    schema: ClassVar = "cerebras-tool/extraction/v1"
+
+    source: str
+    folder: str
+    form: str
+    model: str | None
+    files: int
+    nbytes: int
+    tensors: int
+    properties: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsReport:
+    """The declared models, as schemas/models/ has them."""
+
+    schema: ClassVar = "cerebras-tool/models/v1"
+
+    models: tuple[Any, ...]
+
+
+def to_json(report: Any) -> str:
+    """Give a report as one JSON document: ASCII, its schema first, no NaN."""
+    return json.dumps({"schema": report.schema} | _plain(report), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        plain = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        if isinstance(value, TensorReport) and value.stats is None:
+            del plain["stats"]
+        return plain
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    return value

@@ -1,0 +1,212 @@
+"""From a pickle's inert value to named tensors: flattening, the root, and what is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from converter.errors import FormatError, LayoutError, LimitError
+from converter.limits import LIMITS
+from converter.machine import Dict, Known, Opaque, PersistentId
+from converter.rebuild import Special, Typed
+from converter.tensors import Other, Tensor
+
+# Where trainers put the state dict; when all tensors are below one of these, it is left out of their names.
+ROOTS: Final = ("state_dict", "model", "module")
+_SHARED: Final = 16  # names a tensor may have on average before sharing looks like a bomb
+
+
+@dataclass(slots=True)
+class Flattened:
+    """The tensors by name in the order of the pickle, and what is no tensor."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    unsupported: list[Other] = field(default_factory=list)
+    others: list[Other] = field(default_factory=list)
+    root: str = ""
+
+
+def flatten(value: object, root: str | None = None) -> Flattened:
+    """Name every tensor by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
+
+    When all tensors are below one key of ROOTS, names start below it; `root` chooses another key. Lists count from 0.
+    Raises FormatError for a root that is not there, LayoutError for two tensors of one name, LimitError for nesting past
+    the limit or containers shared so often that they multiply.
+    """
+    flattened = Flattened()
+    holding, tensors = _holding(value)
+    top = value
+    if root is not None:
+        top, flattened.root = _chosen(value, root), root
+    elif type(value) is Dict:
+        below = [
+            (key, inner) for key, inner in value.pairs() if id(inner) in holding or isinstance(inner, Tensor | Special)
+        ]
+        if len(below) == 1 and type(below[0][1]) is Dict and type(below[0][0]) is str and below[0][0] in ROOTS:
+            flattened.root, top = below[0]
+    if top is not value and type(value) is Dict:
+        for key, inner in value.pairs():
+            if inner is not top:
+                flattened.others.append(_other(_key(key), inner))
+    if isinstance(top, Tensor | Special):
+        _add(flattened, "tensor", top)
+        return flattened
+    most = _SHARED * tensors + 1024
+    for name, leaf in _leaves(top, holding):
+        _add(flattened, name, leaf)
+        if len(flattened.tensors) + len(flattened.unsupported) > most:
+            raise LimitError(
+                f"{tensors:,} tensors have more than {most:,} names: containers that hold each other multiply"
+            )
+    return flattened
+
+
+def inner_tensors(value: object) -> list[tuple[str, Tensor | Special]]:
+    """Name the tensors anywhere inside a value, through what is opaque too; each container is entered once."""
+    found: list[tuple[str, Tensor | Special]] = []
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [("", value)]
+    while waiting:
+        name, node = waiting.pop()
+        if isinstance(node, Tensor | Special):
+            found.append((name, node))
+        if id(node) not in seen:
+            seen.add(id(node))
+            waiting += reversed(
+                [(f"{name}.{key}" if name and key else name or key, inner) for key, inner in _inside(node)]
+            )
+    return found
+
+
+def describe(value: object) -> str:
+    """Say in a few words what a value is. Never more than about 100 characters, whatever the value holds."""
+    if isinstance(value, str):
+        return f'"{value[:60]}…"' if len(value) > 60 else f'"{value}"'
+    if value is None or isinstance(value, bool | int | float):
+        text = str(value)
+        return text if len(text) <= 40 else text[:40] + "…"
+    if isinstance(value, Dict):
+        return f"dict of {len(value) // 2:,}"
+    if isinstance(value, list | tuple | bytes):
+        return f"{type(value).__name__} of {len(value):,}"
+    if isinstance(value, Opaque):
+        return f"{value.module}.{value.name}" + ("(…)" if value.args is not None else "")
+    if isinstance(value, Known):
+        return f"{value.module}.{value.name}"
+    if isinstance(value, Special):
+        return f"{value.kind} tensor"
+    if isinstance(value, Typed):
+        return f"storage of {value.storage.nbytes:,} bytes"
+    return type(value).__name__
+
+
+def _add(flattened: Flattened, name: str, leaf: object) -> None:
+    if isinstance(leaf, Tensor):
+        if name in flattened.tensors:
+            raise LayoutError(f"two tensors are both called `{name}`")
+        flattened.tensors[name] = leaf
+    elif isinstance(leaf, Special):
+        flattened.unsupported.append(Other(name, leaf.kind, leaf))
+    else:
+        flattened.others.append(_other(name, leaf))
+
+
+def _other(name: str, value: object) -> Other:
+    kind = f"{value.module}.{value.name}" if isinstance(value, Opaque) else type(value).__name__
+    return Other(name, "dict" if kind == "Dict" else "None" if value is None else kind, value)
+
+
+def _key(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bytes):
+        return key.decode("latin-1")
+    return describe(key)
+
+
+def _chosen(value: object, root: str) -> object:
+    keys: list[str] = []
+    node = value
+    while root:
+        if type(node) is not Dict:
+            raise FormatError(f"there is no `{root}` in the checkpoint: it is no dict there")
+        keys = [_key(key) for key, _ in node.pairs()]
+        fits = [key for key in keys if root == key or root.startswith(key + ".")]
+        if not fits:
+            listed = ", ".join(f"`{key}`" for key in keys[:12]) or "nothing"
+            raise FormatError(f"there is no `{root}` in the checkpoint: its keys are {listed}")
+        key = max(fits, key=len)
+        node = node[2 * keys.index(key) + 1]
+        root = root[len(key) + 1 :]
+    return node
+
+
+def _inside(node: object) -> Iterator[tuple[str, Any]]:
+    """Give what a value holds, with a name for each."""
+    if type(node) is Dict:
+        for key, inner in node.pairs():
+            yield _key(key), inner
+    elif type(node) in (list, tuple):
+        for index, inner in enumerate(node):  # type: ignore[arg-type]
+            yield str(index), inner
+    elif type(node) is Opaque:
+        for inner in (node.args, node.kwargs, *(node.state or ())):
+            yield "", inner
+        for index, inner in enumerate(node.items or ()):
+            yield str(index), inner
+    elif type(node) is Special:
+        yield "", node.args
+    elif type(node) is PersistentId:
+        yield "", node.value
+
+
+def _holding(value: object) -> tuple[set[int], int]:
+    """Give the ids of the plain containers that lead to a tensor without passing something opaque, and count tensors."""
+    parents: dict[int, list[int]] = {}
+    seen: set[int] = set()
+    waiting, leaves = [value], []
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Tensor | Special):
+            if id(node) not in seen:
+                seen.add(id(node))
+                leaves.append(id(node))
+        elif type(node) in (Dict, list, tuple) and id(node) not in seen:
+            seen.add(id(node))
+            for inner in node[1::2] if type(node) is Dict else node:  # type: ignore[index,attr-defined]
+                if type(inner) in (Dict, list, tuple, Tensor, Special):
+                    parents.setdefault(id(inner), []).append(id(node))
+                    waiting.append(inner)
+    holding: set[int] = set()
+    rising = list(leaves)
+    while rising:
+        for parent in parents.get(rising.pop(), ()):
+            if parent not in holding:
+                holding.add(parent)
+                rising.append(parent)
+    return holding, len(leaves)
+
+
+def _leaves(top: object, holding: set[int]) -> Iterator[tuple[str, object]]:
+    """Give names and values below `top`, in order. Containers without tensors are leaves themselves."""
+    if id(top) not in holding:
+        yield from ([("", top)] if type(top) is not Dict else ((_key(key), inner) for key, inner in top.pairs()))
+        return
+    iterators = [_inside(top)]
+    names = [""]
+    while iterators:
+        step = next(iterators[-1], None)
+        if step is None:
+            iterators.pop()
+            names.pop()
+            continue
+        key, inner = step
+        name = f"{names[-1]}.{key}" if len(names) > 1 else key
+        if id(inner) in holding:
+            if len(iterators) >= LIMITS.depth:
+                raise LimitError(f"`{name[:80]}` is nested deeper than {LIMITS.depth} containers, or contains itself")
+            iterators.append(_inside(inner))
+            names.append(name)
+        else:
+            yield name, inner
