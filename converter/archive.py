@@ -37,6 +37,8 @@ _SENTINELS: Final = (*4 * (_SENTINEL16,), *2 * (_SENTINEL32,))  # of the end rec
 _STREAMED: Final = 0x0008  # sizes follow the data
 _UTF8: Final = 0x0800
 _DEFLATE_HINTS: Final = 0x0006  # how hard the writer tried: no reader needs it
+_RATIO: Final = 1032  # bytes out of one deflated byte at most: 258 from two bits
+_SECOND_NAME: Final = 0x7075  # extra field with the name once more: some readers prefer it
 _TAIL: Final = 64 << 10  # bytes read at once from the end; usually the whole directory
 
 
@@ -111,7 +113,7 @@ class Archive:
         what = f"the local header of `{record.name}` in `{self.name}`"
         if signature != b"PK\3\4":
             raise ArchiveError(f"{what} is missing at byte {record.header:,}")
-        offset = record.header + _LOCAL.size + name_size + extra_size
+        offset: int = record.header + _LOCAL.size + name_size + extra_size
         if offset + record.compressed > record.limit:
             raise ArchiveError(f"{what} puts its {record.compressed:,} bytes of data into the record that follows")
         rest = self._slice(record.header + _LOCAL.size, name_size + extra_size)
@@ -239,10 +241,14 @@ class Archive:
             if signature != b"PK\1\2":
                 raise ArchiveError(f"`{self.name}`: the directory's record {len(entries) + 1:,} has no signature")
             position += _ENTRY.size
+            if position + name_size + extra_size > size:
+                raise ArchiveError(
+                    f"`{self.name}`: the directory ends inside its record {len(entries) + 1:,} of {count:,}"
+                )
             encoded = raw[position : position + name_size]
             extra = raw[position + name_size : position + name_size + extra_size]
             position += name_size + extra_size
-            name = self._name(encoded)
+            name = self._name(encoded, flags)
             if flags & ~(_STREAMED | _UTF8 | (_DEFLATE_HINTS if method == DEFLATED else 0)):
                 raise ArchiveError(
                     f"`{name}` in `{self.name}` has flags {flags:#06x}: encrypted or patched records are not read"
@@ -258,6 +264,11 @@ class Archive:
                 nbytes, compressed, header = _wide(extra, nbytes, compressed, header, f"`{name}` in `{self.name}`")
             if method == STORED and compressed != nbytes:
                 raise ArchiveError(f"`{name}` in `{self.name}` is stored, yet {nbytes:,} bytes take {compressed:,}")
+            if method == DEFLATED and nbytes > _RATIO * compressed:
+                raise ArchiveError(
+                    f"`{name}` in `{self.name}` promises {nbytes:,} bytes from {compressed:,} deflated ones: "
+                    f"no more than {_RATIO * compressed:,} can come out of them"
+                )
             # PyTorch looks names up without regard to case.
             if (folded := name.casefold()) in names:
                 raise ArchiveError(f"`{self.name}` holds `{name}` twice")
@@ -284,12 +295,14 @@ class Archive:
         if limit != 0:
             raise ArchiveError(f"`{self.name}`: {limit:,} bytes stand before its first record")
         for header, name, method, flags, crc, compressed, nbytes in entries:
-            if name.endswith("/") and not nbytes:
-                continue  # a folder, as `zip -r` adds them
+            if name.endswith("/"):
+                if nbytes:
+                    raise ArchiveError(f"`{name}` in `{self.name}` is a folder that holds {nbytes:,} bytes itself")
+                continue  # as `zip -r` adds them
             short = name[len(self.root) :]
             self.records[short] = Record(short, method, flags, crc, compressed, nbytes, header, limits[header])
 
-    def _name(self, encoded: bytes) -> str:
+    def _name(self, encoded: bytes, flags: int) -> str:
         if len(encoded) > LIMITS.name:
             raise LimitError(
                 f"`{self.name}` has a record's name of {len(encoded):,} bytes: at most {LIMITS.name:,} are read"
@@ -298,6 +311,10 @@ class Archive:
             name = encoded.decode()
         except UnicodeDecodeError as error:
             raise ArchiveError(f"`{self.name}` has a record's name that is not UTF-8: {encoded!r}") from error
+        if not flags & _UTF8 and not name.isascii():
+            raise ArchiveError(
+                f"`{self.name}` has a record's name that is neither ASCII nor marked as UTF-8: {encoded!r}"
+            )
         # Names are keys here, never paths; still nobody who unzips the file should be surprised.
         if not name.isprintable() or not name or "\\" in name or name.startswith("/") or "//" in name:
             raise ArchiveError(f"`{self.name}` has a record named {encoded!r}")
@@ -311,24 +328,27 @@ def _inflated(archive: Archive, record: Record) -> Iterator[bytes]:
     offset, left, produced = archive.payload(record), record.compressed, 0
     inflater = zlib.decompressobj(-15)
     what = f"`{record.name}` in `{archive.name}`"
+    waiting: bytes | memoryview = b""
     try:
-        while left:
-            piece = archive.source.read(offset, min(left, 64 << 10))
-            offset, left = offset + len(piece), left - len(piece)
-            data = inflater.decompress(piece, 1 << 20)
-            while True:
-                produced += len(data)
-                if produced > record.nbytes:
-                    raise ArchiveError(f"{what} inflates to more than the {record.nbytes:,} bytes it promises")
-                if data:
-                    yield data
-                if not inflater.unconsumed_tail:
-                    break
-                data = inflater.decompress(inflater.unconsumed_tail, 1 << 20)
+        while not inflater.eof:
+            if left and not waiting:
+                waiting = archive.source.read(offset, min(left, 64 << 10))
+                offset, left = offset + len(waiting), left - len(waiting)
+            data = inflater.decompress(waiting, 1 << 20)
+            waiting = inflater.unconsumed_tail
+            produced += len(data)
+            if produced > record.nbytes:
+                raise ArchiveError(f"{what} inflates to more than the {record.nbytes:,} bytes it promises")
+            if data:
+                yield data
+            elif not left and not waiting:
+                break
     except zlib.error as error:
         raise ArchiveError(f"{what} can't be inflated: {error}") from error
-    if produced != record.nbytes or not inflater.eof or inflater.unused_data:
+    if produced != record.nbytes or not inflater.eof:
         raise ArchiveError(f"{what} inflates to {produced:,} bytes, not the {record.nbytes:,} it promises")
+    if left or inflater.unused_data:
+        raise ArchiveError(f"{what} goes on for {left + len(inflater.unused_data):,} bytes after its deflated data")
 
 
 class _StoredRecord:
@@ -426,7 +446,10 @@ def _extras(extra: bytes | memoryview, what: str) -> dict[int, bytes]:
 
 def _wide(extra: bytes, nbytes: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:
     """Give size, compressed size and offset, those that are at their sentinel from the zip64 extra field."""
-    field = _extras(extra, what).get(1)
+    fields = _extras(extra, what)
+    if _SECOND_NAME in fields:
+        raise ArchiveError(f"{what} has a second name in an extra field")
+    field = fields.get(1)
     needed = [value == _SENTINEL32 for value in (nbytes, compressed, header)]
     if field is None:
         if any(needed):

@@ -33,7 +33,7 @@ def run(folder: Path | None) -> None:
 def _run(folder: Path) -> None:
     for title, words in _STEPS:
         arguments = [word.format(folder) for word in words]
-        print(f"\n# {title}\n$ cerebras-tool {' '.join(arguments)}", flush=True)
+        print(f"\n{title}\n\n  $ cerebras-tool {' '.join(arguments)}", flush=True)
         done = subprocess.run([sys.executable, "-m", "converter", *arguments], check=False)
         if done.returncode:
             raise ConverterError(f"`cerebras-tool {' '.join(arguments)}` ended with exit code {done.returncode}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter import models
+from converter.checked import checked
 from converter.errors import ModelError
 from converter.formats import parameters
 from converter.publish import Plan, PlannedFile, check_target, literal, publish
@@ -48,12 +49,20 @@ def extract(
     check_target(folder, folder=True, force=force, inputs=inputs)
     if properties is not None:
         check_target(properties, folder=False, force=force, inputs=inputs)
+    finish = catalogue.check_unchanged
+    if check_crc:
+        catalogue, check = checked(catalogue)
+
+        def finish() -> None:
+            check()
+            catalogue.check_unchanged()
+
     extraction = parameters.extraction(
-        catalogue, recognition, form=form, sha256=sha256, check_crc=check_crc, properties_inside=properties is None
+        catalogue, recognition, form=form, sha256=sha256, properties_inside=properties is None
     )
     if properties is not None and extraction.properties is None:
         raise ModelError(f"no model.properties can be written: {extraction.refused}")
-    publish(extraction.plan, folder, force=force, progress=progress, inputs=inputs, check=catalogue.check_unchanged)
+    publish(extraction.plan, folder, force=force, progress=progress, inputs=inputs, check=finish)
     if properties is not None and extraction.properties is not None:
         text = PlannedFile("", (literal("model.properties", extraction.properties.encode()),))
         publish(Plan((text,), folder=False), properties, force=force, inputs=inputs)

@@ -12,7 +12,7 @@ can't be one and no collision that costs time. Values may be shared and may cont
 
 from __future__ import annotations
 
-import codecs
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -148,6 +148,12 @@ _PREFIX: Final = {
     _INTEGER32: 4,
 }
 
+# Numbers as text: C's unpickler, Python's and pickletools read 010, 0x10 and 1_0 differently.
+_DECIMAL: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)")
+_ODD: Final = re.compile(rb"[\s_]")
+_ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.?))", re.DOTALL)
+_ESCAPES: Final = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True))
+
 
 def decode(data: bytes, position: int = 0) -> Iterator[tuple[int, Any, int]]:
     """Give every opcode up to STOP as (code, argument, byte where it starts).
@@ -275,20 +281,33 @@ def _line_argument(code: int, line: bytes, at: int) -> object:
             case "STRING":
                 if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
                     raise ValueError("no quotes around it")
-                return codecs.escape_decode(line[1:-1])[0]
-            case "FLOAT":
+                return _ESCAPE.sub(_unescaped, line[1:-1])
+            case "FLOAT" if not _ODD.search(line):
                 return float(line)
             case "INT" if line in (b"00", b"01"):
                 return line == b"01"
-            case "LONG":
+            case "INT" | "LONG" if _DECIMAL.fullmatch(line.removesuffix(b"L") if name == "LONG" else line):
                 return int(line.removesuffix(b"L"))
-            case _:  # INT, GET, PUT
-                number = int(line)
-                if number < 0 and name != "INT":
-                    raise ValueError("negative")
-                return number
+            case "GET" | "PUT" if _DECIMAL.fullmatch(line) and int(line) >= 0:
+                # LONG_BINPUT can say no more; numbers without end could be made to hash alike.
+                if int(line) >> 32:
+                    raise LimitError(f"{name} at byte {at:,} has a memo number of more than 32 bits")
+                return int(line)
+            case _:
+                raise ValueError("no number as Python writes it")
     except ValueError as error:
         raise PickleError(f"{name} at byte {at:,} has the argument {line[:40]!r}: {error}") from error
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    hexadecimal, octal, other = match.groups()
+    if hexadecimal is not None:
+        return bytes.fromhex(hexadecimal.decode())
+    if octal is not None:
+        return bytes([int(octal, 8) & 0xFF])
+    if other in (b"", b"x"):
+        raise ValueError("half an escape")
+    return bytes([_ESCAPES[other[0]]]) if other[0] in _ESCAPES else match[0]
 
 
 def run(
@@ -454,7 +473,7 @@ class _Machine:
                 stack.append(self.call(items[0], tuple(items[1:]), 0x6F, at))
             case "INST":
                 items, stack = stack, self.unmarked(below, 0x69, at)
-                stack.append(self.call(self.find(*argument, at), tuple(items), 0x69, at))
+                stack.append(self.call(self.find(argument[0], argument[1], at), tuple(items), 0x69, at))
             case "EXT1" | "EXT2" | "EXT4":
                 # A number that some process registered; what it stands for is in no file.
                 stack.append(self.find("copyreg", f"_extension_registry[{argument}]", at))
@@ -479,6 +498,8 @@ class _Machine:
         pair = (module, name)
         found = self.found.get(pair)
         if found is None:
+            if len(module) + len(name) > LIMITS.line:
+                raise LimitError(f"the name of a global at byte {at:,} has more than {LIMITS.line:,} characters")
             self.used.setdefault(pair, at)
             known = self.table.get(pair)
             if known is not None:

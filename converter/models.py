@@ -217,7 +217,8 @@ class Recognition:
     """What a catalogue is. Names are the catalogue's own, with its prefix.
 
     `sizes` lacks what neither the shapes nor config.json nor the declared model say. `missing` are parameters: masks
-    and a head may be absent. `complete` does not mind tensors that are unexpected.
+    and a head may be absent. `complete` does not mind tensors that are unexpected. A head is tied where it is the same
+    view as wte; an untied one may still hold equal bytes, as a copy in another shard does.
     """
 
     architecture: Architecture

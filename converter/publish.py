@@ -127,16 +127,16 @@ def publish(
     of this run leaves it for the next. `check` is called before what was written takes the target's place, and may raise.
     """
     target = Path(os.path.abspath(target))
-    check_target(target, folder=plan.folder, force=force, inputs=inputs)
     try:
+        check_target(target, folder=plan.folder, force=force, inputs=inputs)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target) as journal:
             partial = target.with_name(f".{target.name}.partial")
             done = journal.done(plan) if resume else 0
             if not done:
                 _remove(partial)
-            journal.begin(plan)
             _check_room(plan, target, done)
+            journal.begin(plan)
             try:
                 _write(plan, partial, journal, done, progress)
                 if check is not None:

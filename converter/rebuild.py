@@ -112,12 +112,20 @@ def _rebuild_tensor_v3(args: tuple[Any, ...]) -> object:
 def _with_metadata(tensor: Tensor, metadata: list[Any], function: str) -> object:
     """Look at the marks of lazy conjugation and negation: the stored values are then not the tensor's."""
     marks = metadata[0] if metadata else None
-    if marks is None or (type(marks) is Dict and not any(value for _, value in marks.pairs())):
+    if marks is None:
         return tensor
     if type(marks) is not Dict:
         raise PickleError(f"{function} has a {type(marks).__name__} for metadata, not a dict")
-    kind = " and ".join(str(key) for key, value in marks.pairs() if value)
-    return Special(f"{kind} view", function, (tensor,), tensor.dtype.name, tensor.shape)
+    kinds = []
+    for key, value in marks.pairs():
+        if key not in ("conj", "neg") or type(value) is not bool:
+            raise PickleError(f"{function} has metadata other than `conj` and `neg`, true or false")
+        kinds += [key] if value else []
+    return (
+        Special(f"{' and '.join(kinds)} view", function, (tensor,), tensor.dtype.name, tensor.shape)
+        if kinds
+        else tensor
+    )
 
 
 def _dtype(value: object) -> Dtype:
@@ -154,6 +162,8 @@ def _rebuild_from_type(args: tuple[Any, ...]) -> object:
     """Build what a tensor with attributes holds; a subclass proper stays special."""
     _arguments(args, 4, 4, "torch._tensor._rebuild_from_type_v2")
     function, kind, inner, _ = args
+    if type(function) is Known and function.build is _rebuild_from_type:
+        raise PickleError("torch._tensor._rebuild_from_type_v2 is given itself: subclasses do not nest")
     if type(function) is Known and function.build is not None and type(inner) is tuple:
         made = function.build(inner)
         if type(kind) is Known and isinstance(made, Tensor):
@@ -186,6 +196,8 @@ def _ordered_dict(args: tuple[Any, ...]) -> object:
     """Python 3 writes OrderedDict() and fills it; Python 2 gave it a list of [key, value]."""
     _arguments(args, 0, 1, "collections.OrderedDict")
     made = Dict()
+    if args and type(args[0]) not in (list, tuple):
+        raise PickleError(f"collections.OrderedDict is given a {type(args[0]).__name__}, not a list of pairs")
     for pair in args[0] if args else ():
         if type(pair) not in (list, tuple) or len(pair) != 2:
             raise PickleError("collections.OrderedDict is given something that is no list of pairs")

@@ -46,10 +46,11 @@ def console() -> Console:
     return found
 
 
-class _Trimmed(io.TextIOBase):
+class _Trimmed(io.StringIO):
     """A file without the blanks that rich pads its lines with."""
 
     def __init__(self, file: TextIO) -> None:
+        super().__init__()
         self._file = file
 
     def write(self, text: str) -> int:
@@ -114,7 +115,12 @@ def inspection(found: reports.Inspection, *, unfold: bool = False, out: Console 
         kind = f"{kind}, written by {found.source.writer}"
     out.print(Text(f"{safe_text(found.source.location)} · {kind} · {shards}{total:,} bytes"))
     out.print()
-    _facts(found, out)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in _facts(found):
+        grid.add_row(label, text)
+    out.print(Padding(grid, (0, 0, 0, 2), expand=False))
     out.print()
     if found.tensors:
         _tensor_table(found, out, unfold)
@@ -129,35 +135,33 @@ def inspection(found: reports.Inspection, *, unfold: bool = False, out: Console 
         out.print(Text(f"! {safe_text(problem, 400)}", style="yellow"))
 
 
-def _facts(found: reports.Inspection, out: Console) -> None:
-    facts: list[tuple[str, Text]] = []
+def _facts(found: reports.Inspection) -> Iterator[tuple[str, Text]]:
+    """Give what is worth knowing before the table, each with its label."""
     totals = found.totals
-    facts.append(("tensors", Text(f"{totals.tensors:,}")))
-    facts.append(("parameters", Text(f"{totals.parameters:,}")))
+    yield "tensors", Text(f"{totals.tensors:,}")
+    yield "parameters", Text(f"{totals.parameters:,}")
     sizes: Counter[str] = Counter()
     for tensor in found.tensors:
         sizes[tensor.encoding or tensor.dtype] += tensor.nbytes
     listed = ", ".join(f"{nbytes_text(n)} {dtype}" for dtype, n in sizes.most_common())
-    facts.append(
-        ("data", Text(nbytes_text(totals.nbytes) + (f" ({listed})" if len(sizes) > 1 else f" {listed.split(' ')[-1]}")))
-    )
+    yield "data", Text(nbytes_text(totals.nbytes) + (f" ({listed})" if len(sizes) > 1 else f" {''.join(sizes)}"))
     views = sum(not tensor.contiguous for tensor in found.tensors)
     if views:
-        facts.append(
-            ("layout", Text(f"{views:,} tensors are views that don't lie row by row (transposed: see stride)"))
-        )
+        yield "layout", Text(f"{views:,} tensors are views that don't lie row by row (transposed: see stride)")
     for names in found.tied[:8]:
-        facts.append(("tied", Text(" = ".join(safe_text(name) for name in names[:6]))))
+        yield "tied", Text(" = ".join(safe_text(name) for name in names[:6]))
     if len(found.tied) > 8:
-        facts.append(("tied", Text(f"and {len(found.tied) - 8:,} more groups")))
+        yield "tied", Text(f"and {len(found.tied) - 8:,} more groups")
     if found.model is not None:
-        for names, what in (
-            (found.model.missing, "missing"),
-            (found.model.mismatched, "other shape"),
-            (found.model.unexpected, "unexpected"),
-        ):
-            if names:
-                facts.append((what, Text(_listed(names, 6))))
+        yield from (
+            (what, Text(_listed(names, 6)))
+            for names, what in (
+                (found.model.missing, "missing"),
+                (found.model.mismatched, "other shape"),
+                (found.model.unexpected, "unexpected"),
+            )
+            if names
+        )
     if found.source.format.startswith("torch"):
         said = found.safety
         words = {
@@ -165,14 +169,8 @@ def _facts(found: reports.Inspection, out: Console) -> None:
             "unknown-globals": "unknown globals: it asks for more than tensors",
             "dangerous": "DANGEROUS: loading it with pickle would run code",
         }[said.verdict]
-        facts.append(("pickle", Text(words, style=_VERDICTS[said.verdict])))
-        facts.append(("asks for", Text(_listed(said.globals, 12))))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, text in facts:
-        grid.add_row(label, text)
-    out.print(Padding(grid, (0, 0, 0, 2), expand=False))
+        yield "pickle", Text(words, style=_VERDICTS[said.verdict])
+        yield "asks for", Text(_listed(said.globals, 12))
 
 
 def _listed(names: Sequence[str], most: int) -> str:
@@ -344,11 +342,8 @@ def model_page(model: models.Model) -> None:
     out = console()
     out.print(Text(model.name, style="bold"))
     config = model.config
-    out.print(
-        Text(
-            f"  {model.parameters:,} parameters, {config['n_layer']} layers of {config['n_embd']}, {config['n_head']} heads, {model.licence}"
-        )
-    )
+    shape = f"{config['n_layer']} layers of {config['n_embd']}, {config['n_head']} heads"
+    out.print(Text(f"  {model.parameters:,} parameters, {shape}, {model.licence}"))
     out.print(Text(f"  https://huggingface.co/{model.repository}"))
     for file in model.files:
         size = f"{file.nbytes:,} bytes ({file.nbytes_is})" if file.nbytes is not None else file.listed_size

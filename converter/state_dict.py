@@ -14,7 +14,7 @@ from converter.tensors import Other, Tensor
 
 # Where trainers put the state dict; when all tensors are below one of these, it is left out of their names.
 ROOTS: Final = ("state_dict", "model", "module")
-_SHARED: Final = 16  # names a tensor may have on average before sharing looks like a bomb
+_SHARED: Final = 4  # names a place may have on average before containers that share look like a bomb
 
 
 @dataclass(slots=True)
@@ -31,11 +31,11 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     """Name every tensor by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
 
     When all tensors are below one key of ROOTS, names start below it; `root` chooses another key. Lists count from 0.
-    Raises FormatError for a root that is not there, LayoutError for two tensors of one name, LimitError for nesting past
-    the limit or containers shared so often that they multiply.
+    Raises FormatError for a root that is not there, LayoutError for two tensors of one name or a key that stands twice on
+    the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
-    holding, tensors = _holding(value)
+    holding, places = _holding(value)
     top = value
     if root is not None:
         top, flattened.root = _chosen(value, root), root
@@ -52,13 +52,15 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     if isinstance(top, Tensor | Special):
         _add(flattened, "tensor", top)
         return flattened
-    most = _SHARED * tensors + 1024
-    for name, leaf in _leaves(top, holding):
-        _add(flattened, name, leaf)
-        if len(flattened.tensors) + len(flattened.unsupported) > most:
+    most, letters = _SHARED * places + 1024, 0
+    for count, (name, leaf) in enumerate(_leaves(top, holding), 1):
+        letters += len(name)
+        if count > most or letters > LIMITS.names:
             raise LimitError(
-                f"{tensors:,} tensors have more than {most:,} names: containers that hold each other multiply"
+                f"{places:,} values have {count:,} names of {letters:,} characters: at most {most:,} of {LIMITS.names:,} "
+                "are read; containers that share containers multiply"
             )
+        _add(flattened, name, leaf)
     return flattened
 
 
@@ -73,10 +75,13 @@ def inner_tensors(value: object) -> list[tuple[str, Tensor | Special]]:
             found.append((name, node))
         if id(node) not in seen:
             seen.add(id(node))
-            waiting += reversed(
-                [(f"{name}.{key}" if name and key else name or key, inner) for key, inner in _inside(node)]
-            )
+            waiting += reversed([(_below(name, key), inner) for key, inner in _inside(node)])
     return found
+
+
+def _below(name: str, key: str) -> str:
+    """Join for display: names this deep are nobody's, and whole ones would grow with the square of the depth."""
+    return f"{name}.{key[: LIMITS.name]}"[: LIMITS.name] if name and key else name or key[: LIMITS.name]
 
 
 def describe(value: object) -> str:
@@ -91,7 +96,7 @@ def describe(value: object) -> str:
     if isinstance(value, list | tuple | bytes):
         return f"{type(value).__name__} of {len(value):,}"
     if isinstance(value, Opaque):
-        return f"{value.module}.{value.name}" + ("(…)" if value.args is not None else "")
+        return f"{value.module}.{value.name}"[:90] + ("(…)" if value.args is not None else "")
     if isinstance(value, Known):
         return f"{value.module}.{value.name}"
     if isinstance(value, Special):
@@ -151,7 +156,7 @@ def _inside(node: object) -> Iterator[tuple[str, Any]]:
         for index, inner in enumerate(node):  # type: ignore[arg-type]
             yield str(index), inner
     elif type(node) is Opaque:
-        for inner in (node.args, node.kwargs, *(node.state or ())):
+        for inner in (node.callee, node.args, node.kwargs, *(node.state or ())):
             yield "", inner
         for index, inner in enumerate(node.items or ()):
             yield str(index), inner
@@ -162,30 +167,46 @@ def _inside(node: object) -> Iterator[tuple[str, Any]]:
 
 
 def _holding(value: object) -> tuple[set[int], int]:
-    """Give the ids of the plain containers that lead to a tensor without passing something opaque, and count tensors."""
-    parents: dict[int, list[int]] = {}
+    """Give the ids of the plain containers that lead to a tensor without passing something opaque, and count places.
+
+    Raises LayoutError where one of them has a key twice: which of the two counts differs from reader to reader.
+    """
+    parents: dict[int, list[Any]] = {}
     seen: set[int] = set()
-    waiting, leaves = [value], []
+    waiting, leaves, places = [value], [], 0
     while waiting:
         node = waiting.pop()
         if isinstance(node, Tensor | Special):
             if id(node) not in seen:
                 seen.add(id(node))
-                leaves.append(id(node))
+                leaves.append(node)
         elif type(node) in (Dict, list, tuple) and id(node) not in seen:
             seen.add(id(node))
-            for inner in node[1::2] if type(node) is Dict else node:  # type: ignore[index,attr-defined]
+            places += len(node)  # type: ignore[arg-type]
+            for inner in node[1::2] if type(node) is Dict else node:  # type: ignore[attr-defined]
                 if type(inner) in (Dict, list, tuple, Tensor, Special):
-                    parents.setdefault(id(inner), []).append(id(node))
+                    parents.setdefault(id(inner), []).append(node)
                     waiting.append(inner)
     holding: set[int] = set()
-    rising = list(leaves)
+    rising: list[Any] = leaves
     while rising:
-        for parent in parents.get(rising.pop(), ()):
-            if parent not in holding:
-                holding.add(parent)
+        for parent in parents.get(id(rising.pop()), ()):
+            if id(parent) not in holding:
+                holding.add(id(parent))
                 rising.append(parent)
-    return holding, len(leaves)
+                if type(parent) is Dict:
+                    _check_keys(parent)
+    return holding, places
+
+
+def _check_keys(node: Dict) -> None:
+    names: set[str] = set()
+    for key in node[::2]:
+        if type(key) in (str, int, bytes):
+            name = _key(key)
+            if name in names:
+                raise LayoutError(f"the key `{name[:80]}` stands twice in one dict")
+            names.add(name)
 
 
 def _leaves(top: object, holding: set[int]) -> Iterator[tuple[str, object]]:
@@ -204,8 +225,11 @@ def _leaves(top: object, holding: set[int]) -> Iterator[tuple[str, object]]:
         key, inner = step
         name = f"{names[-1]}.{key}" if len(names) > 1 else key
         if id(inner) in holding:
-            if len(iterators) >= LIMITS.depth:
-                raise LimitError(f"`{name[:80]}` is nested deeper than {LIMITS.depth} containers, or contains itself")
+            if len(iterators) >= LIMITS.depth or len(name) > LIMITS.line:
+                raise LimitError(
+                    f"`{name[:80]}` is nested deeper than {LIMITS.depth} containers or {LIMITS.line:,} characters, or "
+                    "contains itself"
+                )
             iterators.append(_inside(inner))
             names.append(name)
         else:

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.dtypes import Dtype
 from converter.errors import LayoutError
 from converter.limits import LIMITS
-from converter.sources import Source
+from converter.sources import STEP, Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TILE: Final = 16 << 20  # bytes of a tile: large enough for long writes, small enough for any machine
+TILE: Final = (
+    24 << 20
+)  # bytes of a gathered tile: the more columns of a transposed matrix it holds, the longer the reads
+_STAGE: Final = 1 << 20  # bytes read before they are put in their places: what the cache holds
 _LARGEST: Final = 1 << 63  # bytes or elements that a 64-bit reader can count
 
 # What a read costs, to choose between one long read and many short ones: a system call and Python's share of it take
 # about as long as copying this many bytes out of the page cache.
-_CALL: Final = 6 << 10
+_CALL: Final = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +67,22 @@ class Tensor:
 
     def __post_init__(self) -> None:
         shape, stride = self.shape, self.stride
-        last, size = self.offset, 1
-        if len(shape) != len(stride):
-            raise LayoutError(f"{self._described()} has {len(shape)} dimensions and {len(stride)} strides")
-        if len(shape) > LIMITS.rank:
-            raise LayoutError(f"a tensor of {len(shape)} dimensions: at most {LIMITS.rank} are read")
-        if last < 0:
-            raise LayoutError(f"{self._described()} has a negative offset")
+        if len(shape) > LIMITS.rank or len(shape) != len(stride):
+            raise LayoutError(
+                f"a tensor has {len(shape)} dimensions and {len(stride)} strides: as many as each other and at most "
+                f"{LIMITS.rank} are read"
+            )
+        last, size, room = self.offset, 1, self.dtype.itemsize
+        if not 0 <= last < _LARGEST:
+            raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")
         for length, step in zip(shape, stride, strict=True):
-            if length < 0 or step < 0:
-                raise LayoutError(f"{self._described()} has a negative size or stride")
+            if not (0 <= length < _LARGEST and 0 <= step < _LARGEST):
+                raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
             size *= length
+            room *= length or 1  # numpy counts this way, too
             last += (length - 1) * step
-        if size * self.dtype.itemsize >= _LARGEST:
-            raise LayoutError(f"{self._described()} has more elements than 64 bits can count")
+        if room >= _LARGEST:
+            raise LayoutError(f"{self._described()} has more bytes than 63 bits can count")
         if size and (last + 1) * self.dtype.itemsize > self.storage.nbytes:
             raise LayoutError(
                 f"{self._described()} ends at element {last} of a storage of "
@@ -100,10 +105,10 @@ class Tensor:
     @property
     def contiguous(self) -> bool:
         """Whether its elements lie row by row without gaps. Dimensions of size 1 have no say, as in PyTorch."""
+        if 0 in self.shape:
+            return True
         expected = 1
         for length, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
-            if length == 0:
-                return True
             if length != 1:
                 if step != expected:
                     return False
@@ -129,8 +134,6 @@ class Tensor:
         import numpy as np
 
         dtype = np.dtype(self.dtype.numpy)
-        if self.storage.byteorder == "big":
-            dtype = dtype.newbyteorder(">")
         if self.size == 0:
             empty = np.empty(self.shape, dtype)
             empty.flags.writeable = False
@@ -139,21 +142,24 @@ class Tensor:
         span = 1 + sum((length - 1) * step for length, step in zip(self.shape, strides, strict=True))
         buffer = bytearray(span * dtype.itemsize)
         self.storage.readinto(self.offset * dtype.itemsize, memoryview(buffer))
+        if self.storage.byteorder == "big":
+            np.frombuffer(buffer, f"<u{self.dtype.swapped}").byteswap(inplace=True)
         array: NDArray[Any] = np.ndarray(self.shape, dtype, bytes_as(buffer), 0, [s * dtype.itemsize for s in strides])
         array.flags.writeable = False
         return array
 
-    def tiles(self, nbytes: int = TILE) -> Iterator[memoryview]:
+    def tiles(self, nbytes: int | None = None) -> Iterator[memoryview]:
         """Give the canonical bytes (row-major, little-endian) in pieces of at most `nbytes`, in order.
 
-        A piece is valid until the next is asked for: its buffer is used again.
+        Without it, pieces are as long as suits the view, up to TILE. A piece is valid until the next is asked for: its
+        buffer is used again.
         """
         if self.size == 0:
             return
         if self.contiguous and (self.storage.byteorder == "little" or self.dtype.swapped == 1):
-            yield from self._runs(nbytes)
+            yield from self._runs(nbytes or STEP)
         else:
-            yield from _gathered(self, nbytes)
+            yield from _gathered(self, nbytes or TILE)
 
     def _runs(self, nbytes: int) -> Iterator[memoryview]:
         total, start = self.nbytes, self.offset * self.dtype.itemsize
@@ -248,6 +254,18 @@ class Catalogue(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"<Catalogue {self.location!r}: {len(self)} tensors, {self.format}>"
 
+    def with_tensors(self, tensors: Mapping[str, Tensor], storages: Sequence[Storage] = ()) -> Catalogue:
+        """Give a catalogue of other tensors that keeps everything else."""
+        copy = object.__new__(Catalogue)
+        copy.__dict__.update(self.__dict__)
+        copy._tensors = dict(tensors)
+        copy.storages = tuple(storages)
+        return copy
+
+    def fingerprint(self) -> str:
+        """Give what tells whether the files are still the same: names, sizes and times of change."""
+        return repr([(s.name, s.size, getattr(s, "mtime_ns", None)) for s in self.sources] or self.files)
+
     def tied(self) -> list[list[str]]:
         """Give the groups of names that are one and the same view."""
         groups: dict[Tensor, list[str]] = {}
@@ -269,6 +287,11 @@ class Catalogue(Mapping[str, Tensor]):
             check = getattr(source, "check_unchanged", None)
             if check is not None:
                 check()
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Give the strides of a tensor that lies row by row."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def bytes_as(buffer: bytearray) -> memoryview:
@@ -312,7 +335,7 @@ def _gathered(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
         axis -= 1
     rows = max(1, min(shape[axis], room // inner))
     tile = np.empty(rows * inner, dtype)
-    raw = memoryview(tile).cast("B") if dtype.kind != "c" else memoryview(tile.view("<u1"))
+    raw = tile.view("|u1").data
     reader = _Reader(tensor, dtype)
     outer = shape[:axis]
     for index in np.ndindex(*outer):
@@ -328,7 +351,7 @@ def _gathered(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
 
 
 class _Reader:
-    """Copies strided elements of a storage into an array, by few long reads or many short ones, whichever costs less."""
+    """Copies strided elements of a storage into an array by way of a small buffer, by whichever reads cost least."""
 
     def __init__(self, tensor: Tensor, dtype: Any) -> None:
         self._storage, self._dtype = tensor.storage, dtype
@@ -337,57 +360,58 @@ class _Reader:
     def gather(self, out: NDArray[Any], offset: int, stride: list[int]) -> None:
         """Fill `out` with the elements at `offset` + index · `stride` (elements)."""
         shape, itemsize = out.shape, self._dtype.itemsize
-        span = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-        if span * itemsize <= max(TILE, out.nbytes) and self._dense(out, stride, span):
-            self._once(out, offset, stride, span)
-            return
-        # Too long for one read, or mostly not wanted: cut the dimension with the longest steps.
+        reach = [(n - 1) * s for n, s in zip(shape, stride, strict=True)]
+        span = (1 + sum(reach)) * itemsize
         axis = max(range(len(shape)), key=lambda d: stride[d] if shape[d] > 1 else -1)
-        if shape[axis] == 1:
+        inner, step = span - reach[axis] * itemsize, stride[axis] * itemsize
+        if span <= _STAGE and (span <= 4 * out.nbytes or span <= shape[axis] * _CALL):
             self._once(out, offset, stride, span)
-            return
-        inner = 1 + sum((n - 1) * s for d, (n, s) in enumerate(zip(shape, stride, strict=True)) if d != axis)
-        if inner * itemsize + _CALL <= stride[axis] * itemsize:
-            self._strips(out, offset, stride, axis, inner)
-            return
-        half = shape[axis] // 2
-        low: list[slice] = [slice(None)] * len(shape)
-        high = list(low)
-        low[axis], high[axis] = slice(0, half), slice(half, None)
-        self.gather(out[tuple(low)], offset, stride)
-        self.gather(out[tuple(high)], offset + half * stride[axis], stride)
-
-    def _dense(self, out: NDArray[Any], stride: list[int], span: int) -> bool:
-        """Whether one read of the whole span is cheaper than a read a step of the longest stride."""
-        steps = max((n for n, s in zip(out.shape, stride, strict=True) if s), default=1)
-        return span * self._dtype.itemsize <= 4 * out.nbytes or span * self._dtype.itemsize <= steps * _CALL
+        elif inner > _STAGE // 16:
+            # So that no less than 16 steps go into the buffer: a cache line of a transposed matrix's rows.
+            del reach[axis]
+            widest = reach.index(max(reach))
+            widest += widest >= axis
+            half = shape[widest] // 2
+            low: list[slice] = [slice(None)] * len(shape)
+            high = list(low)
+            low[widest], high[widest] = slice(0, half), slice(half, None)
+            self.gather(out[tuple(low)], offset, stride)
+            self.gather(out[tuple(high)], offset + half * stride[widest], stride)
+        else:
+            self._strips(out, offset, stride, axis, inner, together=inner + _CALL > step)
 
     def _once(self, out: NDArray[Any], offset: int, stride: list[int], span: int) -> None:
         import numpy as np
 
         itemsize = self._dtype.itemsize
-        self._storage.readinto(offset * itemsize, self._room(span * itemsize))
+        self._storage.readinto(offset * itemsize, self._room(span))
         strides = [s * itemsize if n > 1 else 0 for n, s in zip(out.shape, stride, strict=True)]
         copy_strided(out, np.ndarray(out.shape, self._dtype, self._buffer, 0, strides))
 
-    def _strips(self, out: NDArray[Any], offset: int, stride: list[int], axis: int, inner: int) -> None:
-        """Read `inner` elements a step along `axis`, and transpose what fits into the buffer at once."""
+    def _strips(
+        self, out: NDArray[Any], offset: int, stride: list[int], axis: int, inner: int, *, together: bool
+    ) -> None:
+        """Read `inner` bytes a step along `axis`, `together` with what lies between or by themselves."""
         import numpy as np
 
         itemsize = self._dtype.itemsize
-        length = inner * itemsize
-        together = max(1, min(out.shape[axis], TILE // length))
-        room = self._room(together * length)
+        step = stride[axis] * itemsize
+        apart = step if together else inner  # bytes from one step to the next in the buffer
+        count = max(1, (_STAGE - inner) // apart + 1)
+        room = self._room(_STAGE)
         strides = [s * itemsize if n > 1 else 0 for n, s in zip(out.shape, stride, strict=True)]
-        strides[axis] = length
+        strides[axis] = apart
         part: list[slice] = [slice(None)] * out.ndim
-        for start in range(0, out.shape[axis], together):
-            count = min(together, out.shape[axis] - start)
-            position = (offset + start * stride[axis]) * itemsize
-            for row in range(count):
-                self._storage.readinto(position, room[row * length : (row + 1) * length])
-                position += stride[axis] * itemsize
-            part[axis] = slice(start, start + count)
+        position, readinto = offset * itemsize, self._storage.readinto
+        for start in range(0, out.shape[axis], count):
+            steps = min(count, out.shape[axis] - start)
+            if together:
+                readinto(position, room[: (steps - 1) * step + inner])
+            else:
+                for at in range(steps):
+                    readinto(position + at * step, room[at * inner : (at + 1) * inner])
+            position += steps * step
+            part[axis] = slice(start, start + steps)
             target = out[tuple(part)]
             copy_strided(target, np.ndarray(target.shape, self._dtype, self._buffer, 0, strides))
 

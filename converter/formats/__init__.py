@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from converter.errors import FormatError, SourceError
-from converter.formats import legacy, torch
+from converter.formats import gguf, legacy, safetensors, torch
 from converter.sources import LocalFile, Source
 from converter.tensors import Catalogue
 
@@ -36,6 +36,8 @@ class Format:
 FORMATS: Final = (
     Format(torch.NAME, "PyTorch checkpoint (zip)", torch.matches, torch.read),
     Format(legacy.NAME, "PyTorch checkpoint (legacy stream, before torch 1.6)", legacy.matches, legacy.read),
+    Format(gguf.NAME, "GGUF", gguf.matches, gguf.read),
+    Format(safetensors.NAME, "safetensors", safetensors.matches, safetensors.read),
 )
 
 _FOREIGN: Final = (  # first bytes, and what has them
@@ -80,10 +82,13 @@ def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalog
     from converter.formats import folder
 
     path = Path(location)
-    if path.is_dir():
-        return folder.read(path, root=root)
-    if not path.exists() and not path.is_symlink():
-        raise SourceError(f"`{location}` does not exist")
+    try:
+        if path.is_dir():
+            return folder.read(path, root=root)
+        if not path.exists() and not path.is_symlink():
+            raise SourceError(f"`{location}` does not exist")
+    except OSError as error:  # a name too long, a folder on the way that may not be entered
+        raise SourceError(f"`{location}` can't be opened: {(error.strerror or str(error)).lower()}") from error
     catalogue = open_file(path, root=root)
     catalogue.config = folder.config_beside(path.parent)
     return catalogue
@@ -99,7 +104,7 @@ def _what(head: bytes) -> str:
             return what
     if head[257:262] == b"ustar":
         return "a tar archive: torch of before 0.1.10 wrote such checkpoints; load it with torch and save it again"
-    if head[:1] == b"\x80" and 2 <= head[1] <= 5:
+    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "a bare pickle, not a file of torch.save; `scan` tells what is in it"
     if head.lstrip()[:1] in (b"{", b"["):
         return "a JSON document, not a checkpoint"

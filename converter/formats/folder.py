@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from converter.errors import FormatError, LayoutError, ManifestError
+from converter.errors import FormatError, LayoutError, ManifestError, SourceError
 from converter.formats import open_file, parameters
 from converter.limits import LIMITS
 from converter.sources import LocalFile
@@ -43,6 +43,7 @@ def load_json(path: Path) -> dict[str, Any]:
         value = json.loads(
             bytes(source.read(0, source.size)).decode(), object_pairs_hook=_object, parse_constant=_constant
         )
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate can neither be written nor shown
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"`{path}` is no valid JSON document: {str(error)[:200]}") from error
     if type(value) is not dict:
@@ -65,11 +66,14 @@ def _read(path: Path, root: str | None) -> Catalogue:
     if parameters.is_folder(path):
         return parameters.read_folder(path, root=root)
     indexes = sorted(file for pattern in INDEXES for file in path.glob(pattern))
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if file.suffix in _WEIGHTS and not _NOT_WEIGHTS.fullmatch(file.name) and not file.is_dir()
-    )
+    try:
+        files = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix in _WEIGHTS and not _NOT_WEIGHTS.fullmatch(file.name) and not file.is_dir()
+        )
+    except OSError as error:
+        raise SourceError(f"`{path}` can't be listed: {(error.strerror or str(error)).lower()}") from error
     if len(indexes) == 1:
         return _read_index(indexes[0], root)
     if not indexes and len(files) == 1:
@@ -89,17 +93,13 @@ def _read(path: Path, root: str | None) -> Catalogue:
 
 def _numbered(files: list[Path]) -> list[Path]:
     """Give the files if they are one complete set of shards by their names."""
-    found = [_SHARD.fullmatch(file.name) for file in files]
-    if not all(found):
+    found = [match for file in files if (match := _SHARD.fullmatch(file.name))]
+    if len(found) < len(files) or len({(match[1], match[3], match[4]) for match in found}) > 1:
         return []
-    stems = {(m[1], m[3], m[4]) for m in found if m}
-    numbers = [int(m[2]) for m in found if m]
-    if len(stems) == 1 and numbers == list(range(1, int(next(iter(stems))[1]) + 1)):
-        return files
-    missing = sorted(set(range(1, max(int(m[3]) for m in found if m) + 1)) - set(numbers))
-    raise FormatError(
-        f"`{files[0].parent}` lacks shard {missing[0] if missing else '?'} of {stems and next(iter(stems))[1]}"
-    )
+    count, numbers = int(found[0][3]), [int(match[2]) for match in found]
+    if missing := sorted(set(range(1, count + 1)) - set(numbers)):
+        raise FormatError(f"`{files[0].parent}` lacks shard {missing[0]} of {count}")
+    return files if len(files) == count else []
 
 
 def _read_index(index: Path, root: str | None) -> Catalogue:
@@ -141,7 +141,9 @@ def _merge(path: Path, shards: list[Path], weight_map: dict[str, str] | None, ro
     if weight_map is not None:
         held = {other.name for other in unsupported}
         missing = [name for name in weight_map if name not in where and name not in held]
-        extra = [name for name in where if name not in weight_map]
+        # An index of safetensors names one of several tied names; the shard's metadata holds the others.
+        listed_tensors = {tensor for name, tensor in tensors.items() if name in weight_map}
+        extra = [name for name in where if name not in weight_map and tensors[name] not in listed_tensors]
         moved = [name for name, file in where.items() if weight_map.get(name, file) != file]
         for names, what in (
             (missing, "in the index, but in no shard"),

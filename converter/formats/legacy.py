@@ -15,7 +15,7 @@ from converter.limits import LIMITS
 from converter.machine import Dict, PersistentId, Pickled, run
 from converter.rebuild import TABLE, StorageClass, Typed
 from converter.sources import NOWHERE
-from converter.state_dict import flatten
+from converter.state_dict import describe, flatten
 from converter.tensors import Catalogue, File, GlobalUse, Storage
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     """Read a checkpoint's names and layouts; no tensor's bytes."""
     stream = _Stream(source)
     version = stream.next(len(MAGIC)).value
-    if version != _PROTOCOL:
-        raise FormatError(f"`{source.name}` is a legacy stream of protocol {version!r}: {_PROTOCOL} was expected")
+    if type(version) is not int or version != _PROTOCOL:
+        raise FormatError(
+            f"`{source.name}` is a legacy stream of protocol {describe(version)}: {_PROTOCOL} was expected"
+        )
     if type(stream.next().value) is not Dict:
         raise FormatError(f"`{source.name}` has no description of the machine it was written on")
     start = stream.position

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.buffers import droppable
 from converter.checksums import crc32
 from converter.dtypes import BY_NAME, F32
-from converter.errors import ArchiveError, ManifestError, ModelError, OutputError, SourceError, UnsupportedError
+from converter.errors import ManifestError, ModelError, OutputError, SourceError, UnsupportedError
 from converter.models import Recognition, Row
 from converter.publish import Piece, Plan, PlannedFile, literal
 from converter.sources import STEP, Joined, Source
@@ -67,7 +67,6 @@ def extraction(
     *,
     form: str = "storages",
     sha256: bool = False,
-    check_crc: bool = True,
     properties_inside: bool = True,
 ) -> Extraction:
     """Plan the folder. Nothing is read but masks that may have to be left out.
@@ -83,12 +82,9 @@ def extraction(
         refused = None
     except ModelError as error:
         properties, refused = None, str(error)
-    checked = _Checked(check_crc)
     written = [Written(file.path, file.nbytes, file.key, file.shard, byteorder=file.byteorder) for file in layout.files]
     planned = tuple(
-        PlannedFile(
-            file.path, (Piece(file.path, file.nbytes, _stamped(file, checked, out, sha256)),) if file.nbytes else ()
-        )
+        PlannedFile(file.path, (Piece(file.path, file.nbytes, _stamped(file, out, sha256)),) if file.nbytes else ())
         for file, out in zip(layout.files, written, strict=True)
     )
 
@@ -135,7 +131,7 @@ def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file to be: `tiles` gives its bytes, `storages` are those whose CRC vouches for them."""
+    """A file to be: `tiles` gives its bytes."""
 
     path: str
     nbytes: int
@@ -143,8 +139,6 @@ class _File:
     shard: int | None
     byteorder: str
     tiles: Callable[[], Iterator[memoryview]]
-    storage: Storage
-    whole: bool  # whether it is the storage itself, byte for byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +174,6 @@ def _storages_form(catalogue: Catalogue) -> _Layout:
                 storage.shard,
                 storage.byteorder,
                 _copied(storage),
-                storage,
-                whole=True,
             )
         )
     for name, tensor in catalogue.items():
@@ -221,18 +213,11 @@ def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layou
         else:
             pieces = [(f"{row.client if row is not None and row.client else _escaped(name)}.dat", stored)]
         for path, view in pieces:
-            layout.files.append(
-                _File(path, view.nbytes, path, None, "little", view.tiles, view.storage, whole=_is_whole(view))
-            )
+            layout.files.append(_File(path, view.nbytes, path, None, "little", view.tiles))
         stride = _row_major(stored.shape)
         place = _Place(tuple(path for path, _ in pieces), stride[::-1] if stored is not tensor else stride, 0, "little")
         known[tensor] = layout.places[name] = place
     return layout
-
-
-def _is_whole(view: Tensor) -> bool:
-    storage = view.storage
-    return view.contiguous and view.nbytes == storage.nbytes and storage.byteorder == "little"
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -266,9 +251,7 @@ def _escaped(name: str) -> str:
         for index, byte in enumerate(name.encode("utf-8", "surrogatepass"))
     )
     if len(encoded) > 200 or not encoded:
-        encoded = (
-            f"{encoded[:120].rpartition('%')[0] or encoded[:120]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-        )
+        encoded = f"{encoded[:120].rpartition('%')[0] or encoded[:120] or 'unnamed'}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return encoded
 
 
@@ -296,46 +279,17 @@ def _copied(storage: Storage) -> Callable[[], Iterator[memoryview]]:
     return tiles
 
 
-class _Checked:
-    """The CRC of every storage that is read, checked once."""
-
-    def __init__(self, check: bool) -> None:
-        self._check = check
-        self._done: set[int] = set()
-
-    def before(self, storage: Storage) -> None:
-        """Check a storage whose bytes will be read out of order."""
-        if self._check and storage.crc32 is not None and id(storage) not in self._done:
-            found = 0
-            for tile in _copied(storage)():
-                found = crc32(tile, found)
-            self.equal(storage, found)
-
-    def equal(self, storage: Storage, found: int) -> None:
-        """Raise ArchiveError if a storage's bytes are not what they were when it was saved."""
-        self._done.add(id(storage))
-        if self._check and storage.crc32 is not None and storage.crc32 != found:
-            raise ArchiveError(
-                f"storage `{storage.key}` in `{storage.source.name}` is damaged: its CRC-32 is {found:08x}, the archive "
-                f"says {storage.crc32:08x}; download the file again"
-            )
-
-
-def _stamped(file: _File, checked: _Checked, out: Written, sha256: bool) -> Callable[[], Iterator[memoryview]]:
+def _stamped(file: _File, out: Written, sha256: bool) -> Callable[[], Iterator[memoryview]]:
     """Give the file's bytes, its digests taken as they go by."""
 
     def tiles() -> Iterator[memoryview]:
         digest = hashlib.sha256() if sha256 else None
         found = 0
-        if not file.whole:
-            checked.before(file.storage)
         for tile in file.tiles():
             found = crc32(tile, found)
             if digest is not None:
                 digest.update(tile)
             yield tile
-        if file.whole:
-            checked.equal(file.storage, found)
         out.crc32 = found
         out.sha256 = digest.hexdigest() if digest is not None else None
 

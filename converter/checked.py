@@ -1,0 +1,91 @@
+"""A catalogue whose bytes are checked against the archive's CRCs as they are read: torch itself never does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from converter.checksums import crc32
+from converter.errors import ArchiveError
+from converter.sources import STEP
+
+if TYPE_CHECKING:
+    from converter.tensors import Catalogue, Storage
+
+
+def checked(catalogue: Catalogue) -> tuple[Catalogue, Callable[[], None]]:
+    """Give the same catalogue over sources that check, and what to call at the end.
+
+    Reading raises ArchiveError where a storage's bytes are not those that were saved; the call at the end looks at
+    storages that were read in part only, so that no byte that was read goes unchecked.
+    """
+    sources: dict[int, _Checked] = {}
+    storages: dict[int, Storage] = {}
+
+    def wrapped(storage: Storage) -> Storage:
+        if storage.crc32 is None or not storage.nbytes:
+            return storage
+        if id(storage) not in storages:
+            sources[id(storage)] = _Checked(storage)
+            storages[id(storage)] = replace(storage, source=sources[id(storage)], offset=0)
+        return storages[id(storage)]
+
+    tensors = {name: replace(tensor, storage=wrapped(tensor.storage)) for name, tensor in catalogue.items()}
+    copy = catalogue.with_tensors(tensors, [wrapped(storage) for storage in catalogue.storages])
+
+    def finish() -> None:
+        for source in sources.values():
+            if source.begun:
+                source.check()
+
+    return copy, finish
+
+
+class _Checked:
+    """A storage's bytes. Read from start to end, the CRC is taken as they go by; read otherwise, by a pass of its own."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.name, self.size = storage.source.name, storage.nbytes
+        self.begun = False
+        self._storage = storage
+        self._crc = self._next = 0
+        self._done = False
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Exactly `size` bytes from `offset`."""
+        buffer = memoryview(bytearray(size))
+        self.readinto(offset, buffer)
+        return buffer
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`."""
+        self.begun = True
+        if not self._done and offset != self._next:
+            self.check()
+        self._storage.readinto(offset, buffer)
+        if not self._done:
+            self._take(buffer)
+
+    def check(self) -> None:
+        """Read what has not gone by yet, and compare."""
+        if self._done:
+            return
+        buffer = memoryview(bytearray(min(STEP, self.size)))
+        while not self._done:
+            piece = buffer[: min(STEP, self.size - self._next)]
+            self._storage.readinto(self._next, piece)
+            self._take(piece)
+
+    def _take(self, data: memoryview) -> None:
+        self._crc = crc32(data, self._crc)
+        self._next += len(data)
+        if self._next < self.size:
+            return
+        self._done = True
+        storage = self._storage
+        if self._crc != storage.crc32:
+            raise ArchiveError(
+                f"storage `{storage.key}` in `{storage.source.name}` is damaged: its CRC-32 is {self._crc:08x}, the "
+                f"archive says {storage.crc32:08x}; get the file again"
+            )

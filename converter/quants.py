@@ -1,0 +1,317 @@
+"""GGUF's element types, and the block quantisation that is done here: Q8_0, Q5_1, Q5_0, Q4_1, Q4_0.
+
+A block is 32 neighbours of a row, kept as small integers and one scale (`_1`: and a minimum) in half precision. The bytes
+are those of ggml's reference quantiser, which gguf-py follows. Sources: ggml.h `ggml_type`; ggml-common.h `block_q8_0` …;
+ggml-quants.c `quantize_row_q8_0_ref` …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK: Final = 32  # elements of a block, in all five
+# Blocks that are worked on together: they and two arrays as large stay in the second cache.
+_TOGETHER: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How GGUF holds elements: `block` of them in `nbytes` bytes.
+
+    `file_type` is general.file_type of a file that is mostly of it; None: no file is said to be.
+    """
+
+    name: str
+    ggml: int
+    block: int
+    nbytes: int
+    file_type: int | None = None
+
+    def size(self, elements: int) -> int:
+        """Give the bytes of a row of so many elements, which are whole blocks."""
+        return elements // self.block * self.nbytes
+
+
+ENCODINGS: Final = (
+    Encoding("F32", 0, 1, 4, 0),
+    Encoding("F16", 1, 1, 2, 1),
+    Encoding("Q4_0", 2, BLOCK, 18, 2),
+    Encoding("Q4_1", 3, BLOCK, 20, 3),
+    Encoding("Q5_0", 6, BLOCK, 22, 8),
+    Encoding("Q5_1", 7, BLOCK, 24, 9),
+    Encoding("Q8_0", 8, BLOCK, 34, 7),
+    Encoding("Q8_1", 9, 32, 40),
+    Encoding("Q2_K", 10, 256, 84),
+    Encoding("Q3_K", 11, 256, 110),
+    Encoding("Q4_K", 12, 256, 144),
+    Encoding("Q5_K", 13, 256, 176),
+    Encoding("Q6_K", 14, 256, 210),
+    Encoding("Q8_K", 15, 256, 292),
+    Encoding("IQ2_XXS", 16, 256, 66),
+    Encoding("IQ2_XS", 17, 256, 74),
+    Encoding("IQ3_XXS", 18, 256, 98),
+    Encoding("IQ1_S", 19, 256, 50),
+    Encoding("IQ4_NL", 20, 32, 18),
+    Encoding("IQ3_S", 21, 256, 110),
+    Encoding("IQ2_S", 22, 256, 82),
+    Encoding("IQ4_XS", 23, 256, 136),
+    Encoding("I8", 24, 1, 1),
+    Encoding("I16", 25, 1, 2),
+    Encoding("I32", 26, 1, 4),
+    Encoding("I64", 27, 1, 8),
+    Encoding("F64", 28, 1, 8),
+    Encoding("IQ1_M", 29, 256, 56),
+    Encoding("BF16", 30, 1, 2, 32),
+    Encoding("TQ1_0", 34, 256, 54),
+    Encoding("TQ2_0", 35, 256, 66),
+    Encoding("MXFP4", 39, 32, 17),
+    Encoding("NVFP4", 40, 64, 36),
+    Encoding("Q1_0", 41, 128, 18),
+)
+BY_NAME: Final = {encoding.name: encoding for encoding in ENCODINGS}
+BY_ID: Final = {encoding.ggml: encoding for encoding in ENCODINGS}
+
+
+def quantised(tiles: Iterator[memoryview], encoding: Encoding, name: str) -> Iterator[memoryview]:
+    """Turn the bytes of F32 elements, in whole blocks a tile, into blocks; a piece is valid until the next is asked for.
+
+    Raises UnsupportedError for `name` where a block holds NaN or infinity, or a value that its scale can't reach.
+    """
+    import numpy as np
+
+    buffer, work = np.empty(0, "u1"), _work()
+    for tile in tiles:
+        values = np.frombuffer(tile, "<f4")
+        nbytes = encoding.size(values.size)
+        if len(buffer) < nbytes:
+            buffer = np.empty(nbytes, "u1")
+        if not _quantise(values, encoding, buffer[:nbytes], work):
+            raise UnsupportedError(
+                f"`{name}` holds NaN, infinity or a value too large for {encoding.name}: choose f32 or bf16"
+            )
+        yield buffer[:nbytes].data
+
+
+def dequantise(encoded: NDArray[Any], encoding: Encoding, out: NDArray[Any]) -> None:
+    """Write the elements of blocks (flat bytes) into `out` (flat F32)."""
+    import numpy as np
+
+    kernel = _DEQUANTISE[encoding.name]
+    blocks, values = encoded.reshape(-1, encoding.nbytes), out.reshape(-1, BLOCK)
+    with np.errstate(all="ignore"):
+        for start in range(0, len(blocks), _TOGETHER):
+            kernel(blocks[start : start + _TOGETHER], values[start : start + _TOGETHER])
+
+
+def _quantise(values: NDArray[Any], encoding: Encoding, out: NDArray[Any], work: NDArray[Any]) -> bool:
+    """Write the blocks of `values` (flat F32, whole blocks) into `out` (flat bytes); False: one can't be expressed."""
+    import numpy as np
+
+    kernel = _QUANTISE[encoding.name]
+    blocks, encoded = values.reshape(-1, BLOCK), out.reshape(-1, encoding.nbytes)
+    with np.errstate(all="ignore"):  # what overflows shows in the scales
+        for start in range(0, len(blocks), _TOGETHER):
+            some = blocks[start : start + _TOGETHER]
+            if not kernel(some, encoded[start : start + _TOGETHER], work[:, : len(some)]):
+                return False
+    return True
+
+
+def _work() -> NDArray[Any]:
+    """Give two arrays for the kernels. Made once: the system takes memory of this size back at every free."""
+    import numpy as np
+
+    return np.empty((2, _TOGETHER, BLOCK), "<f4")
+
+
+# ---- values [blocks, 32] → encoded [blocks, bytes]; work [2, blocks, 32] ------------------------------------------------------------------
+
+
+def _q8_0(values: NDArray[Any], out: NDArray[Any], work: NDArray[Any]) -> bool:
+    import numpy as np
+
+    low, high = _ends(values, work[0])
+    scale = np.abs(np.maximum(high, -low)) / np.float32(127)
+    scaled = np.multiply(values, _inverse(scale), out=work[0])
+    # Half away from zero: add a half of the same sign and cut. The float below ½ is right for every float; ½ itself
+    # would carry 0.49999997 over to 1.
+    halves = np.bitwise_and(scaled.view("<u4"), np.uint32(0x80000000), out=work[1].view("<u4"))
+    halves |= np.uint32(0x3EFFFFFF)
+    scaled += halves.view("<f4")
+    out[:, 2:] = scaled.astype("i1").view("u1")
+    return _put_half(out, 0, scale)
+
+
+def _q4_0(values: NDArray[Any], out: NDArray[Any], work: NDArray[Any]) -> bool:
+    scale, levels = _symmetric(values, 8, work)
+    out[:, 2:] = _nibbles(levels)
+    return _put_half(out, 0, scale)
+
+
+def _q4_1(values: NDArray[Any], out: NDArray[Any], work: NDArray[Any]) -> bool:
+    scale, low, levels = _affine(values, 15, work)
+    out[:, 4:] = _nibbles(levels)
+    return _put_half(out, 0, scale) and _put_half(out, 2, low)
+
+
+def _q5_0(values: NDArray[Any], out: NDArray[Any], work: NDArray[Any]) -> bool:
+    scale, levels = _symmetric(values, 16, work)
+    out[:, 2:6] = _fifth_bits(levels)
+    out[:, 6:] = _nibbles(levels)
+    return _put_half(out, 0, scale)
+
+
+def _q5_1(values: NDArray[Any], out: NDArray[Any], work: NDArray[Any]) -> bool:
+    scale, low, levels = _affine(values, 31, work)
+    out[:, 4:8] = _fifth_bits(levels)
+    out[:, 8:] = _nibbles(levels)
+    return _put_half(out, 0, scale) and _put_half(out, 2, low)
+
+
+def _symmetric(values: NDArray[Any], half: int, work: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give scales and levels 0 … 2·half - 1: the value that lies furthest out becomes level 0, of two the first."""
+    import numpy as np
+
+    low, high = _ends(values, work[0])
+    furthest = np.where(high > -low, high, low)
+    ties = np.flatnonzero(high == -low)
+    furthest[ties] = values[ties, np.abs(values[ties]).argmax(axis=1)]
+    scale = furthest / np.float32(-half)
+    levels = np.multiply(values, _inverse(scale), out=work[0])
+    levels += np.float32(half + 0.5)
+    np.minimum(levels, np.float32(2 * half - 1), out=levels)
+    return scale, levels.astype("u1")
+
+
+def _affine(values: NDArray[Any], top: int, work: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Give scales, minima and levels 0 … top. Of two zeros the first is the minimum, whatever its sign."""
+    import numpy as np
+
+    low, high = _ends(values, work[0])
+    zeros = np.flatnonzero(low == 0)
+    low[zeros] = values[zeros, values[zeros].argmin(axis=1)]
+    scale = (high - low) / np.float32(top) + np.float32(0)  # + 0: never -0
+    levels = np.subtract(values, low[:, None], out=work[0])
+    levels *= _inverse(scale)
+    levels += np.float32(0.5)
+    np.minimum(levels, np.float32(top), out=levels)
+    return scale, low, levels.astype("u1")
+
+
+def _ends(values: NDArray[Any], work: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give the smallest and the largest of every row.
+
+    numpy is quick along long axes only: so rows are laid side by side first, by four elements, 16 bytes, at once.
+    """
+    import numpy as np
+
+    fours = work.reshape(-1).view("c16").reshape(8, -1)  # [8, blocks]
+    np.copyto(fours, values.view("c16").T)
+    fours = fours.view("<f4")  # [8, blocks · 4]
+    low, high = fours.min(axis=0).reshape(-1, 4).T.copy(), fours.max(axis=0).reshape(-1, 4).T.copy()
+    return np.minimum.reduce(low, axis=0), np.maximum.reduce(high, axis=0)
+
+
+def _inverse(scale: NDArray[Any]) -> NDArray[Any]:
+    """Give 1/scale as a column; 0 for scales so small that a half can't tell them from 0."""
+    import numpy as np
+
+    inverse = np.float32(1) / scale
+    inverse[~np.isfinite(inverse)] = 0
+    return inverse[:, None]
+
+
+def _put_half(out: NDArray[Any], position: int, values: NDArray[Any]) -> bool:
+    import numpy as np
+
+    halves = values.astype("<f2")
+    out[:, position : position + 2].view("<f2")[:, 0] = halves
+    return bool(np.isfinite(halves).all())
+
+
+def _nibbles(levels: NDArray[Any]) -> NDArray[Any]:
+    """Pack the low four bits: element i below element i + 16. Gives the first 16 columns of [blocks, 32]."""
+    import numpy as np
+
+    eight = levels.reshape(-1).view("<u8") & np.uint64(0x0F0F0F0F0F0F0F0F)
+    # In one run over all rows, which is quicker than row by row; every second result is of no use.
+    eight[:-2] |= eight[2:] << np.uint64(4)
+    return eight.view("u1").reshape(-1, BLOCK)[:, :16]
+
+
+def _fifth_bits(levels: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    return np.packbits(levels.reshape(-1) & np.uint8(16), bitorder="little").reshape(-1, 4)
+
+
+# ---- encoded [blocks, bytes] → values [blocks, 32] ------------------------------------------------------------------
+
+
+def _from_q8_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
+    out[:] = blocks[:, 2:].view("i1")
+    out *= _half(blocks, 0)
+
+
+def _from_q4_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
+    out[:] = _levels(blocks[:, 2:])
+    out -= 8
+    out *= _half(blocks, 0)
+
+
+def _from_q4_1(blocks: NDArray[Any], out: NDArray[Any]) -> None:
+    out[:] = _levels(blocks[:, 4:])
+    out *= _half(blocks, 0)
+    out += _half(blocks, 2)
+
+
+def _from_q5_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
+    out[:] = _levels(blocks[:, 6:], blocks[:, 2:6])
+    out -= 16
+    out *= _half(blocks, 0)
+
+
+def _from_q5_1(blocks: NDArray[Any], out: NDArray[Any]) -> None:
+    out[:] = _levels(blocks[:, 8:], blocks[:, 4:8])
+    out *= _half(blocks, 0)
+    out += _half(blocks, 2)
+
+
+def _half(blocks: NDArray[Any], position: int) -> NDArray[Any]:
+    halves: NDArray[Any] = blocks[:, position : position + 2].copy().view("<f2").astype("<f4")
+    return halves
+
+
+def _levels(nibbles: NDArray[Any], fifth: NDArray[Any] | None = None) -> NDArray[Any]:
+    import numpy as np
+
+    levels = np.empty((len(nibbles), BLOCK), "u1")
+    np.bitwise_and(nibbles, np.uint8(15), out=levels[:, :16])
+    np.right_shift(nibbles, np.uint8(4), out=levels[:, 16:])
+    if fifth is not None:
+        levels |= np.unpackbits(fifth, axis=1, bitorder="little") << np.uint8(4)
+    return levels
+
+
+_QUANTISE: Final[dict[str, Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], bool]]] = {
+    "Q8_0": _q8_0,
+    "Q5_1": _q5_1,
+    "Q5_0": _q5_0,
+    "Q4_1": _q4_1,
+    "Q4_0": _q4_0,
+}
+_DEQUANTISE: Final[dict[str, Callable[[NDArray[Any], NDArray[Any]], None]]] = {
+    "Q8_0": _from_q8_0,
+    "Q5_1": _from_q5_1,
+    "Q5_0": _from_q5_0,
+    "Q4_1": _from_q4_1,
+    "Q4_0": _from_q4_0,
+}
+QUANTISED: Final = tuple(_QUANTISE)

@@ -1,0 +1,69 @@
+"""Every command in README and docs is run, and what the page shows is what it prints.
+
+A page's ```console blocks are run in order in one empty folder. `UPDATE_DOCS=1` puts what was printed into the page.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+
+
+def run(command: str, folder: Path) -> str:
+    words = shlex.split(command)
+    if words[0] == "cerebras-tool":
+        words = [sys.executable, "-m", "converter", *words[1:]]
+    environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return "".join(f"{line.rstrip()}\n" for line in (done.stdout + done.stderr).splitlines())
+
+
+def commands(block: str) -> list[tuple[str, str]]:
+    """Give each command of a block with the output that the page shows for it."""
+    parts = re.split(r"^\$ (.*)\n", block, flags=re.MULTILINE)
+    assert not parts[0], "a block starts with a command"
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_prints_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+
+    def rerun(match: re.Match[str]) -> str:
+        return "```console\n" + "".join(f"$ {c}\n{run(c, tmp_path)}" for c, _ in commands(match[1])) + "```"
+
+    found = BLOCK.sub(rerun, text)
+
+    if os.environ.get("UPDATE_DOCS") and "Traceback" not in found:
+        page.write_text(found)
+    assert "Traceback" not in found
+    assert found == text
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    waiting, seen = [ROOT / "README.md"], {ROOT / "README.md"}
+    while waiting:
+        page = waiting.pop()
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            linked = (page.parent / target).resolve()
+            assert linked.exists(), f"{page} links to {target}"
+            if linked.suffix == ".md" and linked not in seen:
+                seen.add(linked)
+                waiting.append(linked)
+
+    assert set(PAGES) <= seen
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
+    outside = BLOCK.sub("", page.read_text())
+
+    assert not re.findall(r"^\s*(?:\$ )?cerebras-tool (?!download).*$", outside, re.MULTILINE)

@@ -1,0 +1,248 @@
+"""An output is absent, old or complete; what `--resume` keeps is whole."""
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from converter.errors import OutputError
+from converter.publish import Piece, Plan, PlannedFile, check_target, literal, publish
+
+
+def file_plan(*contents: bytes, identity: str = "") -> Plan:
+    pieces = tuple(literal(str(number), content) for number, content in enumerate(contents))
+    return Plan((PlannedFile("", pieces),), folder=False, identity=identity)
+
+
+def folder_plan(**contents: bytes) -> Plan:
+    files = tuple(PlannedFile(name.replace("__", "/"), (literal(name, data),)) for name, data in contents.items())
+    return Plan(files, folder=True)
+
+
+def failing(error: BaseException, after: bytes = b"") -> Plan:
+    def tiles() -> Iterator[memoryview]:
+        if after:
+            yield memoryview(after)
+        raise error
+
+    return Plan((PlannedFile("", (Piece("bad", 10, tiles),)),), folder=False)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_writes_the_pieces_one_after_another(tmp_path: Path) -> None:
+    publish(file_plan(b"ab", b"", b"cde"), tmp_path / "out")
+
+    assert everything(tmp_path) == {"out": b"abcde"}
+
+
+def test_writes_a_folder_with_folders_in_it(tmp_path: Path) -> None:
+    publish(folder_plan(a=b"1", b__c=b"2", empty=b""), tmp_path / "deep" / "out")
+
+    assert everything(tmp_path) == {"deep/out/a": b"1", "deep/out/b/c": b"2", "deep/out/empty": b""}
+
+
+def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        publish(file_plan(b"a"), tmp_path / "file")
+        publish(folder_plan(a=b"1"), tmp_path / "folder")
+    finally:
+        os.umask(old)
+
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "folder" / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+
+    with pytest.raises((type(error), OutputError)):
+        publish(failing(error, b"abc"), tmp_path / "out", force=True)
+
+    assert everything(tmp_path) == {"out": b"old"}
+
+
+def test_a_check_that_fails_at_the_end_keeps_the_target_as_it_was(tmp_path: Path) -> None:
+    def changed() -> None:
+        raise OutputError("the source was changed")
+
+    with pytest.raises(OutputError, match="changed"):
+        publish(file_plan(b"a"), tmp_path / "out", check=changed)
+
+    assert everything(tmp_path) == {}
+
+
+def test_an_existing_output_needs_force(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+
+    with pytest.raises(OutputError, match="give --force"):
+        publish(file_plan(b"new"), tmp_path / "out")
+    publish(file_plan(b"new"), tmp_path / "out", force=True)
+
+    assert everything(tmp_path) == {"out": b"new"}
+
+
+def test_a_folder_with_only_a_readme_counts_as_empty_and_keeps_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    (out / ".gitignore").write_text("*")
+
+    publish(folder_plan(a=b"1"), out)
+
+    assert everything(tmp_path) == {"out/.gitignore": b"*", "out/README.md": b"mine", "out/a": b"1"}
+
+
+def test_a_folder_that_is_not_empty_needs_force_and_is_replaced_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    publish(folder_plan(a=b"1", b=b"2"), out)
+
+    with pytest.raises(OutputError, match="not empty: give --force"):
+        publish(folder_plan(c=b"3"), out)
+    publish(folder_plan(c=b"3"), out, force=True)
+
+    assert everything(tmp_path) == {"out/c": b"3"}
+
+
+def test_an_input_is_never_written_over(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"weights")
+    (tmp_path / "hard").hardlink_to(source)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").hardlink_to(source)
+    status = source.stat()
+    inputs = [(status.st_dev, status.st_ino)]
+
+    for target in ("source", "hard"):
+        with pytest.raises(OutputError, match="is the input itself"):
+            publish(file_plan(b"x"), tmp_path / target, force=True, inputs=inputs)
+    with pytest.raises(OutputError, match="holds the input"):
+        publish(folder_plan(a=b"x"), tmp_path / "folder", force=True, inputs=inputs)
+
+    assert source.read_bytes() == b"weights"
+
+
+def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(OutputError, match="symbolic link"):
+        check_target(tmp_path / "link", folder=False, force=True)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_file_is_no_folder_nor_the_reverse(tmp_path: Path, folder: bool) -> None:
+    target = tmp_path / "out"
+    target.write_bytes(b"") if folder else target.mkdir()
+
+    with pytest.raises(OutputError, match="should be written"):
+        check_target(target, folder=folder, force=True)
+
+
+def test_too_little_room_is_said_before_a_byte_is_written(tmp_path: Path) -> None:
+    huge = Plan((PlannedFile("", (Piece("huge", 1 << 60, lambda: iter(())),)),), folder=False)
+
+    with pytest.raises(OutputError, match="there is room for"):
+        publish(huge, tmp_path / "out")
+
+    assert everything(tmp_path) == {}
+
+
+def test_a_second_run_waits_for_nobody(tmp_path: Path) -> None:
+    with (tmp_path / ".out.partial.journal").open("w") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+
+        with pytest.raises(OutputError, match="another run"):
+            publish(file_plan(b"a"), tmp_path / "out")
+
+
+def test_a_place_that_is_not_writable_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(OutputError, match="can't be written"):
+        publish(file_plan(b"a"), tmp_path / "file" / "out")
+
+
+SCRIPT = """
+import sys, os, time
+from pathlib import Path
+from converter import publish as p
+p._SYNCED = 1000
+def tiles(number):
+    def made():
+        for _ in range(10):
+            time.sleep(0.002)
+            yield memoryview(bytes([number]) * 100)
+    return made
+files = [p.PlannedFile(f"f{n}", tuple(p.Piece(f"{n}.{i}", 1000, tiles(10 * n + i)) for i in range(4))) for n in range(5)]
+p.publish(p.Plan(tuple(files), folder=True, identity=sys.argv[2]), Path(sys.argv[1]), resume=sys.argv[3] == "resume", force=True)
+"""
+WHOLE = {f"f{n}": b"".join(bytes([10 * n + i]) * 1000 for i in range(4)) for n in range(5)}
+
+
+def start(target: Path, how: str, identity: str = "same") -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(target), identity, how], cwd=Path(__file__).parent.parent
+    )
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.2, 0.3, 0.4])
+def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(tmp_path: Path, delay: float) -> None:
+    out = tmp_path / "out"
+    publish(folder_plan(old=b"old"), out)
+
+    killed = start(out, "resume")
+    with pytest.raises(subprocess.TimeoutExpired):
+        killed.wait(delay)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = everything(out)
+    assert start(out, "resume").wait() == 0
+
+    assert before in ({"old": b"old"}, WHOLE)
+    assert everything(tmp_path) == {f"out/{name}": data for name, data in WHOLE.items()}
+
+
+def test_what_was_left_by_another_source_is_not_continued(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    killed = start(out, "resume", "one source")
+    with pytest.raises(subprocess.TimeoutExpired):
+        killed.wait(0.3)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    for path in (tmp_path / ".out.partial").rglob("f*"):
+        path.write_bytes(b"\xff" * path.stat().st_size)
+
+    assert start(out, "resume", "another source").wait() == 0
+
+    assert everything(out) == WHOLE
+
+
+def test_a_file_size_limit_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), "x", "anew"],
+        cwd=Path(__file__).parent.parent,
+        preexec_fn=limited,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "can't be written: file too large" in done.stderr
+    assert everything(tmp_path) == {}
