@@ -124,8 +124,9 @@ class Archive:
                 f"{what} has flags {flags:#06x} and method {method}, the directory {record.flags:#06x} "
                 f"and {record.method}"
             )
+        fields = _extras(rest[name_size:], what)
         if _SENTINEL32 in (compressed, nbytes):
-            nbytes, compressed = _local_sizes(rest[name_size:], nbytes, compressed, what)
+            nbytes, compressed = _local_sizes(fields, nbytes, compressed, what)
         streamed = flags & _STREAMED and (crc, compressed, nbytes) == (0, 0, 0)
         if not streamed and (crc, compressed, nbytes) != (record.crc32, record.compressed, record.nbytes):
             raise ArchiveError(f"{what} has other sizes or another CRC than the directory")
@@ -429,7 +430,7 @@ class _InflatedRecord:
 
 
 def _extras(extra: bytes | memoryview, what: str) -> dict[int, bytes]:
-    """Split an extra field by id. Raises ArchiveError where it is no whole number of fields or has one twice."""
+    """Split an extra field by id. Raises ArchiveError where it is no whole number of fields, has one twice or a name."""
     fields: dict[int, bytes] = {}
     position = 0
     while position < len(extra):
@@ -441,15 +442,14 @@ def _extras(extra: bytes | memoryview, what: str) -> dict[int, bytes]:
             raise ArchiveError(f"{what} has a broken extra field")
         fields[number] = bytes(extra[position : position + size])
         position += size
+    if _SECOND_NAME in fields:
+        raise ArchiveError(f"{what} has a second name in an extra field")
     return fields
 
 
 def _wide(extra: bytes, nbytes: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:
     """Give size, compressed size and offset, those that are at their sentinel from the zip64 extra field."""
-    fields = _extras(extra, what)
-    if _SECOND_NAME in fields:
-        raise ArchiveError(f"{what} has a second name in an extra field")
-    field = fields.get(1)
+    field = _extras(extra, what).get(1)
     needed = [value == _SENTINEL32 for value in (nbytes, compressed, header)]
     if field is None:
         if any(needed):
@@ -462,8 +462,8 @@ def _wide(extra: bytes, nbytes: int, compressed: int, header: int, what: str) ->
     return wide[0], wide[1], wide[2]
 
 
-def _local_sizes(extra: memoryview, nbytes: int, compressed: int, what: str) -> tuple[int, int]:
-    field = _extras(extra, what).get(1, b"")
+def _local_sizes(fields: dict[int, bytes], nbytes: int, compressed: int, what: str) -> tuple[int, int]:
+    field = fields.get(1, b"")
     if len(field) < 16:
         raise ArchiveError(f"{what} lacks the zip64 field that its sizes call for")
     wide: tuple[int, int] = struct.unpack_from("<QQ", field)

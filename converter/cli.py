@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
@@ -41,6 +42,28 @@ class Form(StrEnum):
 
     STORAGES = "storages"
     NAMED = "named"
+
+
+class Target(StrEnum):
+    """What `convert` writes."""
+
+    SAFETENSORS = "safetensors"
+    GGUF = "gguf"
+    PARAMETERS = "parameters"
+
+
+class Encoding(StrEnum):
+    """What `convert` makes of floating-point tensors."""
+
+    KEEP = "keep"
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
+    Q5_1 = "q5_1"
+    Q5_0 = "q5_0"
+    Q4_1 = "q4_1"
+    Q4_0 = "q4_0"
 
 
 app = typer.Typer(
@@ -183,6 +206,57 @@ def extract(
 
 
 @_command()
+def convert(
+    source: Source,
+    output: Annotated[Path, typer.Argument(help="A file (.safetensors, .gguf), or a folder.")],
+    to: Annotated[Target | None, typer.Option("--to", help="The format, where OUTPUT's ending does not say.")] = None,
+    dtype: Annotated[Encoding, typer.Option("--dtype", help="What floating-point tensors become.")] = Encoding.KEEP,
+    max_shard_size: Annotated[
+        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Cut into files of at most this size: 5GB.")
+    ] = None,
+    keep_buffers: Annotated[bool, typer.Option("--keep-buffers", help="Carry the masks over, too.")] = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="DIR", help="The folder with vocab.json and merges.txt.")
+    ] = None,
+    no_crc: NoCrc = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
+    force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    ignore_globals: IgnoreGlobals = False,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert to safetensors, GGUF or a parameters folder, streaming: memory does not grow with the model."""
+    from converter import convert as conversion
+    from converter import render, reports
+
+    size = _nbytes(max_shard_size)
+    catalogue = _open(source, root)
+    with render.progress("converting", 0, quiet=quiet or json) as progress:
+        report = conversion.convert(
+            catalogue,
+            output,
+            to=to.value if to else None,
+            dtype=dtype.value,
+            max_shard_size=size,
+            keep_buffers=keep_buffers,
+            tokenizer=tokenizer,
+            check_crc=not no_crc,
+            dry_run=dry_run,
+            force=force,
+            resume=resume,
+            ignore_globals=ignore_globals,
+            progress=progress,
+            starting=progress.start,
+        )
+    if json:
+        typer.echo(reports.to_json(report))
+    else:
+        render.conversion(report)
+
+
+@_command()
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="`Cerebras-GPT-111M`, or `111M`.")] = None,
     json: Json = False,
@@ -233,6 +307,18 @@ def demo(
     from converter import demo as demonstration
 
     demonstration.run(folder)
+
+
+def _nbytes(text: str | None) -> int | None:
+    """Read a size as people write it: 5GB, 500MB, 1000000, decimal units; 5GiB, binary ones."""
+    if text is None:
+        return None
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]I?|)B?", text.strip().upper())
+    size = int(float(match[1]) * units[match[2]]) if match else 0
+    if size < 1:
+        raise typer.BadParameter(f"`{text}` is no size such as 5GB")
+    return size
 
 
 def _open(source: str, root: str | None) -> Catalogue:

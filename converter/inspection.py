@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter import models, reports
+from converter.errors import UnsupportedError
 from converter.formats.torch import PUBLISHED_WRITER, read_cut_off
 from converter.safety import verdict
 from converter.sources import LocalFile
@@ -33,7 +34,7 @@ def inspect(
 
     `progress` is called with the bytes read for statistics since its last call.
     """
-    recognition = models.recognise(catalogue, catalogue.config)
+    recognition = _recognise(catalogue)
     said, findings = verdict(catalogue.globals)
     chosen = [(n, t) for n, t in catalogue.items() if filter is None or fnmatchcase(n, filter)]
     if sort == "name":
@@ -128,6 +129,19 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def _recognise(catalogue: Catalogue) -> models.Recognition | None:
+    """Tell which model it is; GGUF's names are turned into those that the architectures know."""
+    if catalogue.format != "gguf":
+        return models.recognise(catalogue, catalogue.config)
+    from converter.formats.gguf import as_hugging_face
+
+    try:
+        known = as_hugging_face(catalogue)
+    except UnsupportedError:
+        return None
+    return models.recognise(known, known.config)
+
+
 def _model(recognition: models.Recognition) -> reports.ModelReport:
     return reports.ModelReport(
         name=recognition.model.name if recognition.model else None,
@@ -146,23 +160,31 @@ def _totals(catalogue: Catalogue, buffers: set[str]) -> reports.TotalsReport:
     for name, tensor in catalogue.items():
         if tensor not in seen:
             seen.add(tensor)
-            nbytes += tensor.nbytes
+            nbytes += _nbytes(tensor)
             parameters += 0 if name in buffers else tensor.size * tensor.dtype.packed
     return reports.TotalsReport(len(catalogue), parameters, nbytes)
+
+
+def _nbytes(tensor: Tensor) -> int:
+    """Give the bytes of the logical tensor, or those of its blocks where the file holds it quantised."""
+    if tensor.storage.encoding is None:
+        return tensor.nbytes
+    from converter.quants import BY_NAME
+
+    return BY_NAME[tensor.storage.encoding].size(tensor.size)
 
 
 def _tensor(name: str, tensor: Tensor, stats: bool, progress: Callable[[int], None] | None) -> reports.TensorReport:
     return reports.TensorReport(
         name=name,
-        dtype=tensor.dtype.name,
+        dtype=tensor.storage.encoding or tensor.dtype.name,
         shape=tensor.shape,
         stride=tensor.stride,
         offset=tensor.offset,
         storage=tensor.storage.key,
         shard=tensor.storage.shard,
-        nbytes=tensor.nbytes,
+        nbytes=_nbytes(tensor),
         contiguous=tensor.contiguous,
-        encoding=tensor.storage.encoding,
         stats=statistics(tensor, progress) if stats else None,
     )
 

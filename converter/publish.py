@@ -33,11 +33,15 @@ Progress = Callable[[int], None]  # called with the bytes written since the last
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of an output file, made when it is their turn. `tiles` gives exactly `nbytes`, in order."""
+    """Bytes of an output file, made when it is their turn. `tiles` gives exactly `nbytes`, in order.
+
+    `dtype` is a tensor's, as the file will have it; None for headers and the like.
+    """
 
     name: str
     nbytes: int
     tiles: Callable[[], Iterator[memoryview]]
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,8 @@ class Plan:
 
 
 def literal(name: str, data: bytes) -> Piece:
-    """Give a piece whose bytes are known already."""
-    return Piece(name, len(data), lambda: iter([memoryview(data)]))
+    """Give a piece whose bytes are known already; its name binds a partial output to them."""
+    return Piece(f"{name} {hashlib.sha256(data).hexdigest()}", len(data), lambda: iter([memoryview(data)]))
 
 
 def check_target(target: Path, *, folder: bool, force: bool, inputs: Sequence[tuple[int, int]] = ()) -> None:

@@ -131,7 +131,7 @@ def _work() -> NDArray[Any]:
     return np.empty((2, _TOGETHER, BLOCK), "<f4")
 
 
-# ---- values [blocks, 32] → encoded [blocks, bytes]; work [2, blocks, 32] ------------------------------------------------------------------
+# ---- values [blocks, 32] → encoded [blocks, bytes]; work [2, blocks, 32] --------------------------------------------
 
 
 def _q8_0(values: NDArray[Any], out: NDArray[Any], work: NDArray[Any]) -> bool:

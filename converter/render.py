@@ -60,24 +60,42 @@ class _Trimmed(io.StringIO):
         self._file.flush()
 
 
+class Progress:
+    """Bytes gone by, told to whoever watches; `start` says how many there will be."""
+
+    def __init__(
+        self, advance: Callable[[int], None] | None = None, total: Callable[[int], None] | None = None
+    ) -> None:
+        self._advance, self._total = advance, total
+
+    def __call__(self, nbytes: int) -> None:
+        if self._advance is not None:
+            self._advance(nbytes)
+
+    def start(self, total: int) -> None:
+        """Say how many bytes there will be."""
+        if self._total is not None:
+            self._total(total)
+
+
 @contextmanager
-def progress(what: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, *, quiet: bool = False) -> Iterator[Progress]:
     """Show bytes, speed and time left on stderr while the work runs; nothing where stderr is no terminal."""
     if quiet or not sys.stderr.isatty():
-        yield lambda nbytes: None
+        yield Progress()
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich import progress as bars
 
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True) as bar:
-        task = bar.add_task(safe_text(what), total=total)
-        yield lambda nbytes: bar.advance(task, nbytes)
+    with bars.Progress(*columns, console=Console(stderr=True, markup=False, emoji=False), transient=True) as bar:
+        task = bar.add_task(safe_text(what), total=total or None)
+        yield Progress(lambda nbytes: bar.advance(task, nbytes), lambda known: bar.update(task, total=known))
 
 
 def heading(inspection: reports.Inspection) -> str:
@@ -142,7 +160,7 @@ def _facts(found: reports.Inspection) -> Iterator[tuple[str, Text]]:
     yield "parameters", Text(f"{totals.parameters:,}")
     sizes: Counter[str] = Counter()
     for tensor in found.tensors:
-        sizes[tensor.encoding or tensor.dtype] += tensor.nbytes
+        sizes[tensor.dtype] += tensor.nbytes
     listed = ", ".join(f"{nbytes_text(n)} {dtype}" for dtype, n in sizes.most_common())
     yield "data", Text(nbytes_text(totals.nbytes) + (f" ({listed})" if len(sizes) > 1 else f" {''.join(sizes)}"))
     views = sum(not tensor.contiguous for tensor in found.tensors)
@@ -198,7 +216,7 @@ def fold(tensors: Sequence[reports.TensorReport]) -> list[_Line]:
             if match and len(match[0]) < 9
             else (0, (tensor.name,))
         )
-        key = (pattern, tensor.dtype, tensor.encoding, tensor.shape, tensor.stride, tensor.contiguous)
+        key = (pattern, tensor.dtype, tensor.shape, tensor.stride, tensor.contiguous)
         groups.setdefault(key, []).append((number, tensor))
     lines = []
     for (pattern, *_), members in groups.items():
@@ -229,7 +247,8 @@ def _ranges(numbers: Sequence[int]) -> str:
 def _tensor_table(found: reports.Inspection, out: Console, unfold: bool) -> None:
     lines = [_Line(t.name, t, 1, t) for t in found.tensors] if unfold else fold(found.tensors)
     strided = any(not line.first.contiguous for line in lines)
-    wide = out.width >= _WIDE
+    # Elsewhere a storage is the tensor itself.
+    wide = out.width >= _WIDE and found.source.format.startswith("torch")
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     table.add_column("name", overflow="fold", ratio=None)
     table.add_column("dtype", no_wrap=True)
@@ -241,7 +260,7 @@ def _tensor_table(found: reports.Inspection, out: Console, unfold: bool) -> None
     table.add_column("size", justify="right", no_wrap=True)
     for line in lines:
         tensor = line.first
-        row = [safe_text(line.name), tensor.encoding or tensor.dtype, "×".join(map(str, tensor.shape)) or "scalar"]
+        row = [safe_text(line.name), tensor.dtype, "×".join(map(str, tensor.shape)) or "scalar"]
         if strided:
             row.append("" if tensor.contiguous else ",".join(map(str, tensor.stride)))
         if wide:
@@ -303,6 +322,51 @@ def extraction(report: reports.ExtractReport) -> None:
         out.print(Text(f"  {safe_text(report.properties)} names them for the Java client"))
     for note in report.notes:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
+
+
+def conversion(report: reports.ConversionReport) -> None:
+    """Print what `convert` wrote, or would write."""
+    out = console()
+    weights = [file for file in report.files if file.tensors] or list(report.files)
+    would = "" if report.written else " would be written"
+    out.print(Text(f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", style="bold"))
+    model = f" of {report.model}" if report.model else ""
+    out.print(Text(f"  {report.tensors:,} tensors{model} in {len(weights):,} file{'s' if len(weights) > 1 else ''}"))
+    if report.dropped:
+        out.print(Text(f"  {len(report.dropped):,} masks left out: they follow from the architecture"))
+    for name, kept in report.tied[:8]:
+        out.print(Text(f"  {safe_text(name)} is {safe_text(kept)}, and recorded as such"))
+    loss = report.loss
+    lost = [
+        f"{count:,} {what}"
+        for count, what in (
+            (loss.rounded, "rounded"),
+            (loss.overflowed, "became infinite"),
+            (loss.underflowed, "became zero"),
+            (loss.nan, "NaN"),
+        )
+        if count
+    ]
+    if lost:
+        out.print(Text(f"  as {report.dtype}: {', '.join(lost)}"))
+    for note in report.notes:
+        out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
+    if not report.written:
+        _plan_table(report, out)
+
+
+def _plan_table(report: reports.ConversionReport, out: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for name in ("file", "tensor", "dtype", "offset", "bytes"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("offset", "bytes") else "left")
+    for file in report.files:
+        for tensor in file.tensors:
+            numbers = (f"{tensor.offset:,}", f"{tensor.nbytes:,}")
+            cells = (safe_text(file.path), safe_text(tensor.name), tensor.dtype, *numbers)
+            table.add_row(*(Text(cell) for cell in cells))
+        if not file.tensors:
+            table.add_row(Text(safe_text(file.path)), "", "", "", Text(f"{file.nbytes:,}"))
+    out.print(Padding(table, (0, 0, 0, 2), expand=False))
 
 
 def model_table(declared: Sequence[models.Model]) -> None:

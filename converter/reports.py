@@ -73,7 +73,10 @@ class StatisticsReport:
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """A tensor; stride and offset in elements, as the file has them, nbytes of the logical tensor."""
+    """A tensor; stride and offset in elements, as the file has them, nbytes of the logical tensor.
+
+    `dtype` is as safetensors spells it; what GGUF holds in blocks has the blocks' name (`Q8_0`) and their bytes.
+    """
 
     name: str
     dtype: str
@@ -84,7 +87,6 @@ class TensorReport:
     shard: int | None
     nbytes: int
     contiguous: bool
-    encoding: str | None = None
     stats: StatisticsReport | None = None
 
 
@@ -128,6 +130,56 @@ class ExtractReport:
     nbytes: int
     tensors: int
     properties: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensorReport:
+    """A tensor of an output: its offset in the file and its size, in bytes, padding included."""
+
+    name: str
+    dtype: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFileReport:
+    """A file of an output, and the tensors in it."""
+
+    path: str
+    nbytes: int
+    tensors: tuple[PlannedTensorReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LossReport:
+    """What a change of dtype lost, in elements."""
+
+    nan: int
+    overflowed: int
+    underflowed: int
+    rounded: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """What `convert` wrote, or with `written` false would write. `tied` are (name left out, name kept)."""
+
+    schema: ClassVar = "cerebras-tool/conversion/v1"
+
+    source: str
+    output: str
+    format: str
+    dtype: str
+    model: str | None
+    written: bool
+    nbytes: int
+    tensors: int
+    files: tuple[PlannedFileReport, ...]
+    dropped: tuple[str, ...]
+    tied: tuple[tuple[str, str], ...]
+    loss: LossReport
     notes: tuple[str, ...]
 
 

@@ -250,6 +250,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: zip_bytes([Entry("a/x", DATA, central={"extra": b"up\x08\0\1" + struct.pack("<L", zlib.crc32(b"a/x")) + b"a/y"})]),
         "second name",
     ),
+    "Z07 another name in a local extra field": (
+        lambda: zip_bytes([Entry("a/x", DATA, local={"extra": b"up\x08\0\1" + struct.pack("<L", zlib.crc32(b"a/x")) + b"a/y"})]),
+        "second name",
+    ),
     "Z08 bytes before": (lambda: two(before=b"MZ"), "before its first record"),
     "Z08 bytes before that the directory does not count": (lambda: b"MZ" + two(), "locator"),
     "Z08 the same without zip64": (lambda: b"MZ" + two(zip64=False), "should end at"),

@@ -52,7 +52,7 @@ def test_json_is_one_ascii_document(tiny: Path) -> None:
     assert report["totals"] == {"tensors": 60, "parameters": 220_608, "nbytes": 898_832}
     assert report["tensors"][2] == {
         "name": "transformer.h.0.attn.c_attn.weight", "dtype": "F32", "shape": [64, 192], "stride": [1, 64], "offset": 0,
-        "storage": "2", "shard": None, "nbytes": 49_152, "contiguous": False, "encoding": None,
+        "storage": "2", "shard": None, "nbytes": 49_152, "contiguous": False,
     }  # fmt: skip
     assert report["safety"]["globals"] == [
         "collections.OrderedDict", "torch.ByteStorage", "torch.FloatStorage", "torch._utils._rebuild_tensor_v2",

@@ -76,6 +76,8 @@ def _read(path: Path, root: str | None) -> Catalogue:
         raise SourceError(f"`{path}` can't be listed: {(error.strerror or str(error)).lower()}") from error
     if len(indexes) == 1:
         return _read_index(indexes[0], root)
+    if not indexes and files and (shards := _numbered(files)):
+        return _merge(path, shards, None, root)
     if not indexes and len(files) == 1:
         return open_file(files[0], root=root)
     if not files and not indexes:
@@ -85,8 +87,6 @@ def _read(path: Path, root: str | None) -> Catalogue:
                 "torch.distributed.checkpoint.format_utils dcp_to_torch` first"
             )
         raise FormatError(f"`{path}` holds no weight file: none ends in {', '.join(_WEIGHTS)}")
-    if not indexes and (shards := _numbered(files)):
-        return _merge(path, shards, None, root)
     listed = ", ".join(f"`{file.name}`" for file in [*indexes, *files][:6])
     raise FormatError(f"`{path}` holds several checkpoints: {listed}; name one of them")
 

@@ -17,7 +17,7 @@ from converter.errors import FormatError, LayoutError, LimitError, UnsupportedEr
 from converter.limits import LIMITS
 from converter.quants import BLOCK, BY_ID, QUANTISED, Encoding, dequantise
 from converter.sources import STEP
-from converter.tensors import Catalogue, File, Other, Storage, Tensor
+from converter.tensors import Catalogue, File, Other, Storage, Tensor, row_major
 
 if TYPE_CHECKING:
     from converter.sources import Source
@@ -97,7 +97,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
         raise FormatError(f"`{source.name}` is a GGUF file: its names have no root to choose")
     cursor = _Cursor(source, len(MAGIC))
     version = cursor.number("<I")
-    if version & 0xFFFF == 0:
+    if version and version & 0xFFFF == 0:
         raise FormatError(f"`{source.name}` is a big-endian GGUF file: turn it into a little-endian one first")
     if version not in (2, 3):
         raise FormatError(f"`{source.name}` is a GGUF file of version {version}: 2 and 3 are read")
@@ -119,6 +119,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
         location=source.name,
         format=NAME,
         files=[File(source.name, source.size)],
+        storages=[tensor.storage for tensor in contents.tensors.values()],
         unsupported=contents.unsupported,
         problems=contents.problems(metadata),
         metadata=metadata,
@@ -423,11 +424,7 @@ class _Contents:
             name = encoding.name if encoding is not None else f"ggml type {info.ggml}"
             self.unsupported.append(Other(info.name, "quantised", Undecoded(name, info.shape)))
             return
-        self.tensors[info.name] = Tensor(dtype, info.shape, _row_major(info.shape), 0, storage)
-
-
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        self.tensors[info.name] = Tensor(dtype, info.shape, row_major(info.shape), 0, storage)
 
 
 def _padded(position: int, alignment: int) -> int:

@@ -17,6 +17,7 @@ from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats.gguf import ALIGNMENT, ARRAY, MAGIC, STRING, TYPES
+from converter.formats.safetensors import check_expansion
 from converter.models import Parameter, Recognition, recognise
 from converter.numbers import Loss, can_convert, converted
 from converter.publish import Piece, PlannedFile, literal
@@ -53,14 +54,18 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """GGUF files to be. `notes` are sentences for a person; `loss` fills up as the pieces are made."""
+class Conversion:
+    """GGUF files to be. `dropped` are masks, `notes` sentences for a person.
+
+    `losses` is filled while the files are written, by tensor of the source, where F16 or BF16 is made of more; what
+    blocks lose is their nature and not counted.
+    """
 
     files: tuple[PlannedFile, ...]
     entries: tuple[Entry, ...]
     dropped: tuple[str, ...]
     notes: tuple[str, ...]
-    loss: Loss
+    losses: dict[str, Loss]
 
 
 def plan(
@@ -73,7 +78,7 @@ def plan(
     max_shard_size: int | None = None,
     name: str | None = None,
     source_sha256: str | None = None,
-) -> Planned:
+) -> Conversion:
     """Plan a GPT-2 as GGUF. Nothing is read but masks, which are left out, and the tokenizer.
 
     `catalogue` has the names of Hugging Face. `encoding` is one of CHOICES, for matrices; vectors, norms and positions are
@@ -84,19 +89,22 @@ def plan(
     Raises UnsupportedError for other architectures and what GGUF has no place for, ModelError for a GPT-2 that is not
     whole or contradicts its config.json.
     """
+    for other in catalogue.unsupported:
+        raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
     recognition = _recognised(catalogue, config)
     settings: Mapping[str, Any] = config or (recognition.model.config if recognition.model else {})
     notes = _notes(settings, tokenizer)
     dropped = _droppable(catalogue, recognition)
     tensors = _tensors(catalogue, recognition, encoding, notes)
+    check_expansion({written.source: written.tensor for written in tensors})
     metadata = [
         *_general(recognition, tensors, encoding, name, source_sha256),
         *_architecture(recognition, settings),
         *_tokenizer(recognition, settings, load(tokenizer) if tokenizer is not None else None, notes),
     ]
-    loss = Loss()
-    files, entries = _files(tensors, metadata, path, max_shard_size, loss)
-    return Planned(tuple(files), tuple(entries), dropped, tuple(notes), loss)
+    losses: dict[str, Loss] = {}
+    files, entries = _files(tensors, metadata, path, max_shard_size, losses)
+    return Conversion(tuple(files), tuple(entries), dropped, tuple(notes), losses)
 
 
 # ---- what is written ------------------------------------------------------------------------------------------------
@@ -331,7 +339,7 @@ def _scalar(key: str, type: str, value: float) -> bytes:
 
 
 def _files(
-    tensors: list[_Written], metadata: list[bytes], path: str, most: int | None, loss: Loss
+    tensors: list[_Written], metadata: list[bytes], path: str, most: int | None, losses: dict[str, Loss]
 ) -> tuple[list[PlannedFile], list[Entry]]:
     shards = _shards(tensors, sum(map(len, metadata)), most)
     if len(shards) > 1 and not path.endswith(".gguf"):
@@ -352,7 +360,7 @@ def _files(
         pieces = [literal("header", header)]
         offset = len(header)
         for written in shard:
-            pieces.append(Piece(written.name, written.padded, _bytes(written, loss)))
+            pieces.append(Piece(written.name, written.padded, _bytes(written, losses), written.encoding.name))
             shape = written.tensor.shape
             entries.append(
                 Entry(written.name, written.source, written.encoding.name, shape, name, offset, written.nbytes)
@@ -395,14 +403,17 @@ def _info(written: _Written, offset: int) -> bytes:
     )
 
 
-def _bytes(written: _Written, loss: Loss) -> Callable[[], Iterator[memoryview]]:
+def _bytes(written: _Written, losses: dict[str, Loss]) -> Callable[[], Iterator[memoryview]]:
     def tiles() -> Iterator[memoryview]:
         tensor, encoding = written.tensor, written.encoding
         # What lies in order is taken in pieces that stay in the cache; what doesn't is gathered from far apart.
         source = tensor.tiles(STEP if tensor.contiguous else TILE)
         target = DTYPES.get(encoding.name, F32)
+        loss = Loss()
         values = converted(source, tensor.dtype, target, loss)
         yield from values if encoding.block == 1 else quantised(values, encoding, written.source)
+        if loss or loss.nan:
+            losses[written.source] = loss
         if written.padded > written.nbytes:
             yield memoryview(bytes(written.padded - written.nbytes))
 

@@ -22,20 +22,27 @@ if TYPE_CHECKING:
     from converter.sources import Source
 
 NAME: Final = "torch-legacy"
-MAGIC: Final = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+_MAGIC: Final = 0x1950A86A20F9469CFC6C
+_PICKLED: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
+_STARTS: Final = (  # the magic number by pickle protocol: 2 is torch's own choice, the others its caller's
+    *(bytes([0x80, protocol]) + _PICKLED for protocol in (2, 3)),
+    *(bytes([0x80, protocol, 0x95]) + len(_PICKLED).to_bytes(8, "little") + _PICKLED for protocol in (4, 5)),
+    b"L%dL\n." % _MAGIC,
+)
 _PROTOCOL: Final = 1001
 _FIRST_READ: Final = 1 << 20  # bytes; grown fourfold while a pickle goes on
 
 
 def matches(head: bytes) -> bool:
     """Look for the pickled magic number at the very start."""
-    return head.startswith(MAGIC)
+    return head.startswith(_STARTS)
 
 
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts; no tensor's bytes."""
     stream = _Stream(source)
-    version = stream.next(len(MAGIC)).value
+    stream.next()  # the magic number: `matches` has seen it
+    version = stream.next().value
     if type(version) is not int or version != _PROTOCOL:
         raise FormatError(
             f"`{source.name}` is a legacy stream of protocol {describe(version)}: {_PROTOCOL} was expected"
@@ -79,13 +86,12 @@ class _Stream:
         self.used: dict[tuple[str, str], int] = {}
         self._data = b""
 
-    def next(self, position: int | None = None, persistent: Callable[[object], object] = PersistentId) -> Pickled:
-        """Run the pickle at `position` (bytes), or the one after the last."""
-        at = self.position if position is None else position
+    def next(self, persistent: Callable[[object], object] = PersistentId) -> Pickled:
+        """Run the pickle after the last one."""
         while True:
             most = min(self.source.size, LIMITS.pickle_bytes)
             try:
-                pickled = run(self._data, TABLE, persistent, at, used=self.used)
+                pickled = run(self._data, TABLE, persistent, self.position, used=self.used)
             except TruncatedPickleError:
                 if len(self._data) >= most:
                     if self.source.size > most:

@@ -251,7 +251,8 @@ def _escaped(name: str) -> str:
         for index, byte in enumerate(name.encode("utf-8", "surrogatepass"))
     )
     if len(encoded) > 200 or not encoded:
-        encoded = f"{encoded[:120].rpartition('%')[0] or encoded[:120] or 'unnamed'}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        start = encoded[:120].rpartition("%")[0] or encoded[:120] or "unnamed"
+        encoded = f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return encoded
 
 

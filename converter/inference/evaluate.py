@@ -1,0 +1,307 @@
+"""Whether two models compute the same: logits, greedy tokens and perplexity on the same token ids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.errors import ConverterError, ManifestError, ModelError
+from converter.inference.activations import Activation
+from converter.inference.gpt2 import Gpt2
+from converter.limits import LIMITS
+from converter.sources import LocalFile
+from converter.tensors import Catalogue
+
+TOKENS: Final = 64  # of the built-in sequence
+STEPS: Final = 32  # greedy tokens
+_LARGEST_LOGARITHM: Final = 709.0  # exp of more is no float64
+_DIGITS: Final = 10  # of a token id
+_ROWS: Final = 8  # positions at a time, in float64: 3 MB each of a vocabulary of 50,257
+
+
+class Engine(Protocol):
+    """Something that computes a model.
+
+    `log_probabilities` says that its logits are normalised: a constant a position is lost, so the other side's are
+    normalised too before they are compared.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def activation(self) -> Activation: ...
+
+    @property
+    def log_probabilities(self) -> bool: ...
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """[tokens] → [tokens, vocabulary]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the source computes: `tokens` are the given ones and then the greedy ones; logits of all of them."""
+
+    activation: Activation
+    tokens: tuple[int, ...]
+    given: int
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A source and what stands for it, over all positions of the given and the greedy tokens.
+
+    Differences are of logits, in their own unit; `spread` is the standard deviation of the source's logits within a
+    position. `kl_divergence` is the mean over positions, in nats. `greedy_difference` is the first of the `greedy`
+    steps at which the other would choose another token, None where it never does. What can't be computed, because
+    logits are NaN or infinite, is None; `not_finite` and `other_not_finite` count those.
+    """
+
+    engine: str
+    activation: Activation
+    source_activation: Activation
+    positions: int
+    max_difference: float | None
+    mean_difference: float | None
+    spread: float | None
+    kl_divergence: float | None
+    top1_agreement: float
+    greedy: tuple[int, ...]
+    greedy_difference: int | None
+    perplexity: float | None
+    other_perplexity: float | None
+    not_finite: int
+    other_not_finite: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields as JSON has them."""
+        return {**asdict(self), "greedy": list(self.greedy)}
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """What a comparison may show at most: `difference` as a share of the logits' spread, `top1` at least.
+
+    Shares, because a rounded weight changes a logit in proportion to its size: models that say louder logits are not
+    worse copies. None: no limit.
+    """
+
+    difference: float
+    kl_divergence: float
+    top1: float
+    greedy: bool = False  # whether all greedy tokens must be equal
+
+
+# The same weights in the same engine yield the same bits, whatever form they come from: see converter.inference.gpt2.
+EXACT: Final = Threshold(difference=0, kl_divergence=0, top1=1, greedy=True)
+
+# Each about three times (agreement: a third of) what the loss of that encoding alone did to a 111M of random weights,
+# whose figures stand behind; trained weights have outliers, which cost the block formats more. A transposed matrix or
+# two swapped layers cost a difference of several spreads.
+THRESHOLDS: Final = {
+    "F16": Threshold(0, 0, 0),
+}
+
+# Engines that sum in another order, beside the output's own loss.
+ENGINES: Final = {
+    "numpy": EXACT,
+}
+
+
+def reference(source: Gpt2, tokens: Sequence[int], steps: int = STEPS) -> Reference:
+    """Compute the source: `steps` greedy tokens, fewer where its positions end, and the logits of everything.
+
+    The other side then needs one pass: where all tokens before are the source's, what it would choose next is the
+    likeliest of its logits there. So even a model that is read anew for every pass is compared at the price of one.
+    """
+    steps = max(0, min(steps, source.n_positions - len(tokens)))
+    sequence = (*tokens, *source.greedy(tokens, steps))
+    return Reference(source.activation, sequence, len(tokens), source.logits(sequence))
+
+
+def compare(source: Reference, other: Engine) -> Comparison:
+    """Hold an engine's logits against the source's."""
+    found = other.logits(source.tokens)
+    if found.shape != source.logits.shape:
+        raise ModelError(f"`{other.name}` gives logits of shape {found.shape}: expected {source.logits.shape}")
+    sums = _Sums(source, found, other.log_probabilities)
+    choices, chosen = source.logits.argmax(-1), found.argmax(-1)
+    same = choices == chosen
+    steps = range(source.given - 1, len(source.tokens) - 1)
+    return Comparison(
+        engine=other.name,
+        activation=other.activation,
+        source_activation=source.activation,
+        positions=len(source.tokens),
+        max_difference=sums.max_difference if sums.compared else None,
+        mean_difference=sums.difference / sums.compared if sums.compared else None,
+        spread=math.sqrt(sums.variance / sums.rows) if sums.rows else None,
+        kl_divergence=max(0.0, sums.kl_divergence / sums.rows) if sums.rows else None,
+        top1_agreement=float(same.mean()),
+        greedy=source.tokens[source.given :],
+        greedy_difference=next((step - steps.start for step in steps if not same[step]), None),
+        perplexity=perplexity(source.logits, source.tokens[: source.given]),
+        other_perplexity=perplexity(found, source.tokens[: source.given]),
+        not_finite=int(np.count_nonzero(~np.isfinite(source.logits))),
+        other_not_finite=int(np.count_nonzero(~np.isfinite(found))),
+    )
+
+
+def perplexity(logits: NDArray[np.float32], tokens: Sequence[int]) -> float | None:
+    """exp of the mean surprise at each of the tokens but the first; None where that is no number."""
+    surprise = 0.0
+    for start, rows in _in_rows(logits[: len(tokens) - 1]):
+        following = np.asarray(tokens[start + 1 : start + 1 + len(rows)])
+        surprise -= float(_log_softmax(rows)[np.arange(len(rows)), following].sum())
+    mean = surprise / max(1, len(tokens) - 1)
+    return math.exp(mean) if len(tokens) > 1 and mean < _LARGEST_LOGARITHM else None
+
+
+def threshold(source: Catalogue, output: Catalogue, engine: str = "numpy") -> Threshold:
+    """Give what the coarsest encoding of the output, and the engine it is computed with, may cost."""
+    lossy = _encodings(output) - _encodings(source)
+    limits = [ENGINES[engine], *(THRESHOLDS[name] for name in lossy if name in THRESHOLDS)]
+    return Threshold(
+        difference=max(limit.difference for limit in limits),
+        kl_divergence=max(limit.kl_divergence for limit in limits),
+        top1=min(limit.top1 for limit in limits),
+        greedy=all(limit.greedy for limit in limits),
+    )
+
+
+def shortcomings(comparison: Comparison, limit: Threshold) -> list[str]:
+    """Say in a sentence each what goes beyond the threshold; nothing where the comparison holds."""
+    found: list[str] = []
+    if comparison.not_finite or comparison.other_not_finite:
+        if comparison.not_finite != comparison.other_not_finite:
+            found.append(
+                f"{comparison.other_not_finite:,} logits are NaN or infinite; {comparison.not_finite:,} in the source"
+            )
+    if comparison.max_difference is None or comparison.spread is None or comparison.kl_divergence is None:
+        found.append("no position has finite logits on both sides")
+    else:
+        allowed = limit.difference * comparison.spread
+        if comparison.max_difference > allowed:
+            found.append(f"a logit differs by {comparison.max_difference:.3g}: expected at most {allowed:.3g}")
+        if comparison.kl_divergence > limit.kl_divergence:
+            found.append(
+                f"the KL divergence is {comparison.kl_divergence:.3g}: expected at most {limit.kl_divergence:.3g}"
+            )
+    if comparison.top1_agreement < limit.top1:
+        found.append(
+            f"the likeliest token is the same at {comparison.top1_agreement:.1%} of the positions: expected at least "
+            f"{limit.top1:.1%}"
+        )
+    if limit.greedy and comparison.greedy_difference is not None:
+        found.append(f"greedy token {comparison.greedy_difference + 1} of {len(comparison.greedy)} is another")
+    return found
+
+
+def activation_effect(source: Catalogue, tokens: Sequence[int], config: Mapping[str, Any] | None = None) -> Comparison:
+    """Compare the source with itself under the other GELU: what llama.cpp and the Java client do to an erf model.
+
+    No output is to blame for it, so it is reported apart.
+    """
+    own = Gpt2(source, config=config)
+    other = Gpt2(source, config=config, activation="tanh" if own.activation == "erf" else "erf")
+    return compare(reference(own, tokens), other)
+
+
+def builtin_tokens(vocab_size: int, n_positions: int) -> list[int]:
+    """Give the fixed sequence: up to 64 ids from all over the vocabulary, and at most half the positions."""
+    state, tokens = 1, []
+    for _ in range(min(TOKENS, (n_positions + 1) // 2)):
+        state = (1103515245 * state + 12345) % (1 << 31)  # POSIX's rand
+        tokens.append((state >> 8) % vocab_size)
+    return tokens
+
+
+def load_tokens(path: str | Path, vocab_size: int, n_positions: int) -> list[int]:
+    """Read token ids: a JSON list, or decimal numbers between spaces or line ends."""
+    source = LocalFile(path)
+    if source.size > LIMITS.json_bytes:
+        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    words = bytes(source.read(0, source.size)).strip()
+    if words.startswith(b"[") and words.endswith(b"]"):
+        words = words[1:-1].replace(b",", b" ")
+    tokens = []
+    for word in words.split():
+        if not word.isdigit() or len(word) > _DIGITS:
+            raise ManifestError(f"`{path}` holds {word[:40].decode(errors='replace')!r}: expected token ids, 0 and up")
+        tokens.append(int(word))
+    return check_tokens(tokens, f"`{path}`", vocab_size, n_positions)
+
+
+def encode(prompt: str, vocabulary: Path, vocab_size: int, n_positions: int) -> list[int]:
+    """Turn a text into GPT-2's tokens by the vocab.json and merges.txt in a folder."""
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+    except ImportError as error:
+        raise ConverterError(
+            "a prompt needs the package `tokenizers`: install it with `pip install 'cerebras-tool[text]'`, or give "
+            "token ids"
+        ) from error
+    files = [vocabulary / name for name in ("vocab.json", "merges.txt")]
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"a prompt needs `{file.name}`, which `{vocabulary}` lacks; or give token ids")
+    try:
+        tokenizer = Tokenizer(models.BPE.from_file(*map(str, files)))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ManifestError(f"the tokenizer in `{vocabulary}` can't be read: {str(error)[:200]}") from error
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return check_tokens(tokenizer.encode(prompt).ids, "the prompt", vocab_size, n_positions)
+
+
+def check_tokens(tokens: list[int], holder: str, vocab_size: int, n_positions: int) -> list[int]:
+    """Give the tokens back if a model can read them. Raises ModelError."""
+    if not tokens:
+        raise ModelError(f"{holder} holds no token")
+    if len(tokens) > n_positions:
+        raise ModelError(f"{holder} has {len(tokens):,} tokens: the model has {n_positions:,} positions")
+    if max(tokens) >= vocab_size:
+        raise ModelError(f"{holder} has the token {max(tokens):,}: the model's vocabulary has {vocab_size:,}")
+    return tokens
+
+
+class _Sums:
+    """Sums over the positions where both sides have a finite number."""
+
+    def __init__(self, source: Reference, found: NDArray[np.float32], normalised: bool) -> None:
+        self.compared, self.difference, self.max_difference = 0, 0.0, 0.0
+        self.rows, self.variance, self.kl_divergence = 0, 0.0, 0.0
+        for start, expected in _in_rows(source.logits):
+            actual = found[start : start + len(expected)].astype(np.float64)
+            whole = (np.isfinite(expected) & np.isfinite(actual)).all(-1)
+            expected, actual = expected[whole], actual[whole]
+            if not len(expected):
+                continue
+            log_p, log_q = _log_softmax(expected), _log_softmax(actual)
+            difference = np.abs(log_p - log_q if normalised else expected - actual)
+            self.compared += difference.size
+            self.difference += float(difference.sum())
+            self.max_difference = max(self.max_difference, float(difference.max()))
+            self.rows += len(expected)
+            self.variance += float(expected.var(-1).sum())
+            self.kl_divergence += float((np.exp(log_p) * (log_p - log_q)).sum())
+
+
+def _in_rows(logits: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    for start in range(0, len(logits), _ROWS):
+        yield start, logits[start : start + _ROWS].astype(np.float64)
+
+
+def _log_softmax(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(all="ignore"):
+        shifted = rows - rows.max(-1, keepdims=True)
+        result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result

@@ -1,0 +1,268 @@
+"""GGUF files that lie. The cases named in capitals are those of llama.cpp's tests/test-gguf.cpp; G01 to G10 are ours."""
+
+from __future__ import annotations
+
+import struct
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from converter.errors import ConverterError, FormatError, LayoutError, LimitError
+from converter.formats import open_checkpoint
+from converter.formats.gguf import Array, matches, read
+from tests.gguf_files import BF16, F16, F32, Q4_0, Q4_K, Q8_0, Bytes, Info, gguf, info, key, text
+
+ARCHITECTURE = key("general.architecture", "string", "gpt2")
+FOUR = struct.pack("<4f", 1, 2, 3, 4)
+HUGE = (1 << 31) - 1, 1 << 32, 1 << 48, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1
+
+REFUSED = [
+    ("HEADER_BAD_VERSION_0", gguf(version=0), FormatError, "version 0"),
+    ("HEADER_BAD_VERSION_1", gguf(version=1), FormatError, "version 1: 2 and 3 are read"),
+    ("HEADER_BAD_VERSION_FUTURE", gguf(version=4), FormatError, "version 4"),
+    ("G01 big-endian", b"GGUF" + struct.pack(">IQQ", 3, 0, 0), FormatError, "big-endian"),
+    *((f"HEADER_BAD_N_TENSORS {n}", gguf(n_tensors=n), FormatError, "no room for") for n in HUGE),
+    *((f"HEADER_BAD_N_KV {n}", gguf(n_keys=n), FormatError, "no room for") for n in HUGE),
+    ("G02 one key too many", gguf([ARCHITECTURE], n_keys=2), FormatError, "ends inside"),
+    ("G02 one tensor too many", gguf([ARCHITECTURE], n_tensors=1), FormatError, "no room|ends inside"),
+    *(
+        (f"KV_BAD_KEY_SIZE {n}", gguf([text(b"", n) + struct.pack("<IBB", 0, 1, 1)]), FormatError, "ends inside a key")
+        for n in HUGE
+    ),
+    ("G03 key of 65,536 bytes", gguf([key("k" * 65536, "u8", 1)]), LimitError, "65,535"),
+    ("KV_EMPTY_KEY", gguf([key("", "u32", 1)]), FormatError, "empty"),
+    ("G08 zero byte in a key", gguf([key("a\0b", "u32", 1)]), FormatError, "zero byte"),
+    ("G08 key no UTF-8", gguf([key(b"\xff\xfe", "u32", 1)]), FormatError, "no UTF-8"),
+    ("G08 value no UTF-8", gguf([key("k", "string", b"\xc3(")]), FormatError, "no UTF-8"),
+    ("KV_BAD_TYPE", gguf([text("k") + struct.pack("<IQ", 13, 0)]), FormatError, "type 13"),
+    ("KV_BAD_TYPE huge", gguf([text("k") + struct.pack("<IQ", 1 << 31, 0)]), FormatError, "type 2147483648"),
+    ("KV_DUPLICATE_KEY", gguf([ARCHITECTURE, ARCHITECTURE]), FormatError, "stands twice"),
+    ("G08 bool of 7", gguf([key("k", "bool", 7)]), FormatError, "truth value of 7"),
+    *(
+        (f"KV_BAD_ALIGN {n}", gguf([key("general.alignment", "u32", n)]), FormatError, "power of two")
+        for n in (0, 3, 33, 1 << 21, 1 << 30, (1 << 32) - 1)
+    ),
+    *(
+        (f"KV_WRONG_TYPE_ALIGN {kind}", gguf([key("general.alignment", kind, 32)]), FormatError, "a u32 was expected")
+        for kind in ("u8", "i32", "u64", "f32")
+    ),
+    ("KV_WRONG_TYPE_ALIGN string", gguf([key("general.alignment", "string", "32")]), FormatError, "a u32"),
+    ("KV_WRONG_TYPE_ALIGN array", gguf([key("general.alignment", "array:u32", [32])]), FormatError, "a u32"),
+    ("G06 alignment twice", gguf([key("general.alignment", "u32", 32)] * 2), FormatError, "stands twice"),
+    *(
+        (
+            f"G03 string of {n} bytes",
+            gguf([text("k") + struct.pack("<I", 8) + text(b"", n) + bytes(8)]),
+            FormatError,
+            "ends inside",
+        )
+        for n in HUGE
+    ),
+    *(
+        (
+            f"G04 array of {n} {kind}",
+            gguf([text("k") + struct.pack("<IIQ", 9, kind, n) + bytes(64)]),
+            FormatError,
+            "the file ends before",
+        )
+        for n in HUGE
+        for kind in (0, 8, 12)
+    ),
+    (
+        "G04 string in an array beyond the end",
+        gguf([text("k") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text(b"", 1 << 60) + bytes(9)]),
+        FormatError,
+        "ends inside",
+    ),
+    ("G04 nested arrays", gguf([text("k") + struct.pack("<IIQ", 9, 9, 1) * 5000]), FormatError, "array of arrays"),
+    ("G04 array of no type", gguf([text("k") + struct.pack("<IIQ", 9, 99, 1) + bytes(8)]), FormatError, "type 99"),
+    *(
+        (
+            f"TENSORS_BAD_NAME_SIZE {n}",
+            gguf(infos=[Info("w" * n)], data=FOUR),
+            FormatError,
+            f"{n:,} bytes",
+        )
+        for n in (64, 65, 70_000)
+    ),
+    *(
+        (f"TENSORS_BAD_NAME_SIZE {n}", gguf([ARCHITECTURE], n_tensors=1) + text(b"", n) + bytes(64), FormatError, "name")
+        for n in HUGE
+    ),
+    ("G08 name empty", gguf(infos=[Info("")], data=FOUR), FormatError, "empty"),
+    ("G08 name with a zero byte", gguf(infos=[Info("a\0")], data=FOUR), FormatError, "zero byte"),
+    ("G08 name no UTF-8", gguf(infos=[Info(b"\xff")], data=FOUR), FormatError, "no UTF-8"),
+    *(
+        (f"TENSORS_BAD_N_DIMS {n}", gguf(infos=[Info("w", rank=n)], data=FOUR), FormatError, "dimensions")
+        for n in (5, 64, (1 << 32) - 1)
+    ),
+    *(
+        (f"TENSORS_BAD_SHAPE {n}", gguf(infos=[Info("w", (n,))], data=FOUR), LayoutError, "63 bits|ends at byte")
+        for n in HUGE
+    ),
+    ("G05 negative dimension and zero", gguf(infos=[Info("w", (0, 1 << 63))], data=FOUR), LayoutError, "63 bits"),
+    ("TENSORS_NE_TOO_BIG", gguf(infos=[Info("w", (1 << 31, 1 << 31, 4))], data=FOUR), LayoutError, "63 bits"),
+    ("G05 product wraps to 0", gguf(infos=[Info("w", (1 << 32, 1 << 32))], data=FOUR), LayoutError, "63 bits"),
+    ("TENSORS_NBYTES_TOO_BIG", gguf(infos=[Info("w", (1 << 61,))], data=FOUR), LayoutError, "ends at byte"),
+    ("TENSORS_NBYTES_TOO_BIG Q4_0", gguf(infos=[Info("w", (1 << 62,), Q4_0)], data=FOUR), LayoutError, "ends at byte"),
+    ("G05 no whole block", gguf(infos=[Info("w", (48,), Q8_0)], data=bytes(64)), LayoutError, "no whole blocks of Q8_0"),
+    ("G05 a row cut in a block", gguf(infos=[Info("w", (16, 2), Q4_0)], data=bytes(64)), LayoutError, "no whole blocks"),
+    ("G05 0-d block", gguf(infos=[Info("w", (), Q8_0)], data=bytes(64)), LayoutError, "no whole block of Q8_0"),
+    ("TENSORS_BAD_OFFSET unaligned", gguf(infos=[Info("w", offset=1)], data=FOUR * 4), LayoutError, "starts at byte 1"),
+    ("TENSORS_BAD_OFFSET hole", gguf(infos=[Info("w", offset=32)], data=FOUR * 4), LayoutError, "starts at byte 32"),
+    ("G07 beyond the end", gguf(infos=[Info("w", offset=1 << 40)], data=FOUR), LayoutError, "starts at byte"),
+    ("G07 overlap", gguf(infos=[Info("a"), Info("b")], data=FOUR * 4), LayoutError, "`b` starts at byte 0"),
+    ("G07 order", gguf(infos=[Info("a", offset=32), Info("b")], data=FOUR * 4), LayoutError, "`a` starts at byte 32"),
+    ("TENSORS_DUPLICATE_NAME", gguf(infos=[Info("w"), Info("w", offset=32)], data=FOUR * 4), FormatError, "both called"),
+    (
+        "TENSORS_INCONSISTENT_ALIGN",
+        gguf([key("general.alignment", "u32", 64)], [Info("a"), Info("b", offset=32)], FOUR * 8, alignment=64),
+        LayoutError,
+        "`b` starts at byte 32",
+    ),
+    ("DATA_NOT_ENOUGH_DATA", gguf(infos=[Info("w")], data=FOUR[:-1]), LayoutError, "ends at byte"),
+    ("DATA_NOT_ENOUGH_DATA none", gguf(infos=[Info("w")]), LayoutError, "ends at byte"),
+    ("DATA_MEM_SIZE_OVERFLOW", gguf(infos=[Info("w", ((1 << 61) - 1,))], data=FOUR), LayoutError, "ends at byte"),
+    ("G07 after a tensor of unknown type", gguf(infos=[Info("a", type=77), Info("b", offset=16)], data=FOUR * 9), LayoutError, "padded one"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "error", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_refuses(data: bytes, error: type[ConverterError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        read(Bytes(data))
+
+
+def test_header_bad_magic_is_no_gguf(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf(magic=b"FUGG"))
+
+    assert not matches(b"FUGG")
+    with pytest.raises(FormatError, match="no checkpoint this program knows"):
+        open_checkpoint(path)
+
+
+ACCEPTED = [
+    ("HEADER_EMPTY", gguf(), {}),
+    ("KV_SUCCESS", gguf([ARCHITECTURE, key("n", "u64", 7)]), {}),
+    ("version 2", gguf([ARCHITECTURE], [Info("w")], FOUR, version=2), {"w": (4,)}),
+    ("TENSORS_ZERO_DIM", gguf(infos=[Info("w", (4, 0)), Info("x")], data=FOUR), {"w": (0, 4), "x": (4,)}),
+    ("TENSORS_SUCCESS", gguf(infos=[Info("a", (2, 2)), Info("b", offset=32)], data=FOUR * 4), {"a": (2, 2), "b": (4,)}),
+    (
+        "TENSORS_CUSTOM_ALIGN",
+        gguf([key("general.alignment", "u32", 8)], [Info("a", (1,)), Info("b", offset=8)], FOUR * 2, alignment=8),
+        {"a": (1,), "b": (4,)},
+    ),
+    ("DATA_SUCCESS without the last padding", gguf(infos=[Info("w", (4, 1, 1, 1))], data=FOUR), {"w": (1, 1, 1, 4)}),
+    ("0-d", gguf(infos=[Info("w", ())], data=FOUR), {"w": ()}),
+    ("name of 63 bytes", gguf(infos=[Info("w" * 63)], data=FOUR), {"w" * 63: (4,)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "shapes"), [case[1:] for case in ACCEPTED], ids=[case[0] for case in ACCEPTED])
+def test_accepts(data: bytes, shapes: dict[str, tuple[int, ...]]) -> None:
+    assert {name: tensor.shape for name, tensor in read(Bytes(data)).items()} == shapes
+
+
+def test_every_truncation_is_refused() -> None:
+    keys = [
+        ARCHITECTURE,
+        key("s", "array:string", ["ab", "", "c"]),
+        key("n", "array:i16", [1, -2]),
+        key("b", "bool", 1),
+    ]
+    whole = gguf(keys, [Info("a", (32,), Q8_0), Info("b", (3, 2), F16, 64), Info("c", (1,), BF16, 96)], bytes(98))
+    assert list(read(Bytes(whole))) == ["a", "b", "c"]
+
+    for size in range(4, len(whole)):
+        with pytest.raises(ConverterError):
+            read(Bytes(whole[:size]))
+
+
+def test_limits_are_about_counts_too() -> None:
+    keys = gguf([key(f"{n:06}", "u8", 1) for n in range(100_001)])
+
+    with pytest.raises(LimitError, match="100,001 keys"):
+        read(Bytes(keys))
+    with pytest.raises(LimitError, match=r"text of 16,777,217 bytes"):
+        read(Bytes(gguf([key("k", "string", "x" * ((16 << 20) + 1))])))
+
+
+def test_a_vocabulary_costs_no_memory_until_it_is_asked_for() -> None:
+    tokens = [f"token{n}" for n in range(100_000)]
+    source = Bytes(gguf([key("tokens", "array:string", tokens)]))
+    tracemalloc.start()
+
+    values = read(source).metadata["tokens"]
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    assert isinstance(values, Array)
+    assert len(values) == 100_000
+    assert list(values) == tokens
+
+
+def test_time_grows_with_the_file_and_no_faster() -> None:
+    def seconds(count: int) -> float:
+        data = gguf(infos=[Info(f"{n}", (0,)) for n in range(count)])
+        start = time.perf_counter()
+        assert len(read(Bytes(data))) == count
+        return time.perf_counter() - start
+
+    seconds(1000)
+
+    assert seconds(40_000) < 10 * seconds(10_000) + 0.1
+
+
+def test_text_in_an_array_is_checked_when_it_is_read() -> None:
+    values = read(Bytes(gguf([key("k", "array:string", [b"ok", b"\xff"])]))).metadata["k"]
+
+    with pytest.raises(FormatError, match="no UTF-8"):
+        list(values)
+
+
+_PREFIXES = [
+    gguf(n_keys=1),
+    gguf(n_tensors=1),
+    gguf([ARCHITECTURE], n_keys=2, n_tensors=1),
+    gguf(n_keys=1) + text("k") + struct.pack("<I", 9),
+    gguf(n_tensors=2) + info(Info("a")),
+]
+
+
+@pytest.mark.parametrize("prefix", _PREFIXES)
+@given(st.binary(max_size=200))
+@example(info(Info("w")) + bytes(64))
+@settings(max_examples=400)
+def test_any_bytes_give_a_value_or_a_converter_error(prefix: bytes, data: bytes) -> None:
+    try:
+        catalogue = read(Bytes(prefix + data))
+        for value in catalogue.metadata.values():
+            if isinstance(value, Array):
+                list(value)
+        for tensor in catalogue.values():
+            assert sum(map(len, tensor.tiles())) == tensor.nbytes
+    except ConverterError:
+        pass
+
+
+@given(st.data())
+@settings(max_examples=400)
+def test_a_changed_byte_gives_a_value_or_a_converter_error(data: st.DataObject) -> None:
+    keys = [ARCHITECTURE, key("s", "array:string", ["ab", "c"]), key("general.alignment", "u32", 32)]
+    whole = bytearray(
+        gguf(keys, [Info("a", (32, 2), Q8_0), Info("b", (256,), Q4_K, 96), Info("c", (2,), F32, 256)], bytes(264))
+    )
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(4, len(whole) - 1))] = data.draw(st.integers(0, 255))
+
+    try:
+        for tensor in read(Bytes(bytes(whole))).values():
+            assert sum(map(len, tensor.tiles())) == tensor.nbytes
+    except ConverterError:
+        pass

@@ -1,0 +1,156 @@
+"""The stream of before torch 1.6: five pickles, then the storages."""
+
+from __future__ import annotations
+
+import pickle  # to write; nothing here reads with it
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter.errors import ConverterError, FormatError, LayoutError, LimitError, PickleError
+from converter.formats import open_checkpoint
+from converter.tensors import Catalogue
+from tests.checkpoints import LEGACY_MAGIC, Call, Global, Persistent, Raw, dumps, floats, legacy_bytes, view
+
+VALUE = {"w": view("10", (2, 3)), "t": view("10", (3, 2), (1, 3)), "b": view("9", (2,))}
+STORAGES = {"10": floats(0, 1, 2, 3, 4, 5), "9": floats(7, 8)}
+SYSTEM = dumps({"protocol_version": 1001, "little_endian": True})
+
+
+def opened(path: Path, data: bytes, **options: Any) -> Catalogue:
+    path = path / "a.bin"
+    path.write_bytes(data)
+    return open_checkpoint(path, **options)
+
+
+def test_reads_names_layouts_and_bytes(tmp_path: Path) -> None:
+    catalogue = opened(tmp_path, legacy_bytes(VALUE, STORAGES))
+
+    assert {name: (t.shape, t.stride, t.array().tolist()) for name, t in catalogue.items()} == {
+        "w": ((2, 3), (3, 1), [[0, 1, 2], [3, 4, 5]]),
+        "t": ((3, 2), (1, 3), [[0, 3], [1, 4], [2, 5]]),
+        "b": ((2,), (1,), [7, 8]),
+    }
+    assert catalogue.format == "torch-legacy"
+    assert [(s.key, s.nbytes, s.crc32) for s in catalogue.storages] == [("10", 24, None), ("9", 8, None)]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_knows_the_magic_number_in_every_protocol(protocol: int, tmp_path: Path) -> None:
+    data = legacy_bytes(VALUE, STORAGES).replace(LEGACY_MAGIC, pickle.dumps(0x1950A86A20F9469CFC6C, protocol))
+
+    assert list(opened(tmp_path, data)) == ["w", "t", "b"]
+
+
+def test_counts_elements_of_the_storages_class(tmp_path: Path) -> None:
+    value = {"d": view("0", (2,), dtype="F64"), "c": view("1", (3,), dtype="U8"), "z": view("2", (0,))}
+    storages = {"0": struct.pack("<2d", 1.5, 2.5), "1": b"abc", "2": b""}
+    catalogue = opened(tmp_path, legacy_bytes(value, storages, itemsizes={"0": 8, "1": 1}))
+
+    assert [t.array().tolist() for t in catalogue.values()] == [[1.5, 2.5], [97, 98, 99], []]
+
+
+def test_f8_lies_in_bytes(tmp_path: Path) -> None:
+    catalogue = opened(tmp_path, legacy_bytes({"f": view("0", (3,), dtype="F8_E4M3")}, {"0": b"abc"}, itemsizes={"0": 1}))
+
+    assert (catalogue["f"].dtype.name, catalogue["f"].array().tolist()) == ("F8_E4M3", [97, 98, 99])
+
+
+def storage(key: str, numel: Any, part: Any = None, name: str = "FloatStorage") -> Persistent:
+    return Persistent(("storage", Global("torch", name), key, "cpu", numel, part))
+
+
+def tensor(where: Persistent, size: int, offset: int = 0) -> Call:
+    return Call(Global("torch._utils", "_rebuild_tensor"), (where, offset, (size,), (1,)))
+
+
+def test_parts_of_storages_as_torch_0_3_wrote_them(tmp_path: Path) -> None:
+    value = {"a": tensor(storage("10", 6, ("part", 2, 3)), 2, 1), "b": tensor(storage("10", 6), 6)}
+    catalogue = opened(tmp_path, legacy_bytes(value, {"10": STORAGES["10"]}))
+
+    assert [t.array().tolist() for t in catalogue.values()] == [[3, 4], [0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    "part", [("p", 4, 3), ("p", -1, 2), ("p", 0, -1), ("p", 0, 7), ("p", 0), "p", (5, 0, 1), ("p", "0", 1), ("p", True, 1)]
+)
+def test_refuses_the_part(part: Any, tmp_path: Path) -> None:
+    with pytest.raises((LayoutError, PickleError)):
+        opened(tmp_path, legacy_bytes({"a": tensor(storage("10", 6, part), 1)}, {"10": STORAGES["10"]}))
+
+
+def test_classes_of_modules_are_inert(tmp_path: Path) -> None:
+    kind = Persistent(("module", Global("mine", "Net"), "net.py", "class Net: ..."))
+    value = Call(kind, (), {"weight": tensor(storage("10", 6), 6)})
+    catalogue = opened(tmp_path, legacy_bytes(value, {"10": STORAGES["10"]}))
+
+    assert ([other.kind for other in catalogue.others], catalogue.unknown_globals()) == (["mine.Net"], ["mine.Net"])
+
+
+def test_a_root_is_left_out(tmp_path: Path) -> None:
+    data = legacy_bytes({"state_dict": VALUE, "epoch": 1}, STORAGES)
+
+    assert list(opened(tmp_path, data)) == ["w", "t", "b"]
+    assert list(opened(tmp_path, data, root="state_dict")) == ["w", "t", "b"]
+
+
+def test_pickles_longer_than_the_first_read(tmp_path: Path) -> None:
+    value = {**VALUE, "text": "x" * (2 << 20)}
+
+    assert list(opened(tmp_path, legacy_bytes(value, STORAGES))) == ["w", "t", "b"]
+
+
+REFUSED: dict[str, tuple[Any, type[ConverterError]]] = {
+    "another version": (lambda: legacy_bytes(VALUE, STORAGES, version=1002), FormatError),
+    "a version of text": (lambda: legacy_bytes(VALUE, STORAGES, version="1001"), FormatError),
+    "a version that is a float": (lambda: legacy_bytes(VALUE, STORAGES, version=1001.0), FormatError),
+    "a version 100,000 deep": (lambda: legacy_bytes(VALUE, STORAGES, version=Raw(b"N" + b"\x85" * 100_000)), FormatError),
+    "a version that contains itself": (lambda: legacy_bytes(VALUE, STORAGES, version=Raw(b"]q\0h\0a")), FormatError),
+    "no description of the machine": (lambda: LEGACY_MAGIC + dumps(1001) + dumps([]) + dumps({}) + dumps([]), FormatError),
+    "keys that are no list": (lambda: legacy_bytes(VALUE, STORAGES, keys={"10": 1}), PickleError),
+    "keys that are numbers": (lambda: legacy_bytes(VALUE, STORAGES, keys=[10, 9]), PickleError),
+    "a key too few": (lambda: legacy_bytes(VALUE, STORAGES, keys=["10"]), LayoutError),
+    "a key too many": (lambda: legacy_bytes(VALUE, STORAGES, keys=["10", "9", "8"]), LayoutError),
+    "a key twice": (lambda: legacy_bytes(VALUE, STORAGES, keys=["10", "10", "9"]), LayoutError),
+    "another count": (lambda: legacy_bytes(VALUE, STORAGES, counts={"10": 5}), LayoutError),
+    "a negative count": (lambda: legacy_bytes(VALUE, STORAGES, counts={"10": -6}), LayoutError),
+    "a count of 2^62": (lambda: legacy_bytes(VALUE, STORAGES, counts={"9": 1 << 62}), LayoutError),
+    "keys in another order": (lambda: legacy_bytes(VALUE, STORAGES, keys=["9", "10"]), LayoutError),
+    "bytes behind": (lambda: legacy_bytes(VALUE, STORAGES, after=b"!"), LayoutError),
+    "a zip behind": (lambda: legacy_bytes(VALUE, STORAGES, after=b"PK\5\6" + bytes(18)), LayoutError),
+    "a size past the file": (lambda: legacy_bytes({"a": tensor(storage("0", 1 << 40), 1)}, {"0": b"abcd"}), LayoutError),
+    "a size past 2^60": (lambda: legacy_bytes({"a": tensor(storage("0", 1 << 62), 1)}, {"0": b"abcd"}), PickleError),
+    "a negative size": (lambda: legacy_bytes({"a": tensor(storage("0", -1), 1)}, {"0": b"abcd"}), PickleError),
+    "a storage of two classes": (
+        lambda: legacy_bytes({"a": tensor(storage("0", 1), 1), "b": tensor(storage("0", 1, None, "IntStorage"), 1)}, {"0": b"abcd"}),
+        LayoutError,
+    ),
+    "a storage of two sizes": (
+        lambda: legacy_bytes({"a": tensor(storage("0", 1), 1), "b": tensor(storage("0", 0), 0)}, {"0": b"abcd"}), LayoutError,
+    ),
+    "a view past its storage": (lambda: legacy_bytes({"a": tensor(storage("0", 1), 2)}, {"0": b"abcd"}), LayoutError),
+    "a pickle that is none": (lambda: legacy_bytes(VALUE, STORAGES, pickle=b"\xff"), PickleError),
+    "an id that is none": (lambda: legacy_bytes({"a": Persistent("0")}, {}), PickleError),
+    "nothing behind the magic number": (lambda: LEGACY_MAGIC, PickleError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(name: str, tmp_path: Path) -> None:
+    make, error = REFUSED[name]
+
+    with pytest.raises(error) as caught:
+        opened(tmp_path, make())
+    assert len(str(caught.value)) < 400
+
+
+def test_pickles_without_an_end_are_limited(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with path.open("wb") as file:
+        file.write(LEGACY_MAGIC + dumps(1001) + SYSTEM + b"\x80\2\x8d" + struct.pack("<Q", 1 << 36))
+        file.truncate(1 << 37)
+
+    with pytest.raises(LimitError, match="bytes of pickles"):
+        open_checkpoint(path)
