@@ -361,6 +361,16 @@ class _StoredRecord:
         self.size = record.nbytes
         self._start = -1
 
+    def span(self) -> tuple[Source, int, int]:
+        """Give the file, and where the record starts and ends in it with its headers."""
+        return self._archive.source, self._record.header, self._record.limit
+
+    def hold(self, offset: int, size: int) -> None:
+        """Be told that a range will be read in any order: only a remote file needs to know."""
+        source, start = self.locate()
+        if hasattr(source, "hold"):
+            source.hold(start + offset, size)
+
     def locate(self) -> tuple[Source, int]:
         """Give the file and the byte where the data starts, for whoever copies it in one go."""
         if self._start < 0:
@@ -392,6 +402,10 @@ class _InflatedRecord:
         self.name = f"{archive.name}:{archive.root}{record.name}"
         self.size = record.nbytes
         self._file: int | None = None
+
+    def span(self) -> tuple[Source, int, int]:
+        """Give the file, and where the record starts and ends in it with its headers."""
+        return self._archive.source, self._record.header, self._record.limit
 
     def __del__(self) -> None:
         if self._file is not None:

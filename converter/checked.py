@@ -58,6 +58,10 @@ class _Checked:
         self.readinto(offset, buffer)
         return buffer
 
+    def hold(self, offset: int, size: int) -> None:
+        """Be told that a range will be read in any order: all is read, to be checked, so all is worth holding."""
+        self._storage.hold(0, self.size)
+
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`."""
         self.begun = True

@@ -210,7 +210,7 @@ def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Pr
     unsynced: list[int] = []
     for file in plan.files:
         path = partial / file.path if plan.folder else partial
-        if position + file.nbytes <= done:
+        if file.nbytes and position + file.nbytes <= done:
             position += file.nbytes
             _tell(progress, file.nbytes)
             continue

@@ -23,6 +23,7 @@ TILE: Final = (
     24 << 20
 )  # bytes of a gathered tile: the more columns of a transposed matrix it holds, the longer the reads
 _STAGE: Final = 1 << 20  # bytes read before they are put in their places: what the cache holds
+_SHARED: Final = 4  # times a view that its storage may be, to be fetched whole
 _LARGEST: Final = 1 << 63  # bytes or elements that a 64-bit reader can count
 
 # What a read costs, to choose between one long read and many short ones: a system call and Python's share of it take
@@ -49,6 +50,12 @@ class Storage:
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `offset` of the storage."""
         self.source.readinto(self.offset + offset, buffer)
+
+    def hold(self, offset: int, nbytes: int) -> None:
+        """Tell the source that a range will be read in any order, more than once: a remote one then fetches it first."""
+        hold = getattr(self.source, "hold", None)
+        if hold is not None:
+            hold(self.offset + offset, nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,11 @@ class Tensor:
         if self.contiguous and (self.storage.byteorder == "little" or self.dtype.swapped == 1):
             yield from self._runs(nbytes or STEP)
         else:
+            span = (1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))) * self.dtype.itemsize
+            # Views that are parts of one storage are usually read one after the other: then it is fetched once.
+            whole = self.storage.nbytes <= _SHARED * span
+            start, size = (0, self.storage.nbytes) if whole else (self.offset * self.dtype.itemsize, span)
+            self.storage.hold(start, size)
             yield from _gathered(self, nbytes or TILE)
 
     def _runs(self, nbytes: int) -> Iterator[memoryview]:
@@ -264,7 +276,7 @@ class Catalogue(Mapping[str, Tensor]):
 
     def fingerprint(self) -> str:
         """Give what tells whether the files are still the same: names, sizes and times of change."""
-        return repr([(s.name, s.size, getattr(s, "mtime_ns", None)) for s in self.sources] or self.files)
+        return repr([(s.name, s.size, getattr(s, "mtime_ns", None) or getattr(s, "etag", None)) for s in self.sources] or self.files)
 
     def tied(self) -> list[list[str]]:
         """Give the groups of names that are one and the same view."""

@@ -52,6 +52,12 @@ def test_writes_a_folder_with_folders_in_it(tmp_path: Path) -> None:
     assert everything(tmp_path) == {"deep/out/a": b"1", "deep/out/b/c": b"2", "deep/out/empty": b""}
 
 
+def test_an_empty_file_is_written_wherever_it_stands(tmp_path: Path) -> None:
+    publish(folder_plan(first=b"", middle=b"1", last=b""), tmp_path / "out")
+
+    assert everything(tmp_path / "out") == {"first": b"", "last": b"", "middle": b"1"}
+
+
 def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:

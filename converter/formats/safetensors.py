@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import numbers
@@ -95,7 +95,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Conversion:
     """What will be written: the files of weights, and what they leave out.
 
@@ -107,7 +107,7 @@ class Conversion:
     dropped: tuple[str, ...]
     tied: Mapping[str, str]
     converted: tuple[str, ...]
-    losses: dict[str, numbers.Loss] = field(default_factory=dict)
+    losses: Mapping[str, numbers.Loss]
 
 
 def plan(
@@ -143,19 +143,17 @@ def plan(
         raise OutputError(
             f"one file can't hold {sum(sizes.values()):,} bytes in shards of {max_shard_size:,}: name a folder as the output"
         )
-    conversion = Conversion(
-        (), tuple(name for name in catalogue if name in dropped), tied,
-        tuple(name for name, tensor in kept.items() if targets[name] != tensor.dtype),
-    )  # fmt: skip
+    losses: dict[str, numbers.Loss] = {}
     files: list[PlannedFile] = []
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         path = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         ordered = sorted(names, key=lambda name: (-_ORDER.index(targets[name].safetensors or ""), name.encode()))
-        here = {left: name for left, name in tied.items() if name in names}
+        held = frozenset(names)
+        here = {left: name for left, name in tied.items() if name in held}
         header = _header(kept, targets, ordered, _written_metadata(metadata, here))
         pieces = [
-            Piece(name, sizes[name], _tiles(name, kept[name], targets[name], conversion.losses), targets[name].name)
+            Piece(name, sizes[name], _tiles(name, kept[name], targets[name], losses), targets[name].name)
             for name in ordered
         ]
         files.append(PlannedFile("" if single_file else path, (literal("header", header), *pieces)))
@@ -166,8 +164,13 @@ def plan(
         totals = {"total_parameters": parameters, "total_size": sum(sizes.values())}
         index = json.dumps({"metadata": totals, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
         files.append(PlannedFile(INDEX, (literal("index", index.encode()),)))
-    conversion.files = tuple(files)
-    return conversion
+    return Conversion(
+        files=tuple(files),
+        dropped=tuple(name for name in catalogue if name in dropped),
+        tied=tied,
+        converted=tuple(name for name, tensor in kept.items() if targets[name] != tensor.dtype),
+        losses=losses,
+    )
 
 
 def check_expansion(tensors: Mapping[str, Tensor]) -> None:

@@ -50,8 +50,8 @@ class Gpt2:
     UnsupportedError for a configuration or a dtype that this engine does not compute.
     """
 
-    name: Final = "numpy"
-    log_probabilities: Final = False
+    name = "numpy"
+    log_probabilities = False
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Gpt2:
                 f"`{catalogue.location}` does not tell how many heads it has: put its config.json beside it"
             )
         self.location = catalogue.location
-        self.activation = activation or BY_CONFIG[settings["activation_function"]]
+        self.activation: Activation = activation or BY_CONFIG[settings["activation_function"]]
         self.n_layer, self.n_head, self.n_embd = sizes["n_layer"], sizes["n_head"], sizes["n_embd"]
         self.n_positions, self.vocab_size = sizes["n_positions"], sizes["vocab_size"]
         self._epsilon = np.float32(settings["layer_norm_epsilon"])

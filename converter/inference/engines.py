@@ -1,0 +1,124 @@
+"""Other engines as witnesses, where they are installed: transformers for PyTorch and safetensors, llama.cpp for GGUF."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.errors import ConverterError, FormatError, UnsupportedError
+from converter.inference.activations import Activation
+
+# What transformers looks for in a folder, by how a lone file's name ends.
+_STANDARD: Final = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
+_CONFIG_NAMES: Final[dict[Activation, str]] = {"erf": "gelu", "tanh": "gelu_new"}
+_LONGEST: Final = 3600  # seconds: 13B on a slow machine
+
+
+class Transformers:
+    """GPT2LMHeadModel in float32 on the CPU, over a folder or a file of safetensors or PyTorch.
+
+    `config` and `activation` say what is computed, whatever lies beside the weights. Reads .bin with torch's
+    `weights_only`: for files that `scan` calls plain. Raises ConverterError where transformers is not installed or
+    can't load the model.
+    """
+
+    name = "transformers"
+    log_probabilities = False
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any], activation: Activation) -> None:
+        _require("transformers", "torch", extra="transformers")
+        import torch
+        import transformers
+
+        self.activation: Activation = activation
+        self._torch = torch
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        settings = {**config, "activation_function": _CONFIG_NAMES[activation]}
+        path = Path(path)
+        with tempfile.TemporaryDirectory() as folder:
+            for file, name in _weight_files(path):
+                Path(folder, name).symlink_to(file.resolve())
+            Path(folder, "config.json").write_text(json.dumps(settings))
+            try:
+                model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            except Exception as error:  # whatever a model's file makes it raise
+                raise FormatError(f"transformers can't load `{path}`: {_first_line(error)}") from error
+        self._model = model.eval()
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """[tokens] → [tokens, vocabulary]."""
+        with self._torch.inference_mode():
+            output: NDArray[np.float32] = (
+                self._model(self._torch.tensor([list(tokens)]), use_cache=False).logits[0].numpy()
+            )
+        return output
+
+
+class LlamaCpp:
+    """llama.cpp over a GGUF file with its tokenizer: log-probabilities, and always the tanh GELU.
+
+    It runs in a process of its own, because it ends the process for files that it does not like. The binding gives a
+    position at a time, as JSON: about 0.1 s each with 50,257 tokens.
+    """
+
+    name = "llama.cpp"
+    activation: Activation = "tanh"
+    log_probabilities = True
+
+    def __init__(self, path: str | Path, vocab_size: int) -> None:
+        _require("xllamacpp", extra="llama-cpp")
+        self._path, self._vocab_size = Path(path), vocab_size
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """[tokens] → [tokens, vocabulary]: log-probabilities."""
+        request = json.dumps({"tokens": [int(token) for token in tokens], "vocab_size": self._vocab_size})
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder, "logits")
+            # -P: the folder of llama.py is no place to import from.
+            command = [sys.executable, "-P", str(Path(__file__).with_name("llama.py")), str(self._path), str(output)]
+            try:
+                done = subprocess.run(
+                    command, input=request, text=True, capture_output=True, timeout=_LONGEST, check=False
+                )
+            except subprocess.TimeoutExpired as error:
+                raise ConverterError(f"llama.cpp was not done with `{self._path}` after {_LONGEST} seconds") from error
+            shape = (len(tokens), self._vocab_size)
+            if done.returncode or output.stat().st_size != 4 * shape[0] * shape[1]:
+                raise FormatError(
+                    f"llama.cpp can't run `{self._path}` (exit code {done.returncode}): it needs a GGUF file with its "
+                    "tokenizer"
+                )
+            return np.fromfile(output, np.float32).reshape(shape)
+
+
+def _require(*packages: str, extra: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ConverterError(
+            f"this engine needs the package `{missing[0]}`: install it with `pip install 'cerebras-tool[{extra}]'`, or "
+            "use the engine numpy"
+        )
+
+
+def _weight_files(path: Path) -> list[tuple[Path, str]]:
+    """Give what of a checkpoint transformers is to see, with the name that it looks for."""
+    if path.is_dir():
+        endings = (*_STANDARD, ".index.json")  # nothing else: an adapter's configuration would be obeyed
+        return [(file, file.name) for file in path.iterdir() if file.name.endswith(endings)]
+    if path.suffix not in _STANDARD:
+        raise UnsupportedError(f"transformers reads .safetensors and .bin files and folders of them, not `{path}`")
+    return [(path, _STANDARD[path.suffix])]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

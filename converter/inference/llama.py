@@ -1,0 +1,46 @@
+"""The child that asks llama.cpp, run by path and alone: it exits with its process when a file is not to its liking.
+
+python llama.py MODEL OUTPUT: token ids as a JSON list on stdin; OUTPUT gets float32, [tokens, vocabulary].
+"""
+
+import json
+import math
+import sys
+from array import array
+
+
+def main() -> None:
+    """Write the log-probabilities of all tokens after each prefix of those on stdin."""
+    import xllamacpp
+
+    model, output = sys.argv[1:]
+    request = json.load(sys.stdin)
+    tokens, vocab_size = request["tokens"], request["vocab_size"]
+    settings = xllamacpp.CommonParams()
+    settings.model.path = model
+    settings.n_ctx = len(tokens) + 2
+    settings.n_gpu_layers = 0
+    settings.n_parallel = 1
+    settings.warmup = False
+    server = xllamacpp.Server(settings)
+    with open(output, "wb") as file:
+        for end in range(1, len(tokens) + 1):
+            answer = server.handle_completions(
+                {
+                    "prompt": tokens[:end],
+                    "n_predict": 1,
+                    "n_probs": vocab_size,
+                    "temperature": 0.0,
+                    "cache_prompt": True,
+                    # An end of text would have no probabilities; theirs are taken before this forbids it.
+                    "ignore_eos": True,
+                }
+            )
+            row = array("f", [math.nan]) * vocab_size
+            for entry in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+                row[entry["id"]] = entry["logprob"]
+            row.tofile(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""A remote object as a source: what was read is kept, what will be read is fetched ahead by several connections.
+
+Nothing here knows HTTP: an object is a name, a size and `fetch`. Reading runs ahead in the order of the checkpoint's
+storages, which `arrange` is told; what is read in any order (a transposed matrix) goes through a temporary file.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from queue import SimpleQueue
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+
+from converter.errors import LimitError, SourceError
+
+if TYPE_CHECKING:
+    from converter.tensors import Catalogue
+
+BLOCK: Final = 4 << 20  # bytes of a request while tensors are read
+WINDOW: Final = 32 << 20  # bytes that are fetched ahead; as many may be on their way for nothing
+CONNECTIONS: Final = 8
+_FIRST: Final = 128 << 10  # bytes of the first read: they hold the pickle of a thousand tensors
+_AHEAD: Final = 4 << 10  # bytes read beyond what was asked for: the next header, perhaps
+_PEEK: Final = 4 << 10  # a shorter read looks something up; it does not say where reading goes on
+_KEPT: Final = 64 << 20  # bytes of names and layouts that are kept in memory
+_OPENING: Final = 1000  # requests that opening a file may take: a legacy stream needs one a storage
+
+Span = tuple[int, int]  # the first byte, and the one after the last
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What it took to read something remote."""
+
+    requests: int = 0
+    nbytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, requests: int, nbytes: int) -> None:
+        """Count; from any thread."""
+        with self._lock:
+            self.requests += requests
+            self.nbytes += nbytes
+
+
+class Object(Protocol):
+    """Something that is read by ranges and does not change. `etag` tells it from other versions of itself."""
+
+    name: str
+    size: int
+    etag: str
+
+    def fetch(self, start: int, size: int) -> memoryview:
+        """Exactly `size` bytes, or SourceError; from any thread."""
+        ...
+
+    def patience(self, size: int) -> float:
+        """Seconds after which a fetch has failed, whatever it is waiting for."""
+        ...
+
+
+class Pool:
+    """Threads that fetch. They are daemons: a program may end while one of them still waits for a server."""
+
+    def __init__(self, connections: int = CONNECTIONS) -> None:
+        self._connections = connections
+        self._tasks: SimpleQueue[tuple[Future[memoryview], Callable[[], memoryview]] | None] = SimpleQueue()
+        self._threads = 0
+
+    def __del__(self) -> None:
+        for _ in range(self._threads):
+            self._tasks.put(None)
+
+    def submit(self, function: Callable[[], memoryview]) -> Future[memoryview]:
+        """Call it in one of the threads."""
+        if self._threads < self._connections:
+            self._threads += 1
+            threading.Thread(target=_work, args=(self._tasks,), daemon=True).start()
+        future: Future[memoryview] = Future()
+        self._tasks.put((future, function))
+        return future
+
+
+def _work(tasks: SimpleQueue[Any]) -> None:
+    while (task := tasks.get()) is not None:
+        future, function = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+        del task, future, function  # or they would stay until the next one comes
+
+
+class RemoteFile:
+    """A source over an object. `mtime_ns` of a local file has its counterpart in `etag`."""
+
+    def __init__(self, object: Object, pool: Pool) -> None:
+        self.name, self.size, self.etag = object.name, object.size, object.etag
+        self._object, self._pool = object, pool
+        self._lock = threading.RLock()
+        self._kept: list[tuple[int, memoryview]] = []  # by offset; none overlap
+        self._kept_nbytes = self._loads = 0
+        self._orders: tuple[_Order, ...] = ()
+        self._spans: list[Span] = []  # in the order of the file
+        self._arranged = False
+        self._span: Span | None = None
+        self._begun: set[Span] = set()
+        self._stream = _Stream(object, pool, ())
+        self._spool: IO[bytes] | None = None
+        self._spooled: Span = (0, 0)
+
+    def arrange(self, spans: Iterable[Span]) -> None:
+        """Say where the storages lie, in the order in which they will probably be read. Opening ends here."""
+        order = list(dict.fromkeys(spans))
+        self._spans = sorted(order)
+        self._orders = (_Order(order), _Order(self._spans))
+        self._arranged = True
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Exactly `size` bytes from `offset`."""
+        self._check(offset, size)
+        if not self._arranged and size > _KEPT:
+            raise LimitError(f"`{self.name}` wants {size:,} bytes for names and layouts: at most {_KEPT:,} are read")
+        buffer = memoryview(bytearray(size))
+        self.readinto(offset, buffer)
+        return buffer
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset`."""
+        self._check(offset, len(buffer))
+        with self._lock:
+            while buffer:
+                done = self._some(offset, buffer)
+                offset, buffer = offset + done, buffer[done:]
+
+    def hold(self, offset: int, size: int) -> None:
+        """Put a range where it can be read in any order and more than once: in a file that has no name."""
+        self._check(offset, size)
+        with self._lock:
+            if self._spooled[0] <= offset and offset + size <= self._spooled[1]:
+                return
+            self._spooled = (0, 0)
+            buffer = memoryview(bytearray(min(size, 1 << 20)))
+            try:
+                if self._spool is None:
+                    self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                self._spool.seek(0)
+                self._spool.truncate()
+                for start in range(offset, offset + size, len(buffer)):
+                    piece = buffer[: min(len(buffer), offset + size - start)]
+                    self.readinto(start, piece)
+                    while piece:
+                        piece = piece[self._spool.write(piece) :]
+            except OSError as error:
+                raise SourceError(
+                    f"`{self.name}`: {size:,} bytes can't be put into a temporary file: {(error.strerror or '').lower()}"
+                ) from error
+            self._spooled = (offset, offset + size)
+
+    def _check(self, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or size > self.size - offset:
+            raise SourceError(f"`{self.name}` has {self.size:,} bytes; asked for {size:,} from byte {offset:,}")
+
+    def _some(self, offset: int, buffer: memoryview) -> int:
+        """Fill the start of `buffer`; give how many bytes. What is not at hand is fetched first."""
+        while True:
+            start, end = self._spooled
+            if start <= offset < end and self._spool is not None:
+                return os.preadv(self._spool.fileno(), [buffer[: end - offset]], offset - start)
+            data = self._find(offset)
+            if data is None and (data := self._stream.find(offset, len(buffer))) is not None:
+                self._enter(offset)
+            if data is not None:
+                count = min(len(data), len(buffer))
+                buffer[:count] = data[:count]
+                return count
+            self._load(offset, len(buffer))
+
+    def _find(self, offset: int) -> memoryview | None:
+        index = bisect_right(self._kept, offset, key=_start) - 1
+        if index < 0:
+            return None
+        start, data = self._kept[index]
+        return data[offset - start :] if offset - start < len(data) else None
+
+    def _load(self, offset: int, size: int) -> None:
+        """Fetch what is read now: by itself, or as the start of a stream."""
+        if not self._arranged:
+            self._keep(offset, size)
+            return
+        start, end = self._span_at(offset)
+        if size < _PEEK and offset - start >= _PEEK and end - start > BLOCK:
+            self._keep(offset, size)
+            return
+        self._stream.drop()
+        self._stream = _Stream(self._object, self._pool, chain([(offset, end)], self._enter(offset)))
+
+    def _keep(self, offset: int, size: int) -> None:
+        """Fetch a range and some more, but nothing twice, and keep it."""
+        size = max(size + _AHEAD, 0 if self._kept else _FIRST)
+        index = bisect_right(self._kept, offset, key=_start)
+        end = self._kept[index][0] if index < len(self._kept) else self.size
+        size = min(size, end - offset, _KEPT)
+        if self._kept_nbytes + size > _KEPT:
+            if not self._arranged:
+                raise LimitError(f"`{self.name}` wants more than {_KEPT:,} bytes for names and layouts alone")
+            self._kept, self._kept_nbytes, index = [], 0, 0
+        self._loads += 1
+        if self._loads > _OPENING and not self._arranged:
+            raise LimitError(f"`{self.name}` wants more than {_OPENING:,} requests for names and layouts alone")
+        self._kept.insert(index, (offset, _awaited(self._object, _submit(self._object, self._pool, offset, size), size)))
+        self._kept_nbytes += size
+
+    def _span_at(self, offset: int) -> Span:
+        """Give the storage that a byte belongs to; between storages, the gap."""
+        index = bisect_right(self._spans, offset, key=_start)
+        if index and offset < self._spans[index - 1][1]:
+            return self._spans[index - 1]
+        return offset, self._spans[index][0] if index < len(self._spans) else self.size
+
+    def _enter(self, offset: int) -> Iterator[Span]:
+        """Note which storage is read now; give those that will be read after it, if that can be told."""
+        before = self._span
+        if before is None or not before[0] <= offset < before[1]:
+            self._span = self._span_at(offset)
+            self._begun.add(self._span)
+            for order in self._orders:
+                if before is not None and next(order.after(before, self._begun - {self._span}), None) == self._span:
+                    return order.after(self._span, self._begun)
+        return iter(())
+
+
+class _Order:
+    """Storages in an order in which they may be read."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._spans = spans
+        self._places = {span: place for place, span in enumerate(spans)}
+
+    def after(self, span: Span, begun: Collection[Span]) -> Iterator[Span]:
+        """Give those that follow and have not been begun."""
+        place = self._places.get(span, len(self._spans))
+        return (later for later in islice(self._spans, place + 1, None) if later not in begun)
+
+
+class _Stream:
+    """Blocks on their way, in the order in which they will be read."""
+
+    def __init__(self, object: Object, pool: Pool, spans: Iterable[Span]) -> None:
+        self._object, self._pool = object, pool
+        self._coming = _blocks(spans)
+        self._blocks: deque[tuple[int, int, Future[memoryview]]] = deque()
+        self._nbytes = 0
+        self._fill()
+
+    def find(self, offset: int, size: int) -> memoryview | None:
+        """Give a block's bytes from `offset`, or None where none is on its way. A long read lets go of what is past."""
+        index = next((i for i, (start, end, _) in enumerate(self._blocks) if start <= offset < end), None)
+        if index is None:
+            return None
+        start, end, future = self._blocks[index]
+        if size >= _PEEK:
+            for _ in range(index):
+                self._let_go()
+            self._fill()
+        try:
+            data = _awaited(self._object, future, end - start)
+        except BaseException:
+            self.drop()
+            raise
+        if size >= _PEEK and offset + size >= end:
+            self._let_go()
+            self._fill()
+        return data[offset - start :]
+
+    def drop(self) -> None:
+        """Let go of everything."""
+        self._coming = iter(())
+        while self._blocks:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        start, end, future = self._blocks.popleft()
+        future.cancel()
+        self._nbytes -= end - start
+
+    def _fill(self) -> None:
+        while self._nbytes + BLOCK <= WINDOW and (block := next(self._coming, None)) is not None:
+            start, end = block
+            self._blocks.append((start, end, _submit(self._object, self._pool, start, end - start)))
+            self._nbytes += end - start
+
+
+def _blocks(spans: Iterable[Span]) -> Iterator[Span]:
+    """Cut spans into blocks; neighbours are read together."""
+    start = end = 0
+    for first, last in spans:
+        if first != end:
+            if start < end:
+                yield start, end
+            start = first
+        end = last
+        while end - start >= BLOCK:
+            yield start, start + BLOCK
+            start += BLOCK
+    if start < end:
+        yield start, end
+
+
+def _submit(object: Object, pool: Pool, start: int, size: int) -> Future[memoryview]:
+    return pool.submit(lambda: object.fetch(start, size))
+
+
+def _awaited(object: Object, future: Future[memoryview], size: int) -> memoryview:
+    patience = 2 * object.patience(size)  # it may have waited for a free connection first
+    try:
+        return future.result(patience)
+    except TimeoutError:
+        raise SourceError(f"`{object.name}` can't be read: there was no whole answer in {patience:.0f} seconds") from None
+
+
+def _start(piece: tuple[int, Any]) -> int:
+    return piece[0]
+
+
+def arrange(catalogue: Catalogue) -> None:
+    """Tell the remote files of a catalogue in which order its tensors will probably be read: that of the catalogue."""
+    spans: dict[int, list[Span]] = {}
+    for storage in (*(tensor.storage for tensor in catalogue.values()), *catalogue.storages):
+        source, start, end = storage.source, storage.offset, storage.offset + storage.nbytes
+        if hasattr(source, "span"):
+            source, start, end = source.span()
+        spans.setdefault(id(source), []).append((start, end))
+    for source in catalogue.sources:
+        if isinstance(source, RemoteFile):
+            source.arrange(spans.get(id(source), []))
