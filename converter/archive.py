@@ -355,11 +355,17 @@ def _inflated(archive: Archive, record: Record) -> Iterator[bytes]:
 class _StoredRecord:
     """A stored record as a source; where it starts is looked up when it is first read."""
 
+    __slots__ = ("_archive", "_record", "_start", "size")
+
     def __init__(self, archive: Archive, record: Record) -> None:
         self._archive, self._record = archive, record
-        self.name = f"{archive.name}:{archive.root}{record.name}"
         self.size = record.nbytes
         self._start = -1
+
+    @property
+    def name(self) -> str:
+        """The archive and the record."""
+        return f"{self._archive.name}:{self._archive.root}{self._record.name}"
 
     def span(self) -> tuple[Source, int, int]:
         """Give the file, and where the record starts and ends in it with its headers."""

@@ -70,7 +70,7 @@ def convert(
     if not dry_run and not resume:
         check_target(output, folder=folder, force=force, inputs=inputs)
     original = catalogue
-    if catalogue.format == "gguf":
+    if catalogue.format == "gguf" and catalogue.metadata.get("general.architecture") == "gpt2":
         from converter.formats.gguf import as_hugging_face
 
         catalogue = as_hugging_face(catalogue)

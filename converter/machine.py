@@ -186,6 +186,11 @@ def decode(data: bytes, position: int = 0) -> Iterator[tuple[int, Any, int]]:
             position += 1
             if code == 0x80 and (argument > 5 or at != start):
                 raise PickleError(f"PROTO {argument} at byte {at:,}: protocols 0 to 5, once, at the start")
+        elif kind == _WORD:
+            if position + 4 > limit:
+                raise _crossing(code, at, position + 4, limit, size)
+            (argument,) = _WORD_AT(data, position)
+            position += 4
         elif kind == _TEXT32 or kind == _TEXT8:
             width = 4 if kind == _TEXT32 else 1
             if position + width > limit:
@@ -238,7 +243,6 @@ def decode(data: bytes, position: int = 0) -> Iterator[tuple[int, Any, int]]:
 
 _FIXED: Final = {
     _HALF: (2, _HALF_AT),
-    _WORD: (4, _WORD_AT),
     _INT: (4, _INT_AT),
     _LONG: (8, _LONG_AT),
     _DOUBLE: (8, _DOUBLE_AT),
@@ -351,9 +355,9 @@ class _Machine:
         persistent, count = self.persistent, 0
         for code, argument, at in decode(data, position):
             count += 1
-            if code == 0x71 or code == 0x72 or code == 0x70:  # BINPUT, LONG_BINPUT, PUT
+            if code == 0x72 or code == 0x71 or code == 0x70:  # LONG_BINPUT, BINPUT, PUT
                 memo[argument] = stack[-1]
-            elif code == 0x4B or code == 0x4D or code == 0x4A or code == 0x58 or code == 0x8C:  # small ints and text
+            elif code == 0x4B or code == 0x58 or code == 0x4D or code == 0x4A or code == 0x8C:  # small ints and text
                 stack.append(argument)
             elif code == 0x68 or code == 0x6A or code == 0x67:  # BINGET, LONG_BINGET, GET
                 if argument not in memo:
@@ -374,7 +378,11 @@ class _Machine:
                 stack[-2:] = [(stack[-2], stack[-1])]
             elif code == 0x52:  # REDUCE
                 args = stack.pop()
-                stack[-1] = self.call(stack[-1], args, code, at)
+                callee = stack[-1]
+                if type(callee) is Known and type(args) is tuple and callee.build is not None:
+                    stack[-1] = callee.build(args)
+                else:
+                    stack[-1] = self.call(callee, args, code, at)
             elif code == 0x51:  # BINPERSID
                 stack[-1] = persistent(stack[-1])
             elif code == 0x89:  # NEWFALSE

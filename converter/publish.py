@@ -142,7 +142,7 @@ def publish(
             _check_room(plan, target, done)
             journal.begin(plan)
             try:
-                _write(plan, partial, journal, done, progress)
+                _write(plan, partial, journal, done, progress, resume=resume)
                 if check is not None:
                     check()
                 _swap(partial, target, folder=plan.folder)
@@ -202,7 +202,7 @@ def _locked(target: Path) -> Iterator[_Journal]:
         os.close(descriptor)
 
 
-def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Progress | None) -> None:
+def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Progress | None, *, resume: bool) -> None:
     """Write the files of a plan that are not whole yet, and what `finish` adds."""
     if plan.folder:
         partial.mkdir(exist_ok=True)
@@ -234,7 +234,7 @@ def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Pr
                     _tell(progress, len(tile))
                 if written != start + piece.nbytes:
                     raise AssertionError(f"{piece.name}: {written - start} bytes where {piece.nbytes} were planned")
-                if position + written - synced >= _SYNCED:
+                if resume and position + written - synced >= _SYNCED:
                     _sync(unsynced)
                     os.fsync(descriptor)
                     synced = position + written

@@ -216,7 +216,9 @@ class RemoteFile:
         self._loads += 1
         if self._loads > _OPENING and not self._arranged:
             raise LimitError(f"`{self.name}` wants more than {_OPENING:,} requests for names and layouts alone")
-        self._kept.insert(index, (offset, _awaited(self._object, _submit(self._object, self._pool, offset, size), size)))
+        self._kept.insert(
+            index, (offset, _awaited(self._object, _submit(self._object, self._pool, offset, size), size))
+        )
         self._kept_nbytes += size
 
     def _span_at(self, offset: int) -> Span:
@@ -324,7 +326,9 @@ def _awaited(object: Object, future: Future[memoryview], size: int) -> memoryvie
     try:
         return future.result(patience)
     except TimeoutError:
-        raise SourceError(f"`{object.name}` can't be read: there was no whole answer in {patience:.0f} seconds") from None
+        raise SourceError(
+            f"`{object.name}` can't be read: there was no whole answer in {patience:.0f} seconds"
+        ) from None
 
 
 def _start(piece: tuple[int, Any]) -> int:

@@ -57,6 +57,8 @@ def write_sample(
 ) -> SampleReport:
     """Write config.json and weights of the published form, which are noise; or zeros that take no disk, if `sparse`.
 
+    Masks are what they have to be either way: of a sparse sample they alone take room, 4 MiB a layer.
+
     `model` is a declared model, `tiny` or `tiny-13B`; these two have vocab.json and merges.txt, too: a token a byte.
     A seed gives the same weights with every run (of one version of numpy). Raises ModelError where there is no such
     model, OutputError where it can't be written; then the folder is as it was.
@@ -65,15 +67,15 @@ def write_sample(
     layouts = _laid_out(written)
     documents = _documents(written)
     files = {**{name: layout.nbytes for name, layout in layouts.items()}, **{n: len(d) for n, d in documents.items()}}
-    noise = _Noise(written, seed, progress)
+    noise = _Noise(written, seed, sparse, progress)
 
     def fill(name: str, file: BinaryIO) -> None:
         if name in documents:
             file.write(documents[name])
             return
-        layouts[name].write(file, None if sparse else noise.tiles)
+        layouts[name].write(file, noise.tiles)
         if progress is not None:
-            progress(layouts[name].nbytes if sparse else layouts[name].overhead)
+            progress(layouts[name].overhead)
 
     try:
         with _opened(folder) as descriptor:
@@ -190,18 +192,29 @@ def _vocabulary() -> dict[str, int]:
 class _Noise:
     """The values of a sample's tensors."""
 
-    def __init__(self, model: Model, seed: int, progress: Progress | None) -> None:
+    def __init__(self, model: Model, seed: int, sparse: bool, progress: Progress | None) -> None:
         self._parameters = {entry.name: parameter for entry, parameter in _state_dict(model)}
         self._deviation = 0.02 if model.config["n_embd"] >= _WIDE_MODEL else 0.2
         self._seed = seed % (1 << 64)
+        self._sparse = sparse
         self._progress = progress
 
-    def tiles(self, entry: Entry) -> Iterator[memoryview]:
-        """Give an entry's storage, piece by piece, in one buffer."""
-        for tile in self._tiles(entry, self._parameters[entry.name].value):
+    def tiles(self, entry: Entry) -> Iterable[memoryview] | None:
+        """Give an entry's storage, piece by piece, in one buffer; None where a hole will do."""
+        value = self._parameters[entry.name].value
+        if self._sparse and value is None:
+            self._tell(entry.nbytes)
+            return None
+        return self._told(self._tiles(entry, value))
+
+    def _told(self, tiles: Iterable[memoryview]) -> Iterator[memoryview]:
+        for tile in tiles:
             yield tile
-            if self._progress is not None:
-                self._progress(len(tile))
+            self._tell(len(tile))
+
+    def _tell(self, nbytes: int) -> None:
+        if self._progress is not None:
+            self._progress(nbytes)
 
     def _tiles(self, entry: Entry, value: str | float | None) -> Iterable[memoryview]:
         import numpy as np

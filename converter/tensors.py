@@ -79,18 +79,17 @@ class Tensor:
                 f"a tensor has {len(shape)} dimensions and {len(stride)} strides: as many as each other and at most "
                 f"{LIMITS.rank} are read"
             )
-        last, size, room = self.offset, 1, self.dtype.itemsize
+        last, room = self.offset, self.dtype.itemsize
         if not 0 <= last < _LARGEST:
             raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")
         for length, step in zip(shape, stride, strict=True):
             if not (0 <= length < _LARGEST and 0 <= step < _LARGEST):
                 raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
-            size *= length
-            room *= length or 1  # numpy counts this way, too
+            room *= length or 1  # numpy leaves zeros out, too
             last += (length - 1) * step
         if room >= _LARGEST:
             raise LayoutError(f"{self._described()} has more bytes than 63 bits can count")
-        if size and (last + 1) * self.dtype.itemsize > self.storage.nbytes:
+        if (last + 1) * self.dtype.itemsize > self.storage.nbytes and 0 not in shape:
             raise LayoutError(
                 f"{self._described()} ends at element {last} of a storage of "
                 f"{self.storage.nbytes // self.dtype.itemsize} (key `{self.storage.key}`)"
@@ -166,7 +165,9 @@ class Tensor:
         if self.contiguous and (self.storage.byteorder == "little" or self.dtype.swapped == 1):
             yield from self._runs(nbytes or STEP)
         else:
-            span = (1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))) * self.dtype.itemsize
+            span = (
+                1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+            ) * self.dtype.itemsize
             # Views that are parts of one storage are usually read one after the other: then it is fetched once.
             whole = self.storage.nbytes <= _SHARED * span
             start, size = (0, self.storage.nbytes) if whole else (self.offset * self.dtype.itemsize, span)
@@ -276,7 +277,10 @@ class Catalogue(Mapping[str, Tensor]):
 
     def fingerprint(self) -> str:
         """Give what tells whether the files are still the same: names, sizes and times of change."""
-        return repr([(s.name, s.size, getattr(s, "mtime_ns", None) or getattr(s, "etag", None)) for s in self.sources] or self.files)
+        return repr(
+            [(s.name, s.size, getattr(s, "mtime_ns", None) or getattr(s, "etag", None)) for s in self.sources]
+            or self.files
+        )
 
     def tied(self) -> list[list[str]]:
         """Give the groups of names that are one and the same view."""

@@ -130,14 +130,20 @@ def test_payloads_are_named_or_refused(case: Case) -> None:
         assert set(used) - set(TABLE), "a payload that names nothing unknown"
 
 
-@pytest.mark.parametrize("corpus", sorted({case.path.parents[len(Path(case.name).parents) - 1] for case in CASES}), ids=str)
+@pytest.mark.parametrize(
+    "corpus", sorted({case.path.parents[len(Path(case.name).parents) - 1] for case in CASES}), ids=str
+)
 def test_nothing_is_run_imported_or_looked_up(corpus: Path, tmp_path: Path) -> None:
     warm = write_checkpoint(tmp_path / "warm.bin", {"w": view("0", (2, 2), (1, 2))}, {"0": floats(1, 2, 3, 4)})
     names = tmp_path / "names.json"
     names.write_text(json.dumps([str(case.path) for case in CASES]))
 
     found = subprocess.run(
-        [sys.executable, "-c", _AUDITED, str(warm), str(names)], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", _AUDITED, str(warm), str(names)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
 
     assert (found.returncode, found.stderr) == (0, "")

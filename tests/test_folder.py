@@ -27,7 +27,11 @@ def shards(folder: Path, **options: Any) -> Path:
 def test_shards_are_one_checkpoint(index: bool, tmp_path: Path) -> None:
     catalogue = open_checkpoint(shards(tmp_path, index=index))
 
-    assert {name: tensor.array().tolist() for name, tensor in catalogue.items()} == {"a": [1, 2], "b": [3, 4, 5], "c": [6]}
+    assert {name: tensor.array().tolist() for name, tensor in catalogue.items()} == {
+        "a": [1, 2],
+        "b": [3, 4, 5],
+        "c": [6],
+    }
     assert [(s.shard, s.key) for s in catalogue.storages] == [(1, "0"), (2, "0"), (2, "1")]
     assert [Path(file.name).name for file in catalogue.files] == [FIRST, SECOND]
     assert (catalogue.problems, catalogue.missing, catalogue.tied()) == ((), (), [])

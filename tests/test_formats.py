@@ -16,7 +16,18 @@ from converter.errors import ArchiveError, ConverterError, FormatError, LayoutEr
 from converter.formats import FORMATS, open_checkpoint
 from converter.machine import run
 from tests.checkpoints import (
-    LEGACY_MAGIC, Call, Entry, Global, Raw, checkpoint_entries, dumps, floats, legacy_bytes, view, write_checkpoint, zip_bytes,
+    LEGACY_MAGIC,
+    Call,
+    Entry,
+    Global,
+    Raw,
+    checkpoint_entries,
+    dumps,
+    floats,
+    legacy_bytes,
+    view,
+    write_checkpoint,
+    zip_bytes,
 )  # fmt: skip
 
 VALUE = {"w": view("0", (2, 3)), "t": view("0", (3, 2), (1, 3))}
@@ -63,7 +74,10 @@ def entries(**options: Any) -> list[Entry]:
 
 ZIPS = {
     "TorchScript": (lambda: [*entries(), Entry("archive/constants.pkl", b"x")], "TorchScript"),
-    "TorchScript of 1.0": (lambda: [Entry("archive/model.json", b"{}"), Entry("archive/tensors/0", b"x")], "TorchScript"),
+    "TorchScript of 1.0": (
+        lambda: [Entry("archive/model.json", b"{}"), Entry("archive/tensors/0", b"x")],
+        "TorchScript",
+    ),
     "torch.package": (lambda: [*entries(), Entry("archive/.data/extern_modules", b"sys")], "torch.package"),
     "torch.export": (lambda: [Entry("model/archive_format", b"pt2")], "torch.export"),
     "npz": (lambda: [Entry("a.npy", b"x"), Entry("b.npy", b"x")], "numpy archive"),
@@ -147,7 +161,12 @@ class TestTorchZip:
         path.write_bytes(
             zip_bytes(
                 [
-                    Entry(e.name, e.data, central={"crc32": 0}, descriptor=struct.pack("<4s3L", b"PK\7\x08", 0, *2 * [len(e.data)]))
+                    Entry(
+                        e.name,
+                        e.data,
+                        central={"crc32": 0},
+                        descriptor=struct.pack("<4s3L", b"PK\7\x08", 0, *2 * [len(e.data)]),
+                    )
                     for e in entries()
                 ]
             )
@@ -176,7 +195,9 @@ class TestTorchZip:
     @pytest.mark.parametrize("nbytes", [0, 20, 23, 25, 28])
     def test_refuses_a_storage_of_another_size(self, nbytes: int, tmp_path: Path) -> None:
         with pytest.raises(LayoutError, match="should have 6 elements"):
-            open_checkpoint(write_checkpoint(tmp_path / "a.bin", None, {"0": bytes(nbytes)}, pickle=dumps(VALUE, {"0": 24})))
+            open_checkpoint(
+                write_checkpoint(tmp_path / "a.bin", None, {"0": bytes(nbytes)}, pickle=dumps(VALUE, {"0": 24}))
+            )
 
     def test_names_globals_outside_the_table(self, tmp_path: Path) -> None:
         value = {**VALUE, "x": Call(Global("os", "system"), ("true",))}

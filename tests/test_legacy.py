@@ -53,7 +53,9 @@ def test_counts_elements_of_the_storages_class(tmp_path: Path) -> None:
 
 
 def test_f8_lies_in_bytes(tmp_path: Path) -> None:
-    catalogue = opened(tmp_path, legacy_bytes({"f": view("0", (3,), dtype="F8_E4M3")}, {"0": b"abc"}, itemsizes={"0": 1}))
+    catalogue = opened(
+        tmp_path, legacy_bytes({"f": view("0", (3,), dtype="F8_E4M3")}, {"0": b"abc"}, itemsizes={"0": 1})
+    )
 
     assert (catalogue["f"].dtype.name, catalogue["f"].array().tolist()) == ("F8_E4M3", [97, 98, 99])
 
@@ -74,7 +76,8 @@ def test_parts_of_storages_as_torch_0_3_wrote_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", [("p", 4, 3), ("p", -1, 2), ("p", 0, -1), ("p", 0, 7), ("p", 0), "p", (5, 0, 1), ("p", "0", 1), ("p", True, 1)]
+    "part",
+    [("p", 4, 3), ("p", -1, 2), ("p", 0, -1), ("p", 0, 7), ("p", 0), "p", (5, 0, 1), ("p", "0", 1), ("p", True, 1)],
 )
 def test_refuses_the_part(part: Any, tmp_path: Path) -> None:
     with pytest.raises((LayoutError, PickleError)):

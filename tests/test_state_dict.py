@@ -50,7 +50,10 @@ NAMES: dict[str, tuple[Any, list[str]]] = {
     "two roots": ({"model": {"a": T}, "module": {"a": U}}, ["model.a", "module.a"]),
     "a root within a root": ({"model": {"state_dict": {"a": T}}}, ["state_dict.a"]),
     "another key": ({"weights": {"a": T}}, ["weights.a"]),
-    "an optimizer beside": ({"model": {"a": T}, "optimizer": {"state": {0: {"step": U}}}}, ["model.a", "optimizer.state.0.step"]),
+    "an optimizer beside": (
+        {"model": {"a": T}, "optimizer": {"state": {0: {"step": U}}}},
+        ["model.a", "optimizer.state.0.step"],
+    ),
 }
 
 
@@ -109,7 +112,11 @@ def twice(first: bytes, second: bytes) -> Any:
 def test_refuses_a_key_twice_in_one_dict(case: str, opened: Open) -> None:
     tensor = dumps(T, {"0": 12})[2:-1]
     below = [b"}X\1\0\0\0" + letter + tensor + b"s" for letter in (b"x", b"y")]
-    value = {"tensors": twice(tensor, tensor), "dicts of different tensors": twice(*below), "a tensor and a number": twice(tensor, b"N")}
+    value = {
+        "tensors": twice(tensor, tensor),
+        "dicts of different tensors": twice(*below),
+        "a tensor and a number": twice(tensor, b"N"),
+    }
 
     with pytest.raises(LayoutError, match="twice"):
         opened({"model": value[case]})
@@ -121,7 +128,9 @@ def test_a_key_twice_where_no_tensor_is_matters_to_nobody(opened: Open) -> None:
 
 class TestOthers:
     def test_are_listed_with_their_kind(self, opened: Open) -> None:
-        catalogue = opened({"w": T, "epoch": 3, "name": "x", "none": None, "args": {"a": 1}, "list": [1], "bytes": b"x"})
+        catalogue = opened(
+            {"w": T, "epoch": 3, "name": "x", "none": None, "args": {"a": 1}, "list": [1], "bytes": b"x"}
+        )
 
         assert [(other.name, other.kind) for other in catalogue.others] == [
             ("epoch", "int"), ("name", "str"), ("none", "None"), ("args", "dict"), ("list", "list"), ("bytes", "bytes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,20 @@ def identify(head: bytes, name: str) -> Format:
 
 def open_file(path: str | Path, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read one local checkpoint file."""
-    source = LocalFile(path)
-    head = bytes(source.read(0, min(HEAD, source.size)))
-    return identify(head, source.name).read(source, root=root, shard=shard)
+    return open_source(LocalFile(path), root=root, shard=shard)
+
+
+def open_source(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    """Read one checkpoint from its bytes, wherever they are."""
+    format = identify(bytes(source.read(0, min(HEAD, source.size))), source.name)
+    # All that is made stays: the collector would look through a growing heap again and again for nothing.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return format.read(source, root=root, shard=shard)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalogue:

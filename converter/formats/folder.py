@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from converter.limits import LIMITS
 from converter.sources import LocalFile
 from converter.tensors import Catalogue, Tensor
 
-INDEXES: Final = ("*.bin.index.json", "*.safetensors.index.json")
+INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
 _WEIGHTS: Final = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".gguf")
 _NOT_WEIGHTS: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
 _SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
@@ -35,19 +36,22 @@ def config_beside(path: Path) -> dict[str, Any] | None:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Load a small JSON document strictly: an object, UTF-8, no key twice, no NaN."""
+    """Load a small JSON document as `parse_json` does."""
     source = LocalFile(path)
     if source.size > LIMITS.json_bytes:
         raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    return parse_json(bytes(source.read(0, source.size)), str(path))
+
+
+def parse_json(data: bytes, name: str) -> dict[str, Any]:
+    """Parse a JSON document strictly: an object, UTF-8, no key twice, no NaN. `name` is what messages call it."""
     try:
-        value = json.loads(
-            bytes(source.read(0, source.size)).decode(), object_pairs_hook=_object, parse_constant=_constant
-        )
+        value = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_constant)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate can neither be written nor shown
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"`{path}` is no valid JSON document: {str(error)[:200]}") from error
+        raise ManifestError(f"`{name}` is no valid JSON document: {str(error)[:200]}") from error
     if type(value) is not dict:
-        raise ManifestError(f"`{path}` holds a JSON {type(value).__name__}, not an object")
+        raise ManifestError(f"`{name}` holds a JSON {type(value).__name__}, not an object")
     return value
 
 
@@ -65,86 +69,102 @@ def _constant(name: str) -> Any:
 def _read(path: Path, root: str | None) -> Catalogue:
     if parameters.is_folder(path):
         return parameters.read_folder(path, root=root)
-    indexes = sorted(file for pattern in INDEXES for file in path.glob(pattern))
     try:
-        files = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix in _WEIGHTS and not _NOT_WEIGHTS.fullmatch(file.name) and not file.is_dir()
-        )
+        names = [file.name for file in path.iterdir() if not file.is_dir()]
     except OSError as error:
         raise SourceError(f"`{path}` can't be listed: {(error.strerror or str(error)).lower()}") from error
+    index, files = choose(names, str(path))
+    weight_map = None
+    if index is not None:
+        weight_map = load_weight_map(load_json(path / index), str(path / index))
+        files = shard_files(weight_map, names, str(path), index)
+    if weight_map is None and len(files) == 1:
+        return open_file(path / files[0], root=root)
+    parts = [open_file(path / file, root=root, shard=number) for number, file in enumerate(files, 1)]
+    return merge(str(path), files, parts, weight_map)
+
+
+def choose(names: Iterable[str], where: str) -> tuple[str | None, list[str]]:
+    """Of the files in a folder, give the index, or the one weight file or complete set of shards.
+
+    Raises FormatError where there is none or there are several. `where` is what messages call the folder.
+    """
+    names = sorted(names)
+    indexes = [name for name in names if name.endswith(INDEXES)]
+    files = [name for name in names if name.endswith(_WEIGHTS) and not _NOT_WEIGHTS.fullmatch(name)]
     if len(indexes) == 1:
-        return _read_index(indexes[0], root)
-    if not indexes and files and (shards := _numbered(files)):
-        return _merge(path, shards, None, root)
+        return indexes[0], []
+    if not indexes and files and _numbered(files, where):
+        return None, files
     if not indexes and len(files) == 1:
-        return open_file(files[0], root=root)
+        return None, files
     if not files and not indexes:
-        if (path / ".metadata").exists() or any(path.glob("*.distcp")):
+        if any(name == ".metadata" or name.endswith(".distcp") for name in names):
             raise FormatError(
-                f"`{path}` is a distributed checkpoint (DCP): join it with `python -m "
+                f"`{where}` is a distributed checkpoint (DCP): join it with `python -m "
                 "torch.distributed.checkpoint.format_utils dcp_to_torch` first"
             )
-        raise FormatError(f"`{path}` holds no weight file: none ends in {', '.join(_WEIGHTS)}")
-    listed = ", ".join(f"`{file.name}`" for file in [*indexes, *files][:6])
-    raise FormatError(f"`{path}` holds several checkpoints: {listed}; name one of them")
+        raise FormatError(f"`{where}` holds no weight file: none ends in {', '.join(_WEIGHTS)}")
+    listed = ", ".join(f"`{name}`" for name in [*indexes, *files][:6])
+    raise FormatError(f"`{where}` holds several checkpoints: {listed}; name one of them")
 
 
-def _numbered(files: list[Path]) -> list[Path]:
-    """Give the files if they are one complete set of shards by their names."""
-    found = [match for file in files if (match := _SHARD.fullmatch(file.name))]
+def _numbered(files: list[str], where: str) -> bool:
+    """Whether the files are one complete set of shards by their names."""
+    found = [match for file in files if (match := _SHARD.fullmatch(file))]
     if len(found) < len(files) or len({(match[1], match[3], match[4]) for match in found}) > 1:
-        return []
+        return False
     count, numbers = int(found[0][3]), [int(match[2]) for match in found]
     if missing := sorted(set(range(1, count + 1)) - set(numbers)):
-        raise FormatError(f"`{files[0].parent}` lacks shard {missing[0]} of {count}")
-    return files if len(files) == count else []
+        raise FormatError(f"`{where}` lacks shard {missing[0]} of {count}")
+    return len(files) == count
 
 
-def _read_index(index: Path, root: str | None) -> Catalogue:
-    weight_map = load_json(index).get("weight_map")
+def load_weight_map(index: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Give the files by tensor that an index promises. Raises ManifestError where it has none, or paths."""
+    weight_map = index.get("weight_map")
     if type(weight_map) is not dict or not weight_map:
-        raise ManifestError(f"`{index}` has no `weight_map`")
-    names: dict[str, None] = {}
+        raise ManifestError(f"`{name}` has no `weight_map`")
     for tensor, file in weight_map.items():
         if type(file) is not str or not _FILE_NAME.fullmatch(file):
-            raise ManifestError(f"`{index}` puts `{tensor}` into {file!r}, which is no plain file name")
-        names[file] = None
-    shards = [index.parent / name for name in sorted(names)]
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if missing:
+            raise ManifestError(f"`{name}` puts `{tensor}` into {file!r}, which is no plain file name")
+    return weight_map
+
+
+def shard_files(weight_map: Mapping[str, str], names: Iterable[str], where: str, index: str) -> list[str]:
+    """Give the shards of an index. Raises ManifestError where one is not among `names`."""
+    shards, held = sorted(set(weight_map.values())), set(names)
+    if missing := [shard for shard in shards if shard not in held]:
         raise ManifestError(
-            f"`{index.parent}` lacks {len(missing)} of the {len(shards)} shards that `{index.name}` names: "
+            f"`{where}` lacks {len(missing)} of the {len(shards)} shards that `{index}` names: "
             + ", ".join(f"`{name}`" for name in missing[:5])
         )
-    return _merge(index.parent, shards, weight_map, root)
+    return shards
 
 
-def _merge(path: Path, shards: list[Path], weight_map: dict[str, str] | None, root: str | None) -> Catalogue:
+def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Mapping[str, str] | None) -> Catalogue:
     """Put the shards' catalogues together, and hold them against the index."""
-    parts = [open_file(shard, root=root, shard=number) for number, shard in enumerate(shards, 1)]
     formats = {part.format for part in parts}
     if len(formats) > 1:
-        raise FormatError(f"the shards in `{path}` are of different formats: {', '.join(sorted(formats))}")
+        raise FormatError(f"the shards in `{where}` are of different formats: {', '.join(sorted(formats))}")
     tensors: dict[str, Tensor] = {}
-    where: dict[str, str] = {}
+    places: dict[str, str] = {}
     for shard, part in zip(shards, parts, strict=True):
         for name, tensor in part.items():
-            if name in where:
-                raise LayoutError(f"`{name}` stands in two shards, `{where[name]}` and `{shard.name}`")
-            where[name] = shard.name
+            if name in places:
+                raise LayoutError(f"`{name}` stands in two shards, `{places[name]}` and `{shard}`")
+            places[name] = shard
             tensors[name] = tensor
     unsupported = [other for part in parts for other in part.unsupported]
     problems = [problem for part in parts for problem in part.problems]
     missing: list[str] = []
     if weight_map is not None:
         held = {other.name for other in unsupported}
-        missing = [name for name in weight_map if name not in where and name not in held]
+        missing = [name for name in weight_map if name not in places and name not in held]
         # An index of safetensors names one of several tied names; the shard's metadata holds the others.
         listed_tensors = {tensor for name, tensor in tensors.items() if name in weight_map}
-        extra = [name for name in where if name not in weight_map and tensors[name] not in listed_tensors]
-        moved = [name for name, file in where.items() if weight_map.get(name, file) != file]
+        extra = [name for name in places if name not in weight_map and tensors[name] not in listed_tensors]
+        moved = [name for name, file in places.items() if weight_map.get(name, file) != file]
         for names, what in (
             (missing, "in the index, but in no shard"),
             (extra, "in a shard, but not in the index"),
@@ -155,7 +175,7 @@ def _merge(path: Path, shards: list[Path], weight_map: dict[str, str] | None, ro
                 problems.append(f"{len(names):,} tensor{'s are' if len(names) > 1 else ' is'} {what}: {listed}")
     return Catalogue(
         tensors,
-        location=str(path),
+        location=where,
         format=parts[0].format,
         files=[file for part in parts for file in part.files],
         storages=[storage for part in parts for storage in part.storages],

@@ -67,12 +67,13 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     if pickled.end != len(data):
         raise PickleError(f"`data.pkl` in `{source.name}` goes on for {len(data) - pickled.end:,} bytes after its end")
     flattened = flatten(pickled.value, root)
+    every = storages.all()
     return Catalogue(
         flattened.tensors,
         location=source.name,
         format=NAME,
         files=[File(source.name, source.size)],
-        storages=storages.all(),
+        storages=every,
         others=flattened.others,
         unsupported=flattened.unsupported,
         globals=[
@@ -80,7 +81,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
             for (module, name), at in pickled.globals.items()
         ],
         problems=storages.problems(),
-        unchecked=any(s.crc32 is None and s.nbytes for s in storages.all()),
+        unchecked=any(s.crc32 is None and s.nbytes for s in every),
         metadata={
             "root": flattened.root,
             "folder": storages.folder,

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from converter.checksums import crc32, crc32_zeros
 from converter.dtypes import Dtype
 
-Tiles = Callable[["Entry"], Iterable[memoryview]]
+Tiles = Callable[["Entry"], Iterable[memoryview] | None]
 
 _ALIGNMENT: Final = 64  # bytes; where a record's data may start
 _WIDE: Final = 0xFFFFFFFF  # from this size or offset on miniz adds zip64 fields, and this is what stands in their place
@@ -110,11 +110,11 @@ class Layout:
         """Bytes of the file that are no tensor's."""
         return self.nbytes - sum(record.nbytes for record in self.records if isinstance(record.content, Entry))
 
-    def write(self, file: BinaryIO, tiles: Tiles | None) -> None:
+    def write(self, file: BinaryIO, tiles: Tiles) -> None:
         """Write the file from its first byte on; `file` has to be empty.
 
-        `tiles` gives an entry's storage in order, in pieces that may use one buffer again; None leaves holes, which
-        read as zeros and take no disk.
+        `tiles` gives an entry's storage in order, in pieces that may use one buffer again; None leaves a hole, which
+        reads as zeros and takes no disk.
         """
         checksums = []
         for record in self.records:
@@ -123,12 +123,12 @@ class Layout:
             if isinstance(content, bytes):
                 file.write(content)
                 crc = crc32(content)
-            elif tiles is None:
+            elif (made := tiles(content)) is None:
                 file.seek(content.nbytes, 1)
                 crc = crc32_zeros(content.nbytes)
             else:
                 crc = 0
-                for tile in tiles(content):
+                for tile in made:
                     file.write(tile)
                     crc = crc32(tile, crc)
             file.write(record.descriptor(crc))

@@ -32,8 +32,9 @@ def main() -> None:
                     "n_probs": vocab_size,
                     "temperature": 0.0,
                     "cache_prompt": True,
-                    # An end of text would have no probabilities; theirs are taken before this forbids it.
-                    "ignore_eos": True,
+                    # The answer has no probabilities when the token that is said is an end of text or half a
+                    # character. So it has to say an `a`, by a bias that comes after the probabilities are taken.
+                    "logit_bias": [["a", 1e6]],
                 }
             )
             row = array("f", [math.nan]) * vocab_size

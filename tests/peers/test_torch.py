@@ -100,7 +100,9 @@ FORMS = {
     "zip": {},
     "legacy": {"_use_new_zipfile_serialization": False},
     **{f"zip of protocol {n}": {"pickle_protocol": n} for n in (1, 3, 4, 5)},
-    **{f"legacy of protocol {n}": {"pickle_protocol": n, "_use_new_zipfile_serialization": False} for n in (1, 3, 4, 5)},
+    **{
+        f"legacy of protocol {n}": {"pickle_protocol": n, "_use_new_zipfile_serialization": False} for n in (1, 3, 4, 5)
+    },
 }
 each_form = pytest.mark.parametrize("form", FORMS)
 
@@ -127,7 +129,9 @@ def test_every_dtype_of_torch_is_known() -> None:
     """But for those of less than a byte that nothing can be made of."""
     kinds = {str(value).removeprefix("torch.") for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
-    assert {name for name in kinds if name not in BY_TORCH} <= {f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)}
+    assert {name for name in kinds if name not in BY_TORCH} <= {
+        f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)
+    }
 
 
 def views() -> dict[str, torch.Tensor]:
@@ -445,7 +449,9 @@ def _checkpoints() -> list[Path]:
 @pytest.mark.parametrize("folder", _checkpoints(), ids=lambda path: path.name)
 def test_checkpoints_equal_torchs_reading(folder: Path) -> None:
     index = folder / "pytorch_model.bin.index.json"
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["pytorch_model.bin"]
+    names = (
+        sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else ["pytorch_model.bin"]
+    )
     catalogue = open_checkpoint(folder)
     seen: list[str] = []
 
