@@ -14,7 +14,8 @@ import pytest
 
 from converter.errors import ArchiveError, ManifestError, ModelError, OutputError, UnsafeError, UnsupportedError
 from converter.extract import default_folder, extract
-from converter.formats import open_checkpoint
+from converter.formats import open_checkpoint, parameters
+from converter.models import recognise
 from converter.sample import write_sample
 from converter.tensors import Catalogue
 from tests.checkpoints import Call, Global, floats, view, write_checkpoint
@@ -146,6 +147,40 @@ def test_the_properties_are_what_the_client_reads(tiny: Path, tmp_path: Path) ->
     assert files["file.decoder1/att.proj.w"] == "6"
     assert files["file.decoder2/mlp.layer2.b"] == "29"
     assert files["file.output/norm.b"] == "59"
+
+
+# Where the published files have each parameter of a layer, counted from the layer's first storage.
+CONVERTED = ["att.query.key.value.w", "att.query.key.value.b", None, None, "att.proj.w", "att.proj.b", "att.norm.w", "att.norm.b",
+             "mlp.norm.w", "mlp.norm.b", "mlp.layer1.w", "mlp.layer1.b", "mlp.layer2.w", "mlp.layer2.b"]  # fmt: skip
+MODULE = ["att.norm.w", "att.norm.b", None, None, "att.query.key.value.w", "att.query.key.value.b", "att.proj.w", "att.proj.b",
+          "mlp.norm.w", "mlp.norm.b", "mlp.layer1.w", "mlp.layer1.b", "mlp.layer2.w", "mlp.layer2.b"]  # fmt: skip
+
+
+def expected_files(layers: int, order: list[str | None], first: int | None = None) -> dict[str, str]:
+    """Give the storages of a model in this order; in two shards, the first of which has `first` storages."""
+    names = ["input/wte", "input/wpe"]
+    names += [f"decoder{layer + 1}/{name}" if name else "" for layer in range(layers) for name in order]
+    names += ["output/norm.w", "output/norm.b"]
+    keys = [str(n) if first is None else f"1/{n}" if n < first else f"2/{n - first}" for n in range(len(names))]
+    return {name: key for name, key in zip(names, keys, strict=True) if name}
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "first"),
+    [("111M", 10, None), ("256M", 14, None), ("590M", 18, None), ("1.3B", 24, None), ("2.7B", 32, None),
+     ("6.7B", 32, None), ("13B", 40, 322)],
+)  # fmt: skip
+def test_the_properties_of_all_seven_name_the_right_storages(
+    model: str, layers: int, first: int | None, tmp_path: Path
+) -> None:
+    write_sample(tmp_path, model, sparse=True)
+    catalogue = open_checkpoint(tmp_path)
+
+    made = parameters.extraction(catalogue, recognise(catalogue, catalogue.config)).properties
+
+    assert made is not None
+    found = dict(re.findall(r"^file\.(\S+) = (\S+)$", made, re.MULTILINE))
+    assert found == expected_files(layers, CONVERTED if first is None else MODULE, first)
 
 
 def test_matrices_that_lie_row_by_row_are_transposed_for_the_client(tmp_path: Path) -> None:

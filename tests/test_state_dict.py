@@ -18,6 +18,7 @@ from tests.checkpoints import Call, Global, Raw, dumps, floats, ordered, view, w
 
 T = view("0", (2,))
 U = view("0", (2,), offset=1)
+SHARED = {"a": T}
 Open = Callable[..., Catalogue]
 
 
@@ -40,7 +41,7 @@ NAMES: dict[str, tuple[Any, list[str]]] = {
     "a list": ([T, None, U], ["0", "2"]),
     "whole numbers for keys": ({0: {"a": T}, 10: {"a": U}}, ["0.a", "10.a"]),
     "an empty name": ({"": T, "x": {"": U}}, ["", "x."]),
-    "one dict at two places": ((lambda d: {"x": d, "y": d})({"a": T}), ["x.a", "y.a"]),
+    "one dict at two places": ({"x": SHARED, "y": SHARED}, ["x.a", "y.a"]),
     "below state_dict": ({"state_dict": {"a": T}, "epoch": 3}, ["a"]),
     "below model": ({"epoch": 3, "model": ordered(a=T)}, ["a"]),
     "below module": ({"module": {"a": T}}, ["a"]),
