@@ -103,6 +103,13 @@ class Archive:
             )
         return data
 
+    def head(self, name: str, nbytes: int) -> bytes:
+        """Give up to `nbytes` bytes from the start of a record's data, their CRC unchecked."""
+        record = self.records[name]
+        if record.method == STORED:
+            return bytes(self.source.read(self.payload(record), min(nbytes, record.nbytes)))
+        return next(_inflated(self, record), b"")[:nbytes]
+
     def payload(self, record: Record) -> int:
         """Give where a record's data starts, its local header and descriptor checked against the directory."""
         if (known := self._payloads.get(record.header)) is not None:

@@ -75,7 +75,7 @@ app = typer.Typer(
     "prove that the copy computes the same.",
 )
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint file, or a folder that holds one.")]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
 Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="The key that tensor names start below.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
@@ -228,13 +228,13 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Convert to safetensors, GGUF or a parameters folder, streaming: memory does not grow with the model."""
-    from converter import convert as conversion
     from converter import render, reports
+    from converter.convert import convert as converted
 
     size = _nbytes(max_shard_size)
     catalogue = _open(source, root)
     with render.progress("converting", 0, quiet=quiet or json) as progress:
-        report = conversion.convert(
+        report = converted(
             catalogue,
             output,
             to=to.value if to else None,
@@ -276,6 +276,22 @@ def models(
         render.model_page(chosen[0])
     else:
         render.model_table(chosen)
+
+
+@_command()
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="`Cerebras-GPT-111M`, `111M`, or owner/name[@revision].")],
+    folder: Annotated[Path | None, typer.Argument(help="Where to; the local cache of the Hub if not given.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Download weights and what belongs to them from the Hub; SHA-256 checked where it is known."""
+    from converter import hub, render
+
+    with render.progress("downloading", 0, quiet=quiet) as progress:
+        done = hub.download(name, folder, starting=progress.start, progress=progress)
+    for file in done:
+        checked = f", SHA-256 is {file.checked}" if file.checked is not None else ""
+        typer.echo(f"{safe_text(str(file.path))}: {file.nbytes:,} bytes{checked}")
 
 
 @_command()
@@ -324,6 +340,11 @@ def _nbytes(text: str | None) -> int | None:
 def _open(source: str, root: str | None) -> Catalogue:
     from converter.formats import open_checkpoint
 
+    if "/" in source and "://" not in source and not os.path.lexists(source):
+        from converter import hub
+
+        if hub.is_remote(source):
+            typer.echo(f"`{safe_text(source)}`: no such path; asking the Hub", err=True)
     try:
         return open_checkpoint(source, root=root)
     except CutOffError:

@@ -47,6 +47,8 @@ def inspect(
             catalogue.format,
             tuple(reports.FileReport(Path(file.name).name, file.nbytes) for file in catalogue.files),
             catalogue.metadata.get("writer"),
+            catalogue.traffic.requests if catalogue.traffic else None,
+            catalogue.traffic.nbytes if catalogue.traffic else None,
         ),
         model=_model(recognition) if recognition else None,
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),

@@ -3,8 +3,10 @@
 Nothing is allocated on a file's word alone; these bound what honest work on a dishonest file may cost.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
+
+from converter.errors import LimitError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,24 @@ class Limits:
     gguf_bytes: int = 256 << 20  # keys, values and tensors' entries: a vocabulary of 256,000 tokens takes 10 MB
     gguf_string: int = 16 << 20  # a value: the largest chat templates have 100 kB
     gguf_alignment: int = 1 << 20
+    scan_pickles: int = 10_000  # pickles of one file that scan lists: joblib and shelve write a few hundred
+    scan_nesting: int = 3  # archives and pickles inside one another that scan follows
+    opinion_bytes: int = 1 << 20  # of pickles that fickling is asked about: it takes 10 s for 2 MB
+    opinion_tensors: int = 15_000  # fickling 0.1.12 calls an honest pickle of 18,000 tensors malicious
 
 
 LIMITS: Final = Limits()
+
+
+def set_limit(text: str) -> None:
+    """Set one limit for the rest of the program, from `name=value`. Raises LimitError for a name or value that is none."""
+    name, _, value = text.partition("=")
+    names = [field.name for field in fields(Limits)]
+    if name not in names:
+        raise LimitError(f"`{name}` is no limit: there are {', '.join(names)}")
+    if not (value.isascii() and value.isdigit()) or not 1 <= len(value) <= 18:
+        raise LimitError(
+            f"`{value}` is no value for the limit `{name}`: a whole number, such as {getattr(LIMITS, name)}"
+        )
+    # Every module holds this one object; no one but the command line writes to it, before anything is read.
+    object.__setattr__(LIMITS, name, int(value))

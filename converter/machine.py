@@ -321,16 +321,18 @@ def run(
     position: int = 0,
     *,
     used: dict[tuple[str, str], int] | None = None,
+    calls: list[tuple[int, Opaque]] | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
     `persistent` gives what a persistent id stands for. Globals are noted in `used` as they are named, so that a caller
-    has them even when the pickle turns out to be malformed further on. Raises PickleError and its kin, and whatever
-    ConverterError the functions of `table` raise.
+    has them even when the pickle turns out to be malformed further on; what a call or a BUILD outside the table would have
+    made or changed is noted in `calls` with its byte, even when it is thrown away again. Raises PickleError and its kin,
+    and whatever ConverterError the functions of `table` raise.
     """
     used = {} if used is None else used
     try:
-        return _Machine(table, persistent, used).run(data, position)
+        return _Machine(table, persistent, used, calls).run(data, position)
     except ConverterError:
         raise
     # The bytes ask for something the stack does not hold; whatever Python calls it, it is one thing to the caller.
@@ -341,10 +343,17 @@ def run(
 class _Machine:
     """Stack, marks and memo of one run."""
 
-    def __init__(self, table: Table, persistent: Callable[[object], object], used: dict[tuple[str, str], int]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        persistent: Callable[[object], object],
+        used: dict[tuple[str, str], int],
+        calls: list[tuple[int, Opaque]] | None,
+    ) -> None:
         self.table = table
         self.persistent = persistent
         self.used = used
+        self.calls = calls
         self.found: dict[tuple[str, str], Known] = {}
 
     def run(self, data: bytes, position: int) -> Pickled:
@@ -530,7 +539,10 @@ class _Machine:
             return callee.build(args)
         if type(callee) is Opaque:
             how = NAMES[code]
-            return Opaque(callee.module, callee.name, args, how, callee if callee.args is not None else None)
+            made = Opaque(callee.module, callee.name, args, how, callee if callee.args is not None else None)
+            if self.calls is not None:
+                self.calls.append((at, made))
+            return made
         raise PickleError(f"{NAMES[code]} at byte {at:,} calls a {type(callee).__name__}, which can't be called")
 
     def extend(self, target: Any, items: list[Any], code: int, at: int) -> None:
@@ -559,6 +571,8 @@ class _Machine:
             target.state = state
         elif type(target) is Opaque:
             target.state = _grown(target.state, [state])
+            if self.calls is not None:
+                self.calls.append((at, target))
         else:
             raise PickleError(f"BUILD at byte {at:,} sets the state of a {type(target).__name__}")
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 BLOCK: Final = 4 << 20  # bytes of a request while tensors are read
 WINDOW: Final = 32 << 20  # bytes that are fetched ahead; as many may be on their way for nothing
 CONNECTIONS: Final = 8
-_FIRST: Final = 128 << 10  # bytes of the first read: they hold the pickle of a thousand tensors
 _AHEAD: Final = 4 << 10  # bytes read beyond what was asked for: the next header, perhaps
 _PEEK: Final = 4 << 10  # a shorter read looks something up; it does not say where reading goes on
 _KEPT: Final = 64 << 20  # bytes of names and layouts that are kept in memory
@@ -100,14 +99,14 @@ def _work(tasks: SimpleQueue[Any]) -> None:
 
 
 class RemoteFile:
-    """A source over an object. `mtime_ns` of a local file has its counterpart in `etag`."""
+    """A source over an object, whose `first` bytes were read when it was looked for."""
 
-    def __init__(self, object: Object, pool: Pool) -> None:
+    def __init__(self, object: Object, pool: Pool, first: memoryview) -> None:
         self.name, self.size, self.etag = object.name, object.size, object.etag
         self._object, self._pool = object, pool
         self._lock = threading.RLock()
-        self._kept: list[tuple[int, memoryview]] = []  # by offset; none overlap
-        self._kept_nbytes = self._loads = 0
+        self._kept = [(0, first)]  # by offset; none overlap
+        self._kept_nbytes, self._loads = len(first), 0
         self._orders: tuple[_Order, ...] = ()
         self._spans: list[Span] = []  # in the order of the file
         self._arranged = False
@@ -205,7 +204,7 @@ class RemoteFile:
 
     def _keep(self, offset: int, size: int) -> None:
         """Fetch a range and some more, but nothing twice, and keep it."""
-        size = max(size + _AHEAD, 0 if self._kept else _FIRST)
+        size += _AHEAD
         index = bisect_right(self._kept, offset, key=_start)
         end = self._kept[index][0] if index < len(self._kept) else self.size
         size = min(size, end - offset, _KEPT)

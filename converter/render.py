@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _NARROW: Final = 80
 _WIDE: Final = 110  # columns from which storages are shown
 _PIPED: Final = 160
+_WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
 _PADDING: Final = re.compile(r" +(?=\n)")
 _NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
 _FORMATS: Final = {
@@ -54,9 +56,11 @@ class _Trimmed(io.StringIO):
         self._file = file
 
     def write(self, text: str) -> int:
+        """Write without blanks before line ends."""
         return self._file.write(_PADDING.sub("", text))
 
     def flush(self) -> None:
+        """Flush what is below."""
         self._file.flush()
 
 
@@ -249,15 +253,7 @@ def _tensor_table(found: reports.Inspection, out: Console, unfold: bool) -> None
     strided = any(not line.first.contiguous for line in lines)
     # Elsewhere a storage is the tensor itself.
     wide = out.width >= _WIDE and found.source.format.startswith("torch")
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
-    table.add_column("name", overflow="fold", ratio=None)
-    table.add_column("dtype", no_wrap=True)
-    table.add_column("shape", overflow="fold")
-    if strided:
-        table.add_column("stride", overflow="fold")
-    if wide:
-        table.add_column("storage", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
+    rows = []
     for line in lines:
         tensor = line.first
         row = [safe_text(line.name), tensor.dtype, "×".join(map(str, tensor.shape)) or "scalar"]
@@ -265,9 +261,28 @@ def _tensor_table(found: reports.Inspection, out: Console, unfold: bool) -> None
             row.append("" if tensor.contiguous else ",".join(map(str, tensor.stride)))
         if wide:
             row.append(_storage(line))
-        row.append((f"{line.count}×" if line.count > 1 else "") + nbytes_text(tensor.nbytes))
-        table.add_row(*(Text(cell) for cell in row))
+        rows.append([*row, (f"{line.count}×" if line.count > 1 else "") + nbytes_text(tensor.nbytes)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    prefix = _common(line.name for line in lines) if sum(widths) + 2 * len(widths) > out.width else ""
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    table.add_column(f"name below {prefix.rstrip('.')}" if prefix else "name", overflow="fold")
+    table.add_column("dtype", no_wrap=True)
+    table.add_column("shape", overflow="fold")
+    if strided:
+        table.add_column("stride", overflow="fold")
+    if wide:
+        table.add_column("storage", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    for name, *rest in rows:
+        table.add_row(*(Text(cell) for cell in (name.removeprefix(prefix), *rest)))
     out.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _common(names: Iterable[str]) -> str:
+    """Give the plain words up to a dot that all names start with, so that a narrow table can leave them out."""
+    prefix = os.path.commonprefix(list(names))  # noqa: RUF071 (cut at a dot below)
+    prefix = prefix[: prefix.rfind(".") + 1]
+    return prefix if _WORDS.fullmatch(prefix) else ""
 
 
 def _storage(line: _Line) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 PLAIN: Final = "plain"
 UNKNOWN: Final = "unknown-globals"
 DANGEROUS: Final = "dangerous"
+MALFORMED: Final = "malformed"
+VERDICTS: Final = (PLAIN, UNKNOWN, DANGEROUS, MALFORMED)  # each worse than the one before
 
 # Modules by which a pickle runs code, reads or writes files, or reaches the network when it is loaded, and what for.
 # The list only chooses words: what is outside the closed table is refused whether it stands here or not.

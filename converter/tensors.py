@@ -19,6 +19,8 @@ from converter.sources import STEP, Source
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.remote import Traffic
+
 TILE: Final = (
     24 << 20
 )  # bytes of a gathered tile: the more columns of a transposed matrix it holds, the longer the reads
@@ -254,6 +256,7 @@ class Catalogue(Mapping[str, Tensor]):
         self.metadata = dict(metadata or {})
         self.config = dict(config) if config is not None else None
         self.sources = tuple(sources)
+        self.traffic: Traffic | None = None  # of a remote checkpoint: what it has taken so far
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

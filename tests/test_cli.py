@@ -37,6 +37,25 @@ def test_inspect_says_which_model_it_is_and_folds_the_layers(tiny: Path) -> None
     assert done.stderr == ""
 
 
+def test_eighty_columns_are_enough(tmp_path: Path) -> None:
+    import io
+
+    from rich.console import Console
+
+    from converter import inspection, render
+    from converter.formats import open_checkpoint
+
+    write_sample(tmp_path, "111M", sparse=True)
+    written = io.StringIO()
+    render.inspection(inspection.inspect(open_checkpoint(tmp_path)), out=Console(file=written, width=80))
+
+    lines = written.getvalue().splitlines()
+    assert any(line.startswith("  name below transformer ") for line in lines)
+    rows = [line for line in lines if "h.{0..9}." in line]
+    assert len(rows) == 14
+    assert all(row.rstrip().endswith("B") and len(row) <= 80 for row in rows)
+
+
 def test_all_unfolds(tiny: Path) -> None:
     done = RUN.invoke(app, ["inspect", str(tiny), "--all"])
 

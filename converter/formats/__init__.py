@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,19 @@ def open_source(source: Source, *, root: str | None = None, shard: int | None = 
 
 
 def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalogue:
-    """Read a checkpoint's names and layouts from a file or a folder; tensors are read when they are asked for.
+    """Read a checkpoint's names and layouts; tensors are read when they are asked for.
 
-    Raises a ConverterError that says in a sentence what is wrong. `root` is the key that names start below.
+    `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name`, or a URL. Raises a ConverterError
+    that says in a sentence what is wrong. `root` is the key that names start below.
     """
     from converter.formats import folder
 
     path = Path(location)
+    if isinstance(location, str) and "/" in location and not os.path.lexists(path):
+        from converter import hub
+
+        if hub.is_remote(location):
+            return hub.open_remote(location, root=root)
     try:
         if path.is_dir():
             return folder.read(path, root=root)

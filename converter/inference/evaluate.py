@@ -112,11 +112,12 @@ THRESHOLDS: Final = {
     "Q4_0": Threshold(4.5, 0.14, 0.4),  # 1.45, 0.035, 62 %
 }
 
-# What other engines may add. transformers sums in another order: 5e-6 of the spread on 111M.
+# What other engines may add. transformers sums in another order: 6e-6 of the spread on 111M. llama.cpp
+# reads its GELU from a table of float16 values: 0.002 of the spread.
 ENGINES: Final = {
     "numpy": EXACT,
     "transformers": Threshold(1e-4, 1e-9, 0.99),
-    "llama.cpp": Threshold(0.02, 1e-5, 0.95),
+    "llama.cpp": Threshold(0.01, 1e-6, 0.95),
 }
 
 

@@ -20,7 +20,9 @@ def main() -> None:
     settings.model.path = model
     settings.n_ctx = len(tokens) + 2
     settings.n_gpu_layers = 0
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # else float16
+    # Without these, keys and values are float16.
+    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     settings.n_parallel = 1
     settings.warmup = False
     server = xllamacpp.Server(settings)

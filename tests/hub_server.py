@@ -1,0 +1,252 @@
+"""A small Hub on the loopback: repositories, resolve redirects to a store on another origin, tokens, LFS headers, ranges.
+
+It behaves well unless it is told how not to. Every request is noted, with the origin that it came to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SIGNATURE = "canary-signature-9c1b"
+TOKEN = "hf_canary_token_5d7e"
+_LARGE = (".bin", ".pt", ".safetensors", ".gguf")
+
+
+@dataclass
+class Seen:
+    """A request."""
+
+    origin: str  # `hub`, `store` or `elsewhere`
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+@dataclass
+class Repository:
+    files: Mapping[str, bytes | Path]
+    private: bool = False
+    gated: bool = False
+    commit: str = COMMIT
+
+
+@dataclass
+class Asked:
+    """A range of a file that the store is asked for; `last` is the last byte."""
+
+    file: str
+    first: int
+    last: int
+    total: int
+    data: bytes
+    headers: dict[str, str]  # of the right answer
+
+
+Fault = Callable[["Handler", Asked], bool]  # True: it has answered
+
+
+@dataclass
+class Hub:
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+    on_api: Callable[[Handler], bool] = lambda handler: False
+    on_resolve: Callable[[Handler], bool] = lambda handler: False
+    on_store: Fault = lambda handler, asked: False
+    on_elsewhere: Callable[[Handler], bool] = lambda handler: False
+    signature: str = SIGNATURE
+    _sites: list[ThreadingHTTPServer] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        for origin in ("hub", "store", "elsewhere"):
+            site = _Site(("127.0.0.1", 0), Handler)
+            site.hub, site.origin = self, origin
+            threading.Thread(target=site.serve_forever, args=(0.02,), daemon=True).start()
+            self._sites.append(site)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for site in self._sites:
+            site.shutdown()
+            site.server_close()
+
+    def url(self, origin: str = "hub") -> str:
+        site = self._sites[("hub", "store", "elsewhere").index(origin)]
+        return f"http://127.0.0.1:{site.server_address[1]}"
+
+    def asked(self, origin: str, method: str = "GET") -> list[str]:
+        """Give the paths that an origin was asked for."""
+        return [request.path for request in self.seen if (request.origin, request.method) == (origin, method)]
+
+
+class _Site(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    hub: Hub
+    origin: str
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is nothing to talk about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Site
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub = self.server.hub
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        hub.seen.append(Seen(self.server.origin, self.command, self.path, headers))
+        if self.server.origin == "store":
+            self._store(hub)
+        elif self.server.origin == "elsewhere":
+            if not hub.on_elsewhere(self):
+                self.reply(404)
+        elif urlsplit(self.path).path.startswith("/api/models/"):
+            if not hub.on_api(self):
+                self._api(hub)
+        elif not hub.on_resolve(self):
+            self._resolve(hub)
+
+    def reply(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | dict(headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def redirect(self, location: str, **headers: str) -> None:
+        self.reply(302, headers={"Location": location} | {n.replace("_", "-"): v for n, v in headers.items()})
+
+    def close(self) -> None:
+        """Break off."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(2)
+
+    def _allowed(self, hub: Hub, name: str) -> Repository | None:
+        repository = hub.repositories.get(name)
+        known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        if repository is None or (repository.private and not known):
+            self.reply(401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."})
+            return None
+        return repository
+
+    def _api(self, hub: Hub) -> None:
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/(.+))?", urlsplit(self.path).path)
+        if match is None:
+            self.reply(404)
+            return
+        repository = self._allowed(hub, match[1])
+        if repository is None:
+            return
+        if unquote(match[3] or "main") not in ("main", repository.commit, "refs/pr/1"):
+            self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
+            return
+        siblings = []
+        for name, content in repository.files.items():
+            sibling: dict[str, Any] = {"rfilename": name, "size": size_of(content)}
+            if name.endswith(_LARGE):
+                sibling["lfs"] = {"sha256": sha256_of(content), "size": size_of(content), "pointerSize": 135}
+            siblings.append(sibling)
+        found = {"id": match[1], "sha": repository.commit, "siblings": siblings, "private": repository.private}
+        self.reply(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+
+    def _resolve(self, hub: Hub) -> None:
+        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", urlsplit(self.path).path)
+        repository = self._allowed(hub, match[1]) if match else self.reply(404)
+        if repository is None or match is None:
+            return
+        if unquote(match[2]) not in ("main", repository.commit, "refs/pr/1"):
+            self.reply(404, headers={"X-Error-Code": "RevisionNotFound"})
+            return
+        name = unquote(match[3])
+        if name not in repository.files:
+            self.reply(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.commit})
+            return
+        if repository.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.reply(401, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
+            return
+        content = repository.files[name]
+        headers = {"X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes", "ETag": f'"{sha256_of(content)[:40]}"'}
+        if name.endswith(_LARGE):
+            target = f"{hub.url('store')}/{match[1]}/{match[3]}?Expires=1&Signature={hub.signature}"
+            linked = {"X-Linked-Etag": f'"{sha256_of(content)}"', "X-Linked-Size": str(size_of(content))}
+            self.reply(302, headers=headers | linked | {"Location": target})
+        else:
+            self._send(content, headers)
+
+    def _store(self, hub: Hub) -> None:
+        parts = urlsplit(self.path)
+        owner, name, file = unquote(parts.path).lstrip("/").split("/", 2)
+        if parse_qs(parts.query).get("Signature") != [hub.signature]:
+            self.reply(403, b"<Error>expired</Error>")
+            return
+        content = hub.repositories[f"{owner}/{name}"].files[file]
+        self._send(content, {"ETag": f'"{sha256_of(content)}"', "Accept-Ranges": "bytes"}, file)
+
+    def _send(self, content: bytes | Path, headers: dict[str, str], file: str = "") -> None:
+        total = size_of(content)
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if match is None:
+            self.reply(200, part_of(content, 0, total) if self.command == "GET" else b"", headers)
+            return
+        first, last = int(match[1]), min(int(match[2] or total - 1), total - 1)
+        if first >= total:
+            self.reply(416, headers={"Content-Range": f"bytes */{total}"})
+            return
+        data = part_of(content, first, last + 1)
+        headers = headers | {"Content-Range": f"bytes {first}-{last}/{total}"}
+        if not file or not self.server.hub.on_store(self, Asked(file, first, last, total, data, headers)):
+            self.reply(206, data, headers)
+
+
+def size_of(content: bytes | Path) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+def part_of(content: bytes | Path, first: int, end: int) -> bytes:
+    if isinstance(content, bytes):
+        return content[first:end]
+    with content.open("rb") as file:
+        file.seek(first)
+        return file.read(end - first)
+
+
+def sha256_of(content: bytes | Path) -> str:
+    """Give the SHA-256; of files that are too large to be read in a test, that of their name."""
+    if isinstance(content, Path) and content.stat().st_size > 100_000_000:
+        return hashlib.sha256(content.name.encode()).hexdigest()
+    return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+
+
+def files_of(folder: Path) -> dict[str, bytes | Path]:
+    """Give a folder's files for a repository."""
+    return {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def every(count: int) -> Iterator[bool]:
+    """Say yes every so many times."""
+    while True:
+        yield from (False for _ in range(count - 1))
+        yield True

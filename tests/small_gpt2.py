@@ -1,0 +1,105 @@
+"""A GPT-2 small enough to write down, with weights that are the same float32 numbers on every machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.dtypes import BY_NAME, F32, Dtype
+from converter.tensors import Catalogue, File, Storage, Tensor
+
+CONFIG: Final[dict[str, Any]] = {
+    "model_type": "gpt2",
+    "n_embd": 8,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_inner": 20,
+    "n_positions": 12,
+    "vocab_size": 17,
+    "activation_function": "gelu",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "tie_word_embeddings": True,
+}
+TOKENS: Final = (3, 14, 15, 9, 2, 6, 5, 16, 0, 3)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that are a source."""
+
+    data: bytes
+    name: str = "memory"
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def read(self, offset: int, size: int) -> memoryview:
+        return memoryview(self.data)[offset : offset + size]
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = self.read(offset, len(buffer))
+
+
+def weights(config: Mapping[str, Any] = CONFIG, *, head: bool = False) -> dict[str, NDArray[np.float32]]:
+    """Give the state dict with bare names; `head` adds one that is not tied."""
+    width, inner, vocabulary = config["n_embd"], config["n_inner"], config["vocab_size"]
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (vocabulary, width), "wpe.weight": (config["n_positions"], width)}
+    for layer in range(config["n_layer"]):
+        for name, shape in {
+            "ln_1.weight": (width,),
+            "ln_1.bias": (width,),
+            "attn.c_attn.weight": (width, 3 * width),
+            "attn.c_attn.bias": (3 * width,),
+            "attn.c_proj.weight": (width, width),
+            "attn.c_proj.bias": (width,),
+            "ln_2.weight": (width,),
+            "ln_2.bias": (width,),
+            "mlp.c_fc.weight": (width, inner),
+            "mlp.c_fc.bias": (inner,),
+            "mlp.c_proj.weight": (inner, width),
+            "mlp.c_proj.bias": (width,),
+        }.items():
+            shapes[f"h.{layer}.{name}"] = shape
+    shapes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+    if head:
+        shapes["lm_head.weight"] = (vocabulary, width)
+    state, first = {}, 1
+    for name, shape in shapes.items():
+        size = int(np.prod(shape))
+        # Knuth's multiplicative hash of a running number: -2 to 2 in steps of 2^-14, so exact in float32.
+        steps = (np.arange(first, first + size, dtype=np.uint64) * np.uint64(2654435761)) >> np.uint64(8)
+        state[name] = ((steps % np.uint64(1 << 16)).astype(np.float32) / np.float32(1 << 14) - np.float32(2)).reshape(shape)
+        if "ln_" not in name:
+            state[name] *= np.float32(0.5)
+        first += size
+    return state
+
+
+def catalogue(
+    state: Mapping[str, NDArray[Any]],
+    config: Mapping[str, Any] | None = CONFIG,
+    *,
+    prefix: str = "",
+    transposed: bool = False,
+    dtypes: Mapping[str, str] | None = None,
+) -> Catalogue:
+    """Give the arrays as a checkpoint: `transposed` stores the layers' matrices as [out, in], as the published files do."""
+    tensors = {}
+    for name, array in state.items():
+        dtype = BY_NAME[(dtypes or {}).get(name, F32.name)]
+        full = name if name.startswith("lm_head") else prefix + name
+        if transposed and name.startswith("h.") and array.ndim == 2:
+            tensors[full] = _tensor(array.T, dtype, full).t()
+        else:
+            tensors[full] = _tensor(array, dtype, full)
+    return Catalogue(tensors, location="memory", format="memory", files=[File("memory", 0)], config=config)
+
+
+def _tensor(array: NDArray[Any], dtype: Dtype, name: str) -> Tensor:
+    data = np.ascontiguousarray(array).tobytes()
+    stride = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
+    return Tensor(dtype, array.shape, stride, 0, Storage(Memory(data), 0, len(data), name))
