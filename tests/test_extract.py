@@ -179,6 +179,10 @@ def test_the_properties_of_all_seven_name_the_right_storages(
     made = parameters.extraction(catalogue, recognise(catalogue, catalogue.config)).properties
 
     assert made is not None
+    heads = {"111M": "8", "256M": "8", "2.7B": "8.94427190999916"}.get(
+        model, "11.313708498984761"
+    )  # sqrt(64), sqrt(80), sqrt(128)
+    assert f"attention.dividend = {heads}\n" in made
     found = dict(re.findall(r"^file\.(\S+) = (\S+)$", made, re.MULTILINE))
     assert found == expected_files(layers, CONVERTED if first is None else MODULE, first)
 

@@ -470,7 +470,7 @@ def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _
         ("feedforward.size", sizes["n_inner"]),
         ("decoder.count", sizes["n_layer"]),
         ("attention.head.count", sizes["n_head"]),
-        ("attention.dividend", f"{math.sqrt(head):.12g}"),
+        ("attention.dividend", repr(math.sqrt(head)).removesuffix(".0")),
         *((f"attention.type.{decoder}", "global") for decoder in range(1, sizes["n_layer"] + 1)),
         ("epsilon", repr(float(config.get("layer_norm_epsilon", 1e-05)))),
         ("data.type", "FLOAT32"),
