@@ -23,6 +23,7 @@ def droppable(catalogue: Catalogue, recognition: Recognition | None) -> list[str
     rows = {row.name: row for row in recognition.architecture.row_table if row.kind == "buffer"}
     wrong = {mismatch.name for mismatch in recognition.mismatched}
     found = []
+    catalogue.expect(catalogue[name] for name in recognition.buffers)
     checked: dict[Tensor, bool] = {}
     for name in recognition.buffers:
         tensor = catalogue[name]

@@ -11,6 +11,7 @@ from converter.errors import ArchiveError
 from converter.sources import STEP
 
 if TYPE_CHECKING:
+    from converter.sources import Source
     from converter.tensors import Catalogue, Storage
 
 
@@ -57,6 +58,10 @@ class _Checked:
         buffer = memoryview(bytearray(size))
         self.readinto(offset, buffer)
         return buffer
+
+    def span(self) -> tuple[Source, int, int]:
+        """Give where the storage lies."""
+        return self._storage.span()
 
     def hold(self, offset: int, size: int) -> None:
         """Be told that a range will be read in any order: all is read, to be checked, so all is worth holding."""

@@ -52,6 +52,13 @@ class Target(StrEnum):
     PARAMETERS = "parameters"
 
 
+class FailOn(StrEnum):
+    """From which verdict on `scan` ends with 1. What is malformed fails either way."""
+
+    DANGEROUS = "dangerous"
+    UNKNOWN = "unknown"
+
+
 class Encoding(StrEnum):
     """What `convert` makes of floating-point tensors."""
 
@@ -114,8 +121,19 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME=VALUE", help="Set a limit on what inputs may ask for; docs/security.md."),
+    ] = None,
 ) -> None:
-    pass
+    if limit:
+        from converter.limits import set_limit
+
+        for text in limit:
+            try:
+                set_limit(text)
+            except ConverterError as error:
+                raise typer.BadParameter(safe_text(str(error), 2000)) from None
 
 
 def _version(wanted: bool) -> None:
@@ -257,6 +275,43 @@ def convert(
 
 
 @_command()
+def scan(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE…", help="Files of any kind, folders or repositories with all that is in them."),
+    ],
+    explain: Annotated[bool, typer.Option("--explain", help="Show what loading would call, as expressions.")] = False,
+    fail_on: Annotated[
+        FailOn, typer.Option("--fail-on", help="Exit with 1 for unknown globals, too, or only for dangerous ones.")
+    ] = FailOn.UNKNOWN,
+    no_fickling: Annotated[bool, typer.Option("--no-fickling", help="Ask for no second opinion.")] = False,
+    json: Json = False,
+    sarif: Annotated[
+        Path | None, typer.Option("--sarif", metavar="PATH", help="Write the findings as SARIF 2.1.0, too.")
+    ] = None,
+) -> None:
+    """Say what the pickles in files ask for, and whether that is known to be abused. Nothing in them is executed."""
+    from converter import reports
+    from converter import scan as scanning
+
+    for source in sources:
+        _announce(source)
+    report = scanning.scan(sources, explain=explain, fickling=not no_fickling)
+    if sarif is not None:
+        from converter.sarif import write_sarif
+
+        write_sarif(report, sarif)
+    if json:
+        typer.echo(reports.to_json(report))
+    else:
+        from converter import render
+
+        render.scan(report)
+    if scanning.fails(report, unknown=fail_on is FailOn.UNKNOWN):
+        raise typer.Exit(Exit.FAILED)
+
+
+@_command()
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="`Cerebras-GPT-111M`, or `111M`.")] = None,
     json: Json = False,
@@ -340,11 +395,7 @@ def _nbytes(text: str | None) -> int | None:
 def _open(source: str, root: str | None) -> Catalogue:
     from converter.formats import open_checkpoint
 
-    if "/" in source and "://" not in source and not os.path.lexists(source):
-        from converter import hub
-
-        if hub.is_remote(source):
-            typer.echo(f"`{safe_text(source)}`: no such path; asking the Hub", err=True)
+    _announce(source)
     try:
         return open_checkpoint(source, root=root)
     except CutOffError:
@@ -354,3 +405,12 @@ def _open(source: str, root: str | None) -> Catalogue:
         if said is not None:
             raise CutOffError(said) from None
         raise
+
+
+def _announce(source: str) -> None:
+    """Say so when something that could be a path is asked of the Hub."""
+    if "/" in source and "://" not in source and not os.path.lexists(source):
+        from converter import hub
+
+        if hub.is_remote(source):
+            typer.echo(f"`{safe_text(source)}`: no such path; asking the Hub", err=True)

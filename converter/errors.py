@@ -42,7 +42,11 @@ class PickleError(ConverterError):
 
 
 class TruncatedPickleError(PickleError):
-    """The pickle goes on after the last byte."""
+    """The pickle goes on after the last byte, at least up to `needs`, counted from the same place as its positions."""
+
+    def __init__(self, message: str, needs: int) -> None:
+        super().__init__(message)
+        self.needs = needs
 
 
 class LayoutError(ConverterError):

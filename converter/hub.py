@@ -16,7 +16,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from converter import models
 from converter.errors import ConverterError, FormatError, ManifestError, SourceError
 from converter.formats import HEAD, folder, identify
 from converter.limits import LIMITS
-from converter.remote import CONNECTIONS, Pool, RemoteFile, Traffic, arrange
+from converter.remote import CONNECTIONS, Pool, RemoteFile, Traffic, arrange, awaited
 from converter.sources import STEP, LocalFile, Source
 from converter.text import safe_text
 
@@ -45,7 +45,7 @@ _ATTEMPTS: Final = 6
 _BACKOFF = 0.25  # seconds before the second attempt; twice as many before each that follows
 _LONGEST_WAIT: Final = 30.0  # seconds that a server may ask for between attempts
 _PATIENCE = 30.0  # seconds that any read may take …
-_SLOWEST: Final = 20_000  # … and bytes a second that a long one has to bring
+_SLOWEST = 20_000  # … and bytes a second that a long one has to bring
 _HOPS: Final = 5
 _FIRST: Final = 128 << 10  # bytes of the first read: they hold the pickle of a thousand tensors
 _LISTING: Final = 32 << 20  # bytes of the Hub's description of a repository
@@ -95,6 +95,19 @@ def open_remote(location: str, *, root: str | None = None, connections: int = CO
     if catalogue.config is None:
         catalogue.config = repository.config()
     return _ready(catalogue, web)
+
+
+def open_files(location: str, *, connections: int = CONNECTIONS) -> Iterator[Source]:
+    """Give every file of a repository, or the one that the location names, as bytes; nothing is made of them."""
+    place = _parse(location)
+    _check_online(str(place) if isinstance(place, str) else place.repository)
+    web = _Web(connections)
+    if isinstance(place, str):
+        yield _begun(web, place)[1]
+        return
+    repository = _look_up(web, place)
+    for file in [place.file] if place.file is not None else sorted(repository.files):
+        yield repository.open(file)
 
 
 def companions(location: str) -> Path | None:
@@ -355,7 +368,7 @@ class _Web:
                         raise SourceError(f"`{_shown(url)}` has more than {limit:,} bytes")
                 return bytes(data)
 
-        return self.insist(_shown(url), _PATIENCE, once)
+        return awaited(self.pool.submit(lambda: self.insist(_shown(url), _PATIENCE, once)), _shown(url), _PATIENCE)
 
     def insist(self, name: str, patience: float, once: Callable[[float], _T]) -> _T:
         """Call `once` until it raises no _AgainError: some attempts, some time. It is told when that time is over."""
@@ -473,7 +486,9 @@ class _Object:
     def begin(self) -> memoryview:
         """Read the first bytes, and by them the size and what tells this version from others."""
         wanted = _FIRST if self.size < 0 else min(_FIRST, self.size)
-        return self.fetch(0, wanted) if wanted else memoryview(b"")
+        if not wanted:
+            return memoryview(b"")
+        return awaited(self._web.pool.submit(lambda: self.fetch(0, wanted)), self.name, self.patience(wanted))
 
     @property
     def pinned(self) -> bool:
@@ -774,7 +789,7 @@ def _fetched(repository: _Repository, file: str, target: Path | None, progress: 
             hf_hub_download(
                 repository.place.repository,
                 file,
-                revision=repository.commit,
+                revision=repository.place.revision,  # not the commit, so that the cache knows it by this name
                 local_dir=target,
                 endpoint=repository.web.endpoint,
                 tqdm_class=Bar,
@@ -806,14 +821,19 @@ def _sha256(path: Path) -> str:
 # ---- other URLs -----------------------------------------------------------------------------------------------------
 
 
-def _open_url(web: _Web, url: str, root: str | None) -> Catalogue:
+def _begun(web: _Web, url: str) -> tuple[_Object, RemoteFile]:
     def refused(status: int, headers: Any) -> ConverterError:
         what = {401: "it wants a password", 403: "it is forbidden", 404: "there is no such file"}.get(status)
         return SourceError(f"`{_shown(url)}` can't be read: {what or f'the server answered {status}'}")
 
     found = _Object(web, _shown(url), url, refused)
     first = found.begin()
-    catalogue = _read(RemoteFile(found, web.pool, first), root, None)
+    return found, RemoteFile(found, web.pool, first)
+
+
+def _open_url(web: _Web, url: str, root: str | None) -> Catalogue:
+    found, source = _begun(web, url)
+    catalogue = _read(source, root, None)
     catalogue.location = _shown(url)
     if not found.pinned:
         catalogue.problems += (f"`{_shown(url)}` has no ETag and no date: a change while it is read can't be noticed",)

@@ -32,6 +32,7 @@ class Limits:
     gguf_string: int = 16 << 20  # a value: the largest chat templates have 100 kB
     gguf_alignment: int = 1 << 20
     scan_pickles: int = 10_000  # pickles of one file that scan lists: joblib and shelve write a few hundred
+    scan_findings: int = 1000  # reasons, globals and calls that are listed of one file: nobody reads more
     scan_nesting: int = 3  # archives and pickles inside one another that scan follows
     opinion_bytes: int = 1 << 20  # of pickles that fickling is asked about: it takes 10 s for 2 MB
     opinion_tensors: int = 15_000  # fickling 0.1.12 calls an honest pickle of 18,000 tensors malicious

@@ -168,7 +168,7 @@ def decode(data: bytes, position: int = 0) -> Iterator[tuple[int, Any, int]]:
     while True:
         if position >= limit:
             if position >= size:
-                raise TruncatedPickleError(f"the pickle is cut off at byte {position:,}, before its STOP")
+                raise TruncatedPickleError(f"the pickle is cut off at byte {position:,}, before its STOP", size + 1)
             limit = size
         at = position
         code = data[position]
@@ -251,7 +251,7 @@ _FIXED: Final = {
 
 def _crossing(code: int, at: int, end: int, limit: int, size: int) -> PickleError:
     if end > size:
-        return TruncatedPickleError(f"{NAMES[code]} at byte {at:,} needs {end - size:,} bytes more than there are")
+        return TruncatedPickleError(f"{NAMES[code]} at byte {at:,} needs {end - size:,} bytes more than there are", end)
     return PickleError(f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}")
 
 
@@ -321,18 +321,18 @@ def run(
     position: int = 0,
     *,
     used: dict[tuple[str, str], int] | None = None,
-    calls: list[tuple[int, Opaque]] | None = None,
+    called: Callable[[int, Opaque], None] | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
     `persistent` gives what a persistent id stands for. Globals are noted in `used` as they are named, so that a caller
-    has them even when the pickle turns out to be malformed further on; what a call or a BUILD outside the table would have
-    made or changed is noted in `calls` with its byte, even when it is thrown away again. Raises PickleError and its kin,
+    has them even when the pickle turns out to be malformed further on; `called` is told of every call and BUILD outside the
+    table: its byte, and what it would have made or changed, even when that is thrown away again. Raises PickleError and its kin,
     and whatever ConverterError the functions of `table` raise.
     """
     used = {} if used is None else used
     try:
-        return _Machine(table, persistent, used, calls).run(data, position)
+        return _Machine(table, persistent, used, called).run(data, position)
     except ConverterError:
         raise
     # The bytes ask for something the stack does not hold; whatever Python calls it, it is one thing to the caller.
@@ -348,12 +348,12 @@ class _Machine:
         table: Table,
         persistent: Callable[[object], object],
         used: dict[tuple[str, str], int],
-        calls: list[tuple[int, Opaque]] | None,
+        called: Callable[[int, Opaque], None] | None,
     ) -> None:
         self.table = table
         self.persistent = persistent
         self.used = used
-        self.calls = calls
+        self.called = called
         self.found: dict[tuple[str, str], Known] = {}
 
     def run(self, data: bytes, position: int) -> Pickled:
@@ -540,8 +540,8 @@ class _Machine:
         if type(callee) is Opaque:
             how = NAMES[code]
             made = Opaque(callee.module, callee.name, args, how, callee if callee.args is not None else None)
-            if self.calls is not None:
-                self.calls.append((at, made))
+            if self.called is not None:
+                self.called(at, made)
             return made
         raise PickleError(f"{NAMES[code]} at byte {at:,} calls a {type(callee).__name__}, which can't be called")
 
@@ -571,8 +571,8 @@ class _Machine:
             target.state = state
         elif type(target) is Opaque:
             target.state = _grown(target.state, [state])
-            if self.calls is not None:
-                self.calls.append((at, target))
+            if self.called is not None:
+                self.called(at, target)
         else:
             raise PickleError(f"BUILD at byte {at:,} sets the state of a {type(target).__name__}")
 

@@ -16,12 +16,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from converter.errors import LimitError, SourceError
 
 if TYPE_CHECKING:
     from converter.tensors import Catalogue
+
+_T = TypeVar("_T")
 
 BLOCK: Final = 4 << 20  # bytes of a request while tensors are read
 WINDOW: Final = 32 << 20  # bytes that are fetched ahead; as many may be on their way for nothing
@@ -70,19 +72,19 @@ class Pool:
 
     def __init__(self, connections: int = CONNECTIONS) -> None:
         self._connections = connections
-        self._tasks: SimpleQueue[tuple[Future[memoryview], Callable[[], memoryview]] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = 0
 
     def __del__(self) -> None:
         for _ in range(self._threads):
             self._tasks.put(None)
 
-    def submit(self, function: Callable[[], memoryview]) -> Future[memoryview]:
+    def submit(self, function: Callable[[], _T]) -> Future[_T]:
         """Call it in one of the threads."""
         if self._threads < self._connections:
             self._threads += 1
             threading.Thread(target=_work, args=(self._tasks,), daemon=True).start()
-        future: Future[memoryview] = Future()
+        future: Future[_T] = Future()
         self._tasks.put((future, function))
         return future
 
@@ -109,19 +111,32 @@ class RemoteFile:
         self._kept_nbytes, self._loads = len(first), 0
         self._orders: tuple[_Order, ...] = ()
         self._spans: list[Span] = []  # in the order of the file
-        self._arranged = False
+        self._arranged = self._told = False
         self._span: Span | None = None
         self._begun: set[Span] = set()
         self._stream = _Stream(object, pool, ())
         self._spool: IO[bytes] | None = None
         self._spooled: Span = (0, 0)
 
+    def __del__(self) -> None:
+        if (spool := getattr(self, "_spool", None)) is not None:
+            spool.close()
+
     def arrange(self, spans: Iterable[Span]) -> None:
-        """Say where the storages lie, in the order in which they will probably be read. Opening ends here."""
+        """Be told where the storages lie, in the order of the catalogue. Opening ends here.
+
+        Until there is more to go by, reading runs ahead in that order or that of the file, where it has followed it.
+        """
         order = list(dict.fromkeys(spans))
         self._spans = sorted(order)
         self._orders = (_Order(order), _Order(self._spans))
         self._arranged = True
+
+    def expect(self, spans: Iterable[Span]) -> None:
+        """Be told in which order storages will be read from now on."""
+        with self._lock:
+            self._orders, self._told = (_Order(list(dict.fromkeys(spans))),), True
+            self._begun, self._span = set(), None
 
     def read(self, offset: int, size: int) -> memoryview:
         """Exactly `size` bytes from `offset`."""
@@ -215,9 +230,8 @@ class RemoteFile:
         self._loads += 1
         if self._loads > _OPENING and not self._arranged:
             raise LimitError(f"`{self.name}` wants more than {_OPENING:,} requests for names and layouts alone")
-        self._kept.insert(
-            index, (offset, _awaited(self._object, _submit(self._object, self._pool, offset, size), size))
-        )
+        future = _submit(self._object, self._pool, offset, size)
+        self._kept.insert(index, (offset, awaited(future, self.name, self._object.patience(size))))
         self._kept_nbytes += size
 
     def _span_at(self, offset: int) -> Span:
@@ -234,7 +248,7 @@ class RemoteFile:
             self._span = self._span_at(offset)
             self._begun.add(self._span)
             for order in self._orders:
-                if before is not None and next(order.after(before, self._begun - {self._span}), None) == self._span:
+                if self._told or (before and next(order.after(before, self._begun - {self._span}), None) == self._span):
                     return order.after(self._span, self._begun)
         return iter(())
 
@@ -273,7 +287,7 @@ class _Stream:
                 self._let_go()
             self._fill()
         try:
-            data = _awaited(self._object, future, end - start)
+            data = awaited(future, self._object.name, self._object.patience(end - start))
         except BaseException:
             self.drop()
             raise
@@ -320,14 +334,12 @@ def _submit(object: Object, pool: Pool, start: int, size: int) -> Future[memoryv
     return pool.submit(lambda: object.fetch(start, size))
 
 
-def _awaited(object: Object, future: Future[memoryview], size: int) -> memoryview:
-    patience = 2 * object.patience(size)  # it may have waited for a free connection first
+def awaited(future: Future[_T], name: str, patience: float) -> _T:
+    """Wait for what a Pool was given: for twice its patience in seconds, as it may wait for a free connection first."""
     try:
-        return future.result(patience)
+        return future.result(2 * patience)
     except TimeoutError:
-        raise SourceError(
-            f"`{object.name}` can't be read: there was no whole answer in {patience:.0f} seconds"
-        ) from None
+        raise SourceError(f"`{name}` can't be read: there was no whole answer in {2 * patience:.0f} seconds") from None
 
 
 def _start(piece: tuple[int, Any]) -> int:
@@ -338,9 +350,7 @@ def arrange(catalogue: Catalogue) -> None:
     """Tell the remote files of a catalogue in which order its tensors will probably be read: that of the catalogue."""
     spans: dict[int, list[Span]] = {}
     for storage in (*(tensor.storage for tensor in catalogue.values()), *catalogue.storages):
-        source, start, end = storage.source, storage.offset, storage.offset + storage.nbytes
-        if hasattr(source, "span"):
-            source, start, end = source.span()
+        source, start, end = storage.span()
         spans.setdefault(id(source), []).append((start, end))
     for source in catalogue.sources:
         if isinstance(source, RemoteFile):

@@ -257,13 +257,14 @@ class OpinionReport:
 
 @dataclass(frozen=True, slots=True)
 class FileScan:
-    """What was found in one file."""
+    """What was found in one file. `unlisted` counts findings past the limit of how many are listed."""
 
     location: str
     kind: str
     nbytes: int
     verdict: str
     findings: tuple[FindingReport, ...]
+    unlisted: int
     pickles: tuple[PickleReport, ...]
     fickling: OpinionReport | None
 

@@ -7,7 +7,7 @@ first array is asked for: listing a checkpoint needs none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,6 +52,12 @@ class Storage:
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `offset` of the storage."""
         self.source.readinto(self.offset + offset, buffer)
+
+    def span(self) -> tuple[Source, int, int]:
+        """Give the file that it lies in and where it starts and ends there, headers included, without reading any."""
+        span = getattr(self.source, "span", None)
+        found: tuple[Source, int, int] = span() if span else (self.source, self.offset, self.offset + self.nbytes)
+        return found
 
     def hold(self, offset: int, nbytes: int) -> None:
         """Tell the source that a range will be read in any order, more than once: a remote one then fetches it first."""
@@ -299,6 +305,18 @@ class Catalogue(Mapping[str, Tensor]):
     def identities(self) -> list[tuple[int, int]]:
         """Give (device, inode) of the files that are read, so that none is written over."""
         return [source.identity for source in self.sources if hasattr(source, "identity")]
+
+    def expect(self, tensors: Iterable[Tensor]) -> None:
+        """Be told in which order tensors will be read: remote files are fetched ahead in that order."""
+        if self.traffic is None:
+            return
+        spans: dict[int, tuple[Any, list[tuple[int, int]]]] = {}
+        for tensor in tensors:
+            source, start, end = tensor.storage.span()
+            spans.setdefault(id(source), (source, []))[1].append((start, end))
+        for source, found in spans.values():
+            if hasattr(source, "expect"):
+                source.expect(found)
 
     def check_unchanged(self) -> None:
         """Raise SourceError if a file was written to since it was opened."""

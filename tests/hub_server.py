@@ -104,6 +104,8 @@ class _Site(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
     server: _Site
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -142,6 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         """Break off."""
         self.close_connection = True
         with contextlib.suppress(OSError):
+            self.wfile.flush()
             self.connection.shutdown(2)
 
     def _allowed(self, hub: Hub, name: str) -> Repository | None:
@@ -209,7 +212,8 @@ class Handler(BaseHTTPRequestHandler):
         total = size_of(content)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if match is None:
-            self.reply(200, part_of(content, 0, total) if self.command == "GET" else b"", headers)
+            body = part_of(content, 0, total) if self.command == "GET" else b""
+            self.reply(200, body, headers | {"Content-Length": str(total)})
             return
         first, last = int(match[1]), min(int(match[2] or total - 1), total - 1)
         if first >= total:

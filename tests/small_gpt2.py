@@ -47,7 +47,10 @@ class Memory:
 def weights(config: Mapping[str, Any] = CONFIG, *, head: bool = False) -> dict[str, NDArray[np.float32]]:
     """Give the state dict with bare names; `head` adds one that is not tied."""
     width, inner, vocabulary = config["n_embd"], config["n_inner"], config["vocab_size"]
-    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (vocabulary, width), "wpe.weight": (config["n_positions"], width)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (vocabulary, width),
+        "wpe.weight": (config["n_positions"], width),
+    }
     for layer in range(config["n_layer"]):
         for name, shape in {
             "ln_1.weight": (width,),
@@ -70,11 +73,14 @@ def weights(config: Mapping[str, Any] = CONFIG, *, head: bool = False) -> dict[s
     state, first = {}, 1
     for name, shape in shapes.items():
         size = int(np.prod(shape))
-        # Knuth's multiplicative hash of a running number: -2 to 2 in steps of 2^-14, so exact in float32.
-        steps = (np.arange(first, first + size, dtype=np.uint64) * np.uint64(2654435761)) >> np.uint64(8)
-        state[name] = ((steps % np.uint64(1 << 16)).astype(np.float32) / np.float32(1 << 14) - np.float32(2)).reshape(shape)
-        if "ln_" not in name:
-            state[name] *= np.float32(0.5)
+        # SplitMix64 of a running number, in steps of 2^-14 from -2 to 2: exact in float32.
+        bits = np.arange(first, first + size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        steps = (bits >> np.uint64(48)).astype(np.float32)
+        state[name] = (steps / np.float32(1 << 14) - np.float32(2)).reshape(shape)
+        if name.endswith("bias") or "ln_" not in name:
+            state[name] *= np.float32(0.25 if name.endswith("bias") else 0.5)  # lest one token is always the likeliest
         first += size
     return state
 

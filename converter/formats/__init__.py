@@ -66,7 +66,7 @@ def identify(head: bytes, name: str) -> Format:
     for format in FORMATS:
         if format.matches(head):
             return format
-    raise FormatError(f"`{name}` is {_what(head)}")
+    raise FormatError(f"`{name}` is {what(head)}")
 
 
 def open_file(path: str | Path, *, root: str | None = None, shard: int | None = None) -> Catalogue:
@@ -113,7 +113,8 @@ def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalog
     return catalogue
 
 
-def _what(head: bytes) -> str:
+def what(head: bytes) -> str:
+    """Say what a file that is no checkpoint is, by its first HEAD bytes."""
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):

@@ -103,6 +103,7 @@ def plan(
         *_tokenizer(recognition, settings, load(tokenizer) if tokenizer is not None else None, notes),
     ]
     losses: dict[str, Loss] = {}
+    catalogue.expect(written.tensor for written in tensors)
     files, entries = _files(tensors, metadata, path, max_shard_size, losses)
     return Conversion(tuple(files), tuple(entries), dropped, tuple(notes), losses)
 

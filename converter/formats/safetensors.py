@@ -158,6 +158,7 @@ def plan(
         ]
         files.append(PlannedFile("" if single_file else path, (literal("header", header), *pieces)))
         weight_map |= dict.fromkeys(names, path)
+    catalogue.expect(kept[piece.name] for file in files for piece in file.pieces[1:])
     if len(shards) > 1:
         buffers = set(recognition.buffers) if recognition else set()
         parameters = sum(tensor.size * tensor.dtype.packed for name, tensor in kept.items() if name not in buffers)

@@ -20,7 +20,7 @@ _ONE: Final = np.float32(1)
 # The normal distribution's lower tail, Φ(-a) = exp(-a²/2) · P(t) with t = 1 / (1 + 0.235 a): the form of Hastings
 # (Abramowitz & Stegun 7.1.26), fitted anew over 0 ≤ a ≤ 14 to a relative error of 1.2e-7. P's coefficients from t¹ up.
 _SCALE: Final = np.float32(0.235)
-_FURTHEST: Final = np.float32(14)  # Φ(-14) is 0 in float32
+_FURTHEST: Final = np.float32(15)  # Φ(-15) is 0 in float32
 _TAIL: Final = tuple(
     np.float32(coefficient)
     for coefficient in (

@@ -25,6 +25,7 @@ Floats = NDArray[np.float32]
 
 RESIDENT: Final = 1 << 30  # bytes of weights that generation keeps between its steps: all of the 111M and the 256M
 _HEAD: Final = 32 << 20  # bytes of the output head that are read at a time
+_GUESSED: Final = 7  # tokens that generation tries ahead
 _QUERIES: Final = 128  # rows of attention scores at a time: with 2,048 keys they take 1 MiB
 # Elements. OpenBLAS has kernels of their own for products of up to 10⁶ multiplications (interface/gemm.c, SkylakeX),
 # and these round differently by layout. With two rows and more, only matrices below this size get there; they are
@@ -107,7 +108,11 @@ class Gpt2:
             return self._projected(hidden, weights).reshape(*ids.shape, self.vocab_size)
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
-        """Give the `count` tokens that follow, each the likeliest after all before; of equal ones the lowest."""
+        """Give the `count` tokens that follow, each the likeliest after all before; of equal ones the lowest.
+
+        A pass costs the reading of what is not resident, whether it is for one token or for eight. So the tokens that
+        followed the last one's last occurrence are tried with it, and those that the model would choose itself kept.
+        """
         ids = self._checked(np.asarray(tokens)).tolist()
         if len(ids) + count > self.n_positions:
             raise ModelError(
@@ -116,15 +121,17 @@ class Gpt2:
             )
         weights = _Weights(self._catalogue, self._prefix, room=self._resident)
         past = _Past(np.empty((self.n_layer, 2, len(ids) + count, self.n_embd), np.float32))
-        generated: list[int] = []
+        end = len(ids) + count
         with np.errstate(all="ignore"):
-            for _ in range(count):
-                new = np.asarray(ids[past.length :])[None]
-                last = self._hidden(new, weights, past)[-1:]
-                past.length = len(ids)
-                generated.append(int(self._projected(last, weights)[0].argmax()))
-                ids.append(generated[-1])
-        return generated
+            while len(ids) < end:
+                guess = _guess(ids, end - len(ids) - 1)
+                new = np.asarray([*ids[past.length :], *guess])[None]
+                hidden = self._hidden(new, weights, past)[-1 - len(guess) :]
+                choices = self._projected(hidden, weights).argmax(-1).tolist()
+                right = next((n for n, token in enumerate(guess) if token != choices[n]), len(guess))
+                past.length = len(ids) + right
+                ids += choices[: right + 1]
+        return ids[-count:] if count else []
 
     def _checked(self, tokens: NDArray[Any]) -> NDArray[Any]:
         if tokens.ndim not in {1, 2} or not tokens.size or tokens.dtype.kind not in "iu":
@@ -265,6 +272,15 @@ class _Weights:
         return array
 
 
+def _guess(ids: list[int], most: int) -> list[int]:
+    """Give what comes next if the sequence goes on as after the last token's occurrence before."""
+    before = next((index for index in range(len(ids) - 2, -1, -1) if ids[index] == ids[-1]), None)
+    if before is None:
+        return []
+    period = len(ids) - 1 - before
+    return [ids[before + 1 + step % period] for step in range(min(most, _GUESSED))]
+
+
 def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> models.Recognition:
     found = models.recognise(catalogue, config)
     if found is None or found.architecture.name != "gpt2":
@@ -283,9 +299,10 @@ def _settings(config: Mapping[str, Any], location: str) -> dict[str, Any]:
     for key, value in settings.items():
         if type(_DEFAULTS[key]) is bool and type(value) is not bool:
             raise ModelError(f"the config.json of `{location}` says `{key}` is {value!r}: expected true or false")
-    if settings["activation_function"] not in BY_CONFIG:
+    activation = settings["activation_function"]
+    if type(activation) is not str or activation not in BY_CONFIG:
         raise UnsupportedError(
-            f"the config.json of `{location}` says `activation_function` is {settings['activation_function']!r}: "
+            f"the config.json of `{location}` says `activation_function` is {activation!r}: "
             f"expected one of {', '.join(BY_CONFIG)}"
         )
     epsilon = settings["layer_norm_epsilon"]

@@ -1,46 +1,52 @@
 """Write golden_logits.json: what transformers computes for the small model of tests/small_gpt2.py.
 
-PYTHONPATH=.:tests python tests/data/make_golden.py     # torch 2.13.0, transformers 5.23.0
+PYTHONPATH=. python tests/data/make_golden.py     # torch 2.13.0, transformers 5.23.0
 """
 
 import json
 from pathlib import Path
 
 import torch
-from small_gpt2 import CONFIG, TOKENS, weights
 from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests.small_gpt2 import CONFIG, TOKENS, weights
 
 VARIANTS = {
     "gelu": {},
     "gelu_new": {"activation_function": "gelu_new"},
     "untied": {"tie_word_embeddings": False},
-    "not scaled": {"scale_attn_weights": False},
+    "unscaled": {"scale_attn_weights": False},
     "scaled by layer": {"scale_attn_by_inverse_layer_idx": True},
     "upcast": {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True},
-    "epsilon": {"layer_norm_epsilon": 0.1},
+    "large epsilon": {"layer_norm_epsilon": 0.1},
 }
 
 
-def logits(changes: dict[str, object]) -> list[list[float]]:
+def model(changes: dict[str, object]) -> GPT2LMHeadModel:
     config = CONFIG | changes
-    model = GPT2LMHeadModel(GPT2Config(**config, attn_implementation="eager")).eval()
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    built = GPT2LMHeadModel(GPT2Config(**config, **ends, attn_implementation="eager")).eval()
     state = weights(head=not config["tie_word_embeddings"])
-    named = {name if name == "lm_head.weight" else f"transformer.{name}": torch.from_numpy(a) for name, a in state.items()}
-    missing, unexpected = model.load_state_dict(named, strict=False)
+    named = {
+        name if name == "lm_head.weight" else f"transformer.{name}": torch.from_numpy(a) for name, a in state.items()
+    }
+    missing, unexpected = built.load_state_dict(named, strict=False)
     assert not unexpected
     assert missing in ([], ["lm_head.weight"])
-    with torch.no_grad():
-        return model(torch.tensor([TOKENS])).logits[0].tolist()
+    return built
 
 
-def greedy(count: int) -> list[int]:
-    model = GPT2LMHeadModel(GPT2Config(**CONFIG)).eval()
-    model.load_state_dict({f"transformer.{name}": torch.from_numpy(a) for name, a in weights().items()}, strict=False)
-    given = torch.tensor([TOKENS[:4]])
-    options = {"max_new_tokens": count, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    return model.generate(given, attention_mask=torch.ones_like(given), **options)[0, 4:].tolist()
+@torch.no_grad()
+def logits(changes: dict[str, object]) -> list[list[float]]:
+    return model(changes)(torch.tensor([TOKENS])).logits[0].tolist()
+
+
+def greedy(changes: dict[str, object], count: int) -> list[int]:
+    given = torch.tensor([[13, 9]])
+    options = {"max_new_tokens": count, "do_sample": False, "pad_token_id": 0}
+    return model(changes).generate(given, attention_mask=torch.ones_like(given), **options)[0, 2:].tolist()
 
 
 golden = {name: [[float(f"{x:.8g}") for x in row] for row in logits(changes)] for name, changes in VARIANTS.items()}
-text = json.dumps({"changes": VARIANTS, "logits": golden, "greedy": greedy(8)})
+text = json.dumps({"changes": VARIANTS, "logits": golden, "greedy": greedy(VARIANTS["untied"], 10)})
 Path(__file__).with_name("golden_logits.json").write_text(text.replace("], ", "],\n") + "\n")
