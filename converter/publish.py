@@ -285,8 +285,11 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def _reserve(descriptor: int, nbytes: int) -> None:
-    """Reserve the room at once: a full disk shows before the work, and the blocks lie together."""
-    if nbytes and hasattr(os, "posix_fallocate"):
+    """Reserve the room at once: a full disk shows before the work, and the blocks lie together.
+
+    On file systems without a device of their own (tmpfs, NFS, FUSE) reserving means writing zeros, so it is left out.
+    """
+    if nbytes and hasattr(os, "posix_fallocate") and os.major(os.fstat(descriptor).st_dev):
         try:
             os.posix_fallocate(descriptor, 0, nbytes)
         except OSError as error:
