@@ -52,6 +52,21 @@ class Target(StrEnum):
     PARAMETERS = "parameters"
 
 
+class Level(StrEnum):
+    """How far `verify` goes."""
+
+    TENSORS = "tensors"
+    INFERENCE = "inference"
+
+
+class Engine(StrEnum):
+    """What computes the outputs for `verify`; the source is always computed with numpy."""
+
+    NUMPY = "numpy"
+    TRANSFORMERS = "transformers"
+    LLAMA_CPP = "llama.cpp"
+
+
 class FailOn(StrEnum):
     """From which verdict on `scan` ends with 1. What is malformed fails either way."""
 
@@ -308,6 +323,62 @@ def scan(
 
         render.scan(report)
     if scanning.fails(report, unknown=fail_on is FailOn.UNKNOWN):
+        raise typer.Exit(Exit.FAILED)
+
+
+@_command()
+def verify(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a manifest of --write-manifest.")],
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Files or folders to hold against it.")],
+    level: Annotated[
+        Level, typer.Option("--level", help="The bits of every tensor, or also what the model computes.")
+    ] = Level.TENSORS,
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", metavar="FILE", help="Token ids to compute with, else a fixed sequence.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="A text to compute with, by the source's tokenizer.")
+    ] = None,
+    engine: Annotated[Engine, typer.Option("--engine", help="What computes the outputs.")] = Engine.NUMPY,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--write-manifest", metavar="PATH", help="Write digests to verify by later, without the source."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too.")] = None,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove that copies are equal to their source. Ends with 1 where one is not, and says what is wrong with it."""
+    from converter import golden, render, reports
+    from converter.verify import Options, write_manifest, write_reports
+    from converter.verify import verify as verified
+
+    if (tokens or prompt is not None) and level is Level.TENSORS:
+        raise typer.BadParameter("--tokens and --prompt are for --level inference")
+    if tokens and prompt is not None:
+        raise typer.BadParameter("--tokens and --prompt exclude each other")
+    options = Options(level.value, tokens, prompt, engine.value)
+    with render.progress("verifying", 0, quiet=quiet or json) as progress:
+        report, made = verified(
+            golden.load(Path(source)) if golden.is_golden(Path(source)) else _open(source, root),
+            outputs,
+            options,
+            golden=manifest is not None,
+            progress=progress,
+            starting=progress.start,
+        )
+    if json:
+        typer.echo(reports.to_json(report))
+    else:
+        render.verification(report)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    write_reports(report, junit=junit, summary=Path(summary) if summary else None)
+    if manifest is not None and made is not None:
+        write_manifest(made, manifest, inputs=[source, *outputs])
+    elif manifest is not None:
+        typer.echo(f"`{safe_text(str(manifest))}` was not written: an output differs", err=True)
+    if not report.ok:
         raise typer.Exit(Exit.FAILED)
 
 

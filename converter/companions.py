@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import models
-from converter.errors import ConverterError, ModelError
+from converter.dtypes import BY_NAME
+from converter.errors import ModelError
 from converter.formats.folder import load_json
 
 if TYPE_CHECKING:
@@ -111,8 +112,8 @@ class Tokenizer:
         return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
 
-def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
-    """Read the tokenizer inside a GGUF file, or the vocab.json and merges.txt beside other weights."""
+def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
+    """Read the tokenizer inside a GGUF file, else the vocab.json and merges.txt `beside` the weights."""
     if catalogue.format == "gguf" and "tokenizer.ggml.tokens" in catalogue.metadata:
         metadata = catalogue.metadata
         tokens = dict(enumerate(metadata["tokenizer.ggml.tokens"]))
@@ -121,7 +122,7 @@ def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
         kept = {n: token for n, token in tokens.items() if n not in padding or token != f"[PAD{n}]"}
         return Tokenizer(kept, tuple(metadata.get("tokenizer.ggml.merges", ())))
     folder = folder_of(catalogue)
-    if folder is None or not all((folder / name).is_file() for name in TOKENIZER[:2]):
+    if not beside or folder is None or not all((folder / name).is_file() for name in TOKENIZER[:2]):
         return None
     ids = load_json(folder / TOKENIZER[0])
     lines = (folder / TOKENIZER[1]).read_text("utf-8", errors="replace").split("\n")
@@ -131,25 +132,36 @@ def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
     return Tokenizer({number: token for token, number in ids.items()}, tuple(merges))
 
 
-def check_tokenizer(source: Catalogue, output: Catalogue, *, lone: bool) -> Iterator[Finding]:
-    """Hold the tokenizer against the source's: inside GGUF token by token, beside other weights byte by byte."""
-    if output.format == "gguf":
-        expected = tokenizer(source)
-        if expected is not None:
-            yield from compare_tokenizers(expected, tokenizer(output))
-        if lone:
-            return
-    here, there = folder_of(source), folder_of(output)
-    if lone or here is None or there is None or here.resolve() == there.resolve():
+def check_tokenizer(
+    expected: Tokenizer | None, folder: Path | None, output: Catalogue, *, lone: bool
+) -> Iterator[Finding]:
+    """Hold the tokenizer against the source's, which lies in `folder`: inside GGUF token by token, beside others in bytes."""
+    if output.format == "gguf" and expected is not None:
+        yield from compare_tokenizers(expected, tokenizer(output, beside=False))
+    there = folder_of(output)
+    if lone or folder is None or there is None or folder.resolve() == there.resolve():
         return
     for name in TOKENIZER:
-        if not (here / name).is_file():
+        if not (folder / name).is_file():
             continue
         if not (there / name).is_file():
             if output.format != "parameters":
                 yield name, "no tokenizer", f"`{there}` has no `{name}`: the source has one"
-        elif (here / name).read_bytes() != (there / name).read_bytes():
+        elif (folder / name).read_bytes() != (there / name).read_bytes():
             yield name, "another tokenizer", f"`{there / name}` is not the source's"
+
+
+def check_digests(expected: Mapping[str, Any] | None, output: Catalogue) -> Iterator[Finding]:
+    """Hold the tokenizer against digests."""
+    found = tokenizer(output)
+    if expected is None or (found is None and output.format == "parameters"):
+        return
+    if found is None:
+        yield "tokenizer", "no tokenizer", f"`{output.location}` has no tokenizer: the manifest has one"
+        return
+    for part, digest in found.digests().items():
+        if expected.get(part) != digest:
+            yield f"tokenizer.{part}", "another tokenizer", f"the tokenizer's {part} are not those of the manifest"
 
 
 def compare_tokenizers(expected: Tokenizer, found: Tokenizer | None) -> Iterator[Finding]:
@@ -157,7 +169,9 @@ def compare_tokenizers(expected: Tokenizer, found: Tokenizer | None) -> Iterator
     if found is None:
         yield "tokenizer", "no tokenizer", "the file has no tokenizer: the source has one"
         return
-    numbers = sorted(n for n in expected.tokens.keys() | found.tokens.keys() if expected.tokens.get(n) != found.tokens.get(n))
+    numbers = sorted(
+        n for n in expected.tokens.keys() | found.tokens.keys() if expected.tokens.get(n) != found.tokens.get(n)
+    )
     if numbers:
         first = numbers[0]
         yield (
@@ -243,11 +257,16 @@ def _same_number(text: str | None, value: Any) -> bool:
         return False
 
 
-def load_output(location: str | Path) -> Catalogue:
-    """Open an output by its reader. Raises ConverterError, whatever is wrong with it."""
-    from converter.formats import open_checkpoint
+def check_index(output: Catalogue) -> Iterator[Finding]:
+    """Hold the total of an index against the tensors of its shards."""
+    for path in sorted(Path(output.location).glob("*.safetensors.index.json")):
+        metadata = load_json(path).get("metadata")
+        said = metadata.get("total_size") if type(metadata) is dict else None
+        total = sum(storage.nbytes for storage in output.storages)
+        if said is not None and said != total:
+            yield path.name, "total_size is wrong", f"`total_size` is {said!r:.80}: expected {total}"
 
-    try:
-        return open_checkpoint(location)
-    except OSError as error:
-        raise ConverterError(f"`{location}` can't be read: {(error.strerror or str(error)).lower()}") from error
+
+def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Give the bytes of a tensor."""
+    return math.prod(shape) * BY_NAME[dtype].itemsize

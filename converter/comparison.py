@@ -210,7 +210,7 @@ def bounds(values: NDArray[Any], encoding: str) -> NDArray[Any]:
     if encoding in _AFFINE:
         levels = _AFFINE[encoding]
         step = (high - low) / levels
-        extra = _half_error(np.abs(low))
+        extra: NDArray[Any] | int = _half_error(np.abs(low))
         allowed = np.broadcast_to(step * (0.5 + 1e-4), values.shape)
     else:
         levels = _SYMMETRIC[encoding]
@@ -259,7 +259,7 @@ def _kind(expected: Tensor, found: Tensor, *, bounded: bool) -> _Kind:
         return _Kind(_unequal, exact=True)
 
     def unequal(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-        mask = rounded(floats(x, source), target) != y
+        mask: NDArray[Any] = rounded(floats(x, source), target) != y
         if mask.any():
             mask &= ~(np.isnan(floats(x, source)) & np.isnan(floats(y, target)))
         return mask
@@ -276,7 +276,8 @@ def _beyond(values: NDArray[Any], found: NDArray[Any], encoding: str) -> NDArray
     blocks = values.astype("<f4", copy=False).reshape(-1, _UNDECODED)
     with np.errstate(all="ignore"):
         near = np.abs(blocks - found.reshape(-1, _UNDECODED)) <= bounds(blocks, encoding)
-    return ~near.reshape(values.shape)
+    result: NDArray[Any] = ~near.reshape(values.shape)
+    return result
 
 
 def _compared(
@@ -437,8 +438,13 @@ def _reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     if len(tensor.shape) == 1:
         return replace(tensor, shape=shape, stride=(0, *tensor.stride))
     gathered = _Gathered(tensor)
-    return Tensor(tensor.dtype, shape, row_major(shape), 0, replace(tensor.storage, source=gathered, offset=0,
-                  nbytes=tensor.nbytes, byteorder="little", crc32=None))
+    return Tensor(
+        tensor.dtype,
+        shape,
+        row_major(shape),
+        0,
+        replace(tensor.storage, source=gathered, offset=0, nbytes=tensor.nbytes, byteorder="little", crc32=None),
+    )
 
 
 @dataclass

@@ -85,7 +85,7 @@ def convert(
             check()
             original.check_unchanged()
 
-    beside = _beside(original)
+    beside = _beside(original) if format == "gguf" or (folder and format != "parameters") else None
     planned = _Planned()
     if format == "parameters":
         _plan_parameters(planned, catalogue, recognition, dtype)
@@ -204,7 +204,11 @@ def _plan_parameters(
 
 
 def _beside(catalogue: Catalogue) -> Path | None:
-    """Give the folder that a local checkpoint lies in."""
+    """Give the folder that a local checkpoint lies in, or one with the small files of a remote one."""
+    if "://" in catalogue.location:
+        from converter import hub
+
+        return hub.companions(catalogue.location)
     location = Path(catalogue.location)
     return location if location.is_dir() else location.parent if location.exists() else None
 

@@ -1,4 +1,4 @@
-"""What happened to a tensor that is not what it should be: transposed, swapped, zeroed, a flipped bit …
+"""What happened to a tensor that is not what it should be: transposed, swapped, zeroed, a flipped bit.
 
 Every name is found by trying: what was found is looked at as if the damage were undone, and held against the source.
 """
@@ -24,7 +24,7 @@ THIRDS: Final = ("q", "k", "v")
 _HEAD: Final = 16  # elements that tell candidates apart before all are compared
 _SAMPLE: Final = 256 << 10  # elements that are looked at for a shift, a factor or a rounding
 _ROWS: Final = 100_000  # rows, or elements of a vector, up to which another order is looked for
-_MATRIX: Final = 128 << 20  # bytes of a matrix up to which another order is looked for
+_MATRIX: Final = 64 << 20  # bytes of a matrix up to which another order is looked for
 _FACTOR: Final = 1e-9  # what may be left of the energy for a tensor to be another times a number
 
 
@@ -35,9 +35,7 @@ class Diagnosis:
         self._expected, self._thirds = expected, thirds
         self._heads: dict[tuple[Any, ...], list[str]] = {}
 
-    def name(
-        self, name: str, found: Tensor, outcome: Outcome | None, others: Mapping[str, Tensor]
-    ) -> tuple[str, str]:
+    def name(self, name: str, found: Tensor, outcome: Outcome | None, others: Mapping[str, Tensor]) -> tuple[str, str]:
         """Give what happened, in words and in a sentence. `outcome` is None where the shapes differ."""
         expected = self._expected[name]
         match = equal if found.dtype == expected.dtype and found.storage.encoding is None else resembling
@@ -45,17 +43,18 @@ class Diagnosis:
             return self._shape(name, found, match)
         if outcome.zeroed == outcome.differing and _zero(found):
             return "zeroed", "every element is zero"
-        for what, attempt in (
-            ("transposed", lambda: any(match(expected, view) for view in transposed(found))),
-            ("", lambda: self._permuted(name, found, match)),
-            ("", lambda: self._another(name, found, others, match)),
-        ):
-            said = attempt()
-            if said:
-                return (what, "its elements are those of the transposed matrix") if said is True else said
-        return self._elements(expected, found, outcome) or self._order(expected, found) or (
-            _counted(outcome),
-            f"{outcome.differing:,} of {expected.size:,} elements differ",
+        if any(match(expected, view) for view in transposed(found)) or _laid_out_transposed(expected, found):
+            return "transposed", "its elements are those of the transposed matrix"
+        said = self._permuted(name, found, match) or self._another(name, found, others, match)
+        if said:
+            return said
+        return (
+            self._elements(expected, found, outcome)
+            or self._order(expected, found)
+            or (
+                _counted(outcome),
+                f"{outcome.differing:,} of {expected.size:,} elements differ",
+            )
         )
 
     def _shape(self, name: str, found: Tensor, match: Callable[[Tensor, Tensor], bool]) -> tuple[str, str]:
@@ -65,9 +64,7 @@ class Diagnosis:
             return "transposed", f"{sizes}; the elements are those of the transposed matrix"
         return "another shape", sizes
 
-    def _permuted(
-        self, name: str, found: Tensor, match: Callable[[Tensor, Tensor], bool]
-    ) -> tuple[str, str] | None:
+    def _permuted(self, name: str, found: Tensor, match: Callable[[Tensor, Tensor], bool]) -> tuple[str, str] | None:
         """Look whether query, key and value stand in another order."""
         if name not in self._thirds:
             return None
@@ -100,19 +97,15 @@ class Diagnosis:
         """Look at what happened to the elements where they are."""
         if outcome.differing == 1 and outcome.flipped == 1:
             return "one flipped bit", f"element {outcome.first:,} differs in one bit"
+        x, y = _sample(expected), _sample(found)
+        if expected.dtype == found.dtype and expected.dtype.swapped > 1 and np.array_equal(x, y.byteswap()):
+            return "byte order", "the bytes of every element stand in the other order"
         if outcome.nan:
             return "NaN", f"{outcome.nan:,} elements became NaN"
         if outcome.zeroed == outcome.differing:
             return "partly zeroed", f"{outcome.differing:,} of {expected.size:,} elements became zero"
         if outcome.differing <= max(4, expected.size // 1000):
             return None
-        x, y = _sample(expected), _sample(found)
-        if (
-            expected.dtype == found.dtype
-            and expected.dtype.swapped > 1
-            and x.tobytes() == y.byteswap().tobytes()
-        ):
-            return "byte order", "the bytes of every element stand in the other order"
         if not (expected.dtype.floating and found.dtype.floating and expected.dtype.packed == 1):
             return None
         values, changed = floats(x, expected.dtype), floats(y, found.dtype)
@@ -186,6 +179,18 @@ def exchanged(name: str, other: str, *, mutual: bool) -> tuple[str, str]:
     return f"swapped with {other}", f"its elements are those of `{other}`, and the other way round"
 
 
+def _laid_out_transposed(expected: Tensor, found: Tensor) -> bool:
+    """Whether the elements, row by row, are those of the other column by column, as far as a sample tells."""
+    if len(found.shape) != 2 or expected.dtype != found.dtype or 1 in found.shape:
+        return False
+    for ours, theirs in ((expected.t(), found), (expected, found.t())):
+        x, y = _sample(ours), _sample(theirs)
+        common = min(len(x), len(y))
+        if np.array_equal(x[:common], y[:common]):
+            return True
+    return False
+
+
 def _counted(outcome: Outcome) -> str:
     return "one element changed" if outcome.differing == 1 else "changed"
 
@@ -196,16 +201,15 @@ def _zero(tensor: Tensor) -> bool:
 
 def _sample(tensor: Tensor, most: int = _SAMPLE) -> NDArray[Any]:
     """Give the first elements in row-major order, as raw bits."""
-    shape = (1, *tensor.shape, *(1,) * (not tensor.shape))
     if tensor.contiguous:
-        count = min(most, tensor.size)
-        return read(replace(tensor, shape=(1, tensor.size), stride=row_major((1, tensor.size))), 0, 1, 0, count)[0]
+        line = replace(tensor, shape=(1, tensor.size), stride=row_major((1, tensor.size)))
+        return read(line, 0, 1, 0, min(most, tensor.size)).reshape(-1)
     if len(tensor.shape) == 2:
         rows = max(1, min(tensor.shape[0], most // tensor.shape[1]))
         return read(tensor, 0, rows, 0, min(tensor.shape[1], most)).reshape(-1)
-    return np.frombuffer(bytes(next(tensor.tiles(most * tensor.dtype.itemsize))), f"<u{tensor.dtype.itemsize}")[
-        : shape[-1]
-    ]
+    first = bytes(next(tensor.tiles(most * tensor.dtype.itemsize)))
+    some: NDArray[Any] = np.frombuffer(first, f"<u{tensor.dtype.itemsize}")
+    return some
 
 
 def _head(tensor: Tensor) -> bytes:
@@ -241,6 +245,6 @@ def _shifted(values: NDArray[Any], changed: NDArray[Any]) -> tuple[str, str] | N
         at = other.tobytes().find(head)
         if at > 0 and at % width == 0:
             shift = at // width
-            if np.array_equal(one[: len(one) - shift], other[shift:]):
+            if shift <= len(one) // 2 and np.array_equal(one[: len(one) - shift], other[shift:]):
                 return "shifted", f"the elements stand {shift:,} too {word}"
     return None

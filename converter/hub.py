@@ -63,7 +63,8 @@ _PAGE: Final = re.compile(
 _ENDING: Final = re.compile(r"\.[a-z][a-z0-9]{1,11}")  # `.bin`, but not the `.7B` of a model's name
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
+_NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
 _EMPTY: Final = re.compile(r"bytes \*/0")
 
 
@@ -454,7 +455,7 @@ def _user_agent() -> str:
 
 def _passing(response: Any) -> _AgainError:
     asked = response.headers.get("retry-after", "")
-    wait = min(float(asked), _LONGEST_WAIT) if asked.isascii() and asked.isdigit() else None
+    wait = min(float(asked), _LONGEST_WAIT) if _NUMBER.fullmatch(asked) else None
     return _AgainError(f"the server answered {response.status_code}", wait)
 
 
@@ -493,7 +494,8 @@ class _Object:
     @property
     def pinned(self) -> bool:
         """Whether a change would be noticed: by the commit, a strong ETag, or the time of the last change."""
-        return self._commit is not None or any(pin.strip() not in ("", "|") for pin in self._pins.values())
+        etag, _, date = self._pins.get("", "").rpartition("|")
+        return self._commit is not None or bool(date) or (bool(etag) and not etag.startswith("W/"))
 
     def patience(self, size: int) -> float:
         """Seconds for a read of so many bytes."""
@@ -533,7 +535,8 @@ class _Object:
             raise self._changed()
         if (etag := headers.get("x-linked-etag")) is not None:
             self._pin("linked", etag)
-        if (size := headers.get("x-linked-size", "")).isdigit() and self.size >= 0 and int(size) != self.size:
+        size = headers.get("x-linked-size", "")
+        if _NUMBER.fullmatch(size) and self.size >= 0 and int(size) != self.size:
             raise self._changed()
 
     def _checked(self, url: str, response: Any, start: int, size: int, *, redirected: bool) -> int:
@@ -836,7 +839,9 @@ def _open_url(web: _Web, url: str, root: str | None) -> Catalogue:
     catalogue = _read(source, root, None)
     catalogue.location = _shown(url)
     if not found.pinned:
-        catalogue.problems += (f"`{_shown(url)}` has no ETag and no date: a change while it is read can't be noticed",)
+        catalogue.problems += (
+            f"`{_shown(url)}` has no strong ETag and no date: a change while it is read can't be noticed",
+        )
     # Beside a file that needs a signature nothing can be asked for.
     if not urlsplit(url).query:
         with contextlib.suppress(ConverterError):

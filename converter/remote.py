@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 BLOCK: Final = 4 << 20  # bytes of a request while tensors are read
 WINDOW: Final = 32 << 20  # bytes that are fetched ahead; as many may be on their way for nothing
 CONNECTIONS: Final = 8
+_BLOCKS: Final = 64  # that are on their way, where they are small
 _AHEAD: Final = 4 << 10  # bytes read beyond what was asked for: the next header, perhaps
 _PEEK: Final = 4 << 10  # a shorter read looks something up; it does not say where reading goes on
 _KEPT: Final = 64 << 20  # bytes of names and layouts that are kept in memory
@@ -308,7 +309,11 @@ class _Stream:
         self._nbytes -= end - start
 
     def _fill(self) -> None:
-        while self._nbytes + BLOCK <= WINDOW and (block := next(self._coming, None)) is not None:
+        while (
+            self._nbytes + BLOCK <= WINDOW
+            and len(self._blocks) < _BLOCKS
+            and (block := next(self._coming, None)) is not None
+        ):
             start, end = block
             self._blocks.append((start, end, _submit(self._object, self._pool, start, end - start)))
             self._nbytes += end - start

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -26,6 +26,7 @@ _NARROW: Final = 80
 _WIDE: Final = 110  # columns from which storages are shown
 _PIPED: Final = 160
 _WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
+_SHOWN: Final = 40  # lines of what is wrong with one output
 _PADDING: Final = re.compile(r" +(?=\n)")
 _NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
 _FORMATS: Final = {
@@ -167,6 +168,8 @@ def _facts(found: reports.Inspection) -> Iterator[tuple[str, Text]]:
         sizes[tensor.dtype] += tensor.nbytes
     listed = ", ".join(f"{nbytes_text(n)} {dtype}" for dtype, n in sizes.most_common())
     yield "data", Text(nbytes_text(totals.nbytes) + (f" ({listed})" if len(sizes) > 1 else f" {''.join(sizes)}"))
+    if found.source.requests is not None and found.source.bytes_read is not None:
+        yield "read", Text(f"{nbytes_text(found.source.bytes_read)} in {found.source.requests:,} requests")
     views = sum(not tensor.contiguous for tensor in found.tensors)
     if views:
         yield "layout", Text(f"{views:,} tensors are views that don't lie row by row (transposed: see stride)")
@@ -382,6 +385,88 @@ def _plan_table(report: reports.ConversionReport, out: Console) -> None:
         if not file.tensors:
             table.add_row(Text(safe_text(file.path)), "", "", "", Text(f"{file.nbytes:,}"))
     out.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def verification(report: reports.Verification) -> None:
+    """Print what `verify` found: a line an output, and what is wrong with each."""
+    out = console()
+    for output in report.outputs:
+        tensors = output.tensors
+        kind = f" · {_FORMATS.get(output.format, output.format)}" if output.format else ""
+        style = "bold red" if output.verdict == "different" else "green"
+        line = Text.assemble((f"{output.verdict:<10}", style), f"  {safe_text(output.location)}{kind}")
+        out.print(line, soft_wrap=True)
+        counts = [f"{tensors.compared:,} tensors compared"]
+        counts += [f"{tensors.identical:,} identical in every bit"] if tensors.identical else []
+        counts += [f"{tensors.converted:,} within what their dtype allows"] if tensors.converted else []
+        if output.format:
+            out.print(Text(f"            {', '.join(counts)}"))
+        wrong = _wrong(tensors)
+        if wrong:
+            _wrong_table(wrong, out)
+        if output.inference is not None:
+            _inference(output.inference, out)
+
+
+def _wrong(tensors: reports.VerifiedTensors) -> list[tuple[str, str, str]]:
+    """Give what is wrong as (name, what, detail); names that differ by a number alone share a line."""
+    rows: list[tuple[str, str, str]] = []
+    for names, what in ((tensors.missing, "missing"), (tensors.unexpected, "unexpected")):
+        rows += [(name, what, "") for name in names]
+    for found in tensors.different:
+        detail = found.detail
+        if found.index is not None and found.differing is not None:
+            detail += f"; {found.differing:,} of {found.elements:,} differ, the first at {list(found.index)}"
+            if found.found is not None and found.expected is not None:
+                detail += f": {found.found:.6g}, expected {found.expected:.6g}"
+            if found.largest:
+                detail += f"; by {found.largest:.3g} at most"
+        rows.append((found.name, found.what, detail))
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, *said in rows:
+        match = _NUMBER.search(name)
+        pattern = (name[: match.start()], name[match.end() :]) if match and len(match[0]) < 9 else (name,)
+        groups.setdefault((*pattern, "", *said), []).append(name)
+    folded = []
+    for key, members in groups.items():
+        numbers = [int(match[0]) for member in members if (match := _NUMBER.search(member))]
+        name = members[0] if len(members) == 1 or len(key) == 4 else f"{key[0]}{{{_ranges(numbers)}}}{key[1]}"
+        folded.append((name, key[-2], key[-1]))
+    return folded
+
+
+def _wrong_table(rows: Sequence[tuple[str, str, str]], out: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for name in ("name", "what", "detail"):
+        table.add_column(name, overflow="fold")
+    for row in rows[:_SHOWN]:
+        table.add_row(*(Text(safe_text(cell, 400)) for cell in row))
+    out.print(Padding(table, (0, 0, 0, 2), expand=False))
+    if len(rows) > _SHOWN:
+        out.print(Text(f"  and {len(rows) - _SHOWN:,} more: see --json"))
+
+
+def _inference(found: Mapping[str, Any], out: Console) -> None:
+    """Print how far what an output computes is from what the source does."""
+
+    def number(key: str, of: Mapping[str, Any] = found) -> str:
+        return "no number" if of[key] is None else f"{of[key]:.3g}"
+
+    greedy = found["greedy_difference"]
+    same = f"{len(found['greedy']):,} greedy tokens equal" if greedy is None else f"greedy token {greedy + 1} differs"
+    lines = [
+        f"{found['engine']}, {found['activation']} GELU, {found['tokens']:,} tokens: logits differ by "
+        f"{number('max_difference')} at most, {number('mean_difference')} on average; KL divergence "
+        f"{number('kl_divergence')}",
+        f"likeliest token equal at {found['top1_agreement']:.1%} of {found['positions']:,} positions; {same}; perplexity "
+        f"{number('other_perplexity')}, source {number('perplexity')}",
+    ]
+    effect = found["activation_effect"]
+    if effect is not None:
+        moved = number("max_difference", effect)
+        lines.append(f"apart from that, the tanh GELU of what runs this form moves logits by {moved} at most")
+    for line in lines:
+        out.print(Text(f"            {line}"), soft_wrap=True)
 
 
 def model_table(declared: Sequence[models.Model]) -> None:

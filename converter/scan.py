@@ -126,6 +126,7 @@ _SEALED: Final = (  # first bytes of what holds files and is not opened here
 _ZIP: Final = b"PK\3\4"
 _NUMPY: Final = b"\x93NUMPY"
 _FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; more where there is
+_GROWTH: Final = 16  # times as much is read when a pickle goes on: it is run from its start again
 _ENOUGH: Final = 32  # opcodes in a row: text that starts like a pickle has fewer
 _PEEK: Final = 256  # bytes that tell most of what is no pickle
 _PIECE: Final = 1 << 20  # bytes looked through at a time for the headers of a broken archive
@@ -315,10 +316,9 @@ class _Look:
         if head.startswith(_NUMPY):
             self.numpy(source, "", 0)
             return "numpy array (npy)"
-        before = len(self.pickles)
         end = self.stream(source, "", 0)
         self.appended(source)
-        if len(self.pickles) == before:
+        if not end:
             return what(head)
         if end < source.size:
             self.say("malformed", f"{source.size - end:,} bytes that are no pickle follow at byte {end:,}", "", end)
@@ -561,7 +561,7 @@ class _Look:
                     f"its pickles have more than {LIMITS.pickle_bytes:,} bytes: give --limit pickle_bytes=… to read on"
                 )
                 break
-            data = bytes(source.read(0, min(most, max(error.needs, 4 * len(data)))))
+            data = bytes(source.read(0, min(most, max(error.needs, _GROWTH * len(data)))))
         self.run += max(seen.reached - start, 0)
         return seen, data
 
@@ -588,7 +588,7 @@ class _Look:
                 break
             inner = _Held(place, text)
             found = self.next(inner, 0, False, b"")[0]
-            if found.plausible:
+            if found.plausible or (found.error is None and found.texts):
                 self.say("nested-pickle", f"the text at byte {at:,} is itself a pickle", place, at)
                 self.add(found, inner, f"{place}{', ' if place else ''}text at byte {at:,}, as a pickle", depth + 1)
 

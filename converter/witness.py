@@ -58,9 +58,9 @@ class Library:
         """[b - a, d - c] as raw bits."""
         import numpy as np
 
-        rows, columns = (1, *tensor.shape, *(1,) * (not tensor.shape))[-2:]
+        columns = tensor.shape[-1] if tensor.shape else 1
         if len(tensor.shape) > 2:
-            rows, columns = tensor.shape[0], tensor.size // tensor.shape[0]
+            columns = tensor.size // tensor.shape[0]
         pitch = columns * tensor.dtype.itemsize
         step = max(1, _MAPPED // pitch)
         with self._lock:
@@ -71,7 +71,9 @@ class Library:
     def _part(self, tensor: Tensor, a: int, b: int, c: int, d: int, pitch: int) -> NDArray[Any]:
         path, key = tensor.storage.source.name, tensor.storage.key
         # Parts of the same rows lie on the same pages, or beside: what is mapped once counts once.
-        self._opened(path, key, a, min((b - a) * pitch, tensor.nbytes) if b - a > 1 else (d - c) * tensor.dtype.itemsize)
+        self._opened(
+            path, key, a, min((b - a) * pitch, tensor.nbytes) if b - a > 1 else (d - c) * tensor.dtype.itemsize
+        )
         try:
             if not tensor.shape:
                 part = self._file.get_tensor(key).reshape(1, 1)
@@ -83,7 +85,8 @@ class Library:
                 part = self._file.get_slice(key)[a:b].reshape(b - a, -1)[:, c:d]
         except Exception as error:  # the library raises nothing narrower
             raise ReadError(f"the safetensors library can't read `{key}` of `{path}`: {error}") from error
-        return part
+        whole: NDArray[Any] = part
+        return whole
 
     def _differences(self, path: str, tensor: Tensor) -> list[str]:
         key = tensor.storage.key
@@ -92,7 +95,9 @@ class Library:
         if tensor.dtype.packed > 1:
             shape = (*shape[:-1], shape[-1] // tensor.dtype.packed)
         if (dtype, shape) != (tensor.dtype.safetensors, tensor.shape):
-            return [f"`{key}` is {dtype} {shape} to the safetensors library and {tensor.dtype.name} {tensor.shape} to us"]
+            return [
+                f"`{key}` is {dtype} {shape} to the safetensors library and {tensor.dtype.name} {tensor.shape} to us"
+            ]
         if tensor.dtype not in READ or not tensor.size or len(tensor.shape) > 2:
             return []
         rows, columns = (1, *tensor.shape, *(1,) * (not tensor.shape))[-2:]

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SIGNATURE = "canary-signature-9c1b"
@@ -54,23 +58,23 @@ class Asked:
     headers: dict[str, str]  # of the right answer
 
 
-Fault = Callable[["Handler", Asked], bool]  # True: it has answered
+Fault = Callable[["Exchange", Asked], bool]  # True: it has answered
 
 
 @dataclass
 class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
-    on_api: Callable[[Handler], bool] = lambda handler: False
-    on_resolve: Callable[[Handler], bool] = lambda handler: False
-    on_store: Fault = lambda handler, asked: False
-    on_elsewhere: Callable[[Handler], bool] = lambda handler: False
+    on_api: Callable[[Exchange], bool] = lambda exchange: False
+    on_resolve: Callable[[Exchange], bool] = lambda exchange: False
+    on_store: Fault = lambda exchange, asked: False
+    on_elsewhere: Callable[[Exchange], bool] = lambda exchange: False
     signature: str = SIGNATURE
     _sites: list[ThreadingHTTPServer] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         for origin in ("hub", "store", "elsewhere"):
-            site = _Site(("127.0.0.1", 0), Handler)
+            site = _Site(("127.0.0.1", 0), Exchange)
             site.hub, site.origin = self, origin
             threading.Thread(target=site.serve_forever, args=(0.02,), daemon=True).start()
             self._sites.append(site)
@@ -82,6 +86,27 @@ class Hub:
         for site in self._sites:
             site.shutdown()
             site.server_close()
+
+    def point(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        """Point huggingface_hub at this Hub, with a token and a cache of its own, and let nothing leave the machine.
+
+        It reads HF_ENDPOINT when it is imported, which may have been before.
+        """
+        connect = socket.socket.connect
+
+        def guarded(self: socket.socket, address: Any) -> None:
+            assert self.family == socket.AF_UNIX or address[0].startswith("127."), address
+            connect(self, address)
+
+        template = self.url() + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(socket.socket, "connect", guarded)
+        monkeypatch.setattr(constants, "ENDPOINT", self.url())
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
 
     def url(self, origin: str = "hub") -> str:
         site = self._sites[("hub", "store", "elsewhere").index(origin)]
@@ -102,7 +127,7 @@ class _Site(ThreadingHTTPServer):
         """A client that goes away is nothing to talk about."""
 
 
-class Handler(BaseHTTPRequestHandler):
+class Exchange(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
@@ -123,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.server.origin == "elsewhere":
             if not hub.on_elsewhere(self):
                 self.reply(404)
-        elif urlsplit(self.path).path.startswith("/api/models/"):
+        elif urlsplit(self.path).path.startswith("/api/"):
             if not hub.on_api(self):
                 self._api(hub)
         elif not hub.on_resolve(self):

@@ -300,6 +300,11 @@ def _stamped(file: _File, out: Written, sha256: bool) -> Callable[[], Iterator[m
 # ---- manifest -------------------------------------------------------------------------------------------------------
 
 
+def _origin(catalogue: Catalogue) -> str:
+    """Give where a checkpoint came from: a file's name without its folders, which say nothing elsewhere, or a URL."""
+    return catalogue.location if "://" in catalogue.location else Path(catalogue.location).name
+
+
 def _manifest(
     catalogue: Catalogue, recognition: Recognition | None, layout: _Layout, written: list[Written], form: str
 ) -> dict[str, Any]:
@@ -317,7 +322,7 @@ def _manifest(
         "form": form,
         "model": model,
         "source": {
-            "location": Path(catalogue.location).name,
+            "location": _origin(catalogue),
             "format": catalogue.format,
             "files": [{"name": Path(file.name).name, "nbytes": file.nbytes} for file in catalogue.files],
         },
@@ -455,9 +460,7 @@ def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _
         ("name", recognition.model.name if recognition.model else Path(catalogue.location).name),
         (
             "source",
-            f"https://huggingface.co/{recognition.model.repository}"
-            if recognition.model
-            else Path(catalogue.location).name,
+            f"https://huggingface.co/{recognition.model.repository}" if recognition.model else _origin(catalogue),
         ),
         ("tokenizer", "GPT-2"),
         ("tokenizer.config", "GPT-2"),

@@ -1,0 +1,559 @@
+"""What `scan` finds in files of every kind. Nothing here is ever unpickled."""
+
+import base64
+import json
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner
+
+from converter import sarif, second_opinion
+from converter.cli import app
+from converter.errors import SourceError
+from converter.limits import LIMITS, Limits, set_limit
+from converter.reports import FileScan, to_json
+from converter.resources import load_json
+from converter.sample import write_sample
+from converter.scan import RULES, fails, scan, scan_file
+from converter.sources import LocalFile
+from converter.text import safe_text
+from tests.checkpoints import (
+    Call,
+    Entry,
+    Global,
+    Raw,
+    checkpoint_entries,
+    dumps,
+    floats,
+    legacy_bytes,
+    view,
+    write_checkpoint,
+    zip_bytes,
+)
+from tests.hub_server import Hub, Repository
+
+RUN = CliRunner()
+ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
+LS = Call(Global("os", "system"), ("ls",))
+NAMESPACE = Call(Global("argparse", "Namespace"), (), {"lr": 1})
+
+
+@pytest.fixture(autouse=True)
+def limits() -> Iterator[None]:
+    """Put the limits back."""
+    yield
+    for name in Limits.__slots__:
+        set_limit(f"{name}={getattr(Limits(), name)}")
+
+
+def look(data: bytes, tmp_path: Path, name: str = "x", **options: Any) -> FileScan:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return scan_file(LocalFile(path), **{"fickling": False} | options)
+
+
+def rules(found: FileScan) -> list[str]:
+    return [finding.rule for finding in found.findings]
+
+
+def names(found: FileScan) -> list[str]:
+    return [f"{one.module}.{one.name}" for pickle in found.pickles for one in pickle.globals]
+
+
+def npy(data: bytes, descr: str = "|O") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': (1,), }}".encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + data
+
+
+def torch_zip(value: Any, **options: Any) -> bytes:
+    return zip_bytes(checkpoint_entries(value, {"0": floats(1, 2)}, **options))
+
+
+PLAIN = {"w": view("0", (2,))}
+
+VERDICTS: dict[str, tuple[bytes, str, str]] = {
+    "a checkpoint": (torch_zip(PLAIN), "plain", "PyTorch checkpoint (zip)"),
+    "a legacy stream": (legacy_bytes({"w": view("0", (2,))}, {"0": floats(1, 2)}), "plain", "PyTorch checkpoint (legacy stream, before torch 1.6)"),
+    "a checkpoint with a trainer's arguments": (torch_zip(PLAIN | {"args": NAMESPACE}), "unknown-globals", "PyTorch checkpoint (zip)"),
+    "a checkpoint that runs a program": (torch_zip(PLAIN | {"x": LS}), "dangerous", "PyTorch checkpoint (zip)"),
+    "a legacy stream that runs a program": (legacy_bytes({"w": view("0", (2,)), "x": LS}, {"0": floats(1, 2)}), "dangerous", "PyTorch checkpoint (legacy stream, before torch 1.6)"),
+    "a bare pickle of text": (dumps({"a": 1}), "plain", "pickle"),
+    "a bare pickle that runs a program": (dumps(LS), "dangerous", "pickle"),
+    "protocol 0": (ECHO, "dangerous", "pickle"),
+    "the second of two pickles": (dumps(1) + ECHO, "dangerous", "pickle"),
+    "the second of two pickles, both without a PROTO": (b"N." + ECHO, "dangerous", "pickle"),
+    "a program behind 100,000 bytes of protocol 0": (b"(lp0\n" + b"I1\na" * 25_000 + b"0" + ECHO, "dangerous", "pickle"),
+    "a program behind a text of 100,000 bytes": (b"X" + struct.pack("<I", 100_000) + b"a" * 100_000 + b"0" + ECHO, "dangerous", "pickle"),
+    "a call that is thrown away": (b"\x80\x02(cposix\nsystem\nX\x02\0\0\0lso0N.", "dangerous", "pickle"),
+    "a global that is thrown away": (b"\x80\x02cposix\nsystem\n0N.", "dangerous", "pickle"),
+    "INST": (b"(S'ls'\niposix\nsystem\n.", "dangerous", "pickle"),
+    "an extension's number": (b"\x80\x02\x82\x05)R.", "unknown-globals", "pickle"),
+    "a name that is put together": (b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x9400h\0h\1\x93\x8c\x02ls\x85R.", "dangerous", "pickle"),
+    "a payload before broken bytes": (ECHO[:-1] + b"\xff\xff", "malformed", "pickle"),
+    "bytes after the pickle": (dumps(1) + b"\xff", "malformed", "pickle"),
+    "a pickle that is cut off": (dumps({"a": 1})[:-3], "malformed", "pickle"),
+    "a frame that ends within an opcode": (b"\x80\x04\x95\x01\0\0\0\0\0\0\0\x8c\x02ab.", "malformed", "pickle"),
+    "an array of objects": (npy(ECHO), "dangerous", "numpy array (npy)"),
+    "an array of numbers": (npy(b"\0" * 8, "<f8"), "plain", "numpy array (npy)"),
+    "an array whose header is cut off": (npy(ECHO)[:40], "malformed", "numpy array (npy)"),
+    "an archive of arrays": (zip_bytes([Entry("a.npy", npy(ECHO), deflated=True)]), "dangerous", "numpy archive (npz)"),
+    "a zip with a pickle": (zip_bytes([Entry("readme", b"hello"), Entry("a/b.bin", dumps(LS))]), "dangerous", "zip archive"),
+    "a zip with a deflated pickle": (zip_bytes([Entry("b", dumps(LS), deflated=True)]), "dangerous", "zip archive"),
+    "a zip without one": (zip_bytes([Entry("readme", b"hello")]), "plain", "zip archive"),
+    "a zip in a zip": (zip_bytes([Entry("a.zip", zip_bytes([Entry("b", ECHO)]))]), "dangerous", "zip archive"),
+    "zips in zips without end": (zip_bytes([Entry("a", zip_bytes([Entry("b", zip_bytes([Entry("c", zip_bytes([Entry("d", zip_bytes([Entry("e")]))]))]))]))]), "malformed", "zip archive"),
+    "a zip cut off before its directory": (zip_bytes([Entry("a", ECHO), Entry("b", b"x" * 200)])[:150], "malformed", "zip archive that is not sound"),
+    "a zip with something before it": (b"#!/bin/sh\n" + zip_bytes([Entry("a", ECHO)]), "malformed", "no checkpoint this program knows (its first bytes are 23 21 2f 62 69 6e 2f 73)"),
+    "a zip behind a pickle": (dumps(1) + zip_bytes([Entry("a", ECHO)]), "malformed", "pickle"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + b"\0" * 60, "malformed", "a 7z archive"),
+    "tar": (b"a" * 257 + b"ustar\0" + b"0" * 300, "malformed", "a tar archive"),
+    "gzip": (b"\x1f\x8b\x08" + b"\0" * 60, "malformed", "a gzip file"),
+    "text": (b"click\nnumpy\nrequests\n", "plain", "no checkpoint this program knows (its first bytes are 63 6c 69 63 6b 0a 6e 75)"),
+    "JSON": (b'{"a": 1}', "plain", "a JSON document, not a checkpoint"),
+    "nothing": (b"", "plain", "an empty file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "verdict", "kind"), VERDICTS.values(), ids=VERDICTS)
+def test_verdict(data: bytes, verdict: str, kind: str, tmp_path: Path) -> None:
+    found = look(data, tmp_path)
+
+    assert (found.verdict, found.kind) == (verdict, kind)
+    assert bool(found.findings) == (verdict != "plain")
+    if b"posix" in data or b"osix" in data:
+        assert "posix.system" in names(found) or "header is cut off" in found.findings[0].message
+
+
+def test_a_global_is_given_with_its_place_and_who_abused_it(tmp_path: Path) -> None:
+    found = look(torch_zip(PLAIN | {"x": LS}), tmp_path)
+
+    (pickle,) = found.pickles
+    assert pickle.place == "archive/data.pkl"
+    assert [(one.module, one.name, one.known, one.danger, one.evidence) for one in pickle.globals] == [
+        ("torch._utils", "_rebuild_tensor_v2", True, None, None),
+        ("torch", "FloatStorage", True, None, None),
+        ("collections", "OrderedDict", True, None, None),
+        ("os", "system", False, "runs programs", "Python's own warning about pickle"),
+    ]
+    data = (tmp_path / "x").read_bytes()
+    start = data.index(b"\x80\x02")
+    assert data[start + pickle.globals[3].byte :].startswith(b"cos\nsystem\n")
+    assert pickle.opcodes == {"REDUCE": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "expressions"),
+    [
+        (LS, ["os.system('ls')"]),
+        (Call(Global("a", "b"), (1, 2.5, None, True), {"k": [b"x"]}), ["a.b(1, 2.5, None, True).__setstate__({'k': [b'x']})"] * 2),
+        (Call(Call(Global("a", "b"), ("c",)), ()), ["a.b('c')", "a.b('c')()"]),
+        (Raw(b"ca\nb\n)}X\x01\0\0\0kK\x01s\x92"), ["a.b(**{'k': 1})"]),
+        (Raw(b"ca\nb\n)\x81"), ["a.b()"]),
+        (Raw(b"(K\x01ia\nb\n"), ["a.b(1)"]),
+        (Raw(b"\x82\x05)R"), ["copyreg._extension_registry[5]()"]),
+        (Call(Global("a", "b"), ("x" * 500,)), [f"a.b('{'x' * 120}'…)"]),
+        (Call(Global("a", "b"), (10**1000,)), ["a.b(0x" + f"{10**1000:x}"[:118] + ")"]),
+        (Call(Global("a", "b"), tuple(range(9))), ["a.b(0, 1, 2, 3, 4, 5, …)"]),
+    ],
+)  # fmt: skip
+def test_explain_writes_what_would_be_called(value: Any, expressions: list[str], tmp_path: Path) -> None:
+    (pickle,) = look(dumps(value), tmp_path, explain=True).pickles
+
+    assert [call.expression for call in pickle.calls] == expressions
+    assert look(dumps(value), tmp_path).pickles[0].calls == ()
+
+
+def test_explain_ends_for_values_that_hold_themselves_or_each_other_many_times(tmp_path: Path) -> None:
+    doubled = b"]q\0" + b"".join(b"]q%c(h%ch%ce" % (i + 1, i, i) for i in range(40))
+    itself = b"]q\0(h\0e"
+
+    for opcodes in (doubled, itself):
+        (pickle,) = look(b"\x80\x02ca\nb\n" + opcodes + b"\x85R.", tmp_path, explain=True).pickles
+        # What is on the stack besides makes it malformed; the call is shown all the same.
+        assert all(len(call.expression) <= 400 for call in pickle.calls)
+
+
+HIDDEN = {
+    "bytes": (dumps([ECHO]), "text at byte"),
+    "bytes of protocol 2": (dumps([dumps(LS)]), "text at byte"),
+    "text": (dumps([dumps(LS).decode("latin-1")]), "text at byte"),
+    "base64": (dumps([base64.b64encode(dumps(LS)).decode()]), "text at byte"),
+    "a pickle in a pickle in a pickle": (dumps([dumps([dumps(LS)])]), "text at byte"),
+    "a storage": (zip_bytes(checkpoint_entries({"w": view("0", (36,), dtype="U8")}, {"0": ECHO.ljust(36, b"\0")})), "archive/data/0"),
+    "a storage of a legacy stream": (legacy_bytes({"w": view("0", (36,), dtype="U8")}, {"0": ECHO.ljust(36, b"\0")}, itemsizes={"0": 1}), "storage 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "place"), HIDDEN.values(), ids=HIDDEN)
+def test_a_pickle_inside_data_is_found(data: bytes, place: str, tmp_path: Path) -> None:
+    found = look(data, tmp_path)
+
+    assert found.verdict == "dangerous"
+    assert {"nested-pickle", "dangerous-global"} <= set(rules(found))
+    assert place in found.pickles[-1].place
+
+
+def test_weights_that_look_like_a_pickle_at_first_are_weights(tmp_path: Path) -> None:
+    data = b"\x80\x02\xff\xff" + b"N." + b"(" * 30
+
+    found = look(zip_bytes(checkpoint_entries({"w": view("0", (9,))}, {"0": data})), tmp_path)
+
+    assert (found.verdict, rules(found)) == ("plain", [])
+
+
+def test_data_that_nothing_refers_to_is_named(tmp_path: Path) -> None:
+    entries = checkpoint_entries(PLAIN, {"0": floats(1, 2), "hidden": b"x" * 1000})
+
+    found = look(zip_bytes([*entries, Entry("archive/payload.py", b"import os")]), tmp_path)
+
+    assert rules(found) == ["hidden-data", "hidden-data"]
+    assert "`hidden`" in found.findings[0].message or "data/hidden" in found.findings[0].message
+    assert "payload.py" in found.findings[1].message
+
+
+ANOMALIES = {
+    "other flags": [Entry("a", ECHO, central={"flags": 1})],
+    "another name in the local header": [Entry("a", ECHO, local={"name": b"b", "extra": b""})],
+    "another method in the local header": [Entry("a", ECHO, deflated=True, local={"method": 0})],
+    "another method in the directory": [Entry("a", ECHO, deflated=True, central={"method": 0})],
+    "a wrong CRC": [Entry("a", ECHO, central={"crc32": 7})],
+    "a name twice": [Entry("a", b"x"), Entry("a", ECHO)],
+    "a name that leads out": [Entry("../a", ECHO)],
+    "a size that is too small": [Entry("a", ECHO, deflated=True, central={"nbytes": 3})],
+}
+
+
+@pytest.mark.parametrize("entries", ANOMALIES.values(), ids=ANOMALIES)
+def test_what_a_broken_archive_holds_is_seen_all_the_same(entries: list[Entry], tmp_path: Path) -> None:
+    found = look(zip_bytes(entries), tmp_path)
+
+    assert found.verdict == "malformed"
+    assert rules(found)[0] == "malformed"
+    assert "posix.system" in names(found)
+
+
+def test_a_program_of_torchscript_is_called_one(tmp_path: Path) -> None:
+    entries = checkpoint_entries(PLAIN, {"0": floats(1, 2)})
+
+    found = look(zip_bytes([*entries, Entry("archive/constants.pkl", dumps(()))]), tmp_path)
+
+    assert "program" in rules(found)
+
+
+def test_a_torch_file_that_extract_would_refuse_is_malformed(tmp_path: Path) -> None:
+    found = look(torch_zip({"w": view("0", (99,))}), tmp_path)
+
+    assert (found.verdict, rules(found)) == ("malformed", ["malformed"])
+
+
+# ---- folders, exit codes, output ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_sample(tmp_path / "f" / "tiny", "tiny")
+    (tmp_path / "f" / "README.md").write_text("# hello")
+    (tmp_path / "f" / "x.pkl").write_bytes(dumps(NAMESPACE))
+    (tmp_path / "f" / "link").symlink_to("x.pkl")
+    (tmp_path / "f" / "links").symlink_to("tiny")
+    os.mkfifo(tmp_path / "f" / "fifo")
+    return tmp_path / "f"
+
+
+def test_a_folder_is_walked_without_following_links(folder: Path) -> None:
+    report = scan([folder], fickling=False)
+
+    assert [(Path(file.location).name, file.verdict) for file in report.files] == [
+        ("x.pkl", "unknown-globals"), ("pytorch_model.bin", "plain"),
+    ]  # fmt: skip
+    assert (report.skipped, report.links, report.verdict) == (4, 3, "unknown-globals")
+
+
+def test_a_folder_with_nothing_to_scan_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("hello")
+    (tmp_path / "b").symlink_to("a.txt")
+
+    with pytest.raises(SourceError, match="1 files without a pickle, 1 links"):
+        scan([tmp_path])
+
+
+def test_a_link_that_is_named_is_followed(folder: Path) -> None:
+    assert scan([folder / "link"], fickling=False).verdict == "unknown-globals"
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "code"),
+    [
+        (dumps(1), [], 0), (dumps(NAMESPACE), [], 1), (dumps(LS), [], 1), (dumps(1)[:-1], [], 1),
+        (dumps(1), ["--fail-on", "dangerous"], 0), (dumps(NAMESPACE), ["--fail-on", "dangerous"], 0),
+        (dumps(LS), ["--fail-on", "dangerous"], 1), (dumps(1)[:-1], ["--fail-on", "dangerous"], 1),
+        (dumps(NAMESPACE), ["--fail-on", "unknown"], 1), (b"hello", [], 0),
+    ],
+)  # fmt: skip
+def test_exit_code(data: bytes, options: list[str], code: int, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(data)
+
+    assert RUN.invoke(app, ["scan", str(tmp_path / "x"), "--no-fickling", *options]).exit_code == code
+
+
+def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+    done = RUN.invoke(app, ["scan", str(tmp_path / "x.bin")])
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: `")
+
+
+def test_a_person_reads_verdict_reason_place_and_expression(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(ECHO)
+
+    done = RUN.invoke(app, ["scan", str(tmp_path / "x"), "--explain", "--no-fickling"])
+
+    assert done.stdout.splitlines() == [
+        f"dangerous        {tmp_path}/x · pickle",
+        "  error: posix.system runs programs when the file is unpickled (Python's own warning about pickle) [byte 0]",
+        "  would run: posix.system('echo harmless')  (REDUCE at byte 33)",
+    ]
+
+
+ESCAPES = "\x1b[2J\x1b]0;t\x07\u202e\u200b[/red]"
+
+
+def test_nothing_from_a_file_reaches_the_terminal_raw(tmp_path: Path) -> None:
+    evil = Raw(_text(ESCAPES) + _text(f"name{ESCAPES}") + b"\x93" + _text(ESCAPES) + b"\x85R")
+    (tmp_path / "x.zip").write_bytes(zip_bytes([Entry("a[red]", dumps(evil))]))
+
+    done = RUN.invoke(app, ["scan", str(tmp_path / "x.zip"), "--explain", "--no-fickling"])
+    document = RUN.invoke(app, ["scan", str(tmp_path / "x.zip"), "--explain", "--no-fickling", "--json"]).stdout
+
+    assert done.exit_code == 1
+    for text in (done.stdout, done.stderr):
+        assert not set("\x1b\x07\u202e\u200b") & set(text)
+    assert safe_text(f"name{ESCAPES}") in done.stdout
+    assert "[red]" in done.stdout
+    assert document.isascii()
+    assert json.loads(document)["files"][0]["pickles"][0]["globals"][0]["name"] == f"name{ESCAPES}"
+
+
+def _text(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def test_a_repository_is_scanned_file_by_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {"pytorch_model.bin": torch_zip(PLAIN), "training_args.bin": dumps(LS), "config.json": b"{}"}
+    with Hub({"someone/model": Repository(files)}) as hub:
+        hub.point(monkeypatch, tmp_path / "cache")
+        report = scan(["hf://someone/model"], fickling=False)
+        one = scan(["hf://someone/model/config.json"], fickling=False)
+
+    assert [(file.location.rsplit("/", 1)[1], file.verdict) for file in report.files] == [
+        ("pytorch_model.bin", "plain"), ("training_args.bin", "dangerous"),
+    ]  # fmt: skip
+    assert report.skipped == 1
+    assert [file.verdict for file in one.files] == ["plain"]
+
+
+# ---- JSON and SARIF -------------------------------------------------------------------------------------------------
+
+
+def everything(tmp_path: Path) -> list[Path]:
+    write_checkpoint(tmp_path / "a.bin", PLAIN | {"x": LS, "y": NAMESPACE}, {"0": floats(1, 2), "hidden": ECHO})
+    (tmp_path / "b ü%.pkl").write_bytes(dumps([ECHO]) + b"\xff")
+    (tmp_path / "c.npy").write_bytes(npy(b"\0" * 8, "<f8"))
+    (tmp_path / "d.7z").write_bytes(b"7z\xbc\xaf\x27\x1c")
+    return sorted(tmp_path.iterdir())
+
+
+def test_the_report_fits_its_schema_and_uses_all_of_it(tmp_path: Path) -> None:
+    schema = load_json("reports", "scan.json")
+    report = scan(everything(tmp_path), explain=True)
+    document = json.loads(to_json(report))
+
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(document, schema)
+    properties = schema["properties"]["files"]["items"]["properties"]
+    assert set(properties["findings"]["items"]["properties"]["rule"]["enum"]) == set(RULES)
+    assert document["files"][0]["pickles"][0]["calls"]
+    assert [file["verdict"] for file in document["files"]] == ["dangerous", "malformed", "plain", "malformed"]
+
+
+def test_sarif_keeps_the_published_rules(tmp_path: Path) -> None:
+    log = sarif.to_sarif(scan(everything(tmp_path), fickling=False))
+    schema = json.loads((Path(__file__).parent / "data" / "sarif-2.1.0-subset.json").read_text())
+
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(log, schema)
+    (run,) = log["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    for result in run["results"]:
+        # Section 3.27.6 and 3.4.5: indices point to what the ids and URIs name.
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
+        where = result["locations"][0]["physicalLocation"]["artifactLocation"]
+        assert run["artifacts"][where["index"]]["location"]["uri"] == where["uri"]
+    assert len({rule["id"] for rule in rules}) == len(rules)
+
+
+def test_sarif_names_files_below_the_current_folder_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = everything(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    inside = sarif.to_sarif(scan(paths, fickling=False))
+    monkeypatch.chdir("/")
+    outside = sarif.to_sarif(scan([f"../..{paths[1]}"], fickling=False))
+
+    assert inside["runs"][0]["artifacts"][1]["location"]["uri"] == "b%20%C3%BC%25.pkl"
+    assert outside["runs"][0]["artifacts"][0]["location"]["uri"].startswith("../..")
+
+
+def test_sarif_is_written_beside_what_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(ECHO)
+
+    done = RUN.invoke(app, ["scan", str(tmp_path / "x"), "--no-fickling", "--sarif", str(tmp_path / "x.sarif")])
+    nowhere = RUN.invoke(app, ["scan", str(tmp_path / "x"), "--no-fickling", "--sarif", str(tmp_path / "no" / "x")])
+
+    text = (tmp_path / "x.sarif").read_text()
+    assert text.isascii()
+    (result,) = json.loads(text)["runs"][0]["results"]
+    assert (result["ruleId"], result["level"]) == ("dangerous-global", "error")
+    assert result["locations"][0]["physicalLocation"]["region"] == {"byteOffset": 0, "byteLength": 1}
+    assert done.exit_code == 1
+    assert nowhere.exit_code == 2
+
+
+# ---- fickling -------------------------------------------------------------------------------------------------------
+
+
+def test_fickling_stands_beside_the_verdict(tmp_path: Path) -> None:
+    dangerous, plain = look(ECHO, tmp_path, "a", fickling=True), look(torch_zip(PLAIN), tmp_path, "b", fickling=True)
+
+    assert dangerous.fickling is not None
+    assert plain.fickling is not None
+    assert (dangerous.fickling.severity, dangerous.fickling.agrees) == ("LIKELY_OVERTLY_MALICIOUS", True)
+    assert (plain.fickling.severity, plain.fickling.agrees, plain.verdict) == ("LIKELY_SAFE", True, "plain")
+
+
+def test_where_fickling_finds_less_it_is_said_and_changes_nothing(tmp_path: Path) -> None:
+    found = look(dumps(Call(Global("numpy", "dtype"), ("f4",))), tmp_path, fickling=True)
+
+    assert found.verdict == "unknown-globals"
+    assert found.fickling is not None
+    assert found.fickling.agrees is False
+    assert rules(found)[-1] == "second-opinion"
+
+
+def test_where_fickling_finds_more_it_is_said_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = second_opinion.Opinion("0.1.12", "LIKELY_UNSAFE", ("it looks odd",))
+    monkeypatch.setattr(second_opinion, "ask", lambda pickles: said)
+
+    found = look(dumps(1), tmp_path, fickling=True)
+
+    assert (found.verdict, rules(found)) == ("plain", ["second-opinion"])
+    assert found.findings[0].message == "fickling 0.1.12 says LIKELY_UNSAFE: it looks odd"
+
+
+def test_fickling_is_not_asked_about_more_than_it_can_take(tmp_path: Path) -> None:
+    set_limit("opinion_bytes=10")
+    large = look(ECHO, tmp_path, fickling=True)
+    set_limit(f"opinion_bytes={1 << 20}")
+    set_limit("opinion_tensors=0")
+    many = look(torch_zip(PLAIN), tmp_path, fickling=True)
+
+    for found in (large, many):
+        assert found.fickling is not None
+        assert found.fickling.severity is None
+        assert str(found.fickling.note).startswith("not asked: ")
+
+
+def test_fickling_failing_is_an_answer() -> None:
+    said = second_opinion.ask([b"\x80\x02F1.5\n."])
+
+    assert said.severity is None
+    assert said.note is not None
+    assert said.note.startswith("it failed: NotImplementedError")
+
+
+def test_fickling_is_stopped_when_it_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_opinion, "_PATIENCE", 0.001)
+
+    assert second_opinion.ask([ECHO]).severity is None
+
+
+def test_modules_lying_about_where_the_user_stands_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("fickling", "json", "typing_extensions"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+
+    assert second_opinion.ask([ECHO]).severity == "LIKELY_OVERTLY_MALICIOUS"
+    assert not (tmp_path / "ran").exists()
+
+
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+AT_LIMIT: dict[str, tuple[str, int, bytes]] = {
+    "pickles": ("scan_pickles", 3, dumps(1) * 3),
+    "archives in archives": ("scan_nesting", 1, zip_bytes([Entry("a", zip_bytes([Entry("b", b"x")]))])),
+    "bytes of pickles": ("pickle_bytes", 70_007, b"\x80\x02X" + struct.pack("<I", 69_999) + b"a" * 69_999 + b"."),
+    "opcodes": ("opcodes", 4, b"\x80\x02N\x85."),
+    "open MARKs": ("marks", 3, b"\x80\x02(((111N."),
+    "a line": ("line", 8, b"cabcdefg\nn\n)R."),
+    "bytes of an integer": ("integer", 4, b"\x80\x02\x8a\x04abcd."),
+    "records": ("entries", 2, zip_bytes([Entry("a", b"x"), Entry("b", b"x")])),
+    "bytes of a record's name": ("name", 5, zip_bytes([Entry("abcde", b"x")])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "limit", "data"), AT_LIMIT.values(), ids=AT_LIMIT)
+def test_a_limit_holds_where_it_is_and_is_raised_by_the_option(
+    name: str, limit: int, data: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_bytes(data)
+
+    at = RUN.invoke(app, ["--limit", f"{name}={limit}", "scan", "--json", "--no-fickling", str(tmp_path / "x")])
+    past = RUN.invoke(app, ["--limit", f"{name}={limit - 1}", "scan", "--json", "--no-fickling", str(tmp_path / "x")])
+
+    assert json.loads(at.stdout)["verdict"] in ("plain", "unknown-globals")
+    assert json.loads(past.stdout)["verdict"] == "malformed"
+    assert json.loads(past.stdout)["files"][0]["findings"][-1]["rule"] == "not-looked-into"
+
+
+def test_findings_past_the_limit_are_counted(tmp_path: Path) -> None:
+    set_limit("scan_findings=2")
+
+    found = look(dumps([Global("m", str(number)) for number in range(5)] + [LS]), tmp_path)
+
+    assert (len(found.findings), found.unlisted, found.verdict) == (2, 4, "dangerous")
+
+
+@pytest.mark.parametrize("text", ["nothing=1", "rank", "rank=", "rank=-1", "rank=1e3", "rank=9999999999999999999", "=", "__class__=1"])  # fmt: skip
+def test_a_limit_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    done = RUN.invoke(app, ["--limit", text, "scan", str(tmp_path)])
+
+    assert done.exit_code == 2
+    assert "limit" in done.stderr
+
+
+def test_every_limit_has_a_reason_and_stands_in_the_documentation() -> None:
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "security.md").read_text()
+
+    for name in Limits.__slots__:
+        assert f"| `{name}` | {getattr(LIMITS, name):,} |" in page
+
+
+def test_fails_is_the_order_of_the_verdicts(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(dumps(NAMESPACE))
+    report = scan([tmp_path / "x"], fickling=False)
+
+    assert fails(report)
+    assert not fails(report, unknown=False)
