@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BLOCK: Final = 8 << 20  # bytes of a tensor that are read at a time where the other lies turned over: long runs of both
 _RUN: Final = 512 << 10  # bytes where both lie in the same order: they stay in the cache
 _PIECE: Final = 128 << 10  # elements that are compared at a time: they stay in the cache
-_STRIP: Final = 64  # rows of a block that are turned at a time, 16 of them a cache line
+_TILE: Final = (512, 256)  # rows and columns at a time where one lies row by row, the other column by column
 _SAMPLE: Final = 1 << 20  # elements that tell whether two tensors resemble each other
 _RESEMBLING: Final = 0.05  # of the energy may be lost: Q4_0 loses 0.012 of noise's, another tensor 1 or 2
 _UNDECODED: Final = 32  # elements of a block of GGUF's encodings
@@ -202,7 +202,7 @@ def bounds(values: NDArray[Any], encoding: str) -> NDArray[Any]:
     """Give how far an encoding may move each of [blocks, 32] F32 values.
 
     Levels lie a step apart, so half a step; a little more for the float arithmetic; and what rounding the scale (and
-    minimum) to half precision moves the furthest level. Q5_0 and Q4_0 have one level less on the side away from the
+    minimum) to half precision moves the element's level. Q5_0 and Q4_0 have one level less on the side away from the
     block's furthest value: there it is up to a step.
     """
     low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
@@ -211,16 +211,18 @@ def bounds(values: NDArray[Any], encoding: str) -> NDArray[Any]:
         levels = _AFFINE[encoding]
         step = (high - low) / levels
         extra: NDArray[Any] | int = _half_error(np.abs(low))
+        heights = values - low
         allowed = np.broadcast_to(step * (0.5 + 1e-4), values.shape)
     else:
         levels = _SYMMETRIC[encoding]
-        step, extra = furthest / levels, 0
+        step, extra, heights = furthest / levels, 0, np.abs(values)
         allowed = np.broadcast_to(step * (0.5 + 1e-4), values.shape)
         if encoding != "Q8_0":
             other_side = np.where(high > -low, values < 0, np.where(high < -low, values > 0, values != 0))
             clipped = other_side & (np.abs(values) > (levels - 0.5 - 1e-4) * step)
             allowed = np.where(clipped, step * (1 + 1e-4), allowed)
-    result: NDArray[Any] = allowed + levels * _half_error(step) + extra + furthest * 2.0**-21
+    reached = np.minimum(np.nan_to_num(heights / step) + 1, levels)
+    result: NDArray[Any] = allowed + reached * _half_error(step) + extra + furthest * 2.0**-21
     return result
 
 
@@ -235,7 +237,7 @@ def _half_error(values: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Parts of both tensors, of one shape and memory order. `where` gives row-major indices of a mask's elements."""
+    """Parts of both tensors, of one shape. `where` gives row-major indices of a mask's elements."""
 
     x: NDArray[Any]
     y: NDArray[Any]
@@ -295,12 +297,12 @@ def _count(outcome: Outcome, piece: _Piece, mask: NDArray[Any], source: Dtype, t
     where = piece.where(mask)
     x, y = piece.x[mask], piece.y[mask]
     outcome.differing += len(where)
+    if not kind.exact and not kind.flat:
+        source, x = target, rounded(floats(x, source), target)
     if source.name in ("C64", "C128", "C32") or source.packed > 1:
         wanted, got = x, y
     else:
         wanted, got = floats(x, source), floats(y, target)
-        if not kind.exact and not kind.flat:
-            wanted = floats(rounded(wanted, target), target)
         with np.errstate(all="ignore"):
             if target.floating:
                 outcome.nan += int(np.count_nonzero(np.isnan(got) & ~np.isnan(wanted)))
@@ -315,7 +317,7 @@ def _count(outcome: Outcome, piece: _Piece, mask: NDArray[Any], source: Dtype, t
         outcome.expected, outcome.found = _plain(wanted[at]), _plain(got[at])
         outcome.flipped = (
             (int.from_bytes(x[at].tobytes(), "little") ^ int.from_bytes(y[at].tobytes(), "little")).bit_count()
-            if source == target
+            if source == target and not kind.flat
             else 0
         )
 
@@ -342,21 +344,28 @@ def _pieces(
     room = _RUN if one.stride[1] == other.stride[1] == 1 else BLOCK
     high = max(1, min(rows, room // max(1, columns * itemsize)))
     wide = columns if columns * itemsize <= room else room // itemsize
+    total = expected.shape[-1] if turned else columns
     ours, theirs = np.empty(high * wide, _bits(one.dtype)), np.empty(high * wide, _bits(other.dtype))
     for a in range(0, rows, high):
         b = min(rows, a + high)
         for c in range(0, columns, wide):
             d = min(columns, c + wide)
             x = read(one, a, b, c, d, ours)
-            try:
-                if reader is None:
-                    y = read(other, a, b, c, d, theirs)
-                else:
-                    y = reader(found, c, d, a, b).T if turned else reader(found, a, b, c, d)
-            except ConverterError as error:
-                raise ReadError(str(error)) from error
-            width = expected.shape[-1] if turned else columns
-            yield from _aligned(x, y, _Place(a, c, d - c, width, turned), flat=kind.flat)
+            # What a reader gives is new memory each time: a little at a time stays in the cache.
+            tall, broad = _TILE if turned and reader is not None else (b - a, d - c)
+            for i in range(0, b - a, tall):
+                for j in range(0, d - c, broad):
+                    part = x[i : i + tall, j : j + broad]
+                    area = (a + i, min(b, a + i + tall), c + j, min(d, c + j + broad))
+                    try:
+                        if reader is None:
+                            y = read(other, *area, theirs)
+                        else:
+                            y = reader(found, *area[2:], *area[:2]).T if turned else reader(found, *area)
+                    except ConverterError as error:
+                        raise ReadError(str(error)) from error
+                    place = _Place(area[0], area[2], part.shape[1], total, turned)
+                    yield from _aligned(part, y, place, flat=kind.flat)
             if progress is not None:
                 progress(x.nbytes)
 
@@ -379,11 +388,8 @@ class _Place:
 
 
 def _aligned(x: NDArray[Any], y: NDArray[Any], place: _Place, *, flat: bool) -> Iterator[_Piece]:
-    """Cut two blocks into pieces that lie in one order."""
-    if flat or x.flags.c_contiguous == y.flags.c_contiguous or x.size == max(x.shape):
-        if not flat and not x.flags.c_contiguous:
-            yield from _strips(x, y, place, turn=False)
-            return
+    """Cut two blocks into pieces: runs where both lie row by row, else tiles, which both find in the cache."""
+    if flat or (x.flags.c_contiguous and y.flags.c_contiguous):
         one, other = np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(y).reshape(-1)
         for start in range(0, len(one), _PIECE):
 
@@ -392,29 +398,30 @@ def _aligned(x: NDArray[Any], y: NDArray[Any], place: _Place, *, flat: bool) -> 
                 return place.index(at // place.width, at % place.width)
 
             yield _Piece(one[start : start + _PIECE], other[start : start + _PIECE], where)
-    else:
-        yield from _strips(x, y, place, turn=True)
+        return
+    tall, broad = _TILE
+    buffer = np.empty((min(broad, x.shape[1]), min(tall, x.shape[0])), x.dtype)
+    for row in range(0, x.shape[0], tall):
+        for column in range(0, x.shape[1], broad):
+
+            def inside(mask: NDArray[Any], row: int = row, column: int = column) -> NDArray[Any]:
+                columns, rows = np.nonzero(mask)
+                return place.index(rows + row, columns + column)
+
+            area = (slice(row, row + tall), slice(column, column + broad))
+            one, other = x[area].T, y[area].T
+            if _by_rows(x) and not _by_rows(y):
+                one = _turned(one, buffer)
+            yield _Piece(one, other, inside)
 
 
-def _strips(x: NDArray[Any], y: NDArray[Any], place: _Place, *, turn: bool) -> Iterator[_Piece]:
-    """Give strips of rows. With `turn`, of the block that lies row by row a copy is made that lies as the other does."""
-    buffer = np.empty((x.shape[1], _STRIP), x.dtype if x.flags.c_contiguous else y.dtype) if turn else None
-    for start in range(0, x.shape[0], _STRIP):
-
-        def where(mask: NDArray[Any], start: int = start) -> NDArray[Any]:
-            columns, rows = np.nonzero(mask)
-            return place.index(rows + start, columns)
-
-        one, other = x[start : start + _STRIP].T, y[start : start + _STRIP].T
-        if buffer is not None and x.flags.c_contiguous:
-            one = _turned(one, buffer)
-        elif buffer is not None:
-            other = _turned(other, buffer)
-        yield _Piece(one, other, where)
+def _by_rows(block: NDArray[Any]) -> bool:
+    return block.strides[1] == block.itemsize
 
 
 def _turned(block: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any]:
-    out = buffer[:, : block.shape[1]]
+    """Copy a block that lies column by column row by row, 16 columns at a time: a line of the cache."""
+    out = buffer[: block.shape[0], : block.shape[1]]
     for start in range(0, block.shape[1], 16):
         np.copyto(out[:, start : start + 16], block[:, start : start + 16])
     return out

@@ -17,7 +17,18 @@ _STEPS: Final = (
     ),
     ("What is in it? Nothing is executed to find out:", ("inspect", "{0}/checkpoint")),
     ("Take it apart into plain files:", ("extract", "{0}/checkpoint", "{0}/parameters", "--force")),
-    ("The folder reads back as the same checkpoint:", ("inspect", "{0}/parameters")),
+    (
+        "Convert it to safetensors:",
+        ("convert", "{0}/checkpoint", "{0}/safetensors", "--to", "safetensors", "--force"),
+    ),
+    ("And to GGUF:", ("convert", "{0}/checkpoint", "{0}/tiny.gguf", "--force")),
+    (
+        "Every copy has the same bits, and computes the same:",
+        (
+            *("verify", "{0}/checkpoint", "{0}/parameters", "{0}/safetensors", "{0}/tiny.gguf"),
+            *("--level", "inference"),
+        ),
+    ),
 )
 
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
     from converter.remote import Traffic
 
-TILE: Final = (
-    24 << 20
-)  # bytes of a gathered tile: the more columns of a transposed matrix it holds, the longer the reads
+TILE: Final = 16 << 20  # bytes of a gathered tile: the more columns of a matrix it holds, the longer the reads
 _STAGE: Final = 1 << 20  # bytes read before they are put in their places: what the cache holds
 _SHARED: Final = 4  # times a view that its storage may be, to be fetched whole
 _LARGEST: Final = 1 << 63  # bytes or elements that a 64-bit reader can count

@@ -10,7 +10,6 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +38,6 @@ ENGINES: Final = ("numpy", "transformers", "llama.cpp")
 IDENTICAL: Final = "identical"
 EQUIVALENT: Final = "equivalent"
 DIFFERENT: Final = "different"
-_WORKERS: Final = 2  # threads that read and compare: more gain nothing, and cost memory
 _EXPLAINED: Final = 200  # tensors whose damage is looked into; where more are damaged it is another model
 _LISTED: Final = 50  # lines of a summary
 _DIGESTED: Final = 16  # the same where only digests are known: each guess costs a pass over the tensor
@@ -180,8 +178,7 @@ def _golden(original: _Checkpoint, checks: Sequence[_Check]) -> Golden:
     tied = {name for group in original.tied for name in group}
     left_out = original.masks | (followers.keys() & tied)
     kept = {name: tensor for name, tensor in original.tensors.items() if name not in left_out}
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        digests = dict(zip(kept, pool.map(digest, kept.values()), strict=True))
+    digests = {name: digest(tensor) for name, tensor in kept.items()}
     converted: dict[str, dict[str, str]] = {name: {} for name in kept}
     for check in checks:
         for name, outcome in check.outcomes.items():
@@ -227,6 +224,7 @@ class _Check:
         self.tensors: dict[str, Tensor] = {}
         self.outcomes: dict[str, Outcome] = {}
         self._different: list[reports.Difference] = []
+        self._checksums: dict[str, str] = {}
         self._missing: list[str] = []
         self._unexpected: list[str] = []
         self._computed: dict[str, Any] | None = None
@@ -341,30 +339,26 @@ class _Check:
             for problem in reader.problems():
                 self._say(self.location, "readers disagree", problem)
         names = [name for name in self.original.shapes if name in self.tensors and self._fits(name)]
-        names.sort(key=lambda name: -self.tensors[name].nbytes)
         pairs = {self._pair(name): name for name in reversed(names)}  # tied names are compared once
-        alone = len({key for pair in pairs for key in pair[2]}) < 2 * len(pairs)
-        with ThreadPoolExecutor(1 if alone else _WORKERS) as pool:
-            done = pool.map(lambda name: self._outcome(name, raw[name], reader), pairs.values())
-            outcomes = dict(zip(pairs, done, strict=True))
+        outcomes = {pair: self._outcome(name, raw[name], reader) for pair, name in pairs.items()}
         self.outcomes = {name: outcomes[self._pair(name)] for name in names}
         try:
             finish()
-        except ConverterError as error:
-            self._say(self.location, "checksum", str(error))
+        except ConverterError as failed:
+            self._say(self.location, "checksum", str(failed))
         damaged = [name for name in self.original.shapes if name in self.outcomes and self.outcomes[name].differing]
+        for name, error in self._checksums.items():
+            if name not in damaged:
+                self._say(name, "checksum", error)
         limit = _EXPLAINED if isinstance(self.original, _Checkpoint) else _DIGESTED
         self.tensors = raw  # its checksums have had their say
         for index, name in enumerate(damaged):
             self._explain(name, look=index < limit)
 
-    def _pair(self, name: str) -> tuple[Any, Tensor, tuple[int, int]]:
-        """Give what tied names have in common, and the storages that are read for it."""
-        found = self.tensors[name]
-        if isinstance(self.original, _Checkpoint):
-            expected = self.original.tensors[name]
-            return expected, found, (id(expected.storage), id(found.storage))
-        return name, found, (id(name), id(found.storage))
+    def _pair(self, name: str) -> tuple[Tensor | str, Tensor]:
+        """Give what tied names have in common."""
+        original, found = self.original, self.tensors[name]
+        return (original.tensors[name] if isinstance(original, _Checkpoint) else name), found
 
     def _fits(self, name: str) -> bool:
         """Whether a tensor can be compared element by element; says why not."""
@@ -386,8 +380,7 @@ class _Check:
         try:
             return self._held(name, found, by)
         except ReadError as error:
-            # What the checksum says is said; the bits are looked at all the same.
-            self._say(name, "checksum", str(error))
+            self._checksums[name] = str(error)  # the bits are looked at all the same
         try:
             return self._held(name, raw, None)
         except ReadError as error:

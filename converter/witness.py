@@ -5,7 +5,6 @@ The library maps a file and never gives mapped pages back while it is open, so i
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -31,10 +30,10 @@ class Library:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._lock = threading.Lock()  # it holds Python's own lock while it copies: two threads gain nothing
         self._file: Any = None
         self._path = ""
         self._mapped: dict[tuple[str, int], int] = {}  # bytes by tensor and first row
+        self._total = 0
 
     def problems(self) -> list[str]:
         """Say what the library sees otherwise than our reader did: names, dtypes, shapes, or where tensors lie."""
@@ -63,8 +62,7 @@ class Library:
             columns = tensor.size // tensor.shape[0]
         pitch = columns * tensor.dtype.itemsize
         step = max(1, _MAPPED // pitch)
-        with self._lock:
-            parts = [self._part(tensor, start, min(b, start + step), c, d, pitch) for start in range(a, b, step)]
+        parts = [self._part(tensor, start, min(b, start + step), c, d, pitch) for start in range(a, b, step)]
         whole: NDArray[Any] = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return whole.view(f"<u{tensor.dtype.itemsize}")
 
@@ -112,12 +110,13 @@ class Library:
         """Give the file, opened anew if so many bytes more are too many."""
         from safetensors import safe_open
 
-        full = sum(self._mapped.values()) + nbytes - self._mapped.get((key, row), 0) > _MAPPED
-        if path != self._path or full:
-            self._file, self._path, self._mapped = None, path, {}
+        more = max(0, nbytes - self._mapped.get((key, row), 0))
+        if path != self._path or self._total + more > _MAPPED:
+            self._file, self._path, self._mapped, self._total, more = None, path, {}, 0, nbytes
             try:
                 self._file = safe_open(path, framework="np")
             except Exception as error:  # the library raises nothing narrower
                 raise ReadError(f"the safetensors library can't read `{path}`: {error}") from error
         self._mapped[key, row] = max(nbytes, self._mapped.get((key, row), 0))
+        self._total += more
         return self._file

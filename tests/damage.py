@@ -38,29 +38,40 @@ class Model:
     absent: set[str] = field(default_factory=set)  # files that are not written
 
 
-def model(seed: int = 7) -> Model:
+def model(
+    seed: int = 7,
+    *,
+    n_layer: int = N_LAYER,
+    n_head: int = N_HEAD,
+    n_embd: int = N_EMBD,
+    n_inner: int = N_INNER,
+    n_positions: int = N_POSITIONS,
+    vocab_size: int = VOCAB,
+    dtype: str = "<f4",
+    scale: float = 1.0,
+) -> Model:
     rng = np.random.default_rng(seed)
-    shapes = {"wte.weight": (VOCAB, N_EMBD), "wpe.weight": (N_POSITIONS, N_EMBD)}
-    for layer in range(N_LAYER):
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (vocab_size, n_embd), "wpe.weight": (n_positions, n_embd)}
+    for layer in range(n_layer):
         shapes |= {
-            f"h.{layer}.ln_1.weight": (N_EMBD,), f"h.{layer}.ln_1.bias": (N_EMBD,),
-            f"h.{layer}.attn.c_attn.weight": (N_EMBD, 3 * N_EMBD), f"h.{layer}.attn.c_attn.bias": (3 * N_EMBD,),
-            f"h.{layer}.attn.c_proj.weight": (N_EMBD, N_EMBD), f"h.{layer}.attn.c_proj.bias": (N_EMBD,),
-            f"h.{layer}.ln_2.weight": (N_EMBD,), f"h.{layer}.ln_2.bias": (N_EMBD,),
-            f"h.{layer}.mlp.c_fc.weight": (N_EMBD, N_INNER), f"h.{layer}.mlp.c_fc.bias": (N_INNER,),
-            f"h.{layer}.mlp.c_proj.weight": (N_INNER, N_EMBD), f"h.{layer}.mlp.c_proj.bias": (N_EMBD,),
+            f"h.{layer}.ln_1.weight": (n_embd,), f"h.{layer}.ln_1.bias": (n_embd,),
+            f"h.{layer}.attn.c_attn.weight": (n_embd, 3 * n_embd), f"h.{layer}.attn.c_attn.bias": (3 * n_embd,),
+            f"h.{layer}.attn.c_proj.weight": (n_embd, n_embd), f"h.{layer}.attn.c_proj.bias": (n_embd,),
+            f"h.{layer}.ln_2.weight": (n_embd,), f"h.{layer}.ln_2.bias": (n_embd,),
+            f"h.{layer}.mlp.c_fc.weight": (n_embd, n_inner), f"h.{layer}.mlp.c_fc.bias": (n_inner,),
+            f"h.{layer}.mlp.c_proj.weight": (n_inner, n_embd), f"h.{layer}.mlp.c_proj.bias": (n_embd,),
         }  # fmt: skip
-    shapes |= {"ln_f.weight": (N_EMBD,), "ln_f.bias": (N_EMBD,)}
+    shapes |= {"ln_f.weight": (n_embd,), "ln_f.bias": (n_embd,)}
     config = {
-        "activation_function": "gelu", "architectures": ["GPT2LMHeadModel"], "eos_token_id": VOCAB - 1,
-        "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_embd": N_EMBD, "n_head": N_HEAD, "n_inner": N_INNER,
-        "n_layer": N_LAYER, "n_positions": N_POSITIONS, "torch_dtype": "float32", "vocab_size": VOCAB,
+        "activation_function": "gelu", "architectures": ["GPT2LMHeadModel"], "eos_token_id": vocab_size - 1,
+        "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_embd": n_embd, "n_head": n_head, "n_inner": n_inner,
+        "n_layer": n_layer, "n_positions": n_positions, "torch_dtype": "float32", "vocab_size": vocab_size,
     }  # fmt: skip
-    vocab = [chr(ord("a") + i) for i in range(26)] + [
-        f"{a}{b}" for a, b in zip("abcdefghijklm", "nopqrstuvwxyz", strict=True)
-    ]
-    tensors = {name: rng.standard_normal(shape).astype("<f4") for name, shape in shapes.items()}
-    return Model(tensors, config, [*vocab, "<|endoftext|>"], [f"{token[0]} {token[1]}" for token in vocab[26:]])
+    vocab = [chr(ord("a") + i) for i in range(26)] + [f"{a}b" for a in "abcdefghijklmnopqrstuvwxyz"]
+    vocab = [*vocab[: min(vocab_size - 1, 39)], "<|endoftext|>"]
+    merges = [f"{token[0]} {token[1]}" for token in vocab[26:-1]]
+    tensors = {name: (scale * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
+    return Model(tensors, config, vocab, merges)
 
 
 def write_source(made: Model, folder: Path) -> Path:
@@ -79,7 +90,8 @@ def write_source(made: Model, folder: Path) -> Path:
         value[full] = view(str(len(storages)), array.shape, stride, dtype=_dtype(array))
         storages[str(len(storages))] = data.tobytes()
         if made.masks and name.endswith("ln_1.bias"):
-            mask = np.tril(np.ones((1, 1, N_POSITIONS, N_POSITIONS), "u1"))
+            length = made.config["n_positions"]
+            mask = np.tril(np.ones((1, 1, length, length), "u1"))
             value[full.replace("ln_1.bias", "attn.bias")] = view(str(len(storages)), mask.shape, dtype="U8")
             storages[str(len(storages))] = mask.tobytes()
     write_checkpoint(folder / "pytorch_model.bin", value, storages)

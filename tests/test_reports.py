@@ -9,11 +9,13 @@ import jsonschema
 import pytest
 
 from converter import models, reports
+from converter.convert import convert
 from converter.extract import extract
 from converter.formats import open_checkpoint
 from converter.inspection import inspect
 from converter.resources import load_json, schemas
 from converter.sample import write_sample
+from converter.verify import Options, verify
 from tests.checkpoints import Call, Global, floats, view, write_checkpoint
 
 
@@ -34,15 +36,21 @@ def documents(tmp_path: Path) -> dict[str, Any]:
     tiny = open_checkpoint(tmp_path / "tiny")
     full = inspect(open_checkpoint(checkpoint(tmp_path)), stats=True)
     written = extract(tiny, tmp_path / "out", sha256=True)
+    convert(tiny, tmp_path / "x.gguf", dtype="q8_0")
+    verified, golden = verify(tiny, [tmp_path / "x.gguf"], Options(level="inference"), golden=True)
+    failed, _ = verify(tiny, [tmp_path / "x.bin"])
+    assert golden is not None
     return {
         "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny))],
         "extraction": [json.loads(reports.to_json(written))],
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],
+        "verification": [json.loads(reports.to_json(report)) for report in (verified, failed)],
+        "golden": [json.loads(golden.text())],
         "models": [json.loads(reports.to_json(reports.ModelsReport(models.declared())))],
     }
 
 
-@pytest.mark.parametrize("name", ["inspection", "extraction", "manifest", "models"])
+@pytest.mark.parametrize("name", ["inspection", "extraction", "manifest", "verification", "golden", "models"])
 def test_what_is_printed_fits_the_schema(name: str, tmp_path: Path) -> None:
     schema = load_json("reports", f"{name}.json")
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -68,7 +76,7 @@ def present(document: Any, at: str = "") -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("name", ["inspection", "extraction", "manifest", "models"])
+@pytest.mark.parametrize("name", ["inspection", "extraction", "manifest", "verification", "golden", "models"])
 def test_the_schema_has_no_field_that_is_never_printed(name: str, tmp_path: Path) -> None:
     printed = set().union(*(present(document) for document in documents(tmp_path)[name]))
 
@@ -80,6 +88,8 @@ def test_every_schema_is_tested_here() -> None:
         "inspection",
         "extraction",
         "manifest",
+        "verification",
+        "golden",
         "models",
     }
 

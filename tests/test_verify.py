@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as Xml
 
+import numpy as np
 import pytest
 
 from converter import reports
+from converter.convert import convert
+from converter.errors import ArchiveError, ManifestError
+from converter.extract import extract
 from converter.formats import open_checkpoint
-from converter.verify import verify
-from tests import damage
-from tests.damage import CONTENT, FORMS, STRUCTURE, gguf_name, model, write_source
+from converter.golden import Golden, load
+from converter.verify import Options, verify
+from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +62,454 @@ def test_damage_is_named(kind: str, form: str, source: Path, tmp_path: Path) -> 
     assert output.verdict == "different"
     found = said(output)
     assert found.get(name) == what or found.get(gguf_name(name)) == what, found
+
+
+# ---- the files themselves -----------------------------------------------------------------------------------------
+
+
+def weights(output: Path) -> Path:
+    """Give the file with most of the bytes."""
+    files = [output] if output.is_file() else [path for path in output.iterdir() if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def cut(path: Path, nbytes: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(nbytes)
+
+
+FILES = {
+    "a byte short": (lambda path: cut(path, path.stat().st_size - 1), "truncated"),
+    "half of it": (lambda path: cut(path, path.stat().st_size // 2), "truncated"),
+    "empty": (lambda path: cut(path, 0), "truncated"),
+    "gone": (lambda path: path.unlink(), "unreadable"),
+    "a page instead": (lambda path: path.write_bytes(b"<!doctype html>" * 5000), "unreadable"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_that_can_not_be_read_is_a_failed_check(kind: str, form: str, source: Path, tmp_path: Path) -> None:
+    change, what = FILES[kind]
+    output = FORMS[form](model(), tmp_path)
+    change(weights(output))
+
+    found = check(source, output).outputs[0]
+
+    assert (found.verdict, found.tensors.compared) == ("different", 0)
+    assert [one.what for one in found.tensors.different] == [what]
+
+
+@pytest.mark.parametrize("form", ["safetensors", "gguf"])
+def test_a_header_that_is_cut_off_is_truncated(form: str, source: Path, tmp_path: Path) -> None:
+    output = FORMS[form](model(), tmp_path)
+    cut(weights(output), 300)
+
+    assert [one.what for one in check(source, output).outputs[0].tensors.different] == ["truncated"]
+
+
+def test_bytes_after_the_last_tensor_are_said(source: Path, tmp_path: Path) -> None:
+    output = FORMS["gguf"](model(), tmp_path)
+    with output.open("ab") as file:
+        file.write(b"hidden" * 100)
+
+    assert list(said(check(source, output).outputs[0]).values()) == ["contradiction"]
+
+
+def test_a_wrong_checksum_is_said_though_the_bits_are_right(source: Path, tmp_path: Path) -> None:
+    output = FORMS["parameters"](model(), tmp_path)
+    manifest = json.loads((output / "manifest.json").read_text())
+    manifest["files"][0]["crc32"] = "00000000"
+    (output / "manifest.json").write_text(json.dumps(manifest))
+
+    found = check(source, output).outputs[0]
+
+    assert found.verdict == "different"
+    assert [one.what for one in found.tensors.different] == ["checksum"]
+    assert found.tensors.identical == found.tensors.compared
+
+
+def test_a_bit_that_flips_on_the_disk_is_found_in_spite_of_the_checksum(source: Path, tmp_path: Path) -> None:
+    output = FORMS["parameters"](model(), tmp_path)
+    data = bytearray((output / "0").read_bytes())
+    data[100] ^= 4
+    (output / "0").write_bytes(data)
+
+    assert said(check(source, output).outputs[0])["wte.weight"] == "one flipped bit"
+
+
+def test_a_damaged_source_is_an_error_and_no_verdict(tmp_path: Path) -> None:
+    folder = write_source(model(), tmp_path / "source")
+    output = FORMS["gguf"](model(), tmp_path)
+    data = bytearray((folder / "pytorch_model.bin").read_bytes())
+    at = data.index(model().tensors["wte.weight"].tobytes())
+    data[at + 9] ^= 1
+    (folder / "pytorch_model.bin").write_bytes(data)
+
+    with pytest.raises(ArchiveError, match="is damaged"):
+        check(folder, output)
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "name", "what"),
+    [
+        ("safetensors", lambda made: made.vocab.reverse(), "vocab.json", "another tokenizer"),
+        ("safetensors", lambda made: made.merges.reverse(), "merges.txt", "another tokenizer"),
+        ("safetensors", lambda made: made.absent.add("merges.txt"), "merges.txt", "no tokenizer"),
+        ("safetensors", lambda made: made.absent.add("config.json"), "config.json", "no config.json"),
+        ("gguf", lambda made: made.vocab.reverse(), "tokenizer.tokens", "another tokenizer"),
+        ("gguf", lambda made: made.merges.reverse(), "tokenizer.merges", "another tokenizer"),
+        ("gguf", lambda made: made.absent.add("vocab.json"), "tokenizer", "no tokenizer"),
+    ],
+)
+def test_a_tokenizer_that_is_not_the_source_s_is_found(
+    form: str, change: Any, name: str, what: str, source: Path, tmp_path: Path
+) -> None:
+    made = model()
+    change(made)
+
+    assert said(check(source, FORMS[form](made, tmp_path)).outputs[0]) == {name: what}
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("attention.head.count = 8", "attention.head.count is wrong"),
+        ("attention.dividend = 4", "attention.dividend is wrong"),
+        ("hidden.size = 64", "hidden.size is wrong"),
+        ("epsilon = 1e-06", "epsilon is wrong"),
+        ("max.length = 8", "max.length is wrong"),
+        ("end.of.text.token = 1", "end.of.text.token is wrong"),
+        ("weights.transposed = true", "weights.transposed is wrong"),
+        ("byte.order = BIG_ENDIAN", "byte.order is wrong"),
+        ("file.decoder1/att.proj.w = 3", "file.decoder1/att.proj.w is wrong"),
+    ],
+)
+def test_a_wrong_line_of_model_properties_is_found(line: str, what: str, source: Path, tmp_path: Path) -> None:
+    output = FORMS["parameters"](model(), tmp_path)
+    path = output / "model.properties"
+    key = line.partition(" =")[0]
+    lines = path.read_text().splitlines()
+    assert any(old.startswith(f"{key} = ") for old in lines)
+    path.write_text("\n".join(line if old.startswith(f"{key} = ") else old for old in lines) + "\n")
+
+    assert what in [one.what for one in check(source, output).outputs[0].tensors.different]
+
+
+def test_a_lost_tie_is_found_in_safetensors_and_gguf_alike(tmp_path: Path) -> None:
+    made = model()
+    made.tensors["lm_head.weight"] = made.tensors["wte.weight"]
+    made.tied = True
+    folder = write_source(made, tmp_path / "source")
+    untied = copy.copy(made)
+    untied.tied = False
+
+    for form, write in FORMS.items():
+        whole = check(folder, write(made, tmp_path / f"{form} whole")).outputs[0]
+        lost = check(folder, write(untied, tmp_path / f"{form} lost")).outputs[0]
+
+        assert (whole.verdict, said(whole)) == ("identical", {})
+        assert (lost.verdict, said(lost)) == ("different", {"lm_head.weight": "lost tie"})
+
+
+# ---- no false alarm -----------------------------------------------------------------------------------------------
+
+TARGETS = [
+    ("parameters", "keep"), ("safetensors", "keep"), ("safetensors", "f32"), ("safetensors", "f16"), ("safetensors", "bf16"),
+    ("gguf", "keep"), ("gguf", "f32"), ("gguf", "f16"), ("gguf", "bf16"), ("gguf", "q8_0"), ("gguf", "q5_1"),
+    ("gguf", "q5_0"), ("gguf", "q4_1"), ("gguf", "q4_0"),
+]  # fmt: skip
+
+
+def honest(seed: int) -> tuple[Model, str, str, dict[str, Any]]:
+    """Give a model at random, and how it is converted."""
+    rng = np.random.default_rng(seed)
+    n_head = int(rng.choice([1, 2, 4]))
+    n_embd = n_head * int(rng.choice([3, 8, 16, 32]))
+    made = model(
+        seed,
+        n_layer=int(rng.integers(1, 4)),
+        n_head=n_head,
+        n_embd=n_embd,
+        n_inner=int(rng.choice([4 * n_embd, 96, 64])),
+        n_positions=int(rng.integers(1, 40)),
+        vocab_size=int(rng.integers(30, 90)),
+        dtype=str(rng.choice(["<f4", "<f4", "<f4", "<f8", "<f2"])),
+        scale=float(rng.choice([1e-6, 0.02, 1, 100])),
+    )
+    made.config["torch_dtype"] = {"<f4": "float32", "<f8": "float64", "<f2": "float16"}[
+        made.tensors["wte.weight"].dtype.str
+    ]
+    made.prefix = str(rng.choice(["", "transformer."]))
+    made.masks = bool(rng.integers(2))
+    head = rng.integers(3)
+    if head:
+        made.tied = head == 1
+        made.tensors["lm_head.weight"] = made.tensors["wte.weight"] * (1 if made.tied else 2)
+    array = made.tensors["h.0.mlp.c_fc.weight"]
+    array[0] = 0
+    array[1, ::3] = -0.0
+    array[2] = np.abs(array[2])
+    array[-1] = array[-1, 0]
+    form, dtype = TARGETS[seed % len(TARGETS)]
+    shards = {"max_shard_size": 20_000} if form == "safetensors" and rng.integers(3) == 0 else {}
+    return made, form, dtype, shards
+
+
+@pytest.mark.parametrize("group", range(10))
+def test_an_honest_conversion_is_never_blamed(group: int, tmp_path: Path) -> None:
+    for seed in range(group * 20, group * 20 + 20):
+        made, form, dtype, shards = honest(seed)
+        folder = write_source(made, tmp_path / str(seed))
+        output = tmp_path / (f"{seed}.gguf" if form == "gguf" else f"{seed}-out")
+        named = form == "parameters" and seed % 2
+        if named:
+            extract(open_checkpoint(folder), output, form="named")
+        else:
+            convert(open_checkpoint(folder), output, to=form, dtype=dtype, **shards)
+
+        found = check(folder, output).outputs[0]
+
+        assert (found.verdict != "different", said(found)) == (True, {}), (seed, form, dtype)
+        if dtype == "keep" and form != "gguf":
+            assert found.verdict == "identical"
+        if dtype.startswith("q") and made.config["n_embd"] % 32 == 0:
+            assert found.verdict == "equivalent"
+
+
+# ---- a dtype's own bound ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_a_rounding_that_is_one_bit_off_is_different(dtype: str, source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.safetensors"
+    convert(open_checkpoint(source), output, dtype=dtype)
+    place = open_checkpoint(output)["transformer.h.0.mlp.c_fc.weight"].storage
+    data = bytearray(output.read_bytes())
+    data[place.offset + 2 * 50] ^= 1
+    output.write_bytes(data)
+
+    found = check(source, output).outputs[0]
+
+    one = found.tensors.different[0]
+    assert (found.verdict, one.what, one.differing, one.index) == ("different", "one flipped bit", 1, (0, 50))
+
+
+@pytest.mark.parametrize("dtype", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+def test_blocks_are_held_to_half_a_step(dtype: str, source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.gguf"
+    convert(open_checkpoint(source), output, dtype=dtype)
+    whole = output.read_bytes()
+    scales = {"q8_0": 2, "q5_1": 8, "q5_0": 6, "q4_1": 4, "q4_0": 2}[dtype]  # bytes of a block before its low bits
+    offset = open_checkpoint(output)["blk.0.ffn_up.weight"].storage.source._offset
+    caught = {1: 0, 2: 0}
+    for at in range(16):
+        for bit in caught:
+            data = bytearray(whole)
+            data[offset + scales + at] ^= bit
+            output.write_bytes(data)
+            caught[bit] += not check(source, output).ok
+
+    # An element that lay right between two levels may be on either.
+    assert caught[1] >= 13
+    assert caught[2] == 16
+
+
+def test_the_first_element_that_differs_is_shown_with_both_values(source: Path, tmp_path: Path) -> None:
+    made = model()
+    array = made.tensors["h.1.mlp.c_proj.weight"].copy()
+    expected = array[5, 6]
+    array[5, 6], array[9, 1] = 1.5, array[9, 1] + 20
+    made.tensors["h.1.mlp.c_proj.weight"] = array
+
+    for form, write in FORMS.items():
+        one = check(source, write(made, tmp_path / form)).outputs[0].tensors.different[0]
+
+        assert (one.name, one.elements, one.differing, one.index) == ("h.1.mlp.c_proj.weight", 4096, 2, (5, 6))
+        assert (one.expected, one.found, one.largest) == (float(expected), 1.5, pytest.approx(20, rel=1e-5))
+
+
+# ---- manifests ----------------------------------------------------------------------------------------------------
+
+
+def manifest(source: Path, *outputs: Path) -> Golden:
+    made = verify(open_checkpoint(source), outputs, golden=True)[1]
+    assert made is not None
+    return made
+
+
+def test_a_manifest_is_the_same_whatever_the_form(source: Path, tmp_path: Path) -> None:
+    outputs = [write(model(), tmp_path / form) for form, write in FORMS.items()]
+    texts = {manifest(path, path).text() for path in (source, *outputs)}
+    tokenizers = {json.loads(text)["tokenizer"] is None for text in texts}
+    without = {json.dumps(json.loads(text) | {"tokenizer": None}) for text in texts}
+
+    assert len(without) == 1
+    assert tokenizers == {True, False}  # a parameters folder has none
+    wte = json.loads(texts.pop())["tensors"]["wte.weight"]
+    assert wte["sha256"] == hashlib.sha256(model().tensors["wte.weight"].tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_manifest_stands_in_for_the_source(form: str, source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "golden.json"
+    path.write_text(manifest(source, source).text())
+    golden = load(path)
+
+    found = verify(golden, [FORMS[form](model(), tmp_path)])[0].outputs[0]
+
+    assert (found.verdict, said(found)) == ("identical", {})
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [*CONTENT, *STRUCTURE])
+def test_a_manifest_finds_the_same_damage(kind: str, form: str, source: Path, tmp_path: Path) -> None:
+    change, name, what = (CONTENT | STRUCTURE)[kind]
+    made = model()
+    change(made)
+    golden = manifest(source, source)
+
+    found = verify(golden, [FORMS[form](made, tmp_path)])[0].outputs[0]
+
+    assert found.verdict == "different"
+    names = said(found)
+    assert name in names or gguf_name(name) in names
+    if (
+        what in ("transposed", "zeroed", "missing", "unexpected", "lost tie", "renamed")
+        or "swapped" in what.split(" with")[0]
+    ):
+        blurred = ("another shape", "changed", "a copy of", "bias and weight swapped", "ln_1 and ln_2 swapped", what)
+        assert names.get(name, names.get(gguf_name(name), "")).startswith(blurred)
+
+
+def test_a_manifest_knows_the_copies_it_was_written_with(source: Path, tmp_path: Path) -> None:
+    copies = [tmp_path / "h.safetensors", tmp_path / "q.gguf"]
+    convert(open_checkpoint(source), copies[0], dtype="f16")
+    convert(open_checkpoint(source), copies[1], dtype="q8_0")
+    convert(open_checkpoint(source), tmp_path / "other.gguf", dtype="q4_0")
+    golden = manifest(source, *copies)
+
+    found = verify(golden, [*copies, tmp_path / "other.gguf"])[0]
+
+    assert [output.verdict for output in found.outputs] == ["equivalent", "equivalent", "different"]
+    assert {one.what for one in found.outputs[2].tensors.different} == {"not in the manifest"}
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{}", "schema"),
+        ('{"schema": "cerebras-tool/golden/v1"}', "lacks a field"),
+        (
+            '{"schema": "cerebras-tool/golden/v1", "tensors": {"a": {"dtype": "F32", "shape": [1], "sha256": "0"}}}',
+            "SHA-256",
+        ),
+        (
+            '{"schema": "cerebras-tool/golden/v1", "tensors": {"a": {"dtype": "X", "shape": [1], "sha256": "0"}}}',
+            "dtype",
+        ),
+        ('{"schema"', "JSON"),
+    ],
+)
+def test_a_document_that_is_no_manifest_is_refused(text: str, match: str, tmp_path: Path) -> None:
+    path = tmp_path / "golden.json"
+    path.write_text(text)
+
+    with pytest.raises(ManifestError, match=match):
+        load(path)
+
+
+# ---- inference ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_computes_what_the_source_does(form: str, source: Path, tmp_path: Path) -> None:
+    output = FORMS[form](model(scale=0.2), tmp_path)
+    folder = write_source(model(scale=0.2), tmp_path / "source")
+
+    found = check(folder, output, options=Options(level="inference")).outputs[0]
+
+    assert found.verdict == "identical"
+    assert found.inference is not None
+    assert (found.inference["max_difference"], found.inference["greedy_difference"]) == (0, None)
+    assert (found.inference["activation_effect"] is None) == (form == "safetensors")
+
+
+def test_a_damaged_copy_computes_otherwise(tmp_path: Path) -> None:
+    made = model(scale=0.2)
+    folder = write_source(made, tmp_path / "source")
+    swapped, _, _ = CONTENT["q and k swapped"]
+    swapped(made)
+
+    found = check(folder, FORMS["gguf"](made, tmp_path), options=Options(level="inference")).outputs[0]
+
+    assert said(found)["inference"] == "computes otherwise"
+
+
+# ---- the command --------------------------------------------------------------------------------------------------
+
+
+def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "converter", *map(str, words)],
+        capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_the_command_ends_with_what_it_found(source: Path, tmp_path: Path) -> None:
+    good = FORMS["gguf"](model(), tmp_path / "good")
+    made = model()
+    CONTENT["one element NaN"][0](made)
+    bad = FORMS["safetensors"](made, tmp_path / "bad")
+
+    assert run("verify", source, good).returncode == 0
+    assert run("verify", source, good, bad).returncode == 1
+    assert run("verify", source, tmp_path / "absent").returncode == 1
+    assert run("verify", tmp_path / "absent", good).returncode == 2
+    assert run("verify", source, good, "--prompt", "x").returncode == 2
+    assert run("verify", source, good, "--level", "inference", "--engine", "llama.cpp").returncode == 2
+
+
+def test_json_junit_and_summary_say_the_same(source: Path, tmp_path: Path) -> None:
+    made = model()
+    CONTENT["one element NaN"][0](made)
+    bad = FORMS["safetensors"](made, tmp_path / "a|`b")
+    report, summary = tmp_path / "new" / "junit.xml", tmp_path / "summary.md"
+
+    done = run("verify", source, bad, "--json", "--junit", report, GITHUB_STEP_SUMMARY=str(summary))
+
+    document = json.loads(done.stdout)
+    assert document["outputs"][0]["tensors"]["different"][0]["what"] == "NaN"
+    cases = Xml.parse(report).findall("testsuite/testcase/failure")
+    assert [case.get("message") for case in cases] == ["NaN"]
+    assert "| different | 40 | 39 | 0 | 1 |" in summary.read_text()
+    assert "a/'b" in summary.read_text()
+
+
+def test_a_manifest_is_written_when_all_is_well_and_never_over_an_input(source: Path, tmp_path: Path) -> None:
+    good = FORMS["gguf"](model(), tmp_path / "good")
+    golden = tmp_path / "golden.json"
+    damaged = model()
+    CONTENT["negated"][0](damaged)
+
+    assert run("verify", source, good, "--write-manifest", golden).returncode == 0
+    assert run("verify", golden, good).returncode == 0
+    assert run("verify", source, good, "--write-manifest", good).returncode == 2
+    before = golden.read_bytes()
+    done = run("verify", source, FORMS["gguf"](damaged, tmp_path / "bad"), "--write-manifest", golden)
+    assert (done.returncode, golden.read_bytes()) == (1, before)
+    assert "was not written" in done.stderr
+
+
+def test_torch_and_transformers_are_not_needed(source: Path, tmp_path: Path) -> None:
+    output = FORMS["safetensors"](model(), tmp_path)
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'tokenizers', 'xllamacpp', 'gguf'): sys.modules[name] = None\n"
+        "from converter.cli import app\n"
+        f"app(['verify', {str(source)!r}, {str(output)!r}, '--level', 'inference'])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert (done.returncode, done.stdout.split()[0]) == (0, "identical"), done.stderr
