@@ -74,6 +74,7 @@ class Progress:
         self._advance, self._total = advance, total
 
     def __call__(self, nbytes: int) -> None:
+        """Say that so many bytes more went by."""
         if self._advance is not None:
             self._advance(nbytes)
 
