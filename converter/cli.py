@@ -396,12 +396,13 @@ def models(
 
         typer.echo(reports.to_json(reports.ModelsReport(tuple(chosen))))
         return
-    from converter import render
+    from converter import hub, render
 
+    cached = {model.name: hub.in_cache(model.repository, [file.name for file in model.files]) for model in chosen}
     if name is not None:
-        render.model_page(chosen[0])
+        render.model_page(chosen[0], cached[chosen[0].name])
     else:
-        render.model_table(chosen)
+        render.model_table(chosen, cached)
 
 
 @_command()

@@ -43,7 +43,11 @@ _UNUSED: Final = 5  # llama_token_type
 
 
 def folder_of(catalogue: Catalogue) -> Path | None:
-    """Give the folder that a local checkpoint lies in, or is."""
+    """Give the folder that a checkpoint lies in, or is; of one on the Hub, where its small files are in the cache."""
+    if "://" in catalogue.location:
+        from converter import hub
+
+        return hub.companions(catalogue.location)
     location = Path(catalogue.location)
     return location if location.is_dir() else location.parent if location.exists() else None
 

@@ -126,6 +126,12 @@ def companions(location: str) -> Path | None:
     return paths[0].parent if paths else None
 
 
+def in_cache(repository: str, files: Iterable[str]) -> dict[str, Path]:
+    """Give those of a repository's files that are in the local cache, by the revision `main`."""
+    found = {file: _cached(repository, file, "main") for file in files}
+    return {file: path for file, path in found.items() if path is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class Downloaded:
     """A file that was downloaded. `checked` says against whose SHA-256 it was held: `declared`, `the Hub's` or None's."""

@@ -20,6 +20,8 @@ from rich.text import Text
 from converter.text import nbytes_text, safe_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from converter import models, reports
 
 _NARROW: Final = 80
@@ -41,12 +43,21 @@ _VERDICTS: Final = {"plain": "green", "unknown-globals": "yellow", "dangerous": 
 
 def console() -> Console:
     """Give stdout: as wide as the terminal, at least 80 columns, wider where nobody's terminal would cut it."""
-    found = Console(markup=False, emoji=False, highlight=False)
+    found = _Console(markup=False, emoji=False, highlight=False)
     if not found.is_terminal:
-        return Console(file=_Trimmed(sys.stdout), markup=False, emoji=False, highlight=False, width=_PIPED)
+        return _Console(file=_Trimmed(sys.stdout), markup=False, emoji=False, highlight=False, width=_PIPED)
     if found.width < _NARROW:
-        return Console(markup=False, emoji=False, highlight=False, width=_NARROW)
+        return _Console(markup=False, emoji=False, highlight=False, width=_NARROW)
     return found
+
+
+class _Console(Console):
+    """A console whose reader may go away; the command still ends with its own exit code."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nowhere from now on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Trimmed(io.StringIO):
@@ -470,12 +481,13 @@ def _inference(found: Mapping[str, Any], out: Console) -> None:
         out.print(Text(f"            {line}"), soft_wrap=True)
 
 
-def model_table(declared: Sequence[models.Model]) -> None:
-    """Print the declared models, a line each."""
+def model_table(declared: Sequence[models.Model], cached: Mapping[str, Mapping[str, Path]]) -> None:
+    """Print the declared models, a line each; those whose files are in the local cache are marked."""
     out = console()
+    here = {model.name for model in declared if len(cached[model.name]) == len(model.files)}
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
-    for name in ("model", "parameters", "layers", "hidden", "heads", "files", "size"):
-        table.add_column(name, justify="left" if name in ("model", "files") else "right", no_wrap=True)
+    for name in ("model", "parameters", "layers", "hidden", "heads", "files", "size", *([""] if here else [])):
+        table.add_column(name, justify="left" if name in ("model", "files", "") else "right", no_wrap=True)
     for model in declared:
         config = model.config
         sizes = [file.nbytes for file in model.files]
@@ -496,14 +508,15 @@ def model_table(declared: Sequence[models.Model]) -> None:
                     config["n_head"],
                     len(model.files),
                     size,
+                    *(["in the cache" if model.name in here else ""] if here else []),
                 )
             )
         )
     out.print(table)
 
 
-def model_page(model: models.Model) -> None:
-    """Print what is known of one declared model."""
+def model_page(model: models.Model, cached: Mapping[str, Path]) -> None:
+    """Print what is known of one declared model, and where in the local cache its files are."""
     out = console()
     out.print(Text(model.name, style="bold"))
     config = model.config
@@ -514,11 +527,13 @@ def model_page(model: models.Model) -> None:
         size = f"{file.nbytes:,} bytes ({file.nbytes_is})" if file.nbytes is not None else file.listed_size
         out.print()
         out.print(Text(f"  {file.name}: {size}, {file.storages} storages"))
-        out.print(Text(f"  {file.url}"))
+        out.print(Text(f"  {file.url}"), soft_wrap=True)
         if file.sha256:
             out.print(Text(f"  sha256 {file.sha256}"))
         if file.superseded_sha256:
             out.print(Text(f"  an older file of the same size has sha256 {file.superseded_sha256}"))
+        if file.name in cached:
+            out.print(Text(f"  in the cache: {safe_text(str(cached[file.name]), 400)}"), soft_wrap=True)
 
 
 def scan(report: reports.ScanReport) -> None:

@@ -281,6 +281,15 @@ def test_inspect_imports_only_what_it_needs(tiny: Path, options: list[str]) -> N
         assert "pickle" not in loaded
 
 
+def test_a_reader_that_goes_away_does_not_change_the_exit_code(tiny: Path) -> None:
+    script = f"{sys.executable} -m converter inspect {tiny} --all; echo $? >&2"
+
+    done = subprocess.run(["sh", "-c", f"({script}) | head -1"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == "0\n"
+
+
 def test_version_is_one_line() -> None:
     done = RUN.invoke(app, ["--version"])
 

@@ -486,6 +486,33 @@ def test_download_says_what_it_wrote(hub: Hub, tmp_path: Path) -> None:
     assert missing.stderr.startswith("error: `someone/nothing` is not found on ")
 
 
+def test_models_says_what_is_in_the_cache(hub: Hub, tiny: Path) -> None:
+    hub.repositories["cerebras/Cerebras-GPT-256M"] = Repository(files_of(tiny))
+    before = RUN.invoke(app, ["models"])
+
+    download("cerebras/Cerebras-GPT-256M@main")
+    listed = RUN.invoke(app, ["models"])
+    page = RUN.invoke(app, ["models", "256M"])
+
+    assert "in the cache" not in before.stdout
+    assert [line.split()[0] for line in listed.stdout.splitlines() if "in the cache" in line] == ["Cerebras-GPT-256M"]
+    assert re.search(r"in the cache: .*/pytorch_model\.bin\n", page.stdout)
+
+
+def test_verify_takes_a_source_on_the_hub(hub: Hub, tiny: Path, tmp_path: Path) -> None:
+    convert(open_checkpoint(tiny), tmp_path / "out", to="safetensors")
+    convert(open_checkpoint(tiny), tmp_path / "x.gguf")
+
+    done = RUN.invoke(app, ["verify", NAME, str(tmp_path / "out"), str(tmp_path / "x.gguf"), "--level", "inference"])
+    (tmp_path / "out" / "vocab.json").write_text((tiny / "vocab.json").read_text().replace('"a"', '"aa"'))
+    damaged = RUN.invoke(app, ["verify", NAME, str(tmp_path / "out")])
+
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("identical ") >= 2
+    assert damaged.exit_code == 1
+    assert "vocab.json" in damaged.stdout
+
+
 def test_companions_come_from_the_repository(hub: Hub, tiny: Path) -> None:
     folder = companions(open_remote(NAME).location)
 
