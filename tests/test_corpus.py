@@ -1,16 +1,8 @@
-"""A folder of public files, malicious, broken and sound, that `CEREBRAS_TOOL_CORPUS` names; its MANIFEST.tsv says which is
-which. Nothing of it is ever unpickled. Without the variable there is nothing to parametrise, and nothing runs.
-"""
+"""The core on the public files of `tests.corpus`, held against their labels."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,27 +13,8 @@ from converter.formats import open_checkpoint
 from converter.machine import run
 from converter.rebuild import TABLE
 from converter.sources import LocalFile
-from tests.checkpoints import floats, view, write_checkpoint
+from tests.corpus import CASES, FOLDERS, Case, audited
 
-
-@dataclass(frozen=True)
-class Case:
-    path: Path
-    name: str
-    expected: str
-    what: str
-
-
-def _cases() -> list[Case]:
-    folder = os.environ.get("CEREBRAS_TOOL_CORPUS")
-    if not folder:
-        return []
-    with open(Path(folder, "MANIFEST.tsv"), encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return [Case(Path(folder, r["file"]), r["file"], r["expected outcome"], r["what it is"]) for r in rows]
-
-
-CASES = _cases()
 # Sound or harmless in spite of their label: the checker of their folder looks at something that no reader here does.
 HARMLESS = {
     "crc_collision_empty_nonempty.zip", "crc_collision_two_nonempty.zip", "crc_zero_nonempty.zip", "nosubdir.zip", "encrypt-none.zip",
@@ -134,34 +107,14 @@ def test_payloads_are_named_or_refused(case: Case) -> None:
         assert set(used) - set(TABLE), "a payload that names nothing unknown"
 
 
-@pytest.mark.parametrize(
-    "corpus", sorted({case.path.parents[len(Path(case.name).parents) - 1] for case in CASES}), ids=str
-)
-def test_nothing_is_run_imported_or_looked_up(corpus: Path, tmp_path: Path) -> None:
-    warm = write_checkpoint(tmp_path / "warm.bin", {"w": view("0", (2, 2), (1, 2))}, {"0": floats(1, 2, 3, 4)})
-    names = tmp_path / "names.json"
-    names.write_text(json.dumps([str(case.path) for case in CASES]))
-
-    found = subprocess.run(
-        [sys.executable, "-c", _AUDITED, str(warm), str(names)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-
-    assert (found.returncode, found.stderr) == (0, "")
-    assert json.loads(found.stdout) == {"opened": len(CASES), "events": []}
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_nothing_is_run_imported_or_looked_up(folder: Path, tmp_path: Path) -> None:
+    assert audited(_READ, tmp_path) == {"opened": len(CASES), "events": []}
 
 
-# Runs in a process of its own: an audit hook stays.
-_AUDITED = """
-import json, os, sys
+_READ = """
 from converter.errors import ConverterError
 from converter.formats import open_checkpoint
-
-warm, names = sys.argv[1:]
-paths = json.loads(open(names).read())
 
 def read(path):
     try:
@@ -169,28 +122,4 @@ def read(path):
             next(tensor.tiles(64), None)
     except ConverterError as error:
         str(error)
-
-read(warm)
-read(os.devnull)
-for path in (path for path in paths if path.endswith((".safetensors", ".gguf"))):
-    read(path)
-events, reading = [], ""
-# What opening a file and looking into its folder is made of.
-harmless = {"open", "os.listdir", "os.scandir", "object.__getattr__", "builtins.id", "tempfile.mkstemp", "array.__new__", "sys._getframe"}
-
-def hook(event, arguments):
-    if event == "open" and reading:
-        path = os.fspath(arguments[0]) if not isinstance(arguments[0], int) else ""
-        if path in (reading, os.path.join(os.path.dirname(reading), "config.json")) or not path:
-            return
-    elif event in harmless or not reading:
-        return
-    events.append([event, repr(arguments)[:200], reading])
-
-sys.addaudithook(hook)
-for path in paths:
-    reading = path
-    read(path)
-reading = ""
-print(json.dumps({"opened": len(paths), "events": events}))
 """
