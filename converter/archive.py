@@ -9,12 +9,13 @@ so that data starts at a multiple of 64, zip64 records always.
 from __future__ import annotations
 
 import os
+import re
 import struct
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from converter.checksums import crc32
 from converter.errors import ArchiveError, CutOffError, LimitError, SourceError
@@ -39,11 +40,13 @@ _UTF8: Final = 0x0800
 _DEFLATE_HINTS: Final = 0x0006  # how hard the writer tried: no reader needs it
 _RATIO: Final = 1032  # bytes out of one deflated byte at most: 258 from two bits
 _SECOND_NAME: Final = 0x7075  # extra field with the name once more: some readers prefer it
+_ORDINARY: Final = re.compile(
+    rb"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
+).fullmatch  # names as torch's are
 _TAIL: Final = 64 << 10  # bytes read at once from the end; usually the whole directory
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What the central directory says of a record. `limit` is where the next header starts, in bytes of the file."""
 
     name: str
@@ -81,10 +84,11 @@ class Archive:
 
     def open(self, name: str) -> Source:
         """Give a record's data as a source; what is deflated is inflated once, into a temporary file, when first read."""
-        record = self.records[name]
-        if record.method == STORED:
-            return _StoredRecord(self, record)
-        return _InflatedRecord(self, record)
+        return self.content(self.records[name])
+
+    def content(self, record: Record) -> Source:
+        """Give a record's data as `open` does."""
+        return _StoredRecord(self, record) if record.method == STORED else _InflatedRecord(self, record)
 
     def read(self, name: str, limit: int, *, check: bool = True) -> bytes:
         """Give a small record's data whole, its CRC checked. Raises LimitError past `limit` bytes."""
@@ -220,7 +224,6 @@ class Archive:
     def _read_directory(self, data: memoryview, end: int, count: int) -> None:
         position, size, unpack = 0, len(data), _ENTRY.unpack_from
         entries: list[tuple[int, str, int, int, int, int, int]] = []
-        names: set[str] = set()
         raw = bytes(data)
         for _ in range(count):
             if position + _ENTRY.size > size:
@@ -277,15 +280,16 @@ class Archive:
                     f"`{name}` in `{self.name}` promises {nbytes:,} bytes from {compressed:,} deflated ones: "
                     f"no more than {_RATIO * compressed:,} can come out of them"
                 )
-            # PyTorch looks names up without regard to case.
-            if (folded := name.casefold()) in names:
-                raise ArchiveError(f"`{self.name}` holds `{name}` twice")
-            names.add(folded)
             entries.append((header, name, method, flags, crc, compressed, nbytes))
         if position != size:
             raise ArchiveError(f"`{self.name}`: {size - position:,} bytes follow the last record of the directory")
         if not entries:
             raise ArchiveError(f"`{self.name}` is an empty archive")
+        # PyTorch looks names up without regard to case.
+        folded = [entry[1].casefold() for entry in entries]
+        if len(set(folded)) != len(folded):
+            twice = next(name for name, count in Counter(folded).items() if count > 1)
+            raise ArchiveError(f"`{self.name}` holds `{entries[folded.index(twice)][1]}` twice")
         self._add(entries, end)
 
     def _add(self, entries: list[tuple[int, str, int, int, int, int, int]], end: int) -> None:
@@ -323,6 +327,8 @@ class Archive:
             raise ArchiveError(
                 f"`{self.name}` has a record's name that is neither ASCII nor marked as UTF-8: {encoded!r}"
             )
+        if _ORDINARY(encoded):
+            return name
         # Names are keys here, never paths; still nobody who unzips the file should be surprised.
         if not name.isprintable() or not name or "\\" in name or name.startswith("/") or "//" in name:
             raise ArchiveError(f"`{self.name}` has a record named {encoded!r}")

@@ -155,14 +155,16 @@ _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.?))", re.DO
 _ESCAPES: Final = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True))
 
 
-def decode(data: bytes, position: int = 0) -> Iterator[tuple[int, Any, int]]:
+def decode(data: bytes, position: int = 0, *, start: int | None = None) -> Iterator[tuple[int, Any, int]]:
     """Give every opcode up to STOP as (code, argument, byte where it starts).
 
     Text is str, STRINGs of Python 2 are bytes, GLOBAL and INST give (module, name), FLOAT and BINFLOAT floats, INT and LONG
-    ints (INT's 00 and 01: bools). Stricter than CPython: an opcode must end where its frame ends or before.
+    ints (INT's 00 and 01: bools). Stricter than CPython: an opcode must end where its frame ends or before. `start` is where
+    the pickle begins, if not at `position`; there must be no frame around `position` then.
     Raises PickleError, TruncatedPickleError, LimitError; nothing is allocated on the word of a length.
     """
-    start, size = position, len(data)
+    size = len(data)
+    start = position if start is None else start
     limit = size  # where the frame ends, or the data
     arguments = _ARGUMENTS
     while True:
@@ -247,6 +249,36 @@ _FIXED: Final = {
     _LONG: (8, _LONG_AT),
     _DOUBLE: (8, _DOUBLE_AT),
 }
+
+
+# What C's pickler writes for a tensor of a state dict, from the opcode after the REDUCE of the one before up to its own
+# REDUCE: thirty opcodes that are always the same, as one expression. The parts that are named by what they become: the PUT
+# of the tensor before, the name, the function, the persistent id, and the other five arguments.
+_PUT: Final = rb"r(.{4})"  # the first tensors have BINPUT; they are left to the loop, as scalars and what is tied are
+_GET: Final = rb"(h.|j.{4})"
+_NUMBER: Final = rb"(?:K.|M..|J.{3}[\x00-\x7f])"
+_NUMBERS: Final = rb"(%(n)s\x85|%(n)s{2}\x86|%(n)s{3}\x87|\(%(n)s{4,8}t)" % {b"n": _NUMBER}
+_TENSOR: Final = re.compile(
+    _PUT + rb"X(.{4})([!-~]{1,999}?)" + _PUT + _GET + rb"\(\(" + _GET + _GET + rb"X(.)\0\0\0([0-9]{1,20})" + _PUT + _GET
+    + rb"(" + _NUMBER + rb")t" + _PUT + rb"Q(" + _NUMBER + rb")" + _NUMBERS + _PUT + _NUMBERS + _PUT + rb"([\x88\x89])"
+    + _GET + rb"\)R" + _PUT + rb"t" + _PUT + rb"R",
+    re.DOTALL,
+).match  # fmt: skip
+_PLACES: Final = struct.Struct("<8I").unpack
+_OPCODES: Final = 28  # in it, but for the sizes, the strides, and the MARKs before more than three of them
+_CHECKED: Final = 0xFFFF  # opcodes from one look at the limits to the next
+
+
+def _numbers(written: bytes) -> tuple[int, ...]:
+    """Give the numbers that a part of `_TENSOR` spells, up to the opcode that makes a tuple of them."""
+    found, position = [], 1 if written[0] == 0x28 else 0
+    while position < len(written) and (width := _WIDTHS.get(written[position], 0)):
+        found.append(int.from_bytes(written[position + 1 : position + 1 + width], "little"))
+        position += 1 + width
+    return tuple(found)
+
+
+_WIDTHS: Final = {0x4B: 1, 0x4D: 2, 0x4A: 4}
 
 
 def _crossing(code: int, at: int, end: int, limit: int, size: int) -> PickleError:
@@ -355,76 +387,136 @@ class _Machine:
         self.used = used
         self.called = called
         self.found: dict[tuple[str, str], Known] = {}
+        self.known: dict[bytes, tuple[int, ...]] = {}  # numbers as the pickle writes them
 
     def run(self, data: bytes, position: int) -> Pickled:
         """Interpret; the opcodes that checkpoints are made of come first, for speed."""
         stack: list[Any] = []
         below: list[list[Any]] = []  # the stacks under each open MARK
         memo: dict[int, Any] = {}
-        persistent, count = self.persistent, 0
-        for code, argument, at in decode(data, position):
-            count += 1
-            if code == 0x72 or code == 0x71 or code == 0x70:  # LONG_BINPUT, BINPUT, PUT
-                memo[argument] = stack[-1]
-            elif code == 0x4B or code == 0x58 or code == 0x4D or code == 0x4A or code == 0x8C:  # small ints and text
-                stack.append(argument)
-            elif code == 0x68 or code == 0x6A or code == 0x67:  # BINGET, LONG_BINGET, GET
-                if argument not in memo:
-                    raise PickleError(f"{NAMES[code]} at byte {at:,} asks for memo {argument}, which was never put")
-                stack.append(memo[argument])
-            elif code == 0x28:  # MARK
-                below.append(stack)
-                stack = []
-                if len(below) > LIMITS.marks:
-                    raise LimitError(f"more than {LIMITS.marks:,} open MARKs at byte {at:,}")
-            elif code == 0x74:  # TUPLE
-                items = stack
-                stack = self.unmarked(below, code, at)
-                stack.append(tuple(items))
-            elif code == 0x94:  # MEMOIZE
-                memo[len(memo)] = stack[-1]
-            elif code == 0x86:  # TUPLE2
-                stack[-2:] = [(stack[-2], stack[-1])]
-            elif code == 0x52:  # REDUCE
-                args = stack.pop()
-                callee = stack[-1]
-                if type(callee) is Known and type(args) is tuple and callee.build is not None:
-                    stack[-1] = callee.build(args)
+        persistent, count, framed = self.persistent, 0, False
+        start, due = position, _CHECKED
+        while True:
+            for code, argument, at in decode(data, position, start=start):
+                count += 1
+                if code == 0x72 or code == 0x71 or code == 0x70:  # LONG_BINPUT, BINPUT, PUT
+                    memo[argument] = stack[-1]
+                elif (
+                    code == 0x4B or code == 0x58 or code == 0x4D or code == 0x4A or code == 0x8C
+                ):  # small ints and text
+                    stack.append(argument)
+                elif code == 0x68 or code == 0x6A or code == 0x67:  # BINGET, LONG_BINGET, GET
+                    if argument not in memo:
+                        raise PickleError(f"{NAMES[code]} at byte {at:,} asks for memo {argument}, which was never put")
+                    stack.append(memo[argument])
+                elif code == 0x28:  # MARK
+                    below.append(stack)
+                    stack = []
+                    if len(below) > LIMITS.marks:
+                        raise LimitError(f"more than {LIMITS.marks:,} open MARKs at byte {at:,}")
+                elif code == 0x74:  # TUPLE
+                    items = stack
+                    stack = self.unmarked(below, code, at)
+                    stack.append(tuple(items))
+                elif code == 0x94:  # MEMOIZE
+                    memo[len(memo)] = stack[-1]
+                elif code == 0x86:  # TUPLE2
+                    stack[-2:] = [(stack[-2], stack[-1])]
+                elif code == 0x52:  # REDUCE
+                    args = stack.pop()
+                    callee = stack[-1]
+                    if type(callee) is Known and type(args) is tuple and callee.build is not None:
+                        stack[-1] = callee.build(args)
+                        if not framed:
+                            opcodes, position = self.tensors(data, at + 1, stack, memo)
+                            if opcodes:
+                                count += opcodes
+                                break
+                    else:
+                        stack[-1] = self.call(callee, args, code, at)
+                elif code == 0x51:  # BINPERSID
+                    stack[-1] = persistent(stack[-1])
+                elif code == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif code == 0x29:  # EMPTY_TUPLE
+                    stack.append(())
+                elif code == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                elif code == 0x87:  # TUPLE3
+                    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+                elif code == 0x75:  # SETITEMS
+                    items = stack
+                    stack = self.unmarked(below, code, at)
+                    self.extend(stack[-1], items, code, at)
+                elif code == 0x63:  # GLOBAL
+                    stack.append(self.find(argument[0], argument[1], at))
+                elif code == 0x93:  # STACK_GLOBAL
+                    name = stack.pop()
+                    module = stack.pop()
+                    if type(module) is not str or type(name) is not str:
+                        raise PickleError(f"STACK_GLOBAL at byte {at:,} names a global by something that is not text")
+                    stack.append(self.find(module, name, at))
+                elif code == 0x2E:  # STOP
+                    if below or len(stack) != 1:
+                        raise PickleError(
+                            f"STOP at byte {at:,} leaves {len(stack):,} values and {len(below):,} open MARKs"
+                        )
+                    if count > LIMITS.opcodes:
+                        raise LimitError(f"a pickle of {count:,} opcodes: at most {LIMITS.opcodes:,} are run")
+                    return Pickled(stack[0], at + 1, self.used)
                 else:
-                    stack[-1] = self.call(callee, args, code, at)
-            elif code == 0x51:  # BINPERSID
-                stack[-1] = persistent(stack[-1])
-            elif code == 0x89:  # NEWFALSE
-                stack.append(False)
-            elif code == 0x29:  # EMPTY_TUPLE
-                stack.append(())
-            elif code == 0x85:  # TUPLE1
-                stack[-1] = (stack[-1],)
-            elif code == 0x87:  # TUPLE3
-                stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
-            elif code == 0x75:  # SETITEMS
-                items = stack
-                stack = self.unmarked(below, code, at)
-                self.extend(stack[-1], items, code, at)
-            elif code == 0x63:  # GLOBAL
-                stack.append(self.find(argument[0], argument[1], at))
-            elif code == 0x93:  # STACK_GLOBAL
-                name = stack.pop()
-                module = stack.pop()
-                if type(module) is not str or type(name) is not str:
-                    raise PickleError(f"STACK_GLOBAL at byte {at:,} names a global by something that is not text")
-                stack.append(self.find(module, name, at))
-            elif code == 0x2E:  # STOP
-                if below or len(stack) != 1:
-                    raise PickleError(f"STOP at byte {at:,} leaves {len(stack):,} values and {len(below):,} open MARKs")
-                if count > LIMITS.opcodes:
-                    raise LimitError(f"a pickle of {count:,} opcodes: at most {LIMITS.opcodes:,} are run")
-                return Pickled(stack[0], at + 1, self.used)
+                    framed = framed or code == 0x95  # FRAME
+                    stack = self.rest(NAMES[code], argument, at, stack, below)
+                if count >= due:
+                    due = count + _CHECKED
+                    self.check(count, len(memo), len(stack), at)
             else:
-                stack = self.rest(NAMES[code], argument, at, stack, below)
-            if not count & 0xFFFF:
-                self.check(count, len(memo), len(stack), at)
-        raise AssertionError("decode ends with STOP")
+                raise AssertionError("decode ends with STOP")
+
+    def tensors(self, data: bytes, position: int, stack: list[Any], memo: dict[int, Any]) -> tuple[int, int]:
+        """Run as many tensors, each with its name, as follow the REDUCE before `position` in the form of C's pickler.
+
+        Gives how many opcodes, and the byte after the last one's REDUCE. What each opcode does is done; anything out of the
+        ordinary is left to the loop, from the start of its tensor.
+        """
+        opcodes, known, persistent = 0, self.known, self.persistent
+        last: tuple[bytes, ...] | None = None
+        newest = 0
+        function: Any
+        hooks: Any
+        while opcodes < _CHECKED and (match := _TENSOR(data, position)) is not None:
+            (put_before, length, text, put_name, get_function, get_tag, get_kind, width, digits, put_key, get_location,
+             numel, put_id, offset, size, put_size, stride, put_stride, grad, get_hooks, put_hooks, put_args,
+            ) = match.groups()  # fmt: skip
+            gets = (get_function, get_tag, get_kind, get_location, get_hooks)
+            if gets != last:
+                indices = [int.from_bytes(get[1:], "little") for get in gets]
+                if any(index not in memo for index in indices):
+                    break
+                function, tag, kind, location, hooks = (memo[index] for index in indices)
+                if not (type(function) is type(hooks) is Known and function.build and hooks.build):
+                    break
+                newest, last = max(indices), gets
+            places = _PLACES(
+                b"".join((put_before, put_name, put_key, put_id, put_size, put_stride, put_hooks, put_args))
+            )
+            # A PUT over an entry that is used here would make the order matter.
+            if min(places) <= newest or width[0] != len(digits) or int.from_bytes(length, "little") != len(text):
+                break
+            for written in (numel, offset, size, stride):
+                if written not in known:
+                    known[written] = _numbers(written)
+            name, key = text.decode(), digits.decode()
+            id = (tag, kind, key, location, known[numel][0])
+            made = hooks.build(())
+            args = (persistent(id), known[offset][0], known[size], known[stride], grad == b"\x88", made)
+            (memo[places[0]], memo[places[1]], memo[places[2]], memo[places[3]], memo[places[4]], memo[places[5]],
+             memo[places[6]], memo[places[7]]) = stack[-1], name, key, id, args[2], args[3], made, args  # fmt: skip
+            stack.append(name)
+            stack.append(function.build(args))
+            opcodes += _OPCODES + len(args[2]) + len(args[3]) + (len(args[2]) > 3) + (len(args[3]) > 3)
+            position = match.end()
+        return opcodes, position
 
     def rest(self, name: str, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
         """Interpret what checkpoints hold seldom. Gives the stack to go on with."""

@@ -70,7 +70,7 @@ def _sizes(value: object, what: str) -> tuple[int, ...]:
 
 
 def _check_hooks(requires_grad: object, hooks: object) -> None:
-    if type(requires_grad) is not bool:
+    if requires_grad is not False and requires_grad is not True:
         raise PickleError(f"requires_grad is a {type(requires_grad).__name__}, not a bool")
     if hooks is not None and not (type(hooks) is Dict and not hooks):
         raise PickleError("backward_hooks is not an empty OrderedDict: the tensor has hooks, which are code")
@@ -79,13 +79,8 @@ def _check_hooks(requires_grad: object, hooks: object) -> None:
 def _tensor(storage: object, offset: object, size: object, stride: object, dtype: Dtype | None = None) -> Tensor:
     if type(storage) is not Typed:
         raise PickleError(f"a tensor is built on a {type(storage).__name__}, not on a storage")
-    return Tensor(
-        dtype or storage.dtype,
-        _sizes(size, "a tensor's size"),
-        _sizes(stride, "a tensor's stride"),
-        _whole(offset, "a storage offset"),
-        storage.storage,
-    )
+    shape, steps = _sizes(size, "a tensor's size"), _sizes(stride, "a tensor's stride")
+    return Tensor(dtype or storage.dtype, shape, steps, _whole(offset, "a storage offset"), storage.storage)
 
 
 def _rebuild_tensor(args: tuple[Any, ...]) -> object:
@@ -94,7 +89,11 @@ def _rebuild_tensor(args: tuple[Any, ...]) -> object:
 
 
 def _rebuild_tensor_v2(args: tuple[Any, ...]) -> object:
-    _arguments(args, 6, 7, "torch._utils._rebuild_tensor_v2")
+    if len(args) == 6:
+        storage, offset, size, stride, requires_grad, hooks = args
+        _check_hooks(requires_grad, hooks)
+        return _tensor(storage, offset, size, stride)
+    _arguments(args, 7, 7, "torch._utils._rebuild_tensor_v2")
     storage, offset, size, stride, requires_grad, hooks, *metadata = args
     _check_hooks(requires_grad, hooks)
     return _with_metadata(_tensor(storage, offset, size, stride), metadata, "torch._utils._rebuild_tensor_v2")

@@ -35,6 +35,9 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
+    if root is None and type(value) is Dict and (plain := _plain(value)) is not None:
+        flattened.tensors = plain
+        return flattened
     holding, places = _holding(value)
     top = value
     if root is not None:
@@ -104,6 +107,15 @@ def describe(value: object) -> str:
     if isinstance(value, Typed):
         return f"storage of {value.storage.nbytes:,} bytes"
     return type(value).__name__
+
+
+def _plain(value: Dict) -> dict[str, Tensor] | None:
+    """Give the tensors of a dict of names and tensors and nothing else: then there is nothing to flatten."""
+    names, tensors = value[::2], value[1::2]
+    if set(map(type, names)) != {str} or set(map(type, tensors)) != {Tensor} or sum(map(len, names)) > LIMITS.names:
+        return None
+    found = dict(zip(names, tensors, strict=True))
+    return found if len(found) == len(names) else None
 
 
 def _add(flattened: Flattened, name: str, leaf: object) -> None:

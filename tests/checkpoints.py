@@ -137,6 +137,8 @@ class Pickler:
             for item in value:
                 self.save(item)
             out += {0: b")", 1: b"\x85", 2: b"\x86", 3: b"\x87"}.get(len(value), b"t")
+            if value:
+                self._put(("tuple", len(self._memo)))
         elif type(value) in (list, dict):
             self._container(value)
         elif type(value) is Persistent:

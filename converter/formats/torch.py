@@ -118,7 +118,7 @@ def _promised(value: Any) -> object:
 
 def storage_dtype(known: object) -> StorageClass:
     """Give the storage class that a persistent id names. Raises PickleError for any other global."""
-    if isinstance(known, Known) and isinstance(known.value, StorageClass):
+    if type(known) is Known and type(known.value) is StorageClass:
         return known.value
     name = (
         f"{known.module}.{known.name}" if hasattr(known, "module") and hasattr(known, "name") else type(known).__name__
@@ -133,8 +133,7 @@ class _Storages:
         self.archive, self.shard = archive, shard
         self.folder = next((f for f in _FOLDERS if any(name.startswith(f) for name in archive.records)), _FOLDERS[0])
         self.byteorder = _byteorder(archive)
-        self.made: dict[str, Storage] = {}
-        self.dtypes: dict[str, StorageClass] = {}
+        self.made: dict[str, tuple[Storage, StorageClass]] = {}
 
     def persistent(self, value: Any) -> object:
         """Give the storage that a persistent id stands for: ('storage', class, key, location, numel)."""
@@ -144,12 +143,12 @@ class _Storages:
         if type(key) is not str or type(numel) is not int or numel < 0:
             raise PickleError("a persistent id has a key that is not text, or no count of elements")
         kind = storage_dtype(known)
-        storage = self.made.get(key)
-        if storage is None:
-            storage = self.made[key] = self._make(key)
-            self.dtypes[key] = kind
-        elif self.dtypes[key] is not kind and self.dtypes[key] != kind:
-            raise LayoutError(f"storage `{key}` is {self.dtypes[key].name} in one place and {kind.name} in another")
+        made = self.made.get(key)
+        if made is None:
+            made = self.made[key] = self._make(key), kind
+        storage, first = made
+        if first is not kind and first != kind:
+            raise LayoutError(f"storage `{key}` is {first.name} in one place and {kind.name} in another")
         if numel * kind.dtype.itemsize != storage.nbytes:
             raise LayoutError(
                 f"storage `{key}` in `{self.archive.name}` should have {numel:,} elements of {kind.dtype.name}, "
@@ -160,7 +159,7 @@ class _Storages:
     def all(self) -> list[Storage]:
         """Give every record below the folder, mentioned or not, in the order of the archive's directory."""
         return [
-            self.made.get(key) or self._make(key)
+            self.made[key][0] if key in self.made else self._make(key)
             for name in self.archive.records
             if name.startswith(self.folder) and (key := name[len(self.folder) :])
         ]
@@ -190,8 +189,7 @@ class _Storages:
             )
         # A CRC of 0 on data is how torch writes "not computed".
         crc = record.crc32 if record.crc32 or not record.nbytes else None
-        source = self.archive.open(self.folder + key)
-        return Storage(source, 0, record.nbytes, key, self.shard, crc, self.byteorder)
+        return Storage(self.archive.content(record), 0, record.nbytes, key, self.shard, crc, self.byteorder)
 
 
 def _check_kind(archive: Archive) -> None:
