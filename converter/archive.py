@@ -30,7 +30,7 @@ DEFLATED: Final = 8
 _END: Final = struct.Struct("<4s4H2LH")
 _END64: Final = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR: Final = struct.Struct("<4sLQL")
-_ENTRY: Final = struct.Struct("<4s6H3L5H2L")
+_ENTRY: Final = struct.Struct("<4s4x2H4x3L4H6xL")  # without versions, time, and attributes
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _SENTINEL16: Final = 0xFFFF
 _SENTINEL32: Final = 0xFFFFFFFF
@@ -230,25 +230,9 @@ class Archive:
                 raise ArchiveError(
                     f"`{self.name}`: the directory ends inside its record {len(entries) + 1:,} of {count:,}"
                 )
-            (
-                signature,
-                _,
-                _,
-                flags,
-                method,
-                _,
-                _,
-                crc,
-                compressed,
-                nbytes,
-                name_size,
-                extra_size,
-                comment,
-                disk,
-                _,
-                _,
-                header,
-            ) = unpack(raw, position)
+            signature, flags, method, crc, compressed, nbytes, name_size, extra_size, comment, disk, header = unpack(
+                raw, position
+            )
             if signature != b"PK\1\2":
                 raise ArchiveError(f"`{self.name}`: the directory's record {len(entries) + 1:,} has no signature")
             position += _ENTRY.size
@@ -306,12 +290,13 @@ class Archive:
             limit = header
         if limit != 0:
             raise ArchiveError(f"`{self.name}`: {limit:,} bytes stand before its first record")
+        cut = len(self.root)
         for header, name, method, flags, crc, compressed, nbytes in entries:
             if name.endswith("/"):
                 if nbytes:
                     raise ArchiveError(f"`{name}` in `{self.name}` is a folder that holds {nbytes:,} bytes itself")
                 continue  # as `zip -r` adds them
-            short = name[len(self.root) :]
+            short = name[cut:]
             self.records[short] = Record(short, method, flags, crc, compressed, nbytes, header, limits[header])
 
     def _name(self, encoded: bytes, flags: int) -> str:

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import re
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final
 
 from converter.errors import ConverterError, LimitError, PickleError, TruncatedPickleError
@@ -265,7 +267,18 @@ _TENSOR: Final = re.compile(
     re.DOTALL,
 ).match  # fmt: skip
 _PLACES: Final = struct.Struct("<8I").unpack
-_OPCODES: Final = 28  # in it, but for the sizes, the strides, and the MARKs before more than three of them
+_OPCODES: Final = 28  # in it, but for the sizes and strides …
+_COUNTS: Final = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    6,
+    7,
+    8,
+    9,
+)  # … of which there are as many as dimensions, and a MARK before more than three
 _CHECKED: Final = 0xFFFF  # opcodes from one look at the limits to the next
 
 
@@ -388,6 +401,10 @@ class _Machine:
         self.called = called
         self.found: dict[tuple[str, str], Known] = {}
         self.known: dict[bytes, tuple[int, ...]] = {}  # numbers as the pickle writes them
+        self.later: list[
+            tuple[int, int, tuple[Any, ...]]
+        ] = []  # tensors run in one go: lowest PUT, byte, what they use
+        self.newest = -1  # the highest PUT of those, or GET
 
     def run(self, data: bytes, position: int) -> Pickled:
         """Interpret; the opcodes that checkpoints are made of come first, for speed."""
@@ -406,7 +423,7 @@ class _Machine:
                 ):  # small ints and text
                     stack.append(argument)
                 elif code == 0x68 or code == 0x6A or code == 0x67:  # BINGET, LONG_BINGET, GET
-                    if argument not in memo:
+                    if argument not in memo and not self.recall(data, memo, argument):
                         raise PickleError(f"{NAMES[code]} at byte {at:,} asks for memo {argument}, which was never put")
                     stack.append(memo[argument])
                 elif code == 0x28:  # MARK
@@ -419,6 +436,9 @@ class _Machine:
                     stack = self.unmarked(below, code, at)
                     stack.append(tuple(items))
                 elif code == 0x94:  # MEMOIZE
+                    for lowest, _, _ in self.later:
+                        self.recall(data, memo, lowest)
+                    self.later.clear()
                     memo[len(memo)] = stack[-1]
                 elif code == 0x86:  # TUPLE2
                     stack[-2:] = [(stack[-2], stack[-1])]
@@ -469,7 +489,7 @@ class _Machine:
                     stack = self.rest(NAMES[code], argument, at, stack, below)
                 if count >= due:
                     due = count + _CHECKED
-                    self.check(count, len(memo), len(stack), at)
+                    self.check(count, len(memo) + 5 * len(self.later), len(stack), at)
             else:
                 raise AssertionError("decode ends with STOP")
 
@@ -477,13 +497,12 @@ class _Machine:
         """Run as many tensors, each with its name, as follow the REDUCE before `position` in the form of C's pickler.
 
         Gives how many opcodes, and the byte after the last one's REDUCE. What each opcode does is done; anything out of the
-        ordinary is left to the loop, from the start of its tensor.
+        ordinary is left to the loop, from the start of its tensor. Of what is put into the memo only the names, the keys and
+        the tensors are: a pickler asks for nothing else again, and `recall` makes it if one does.
         """
-        opcodes, known, persistent = 0, self.known, self.persistent
+        opcodes, known, persistent, later, newest = 0, self.known, self.persistent, self.later, self.newest
         last: tuple[bytes, ...] | None = None
-        newest = 0
-        function: Any
-        hooks: Any
+        context: tuple[Any, ...] = ()
         while opcodes < _CHECKED and (match := _TENSOR(data, position)) is not None:
             (put_before, length, text, put_name, get_function, get_tag, get_kind, width, digits, put_key, get_location,
              numel, put_id, offset, size, put_size, stride, put_stride, grad, get_hooks, put_hooks, put_args,
@@ -493,30 +512,50 @@ class _Machine:
                 indices = [int.from_bytes(get[1:], "little") for get in gets]
                 if any(index not in memo for index in indices):
                     break
-                function, tag, kind, location, hooks = (memo[index] for index in indices)
+                context, last = tuple(memo[index] for index in indices), gets
+                function, tag, kind, location, hooks = context
                 if not (type(function) is type(hooks) is Known and function.build and hooks.build):
                     break
-                newest, last = max(indices), gets
+                build, empty = function.build, hooks.build
+                newest = max(newest, *indices)
             places = _PLACES(
                 b"".join((put_before, put_name, put_key, put_id, put_size, put_stride, put_hooks, put_args))
             )
-            # A PUT over an entry that is used here would make the order matter.
-            if min(places) <= newest or width[0] != len(digits) or int.from_bytes(length, "little") != len(text):
+            # A PUT over an entry that is used here, or over another, would make their order matter.
+            if min(places) <= newest or not memo.keys().isdisjoint(places):
+                break
+            if width[0] != len(digits) or int.from_bytes(length, "little") != len(text):
                 break
             for written in (numel, offset, size, stride):
                 if written not in known:
                     known[written] = _numbers(written)
-            name, key = text.decode(), digits.decode()
-            id = (tag, kind, key, location, known[numel][0])
-            made = hooks.build(())
-            args = (persistent(id), known[offset][0], known[size], known[stride], grad == b"\x88", made)
-            (memo[places[0]], memo[places[1]], memo[places[2]], memo[places[3]], memo[places[4]], memo[places[5]],
-             memo[places[6]], memo[places[7]]) = stack[-1], name, key, id, args[2], args[3], made, args  # fmt: skip
+            shape, steps = known[size], known[stride]
+            key = memo[places[2]] = digits.decode()
+            name = memo[places[1]] = text.decode()
+            memo[places[0]] = stack[-1]
+            storage = persistent((tag, kind, key, location, known[numel][0]))
             stack.append(name)
-            stack.append(function.build(args))
-            opcodes += _OPCODES + len(args[2]) + len(args[3]) + (len(args[2]) > 3) + (len(args[3]) > 3)
+            stack.append(build((storage, known[offset][0], shape, steps, grad == b"\x88", empty(()))))
+            later.append((places[0], position, context))
+            newest = max(places)
+            opcodes += _OPCODES + _COUNTS[len(shape)] + _COUNTS[len(steps)]
             position = match.end()
+        self.newest = newest
         return opcodes, position
+
+    def recall(self, data: bytes, memo: dict[int, Any], place: int) -> bool:
+        """Put into the memo what `tensors` left out around a place. Says whether it is there now."""
+        index = bisect_right(self.later, place, key=itemgetter(0)) - 1
+        if index >= 0:
+            _, position, (_, tag, kind, location, hooks) = self.later[index]
+            parts = _TENSOR(data, position).groups()  # type: ignore[union-attr]
+            numel, offset, size, stride = (self.known[parts[part]] for part in (11, 13, 14, 16))
+            id = (tag, kind, parts[8].decode(), location, numel[0])
+            made = hooks.build(())
+            args = (self.persistent(id), offset[0], size, stride, parts[18] == b"\x88", made)
+            for part, value in ((12, id), (15, size), (17, stride), (20, made), (21, args)):
+                memo.setdefault(int.from_bytes(parts[part], "little"), value)
+        return place in memo
 
     def rest(self, name: str, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
         """Interpret what checkpoints hold seldom. Gives the stack to go on with."""

@@ -8,7 +8,7 @@ A pair is compared whole: `torch` + `_utils._rebuild_tensor_v2` is not `torch._u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from converter.dtypes import BY_STORAGE, BY_TORCH, U8, Dtype
 from converter.errors import LayoutError, PickleError
@@ -16,8 +16,7 @@ from converter.machine import Dict, Known, Opaque
 from converter.tensors import Storage, Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Typed:
+class Typed(NamedTuple):
     """A storage as a pickle mentions it: with the dtype of its class, or untyped (bytes)."""
 
     storage: Storage

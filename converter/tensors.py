@@ -101,6 +101,10 @@ class Tensor:
                 f"{self.storage.nbytes // self.dtype.itemsize} (key `{self.storage.key}`)"
             )
 
+    def __hash__(self) -> int:
+        # Of text, whose hash nobody outside the process can foresee: strides can be chosen to collide as numbers.
+        return hash(f"{self.shape} {self.stride} {self.offset} {self.storage.key}")
+
     def _described(self) -> str:
         return f"a {self.dtype.name} tensor of shape {self.shape}, stride {self.stride}, offset {self.offset}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from converter.dtypes import BF16, BOOL, BY_NAME, C32, C64, C128, DTYPES, F4, F8_E4M3, F16, F32, F64, I64, U8, Dtype
 from converter.errors import LayoutError
+from converter.sources import NOWHERE
 from converter.tensors import Catalogue, Storage, Tensor
 from tests.checkpoints import floats, row_major
 
@@ -338,3 +340,15 @@ def test_sizes_count_elements_and_bytes() -> None:
     tensor: Any = over_arange((2, 3, 5))
 
     assert (tensor.size, tensor.nbytes, math.prod(tensor.shape)) == (30, 120, 30)
+
+
+def test_strides_that_collide_as_numbers_do_not_as_tensors() -> None:
+    """2^61 - 1 hashes like 0: a thousand such tensors would otherwise be compared each with each."""
+    modulus = sys.hash_info.modulus
+    strides = list(itertools.product((1, 1 + modulus, 1 + 2 * modulus), repeat=6))
+    assert len({hash(stride) for stride in strides}) == 1
+    storage = Storage(NOWHERE, 0, 4, "0")
+
+    hashes = {hash(Tensor(F32, (1,) * 6, stride, 0, storage)) for stride in strides}
+
+    assert len(hashes) == len(strides)

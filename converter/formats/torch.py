@@ -67,7 +67,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     if pickled.end != len(data):
         raise PickleError(f"`data.pkl` in `{source.name}` goes on for {len(data) - pickled.end:,} bytes after its end")
     flattened = flatten(pickled.value, root)
-    every = storages.all()
+    every = list(storages.storages.values())
     return Catalogue(
         flattened.tensors,
         location=source.name,
@@ -127,13 +127,22 @@ def storage_dtype(known: object) -> StorageClass:
 
 
 class _Storages:
-    """The records below `data/`, made storages as the pickle mentions them."""
+    """The records below `data/` as storages, in the order of the archive's directory; the pickle mentions them by key."""
 
     def __init__(self, archive: Archive, shard: int | None) -> None:
-        self.archive, self.shard = archive, shard
+        self.archive = archive
         self.folder = next((f for f in _FOLDERS if any(name.startswith(f) for name in archive.records)), _FOLDERS[0])
-        self.byteorder = _byteorder(archive)
-        self.made: dict[str, tuple[Storage, StorageClass]] = {}
+        byteorder = _byteorder(archive)
+        self.storages = {
+            # A CRC of 0 on data is how torch writes "not computed".
+            (key := name[len(self.folder) :]): Storage(
+                archive.content(record), 0, record.nbytes, key, shard,
+                record.crc32 if record.crc32 or not record.nbytes else None, byteorder,
+            )
+            for name, record in archive.records.items()
+            if name.startswith(self.folder)
+        }  # fmt: skip
+        self.mentioned: dict[str, StorageClass] = {}
 
     def persistent(self, value: Any) -> object:
         """Give the storage that a persistent id stands for: ('storage', class, key, location, numel)."""
@@ -143,10 +152,12 @@ class _Storages:
         if type(key) is not str or type(numel) is not int or numel < 0:
             raise PickleError("a persistent id has a key that is not text, or no count of elements")
         kind = storage_dtype(known)
-        made = self.made.get(key)
-        if made is None:
-            made = self.made[key] = self._make(key), kind
-        storage, first = made
+        storage = self.storages.get(key)
+        if storage is None:
+            raise LayoutError(
+                f"storage `{key[:80]}` is missing: there is no `{self.folder}{key[:80]}` in `{self.archive.name}`"
+            )
+        first = self.mentioned.setdefault(key, kind)
         if first is not kind and first != kind:
             raise LayoutError(f"storage `{key}` is {first.name} in one place and {kind.name} in another")
         if numel * kind.dtype.itemsize != storage.nbytes:
@@ -156,20 +167,10 @@ class _Storages:
             )
         return Typed(storage, kind.dtype, kind.untyped)
 
-    def all(self) -> list[Storage]:
-        """Give every record below the folder, mentioned or not, in the order of the archive's directory."""
-        return [
-            self.made[key][0] if key in self.made else self._make(key)
-            for name in self.archive.records
-            if name.startswith(self.folder) and (key := name[len(self.folder) :])
-        ]
-
     def problems(self) -> list[str]:
         """Say which records nothing refers to: a place to hide things, and space lost."""
         found = []
-        unused = [
-            n for n in self.archive.records if n.startswith(self.folder) and n[len(self.folder) :] not in self.made
-        ]
+        unused = [self.folder + key for key in self.storages if key not in self.mentioned]
         strange = [n for n in self.archive.records if not n.startswith(self.folder) and n not in _KEPT]
         for names, what in (
             (unused, "storages that no tensor refers to"),
@@ -180,16 +181,6 @@ class _Storages:
                 listed = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
                 found.append(f"`{self.archive.name}` holds {len(names):,} {what} ({nbytes:,} bytes): {listed}")
         return found
-
-    def _make(self, key: str) -> Storage:
-        record = self.archive.records.get(self.folder + key)
-        if record is None:
-            raise LayoutError(
-                f"storage `{key[:80]}` is missing: there is no `{self.folder}{key[:80]}` in `{self.archive.name}`"
-            )
-        # A CRC of 0 on data is how torch writes "not computed".
-        crc = record.crc32 if record.crc32 or not record.nbytes else None
-        return Storage(self.archive.content(record), 0, record.nbytes, key, self.shard, crc, self.byteorder)
 
 
 def _check_kind(archive: Archive) -> None:
