@@ -392,9 +392,10 @@ def models(
 
     chosen = [declared.find(name)] if name is not None else list(declared.declared())
     if json:
-        from converter import reports
+        from converter.reports import to_json
+        from converter.reports.models import ModelsReport
 
-        typer.echo(reports.to_json(reports.ModelsReport(tuple(chosen))))
+        typer.echo(to_json(ModelsReport(tuple(chosen))))
         return
     from converter import hub, render
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import models
+from converter.documents import load_json
 from converter.dtypes import BY_NAME
 from converter.errors import ModelError
-from converter.formats.folder import load_json
 
 if TYPE_CHECKING:
     from converter.tensors import Catalogue, Tensor

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from converter import models, reports
+from converter import models
 from converter.checked import checked
 from converter.dtypes import BY_NAME, Dtype
 from converter.errors import ModelError, OutputError, UnsupportedError
 from converter.numbers import Loss
 from converter.publish import Piece, Plan, PlannedFile, check_target, literal, publish
+from converter.reports import conversion as reports
 from converter.safety import check_portable
 from converter.sources import STEP, LocalFile
 

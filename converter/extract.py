@@ -11,7 +11,7 @@ from converter.checked import checked
 from converter.errors import ModelError
 from converter.formats import parameters
 from converter.publish import Plan, PlannedFile, check_target, literal, publish
-from converter.reports import ExtractReport
+from converter.reports.conversion import ExtractReport
 from converter.safety import check_portable
 
 if TYPE_CHECKING:

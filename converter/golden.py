@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from converter.documents import load_json
 from converter.dtypes import BY_NAME
 from converter.errors import ManifestError
-from converter.formats.folder import load_json
 from converter.sources import LocalFile
 
 if TYPE_CHECKING:

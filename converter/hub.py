@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from converter import models
+from converter.documents import config_beside, parse_json
 from converter.errors import ConverterError, FormatError, ManifestError, SourceError
 from converter.formats import HEAD, folder, identify
 from converter.limits import LIMITS
@@ -654,7 +655,7 @@ class _Repository:
     def config(self) -> dict[str, Any] | None:
         """Give the config.json, or None."""
         name = "config.json"
-        return folder.parse_json(self.load(name), f"{self.name}/{name}") if name in self.files else None
+        return parse_json(self.load(name), f"{self.name}/{name}") if name in self.files else None
 
     def file(self, file: str, root: str | None, shard: int | None = None) -> Catalogue:
         """Read the names and layouts of one weight file."""
@@ -679,7 +680,7 @@ class _Repository:
         if index is None:
             return None
         name = f"{self.name}/{index}"
-        return folder.load_weight_map(folder.parse_json(self.load(index), name), name)
+        return folder.load_weight_map(parse_json(self.load(index), name), name)
 
     def _files(self, weight_map: Mapping[str, str] | None) -> list[str]:
         index, files = self._chosen()
@@ -710,7 +711,7 @@ def _look_up(web: _Web, place: _Place) -> _Repository:
     def refused(status: int, headers: Any) -> ConverterError:
         return _refusal(web, place, status, headers.get("x-error-code", ""))
 
-    data = folder.parse_json(web.load(url, _LISTING, refused) or b"", _shown(url))
+    data = parse_json(web.load(url, _LISTING, refused) or b"", _shown(url))
     commit, siblings = data.get("sha"), data.get("siblings")
     if type(commit) is not str or not _COMMIT.fullmatch(commit) or type(siblings) is not list:
         raise ManifestError(f"`{_shown(url)}` does not describe a repository: no commit, or no list of files")
@@ -772,7 +773,7 @@ def _open_cached(place: _Place, root: str | None) -> Catalogue:
         catalogue = folder.read(found, root=root)
     else:
         catalogue = _read(LocalFile(found), root, None)
-        catalogue.config = folder.config_beside(found.parent)
+        catalogue.config = config_beside(found.parent)
     catalogue.location = str(place)
     return catalogue
 
@@ -852,7 +853,7 @@ def _open_url(web: _Web, url: str, root: str | None) -> Catalogue:
     if not urlsplit(url).query:
         with contextlib.suppress(ConverterError):
             data = web.load(urljoin(url, "config.json"), LIMITS.json_bytes, lambda status, headers: None)
-            catalogue.config = folder.parse_json(data, "config.json") if data else None
+            catalogue.config = parse_json(data, "config.json") if data else None
     return _ready(catalogue, web)
 
 

@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter import models, reports
+from converter import models
 from converter.errors import UnsupportedError
 from converter.formats.torch import PUBLISHED_WRITER, read_cut_off
+from converter.reports import inspection as reports
 from converter.safety import verdict
 from converter.sources import LocalFile
 from converter.state_dict import describe, inner_tensors

@@ -22,7 +22,11 @@ from converter.text import nbytes_text, safe_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from converter import models, reports
+    from converter import models
+    from converter.reports.conversion import ConversionReport, ExtractReport
+    from converter.reports.inspection import Inspection, OtherReport, TensorReport
+    from converter.reports.scan import ScanReport
+    from converter.reports.verification import Verification, VerifiedTensors
 
 _NARROW: Final = 80
 _WIDE: Final = 110  # columns from which storages are shown
@@ -115,7 +119,7 @@ def progress(what: str, total: int, *, quiet: bool = False) -> Iterator[Progress
         yield Progress(lambda nbytes: bar.advance(task, nbytes), lambda known: bar.update(task, total=known))
 
 
-def heading(inspection: reports.Inspection) -> str:
+def heading(inspection: Inspection) -> str:
     """Say in a line what a checkpoint is."""
     model = inspection.model
     if model is None:
@@ -138,7 +142,7 @@ def heading(inspection: reports.Inspection) -> str:
     return f"{name}, incomplete: {' and '.join(lacking)}"
 
 
-def inspection(found: reports.Inspection, *, unfold: bool = False, out: Console | None = None) -> None:
+def inspection(found: Inspection, *, unfold: bool = False, out: Console | None = None) -> None:
     """Print what `inspect` found."""
     out = out or console()
     out.print(Text(heading(found), style="bold"))
@@ -170,7 +174,7 @@ def inspection(found: reports.Inspection, *, unfold: bool = False, out: Console 
         out.print(Text(f"! {safe_text(problem, 400)}", style="yellow"))
 
 
-def _facts(found: reports.Inspection) -> Iterator[tuple[str, Text]]:
+def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
     """Give what is worth knowing before the table, each with its label."""
     totals = found.totals
     yield "tensors", Text(f"{totals.tensors:,}")
@@ -220,14 +224,14 @@ class _Line:
     """A row of the table: one tensor, or several that differ only by the numbers in their names."""
 
     name: str
-    first: reports.TensorReport
+    first: TensorReport
     count: int
-    last: reports.TensorReport
+    last: TensorReport
 
 
-def fold(tensors: Sequence[reports.TensorReport]) -> list[_Line]:
+def fold(tensors: Sequence[TensorReport]) -> list[_Line]:
     """Put tensors that differ only by the first number in their names into one line each, where the first one stands."""
-    groups: dict[tuple[Any, ...], list[tuple[int, reports.TensorReport]]] = {}
+    groups: dict[tuple[Any, ...], list[tuple[int, TensorReport]]] = {}
     for tensor in tensors:
         match = _NUMBER.search(tensor.name)
         number, pattern = (
@@ -263,7 +267,7 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(f"{a}..{b}" if b > a + 1 else f"{a},{b}" if b > a else f"{a}" for a, b in runs)
 
 
-def _tensor_table(found: reports.Inspection, out: Console, unfold: bool) -> None:
+def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
     lines = [_Line(t.name, t, 1, t) for t in found.tensors] if unfold else fold(found.tensors)
     strided = any(not line.first.contiguous for line in lines)
     # Elsewhere a storage is the tensor itself.
@@ -306,7 +310,7 @@ def _storage(line: _Line) -> str:
     return " … ".join(named)
 
 
-def _statistics_table(found: reports.Inspection, out: Console) -> None:
+def _statistics_table(found: Inspection, out: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     for name in ("name", "min", "max", "mean", "std", "zeros", "NaN", "Inf", "sha256"):
         table.add_column(
@@ -326,7 +330,7 @@ def _statistics_table(found: reports.Inspection, out: Console) -> None:
     out.print(Padding(table, (0, 0, 0, 2), expand=False))
 
 
-def _others_table(others: Sequence[reports.OtherReport], out: Console, unfold: bool) -> None:
+def _others_table(others: Sequence[OtherReport], out: Console, unfold: bool) -> None:
     most = len(others) if unfold else 20
     out.print(Text("Besides tensors that can be carried over:", style="bold"))
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
@@ -342,7 +346,7 @@ def _others_table(others: Sequence[reports.OtherReport], out: Console, unfold: b
         out.print(Text(f"  and {len(others) - most:,} more: give --all"))
 
 
-def extraction(report: reports.ExtractReport) -> None:
+def extraction(report: ExtractReport) -> None:
     """Print what `extract` wrote."""
     out = console()
     out.print(Text(f"{safe_text(report.folder)}: {report.files:,} files, {nbytes_text(report.nbytes)}", style="bold"))
@@ -354,7 +358,7 @@ def extraction(report: reports.ExtractReport) -> None:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
 
 
-def conversion(report: reports.ConversionReport) -> None:
+def conversion(report: ConversionReport) -> None:
     """Print what `convert` wrote, or would write."""
     out = console()
     weights = [file for file in report.files if file.tensors] or list(report.files)
@@ -385,7 +389,7 @@ def conversion(report: reports.ConversionReport) -> None:
         _plan_table(report, out)
 
 
-def _plan_table(report: reports.ConversionReport, out: Console) -> None:
+def _plan_table(report: ConversionReport, out: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     for name in ("file", "tensor", "dtype", "offset", "bytes"):
         table.add_column(name, overflow="fold", justify="right" if name in ("offset", "bytes") else "left")
@@ -399,7 +403,7 @@ def _plan_table(report: reports.ConversionReport, out: Console) -> None:
     out.print(Padding(table, (0, 0, 0, 2), expand=False))
 
 
-def verification(report: reports.Verification) -> None:
+def verification(report: Verification) -> None:
     """Print what `verify` found: a line an output, and what is wrong with each."""
     out = console()
     for output in report.outputs:
@@ -420,7 +424,7 @@ def verification(report: reports.Verification) -> None:
             _inference(output.inference, out)
 
 
-def _wrong(tensors: reports.VerifiedTensors) -> list[tuple[str, str, str]]:
+def _wrong(tensors: VerifiedTensors) -> list[tuple[str, str, str]]:
     """Give what is wrong as (name, what, detail); names that differ by a number alone share a line."""
     rows: list[tuple[str, str, str]] = []
     for names, what in ((tensors.missing, "missing"), (tensors.unexpected, "unexpected")):
@@ -536,7 +540,7 @@ def model_page(model: models.Model, cached: Mapping[str, Path]) -> None:
             out.print(Text(f"  in the cache: {safe_text(str(cached[file.name]), 400)}"), soft_wrap=True)
 
 
-def scan(report: reports.ScanReport) -> None:
+def scan(report: ScanReport) -> None:
     """Print what `scan` found: plain files in a line each, the others with their reasons."""
     out = console()
     for file in report.files:

@@ -15,7 +15,7 @@ from converter.errors import OutputError
 from converter.scan import RULES
 
 if TYPE_CHECKING:
-    from converter.reports import FileScan, FindingReport, ScanReport
+    from converter.reports.scan import FileScan, FindingReport, ScanReport
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _IDS: Final = tuple(RULES)

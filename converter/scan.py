@@ -30,7 +30,7 @@ from converter.formats import FORMATS, HEAD, legacy, torch, what
 from converter.limits import LIMITS
 from converter.machine import NAMES, OPCODES, Opaque, PersistentId, decode, run
 from converter.rebuild import TABLE
-from converter.reports import (
+from converter.reports.scan import (
     CallReport,
     FileScan,
     FindingReport,
@@ -299,7 +299,7 @@ class _Look:
     def file(self, source: Source) -> str:
         """Look at a whole file; give what it is."""
         head = bytes(source.read(0, min(HEAD, source.size)))
-        if torch.matches(head):
+        if FORMATS[0].matches(head):
             return self.zip(source, "", 0)
         for format in FORMATS:
             if format.matches(head):

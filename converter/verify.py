@@ -15,16 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from converter import companions, models, reports
+from converter import companions, models
 from converter.buffers import droppable
 from converter.checked import checked
 from converter.comparison import Outcome, ReadError, comparable, compare, equal
 from converter.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
+from converter.documents import load_json
 from converter.errors import ConverterError, FormatError, ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats import gguf, open_checkpoint, parameters, safetensors
-from converter.formats.folder import load_json
 from converter.golden import Golden, GoldenTensor, digest, digest_in_thirds
 from converter.publish import Plan, PlannedFile, literal, publish
+from converter.reports import verification as reports
 from converter.sources import LocalFile
 from converter.text import safe_text
 from converter.witness import READ, Library

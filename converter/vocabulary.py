@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from converter.documents import load_json
 from converter.errors import LimitError, ManifestError, SourceError
-from converter.formats.folder import load_json
 from converter.limits import LIMITS
 from converter.sources import LocalFile
 

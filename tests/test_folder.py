@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from converter.documents import load_json
 from converter.errors import ConverterError, FormatError, LayoutError, ManifestError, SourceError
 from converter.formats import open_checkpoint
-from converter.formats.folder import load_json
 from tests.checkpoints import floats, legacy_bytes, view, write_checkpoint, write_shards
 
 A, B = {"a": view("0", (2,))}, {"b": view("0", (3,)), "c": view("1", (1,))}

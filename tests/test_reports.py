@@ -13,6 +13,7 @@ from converter.convert import convert
 from converter.extract import extract
 from converter.formats import open_checkpoint
 from converter.inspection import inspect
+from converter.reports.models import ModelsReport
 from converter.resources import load_json, schemas
 from converter.sample import write_sample
 from converter.verify import Options, verify
@@ -46,7 +47,7 @@ def documents(tmp_path: Path) -> dict[str, Any]:
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],
         "verification": [json.loads(reports.to_json(report)) for report in (verified, failed)],
         "golden": [json.loads(golden.text())],
-        "models": [json.loads(reports.to_json(reports.ModelsReport(models.declared())))],
+        "models": [json.loads(reports.to_json(ModelsReport(models.declared())))],
     }
 
 

@@ -16,7 +16,8 @@ from converter import sarif, second_opinion
 from converter.cli import app
 from converter.errors import SourceError
 from converter.limits import LIMITS, Limits, set_limit
-from converter.reports import FileScan, to_json
+from converter.reports import to_json
+from converter.reports.scan import FileScan
 from converter.resources import load_json
 from converter.sample import write_sample
 from converter.scan import RULES, fails, scan, scan_file

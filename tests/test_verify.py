@@ -15,12 +15,12 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 import pytest
 
-from converter import reports
 from converter.convert import convert
 from converter.errors import ArchiveError, ManifestError
 from converter.extract import extract
 from converter.formats import open_checkpoint
 from converter.golden import Golden, load
+from converter.reports import verification as reports
 from converter.verify import Options, verify
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from converter.documents import config_beside
 from converter.errors import FormatError, SourceError
-from converter.formats import gguf, legacy, safetensors, torch
 from converter.sources import LocalFile, Source
 from converter.tensors import Catalogue
 
@@ -35,11 +35,57 @@ class Format:
     read: Reader
 
 
+def _torch(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    from converter.formats import torch
+
+    return torch.read(source, root=root, shard=shard)
+
+
+def _legacy(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    from converter.formats import legacy
+
+    return legacy.read(source, root=root, shard=shard)
+
+
+def _gguf(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    from converter.formats import gguf
+
+    return gguf.read(source, root=root, shard=shard)
+
+
+def _safetensors(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    from converter.formats import safetensors
+
+    return safetensors.read(source, root=root, shard=shard)
+
+
+# The magic number of torch before 1.6, by pickle protocol: 2 is torch's own choice, the others its caller's.
+_MAGIC: Final = 0x1950A86A20F9469CFC6C
+_PICKLED: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
+_LEGACY: Final = (
+    *(bytes([0x80, protocol]) + _PICKLED for protocol in (2, 3)),
+    *(bytes([0x80, protocol, 0x95]) + len(_PICKLED).to_bytes(8, "little") + _PICKLED for protocol in (4, 5)),
+    b"L%dL\n." % _MAGIC,
+)
+
+# A reader is imported when there is something for it to read.
 FORMATS: Final = (
-    Format(torch.NAME, "PyTorch checkpoint (zip)", torch.matches, torch.read),
-    Format(legacy.NAME, "PyTorch checkpoint (legacy stream, before torch 1.6)", legacy.matches, legacy.read),
-    Format(gguf.NAME, "GGUF", gguf.matches, gguf.read),
-    Format(safetensors.NAME, "safetensors", safetensors.matches, safetensors.read),
+    # A zip's local header: PyTorch itself looks no further.
+    Format("torch-zip", "PyTorch checkpoint (zip)", lambda head: head.startswith(b"PK\3\4"), _torch),
+    Format(
+        "torch-legacy",
+        "PyTorch checkpoint (legacy stream, before torch 1.6)",
+        lambda head: head.startswith(_LEGACY),
+        _legacy,
+    ),
+    Format("gguf", "GGUF", lambda head: head.startswith(b"GGUF"), _gguf),
+    # A header's length, of which no more than 6 bytes are used, and the header's `{`.
+    Format(
+        "safetensors",
+        "safetensors",
+        lambda head: head[6:8] == b"\0\0" and head[8:].lstrip(b" \t\r\n")[:1] == b"{",
+        _safetensors,
+    ),
 )
 
 _FOREIGN: Final = (  # first bytes, and what has them
@@ -93,8 +139,6 @@ def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalog
     `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name`, or a URL. Raises a ConverterError
     that says in a sentence what is wrong. `root` is the key that names start below.
     """
-    from converter.formats import folder
-
     path = Path(location)
     if isinstance(location, str) and "/" in location and not os.path.lexists(path):
         from converter import hub
@@ -103,13 +147,15 @@ def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalog
             return hub.open_remote(location, root=root)
     try:
         if path.is_dir():
+            from converter.formats import folder
+
             return folder.read(path, root=root)
         if not path.exists() and not path.is_symlink():
             raise SourceError(f"`{location}` does not exist")
     except OSError as error:  # a name too long, a folder on the way that may not be entered
         raise SourceError(f"`{location}` can't be opened: {(error.strerror or str(error)).lower()}") from error
     catalogue = open_file(path, root=root)
-    catalogue.config = folder.config_beside(path.parent)
+    catalogue.config = config_beside(path.parent)
     return catalogue
 
 

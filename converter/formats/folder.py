@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from converter.documents import config_beside, load_json
 from converter.errors import FormatError, LayoutError, ManifestError, SourceError
 from converter.formats import open_file, parameters
-from converter.limits import LIMITS
-from converter.sources import LocalFile
 from converter.tensors import Catalogue, Tensor
 
 INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
@@ -27,43 +25,6 @@ def read(path: Path, *, root: str | None = None) -> Catalogue:
     if catalogue.config is None:
         catalogue.config = config_beside(path)
     return catalogue
-
-
-def config_beside(path: Path) -> dict[str, Any] | None:
-    """Give the config.json in a folder, or None. Raises ManifestError for one that is no JSON object."""
-    file = path / "config.json"
-    return load_json(file) if file.is_file() else None
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """Load a small JSON document as `parse_json` does."""
-    source = LocalFile(path)
-    if source.size > LIMITS.json_bytes:
-        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
-    return parse_json(bytes(source.read(0, source.size)), str(path))
-
-
-def parse_json(data: bytes, name: str) -> dict[str, Any]:
-    """Parse a JSON document strictly: an object, UTF-8, no key twice, no NaN. `name` is what messages call it."""
-    try:
-        value = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate can neither be written nor shown
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"`{name}` is no valid JSON document: {str(error)[:200]}") from error
-    if type(value) is not dict:
-        raise ManifestError(f"`{name}` holds a JSON {type(value).__name__}, not an object")
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return value
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _read(path: Path, root: str | None) -> Catalogue:

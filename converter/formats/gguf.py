@@ -83,11 +83,6 @@ class Undecoded:
     shape: tuple[int, ...]
 
 
-def matches(head: bytes) -> bool:
-    """Look at the magic bytes."""
-    return head.startswith(MAGIC)
-
-
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read names, layouts and metadata; no tensor's bytes. Shapes are row-major: GGUF's, in reverse.
 

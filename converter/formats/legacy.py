@@ -22,20 +22,8 @@ if TYPE_CHECKING:
     from converter.sources import Source
 
 NAME: Final = "torch-legacy"
-_MAGIC: Final = 0x1950A86A20F9469CFC6C
-_PICKLED: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
-_STARTS: Final = (  # the magic number by pickle protocol: 2 is torch's own choice, the others its caller's
-    *(bytes([0x80, protocol]) + _PICKLED for protocol in (2, 3)),
-    *(bytes([0x80, protocol, 0x95]) + len(_PICKLED).to_bytes(8, "little") + _PICKLED for protocol in (4, 5)),
-    b"L%dL\n." % _MAGIC,
-)
 _PROTOCOL: Final = 1001
 _FIRST_READ: Final = 1 << 20  # bytes; grown fourfold while a pickle goes on
-
-
-def matches(head: bytes) -> bool:
-    """Look for the pickled magic number at the very start."""
-    return head.startswith(_STARTS)
 
 
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:

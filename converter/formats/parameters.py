@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.buffers import droppable
 from converter.checksums import crc32
+from converter.documents import load_json
 from converter.dtypes import BY_NAME, F32
 from converter.errors import ManifestError, ModelError, OutputError, SourceError, UnsupportedError
 from converter.models import Recognition, Row
@@ -112,8 +113,6 @@ def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
 
     Raises ManifestError where the manifest contradicts itself or the files beside it.
     """
-    from converter.formats.folder import load_json
-
     if root is not None:
         raise ManifestError(f"`{path}` is a parameters folder: its names have no root to choose")
     manifest = load_json(path / MANIFEST)

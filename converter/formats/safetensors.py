@@ -47,11 +47,6 @@ _EXPANSION: Final = 4  # times what the storages hold: more comes from views tha
 _SMALL: Final = 64 << 20  # bytes that any view may have
 
 
-def matches(head: bytes) -> bool:
-    """Look at the first bytes: a header's length, of which no more than 6 bytes are used, and the header's `{`."""
-    return head[6:8] == b"\0\0" and head[8:].lstrip(b" \t\r\n")[:1] == b"{"
-
-
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read the header. Tensors are in the order of their bytes; names that our writer left out as tied come back.
 

@@ -51,11 +51,6 @@ _KEPT: Final = frozenset(
 )
 
 
-def matches(head: bytes) -> bool:
-    """Look at the first bytes: a zip's local header. PyTorch itself looks no further."""
-    return head.startswith(b"PK\3\4")
-
-
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts; no tensor's bytes."""
     archive = Archive(source)

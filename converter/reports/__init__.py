@@ -1,0 +1,27 @@
+"""One frozen dataclass per report, and its JSON. schemas/reports/ describes each; a test holds the two together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+def to_json(report: Any) -> str:
+    """Give a report as one JSON document: ASCII, its schema first, no NaN."""
+    return json.dumps({"schema": report.schema} | _plain(report), indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        plain = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        for name in getattr(value, "absent", ()):  # rather than null
+            if plain[name] is None:
+                del plain[name]
+        return plain
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    return value

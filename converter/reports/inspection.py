@@ -1,0 +1,122 @@
+"""What `inspect` reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """A file that was read."""
+
+    name: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """What was read. `format` is one of `converter.formats.FORMATS`, or `parameters`; `writer` what its layout tells.
+
+    `requests` and `bytes_read` are what it took to read something remote; None of what is local.
+    """
+
+    location: str
+    format: str
+    files: tuple[FileReport, ...]
+    writer: str | None = None
+    requests: int | None = None
+    bytes_read: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """Which model it is. `name` is a declared model's, or None for another model of the architecture."""
+
+    name: str | None
+    architecture: str
+    complete: bool
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyReport:
+    """What the pickles name, and what that means."""
+
+    verdict: str
+    globals: tuple[str, ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TotalsReport:
+    """`parameters` counts elements without buffers, tied names once; `nbytes` everything, tied names once."""
+
+    tensors: int
+    parameters: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsReport:
+    """Of one tensor's elements. None where it has no finite element, or where its dtype has no order."""
+
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    zeros: int
+    nan: int
+    inf: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport:
+    """A tensor; stride and offset in elements, as the file has them, nbytes of the logical tensor.
+
+    `dtype` is as safetensors spells it; what GGUF holds in blocks has the blocks' name (`Q8_0`) and their bytes.
+    """
+
+    absent: ClassVar = ("stats",)
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    storage: str
+    shard: int | None
+    nbytes: int
+    contiguous: bool
+    stats: StatisticsReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherReport:
+    """Something that is no tensor, or a tensor of a kind that can't be carried; `tensors` are the names inside it."""
+
+    name: str
+    kind: str
+    value: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `inspect` found."""
+
+    schema: ClassVar = "cerebras-tool/inspection/v1"
+
+    source: SourceReport
+    model: ModelReport | None
+    safety: SafetyReport
+    totals: TotalsReport
+    tied: tuple[tuple[str, ...], ...]
+    tensors: tuple[TensorReport, ...]
+    others: tuple[OtherReport, ...]
+    problems: tuple[str, ...]
