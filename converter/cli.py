@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import re
 import sys
@@ -18,6 +19,9 @@ from converter.text import safe_text
 
 if TYPE_CHECKING:
     from converter.tensors import Catalogue
+
+# Modules and reports stay to the end: the collector would look through them a dozen times while a command starts.
+gc.set_threshold(50_000)
 
 _P = ParamSpec("_P")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
@@ -83,6 +82,8 @@ def cut_off(path: str | Path) -> str | None:
 
 def statistics(tensor: Tensor, progress: Callable[[int], None] | None = None) -> reports.StatisticsReport:
     """Read a tensor once: range, mean, deviation, what is not finite, and the SHA-256 of its canonical bytes."""
+    import hashlib
+
     import numpy as np
 
     from converter.dtypes import F32

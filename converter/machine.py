@@ -129,7 +129,7 @@ OPCODES: Final[dict[str, tuple[int, int]]] = {
 }  # fmt: skip
 
 NAMES: Final = {code: name for name, (code, _) in OPCODES.items()}
-_ARGUMENTS: Final = bytes(next((a for c, a in OPCODES.values() if c == code), _UNKNOWN) for code in range(256))
+_ARGUMENTS: Final = bytes(map(dict(OPCODES.values()).get, range(256), [_UNKNOWN] * 256))
 
 _HALF_AT: Final = struct.Struct("<H").unpack_from
 _INT_AT: Final = struct.Struct("<i").unpack_from

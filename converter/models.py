@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from converter.errors import ModelError
 from converter.resources import load_json, schemas
@@ -132,8 +132,7 @@ class Parameter(Row):
     layer: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """A size and where it comes from: the first of the config.json keys that is there, else `factor` times another."""
 
     name: str
@@ -143,8 +142,7 @@ class Size:
     divides: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Metadatum:
+class Metadatum(NamedTuple):
     """A GGUF key; `value` names a size or, failing that, a key of config.json."""
 
     key: str
@@ -203,8 +201,7 @@ class Architecture:
         return [row for row in self.row_table[last + 1 :] if row.required]
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
+class Mismatch(NamedTuple):
     """A tensor of another shape than the others ask for; a size that nothing tells stands in `expected` by its name."""
 
     name: str
@@ -285,16 +282,14 @@ def recognise(catalogue: Mapping[str, Tensor], config: Mapping[str, Any] | None 
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Match:
+class _Match(NamedTuple):
     name: str
     row: Row
     layer: int | None
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Sighting:
+class _Sighting(NamedTuple):
     """The tensors of a catalogue that have an architecture's names, and the sizes that most of their shapes have."""
 
     architecture: Architecture
