@@ -6,6 +6,7 @@ first array is asked for: listing a checkpoint needs none.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -361,7 +362,9 @@ def _joined(tensor: Tensor) -> _Dimensions:
 
 
 def _gathered(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
-    """Give the row-major bytes of any view: a tile is a run of rows, gathered into one buffer."""
+    """Give the row-major bytes of any view: a tile is a run of rows, gathered into one of two buffers."""
+    from concurrent.futures import ThreadPoolExecutor
+
     import numpy as np
 
     view, dtype = _joined(tensor), np.dtype(tensor.dtype.numpy)
@@ -373,20 +376,35 @@ def _gathered(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
         inner *= shape[axis]
         axis -= 1
     rows = max(1, min(shape[axis], room // inner))
-    tile = np.empty(rows * inner, dtype)
-    raw = tile.view("|u1").data
-    reader = _Reader(tensor, dtype)
-    outer = shape[:axis]
-    for index in np.ndindex(*outer):
-        base = tensor.offset + sum(i * s for i, s in zip(index, stride[:axis], strict=True))
-        for start in range(0, shape[axis], rows):
-            count = min(rows, shape[axis] - start)
-            piece_shape = [count, *shape[axis + 1 :]]
-            out = tile[: count * inner].reshape(piece_shape)
-            reader.gather(out, base + start * stride[axis], stride[axis:])
-            if tensor.storage.byteorder == "big" and tensor.dtype.swapped > 1:
-                out.reshape(-1).view(f"<u{tensor.dtype.swapped}").byteswap(inplace=True)
-            yield raw[: count * inner * dtype.itemsize]
+    places = (
+        (tensor.offset + sum(i * s for i, s in zip(index, stride[:axis], strict=True)) + start * stride[axis],
+         min(rows, shape[axis] - start))
+        for index in np.ndindex(*shape[:axis])
+        for start in range(0, shape[axis], rows)
+    )  # fmt: skip
+    reader, swapped = _Reader(tensor, dtype), tensor.dtype.swapped if tensor.storage.byteorder == "big" else 1
+
+    def fill(tile: NDArray[Any], offset: int, count: int) -> memoryview:
+        out = tile[: count * inner]
+        reader.gather(out.reshape(count, *shape[axis + 1 :]), offset, stride[axis:])
+        if swapped > 1:
+            out.view(f"<u{swapped}").byteswap(inplace=True)
+        return out.view("|u1").data
+
+    if tensor.nbytes <= nbytes or nbytes < _STAGE:
+        tile = np.empty(rows * inner, dtype)
+        for place in places:
+            yield fill(tile, *place)
+        return
+    # While one tile is being used, the next is gathered.
+    tiles = itertools.cycle(np.empty((2, rows * inner), dtype))
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(fill, next(tiles), *next(places))
+        for place in places:
+            done = ahead.result()
+            ahead = pool.submit(fill, next(tiles), *place)
+            yield done
+        yield ahead.result()
 
 
 class _Reader:

@@ -186,6 +186,24 @@ def test_an_expanded_terabyte_comes_in_tiles() -> None:
     pieces.close()  # type: ignore[attr-defined]
 
 
+def test_tiles_that_are_gathered_ahead_are_numpys_bytes_in_order() -> None:
+    elements = np.arange(1_500_000, dtype="<u4")
+
+    pieces = list(map(bytes, Tensor(F32, (1500, 1000), (1, 1500), 0, storage(elements.tobytes())).tiles(1 << 20)))
+
+    assert len(pieces) == 6
+    assert b"".join(pieces) == elements.reshape(1000, 1500).T.tobytes()
+
+
+def test_a_failure_ahead_comes_when_its_tile_is_due() -> None:
+    cut = storage(bytes(6_000_000))
+    tensor = Tensor(F32, (1500, 1000), (1, 1500), 0, cut)
+    cut.source.size = 0  # type: ignore[misc]
+
+    with pytest.raises(AssertionError):
+        list(tensor.tiles(1 << 20))
+
+
 REFUSED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
     "T01 one element too many": ((211,), (1,), 0),
     "T01 an offset too far": ((210,), (1,), 1),
