@@ -323,9 +323,9 @@ def scan(
     if json:
         typer.echo(reports.to_json(report))
     else:
-        from converter import render
+        from converter import lines
 
-        render.scan(report)
+        lines.scan(report)
     if scanning.fails(report, unknown=fail_on is FailOn.UNKNOWN):
         raise typer.Exit(Exit.FAILED)
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from converter import models
     from converter.reports.conversion import ConversionReport, ExtractReport
     from converter.reports.inspection import Inspection, OtherReport, TensorReport
-    from converter.reports.scan import ScanReport
     from converter.reports.verification import Verification, VerifiedTensors
 
 _NARROW: Final = 80
@@ -538,36 +537,3 @@ def model_page(model: models.Model, cached: Mapping[str, Path]) -> None:
             out.print(Text(f"  an older file of the same size has sha256 {file.superseded_sha256}"))
         if file.name in cached:
             out.print(Text(f"  in the cache: {safe_text(str(cached[file.name]), 400)}"), soft_wrap=True)
-
-
-def scan(report: ScanReport) -> None:
-    """Print what `scan` found: plain files in a line each, the others with their reasons."""
-    out = console()
-    for file in report.files:
-        name = Text.assemble(
-            (f"{file.verdict:<15}", _VERDICTS[file.verdict]), f"  {safe_text(file.location)} · {safe_text(file.kind)}"
-        )
-        out.print(name, soft_wrap=True)
-        for finding in file.findings:
-            at = f" byte {finding.byte:,}" if finding.byte is not None else ""
-            place = f" [{safe_text(finding.place)}{at}]" if finding.place else f" [{at.strip()}]" if at else ""
-            out.print(Text(f"  {finding.level}: {safe_text(finding.message, 400)}{place}"), soft_wrap=True)
-        if file.unlisted:
-            out.print(Text(f"  and {file.unlisted:,} findings more"))
-        for pickle in file.pickles:
-            for call in pickle.calls:
-                line = f"  would run: {safe_text(call.expression, 600)}  ({call.opcode} at byte {call.byte:,})"
-                out.print(Text(line), soft_wrap=True)
-        opinion = file.fickling
-        if opinion is not None:
-            version = f" {opinion.version}" if opinion.version else ""
-            said = opinion.severity or f"no opinion, {opinion.note}"
-            if file.verdict != "plain" or not opinion.agrees:
-                out.print(Text(f"  fickling{version}: {safe_text(said, 400)}"), soft_wrap=True)
-    counts = Counter(file.verdict for file in report.files)
-    listed = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in _VERDICTS if counts[verdict])
-    if len(report.files) > 1 or report.skipped or report.links:
-        skipped = f"; {report.skipped:,} without a pickle skipped" if report.skipped else ""
-        links = f"; {report.links:,} links or special files not followed" if report.links else ""
-        files = "1 file" if len(report.files) == 1 else f"{len(report.files):,} files"
-        out.print(Text(f"{files}: {listed}{skipped}{links}", style="bold"))
