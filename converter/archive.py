@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import struct
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -436,6 +435,8 @@ class _InflatedRecord:
             done += count
 
     def _inflate(self) -> int:
+        import tempfile
+
         with tempfile.TemporaryFile(buffering=0) as file:
             try:
                 for data in _inflated(self._archive, self._record):

@@ -26,7 +26,7 @@ from converter.errors import (
     TruncatedPickleError,
     UnsupportedError,
 )
-from converter.formats import FORMATS, HEAD, legacy, torch, what
+from converter.formats import FORMATS, HEAD, torch, what
 from converter.limits import LIMITS
 from converter.machine import NAMES, OPCODES, Opaque, PersistentId, decode, run
 from converter.rebuild import TABLE
@@ -304,7 +304,7 @@ class _Look:
         for format in FORMATS:
             if format.matches(head):
                 catalogue = self.strict(source, format.read)
-                if format.name == legacy.NAME:
+                if format.name == "torch-legacy":
                     self.legacy(source, catalogue)
                 return format.title
         sealed = next((name for start, name in _SEALED if head.startswith(start)), None)
