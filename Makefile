@@ -4,7 +4,17 @@ VENV := .venv
 PEERS := .venv-peers
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-peers test-large check fix bench wheel clean
+# For `make bench`: sizes and tasks with commas between, and options of `python -m tests.bench --help`.
+MODEL := 111M
+ROUNDS := 3
+ONLY :=
+OPTIONS :=
+# llama.cpp's source with its build: of your own, or what `make llama.cpp` brings.
+LLAMA_CPP_PYTHON := 0.3.36
+LLAMA_CPP ?= $(PEERS)/llama.cpp
+LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
+
+.PHONY: demo test test-peers test-large check fix bench ceilings llama.cpp wheel clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
@@ -29,8 +39,26 @@ fix: $(VENV)/.done
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(PEERS)/.done
-	$(PEERS)/bin/python tests/bench/run.py
+# Ours and every peer in turn; the tables go to docs/performance.md. For instance: make bench MODEL=590M ROUNDS=5 ONLY=extract,gguf
+bench: export LLAMA_CPP := $(LLAMA_CPP)
+bench: export LLAMA_CPP_VERSION := $(LLAMA_CPP_VERSION)
+bench: $(PEERS)/.bench
+	$(PEERS)/bin/python -m tests.bench --model $(MODEL) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
+
+# What tests/test_guard.py holds us to, measured anew: prints what was and what is.
+ceilings: $(VENV)/.done
+	$(BIN)/python -m tests.bench.guard
+
+# llama.cpp's converter and llama-quantize as peers of `make bench`, from the source that its binding's package carries; needs
+# cmake and a C++ compiler, and a quarter of an hour.
+llama.cpp: $(PEERS)/llama.cpp/build/bin/llama-quantize
+
+$(PEERS)/llama.cpp/build/bin/llama-quantize: $(PEERS)/.done
+	$(PEERS)/bin/python -m pip download --quiet --disable-pip-version-check --dest $(PEERS) --no-deps --no-binary llama-cpp-python "llama-cpp-python==$(LLAMA_CPP_PYTHON)"
+	mkdir -p $(PEERS)/llama.cpp
+	tar -xzf $(PEERS)/llama_cpp_python-$(LLAMA_CPP_PYTHON).tar.gz -C $(PEERS)/llama.cpp --strip-components=3 llama_cpp_python-$(LLAMA_CPP_PYTHON)/vendor/llama.cpp
+	cmake -S $(PEERS)/llama.cpp -B $(PEERS)/llama.cpp/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF
+	cmake --build $(PEERS)/llama.cpp/build --parallel 2 --target llama-quantize
 
 wheel: $(VENV)/.done
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
@@ -48,4 +76,8 @@ $(PEERS)/.done: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,peers]"
+	touch $@
+
+$(PEERS)/.bench: $(PEERS)/.done
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	touch $@

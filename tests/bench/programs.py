@@ -1,0 +1,204 @@
+"""What is measured where there is no command for it: `programs.py NAME ARGUMENT…`, each as short as it can be said.
+
+Those whose work takes less time than their imports print how many seconds it took.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+TOKENS = [(7919 * position) % 50257 for position in range(512)]
+
+
+def torch_load(*paths: str) -> None:
+    """List the tensors, as cheaply as torch can; of a folder, those of all its shards."""
+    import torch
+
+    for path in paths:
+        for file in sorted(Path(path).glob("*.bin")) if Path(path).is_dir() else [path]:
+            print(len(torch.load(file, weights_only=True, mmap=True)))
+
+
+def torch_save(source: str, target: str) -> None:
+    import torch
+
+    torch.save(torch.load(source, weights_only=True), target)
+
+
+def torch_many(count: str, target: str) -> None:
+    import torch
+
+    torch.save({f"layers.{number}.weight": torch.zeros(4) for number in range(int(count))}, target)
+
+
+def torch_safetensors(source: str, target: str, mmap: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    state = torch.load(source, weights_only=True, mmap=mmap == "mmap")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, target, {"format": "pt"})
+
+
+def hub_convert(source: str, target: str) -> None:
+    """Do what `convert_file` of safetensors' convert.py does, which itself wants transformers before 5."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    state = torch.load(source, map_location="cpu", weights_only=True)
+    first: dict[int, str] = {}
+    for name, tensor in state.items():
+        first.setdefault(tensor.data_ptr(), name)
+    state = {name: state[name].contiguous() for name in state if first[state[name].data_ptr()] == name}
+    save_file(state, target, metadata={"format": "pt"})
+    written = load_file(target)
+    assert all(torch.equal(tensor, written[name]) for name, tensor in state.items())
+
+
+def transformers_save(source: str, target: str) -> None:
+    import transformers
+
+    transformers.GPT2LMHeadModel.from_pretrained(source).save_pretrained(target)
+
+
+def torch_compare(source: str, other: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    state, written = torch.load(source, weights_only=True, mmap=True), load_file(other)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in written.items())
+
+
+def llama_convert(llama_cpp: str, source: str, target: str, dtype: str) -> None:
+    """Run convert_hf_to_gguf.py, told to leave out the masks, which it can't map, and to want no tokenizer."""
+    sys.path[:0] = [llama_cpp, f"{llama_cpp}/gguf-py"]
+    import convert_hf_to_gguf
+    from conversion.gpt2 import GPT2Model
+
+    known = GPT2Model.modify_tensors
+    GPT2Model.modify_tensors = lambda self, data, name, layer: (
+        () if name.endswith((".attn.bias", ".attn.masked_bias")) else known(self, data, name, layer)
+    )
+    GPT2Model.set_vocab = GPT2Model._set_vocab_none
+    sys.argv = ["convert_hf_to_gguf.py", source, "--outfile", target, "--outtype", dtype]
+    convert_hf_to_gguf.main()
+
+
+def our_forward(source: str) -> None:
+    from converter.formats import open_checkpoint
+    from converter.inference.gpt2 import Gpt2
+
+    model = Gpt2(open_checkpoint(source))
+    print(_second_time(lambda: model.logits(TOKENS)))
+
+
+def transformers_forward(source: str) -> None:
+    import torch
+    import transformers
+
+    model = transformers.GPT2LMHeadModel.from_pretrained(source, dtype=torch.float32).eval()
+    tokens = torch.tensor([TOKENS])
+    with torch.inference_mode():
+        print(_second_time(lambda: model(tokens, use_cache=False).logits))
+
+
+def our_forward_once(source: str) -> None:
+    from converter.formats import open_checkpoint
+    from converter.inference.gpt2 import Gpt2
+
+    Gpt2(open_checkpoint(source)).logits(TOKENS)
+
+
+def transformers_forward_once(source: str) -> None:
+    import torch
+    import transformers
+
+    model = transformers.GPT2LMHeadModel.from_pretrained(source, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        model(torch.tensor([TOKENS]), use_cache=False)
+
+
+def our_catalogue(path: str) -> None:
+    """From the file's first byte to checked tensors."""
+    from converter.formats import open_checkpoint
+
+    print(_seconds(lambda: open_checkpoint(path)))
+
+
+def our_machine(pickle_path: str) -> None:
+    """Only the pickle, its storages taken at its word."""
+    from converter.formats import torch as torch_zip
+    from converter.machine import run
+    from converter.rebuild import TABLE
+
+    data = Path(pickle_path).read_bytes()
+    print(_seconds(lambda: run(data, TABLE, torch_zip._promised)))
+
+
+def c_unpickler(pickle_path: str) -> None:
+    """The same pickle by CPython's unpickler in C, which makes tuples of tensors and checks nothing."""
+    import collections
+    import io
+    import pickle
+
+    known = {
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: arguments,
+        ("torch", "FloatStorage"): "F32",
+    }
+
+    class Restricted(pickle.Unpickler):
+        def find_class(self, module, name):
+            return known[module, name]
+
+        def persistent_load(self, identifier):
+            return identifier
+
+    data = Path(pickle_path).read_bytes()
+    print(_seconds(lambda: Restricted(io.BytesIO(data)).load()))
+
+
+def zip_directory(path: str) -> None:
+    import zipfile
+
+    print(_seconds(lambda: zipfile.ZipFile(path)))
+
+
+def genops(pickle_path: str) -> None:
+    import pickletools
+
+    data = Path(pickle_path).read_bytes()
+    print(_seconds(lambda: [None for _ in pickletools.genops(data)]))
+
+
+def fickling_load(pickle_path: str) -> None:
+    from fickling.fickle import Pickled
+
+    data = Path(pickle_path).read_bytes()
+    print(_seconds(lambda: Pickled.load(data)))
+
+
+def fickling_check(pickle_path: str) -> None:
+    from fickling.analysis import check_safety
+    from fickling.fickle import Pickled
+
+    data = Path(pickle_path).read_bytes()
+    print(_seconds(lambda: check_safety(Pickled.load(data))))
+
+
+def _seconds(work) -> float:
+    start = time.perf_counter()
+    kept = work()
+    seconds = time.perf_counter() - start
+    del kept
+    return seconds
+
+
+def _second_time(work) -> float:
+    work()
+    return _seconds(work)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,104 @@
+"""From results to the tables of docs/performance.md, which stand between markers; what else is on the page stays.
+
+`<!-- bench: SIZE TASK -->` … `<!-- /bench -->` is a task's table, `<!-- bench: SIZE goals -->` what must hold,
+`<!-- bench: all plots -->` the plots.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tests.bench import results
+from tests.bench.results import UNSIZED, Result, Results
+from tests.bench.tasks import GOALS, MEMORY, OURS, TASKS, Goal
+
+_MARKED = re.compile(r"<!-- bench: (\S+) (\S+) -->\n.*?<!-- /bench -->", re.DOTALL)
+_MEASURED_MEMORY = ("inspect", "extract", "safetensors", "gguf")
+
+
+def table(result: Result) -> str:
+    """Give a task's table, the conditions below it."""
+    base, peer = results.base(result), results.best_peer(result)
+    base_name = f"× {base['name']}" if base else "–"
+    lines = [
+        f"| | seconds | {base_name} | × best peer | resident MB | of it anonymous |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for way in result["ways"]:
+        cells = [
+            way["name"],
+            f"{results.median(way):.2f}" if results.median(way) >= 1 else f"{results.median(way):.3f}",
+            f"{results.ratio(way, base):.2f}" if base else "–",
+            f"{results.ratio(way, peer):.2f}" if peer else "–",
+            _megabytes(way["resident"]),
+            _megabytes(way["anonymous"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    said = [
+        f"{result['date']}, {result['rounds']} round{'s' * (result['rounds'] > 1)}, {result['where']}, page cache warm; {result['machine']}"
+    ]
+    said.append(" · ".join(f"{name} {version}" for name, version in sorted(result["versions"].items())))
+    said += [f"not measured: {name}, {why}" for name, why in result["skipped"].items()]
+    if result["nbytes"]:
+        said[0] = f"{result['nbytes'] / 1e9:.2f} GB; {said[0]}"
+    return "\n".join([*lines, "", "; ".join(said) + "."])
+
+
+def goals(found: Results, size: str) -> str:
+    """Give what must hold, with what was measured: of the size's results, and of those without a size."""
+    known = found.get(UNSIZED, {}) | found.get(size, {})
+    lines = ["| | to | at most | measured | |", "|---|---|---:|---:|---|"]
+    lines += [_goal(goal, known[goal.task]) for goal in GOALS if goal.task in known]
+    for task, result in known.items():
+        if task.startswith(_MEASURED_MEMORY):
+            most = max((way["resident"] or 0 for way in result["ways"] if way["side"] == OURS), default=0)
+            cells = [f"{task}, resident memory", "", _megabytes(MEMORY) + " MB", _megabytes(most) + " MB"]
+            lines.append(f"| {' | '.join(cells)} | {_holds(most <= MEMORY)} |")
+    return "\n".join(lines)
+
+
+def plots(found: Results) -> str:
+    """Show the plots that plots.py draws."""
+    names = results.plotted(found)
+    return "\n\n".join(f"![{TASKS[name].title}](performance/{name}.svg)" for name in names) or "Not measured yet."
+
+
+def render(page: str, found: Results) -> str:
+    """Put results between the page's markers; a table whose marker is missing is added at the end."""
+    wanted = {(size, task) for size, tasks in found.items() for task in tasks}
+    marked = {(match[1], match[2]) for match in _MARKED.finditer(page)}
+    for size, task in sorted(wanted - marked):
+        of_size = "" if size == UNSIZED else f", {size}"
+        page += f"\n## {TASKS[task].title}{of_size}\n\n<!-- bench: {size} {task} -->\n<!-- /bench -->\n"
+
+    def replaced(match: re.Match[str]) -> str:
+        size, task = match[1], match[2]
+        if task == "plots":
+            text = plots(found)
+        elif task == "goals":
+            text = goals(found, size)
+        else:
+            result = found.get(size, {}).get(task)
+            text = table(result) if result else "Not measured yet."
+        return f"<!-- bench: {size} {task} -->\n\n{text}\n\n<!-- /bench -->"
+
+    return _MARKED.sub(replaced, page)
+
+
+def _goal(goal: Goal, result: Result) -> str:
+    ways = results.ways(result)
+    to = results.best_peer(result) if goal.to is None else ways.get(goal.to)
+    name = f"{goal.task}: {goal.way}" + (f", less {goal.slack} s" if goal.slack else "")
+    limit = f"{goal.limit:.2f}".rstrip("0").rstrip(".")
+    if to is None or goal.way not in ways:
+        return f"| {name} | {goal.to or 'the best peer'} | {limit} | – | not measured |"
+    ratio = results.ratio(ways[goal.way], to, goal.slack)
+    return f"| {name} | {to['name']} | {limit} | {ratio:.2f} | {_holds(ratio <= goal.limit)} |"
+
+
+def _holds(yes: bool) -> str:
+    return "holds" if yes else "**misses**"
+
+
+def _megabytes(nbytes: int | None) -> str:
+    return "–" if nbytes is None else f"{nbytes / 1e6:.0f}"
