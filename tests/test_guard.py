@@ -54,14 +54,14 @@ def test_a_count_that_rises_is_said_and_one_without_its_tool_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ceilings = tmp_path / "ceilings.json"
-    ceilings.write_text(json.dumps({"python": "3.11", "ceilings": {"a": 110, "b": 100, "c": 5}}))
+    ceilings.write_text(json.dumps({"python": "3.11", "ceilings": {"a": 110, "b": 100, "c": 5, "e": 1000}}))
     monkeypatch.setattr(guard, "CEILINGS", ceilings)
     monkeypatch.setattr(guard, "commands", lambda folder: {})
-    monkeypatch.setattr(guard, "per_tensor", lambda folder: {"a": 1000, "b": 80, "d": 10})
+    monkeypatch.setattr(guard, "per_tensor", lambda folder: {"a": 1000, "b": 80, "d": 10, "e": 917})
 
     guard.main()
 
     assert capsys.readouterr().out.splitlines() == [
-        "a: 110 -> 1,100 RAISED", "b: 100 -> 88 lowered", "d: 11 new", "c: 5 kept, not counted here",
+        "a: 110 -> 1,100 RAISED", "b: 100 -> 88 lowered", "d: 11 new", "e: 1,000 -> 1,000", "c: 5 kept, not counted here",
     ]  # fmt: skip
-    assert json.loads(ceilings.read_text())["ceilings"] == {"a": 1100, "b": 88, "d": 11, "c": 5}
+    assert json.loads(ceilings.read_text())["ceilings"] == {"a": 1100, "b": 88, "d": 11, "e": 1000, "c": 5}

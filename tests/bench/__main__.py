@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -196,6 +197,7 @@ def _is_tmpfs(folder: Path) -> bool:
     return done.stdout.strip() == "tmpfs"
 
 
+@functools.cache
 def _own_version() -> str:
     version = importlib.metadata.version("cerebras-tool")
     git = ["git", "-C", results.ROOT, "describe", "--always", "--dirty"]
@@ -255,9 +257,10 @@ def main() -> None:
     cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     os.environ |= {"PYTHONPATH": str(results.ROOT), "OMP_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": cores}
     tasks = list(_chosen(arguments.only))
+    _own_version()  # before the page that this writes makes the checkout differ
     with tempfile.TemporaryDirectory() as folder:
         made = Inputs(Path(folder), by_torch=arguments.by_torch, given=given)
-        bench = Bench(made, Path(folder), arguments.out, llama_cpp)
+        bench = Bench(made, Path(folder), arguments.out and arguments.out.absolute(), llama_cpp)
         pairs = [(results.UNSIZED, task) for task in tasks if not task.sized]
         pairs += [(size, task) for size in sizes for task in tasks if task.sized]
         for size, task in pairs:
