@@ -56,7 +56,7 @@ def test_the_goals_say_what_holds_what_misses_and_what_was_not_measured() -> Non
         "| extract: cerebras-tool extract | 7z | 1 | – | not measured |",
         "| extract: cerebras-tool extract | bsdtar | 1 | – | not measured |",
         "| extract: cerebras-tool extract | python -m zipfile | 1 | 0.50 | holds |",
-        "| extract, resident memory |  | 120 MB | 30 MB | holds |",
+        "| extract: cerebras-tool extract, resident |  | 120 MB | 30 MB | holds |",
     ]
 
 
@@ -65,10 +65,33 @@ def test_text_around_the_markers_stays_and_what_has_no_marker_is_added() -> None
 
     rendered = render(page, {"590M": {"extract": EXTRACTED}, "111M": {"extract": EXTRACTED}})
 
-    table = report.table(EXTRACTED)
-    assert rendered == (
-        f"# Title\n\nWords.\n\n<!-- bench: 590M extract -->\n\n{table}\n\n<!-- /bench -->\n\nMore words.\n"
-        f"\n## Taking apart, 111M\n\n<!-- bench: 111M extract -->\n\n{table}\n\n<!-- /bench -->\n"
+    assert (
+        rendered
+        == f"""\
+# Title
+
+Words.
+
+<!-- bench: 590M extract -->
+
+{report.table(EXTRACTED)}
+
+<!-- /bench -->
+
+More words.
+
+## All of the 111M
+
+<!-- bench: 111M all -->
+
+| | | seconds | × cp | × best peer | | resident MB | of it anonymous |
+|---|---|---:|---:|---:|---|---:|---:|
+| Taking apart | cerebras-tool extract | 2.00 | 1.50 | 0.50 | python -m zipfile | 30 | 20 |
+
+2.44 GB; 2026-11-25, 3 rounds, outputs on tmpfs, page cache warm; 2 cores.
+
+<!-- /bench -->
+"""
     )
 
 

@@ -1,7 +1,7 @@
 """From results to the tables of docs/performance.md, which stand between markers; what else is on the page stays.
 
-`<!-- bench: SIZE TASK -->` … `<!-- /bench -->` is a task's table, `<!-- bench: SIZE goals -->` what must hold,
-`<!-- bench: all plots -->` the plots.
+`<!-- bench: SIZE TASK -->` … `<!-- /bench -->` is a task's table, `SIZE goals` what must hold, `SIZE all` our rows of all
+tasks of a size, `all plots` the plots.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ def table(result: Result) -> str:
         f"| | seconds | {base_name} | × best peer | resident MB | of it anonymous |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for way in result["ways"]:
-        cells = [
-            way["name"],
-            f"{results.median(way):.2f}" if results.median(way) >= 1 else f"{results.median(way):.3f}",
-            f"{results.ratio(way, base):.2f}" if base else "–",
-            f"{results.ratio(way, peer):.2f}" if peer else "–",
-            _megabytes(way["resident"]),
-            _megabytes(way["anonymous"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    said = [
-        f"{result['date']}, {result['rounds']} round{'s' * (result['rounds'] > 1)}, {result['where']}, page cache warm; {result['machine']}"
+    lines += [f"| {way['name']} | {' | '.join(_figures(way, base, peer))} |" for way in result["ways"]]
+    versions = " · ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
+    skipped = [f"not measured: {name}, {why}" for name, why in result["skipped"].items()]
+    return "\n".join([*lines, "", "; ".join([_conditions(result), versions, *skipped]) + "."])
+
+
+def summary(of_size: dict[str, Result]) -> str:
+    """Give our rows of all tasks of a size in one table."""
+    lines = [
+        "| | | seconds | × cp | × best peer | | resident MB | of it anonymous |",
+        "|---|---|---:|---:|---:|---|---:|---:|",
     ]
-    said.append(" · ".join(f"{name} {version}" for name, version in sorted(result["versions"].items())))
-    said += [f"not measured: {name}, {why}" for name, why in result["skipped"].items()]
-    if result["nbytes"]:
-        said[0] = f"{result['nbytes'] / 1e9:.2f} GB; {said[0]}"
-    return "\n".join([*lines, "", "; ".join(said) + "."])
+    for task, result in of_size.items():
+        base, peer = results.base(result), results.best_peer(result)
+        for way in result["ways"]:
+            if way["side"] == OURS:
+                cells = [TASKS[task].title, way["name"], *_figures(way, base, peer)]
+                cells.insert(5, peer["name"] if peer else "")
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *dict.fromkeys(_conditions(result) + ".\n" for result in of_size.values())]).rstrip()
 
 
 def goals(found: Results, size: str) -> str:
@@ -50,10 +52,15 @@ def goals(found: Results, size: str) -> str:
     lines = ["| | to | at most | measured | |", "|---|---|---:|---:|---|"]
     lines += [_goal(goal, known[goal.task]) for goal in GOALS if goal.task in known]
     for task, result in known.items():
-        if task.startswith(_MEASURED_MEMORY):
-            most = max((way["resident"] or 0 for way in result["ways"] if way["side"] == OURS), default=0)
-            cells = [f"{task}, resident memory", "", _megabytes(MEMORY) + " MB", _megabytes(most) + " MB"]
-            lines.append(f"| {' | '.join(cells)} | {_holds(most <= MEMORY)} |")
+        for way in result["ways"] if task.startswith(_MEASURED_MEMORY) else ():
+            if way["side"] == OURS and way["resident"] is not None:
+                cells = [
+                    f"{task}: {way['name']}, resident",
+                    "",
+                    f"{MEMORY / 1e6:.0f} MB",
+                    _megabytes(way["resident"]) + " MB",
+                ]
+                lines.append(f"| {' | '.join(cells)} | {_holds(way['resident'] <= MEMORY)} |")
     return "\n".join(lines)
 
 
@@ -64,12 +71,14 @@ def plots(found: Results) -> str:
 
 
 def render(page: str, found: Results) -> str:
-    """Put results between the page's markers; a table whose marker is missing is added at the end."""
-    wanted = {(size, task) for size, tasks in found.items() for task in tasks}
+    """Put results between the page's markers; what has no marker is added at the end: of a size, all in one table."""
     marked = {(match[1], match[2]) for match in _MARKED.finditer(page)}
-    for size, task in sorted(wanted - marked):
-        of_size = "" if size == UNSIZED else f", {size}"
-        page += f"\n## {TASKS[task].title}{of_size}\n\n<!-- bench: {size} {task} -->\n<!-- /bench -->\n"
+    for size, task in ((size, task) for size, tasks in found.items() for task in tasks):
+        place = (size, task if size == UNSIZED else "all")
+        if not {(size, task), place} & marked:
+            marked.add(place)
+            title = TASKS[task].title if size == UNSIZED else f"All of the {size}"
+            page += f"\n## {title}\n\n<!-- bench: {' '.join(place)} -->\n<!-- /bench -->\n"
 
     def replaced(match: re.Match[str]) -> str:
         size, task = match[1], match[2]
@@ -77,12 +86,31 @@ def render(page: str, found: Results) -> str:
             text = plots(found)
         elif task == "goals":
             text = goals(found, size)
+        elif task == "all":
+            text = summary(found.get(size, {}))
         else:
             result = found.get(size, {}).get(task)
             text = table(result) if result else "Not measured yet."
         return f"<!-- bench: {size} {task} -->\n\n{text}\n\n<!-- /bench -->"
 
     return _MARKED.sub(replaced, page)
+
+
+def _figures(way: Result, base: Result | None, peer: Result | None) -> list[str]:
+    seconds = results.median(way)
+    return [
+        f"{seconds:.2f}" if seconds >= 1 else f"{seconds:.3f}",
+        f"{results.ratio(way, base):.2f}" if base else "–",
+        f"{results.ratio(way, peer):.2f}" if peer else "–",
+        _megabytes(way["resident"]),
+        _megabytes(way["anonymous"]),
+    ]
+
+
+def _conditions(result: Result) -> str:
+    rounds = f"{result['rounds']} round{'s' * (result['rounds'] > 1)}"
+    said = f"{result['date']}, {rounds}, {result['where']}, page cache warm; {result['machine']}"
+    return f"{result['nbytes'] / 1e9:.2f} GB; {said}" if result["nbytes"] else said
 
 
 def _goal(goal: Goal, result: Result) -> str:
