@@ -159,6 +159,7 @@ def _row(way: Way, measured: Sequence[Measured]) -> results.Result:
         "name": way.name,
         "side": way.side,
         "seconds": [round(one.seconds, 4) for one in measured],
+        "processor": [round(one.processor, 4) for one in measured],
         "resident": most(one.resident for one in measured),
         "anonymous": most(one.anonymous for one in measured),
     }

@@ -23,16 +23,25 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Measured:
-    """`resident` counts mapped pages, `anonymous` those of no file; None where /proc does not tell or was asked too late."""
+    """`processor` is seconds of all threads, by the user and for them by the kernel, imports included.
+
+    `resident` counts mapped pages, `anonymous` those of no file; None where /proc does not tell or was asked too late.
+    """
 
     seconds: float
+    processor: float
     resident: int | None
     anonymous: int | None
 
     def then(self, other: Measured) -> Measured:
         """Give both as one: a way of two steps."""
         both = (self, other)
-        return Measured(self.seconds + other.seconds, most(m.resident for m in both), most(m.anonymous for m in both))
+        return Measured(
+            self.seconds + other.seconds,
+            self.processor + other.processor,
+            most(m.resident for m in both),
+            most(m.anonymous for m in both),
+        )
 
 
 def most(known: Iterable[int | None]) -> int | None:
@@ -62,7 +71,8 @@ def measure(command: Sequence[str], cwd: Path, codes: Sequence[int] = (0,), *, c
     # A process starts with the peak of the one that it was forked from.
     resident = usage.ru_maxrss * _OWN_UNIT
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _OWN_UNIT
-    return Measured(seconds, resident if resident > own else watch.resident, watch.anonymous)
+    processor = usage.ru_utime + usage.ru_stime
+    return Measured(seconds, processor, resident if resident > own else watch.resident, watch.anonymous)
 
 
 class _Watch(threading.Thread):

@@ -7,6 +7,7 @@ tasks of a size, `all plots` the plots.
 from __future__ import annotations
 
 import re
+import statistics
 
 from tests.bench import results
 from tests.bench.results import UNSIZED, Result, Results
@@ -21,8 +22,8 @@ def table(result: Result) -> str:
     base, peer = results.base(result), results.best_peer(result)
     base_name = f"× {base['name']}" if base else "–"
     lines = [
-        f"| | seconds | {base_name} | × best peer | resident MB | of it anonymous |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| | seconds | {base_name} | × best peer | CPU seconds | resident MB | of it anonymous |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [f"| {way['name']} | {' | '.join(_figures(way, base, peer))} |" for way in result["ways"]]
     versions = " · ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
@@ -33,8 +34,8 @@ def table(result: Result) -> str:
 def summary(of_size: dict[str, Result]) -> str:
     """Give our rows of all tasks of a size in one table."""
     lines = [
-        "| | | seconds | × cp | × best peer | | resident MB | of it anonymous |",
-        "|---|---|---:|---:|---:|---|---:|---:|",
+        "| | | seconds | × cp | × best peer | | CPU seconds | resident MB | of it anonymous |",
+        "|---|---|---:|---:|---:|---|---:|---:|---:|",
     ]
     for task, result in of_size.items():
         base, peer = results.base(result), results.best_peer(result)
@@ -97,11 +98,11 @@ def render(page: str, found: Results) -> str:
 
 
 def _figures(way: Result, base: Result | None, peer: Result | None) -> list[str]:
-    seconds = results.median(way)
     return [
-        f"{seconds:.2f}" if seconds >= 1 else f"{seconds:.3f}",
+        _seconds(results.median(way)),
         f"{results.ratio(way, base):.2f}" if base else "–",
         f"{results.ratio(way, peer):.2f}" if peer else "–",
+        _seconds(statistics.median(way["processor"])),
         _megabytes(way["resident"]),
         _megabytes(way["anonymous"]),
     ]
@@ -126,6 +127,10 @@ def _goal(goal: Goal, result: Result) -> str:
 
 def _holds(yes: bool) -> str:
     return "holds" if yes else "**misses**"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f}" if seconds >= 1 else f"{seconds:.3f}"
 
 
 def _megabytes(nbytes: int | None) -> str:
