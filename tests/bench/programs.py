@@ -85,38 +85,22 @@ def llama_convert(llama_cpp: str, source: str, target: str, dtype: str) -> None:
     convert_hf_to_gguf.main()
 
 
-def our_forward(source: str) -> None:
+def our_forward(source: str, passes: str) -> None:
     from converter.formats import open_checkpoint
     from converter.inference.gpt2 import Gpt2
 
     model = Gpt2(open_checkpoint(source))
-    print(_second_time(lambda: model.logits(TOKENS)))
+    print(_last_time(lambda: model.logits(TOKENS), int(passes)))
 
 
-def transformers_forward(source: str) -> None:
+def transformers_forward(source: str, passes: str) -> None:
     import torch
     import transformers
 
     model = transformers.GPT2LMHeadModel.from_pretrained(source, dtype=torch.float32).eval()
     tokens = torch.tensor([TOKENS])
     with torch.inference_mode():
-        print(_second_time(lambda: model(tokens, use_cache=False).logits))
-
-
-def our_forward_once(source: str) -> None:
-    from converter.formats import open_checkpoint
-    from converter.inference.gpt2 import Gpt2
-
-    Gpt2(open_checkpoint(source)).logits(TOKENS)
-
-
-def transformers_forward_once(source: str) -> None:
-    import torch
-    import transformers
-
-    model = transformers.GPT2LMHeadModel.from_pretrained(source, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        model(torch.tensor([TOKENS]), use_cache=False)
+        print(_last_time(lambda: model(tokens, use_cache=False).logits, int(passes)))
 
 
 def our_catalogue(path: str) -> None:
@@ -195,9 +179,8 @@ def _seconds(work) -> float:
     return seconds
 
 
-def _second_time(work) -> float:
-    work()
-    return _seconds(work)
+def _last_time(work, times: int) -> float:
+    return [_seconds(work) for _ in range(times)][-1]
 
 
 if __name__ == "__main__":

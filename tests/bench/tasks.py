@@ -225,8 +225,8 @@ ENGINE = Task(
     "engine",
     "512 tokens through the 111M, in one process",
     (
-        Way("transformers", BASE, "program transformers_forward {111M/folder}", TRANSFORMERS, clock=True),
-        Way("our engine", OURS, "program our_forward {111M/folder}", clock=True),
+        Way("transformers", BASE, "program transformers_forward {111M/folder} 2", TRANSFORMERS, clock=True),
+        Way("our engine", OURS, "program our_forward {111M/folder} 2", clock=True),
     ),
     sized=False,
 )
@@ -234,8 +234,8 @@ ENGINE_PROCESS = Task(
     "engine-process",
     "512 tokens through the 111M, as whole processes",
     (
-        Way("transformers", BASE, "program transformers_forward_once {111M/folder}", TRANSFORMERS),
-        Way("our engine", OURS, "program our_forward_once {111M/folder}"),
+        Way("transformers", BASE, "program transformers_forward {111M/folder} 1", TRANSFORMERS),
+        Way("our engine", OURS, "program our_forward {111M/folder} 1"),
     ),
     sized=False,
 )
