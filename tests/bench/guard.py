@@ -53,7 +53,7 @@ FORBIDDEN = {
     "--help": {"numpy", "rich", "pydantic", *_NEVER},
     "inspect": {"numpy", *_NEVER},
     "inspect --json": {"numpy", "rich", *_NEVER},
-    "scan": {"numpy", *_NEVER},
+    "scan": {"numpy", "rich", *_NEVER},
     "extract": _NEVER,
     "convert to safetensors": _NEVER,
     "convert to GGUF": _NEVER,
