@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _INTERVAL = 0.02  # seconds between two looks at a process's memory: 50 microseconds each
+# An installed program has its bytecode beside it; without it ours, installed in place, would be compiled at each start.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 _OWN_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
@@ -54,7 +56,9 @@ def measure(command: Sequence[str], cwd: Path, codes: Sequence[int] = (0,), *, c
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
         start = time.perf_counter()
         stdout = said if clock else subprocess.DEVNULL
-        process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=complained)
+        process = subprocess.Popen(
+            command, cwd=cwd, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=complained
+        )
         watch = _Watch(process.pid)
         watch.start()
         _, status, usage = os.wait4(process.pid, 0)
