@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
 from converter.errors import UnsupportedError
-from converter.threads import PIECE, Step, in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK: Final = 32 << 10  # elements; three arrays of F32 lie in a cache of 512 KiB
+_PIECE: Final = 256 << 10  # elements of a converted tile: at most 2 MiB
 TARGETS: Final = (F64, F32, F16, BF16)
 
 
@@ -79,47 +79,28 @@ def converted(tiles: Iterator[memoryview], source: Dtype, target: Dtype, loss: L
 
 
 def _converted(tiles: Iterator[memoryview], source: Dtype, target: Dtype, loss: Loss) -> Iterator[memoryview]:
-    parts: list[Loss] = []
-
-    def step() -> Step:
-        parts.append(Loss())
-        return _step(source, target, parts[-1])
-
-    try:
-        yield from in_order(tiles, step)
-    finally:
-        for part in parts:
-            loss.nan += part.nan
-            loss.overflowed += part.overflowed
-            loss.underflowed += part.underflowed
-            loss.rounded += part.rounded
-
-
-def _step(source: Dtype, target: Dtype, loss: Loss) -> Step:
-    """Give what converts a piece, with memory of its own."""
     import numpy as np
 
     widen, narrow, back = _widening(source), _narrowing(target), _widening(target)
     wide = np.empty(BLOCK, "<f4")
-    piece = np.empty(PIECE // source.itemsize, target.numpy)
+    piece = np.empty(_PIECE, target.numpy)
     raw = piece.view("|u1").data
-
-    def convert(data: memoryview) -> memoryview:
-        values = np.frombuffer(data, source.numpy)
-        # Signalling NaNs and overflow are counted, not warned of.
-        with np.errstate(all="ignore"):
-            for at in range(0, len(values), BLOCK):
-                block = values[at : at + BLOCK]
-                result = piece[at : at + len(block)]
-                singles = block if source == F32 else widen(block, wide[: len(block)])
-                if source == F64:
-                    narrow(singles, result, Loss())
-                    _compare(block, back(result, wide[: len(block)]), loss)
-                else:
-                    narrow(singles, result, loss)
-        return raw[: len(values) * target.itemsize]
-
-    return convert
+    for tile in tiles:
+        values = np.frombuffer(tile, source.numpy)
+        for start in range(0, len(values), _PIECE):
+            part = values[start : start + _PIECE]
+            # Signalling NaNs and overflow are counted, not warned of.
+            with np.errstate(all="ignore"):
+                for at in range(0, len(part), BLOCK):
+                    block = part[at : at + BLOCK]
+                    result = piece[at : at + len(block)]
+                    singles = block if source == F32 else widen(block, wide[: len(block)])
+                    if source == F64:
+                        narrow(singles, result, Loss())
+                        _compare(block, back(result, wide[: len(block)]), loss)
+                    else:
+                        narrow(singles, result, loss)
+            yield raw[: len(part) * target.itemsize]
 
 
 # ---- to F32 -------------------------------------------------------------------------------------------------------

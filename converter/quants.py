@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import UnsupportedError
-from converter.threads import PIECE, Step, in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,24 +84,19 @@ def quantised(tiles: Iterator[memoryview], encoding: Encoding, name: str) -> Ite
 
     Raises UnsupportedError for `name` where a block holds NaN or infinity, or a value that its scale can't reach.
     """
+    import numpy as np
 
-    def step() -> Step:
-        import numpy as np
-
-        buffer, work = np.empty(encoding.size(PIECE // 4), "u1"), _work()
-
-        def quantise(data: memoryview) -> memoryview:
-            values = np.frombuffer(data, "<f4")
-            nbytes = encoding.size(values.size)
-            if not _quantise(values, encoding, buffer[:nbytes], work):
-                raise UnsupportedError(
-                    f"`{name}` holds NaN, infinity or a value too large for {encoding.name}: choose f32 or bf16"
-                )
-            return buffer[:nbytes].data
-
-        return quantise
-
-    return in_order(tiles, step)
+    buffer, work = np.empty(0, "u1"), _work()
+    for tile in tiles:
+        values = np.frombuffer(tile, "<f4")
+        nbytes = encoding.size(values.size)
+        if len(buffer) < nbytes:
+            buffer = np.empty(nbytes, "u1")
+        if not _quantise(values, encoding, buffer[:nbytes], work):
+            raise UnsupportedError(
+                f"`{name}` holds NaN, infinity or a value too large for {encoding.name}: choose f32 or bf16"
+            )
+        yield buffer[:nbytes].data
 
 
 def dequantise(encoded: NDArray[Any], encoding: Encoding, out: NDArray[Any]) -> None:
