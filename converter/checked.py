@@ -72,9 +72,13 @@ class _Checked:
         self.begun = True
         if not self._done and offset != self._next:
             self.check()
-        self._storage.readinto(offset, buffer)
-        if not self._done:
-            self._take(buffer)
+        if self._done:
+            self._storage.readinto(offset, buffer)
+            return
+        for start in range(0, len(buffer), STEP):  # what was just read is in the cache
+            piece = buffer[start : start + STEP]
+            self._storage.readinto(offset + start, piece)
+            self._take(piece)
 
     def check(self) -> None:
         """Read what has not gone by yet, and compare."""

@@ -7,23 +7,35 @@ numpy's and ours; the bounds of GGUF's blocks follow from their definition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
 from converter.errors import ConverterError
-from converter.tensors import Tensor, row_major
+from converter.sources import LocalFile
+from converter.tensors import Storage, Tensor, row_major
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK: Final = 8 << 20  # bytes of a tensor that are read at a time where the other lies turned over: long runs of both
+BLOCK: Final = 16 << 20  # bytes of a tensor that are read at a time where the other lies turned over: long runs of both
 _RUN: Final = 512 << 10  # bytes where both lie in the same order: they stay in the cache
 _PIECE: Final = 128 << 10  # elements that are compared at a time: they stay in the cache
-_TILE: Final = (512, 256)  # rows and columns at a time where one lies row by row, the other column by column
+# Where one lies row by row, the other column by column: rows and columns of a piece, and rows that are turned at a time.
+_TALL, _BROAD, _TURNED = 2048, 64, 256
+_MAP: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages in one go: a fault each takes longer
+_MAPPED: Final = (
+    64 << 20
+)  # bytes of a tensor that are mapped at once: the matrices of the 1.3B; of larger ones, a piece
+_THREADS: Final = 2
+_LINE: Final = 64  # bytes of a line of the cache
 _SAMPLE: Final = 1 << 20  # elements that tell whether two tensors resemble each other
 _RESEMBLING: Final = 0.05  # of the energy may be lost: Q4_0 loses 0.012 of noise's, another tensor 1 or 2
 _UNDECODED: Final = 32  # elements of a block of GGUF's encodings
@@ -42,14 +54,6 @@ _AFFINE: Final = {"Q5_1": 31, "Q4_1": 15}
 
 class ReadError(ConverterError):
     """The output's bytes can't be had, or are not what its own checksums say."""
-
-
-class Reader(Protocol):
-    """Reads a part of a tensor: rows `a` to `b` and columns `c` to `d` of a matrix (or vector: one row)."""
-
-    def __call__(self, tensor: Tensor, a: int, b: int, c: int, d: int) -> NDArray[Any]:
-        """[b - a, d - c], as raw bits; in any memory order."""
-        ...
 
 
 @dataclass(slots=True)
@@ -75,16 +79,15 @@ def compare(
     expected: Tensor,
     found: Tensor,
     *,
-    reader: Reader | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
-    """Hold one tensor against another of the same shape. `reader` reads `found` where not its own storage is to.
+    """Hold one tensor against another of the same shape.
 
     Raises ReadError where `found` can't be read, and what the source's reader raises.
     """
-    outcome = _compared(expected, found, _kind(expected, found, bounded=False), reader, progress)
+    outcome = _compared(expected, found, _kind(expected, found, bounded=False), progress)
     if outcome.differing and found.storage.encoding is not None and outcome.exact:
-        outcome = _compared(expected, found, _kind(expected, found, bounded=True), reader, None)
+        outcome = _compared(expected, found, _kind(expected, found, bounded=True), None)
     return outcome
 
 
@@ -93,7 +96,7 @@ def equal(expected: Tensor, found: Tensor) -> bool:
     if expected.shape != found.shape or not comparable(expected, found):
         return False
     kind = _kind(expected, found, bounded=False)
-    return not any(kind.unequal(piece.x, piece.y).any() for piece in _pieces(expected, found, kind, None, None))
+    return not any(kind.unequal(piece.x, piece.y).any() for piece in _Walk(expected, found, kind).pieces())
 
 
 def resembling(expected: Tensor, found: Tensor) -> bool:
@@ -104,7 +107,7 @@ def resembling(expected: Tensor, found: Tensor) -> bool:
     lost = energy = 0.0
     seen = 0
     with np.errstate(all="ignore"):
-        for piece in _pieces(expected, found, kind, None, None):
+        for piece in _Walk(expected, found, kind).pieces():
             x, y = floats(piece.x, expected.dtype), floats(piece.y, found.dtype)
             lost += float(np.square(x - y).sum())
             energy += float(np.square(x).sum())
@@ -282,15 +285,33 @@ def _beyond(values: NDArray[Any], found: NDArray[Any], encoding: str) -> NDArray
     return result
 
 
-def _compared(
-    expected: Tensor, found: Tensor, kind: _Kind, reader: Reader | None, progress: Callable[[int], None] | None
-) -> Outcome:
-    outcome = Outcome(exact=kind.exact)
-    for piece in _pieces(expected, found, kind, reader, progress):
-        mask = kind.unequal(piece.x, piece.y)
-        if mask.any():
-            _count(outcome, piece, mask, expected.dtype, found.dtype, kind)
-    return outcome
+def _compared(expected: Tensor, found: Tensor, kind: _Kind, progress: Callable[[int], None] | None) -> Outcome:
+    walk = _Walk(expected, found, kind, progress)
+
+    def part(_: int) -> Outcome:
+        outcome = Outcome(exact=kind.exact)
+        for piece in walk.pieces():
+            mask = kind.unequal(piece.x, piece.y)
+            if mask.any():
+                _count(outcome, piece, mask, expected.dtype, found.dtype, kind)
+        return outcome
+
+    if not walk.mapped:
+        return part(0)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return _together(list(pool.map(part, range(_THREADS))))
+
+
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    """Give the outcome of a tensor from those of its parts."""
+    first = min(outcomes, key=lambda part: math.inf if part.first is None else part.first)
+    return replace(
+        first,
+        differing=sum(part.differing for part in outcomes),
+        nan=sum(part.nan for part in outcomes),
+        zeroed=sum(part.zeroed for part in outcomes),
+        largest=max((part.largest for part in outcomes if part.largest is not None), default=None),
+    )
 
 
 def _count(outcome: Outcome, piece: _Piece, mask: NDArray[Any], source: Dtype, target: Dtype, kind: _Kind) -> None:
@@ -327,47 +348,66 @@ def _plain(value: Any) -> float | int | None:
     return plain if isinstance(plain, float | int) else None
 
 
-def _pieces(
-    expected: Tensor,
-    found: Tensor,
-    kind: _Kind,
-    reader: Reader | None,
-    progress: Callable[[int], None] | None,
-) -> Iterator[_Piece]:
-    """Walk over both. The source's storage is read from front to back where it can be; blocks, in the output's order."""
-    if expected.size == 0:
-        return
-    turned = found.transposed if kind.flat else expected.transposed
-    one, other = _matrix(expected, found, turned)
-    rows, columns = one.shape
-    itemsize = max(one.dtype.itemsize, other.dtype.itemsize)
-    room = _RUN if one.stride[1] == other.stride[1] == 1 else BLOCK
-    high = max(1, min(rows, room // max(1, columns * itemsize)))
-    wide = columns if columns * itemsize <= room else room // itemsize
-    total = expected.shape[-1] if turned else columns
-    ours, theirs = np.empty(high * wide, _bits(one.dtype)), np.empty(high * wide, _bits(other.dtype))
-    for a in range(0, rows, high):
-        b = min(rows, a + high)
-        for c in range(0, columns, wide):
-            d = min(columns, c + wide)
-            x = read(one, a, b, c, d, ours)
-            # What a reader gives is new memory each time: a little at a time stays in the cache.
-            tall, broad = _TILE if turned and reader is not None else (b - a, d - c)
-            for i in range(0, b - a, tall):
-                for j in range(0, d - c, broad):
-                    part = x[i : i + tall, j : j + broad]
-                    area = (a + i, min(b, a + i + tall), c + j, min(d, c + j + broad))
+class _Walk:
+    """A way over two tensors, block by block, which several threads may go together: each block is one's.
+
+    The source's storage is read from front to back where it can be; blocks of GGUF, in the output's order.
+    """
+
+    def __init__(
+        self, expected: Tensor, found: Tensor, kind: _Kind, progress: Callable[[int], None] | None = None
+    ) -> None:
+        self._flat, self._progress = kind.flat, progress
+        self._turned = found.transposed if kind.flat else expected.transposed
+        self._one, self._other = _matrix(expected, found, self._turned)
+        rows, columns = self._one.shape
+        itemsize = max(expected.dtype.itemsize, found.dtype.itemsize)
+        apart = self._one.stride[1] != self._other.stride[1]
+        room = BLOCK if apart or self._one.stride[1] != 1 else _RUN
+        self._high = max(1, min(rows, room // max(1, columns * itemsize)))
+        self._wide = columns if columns * itemsize <= room else room // itemsize
+        self._total = expected.shape[-1] if self._turned else columns
+        self._places = iter(
+            [(a, c) for a in range(0, rows, self._high) for c in range(0, columns, self._wide)] if expected.size else []
+        )
+        self._reading = Lock()
+        self.mapped = apart and not kind.flat and expected.nbytes > _RUN and _mappable(self._other.storage)
+
+    def pieces(self) -> Iterator[_Piece]:
+        """Give the pieces of blocks that nobody else has taken. Memory is used again from one to the next."""
+        room = self._high * self._wide
+        ours, theirs = np.empty(room, _bits(self._one.dtype)), np.empty(room, _bits(self._other.dtype))
+        turn = _Turner(ours.dtype)
+        while True:
+            with self._reading:
+                at = next(self._places, None)
+                if at is None:
+                    return
+                a, c = at
+                b, d = min(self._one.shape[0], a + self._high), min(self._one.shape[1], c + self._wide)
+                x = read(self._one, a, b, c, d, ours)
+            tall, broad = (_TALL, _BROAD) if self.mapped else (b - a, d - c)
+            for i in range(a, b, tall):
+                for j in range(c, d, broad):
+                    area = (i, min(b, i + tall), j, min(d, j + broad))
                     try:
-                        if reader is None:
-                            y = read(other, *area, theirs)
-                        else:
-                            y = reader(found, *area[2:], *area[:2]).T if turned else reader(found, *area)
+                        y = self._window(*area) if self.mapped else read(self._other, *area, theirs)
                     except ConverterError as error:
                         raise ReadError(str(error)) from error
-                    place = _Place(area[0], area[2], part.shape[1], total, turned)
-                    yield from _aligned(part, y, place, flat=kind.flat)
-            if progress is not None:
-                progress(x.nbytes)
+                    part = x[i - a : area[1] - a, j - c : area[3] - c]
+                    place = _Place(i, j, part.shape[1], self._total, self._turned)
+                    yield from _aligned(part, y, place, turn, flat=self._flat)
+            if self._progress is not None:
+                self._progress(x.nbytes)
+
+    @cached_property
+    def _map(self) -> NDArray[Any] | None:
+        """The other tensor whole, if it is small enough to be mapped all the while."""
+        rows, columns = self._other.shape
+        return _mapped(self._other, 0, rows, 0, columns) if self._other.nbytes <= _MAPPED else None
+
+    def _window(self, a: int, b: int, c: int, d: int) -> NDArray[Any]:
+        return _mapped(self._other, a, b, c, d) if self._map is None else self._map[a:b, c:d]
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +427,7 @@ class _Place:
         return index
 
 
-def _aligned(x: NDArray[Any], y: NDArray[Any], place: _Place, *, flat: bool) -> Iterator[_Piece]:
+def _aligned(x: NDArray[Any], y: NDArray[Any], place: _Place, turn: _Turner, *, flat: bool) -> Iterator[_Piece]:
     """Cut two blocks into pieces: runs where both lie row by row, else tiles, which both find in the cache."""
     if flat or (x.flags.c_contiguous and y.flags.c_contiguous):
         one, other = np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(y).reshape(-1)
@@ -399,32 +439,71 @@ def _aligned(x: NDArray[Any], y: NDArray[Any], place: _Place, *, flat: bool) -> 
 
             yield _Piece(one[start : start + _PIECE], other[start : start + _PIECE], where)
         return
-    tall, broad = _TILE
-    buffer = np.empty((min(broad, x.shape[1]), min(tall, x.shape[0])), x.dtype)
-    for row in range(0, x.shape[0], tall):
-        for column in range(0, x.shape[1], broad):
+    for row in range(0, x.shape[0], _TALL):
+        for column in range(0, x.shape[1], _BROAD):
 
             def inside(mask: NDArray[Any], row: int = row, column: int = column) -> NDArray[Any]:
                 columns, rows = np.nonzero(mask)
                 return place.index(rows + row, columns + column)
 
-            area = (slice(row, row + tall), slice(column, column + broad))
-            one, other = x[area].T, y[area].T
-            if _by_rows(x) and not _by_rows(y):
-                one = _turned(one, buffer)
-            yield _Piece(one, other, inside)
+            area = (slice(row, row + _TALL), slice(column, column + _BROAD))
+            one = turn(x[area]) if _by_rows(x) and not _by_rows(y) else x[area].T
+            yield _Piece(one, y[area].T, inside)
 
 
 def _by_rows(block: NDArray[Any]) -> bool:
     return block.strides[1] == block.itemsize
 
 
-def _turned(block: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any]:
-    """Copy a block that lies column by column row by row, 16 columns at a time: a line of the cache."""
-    out = buffer[: block.shape[0], : block.shape[1]]
-    for start in range(0, block.shape[1], 16):
-        np.copyto(out[:, start : start + 16], block[:, start : start + 16])
-    return out
+class _Turner:
+    """Turns blocks over, in memory that is used again.
+
+    A copy across rows that lie a power of two apart finds their lines in the same few places of the cache, and is
+    several times slower. So some rows at a time are first brought together, a line further apart than they are long.
+    """
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype
+
+    @cached_property
+    def _together(self) -> NDArray[Any]:
+        return np.empty((_TURNED, _BROAD + max(1, _LINE // self._dtype.itemsize)), self._dtype)
+
+    @cached_property
+    def _turned(self) -> NDArray[Any]:
+        return np.empty(_BROAD * _TALL, self._dtype)
+
+    def __call__(self, block: NDArray[Any]) -> NDArray[Any]:
+        rows, columns = block.shape
+        turned = self._turned[: block.size].reshape(columns, rows)
+        for start in range(0, rows, _TURNED):
+            part = block[start : start + _TURNED]
+            together = self._together[: len(part), :columns]
+            np.copyto(together, part)
+            np.copyto(turned[:, start : start + _TURNED], together.T)
+        return turned
+
+
+def _mappable(storage: Storage) -> bool:
+    """Whether the storage's bytes are a file's, as they are."""
+    return isinstance(storage.source, LocalFile) and storage.byteorder == "little"
+
+
+def _mapped(tensor: Tensor, a: int, b: int, c: int, d: int) -> NDArray[Any]:
+    """Give a part of a matrix without a copy, and its rows without a call each, which would take longer than they do.
+
+    A file that was cut since it was opened raises ReadError, unless that happens while the part is looked at.
+    """
+    file, itemsize = tensor.storage.source, tensor.dtype.itemsize
+    start = tensor.storage.offset + (tensor.offset + a * tensor.stride[0] + c * tensor.stride[1]) * itemsize
+    size = (1 + (b - a - 1) * tensor.stride[0] + (d - c - 1) * tensor.stride[1]) * itemsize
+    before = start % mmap.ALLOCATIONGRANULARITY
+    try:
+        pages = mmap.mmap(file.fileno(), before + size, _MAP, mmap.PROT_READ, offset=start - before)  # type: ignore[attr-defined]
+    except (OSError, ValueError) as error:
+        raise ReadError(f"`{file.name}` can't be mapped at byte {start:,}: {error}") from error
+    strides = [step * itemsize for step in tensor.stride]
+    return np.ndarray((b - a, d - c), _bits(tensor.dtype), pages, before, strides)
 
 
 def _matrix(expected: Tensor, found: Tensor, turned: bool) -> tuple[Tensor, Tensor]:

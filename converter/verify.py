@@ -28,7 +28,7 @@ from converter.publish import Plan, PlannedFile, literal, publish
 from converter.reports import verification as reports
 from converter.sources import LocalFile
 from converter.text import safe_text
-from converter.witness import READ, Library
+from converter.witness import disagreements
 
 if TYPE_CHECKING:
     from converter.inference.evaluate import Engine, Reference, Threshold
@@ -334,14 +334,12 @@ class _Check:
         raw = self.tensors
         copy, finish = checked(catalogue)
         self.tensors = _bare(copy)
-        reader = None
         if catalogue.format == safetensors.NAME:
-            reader = Library(catalogue)
-            for problem in reader.problems():
+            for problem in disagreements(catalogue):
                 self._say(self.location, "readers disagree", problem)
         names = [name for name in self.original.shapes if name in self.tensors and self._fits(name)]
         pairs = {self._pair(name): name for name in reversed(names)}  # tied names are compared once
-        outcomes = {pair: self._outcome(name, raw[name], reader) for pair, name in pairs.items()}
+        outcomes = {pair: self._outcome(name, raw[name]) for pair, name in pairs.items()}
         self.outcomes = {name: outcomes[self._pair(name)] for name in names}
         try:
             finish()
@@ -375,22 +373,20 @@ class _Check:
             self._say(name, "another shape", f"its shape is {list(found.shape)}: expected {list(shape)}")
         return found.shape == shape
 
-    def _outcome(self, name: str, raw: Tensor, reader: Library | None) -> Outcome:
-        found = self.tensors[name]
-        by = reader if found.dtype in READ else None
+    def _outcome(self, name: str, raw: Tensor) -> Outcome:
         try:
-            return self._held(name, found, by)
+            return self._held(name, self.tensors[name])
         except ReadError as error:
             self._checksums[name] = str(error)  # the bits are looked at all the same
         try:
-            return self._held(name, raw, None)
+            return self._held(name, raw)
         except ReadError as error:
             raise _BrokenError(name, "unreadable", str(error)) from error
 
-    def _held(self, name: str, found: Tensor, reader: Library | None) -> Outcome:
+    def _held(self, name: str, found: Tensor) -> Outcome:
         original = self.original
         if isinstance(original, _Checkpoint):
-            return compare(original.tensors[name], found, reader=reader, progress=self._progress)
+            return compare(original.tensors[name], found, progress=self._progress)
         known, encoding = original.golden.tensors[name], _encoding(found)
         wanted = known.sha256 if encoding == known.dtype else known.converted.get(encoding)
         try:
