@@ -25,15 +25,13 @@ from converter.tensors import Storage, Tensor, row_major
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK: Final = 16 << 20  # bytes of a tensor that are read at a time where the other lies turned over: long runs of both
+BLOCK: Final = 8 << 20  # bytes of a tensor that are read at a time where the other lies turned over: long runs of both
 _RUN: Final = 512 << 10  # bytes where both lie in the same order: they stay in the cache
 _PIECE: Final = 128 << 10  # elements that are compared at a time: they stay in the cache
 # Where one lies row by row, the other column by column: rows and columns of a piece, and rows that are turned at a time.
 _TALL, _BROAD, _TURNED = 2048, 64, 256
 _MAP: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages in one go: a fault each takes longer
-_MAPPED: Final = (
-    64 << 20
-)  # bytes of a tensor that are mapped at once: the matrices of the 1.3B; of larger ones, a piece
+_MAPPED: Final = 64 << 20  # bytes of a tensor that is mapped whole; of a larger one, a piece at a time
 _THREADS: Final = 2
 _LINE: Final = 64  # bytes of a line of the cache
 _SAMPLE: Final = 1 << 20  # elements that tell whether two tensors resemble each other

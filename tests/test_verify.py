@@ -14,6 +14,7 @@ from xml.etree import ElementTree as Xml
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from converter.convert import convert
 from converter.errors import ArchiveError, ManifestError
@@ -210,6 +211,82 @@ def test_a_lost_tie_is_found_in_safetensors_and_gguf_alike(tmp_path: Path) -> No
 
         assert (whole.verdict, said(whole)) == ("identical", {})
         assert (lost.verdict, said(lost)) == ("different", {"lm_head.weight": "lost tie"})
+
+
+class Otherwise:
+    """The safetensors library, but for what `told` has it say of a tensor."""
+
+    def __init__(self, path: str, **told: Any) -> None:
+        self._file, self._told = safe_open(path, framework="np"), told
+
+    def offset_keys(self) -> list[str]:
+        names: list[str] = self._told.get("names", lambda keys: keys)(self._file.offset_keys())
+        return names
+
+    def get_slice(self, key: str) -> Any:
+        whole, told = self._file.get_slice(key), self._told if key == TOLD else {}
+
+        class Slice:
+            def get_dtype(self) -> str:
+                return told.get("dtype", whole.get_dtype())
+
+            def get_shape(self) -> list[int]:
+                return told.get("shape", whole.get_shape())
+
+            def __getitem__(self, area: Any) -> Any:
+                return told.get("read", lambda array: array)(whole[area])
+
+        return Slice()
+
+
+def refuse(_: Any) -> Any:
+    raise OSError("no")
+
+
+TOLD = "transformer.h.1.mlp.c_fc.weight"
+
+
+@pytest.mark.parametrize(
+    ("told", "detail"),
+    [
+        ({"names": lambda keys: [*keys, "one.more"]}, "the safetensors library finds `one.more`"),
+        ({"names": lambda keys: [key for key in keys if key != TOLD]}, f"the safetensors library finds no `{TOLD}`"),
+        ({"names": lambda keys: keys[::-1]}, "in another order to the safetensors library than to us"),
+        ({"dtype": "I32"}, "is I32 (32, 128) to the safetensors library and F32 (32, 128) to us"),
+        ({"shape": [128, 32]}, "is F32 (128, 32) to the safetensors library and F32 (32, 128) to us"),
+        ({"read": lambda array: array + 1}, f"`{TOLD}` in "),
+        ({"read": refuse}, "the safetensors library can't read"),
+    ],
+)
+def test_readers_of_safetensors_that_disagree_are_noticed(
+    told: dict[str, Any], detail: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = FORMS["safetensors"](model(), tmp_path)
+    monkeypatch.setattr("converter.witness._opened", lambda path: Otherwise(path, **told))
+
+    found = check(source, output).outputs[0]
+
+    assert found.verdict == "different"
+    assert [one.what for one in found.tensors.different] == ["readers disagree"]
+    assert detail in found.tensors.different[0].detail
+    assert found.tensors.identical == found.tensors.compared == 40
+
+
+def test_a_file_that_only_the_library_reads_is_refused(source: Path, tmp_path: Path) -> None:
+    output = FORMS["safetensors"](model(), tmp_path) / "model.safetensors"
+    data = output.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    twice = json.dumps(header)[:-1] + f', "{TOLD}": {json.dumps(header[TOLD])}}}'
+    text = twice.encode() + b" " * (-len(twice) % 8)
+    output.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with safe_open(output, framework="np") as file:
+        assert TOLD in file.keys()  # noqa: SIM118
+
+    found = check(source, output).outputs[0]
+
+    assert (found.verdict, found.tensors.different[0].what) == ("different", "unreadable")
+    assert "a name stands twice" in found.tensors.different[0].detail
 
 
 # ---- no false alarm -----------------------------------------------------------------------------------------------
