@@ -146,8 +146,11 @@ class Tensor:
         offset = self.offset + start * self.stride[0]
         return replace(self, shape=(stop - start, *self.shape[1:]), offset=offset)
 
-    def array(self) -> NDArray[Any]:
-        """Read it: a read-only view, strided as the tensor is. BF16, F8 and the like as their raw bits."""
+    def array(self, buffer: bytearray | None = None) -> NDArray[Any]:
+        """Read it: a read-only view, strided as the tensor is. BF16, F8 and the like as their raw bits.
+
+        In `buffer` if it is large enough: until it is used again, and without the cost of new memory.
+        """
         import numpy as np
 
         dtype = np.dtype(self.dtype.numpy)
@@ -157,10 +160,12 @@ class Tensor:
             return empty
         strides = [step if length > 1 else 0 for length, step in zip(self.shape, self.stride, strict=True)]
         span = 1 + sum((length - 1) * step for length, step in zip(self.shape, strides, strict=True))
-        buffer = bytearray(span * dtype.itemsize)
-        self.storage.readinto(self.offset * dtype.itemsize, memoryview(buffer))
+        nbytes = span * dtype.itemsize
+        if buffer is None or len(buffer) < nbytes:
+            buffer = bytearray(nbytes)
+        self.storage.readinto(self.offset * dtype.itemsize, memoryview(buffer)[:nbytes])
         if self.storage.byteorder == "big":
-            np.frombuffer(buffer, f"<u{self.dtype.swapped}").byteswap(inplace=True)
+            np.frombuffer(buffer, f"<u{self.dtype.swapped}", nbytes // self.dtype.swapped).byteswap(inplace=True)
         array: NDArray[Any] = np.ndarray(self.shape, dtype, bytes_as(buffer), 0, [s * dtype.itemsize for s in strides])
         array.flags.writeable = False
         return array

@@ -23,7 +23,6 @@ from converter.tensors import Catalogue, Tensor
 
 Floats = NDArray[np.float32]
 
-RESIDENT: Final = 1 << 30  # bytes of weights that generation keeps between its steps: all of the 111M and the 256M
 _HEAD: Final = 32 << 20  # bytes of the output head that are read at a time
 _GUESSED: Final = 7  # tokens that generation tries ahead
 _QUERIES: Final = 128  # rows of attention scores at a time: with 2,048 keys they take 1 MiB
@@ -47,6 +46,9 @@ _DEFAULTS: Final = {
 class Gpt2:
     """The model that a catalogue holds. `config` stands in for the catalogue's own, `activation` for the config's.
 
+    `resident` are the bytes of weights that generation keeps between its steps: else as many as the embeddings and a
+    layer take.
+
     Raises ModelError when built for a catalogue that is no complete GPT-2 or contradicts its config.json, and
     UnsupportedError for a configuration or a dtype that this engine does not compute.
     """
@@ -60,7 +62,7 @@ class Gpt2:
         *,
         config: Mapping[str, Any] | None = None,
         activation: Activation | None = None,
-        resident: int = RESIDENT,
+        resident: int | None = None,
     ) -> None:
         config = catalogue.config if config is None else config
         found = _recognised(catalogue, config)
@@ -79,7 +81,6 @@ class Gpt2:
         self._epsilon = np.float32(settings["layer_norm_epsilon"])
         self._scaled = settings["scale_attn_weights"]
         self._by_layer = settings["scale_attn_by_inverse_layer_idx"]
-        self._resident = resident
         self._catalogue, self._prefix = catalogue, found.prefix
         self._wte = catalogue[f"{found.prefix}wte.weight"]
         self._head = self._wte
@@ -90,6 +91,7 @@ class Gpt2:
                 f"`{catalogue.location}` has no `lm_head.weight`, and its config.json says that `tie_word_embeddings` "
                 "is false"
             )
+        self._resident = self._embeddings_and_layer() if resident is None else resident
         for name, tensor in catalogue.items():
             if (
                 name not in found.buffers
@@ -132,6 +134,12 @@ class Gpt2:
                 past.length = len(ids) + right
                 ids += choices[: right + 1]
         return ids[-count:] if count else []
+
+    def _embeddings_and_layer(self) -> int:
+        """Give their bytes as float32."""
+        names = [name for name in self._catalogue if name.startswith(f"{self._prefix}h.0.")]
+        tensors = {self._wte, self._head, self._catalogue[f"{self._prefix}wpe.weight"]}
+        return sum(tensor.size * F32.itemsize for tensor in (*tensors, *map(self._catalogue.__getitem__, names)))
 
     def _checked(self, tokens: NDArray[Any]) -> NDArray[Any]:
         if tokens.ndim not in {1, 2} or not tokens.size or tokens.dtype.kind not in "iu":
@@ -197,7 +205,7 @@ class Gpt2:
         step = max(1, _HEAD // (4 * self.n_embd))
         for start in range(0, self.vocab_size, step):
             stop = min(start + step, self.vocab_size)
-            piece = weights.kept(f"head {start}", self._head.rows(start, stop))
+            piece = weights.kept(f"head {start}", self._head.rows(start, stop), lent=True)
             np.matmul(x, piece.T, out=logits[:, start:stop])
         return logits
 
@@ -249,6 +257,7 @@ class _Weights:
     def __init__(self, catalogue: Catalogue, prefix: str, *, room: int) -> None:
         self._catalogue, self._prefix, self._room = catalogue, prefix, room
         self._kept: dict[str, Floats] = {}
+        self._lent = bytearray()
 
     def __getitem__(self, name: str) -> Tensor:
         return self._catalogue[self._prefix + name]
@@ -258,18 +267,25 @@ class _Weights:
 
     def dense(self, x: Floats, name: str) -> Floats:
         """[rows, in] → [rows, out], by the matrix [in, out] and the bias."""
-        y: Floats = np.matmul(x, self.array(f"{name}.weight"))
+        y: Floats = np.matmul(x, self.kept(f"{name}.weight", self[f"{name}.weight"], lent=True))
         y += self.array(f"{name}.bias")
         return y
 
-    def kept(self, key: str, tensor: Tensor) -> Floats:
+    def kept(self, key: str, tensor: Tensor, *, lent: bool = False) -> Floats:
+        """Give what stays in memory; or, if it is `lent`, may be gone when the next is asked for."""
         array = self._kept.get(key)
-        if array is None:
-            array = _floats(tensor)
-            if array.nbytes <= self._room:
-                self._room -= array.nbytes
-                self._kept[key] = array
-        return array
+        if array is not None:
+            return array
+        nbytes = tensor.size * F32.itemsize
+        if nbytes <= self._room:
+            self._room -= nbytes
+            self._kept[key] = array = _floats(tensor)
+            return array
+        if not lent:
+            return _floats(tensor)
+        if len(self._lent) < nbytes:
+            self._lent = bytearray(nbytes)
+        return _floats(tensor, self._lent)
 
 
 def _guess(ids: list[int], most: int) -> list[int]:
@@ -313,9 +329,9 @@ def _settings(config: Mapping[str, Any], location: str) -> dict[str, Any]:
     return settings
 
 
-def _floats(tensor: Tensor) -> Floats:
-    """Read a tensor as float32, strided as it is unless it is small."""
-    array = tensor.array()
+def _floats(tensor: Tensor, buffer: bytearray | None = None) -> Floats:
+    """Read a tensor as float32, strided as it is unless it is small; in `buffer` if it fits."""
+    array = tensor.array(buffer)
     if tensor.dtype == BF16:
         array = (array.astype(np.uint32) << 16).view(np.float32)
     elif tensor.dtype in {F64, F32, F16}:
