@@ -16,12 +16,16 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from converter import comparison
 from converter.convert import convert
+from converter.dtypes import F16, F32, F64, Dtype
 from converter.errors import ArchiveError, ManifestError
 from converter.extract import extract
 from converter.formats import open_checkpoint
 from converter.golden import Golden, load
 from converter.reports import verification as reports
+from converter.sources import LocalFile
+from converter.tensors import Storage, Tensor
 from converter.verify import Options, verify
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
 
@@ -404,6 +408,56 @@ def test_the_first_element_that_differs_is_shown_with_both_values(source: Path, 
 
         assert (one.name, one.elements, one.differing, one.index) == ("h.1.mlp.c_proj.weight", 4096, 2, (5, 6))
         assert (one.expected, one.found, one.largest) == (float(expected), 1.5, pytest.approx(20, rel=1e-5))
+
+
+# ---- matrices turned over, by two threads --------------------------------------------------------------------------
+
+
+def matrix(path: Path, array: np.ndarray, dtype: Dtype, *, turned: bool) -> Tensor:
+    """Write a matrix behind seven other bytes; give it as a file holds it."""
+    path.write_bytes(b"\1" * 7 + np.ascontiguousarray(array.T if turned else array).tobytes())
+    source = LocalFile(path)
+    stride = (1, len(array)) if turned else (array.shape[1], 1)
+    return Tensor(dtype, array.shape, stride, 0, Storage(source, 7, array.nbytes, "0"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_matrix_that_lies_turned_over_is_compared_whole(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"_RUN": 64, "BLOCK": 4096, "_MAPPED": 3000 * (seed % 2), "_TALL": 24, "_BROAD": 8, "_TURNED": 5}
+    for name, value in sizes.items():
+        monkeypatch.setattr(comparison, name, value)
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.integers(9, 90, 2).tolist()
+    dtype = (F32, F16, F64)[seed % 3]
+    array = rng.standard_normal((rows, columns)).astype(dtype.numpy)
+    expected = matrix(tmp_path / "source", array, dtype, turned=True)
+    changed = array.copy()
+    places = sorted(rng.choice(array.size, int(rng.integers(1, 6)), replace=False).tolist())
+    changed.reshape(-1)[places] = 7
+
+    assert comparison.compare(expected, matrix(tmp_path / "same", array, dtype, turned=False)).differing == 0
+    found = comparison.compare(expected, matrix(tmp_path / "other", changed, dtype, turned=False))
+
+    assert (found.differing, found.first, found.found) == (len(places), places[0], 7.0)
+    assert found.expected == array.reshape(-1)[places[0]]
+    differences = np.abs(array.astype("f8") - changed.astype("f8"))
+    assert found.largest == pytest.approx(differences.max(), rel=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, 64 << 20])
+def test_an_output_that_is_cut_before_a_matrix_s_turn_is_a_sentence(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "_MAPPED", most)
+    array = np.ones((512, 1024), "<f4")
+    expected = matrix(tmp_path / "source", array, F32, turned=True)
+    found = matrix(tmp_path / "output", array, F32, turned=False)
+    cut(tmp_path / "output", 5000)
+
+    with pytest.raises(comparison.ReadError, match="can't be mapped"):
+        comparison.compare(expected, found)
 
 
 # ---- manifests ----------------------------------------------------------------------------------------------------
