@@ -70,7 +70,7 @@ class Diagnosis:
             return None
         ours, theirs = thirds(self._expected[name]), thirds(found)
         order = [next((i for i in range(3) if match(ours[i], view)), None) for view in theirs]
-        if None in order or sorted(order) != [0, 1, 2]:  # type: ignore[type-var]
+        if tuple(order) not in orders():
             return None
         return permuted(tuple(order))  # type: ignore[arg-type]
 

@@ -703,8 +703,8 @@ def _ends_early(path: Path) -> bool:
         source = LocalFile(path)
         head = bytes(source.read(0, min(8, source.size)))
         if head.startswith(gguf.MAGIC):
-            gguf.read(_Endless(source))  # which is right but for its end
-            return True
+            gguf.read(_Endless(source))  # which is right but for its end, if that is not right, too
+            return not _reads(source)
         if len(head) < 8:
             return True
         (length,) = struct.unpack("<Q", head)
@@ -717,6 +717,14 @@ def _ends_early(path: Path) -> bool:
         return True
     except (ConverterError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return False
+
+
+def _reads(source: LocalFile) -> bool:
+    try:
+        gguf.read(source)
+    except ConverterError:
+        return False
+    return True
 
 
 class _Endless:

@@ -105,6 +105,18 @@ def test_a_file_that_can_not_be_read_is_a_failed_check(kind: str, form: str, sou
     assert [one.what for one in found.tensors.different] == [what]
 
 
+def test_a_folder_of_several_checkpoints_is_not_truncated(source: Path, tmp_path: Path) -> None:
+    one = FORMS["gguf"](model(), tmp_path / "one")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.gguf", "b.gguf"):
+        (folder / name).write_bytes(one.read_bytes())
+
+    found = check(source, folder).outputs[0].tensors.different[0]
+
+    assert (found.what, "several checkpoints" in found.detail) == ("unreadable", True)
+
+
 @pytest.mark.parametrize("form", ["safetensors", "gguf"])
 def test_a_header_that_is_cut_off_is_truncated(form: str, source: Path, tmp_path: Path) -> None:
     output = FORMS[form](model(), tmp_path)
@@ -394,6 +406,14 @@ def test_blocks_are_held_to_half_a_step(dtype: str, source: Path, tmp_path: Path
     # An element that lay right between two levels may be on either.
     assert caught[1] >= 13
     assert caught[2] == 16
+
+
+def test_what_is_more_exact_than_its_source_is_not_called_permuted(source: Path, tmp_path: Path) -> None:
+    convert(open_checkpoint(source), tmp_path / "rounded", to="safetensors", dtype="bf16")
+
+    found = said(check(tmp_path / "rounded", FORMS["gguf"](model(), tmp_path)).outputs[0])
+
+    assert found["h.1.attn.c_attn.weight"] == "changed"
 
 
 def test_the_first_element_that_differs_is_shown_with_both_values(source: Path, tmp_path: Path) -> None:
