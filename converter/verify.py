@@ -522,7 +522,10 @@ class _Inference:
             if output.format != gguf.NAME:
                 raise UnsupportedError(f"llama.cpp reads GGUF, and `{location}` is {output.format}: use another engine")
             return engines.LlamaCpp(location, self._model.vocab_size)
-        return Gpt2(output, config=config, activation=activation)
+        try:
+            return Gpt2(output, config=config, activation=activation)
+        except UnsupportedError as error:  # the output's fault, as the source could be computed
+            raise ModelError(str(error)) from error
 
     def _reference(self, activation: Any) -> Reference:
         from converter.inference.evaluate import reference

@@ -586,6 +586,16 @@ def test_every_form_computes_what_the_source_does(form: str, source: Path, tmp_p
     assert (found.inference["activation_effect"] is None) == (form == "safetensors")
 
 
+@pytest.mark.parametrize("value", ["swish", 5])
+def test_an_output_that_can_not_be_computed_is_a_failed_check(value: Any, source: Path, tmp_path: Path) -> None:
+    made = model()
+    made.config["activation_function"] = value
+
+    found = check(source, FORMS["safetensors"](made, tmp_path), options=Options(level="inference")).outputs[0]
+
+    assert said(found) == {"config.json": "activation_function is wrong", "inference": "can't be computed"}
+
+
 def test_a_damaged_copy_computes_otherwise(tmp_path: Path) -> None:
     made = model(scale=0.2)
     folder = write_source(made, tmp_path / "source")
