@@ -23,7 +23,7 @@ from converter.diagnosis import Diagnosis, exchanged, orders, permuted, transpos
 from converter.documents import load_json
 from converter.errors import ConverterError, FormatError, ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats import gguf, open_checkpoint, parameters, safetensors
-from converter.golden import Golden, GoldenTensor, digest, digest_in_thirds
+from converter.golden import Golden, GoldenTensor, digest, digest_in_thirds, load
 from converter.publish import Plan, PlannedFile, literal, publish
 from converter.reports import verification as reports
 from converter.sources import LocalFile
@@ -39,6 +39,11 @@ ENGINES: Final = ("numpy", "transformers", "llama.cpp")
 IDENTICAL: Final = "identical"
 EQUIVALENT: Final = "equivalent"
 DIFFERENT: Final = "different"
+_ZIP, _ZIP_END, _ZIP_TAIL = (
+    b"PK\3\4",
+    b"PK\5\6",
+    22 + 65_535,
+)  # a zip archive's start, its end, which is so long at most
 _EXPLAINED: Final = 200  # tensors whose damage is looked into; where more are damaged it is another model
 _LISTED: Final = 50  # lines of a summary
 _DIGESTED: Final = 16  # the same where only digests are known: each guess costs a pass over the tensor
@@ -105,10 +110,15 @@ def write_reports(report: reports.Verification, *, junit: Path | None, summary: 
 
 
 def write_manifest(golden: Golden, path: Path, *, inputs: Sequence[str]) -> None:
-    """Write a manifest, atomically, over an older one. Raises OutputError where it would replace an input."""
+    """Write a manifest, atomically, over an older one. Raises OutputError where it would replace anything else."""
     files = [status for status in (_status(Path(name)) for name in inputs) if status is not None]
     if _status(path) in files:
         raise OutputError(f"`{path}` is an input: choose another path")
+    if path.exists():
+        try:
+            load(path)
+        except ConverterError as error:
+            raise OutputError(f"`{path}` is no manifest and is not replaced: choose another path") from error
     text = literal(path.name, golden.text().encode())
     publish(Plan((PlannedFile("", (text,)),), folder=False), path, force=True, inputs=files)
 
@@ -690,7 +700,9 @@ def _finite(value: float | int | None) -> float | int | None:
 
 def _unreadable(path: Path) -> str:
     """Tell files that end too early from others that can't be read."""
-    files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.gguf")] if path.is_dir() else []
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        files = [file for ending in ("safetensors", "gguf", "bin", "pt") for file in path.glob(f"*.{ending}")]
     if path.is_dir() and (path / parameters.MANIFEST).is_file():
         try:
             entries = load_json(path / parameters.MANIFEST)["files"]
@@ -710,13 +722,16 @@ def _ends_early(path: Path) -> bool:
             return not _reads(source)
         if len(head) < 8:
             return True
+        if head.startswith(_ZIP):
+            most = min(_ZIP_TAIL, source.size)
+            return bytes(source.read(source.size - most, most)).rfind(_ZIP_END) not in range(most - _ZIP_LEAST + 1)
         (length,) = struct.unpack("<Q", head)
         if length > source.size - 8:
             return bool(length < 1 << 30)  # else it is no header at all
         header: Mapping[str, Any] = json.loads(bytes(source.read(8, length)))
         ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
         return bool(8 + length + max(ends, default=0) > source.size)
-    except EOFError:
+    except (EOFError, struct.error):
         return True
     except (ConverterError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return False

@@ -125,6 +125,21 @@ def test_a_header_that_is_cut_off_is_truncated(form: str, source: Path, tmp_path
     assert [one.what for one in check(source, output).outputs[0].tensors.different] == ["truncated"]
 
 
+@pytest.mark.parametrize("form", ["safetensors", "gguf", "torch"])
+def test_wherever_a_file_is_cut_off_it_is_truncated(form: str, source: Path, tmp_path: Path) -> None:
+    written = FORMS[form](model(), tmp_path) if form in FORMS else write_source(model(), tmp_path / "output")
+    data = weights(written).read_bytes()
+    output = tmp_path / "cut"
+
+    for length in (*range(4, 70), 300, 5000, len(data) - 1):
+        output.write_bytes(data[:length])
+        found = check(source, output).outputs[0]
+
+        if form == "safetensors" and 8 <= length < 300:
+            continue  # without what follows, a header is taken for other JSON
+        assert [one.what for one in found.tensors.different] == ["truncated"], length
+
+
 def test_bytes_after_the_last_tensor_are_said(source: Path, tmp_path: Path) -> None:
     output = FORMS["gguf"](model(), tmp_path)
     with output.open("ab") as file:
@@ -660,6 +675,19 @@ def test_a_manifest_is_written_when_all_is_well_and_never_over_an_input(source: 
     done = run("verify", source, FORMS["gguf"](damaged, tmp_path / "bad"), "--write-manifest", golden)
     assert (done.returncode, golden.read_bytes()) == (1, before)
     assert "was not written" in done.stderr
+
+
+def test_a_manifest_is_never_written_over_anything_else(source: Path, tmp_path: Path) -> None:
+    good = FORMS["safetensors"](model(), tmp_path / "good")
+    before = {path: path.read_bytes() for path in good.iterdir()}
+
+    for path in (good / "model.safetensors", good / "config.json", good / "merges.txt"):
+        done = run("verify", source, good, "--write-manifest", path)
+
+        assert (done.returncode, "is no manifest" in done.stderr.replace("\n", " ")) == (2, True)
+    assert {path: path.read_bytes() for path in good.iterdir()} == before
+    for _ in range(2):
+        assert run("verify", source, good, "--write-manifest", good / "golden.json").returncode == 0
 
 
 def test_torch_and_transformers_are_not_needed(source: Path, tmp_path: Path) -> None:
