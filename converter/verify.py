@@ -39,11 +39,8 @@ ENGINES: Final = ("numpy", "transformers", "llama.cpp")
 IDENTICAL: Final = "identical"
 EQUIVALENT: Final = "equivalent"
 DIFFERENT: Final = "different"
-_ZIP, _ZIP_END, _ZIP_TAIL = (
-    b"PK\3\4",
-    b"PK\5\6",
-    22 + 65_535,
-)  # a zip archive's start, its end, which is so long at most
+_ZIP, _ZIP_END = b"PK\3\4", b"PK\5\6"  # what a zip archive starts with, and its last record
+_ZIP_LEAST, _ZIP_MOST = 22, 22 + 65_535  # bytes of that record
 _EXPLAINED: Final = 200  # tensors whose damage is looked into; where more are damaged it is another model
 _LISTED: Final = 50  # lines of a summary
 _DIGESTED: Final = 16  # the same where only digests are known: each guess costs a pass over the tensor
@@ -723,7 +720,7 @@ def _ends_early(path: Path) -> bool:
         if len(head) < 8:
             return True
         if head.startswith(_ZIP):
-            most = min(_ZIP_TAIL, source.size)
+            most = min(_ZIP_MOST, source.size)
             return bytes(source.read(source.size - most, most)).rfind(_ZIP_END) not in range(most - _ZIP_LEAST + 1)
         (length,) = struct.unpack("<Q", head)
         if length > source.size - 8:
