@@ -49,7 +49,6 @@ _PATIENCE = 30.0  # seconds that any read may take …
 _SLOWEST = 20_000  # … and bytes a second that a long one has to bring
 _HOPS: Final = 5
 _FIRST: Final = 128 << 10  # bytes of the first read: they hold the pickle of a thousand tensors
-_LISTING: Final = 32 << 20  # bytes of the Hub's description of a repository
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _PASSING: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
 _EXPIRED: Final = frozenset((400, 401, 403, 404, 410))  # what a signed link answers when its time is over
@@ -711,7 +710,7 @@ def _look_up(web: _Web, place: _Place) -> _Repository:
     def refused(status: int, headers: Any) -> ConverterError:
         return _refusal(web, place, status, headers.get("x-error-code", ""))
 
-    data = parse_json(web.load(url, _LISTING, refused) or b"", _shown(url))
+    data = parse_json(web.load(url, LIMITS.json_bytes, refused) or b"", _shown(url))
     commit, siblings = data.get("sha"), data.get("siblings")
     if type(commit) is not str or not _COMMIT.fullmatch(commit) or type(siblings) is not list:
         raise ManifestError(f"`{_shown(url)}` does not describe a repository: no commit, or no list of files")

@@ -37,6 +37,10 @@ def inspect(
     recognition = _recognise(catalogue)
     said, findings = verdict(catalogue.globals)
     chosen = [(n, t) for n, t in catalogue.items() if filter is None or fnmatchcase(n, filter)]
+    if stats:
+        from converter.formats.safetensors import check_expansion
+
+        check_expansion(dict(chosen))
     if sort == "name":
         chosen.sort(key=lambda item: item[0])
     elif sort == "size":

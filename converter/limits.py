@@ -16,7 +16,7 @@ class Limits:
     pickle_bytes: int = 64 << 20  # data.pkl: 100,000 tensors take 9 MB
     opcodes: int = 10_000_000  # 32 a tensor: 300,000 tensors
     memo: int = 4_000_000  # entries; a tensor has about 8
-    stack: int = 1_000_000  # objects between two marks
+    stack: int = 1_000_000  # objects above a mark, looked at every 65,535 opcodes
     marks: int = 10_000  # open MARKs: torch nests three deep
     line: int = 4096  # bytes of a text argument (protocol 0)
     integer: int = 1024  # bytes of a LONG; the legacy magic has 10
@@ -27,10 +27,14 @@ class Limits:
     directory_bytes: int = 256 << 20  # the zip's central directory
     name: int = 1024  # bytes of a record's name
     json_bytes: int = 64 << 20  # config.json, an index, a manifest
+    header_bytes: int = 100_000_000  # of a safetensors file: the library's own limit
     gguf_keys: int = 100_000  # a model has about 40
     gguf_bytes: int = 256 << 20  # keys, values and tensors' entries: a vocabulary of 256,000 tokens takes 10 MB
     gguf_string: int = 16 << 20  # a value: the largest chat templates have 100 kB
-    gguf_alignment: int = 1 << 20
+    gguf_alignment: int = 1 << 20  # bytes: ggml itself uses 32
+    expansion: int = 4  # times that views may repeat the file's bytes, besides 64 MiB: real ones repeat none
+    remote_bytes: int = 64 << 20  # names and layouts of a remote file: 100,000 tensors take 20 MB
+    remote_requests: int = 1000  # to open one: a legacy stream needs one a storage, a zip five
     scan_pickles: int = 10_000  # pickles of one file that scan lists: joblib and shelve write a few hundred
     scan_findings: int = 1000  # reasons, globals and calls that are listed of one file: nobody reads more
     scan_nesting: int = 3  # archives and pickles inside one another that scan follows

@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from converter.errors import LimitError, SourceError
+from converter.limits import LIMITS
 
 if TYPE_CHECKING:
     from converter.tensors import Catalogue
@@ -31,8 +32,6 @@ CONNECTIONS: Final = 8
 _BLOCKS: Final = 64  # that are on their way, where they are small
 _AHEAD: Final = 4 << 10  # bytes read beyond what was asked for: the next header, perhaps
 _PEEK: Final = 4 << 10  # a shorter read looks something up; it does not say where reading goes on
-_KEPT: Final = 64 << 20  # bytes of names and layouts that are kept in memory
-_OPENING: Final = 1000  # requests that opening a file may take: a legacy stream needs one a storage
 
 Span = tuple[int, int]  # the first byte, and the one after the last
 
@@ -142,8 +141,10 @@ class RemoteFile:
     def read(self, offset: int, size: int) -> memoryview:
         """Exactly `size` bytes from `offset`."""
         self._check(offset, size)
-        if not self._arranged and size > _KEPT:
-            raise LimitError(f"`{self.name}` wants {size:,} bytes for names and layouts: at most {_KEPT:,} are read")
+        if not self._arranged and size > LIMITS.remote_bytes:
+            raise LimitError(
+                f"`{self.name}` wants {size:,} bytes for names and layouts: at most {LIMITS.remote_bytes:,} bytes are read"
+            )
         buffer = memoryview(bytearray(size))
         self.readinto(offset, buffer)
         return buffer
@@ -223,14 +224,18 @@ class RemoteFile:
         size += _AHEAD
         index = bisect_right(self._kept, offset, key=_start)
         end = self._kept[index][0] if index < len(self._kept) else self.size
-        size = min(size, end - offset, _KEPT)
-        if self._kept_nbytes + size > _KEPT:
+        size = min(size, end - offset, LIMITS.remote_bytes)
+        if self._kept_nbytes + size > LIMITS.remote_bytes:
             if not self._arranged:
-                raise LimitError(f"`{self.name}` wants more than {_KEPT:,} bytes for names and layouts alone")
+                raise LimitError(
+                    f"`{self.name}` wants more than {LIMITS.remote_bytes:,} bytes for names and layouts alone"
+                )
             self._kept, self._kept_nbytes, index = [], 0, 0
         self._loads += 1
-        if self._loads > _OPENING and not self._arranged:
-            raise LimitError(f"`{self.name}` wants more than {_OPENING:,} requests for names and layouts alone")
+        if self._loads > LIMITS.remote_requests and not self._arranged:
+            raise LimitError(
+                f"`{self.name}` wants more than {LIMITS.remote_requests:,} requests for names and layouts alone"
+            )
         future = _submit(self._object, self._pool, offset, size)
         self._kept.insert(index, (offset, awaited(future, self.name, self._object.patience(size))))
         self._kept_nbytes += size

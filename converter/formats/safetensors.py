@@ -32,7 +32,7 @@ SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 _METADATA: Final = "__metadata__"
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
-_HEADER: Final = 100_000_000  # bytes of a header: the library's own limit
+_HEADER: Final = 100_000_000  # bytes of a header that is written: the library reads no more
 _ALIGNED: Final = 8  # bytes; the data start at a multiple
 _LARGEST: Final = 1 << 63
 _BITS: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | {
@@ -43,7 +43,6 @@ _ORDER: Final = (
     *("BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
     *("I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"),
 )
-_EXPANSION: Final = 4  # times what the storages hold: more comes from views that repeat it
 _SMALL: Final = 64 << 20  # bytes that any view may have
 
 
@@ -173,11 +172,11 @@ def check_expansion(tensors: Mapping[str, Tensor]) -> None:
     """Raise UnsupportedError where views repeat the storages' bytes so often that a small file would fill a disk."""
     held = sum({id(tensor.storage): tensor.storage.nbytes for tensor in tensors.values()}.values())
     wanted = sum(tensor.nbytes for tensor in tensors.values())
-    if wanted > _EXPANSION * held + _SMALL:
+    if wanted > LIMITS.expansion * held + _SMALL:
         name = max(tensors, key=lambda name: tensors[name].nbytes)
         raise UnsupportedError(
             f"the tensors are views that repeat {held:,} bytes until they are {wanted:,}, `{name}` above all: more than "
-            f"{_EXPANSION} times what the file holds is not written"
+            f"{LIMITS.expansion} times what the file holds is not gone through"
         )
 
 
@@ -203,8 +202,8 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
         raise FormatError(
             f"{what} says its header has {length:,} bytes; {source.size - 8:,} follow: it is cut off, or no safetensors file"
         )
-    if length > _HEADER:
-        raise LimitError(f"{what} has a header of {length:,} bytes: at most {_HEADER:,} are read")
+    if length > LIMITS.header_bytes:
+        raise LimitError(f"{what} has a header of {length:,} bytes: at most {LIMITS.header_bytes:,} are read")
     raw = bytes(source.read(8, length))
     try:
         header = json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_constant)
