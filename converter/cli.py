@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Final, ParamSpec
 
 import typer
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 gc.set_threshold(50_000)
 
 _P = ParamSpec("_P")
+MISTAKE: Final = "a mistake of this program, please report it"
 
 
 class Exit(IntEnum):
@@ -121,18 +125,49 @@ def _command(name: str | None = None) -> Callable[[Callable[_P, None]], Callable
         @functools.wraps(function)
         def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
             try:
-                function(*args, **kwargs)
+                with _terminated():
+                    function(*args, **kwargs)
             except ConverterError as error:
-                typer.echo(f"error: {safe_text(str(error), 2000)}", err=True)
-                raise typer.Exit(Exit.ERROR) from None
+                raise _refused(str(error)) from None
             except BrokenPipeError:
                 # Whoever read our output has seen enough. The interpreter would complain again when it flushes.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(Exit.DONE) from None
+            except OSError as error:
+                what = f"`{error.filename}`: " if error.filename is not None else ""
+                raise _refused(f"{what}{(error.strerror or str(error)).lower()}") from None
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise
+            except Exception as error:  # whatever bytes it was made for: no traceback, and nothing half done
+                if sys.flags.dev_mode:
+                    raise
+                raise _refused(f"{MISTAKE}: {type(error).__name__}: {error}") from None
 
         return app.command(name)(run)
 
     return decorate
+
+
+def _refused(said: str) -> typer.Exit:
+    typer.echo(f"error: {safe_text(said, 2000)}", err=True)
+    return typer.Exit(Exit.ERROR)
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """Make SIGTERM an exception while a command runs, so that what it began is removed, as by Control-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @app.callback(invoke_without_command=False)

@@ -113,9 +113,11 @@ def _publish(plan: Plan, output: Path, **options: Any) -> None:
     if plan.folder or len(plan.files) == 1:
         publish(plan, output, **options)
         return
-    for file in plan.files:
-        one = PlannedFile("", file.pieces)
-        publish(Plan((one,), folder=False, identity=plan.identity), output.with_name(Path(file.path).name), **options)
+    parts = [(output.with_name(Path(file.path).name), PlannedFile("", file.pieces)) for file in plan.files]
+    for path, _ in parts:
+        check_target(path, folder=False, force=options["force"], inputs=options["inputs"])
+    for path, part in parts:
+        publish(Plan((part,), folder=False, identity=plan.identity), path, **options)
 
 
 class _Planned:

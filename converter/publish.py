@@ -19,13 +19,14 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from converter.errors import ConverterError, OutputError
 
 KEPT: Final = ("README.md", ".gitignore")  # a folder with nothing else counts as empty, and keeps them
 _SYNCED: Final = 256 << 20  # bytes between two entries of the journal
+_ALIKE: Final = 32  # bytes by which a report is known
 _MARGIN: Final = 1 << 20  # bytes of room for directories and journals
 
 Progress = Callable[[int], None]  # called with the bytes written since the last call
@@ -92,7 +93,7 @@ def check_target(target: Path, *, folder: bool, force: bool, inputs: Sequence[tu
 
     `inputs` are (device, inode) of the files that are read.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with _explained(target), contextlib.suppress(FileNotFoundError):
         status = target.lstat()
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a file"
         if stat.S_ISLNK(status.st_mode):
@@ -131,10 +132,11 @@ def publish(
     of this run leaves it for the next. `check` is called before what was written takes the target's place, and may raise.
     """
     target = Path(os.path.abspath(target))
-    try:
+    if any(PurePath(file.path).is_absolute() or ".." in PurePath(file.path).parts for file in plan.files):
+        raise AssertionError("a file of a plan lies outside of its target")
+    with _explained(target):
         check_target(target, folder=plan.folder, force=force, inputs=inputs)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target) as journal:
+        with _parents(target), _locked(target) as journal:
             partial = target.with_name(f".{target.name}.partial")
             done = journal.done(plan) if resume else 0
             if not done:
@@ -152,6 +154,37 @@ def publish(
                     journal.forget()
                 raise
             journal.forget()
+
+
+def write_report(path: Path, data: bytes) -> None:
+    """Write a document to `path`, over an older one of its kind. Raises OutputError where something else is there."""
+    with _explained(path):
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                if file.read(_ALIKE) != data[:_ALIKE]:
+                    raise OutputError(f"`{path}` exists and is no older report: choose another path")
+    publish(Plan((PlannedFile("", (literal(path.name, data),)),), folder=False), path, force=True)
+
+
+@contextlib.contextmanager
+def _parents(target: Path) -> Iterator[None]:
+    """Make the folders that lead to `target`; where it comes to nothing, remove those that were made."""
+    made = [parent for parent in target.parents if not parent.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Make an OutputError of what the system says."""
+    try:
+        yield
     except OSError as error:
         raise OutputError(f"`{target}` can't be written: {_reason(error)}") from error
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from converter.errors import OutputError
+from converter.publish import write_report
 from converter.scan import RULES
 
 if TYPE_CHECKING:
@@ -47,12 +47,8 @@ def to_sarif(report: ScanReport) -> dict[str, Any]:
 
 
 def write_sarif(report: ScanReport, path: Path) -> None:
-    """Write a scan to a file, replacing what is there. Raises OutputError."""
-    text = json.dumps(to_sarif(report), indent=2) + "\n"
-    try:
-        path.write_text(text, encoding="ascii")
-    except OSError as error:
-        raise OutputError(f"`{path}` can't be written: {(error.strerror or str(error)).lower()}") from error
+    """Write a scan to a file, over an older one. Raises OutputError."""
+    write_report(path, (json.dumps(to_sarif(report), indent=2) + "\n").encode())
 
 
 def _version() -> str:

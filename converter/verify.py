@@ -23,8 +23,8 @@ from converter.diagnosis import Diagnosis, exchanged, orders, permuted, transpos
 from converter.documents import load_json
 from converter.errors import ConverterError, FormatError, ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats import gguf, open_checkpoint, parameters, safetensors
-from converter.golden import Golden, GoldenTensor, digest, digest_in_thirds, load
-from converter.publish import Plan, PlannedFile, literal, publish
+from converter.golden import Golden, GoldenTensor, digest, digest_in_thirds
+from converter.publish import write_report
 from converter.reports import verification as reports
 from converter.sources import LocalFile
 from converter.text import safe_text
@@ -97,8 +97,7 @@ def write_reports(report: reports.Verification, *, junit: Path | None, summary: 
     """Write a JUnit file, and add to a summary in Markdown (GitHub's `$GITHUB_STEP_SUMMARY`). Raises OutputError."""
     try:
         if junit is not None:
-            junit.parent.mkdir(parents=True, exist_ok=True)
-            junit.write_bytes(_junit(report))
+            write_report(junit, _junit(report))
         if summary is not None:
             with summary.open("a", encoding="utf-8") as file:
                 file.write(_markdown(report))
@@ -111,13 +110,7 @@ def write_manifest(golden: Golden, path: Path, *, inputs: Sequence[str]) -> None
     files = [status for status in (_status(Path(name)) for name in inputs) if status is not None]
     if _status(path) in files:
         raise OutputError(f"`{path}` is an input: choose another path")
-    if path.exists():
-        try:
-            load(path)
-        except ConverterError as error:
-            raise OutputError(f"`{path}` is no manifest and is not replaced: choose another path") from error
-    text = literal(path.name, golden.text().encode())
-    publish(Plan((PlannedFile("", (text,)),), folder=False), path, force=True, inputs=files)
+    write_report(path, golden.text().encode())
 
 
 # ---- the source ---------------------------------------------------------------------------------------------------
@@ -133,6 +126,7 @@ class _Checkpoint:
             raise ManifestError(f"`{source.location}` lacks `{source.missing[0]}`, which its index promises")
         if not source:
             raise UnsupportedError(f"`{source.location}` holds no tensors to compare")
+        safetensors.check_expansion(source)
         self._source = source
         self.location = source.location
         self.catalogue, self._check = checked(source)

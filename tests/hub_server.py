@@ -25,6 +25,7 @@ from huggingface_hub import constants
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SIGNATURE = "canary-signature-9c1b"
 TOKEN = "hf_canary_token_5d7e"
+TINY = "someone/tiny"
 _LARGE = (".bin", ".pt", ".safetensors", ".gguf")
 
 
@@ -279,3 +280,48 @@ def every(count: int) -> Iterator[bool]:
     while True:
         yield from (False for _ in range(count - 1))
         yield True
+
+
+def answer(status: int = 206, *, without: str = "", body: Callable[[bytes], bytes] = bytes, **changed: str) -> Any:
+    """Give a fault: the right answer but for some headers, the status or the body."""
+
+    def fault(exchange: Exchange, asked: Asked) -> bool:
+        headers = {name: value for name, value in asked.headers.items() if name.lower() != without}
+        places = {"first": asked.first, "last": asked.last, "total": asked.total, "size": len(asked.data)}
+        headers |= {name.replace("_", "-"): value.format(**places) for name, value in changed.items()}
+        exchange.reply(status, body(asked.data), headers)
+        return True
+
+    return fault
+
+
+def later(fault: Any, count: int = 2) -> Any:
+    """Behave well at first."""
+    turns = 0
+
+    def misbehave(exchange: Exchange, asked: Asked) -> bool:
+        nonlocal turns
+        turns += 1
+        return turns >= count and bool(fault(exchange, asked))
+
+    return misbehave
+
+
+def serve(files: dict[str, bytes], etag: str | None = '"1"') -> Callable[[Exchange], bool]:
+    """Serve files by ranges, plainly."""
+
+    def answer(exchange: Exchange) -> bool:
+        content = files.get(exchange.path.partition("?")[0])
+        if content is None:
+            return False
+        exchange._send(content, {"ETag": etag} if etag else {})
+        return True
+
+    return answer
+
+
+def assert_no_secret(hub: Hub, text: str) -> None:
+    """Assert that token and signatures are in no message or log, and the token went to no other origin."""
+    assert TOKEN not in text
+    assert SIGNATURE not in text
+    assert all(TOKEN not in str(request) for request in hub.seen if request.origin != "hub")

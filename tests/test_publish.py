@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from converter.errors import OutputError
-from converter.publish import Piece, Plan, PlannedFile, check_target, literal, publish
+from converter.publish import Piece, Plan, PlannedFile, literal, publish
 
 
 def file_plan(*contents: bytes, identity: str = "") -> Plan:
@@ -123,62 +123,12 @@ def test_a_folder_that_is_not_empty_needs_force_and_is_replaced_whole(tmp_path: 
     assert everything(tmp_path) == {"out/c": b"3"}
 
 
-def test_an_input_is_never_written_over(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"weights")
-    (tmp_path / "hard").hardlink_to(source)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "inside").hardlink_to(source)
-    status = source.stat()
-    inputs = [(status.st_dev, status.st_ino)]
-
-    for target in ("source", "hard"):
-        with pytest.raises(OutputError, match="is the input itself"):
-            publish(file_plan(b"x"), tmp_path / target, force=True, inputs=inputs)
-    with pytest.raises(OutputError, match="holds the input"):
-        publish(folder_plan(a=b"x"), tmp_path / "folder", force=True, inputs=inputs)
-
-    assert source.read_bytes() == b"weights"
-
-
-def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-
-    with pytest.raises(OutputError, match="symbolic link"):
-        check_target(tmp_path / "link", folder=False, force=True)
-
-
-@pytest.mark.parametrize("folder", [True, False])
-def test_a_file_is_no_folder_nor_the_reverse(tmp_path: Path, folder: bool) -> None:
-    target = tmp_path / "out"
-    target.write_bytes(b"") if folder else target.mkdir()
-
-    with pytest.raises(OutputError, match="should be written"):
-        check_target(target, folder=folder, force=True)
-
-
-def test_too_little_room_is_said_before_a_byte_is_written(tmp_path: Path) -> None:
-    huge = Plan((PlannedFile("", (Piece("huge", 1 << 60, lambda: iter(())),)),), folder=False)
-
-    with pytest.raises(OutputError, match="there is room for"):
-        publish(huge, tmp_path / "out")
-
-    assert everything(tmp_path) == {}
-
-
 def test_a_second_run_waits_for_nobody(tmp_path: Path) -> None:
     with (tmp_path / ".out.partial.journal").open("w") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
 
         with pytest.raises(OutputError, match="another run"):
             publish(file_plan(b"a"), tmp_path / "out")
-
-
-def test_a_place_that_is_not_writable_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-
-    with pytest.raises(OutputError, match="can't be written"):
-        publish(file_plan(b"a"), tmp_path / "file" / "out")
 
 
 SCRIPT = """

@@ -257,7 +257,7 @@ def _architecture(recognition: Recognition, settings: Mapping[str, Any]) -> Iter
     for row in recognition.architecture.metadata:
         value = recognition.sizes.get(row.value, settings.get(row.value, row.default))
         whole = row.type == "u32"
-        if type(value) not in ((int,) if whole else (int, float)) or not 0 < float(value or 0) < _U32:
+        if type(value) not in ((int,) if whole else (int, float)) or not 0 < value < _U32:
             raise ModelError(f"`{row.value}` is {value!r:.80}: a positive number was expected for `{row.key}`")
         yield _scalar(row.key, row.type, value)
     yield _string("cerebras_tool.activation_function", settings.get("activation_function", _TANH[0]))

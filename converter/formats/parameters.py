@@ -10,9 +10,10 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.buffers import droppable
@@ -20,6 +21,7 @@ from converter.checksums import crc32
 from converter.documents import load_json
 from converter.dtypes import BY_NAME, F32
 from converter.errors import ManifestError, ModelError, OutputError, SourceError, UnsupportedError
+from converter.formats.safetensors import check_expansion
 from converter.models import Recognition, Row
 from converter.publish import Piece, Plan, PlannedFile, literal
 from converter.sources import STEP, Joined, Source
@@ -34,6 +36,7 @@ MANIFEST: Final = "manifest.json"
 PROPERTIES: Final = "model.properties"
 FORMS: Final = ("storages", "named")
 _SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+_CRC: Final = re.compile(r"[0-9a-f]{8}")
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9_%][A-Za-z0-9._%-]*/)*[A-Za-z0-9_%][A-Za-z0-9._%-]*")
 
 
@@ -121,7 +124,7 @@ def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
         raise ManifestError(f"{what} has the schema {manifest.get('schema')!r:.80}: `{SCHEMA}` was expected")
     try:
         return _from_manifest(path, manifest)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ManifestError(f"{what} lacks a field or has one of another type: {error}") from error
 
 
@@ -216,6 +219,7 @@ def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layou
         stride = _row_major(stored.shape)
         place = _Place(tuple(path for path, _ in pieces), stride[::-1] if stored is not tensor else stride, 0, "little")
         known[tensor] = layout.places[name] = place
+    check_expansion({place.parts[0]: tensor for tensor, place in known.items()})
     return layout
 
 
@@ -345,42 +349,43 @@ def _manifest(
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
+    what = f"`{path / MANIFEST}`"
+    orders: dict[str, str] = {}
+    for entry in manifest["tensors"]:
+        for part in entry["parts"]:
+            order = orders.setdefault(part, entry["byte_order"])
+            if order not in ("little", "big") or order != entry["byte_order"]:
+                raise ManifestError(f"{what} gives {part!r:.120} another byte order than `little` or `big`, or both")
     sources: dict[str, Storage] = {}
-    orders = {part: entry["byte_order"] for entry in manifest["tensors"] for part in entry["parts"]}
+    files: list[_FolderFile] = []
     for entry in manifest["files"]:
-        name, nbytes = entry["path"], entry["nbytes"]
-        if not _PATH.fullmatch(name) or name in sources:
-            raise ManifestError(
-                f"`{path / MANIFEST}` names the file {name!r:.120}, which is no plain path or stands twice"
-            )
-        file = _FolderFile(path / name, nbytes)
-        sources[name] = Storage(
-            file,
-            0,
-            nbytes,
-            entry.get("key", name),
-            entry.get("shard"),
-            int(entry["crc32"], 16),
-            orders.get(name, "little"),
-        )
+        name = entry["path"]
+        if type(name) is not str or not _PATH.fullmatch(name) or name in sources:
+            raise ManifestError(f"{what} names the file {name!r:.120}, which is no plain path or stands twice")
+        nbytes, key, shard, crc = entry["nbytes"], entry.get("key", name), entry.get("shard"), entry["crc32"]
+        if type(nbytes) is not int or type(key) is not str or type(crc) is not str or not _CRC.fullmatch(crc):
+            raise ManifestError(f"{what}: the entry of the file `{name}` has no size, key or CRC-32 as we write them")
+        if shard is not None and (type(shard) is not int or shard < 1):
+            raise ManifestError(f"{what} puts the file `{name}` into the shard {shard!r:.80}: they count from 1")
+        files.append(_FolderFile(path, name, nbytes))
+        sources[name] = Storage(files[-1], 0, nbytes, key, shard, int(crc, 16), orders.get(name, "little"))
     joined: dict[tuple[str, ...], Storage] = {}
     tensors: dict[str, Tensor] = {}
     for entry in manifest["tensors"]:
-        parts = tuple(entry["parts"])
+        name, parts, dtype = entry["name"], tuple(entry["parts"]), entry["dtype"]
         missing = [part for part in parts if part not in sources]
-        if missing or not parts or entry["dtype"] not in BY_NAME or entry["name"] in tensors:
-            raise ManifestError(
-                f"`{path / MANIFEST}`: the entry of `{entry['name']:.120}` is not whole, or stands twice"
-            )
+        if type(name) is not str or name in tensors or missing or not parts or dtype not in BY_NAME:
+            raise ManifestError(f"{what}: the entry of {name!r:.120} is not whole, or stands twice")
         if parts not in joined:
             joined[parts] = sources[parts[0]] if len(parts) == 1 else _join([sources[part] for part in parts])
         numbers = (*entry["shape"], *entry["stride"], entry["offset"])
         if any(type(number) is not int for number in numbers):
-            raise ManifestError(f"`{path / MANIFEST}`: `{entry['name']:.120}` has a size that is no integer")
-        tensors[entry["name"]] = Tensor(
-            BY_NAME[entry["dtype"]], tuple(entry["shape"]), tuple(entry["stride"]), entry["offset"], joined[parts]
-        )
+            raise ManifestError(f"{what}: {name!r:.120} has a size that is no integer")
+        shape, stride = tuple(entry["shape"]), tuple(entry["stride"])
+        tensors[name] = Tensor(BY_NAME[dtype], shape, stride, entry["offset"], joined[parts])
     config = manifest["config"]
+    if manifest["form"] not in FORMS or not (config is None or type(config) is dict):
+        raise ManifestError(f"{what} is of no form that we write, or has a configuration that is no object")
     return Catalogue(
         tensors,
         location=str(path),
@@ -389,6 +394,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
         storages=list(sources.values()) if manifest["form"] == "storages" else (),
         metadata={"form": manifest["form"], "source": manifest["source"]},
         config=config,
+        sources=files,
     )
 
 
@@ -400,14 +406,28 @@ def _join(parts: list[Storage]) -> Storage:
 class _FolderFile:
     """A file of the folder. It is opened for each read: a checkpoint may have more files than a process may hold open."""
 
-    def __init__(self, path: Path, nbytes: int) -> None:
+    def __init__(self, folder: Path, name: str, nbytes: int) -> None:
+        path = folder / name
         self.name, self.size, self._path = str(path), nbytes, path
         try:
             found = path.lstat()
+            inside = all(not stat.S_ISLNK((folder / parent).lstat().st_mode) for parent in PurePath(name).parents[:-1])
         except OSError as error:
             raise ManifestError(f"`{path}` is missing, though the manifest names it") from error
+        if not inside or not stat.S_ISREG(found.st_mode):
+            raise ManifestError(f"`{path}` is not a regular file of the folder: links are not followed")
         if found.st_size != nbytes:
             raise ManifestError(f"`{path}` has {found.st_size:,} bytes; the manifest says {nbytes:,}")
+        self.identity, self.mtime_ns = (found.st_dev, found.st_ino), found.st_mtime_ns
+
+    def check_unchanged(self) -> None:
+        """Raise SourceError if the file was written to or replaced since the manifest was read."""
+        try:
+            found = self._path.lstat()
+        except OSError as error:
+            raise SourceError(f"`{self.name}` was removed while it was read") from error
+        if (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) != (*self.identity, self.size, self.mtime_ns):
+            raise SourceError(f"`{self.name}` was changed while it was read")
 
     def read(self, offset: int, size: int) -> memoryview:
         buffer = memoryview(bytearray(size))
@@ -453,6 +473,9 @@ def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _
     if len(orders) > 1:
         raise ModelError("its storages differ in byte order")
     config: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
+    epsilon = config.get("layer_norm_epsilon", 1e-05)
+    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
+        raise ModelError(f"`config.json` says `layer_norm_epsilon` is {epsilon!r:.80}: expected 1e-05 or so")
     head = sizes["n_embd"] // sizes["n_head"]
     end = config.get("eos_token_id")
     lines = [
@@ -474,7 +497,7 @@ def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _
         ("attention.head.count", sizes["n_head"]),
         ("attention.dividend", repr(math.sqrt(head)).removesuffix(".0")),
         *((f"attention.type.{decoder}", "global") for decoder in range(1, sizes["n_layer"] + 1)),
-        ("epsilon", repr(float(config.get("layer_norm_epsilon", 1e-05)))),
+        ("epsilon", repr(float(epsilon))),
         ("data.type", "FLOAT32"),
         ("byte.order", "LITTLE_ENDIAN" if orders == {"little"} else "BIG_ENDIAN"),
         ("weights.transposed", "true" if transposed else "false"),

@@ -1,0 +1,54 @@
+"""What several files of tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from converter import hub as remote_hub
+from converter.limits import Limits, set_limit
+from converter.sample import write_sample
+from tests.hub_server import TINY, Hub, Repository, files_of
+
+
+@pytest.fixture(autouse=True)
+def limits() -> Iterator[None]:
+    """Put the limits back."""
+    yield
+    for name in Limits.__slots__:
+        set_limit(f"{name}={getattr(Limits(), name)}")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_sample(folder, "tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    write_sample(folder, "tiny-13B")
+    return folder
+
+
+@pytest.fixture
+def hub(tiny: Path, sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Give a Hub that huggingface_hub is pointed at, with a token that must not get anywhere else."""
+    repositories = {
+        TINY: Repository(files_of(tiny)),
+        "someone/sharded": Repository(files_of(sharded)),
+        "someone/private": Repository(files_of(tiny), private=True),
+        "someone/gated": Repository(files_of(tiny), gated=True),
+    }
+    with Hub(repositories) as hub:
+        hub.point(monkeypatch, tmp_path / "cache")
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+        monkeypatch.setattr(remote_hub, "_BACKOFF", 0.01)
+        monkeypatch.setattr(remote_hub, "_PATIENCE", 1.0)
+        monkeypatch.setattr(remote_hub, "_SLOWEST", 1_000_000)
+        yield hub
