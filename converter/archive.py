@@ -76,6 +76,7 @@ class Archive:
         self.root = ""
         self.records: dict[str, Record] = {}
         self._payloads: dict[int, int] = {}
+        self.spool = _Spool()
         self._read_directory(self._slice(start, size), start, count)
 
     def __contains__(self, name: object) -> bool:
@@ -269,7 +270,7 @@ class Archive:
         if not entries:
             raise ArchiveError(f"`{self.name}` is an empty archive")
         # PyTorch looks names up without regard to case.
-        folded = [entry[1].casefold() for entry in entries]
+        folded = [entry[1].casefold() if entry[1].isascii() else _folded(entry[1]) for entry in entries]
         if len(set(folded)) != len(folded):
             twice = next(name for name, count in Counter(folded).items() if count > 1)
             raise ArchiveError(f"`{self.name}` holds `{entries[folded.index(twice)][1]}` twice")
@@ -291,12 +292,14 @@ class Archive:
             raise ArchiveError(f"`{self.name}`: {limit:,} bytes stand before its first record")
         cut = len(self.root)
         for header, name, method, flags, crc, compressed, nbytes in entries:
-            if name.endswith("/"):
-                if nbytes:
-                    raise ArchiveError(f"`{name}` in `{self.name}` is a folder that holds {nbytes:,} bytes itself")
-                continue  # as `zip -r` adds them
+            if name.endswith("/") and nbytes:
+                raise ArchiveError(f"`{name}` in `{self.name}` is a folder that holds {nbytes:,} bytes itself")
             short = name[cut:]
-            self.records[short] = Record(short, method, flags, crc, compressed, nbytes, header, limits[header])
+            record = Record(short, method, flags, crc, compressed, nbytes, header, limits[header])
+            if name.endswith("/"):
+                self.payload(record)  # as `zip -r` adds them; nothing reads them, so nothing may hide there
+            else:
+                self.records[short] = record
 
     def _name(self, encoded: bytes, flags: int) -> str:
         if len(encoded) > LIMITS.name:
@@ -319,6 +322,13 @@ class Archive:
         if "." in name and any(part in (".", "..") for part in name.split("/")):
             raise ArchiveError(f"`{self.name}` has a record named {encoded!r}, which leads out of its folder")
         return name
+
+
+def _folded(name: str) -> str:
+    """Give a name as file systems compare it that count neither case nor how an accent is spelled."""
+    from unicodedata import normalize
+
+    return normalize("NFC", normalize("NFC", name).casefold())
 
 
 def _inflated(archive: Archive, record: Record) -> Iterator[bytes]:
@@ -398,22 +408,17 @@ class _StoredRecord:
 
 
 class _InflatedRecord:
-    """A deflated record as a source, inflated once into a temporary file that has no name."""
+    """A deflated record as a source, inflated once, when it is first read."""
 
     def __init__(self, archive: Archive, record: Record) -> None:
         self._archive, self._record = archive, record
         self.name = f"{archive.name}:{archive.root}{record.name}"
         self.size = record.nbytes
-        self._file: int | None = None
+        self._start = -1
 
     def span(self) -> tuple[Source, int, int]:
         """Give the file, and where the record starts and ends in it with its headers."""
         return self._archive.source, self._record.header, self._record.limit
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
     def read(self, offset: int, size: int) -> memoryview:
         """Exactly `size` bytes from `offset`."""
@@ -425,27 +430,57 @@ class _InflatedRecord:
 
     def readinto(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`."""
-        if self._file is None:
-            self._file = self._inflate()
-        done = 0
-        while done < len(buffer):
-            count = os.preadv(self._file, [buffer[done:]], offset + done)
-            if not count:
-                raise SourceError(f"`{self.name}` has {self.size:,} bytes; asked for byte {offset + done:,}")
-            done += count
+        if self._start < 0:
+            self._start = self._archive.spool.add(self._archive, self._record)
+        self._archive.spool.readinto(self._start + offset, buffer, self.name)
 
-    def _inflate(self) -> int:
+
+class _Spool:
+    """What was inflated of an archive, one record after another in a temporary file that has no name."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._size = 0
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+
+    def add(self, archive: Archive, record: Record) -> int:
+        """Inflate a record; give where it starts. Raises SourceError where there is no room for it."""
         import tempfile
 
-        with tempfile.TemporaryFile(buffering=0) as file:
-            try:
-                for data in _inflated(self._archive, self._record):
-                    view = memoryview(data)
-                    while view:
-                        view = view[file.write(view) :]
-            except OSError as error:
-                raise SourceError(f"`{self.name}` can't be inflated into a temporary file: {error.strerror}") from error
-            return os.dup(file.fileno())
+        name = f"{archive.name}:{archive.root}{record.name}"
+        try:
+            if self._file is None:
+                with tempfile.TemporaryFile(buffering=0) as file:
+                    self._file = os.dup(file.fileno())
+            room = os.fstatvfs(self._file)
+            if record.nbytes > room.f_bavail * room.f_frsize:
+                raise SourceError(
+                    f"`{name}` inflates to {record.nbytes:,} bytes, more than {tempfile.gettempdir()} has room"
+                )
+            position = self._size
+            for data in _inflated(archive, record):
+                view = memoryview(data)
+                while view:
+                    count = os.pwrite(self._file, view, position)
+                    view, position = view[count:], position + count
+        except OSError as error:
+            raise SourceError(
+                f"`{name}` can't be inflated into a temporary file: {(error.strerror or '').lower()}"
+            ) from error
+        start, self._size = self._size, position
+        return start
+
+    def readinto(self, position: int, buffer: memoryview, name: str) -> None:
+        """Fill `buffer` from `position`."""
+        done = 0
+        while done < len(buffer) and self._file is not None:
+            count = os.preadv(self._file, [buffer[done:]], position + done)
+            if not count:
+                raise SourceError(f"`{name}` ends early: {len(buffer) - done:,} bytes are missing")
+            done += count
 
 
 def _extras(extra: bytes | memoryview, what: str) -> dict[int, bytes]:

@@ -306,6 +306,7 @@ class _Look:
                 catalogue = self.strict(source, format.read)
                 if format.name == "torch-legacy":
                     self.legacy(source, catalogue)
+                self.appended(source)
                 return format.title
         sealed = next((name for start, name in _SEALED if head.startswith(start)), None)
         if sealed is None and head[257:262] == b"ustar":
