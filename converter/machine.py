@@ -12,6 +12,7 @@ can't be one and no collision that costs time. Values may be shared and may cont
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from bisect import bisect_right
@@ -404,6 +405,8 @@ class _Machine:
         self.later: list[
             tuple[int, int, tuple[Any, ...]]
         ] = []  # tensors run in one go: lowest PUT, byte, what they use
+        # Chosen numbers would make a dict look for each in a long chain, so those of the memo are changed by a secret one.
+        self.salt = int.from_bytes(os.urandom(7), "little")
         self.newest = -1  # the highest PUT of those, or GET
 
     def run(self, data: bytes, position: int) -> Pickled:
@@ -411,21 +414,21 @@ class _Machine:
         stack: list[Any] = []
         below: list[list[Any]] = []  # the stacks under each open MARK
         memo: dict[int, Any] = {}
-        persistent, count, framed = self.persistent, 0, False
+        persistent, count, framed, salt = self.persistent, 0, False, self.salt
         start, due = position, _CHECKED
         while True:
             for code, argument, at in decode(data, position, start=start):
                 count += 1
                 if code == 0x72 or code == 0x71 or code == 0x70:  # LONG_BINPUT, BINPUT, PUT
-                    memo[argument] = stack[-1]
+                    memo[argument ^ salt] = stack[-1]
                 elif (
                     code == 0x4B or code == 0x58 or code == 0x4D or code == 0x4A or code == 0x8C
                 ):  # small ints and text
                     stack.append(argument)
                 elif code == 0x68 or code == 0x6A or code == 0x67:  # BINGET, LONG_BINGET, GET
-                    if argument not in memo and not self.recall(data, memo, argument):
+                    if argument ^ salt not in memo and not self.recall(data, memo, argument):
                         raise PickleError(f"{NAMES[code]} at byte {at:,} asks for memo {argument}, which was never put")
-                    stack.append(memo[argument])
+                    stack.append(memo[argument ^ salt])
                 elif code == 0x28:  # MARK
                     below.append(stack)
                     stack = []
@@ -439,7 +442,7 @@ class _Machine:
                     for lowest, _, _ in self.later:
                         self.recall(data, memo, lowest)
                     self.later.clear()
-                    memo[len(memo)] = stack[-1]
+                    memo[len(memo) ^ salt] = stack[-1]
                 elif code == 0x86:  # TUPLE2
                     stack[-2:] = [(stack[-2], stack[-1])]
                 elif code == 0x52:  # REDUCE
@@ -483,6 +486,7 @@ class _Machine:
                         )
                     if count > LIMITS.opcodes:
                         raise LimitError(f"a pickle of {count:,} opcodes: at most {LIMITS.opcodes:,} are run")
+                    self.check(count, len(memo) + 5 * len(self.later), 1, at)
                     return Pickled(stack[0], at + 1, self.used)
                 else:
                     framed = framed or code == 0x95  # FRAME
@@ -500,7 +504,14 @@ class _Machine:
         ordinary is left to the loop, from the start of its tensor. Of what is put into the memo only the names, the keys and
         the tensors are: a pickler asks for nothing else again, and `recall` makes it if one does.
         """
-        opcodes, known, persistent, later, newest = 0, self.known, self.persistent, self.later, self.newest
+        opcodes, known, persistent, later, newest, salt = (
+            0,
+            self.known,
+            self.persistent,
+            self.later,
+            self.newest,
+            self.salt,
+        )
         last: tuple[bytes, ...] | None = None
         context: tuple[Any, ...] = ()
         while opcodes < _CHECKED and (match := _TENSOR(data, position)) is not None:
@@ -510,9 +521,9 @@ class _Machine:
             gets = (get_function, get_tag, get_kind, get_location, get_hooks)
             if gets != last:
                 indices = [int.from_bytes(get[1:], "little") for get in gets]
-                if any(index not in memo for index in indices):
+                if any(index ^ salt not in memo for index in indices):
                     break
-                context, last = tuple(memo[index] for index in indices), gets
+                context, last = tuple(memo[index ^ salt] for index in indices), gets
                 function, tag, kind, location, hooks = context
                 if not (type(function) is type(hooks) is Known and function.build and hooks.build):
                     break
@@ -522,7 +533,7 @@ class _Machine:
                 b"".join((put_before, put_name, put_key, put_id, put_size, put_stride, put_hooks, put_args))
             )
             # A PUT over an entry that is used here, or over another, would make their order matter.
-            if min(places) <= newest or not memo.keys().isdisjoint(places):
+            if min(places) <= newest or not memo.keys().isdisjoint(map(salt.__xor__, places)):
                 break
             if width[0] != len(digits) or int.from_bytes(length, "little") != len(text):
                 break
@@ -530,9 +541,9 @@ class _Machine:
                 if written not in known:
                     known[written] = _numbers(written)
             shape, steps = known[size], known[stride]
-            key = memo[places[2]] = digits.decode()
-            name = memo[places[1]] = text.decode()
-            memo[places[0]] = stack[-1]
+            key = memo[places[2] ^ salt] = digits.decode()
+            name = memo[places[1] ^ salt] = text.decode()
+            memo[places[0] ^ salt] = stack[-1]
             storage = persistent((tag, kind, key, location, known[numel][0]))
             stack.append(name)
             stack.append(build((storage, known[offset][0], shape, steps, grad == b"\x88", empty(()))))
@@ -554,8 +565,8 @@ class _Machine:
             made = hooks.build(())
             args = (self.persistent(id), offset[0], size, stride, parts[18] == b"\x88", made)
             for part, value in ((12, id), (15, size), (17, stride), (20, made), (21, args)):
-                memo.setdefault(int.from_bytes(parts[part], "little"), value)
-        return place in memo
+                memo.setdefault(int.from_bytes(parts[part], "little") ^ self.salt, value)
+        return place ^ self.salt in memo
 
     def rest(self, name: str, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
         """Interpret what checkpoints hold seldom. Gives the stack to go on with."""

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from converter.dtypes import BY_STORAGE, BY_TORCH, U8, Dtype
 from converter.errors import LayoutError, PickleError
+from converter.limits import LIMITS
 from converter.machine import Dict, Known, Opaque
 from converter.tensors import Storage, Tensor
 
@@ -62,6 +63,8 @@ def _whole(value: object, what: str) -> int:
 def _sizes(value: object, what: str) -> tuple[int, ...]:
     if type(value) is not tuple:
         raise LayoutError(f"{what} is a {type(value).__name__}, not a tuple")
+    if len(value) > LIMITS.rank:
+        raise LayoutError(f"{what} has {len(value):,} dimensions: at most {LIMITS.rank} are read")
     for number in value:
         if type(number) is not int:
             raise LayoutError(f"{what} holds a {type(number).__name__}, not integers only")
@@ -115,6 +118,8 @@ def _with_metadata(tensor: Tensor, metadata: list[Any], function: str) -> object
     if type(marks) is not Dict:
         raise PickleError(f"{function} has a {type(marks).__name__} for metadata, not a dict")
     kinds = []
+    if len(marks) > 4:
+        raise PickleError(f"{function} has {len(marks) // 2:,} metadata: `conj` and `neg` are known")
     for key, value in marks.pairs():
         if key not in ("conj", "neg") or type(value) is not bool:
             raise PickleError(f"{function} has metadata other than `conj` and `neg`, true or false")
@@ -183,6 +188,8 @@ def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int
             dtype = value.name if isinstance(value, Dtype) else None
         if size_at is not None and len(args) > size_at and type(args[size_at]) is tuple:
             shape = _sizes(args[size_at], "a tensor's size")
+            if any(not 0 <= length < 1 << 63 for length in shape):
+                raise LayoutError("a tensor has a size that is negative or does not fit into 63 bits")
         if args and type(args[0]) is Typed:
             dtype = args[0].dtype.name
         return Special(kind, function, args, dtype, shape)
@@ -191,30 +198,40 @@ def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int
 
 
 def _ordered_dict(args: tuple[Any, ...]) -> object:
-    """Python 3 writes OrderedDict() and fills it; Python 2 gave it a list of [key, value]."""
+    """Python 3 writes OrderedDict() and fills it; Python 2 gave it a list of [key, value], which is used up here.
+
+    It was made for this call. Given again and again, a short pickle would make dicts without end.
+    """
     _arguments(args, 0, 1, "collections.OrderedDict")
     made = Dict()
-    if args and type(args[0]) not in (list, tuple):
+    if args and type(args[0]) is not list:
         raise PickleError(f"collections.OrderedDict is given a {type(args[0]).__name__}, not a list of pairs")
     for pair in args[0] if args else ():
         if type(pair) not in (list, tuple) or len(pair) != 2:
-            raise PickleError("collections.OrderedDict is given something that is no list of pairs")
+            raise PickleError("collections.OrderedDict is given something that is no list of pairs, or a list again")
         made += pair
+    if args:
+        args[0][:] = [None]
     return made
 
 
 def _size(args: tuple[Any, ...]) -> object:
     _arguments(args, 0, 1, "torch.Size")
-    return _sizes(tuple(args[0]) if args and type(args[0]) is list else args[0] if args else (), "torch.Size")
+    sizes = args[0] if args else ()
+    return _sizes(tuple(sizes) if type(sizes) is list and len(sizes) <= LIMITS.rank else sizes, "torch.Size")
 
 
 def _named_value(module: str, name: str) -> Known:
     """A call of this yields a name and nothing else: a device, a layout."""
-    return Known(module, name, lambda args: f"{module}.{name}{args!r}" if all(_plain(a) for a in args) else name)
+
+    def build(args: tuple[Any, ...]) -> object:
+        return f"{module}.{name}{args!r}" if len(args) <= 2 and all(_plain(a) for a in args) else name
+
+    return Known(module, name, build)
 
 
 def _plain(value: object) -> bool:
-    return type(value) in (str, int) and len(str(value)) < 80
+    return (type(value) is str and len(value) < 80) or (type(value) is int and value.bit_length() <= 64)
 
 
 def _table() -> dict[tuple[str, str], Known]:

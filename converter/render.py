@@ -238,7 +238,7 @@ def fold(tensors: Sequence[TensorReport]) -> list[_Line]:
             if match and len(match[0]) < 9
             else (0, (tensor.name,))
         )
-        key = (pattern, tensor.dtype, tensor.shape, tensor.stride, tensor.contiguous)
+        key = (pattern, tensor.dtype, f"{tensor.shape}{tensor.stride}", tensor.contiguous)
         groups.setdefault(key, []).append((number, tensor))
     lines = []
     for (pattern, *_), members in groups.items():

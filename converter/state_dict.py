@@ -92,7 +92,8 @@ def describe(value: object) -> str:
     if isinstance(value, str):
         return f'"{value[:60]}…"' if len(value) > 60 else f'"{value}"'
     if value is None or isinstance(value, bool | int | float):
-        text = str(value)
+        # Python refuses to write very long ones in decimal.
+        text = f"{value:#x}" if isinstance(value, int) and value.bit_length() > 10_000 else str(value)
         return text if len(text) <= 40 else text[:40] + "…"
     if isinstance(value, Dict):
         return f"dict of {len(value) // 2:,}"

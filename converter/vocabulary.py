@@ -34,17 +34,14 @@ def load(folder: Path) -> Vocabulary:
         if not (folder / name).is_file():
             raise SourceError(f"`{folder}` has no `{name}`: a GPT-2 tokenizer is {' and '.join(FILES)}")
     ids = load_json(folder / FILES[0])
-    names: dict[int, str] = {}
+    names: dict[str, str] = {}  # by the number as text, whose hash no file can choose
     for token, number in ids.items():
         if type(number) is not int or number < 0:
             raise ManifestError(
                 f"`{folder / FILES[0]}` gives `{token[:80]}` the id {number!r:.80}: a number from 0 was expected"
             )
-        if number in names:
-            raise ManifestError(
-                f"`{folder / FILES[0]}` gives the id {number:,} to `{names[number][:80]}` and `{token[:80]}`"
-            )
-        names[number] = token
+        if (other := names.setdefault(str(number), token)) is not token:
+            raise ManifestError(f"`{folder / FILES[0]}` gives the id {number:,} to `{other[:80]}` and `{token[:80]}`")
     return Vocabulary(ids, tuple(_merges(folder / FILES[1], ids)))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from converter.errors import ConverterError, LayoutError, PickleError
+from converter.errors import ConverterError
 from converter.formats import open_checkpoint
 from converter.machine import Dict, Known, run
 from converter.rebuild import TABLE, Special
@@ -151,119 +151,6 @@ def test_special_tensors_keep_dtype_and_shape(opened: Open) -> None:
     assert isinstance(meta, Special)
     assert isinstance(conj, Special)
     assert (meta.dtype, meta.shape, conj.dtype, conj.shape) == ("F32", (2, 3), "F32", (6,))
-
-
-def v2(*args: Any) -> Call:
-    return Call(V2, args)
-
-
-REFUSED: dict[str, Any] = {
-    "no arguments": v2(),
-    "five arguments": v2(FLOATS, 0, (6,), (1,), False),
-    "eight arguments": v2(FLOATS, 0, (6,), (1,), False, HOOKS, None, None),
-    "a storage that is text": v2("0", 0, (6,), (1,), False, HOOKS),
-    "a storage that is a tensor": v2(TENSOR, 0, (6,), (1,), False, HOOKS),
-    "a storage that is a storage class": v2(Global("torch", "FloatStorage"), 0, (6,), (1,), False, HOOKS),
-    "an offset that is text": v2(FLOATS, "0", (6,), (1,), False, HOOKS),
-    "an offset that is a bool": v2(FLOATS, True, (4,), (1,), False, HOOKS),
-    "an offset that is a float": v2(FLOATS, 0.0, (6,), (1,), False, HOOKS),
-    "a negative offset": v2(FLOATS, -1, (6,), (1,), False, HOOKS),
-    "a size that is a list": v2(FLOATS, 0, [6], (1,), False, HOOKS),
-    "a size that is a number": v2(FLOATS, 0, 6, (1,), False, HOOKS),
-    "a size that holds a bool": v2(FLOATS, 0, (True,), (1,), False, HOOKS),
-    "a size that holds a float": v2(FLOATS, 0, (6.0,), (1,), False, HOOKS),
-    "a size that holds a tuple": v2(FLOATS, 0, ((6,),), (1,), False, HOOKS),
-    "a stride that is None": v2(FLOATS, 0, (6,), None, False, HOOKS),
-    "a size past the storage": v2(FLOATS, 0, (7,), (1,), False, HOOKS),
-    "requires_grad that is text": v2(FLOATS, 0, (6,), (1,), "no", HOOKS),
-    "requires_grad that is a number": v2(FLOATS, 0, (6,), (1,), 0, HOOKS),
-    "hooks that are text": v2(FLOATS, 0, (6,), (1,), False, "hooks"),
-    "hooks that are there": v2(FLOATS, 0, (6,), (1,), False, {"0": 1}),
-    "metadata that is text": v2(FLOATS, 0, (6,), (1,), False, HOOKS, "conj"),
-    "metadata of another kind": v2(FLOATS, 0, (6,), (1,), False, HOOKS, {"twice": True}),
-    "metadata that is no bool": v2(FLOATS, 0, (6,), (1,), False, HOOKS, {"conj": 1}),
-    "metadata with a nested key": v2(FLOATS, 0, (6,), (1,), False, HOOKS, Raw(b"}N" + b"\x85" * 100_000 + b"\x88s")),
-    "v3 without a dtype": Call(V3, (BYTES, 0, (6,), (1,), False, HOOKS)),
-    "v3 with text for a dtype": Call(V3, (BYTES, 0, (6,), (1,), False, HOOKS, "float32")),
-    "v3 with a storage class for a dtype": Call(
-        V3, (BYTES, 0, (6,), (1,), False, HOOKS, Global("torch", "FloatStorage"))
-    ),
-    "v3 with an unknown dtype": Call(V3, (BYTES, 0, (6,), (1,), False, HOOKS, Global("torch", "float13"))),
-    "v3 that counts bytes": Call(V3, (BYTES, 0, (24,), (1,), False, HOOKS, Global("torch", "float32"))),
-    "a parameter of text": Call(PARAMETER, ("w", True, HOOKS)),
-    "a parameter of a storage": Call(PARAMETER, (FLOATS, True, HOOKS)),
-    "a parameter with hooks": Call(PARAMETER, (TENSOR, True, {"0": 1})),
-    "a parameter of two": Call(PARAMETER, (TENSOR, True)),
-    "a parameter with state of three": Call(WITH_STATE, (TENSOR, True, HOOKS)),
-    "a subclass of three": Call(FROM_TYPE, (V2, KIND, TENSOR_ARGUMENTS)),
-    "a subclass within a subclass": Call(FROM_TYPE, (FROM_TYPE, KIND, (V2, KIND, TENSOR_ARGUMENTS, {}), {})),
-    "a dtype that is called": Call(Global("torch", "float32"), ()),
-    "a storage class that is called": Call(Global("torch", "FloatStorage"), ()),
-    "an OrderedDict of text": Call(Global("collections", "OrderedDict"), ("ab",)),
-    "an OrderedDict of triples": Call(Global("collections", "OrderedDict"), ([(1, 2, 3)],)),
-    "an OrderedDict of a dict": Call(Global("collections", "OrderedDict"), ({"a": (1, 2)},)),
-    "an OrderedDict of two": Call(Global("collections", "OrderedDict"), ([], [])),
-    "a torch.Size of text": Call(Global("torch", "Size"), ("ab",)),
-    "a meta tensor with text for a size": Call(
-        Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (Global("torch", "float32"), ("a",), (1,), False)
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refuses(name: str, opened: Open) -> None:
-    with pytest.raises((PickleError, LayoutError)) as caught:
-        opened({"w": REFUSED[name]})
-    assert "can't be run" not in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-IDS = {
-    "text": "0",
-    "a number": 5,
-    "a pair": ("storage", "0"),
-    "another tag": ("module", Global("torch", "FloatStorage"), "0", "cpu", 6),
-    "six items": ("storage", Global("torch", "FloatStorage"), "0", "cpu", 6, None),
-    "a list": ["storage", Global("torch", "FloatStorage"), "0", "cpu", 6],
-    "a key that is a number": ("storage", Global("torch", "FloatStorage"), 0, "cpu", 6),
-    "a key that leads away": ("storage", Global("torch", "FloatStorage"), "../data.pkl", "cpu", 6),
-    "a key of nothing": ("storage", Global("torch", "FloatStorage"), "", "cpu", 6),
-    "a key that is not there": ("storage", Global("torch", "FloatStorage"), "7", "cpu", 6),
-    "a class that is text": ("storage", "FloatStorage", "0", "cpu", 6),
-    "a class outside the table": ("storage", Global("os", "system"), "0", "cpu", 6),
-    "a dtype for a class": ("storage", Global("torch", "float32"), "0", "cpu", 6),
-    "a negative count": ("storage", Global("torch", "FloatStorage"), "0", "cpu", -6),
-    "a count that is text": ("storage", Global("torch", "FloatStorage"), "0", "cpu", "6"),
-    "a count that is a bool": ("storage", Global("torch", "FloatStorage"), "0", "cpu", True),
-    "T06 a count too high": ("storage", Global("torch", "FloatStorage"), "0", "cpu", 7),
-    "T06 a count too low": ("storage", Global("torch", "FloatStorage"), "0", "cpu", 5),
-    "T06 a count of 2^62": ("storage", Global("torch", "FloatStorage"), "0", "cpu", 1 << 62),
-}
-
-
-@pytest.mark.parametrize("name", IDS)
-def test_refuses_the_persistent_id(name: str, opened: Open) -> None:
-    with pytest.raises((PickleError, LayoutError)):
-        opened({"w": Persistent(IDS[name])})
-
-
-@pytest.mark.parametrize(
-    "second",
-    [("storage", Global("torch", "IntStorage"), "0", "cpu", 6), ("storage", Global("torch", "DoubleStorage"), "0", "cpu", 3),
-     ("storage", Global("torch.storage", "UntypedStorage"), "0", "cpu", 24)],
-    ids=["of another class", "of another size", "untyped"],
-)  # fmt: skip
-def test_refuses_a_second_mention(second: Any, opened: Open) -> None:
-    with pytest.raises(LayoutError, match="in one place"):
-        opened({"a": TENSOR, "b": Persistent(second)})
-
-
-def test_subclasses_within_subclasses_do_not_recurse(opened: Open) -> None:
-    pair = b"ctorch._tensor\n_rebuild_from_type_v2\nq\1"
-    deep = pair + b"(h\1h\1" * 50_000 + b")" + b"Nt" * 50_000 + b"R"
-
-    with pytest.raises(ConverterError):
-        opened({"w": Raw(deep)})
 
 
 def test_python_2_fills_an_ordered_dict_from_a_list(opened: Open) -> None:

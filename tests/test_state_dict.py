@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from converter.errors import FormatError, LayoutError, LimitError
+from converter.errors import FormatError
 from converter.formats import open_checkpoint
 from converter.machine import Dict, Known, Opaque
 from converter.state_dict import describe, flatten, inner_tensors
 from converter.tensors import Catalogue
-from tests.checkpoints import Call, Global, Raw, dumps, floats, ordered, view, write_checkpoint
+from tests.checkpoints import Call, Global, Raw, floats, ordered, view, write_checkpoint
 
 T = view("0", (2,))
 U = view("0", (2,), offset=1)
@@ -92,35 +91,9 @@ class TestRoot:
             opened({"model": {"a": T}}, root=root)
 
 
-DOUBLE: dict[str, Any] = {
-    "dots collide": {"a": {"b": T}, "a.b": U},
-    "a number and its text": {1: T, "1": U},
-}
-
-
-@pytest.mark.parametrize("name", DOUBLE)
-def test_refuses_two_tensors_of_one_name(name: str, opened: Open) -> None:
-    with pytest.raises(LayoutError, match=r"`(a\.b|1)`"):
-        opened(DOUBLE[name])
-
-
 def twice(first: bytes, second: bytes) -> Any:
     key = b"X\1\0\0\0a"
     return Raw(b"}(" + key + first + key + second + b"u")
-
-
-@pytest.mark.parametrize("case", ["tensors", "dicts of different tensors", "a tensor and a number"])
-def test_refuses_a_key_twice_in_one_dict(case: str, opened: Open) -> None:
-    tensor = dumps(T, {"0": 12})[2:-1]
-    below = [b"}X\1\0\0\0" + letter + tensor + b"s" for letter in (b"x", b"y")]
-    value = {
-        "tensors": twice(tensor, tensor),
-        "dicts of different tensors": twice(*below),
-        "a tensor and a number": twice(tensor, b"N"),
-    }
-
-    with pytest.raises(LayoutError, match="twice"):
-        opened({"model": value[case]})
 
 
 def test_a_key_twice_where_no_tensor_is_matters_to_nobody(opened: Open) -> None:
@@ -162,78 +135,12 @@ class TestOthers:
         assert [name for name, _ in inner_tensors(catalogue.others[0].value)] == ["0"]
 
 
-class TestBombs:
-    def test_nesting_past_the_limit_is_refused(self, opened: Open) -> None:
-        value: Any = T
-        for _ in range(70):
-            value = {"a": value}
+def test_nesting_up_to_the_limit_is_read(opened: Open) -> None:
+    value: Any = T
+    for _ in range(60):
+        value = [value]
 
-        with pytest.raises(LimitError, match="nested deeper"):
-            opened(value)
-
-    def test_nesting_up_to_the_limit_is_read(self, opened: Open) -> None:
-        value: Any = T
-        for _ in range(60):
-            value = [value]
-
-        assert list(opened(value)) == [".".join("0" * 60)]
-
-    def test_deep_values_without_tensors_are_others(self, opened: Open) -> None:
-        assert list(opened({"w": T, "deep": Raw(b"N" + b"\x85" * 100_000)})) == ["w"]
-
-    def test_a_dict_that_holds_itself_and_a_tensor_is_refused(self, opened: Open) -> None:
-        value: dict[str, Any] = {"w": T}
-        value["self"] = value
-
-        with pytest.raises(LimitError, match="contains itself"):
-            opened(value)
-
-    def test_a_dict_that_holds_itself_beside_is_listed(self, opened: Open) -> None:
-        cycle: list[Any] = []
-        cycle.append(cycle)
-        catalogue = opened({"w": T, "cycle": cycle})
-
-        assert [describe(other.value) for other in catalogue.others] == ["list of 1"]
-        assert inner_tensors(catalogue.others[0].value) == []
-
-    @pytest.mark.parametrize("tail", [0, 1000], ids=["tensors", "others"])
-    def test_containers_that_multiply_are_refused(self, tail: int, opened: Open) -> None:
-        value: Any = [T, *[None] * tail]
-        for _ in range(40):
-            value = [value, value]
-        start = time.process_time()
-
-        with pytest.raises(LimitError, match="multiply"):
-            opened(value)
-        assert time.process_time() - start < 1
-
-    def test_long_keys_that_multiply_are_refused(self, opened: Open) -> None:
-        value: Any = T
-        for _ in range(40):
-            value = {"k" * 1_000_000: value}
-        start = time.process_time()
-
-        with pytest.raises(LimitError):
-            opened(value)
-        with pytest.raises(LimitError):
-            opened([{"k" * 1_000_000: T}] * 100)
-        assert time.process_time() - start < 2
-
-    def test_names_of_deep_tensors_stay_short(self, opened: Open) -> None:
-        value: Any = Call(Global("mine", "Thing"), (T,))
-        for _ in range(60):
-            value = {"k" * 100_000: value}
-        start = time.process_time()
-
-        names = [name for name, _ in inner_tensors(opened(value).others[0].value)]
-        assert [len(name) for name in names] == [1024]
-        assert time.process_time() - start < 2
-
-    def test_globals_with_names_without_end_are_refused(self, opened: Open) -> None:
-        name = b"X" + (5000).to_bytes(4, "little") + b"x" * 5000
-
-        with pytest.raises(LimitError, match="name of a global"):
-            opened(Raw(name + name + b"\x93"))
+    assert list(opened(value)) == [".".join("0" * 60)]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ counts and elements are little-endian on every machine).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
@@ -16,7 +17,7 @@ from converter.machine import Dict, PersistentId, Pickled, run
 from converter.rebuild import TABLE, StorageClass, Typed
 from converter.sources import NOWHERE
 from converter.state_dict import describe, flatten
-from converter.tensors import Catalogue, File, GlobalUse, Storage
+from converter.tensors import Catalogue, File, GlobalUse, Storage, Tensor
 
 if TYPE_CHECKING:
     from converter.sources import Source
@@ -49,7 +50,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     pickled = stream.next(persistent=mentioned.persistent)
     flattened = flatten(pickled.value, root)
     return Catalogue(
-        flattened.tensors,
+        {name: mentioned.whole(tensor) for name, tensor in flattened.tensors.items()},
         location=source.name,
         format=NAME,
         files=[File(source.name, source.size)],
@@ -133,7 +134,17 @@ class _Mentioned:
         if offset < 0 or size < 0 or (offset + size) * itemsize > storage.nbytes:
             raise LayoutError(f"the view `{key[:80]}` reaches over the end of storage `{storage.key[:80]}`")
         place = storage.offset + offset * itemsize
-        return Storage(storage.source, place, size * itemsize, key, storage.shard)
+        return Storage(storage.source, place, size * itemsize, storage.key, storage.shard)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Give a tensor on the storage that the file holds, where it was built on a view of one."""
+        storage = self.placed[tensor.storage.key]
+        if tensor.storage.nbytes == storage.nbytes:
+            return tensor
+        before, rest = divmod(tensor.storage.offset - storage.offset, tensor.dtype.itemsize)
+        if rest:
+            raise LayoutError(f"a view of storage `{storage.key[:80]}` starts within an element of {tensor.dtype.name}")
+        return replace(tensor, offset=tensor.offset + before, storage=storage)
 
     def place(self, source: Source, position: int, keys: list[str]) -> None:
         """Walk the storages behind the pickles: a count of elements (8 bytes) and the elements, in the order of `keys`."""
