@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from converter import models
 from converter.documents import load_json
 from converter.dtypes import BY_NAME
-from converter.errors import ModelError
+from converter.errors import ManifestError, ModelError
+from converter.formats.gguf import Array
 
 if TYPE_CHECKING:
     from converter.tensors import Catalogue, Tensor
@@ -119,8 +120,12 @@ class Tokenizer:
 def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
     """Read the tokenizer inside a GGUF file, else the vocab.json and merges.txt `beside` the weights."""
     if catalogue.format == "gguf" and "tokenizer.ggml.tokens" in catalogue.metadata:
-        metadata = catalogue.metadata
-        tokens = dict(enumerate(metadata["tokenizer.ggml.tokens"]))
+        metadata = {
+            key: value
+            for key, value in catalogue.metadata.items()
+            if type(value) is Array and key.startswith("tokenizer")
+        }
+        tokens = dict(enumerate(metadata.get("tokenizer.ggml.tokens", ())))
         kinds = list(metadata.get("tokenizer.ggml.token_type", ()))
         padding = {number for number, kind in enumerate(kinds) if kind == _UNUSED}
         kept = {n: token for n, token in tokens.items() if n not in padding or token != f"[PAD{n}]"}
@@ -129,6 +134,8 @@ def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
     if not beside or folder is None or not all((folder / name).is_file() for name in TOKENIZER[:2]):
         return None
     ids = load_json(folder / TOKENIZER[0])
+    if any(type(number) is not int or not 0 <= number < 1 << 31 for number in ids.values()):
+        raise ManifestError(f"`{folder / TOKENIZER[0]}` gives a token an id that is no number from 0 to 2^31")
     lines = (folder / TOKENIZER[1]).read_text("utf-8", errors="replace").split("\n")
     merges = [line.removesuffix("\r") for line in lines if line.strip("\r")]
     if merges and merges[0].startswith("#version"):

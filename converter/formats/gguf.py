@@ -447,6 +447,9 @@ def _config(catalogue: Catalogue) -> dict[str, Any]:
     for key, source in _CONFIG.items():
         if source in metadata:
             config[key] = metadata[source]
+    for key, value in config.items():
+        if isinstance(value, Array) or (type(value) is float and not math.isfinite(value)):
+            raise UnsupportedError(f"`{catalogue.location}` says `{key}` is {value!r}, which no config.json can hold")
     config["tie_word_embeddings"] = "output.weight" not in catalogue
     return config
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import struct
 import tracemalloc
@@ -15,9 +16,10 @@ import safetensors
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from converter.errors import ConverterError, FormatError, LayoutError, LimitError, ManifestError
+from converter.errors import ConverterError, FormatError, LayoutError, LimitError, ManifestError, SourceError
 from converter.formats import identify, open_checkpoint, open_file
 from converter.formats.safetensors import read
+from tests.attacks.commands import assert_malformed, assert_refused, everything, run
 
 
 class Memory:
@@ -308,3 +310,64 @@ def test_a_header_of_a_megabyte_takes_little_memory() -> None:
 def test_other_files_are_not_taken_for_safetensors(head: bytes) -> None:
     with contextlib.suppress(FormatError):
         assert identify(head, "x").name != "safetensors"
+
+
+def checkpoint(folder: Path, data: bytes) -> Path:
+    (folder / "x.bin").write_bytes(data)
+    return folder / "x.bin"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_command_refuses_it(name: str, tmp_path: Path) -> None:
+    _, message, data = HOSTILE[name]
+    if data[6:8] == b"\0\0" and data[8:9] == b"{":  # else it is not taken for a safetensors file at all
+        assert_malformed(checkpoint(tmp_path, data), message)
+    else:
+        assert_refused(checkpoint(tmp_path, data))
+
+
+def test_s06_a_dtype_that_is_not_known_is_listed_and_not_carried_over(tmp_path: Path) -> None:
+    for dtype in ("F6_E2M3", "Q17", "FLOAT", "F32 "):
+        path = checkpoint(
+            tmp_path, file(json.dumps({"a": entry(dtype, [4], (0, 3)), "b": entry("U8", [5], (3, 8))}), bytes(8))
+        )
+        before = everything(tmp_path)
+
+        shown = run("inspect", path, "--json")
+        assert (shown.code, dtype in shown.out) == (0, True)
+        for command in (("extract", path, tmp_path / "out"), ("convert", path, tmp_path / "out.safetensors")):
+            refused = run(*command)
+            assert refused.code == 2
+            assert f"`a` is a {dtype} tensor" in refused.err
+        assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", NAMED, ids=lambda name: ascii(name[:12]))
+def test_s08_no_name_leads_anywhere_when_it_is_written(name: str, tmp_path: Path) -> None:
+    """A converter that joins a folder and a tensor's name writes where the file wants."""
+    path = checkpoint(tmp_path, file(json.dumps({name: entry()}), bytes(4)))
+
+    assert run("extract", path, tmp_path / "named", "--form", "named").code == 0
+    assert run("extract", path, tmp_path / "storages").code == 0
+    assert run("convert", path, tmp_path / "y.safetensors").code == 0
+
+    assert sorted(inner.name for inner in tmp_path.iterdir()) == ["named", "storages", "x.bin", "y.safetensors"]
+    for copy in ("named", "storages", "y.safetensors"):
+        assert list(open_checkpoint(tmp_path / copy)) == [name]
+
+
+def test_s10_a_shard_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    shards(tmp_path, {"a": "one.safetensors", "b": "two.safetensors"})
+    (tmp_path / "two.safetensors").unlink()
+    os.mkfifo(tmp_path / "two.safetensors")
+
+    assert_refused(tmp_path, "not a regular file")
+
+
+def test_s11_a_file_that_is_cut_off_while_it_is_read_is_a_sentence_and_no_signal(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, file(json.dumps({"a": entry("U8", [1 << 20], (0, 1 << 20))}), bytes(1 << 20)))
+    tensor = open_checkpoint(path)["a"]
+    os.truncate(path, 1000)
+
+    with pytest.raises(SourceError, match="ended at byte 1,000 while it was read"):
+        list(tensor.tiles())
