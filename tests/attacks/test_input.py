@@ -265,7 +265,7 @@ def commands(name):
 
 def hook(event, arguments):
     if event.partition(".")[0] in WATCHED_FOR:
-        seen.append(f"{event} " + re.sub("0x[0-9a-f]+", "", repr(arguments)))
+        seen.append(f"{event} " + re.sub("0x[0-9a-f]+|[0-9]+", "", repr(arguments)))
 
 sys.addaudithook(hook)
 for name in ("warm", "good", "evil"):
