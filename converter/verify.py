@@ -698,7 +698,7 @@ def _unreadable(path: Path) -> str:
         try:
             entries = load_json(path / parameters.MANIFEST)["files"]
             short = any((path / entry["path"]).lstat().st_size < entry["nbytes"] for entry in entries)
-        except (ConverterError, OSError, KeyError, TypeError):
+        except (ConverterError, OSError, KeyError, TypeError, ValueError):
             return "unreadable"
         return "truncated" if short else "unreadable"
     return "truncated" if any(_ends_early(file) for file in files) else "unreadable"

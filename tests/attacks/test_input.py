@@ -265,14 +265,16 @@ def commands(name):
 
 def hook(event, arguments):
     if event.partition(".")[0] in WATCHED_FOR:
-        seen.append(f"{event} " + re.sub("0x[0-9a-f]+|[0-9]+", "", repr(arguments)))
+        said = repr(arguments).replace(f"{folder}/{name}", "").replace(f".{name}", ".")
+        seen.append(f"{event} " + re.sub("0x[0-9a-f]+|[0-9]+", "", said))
 
+name = ""
 sys.addaudithook(hook)
 for name in ("warm", "good", "evil"):
     seen.clear()
     for command in commands(name):
         CliRunner().invoke(app, command)
-    events[name] = {line.replace(f"{folder}/{name}", "") .replace(f".{name}", ".") for line in seen}
+    events[name] = set(seen)
 print(*sorted(events["evil"] - events["good"]), sep="\\n")
 """
 WATCHED_FOR = {"import", "exec", "compile", "open", "pickle", "marshal", "subprocess", "socket", "os", "shutil", "ctypes", "urllib", "code", "sqlite3"}  # fmt: skip

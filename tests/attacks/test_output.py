@@ -190,6 +190,7 @@ MANIFESTS: dict[str, tuple[str, str, Any]] = {
     "a configuration that is text": ("", "config", "x"),
     "a configuration that is a list": ("", "config", ["ab"]),
     "a path that leads out": ("files", "path", "../x.bin"),
+    "a path with a zero byte": ("files", "path", "0\0"),
     "a path from the root": ("files", "path", "/etc/passwd"),
     "a path that is hidden": ("files", "path", ".ssh"),
     "a path of another type": ("files", "path", ["0"]),
@@ -244,6 +245,7 @@ def test_o02_a_manifest_that_lies_is_refused_and_leads_nowhere(tmp_path: Path, n
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
     assert_refused(folder)
+    assert run("verify", path, folder).code == 1
 
 
 def test_o02_a_file_twice_in_a_manifest_is_refused(tmp_path: Path) -> None:
