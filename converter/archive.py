@@ -129,7 +129,7 @@ class Archive:
             raise ArchiveError(f"{what} puts its {record.compressed:,} bytes of data into the record that follows")
         rest = self._slice(record.header + _LOCAL.size, name_size + extra_size)
         if bytes(rest[:name_size]) != (self.root + record.name).encode():
-            raise ArchiveError(f"{what} has another name: {bytes(rest[:name_size])!r}")
+            raise ArchiveError(f"{what} has another name: {bytes(rest[:name_size])!r:.200}")
         if (flags, method) != (record.flags, record.method):
             raise ArchiveError(
                 f"{what} has flags {flags:#06x} and method {method}, the directory {record.flags:#06x} "
@@ -309,18 +309,18 @@ class Archive:
         try:
             name = encoded.decode()
         except UnicodeDecodeError as error:
-            raise ArchiveError(f"`{self.name}` has a record's name that is not UTF-8: {encoded!r}") from error
+            raise ArchiveError(f"`{self.name}` has a record's name that is not UTF-8: {encoded!r:.200}") from error
         if not flags & _UTF8 and not name.isascii():
             raise ArchiveError(
-                f"`{self.name}` has a record's name that is neither ASCII nor marked as UTF-8: {encoded!r}"
+                f"`{self.name}` has a record's name that is neither ASCII nor marked as UTF-8: {encoded!r:.200}"
             )
         if _ORDINARY(encoded):
             return name
         # Names are keys here, never paths; still nobody who unzips the file should be surprised.
         if not name.isprintable() or not name or "\\" in name or name.startswith("/") or "//" in name:
-            raise ArchiveError(f"`{self.name}` has a record named {encoded!r}")
+            raise ArchiveError(f"`{self.name}` has a record named {encoded!r:.200}")
         if "." in name and any(part in (".", "..") for part in name.split("/")):
-            raise ArchiveError(f"`{self.name}` has a record named {encoded!r}, which leads out of its folder")
+            raise ArchiveError(f"`{self.name}` has a record named {encoded!r:.200}, which leads out of its folder")
         return name
 
 

@@ -18,6 +18,8 @@ from converter.documents import load_json
 from converter.dtypes import BY_NAME
 from converter.errors import ManifestError, ModelError
 from converter.formats.gguf import Array
+from converter.limits import LIMITS
+from converter.sources import LocalFile
 
 if TYPE_CHECKING:
     from converter.tensors import Catalogue, Tensor
@@ -136,7 +138,7 @@ def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
     ids = load_json(folder / TOKENIZER[0])
     if any(type(number) is not int or not 0 <= number < 1 << 31 for number in ids.values()):
         raise ManifestError(f"`{folder / TOKENIZER[0]}` gives a token an id that is no number from 0 to 2^31")
-    lines = (folder / TOKENIZER[1]).read_text("utf-8", errors="replace").split("\n")
+    lines = _read(folder / TOKENIZER[1]).decode("utf-8", "replace").split("\n")
     merges = [line.removesuffix("\r") for line in lines if line.strip("\r")]
     if merges and merges[0].startswith("#version"):
         del merges[0]
@@ -158,7 +160,7 @@ def check_tokenizer(
         if not (there / name).is_file():
             if output.format != "parameters":
                 yield name, "no tokenizer", f"`{there}` has no `{name}`: the source has one"
-        elif (folder / name).read_bytes() != (there / name).read_bytes():
+        elif _read(folder / name) != _read(there / name):
             yield name, "another tokenizer", f"`{there / name}` is not the source's"
 
 
@@ -212,7 +214,7 @@ def check_properties(source: Mapping[str, Any] | None, output: Catalogue) -> Ite
     if not path.is_file() or recognition is None:
         return
     found: dict[str, str] = {}
-    for line in path.read_text("ascii", errors="replace").splitlines():
+    for line in _read(path).decode("ascii", "replace").replace("\r", "\n").split("\n"):
         key, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             found[key.strip()] = value.strip()
@@ -224,7 +226,7 @@ def check_properties(source: Mapping[str, Any] | None, output: Catalogue) -> Ite
     ):  # fmt: skip
         if setting in known and not _same_number(found.get(key), known[setting]):
             yield _property(key, found.get(key), known[setting])
-    if {"n_embd", "n_head"} <= known.keys():
+    if all(type(known.get(size)) is int and 0 < known[size] < 1 << 63 for size in ("n_embd", "n_head")):
         dividend = math.sqrt(known["n_embd"] // known["n_head"])
         if not _same_number(found.get("attention.dividend"), dividend):
             yield _property("attention.dividend", found.get("attention.dividend"), f"{dividend:.12g}")
@@ -252,6 +254,13 @@ def check_properties(source: Mapping[str, Any] | None, output: Catalogue) -> Ite
             yield _property(key, found.get(key), value)
 
 
+def _read(path: Path) -> bytes:
+    source = LocalFile(path)
+    if source.size > LIMITS.json_bytes:
+        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    return bytes(source.read(0, source.size))
+
+
 def _order(output: Catalogue) -> str:
     tensors: list[Tensor] = list(output.values())
     return "BIG_ENDIAN" if tensors and tensors[0].storage.byteorder == "big" else "LITTLE_ENDIAN"
@@ -264,7 +273,7 @@ def _property(key: str, found: Any, expected: Any) -> Finding:
 def _same_number(text: str | None, value: Any) -> bool:
     try:
         return text is not None and math.isclose(float(text), float(value), rel_tol=1e-9)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return False
 
 

@@ -200,11 +200,10 @@ def _tensor(name: str, tensor: Tensor, stats: bool, progress: Callable[[int], No
 def _others(catalogue: Catalogue) -> Iterable[reports.OtherReport]:
     for other in catalogue.unsupported:
         yield _unsupported(other)
+    seen: set[int] = set()
     for other in catalogue.others:
-        inner = inner_tensors(other.value)
-        yield reports.OtherReport(
-            other.name, other.kind, describe(other.value), tuple(name for name, _ in inner[:_LISTED])
-        )
+        inner = inner_tensors(other.value, _LISTED, seen)
+        yield reports.OtherReport(other.name, other.kind, describe(other.value), tuple(name for name, _ in inner))
 
 
 def _unsupported(other: Other) -> reports.OtherReport:

@@ -21,7 +21,7 @@ class Limits:
     line: int = 4096  # bytes of a text argument (protocol 0)
     integer: int = 1024  # bytes of a LONG; the legacy magic has 10
     depth: int = 64  # nested containers that are followed to find tensors
-    names: int = 64 << 20  # characters of all tensors' names together: 100,000 take 6 MB
+    names: int = 64 << 20  # bytes of all tensors' names together: 100,000 take 6 MB
     rank: int = 64  # dimensions: numpy's own limit, and torch's
     entries: int = 1_000_000  # records of an archive
     directory_bytes: int = 256 << 20  # the zip's central directory

@@ -346,7 +346,7 @@ def _line_argument(code: int, line: bytes, at: int) -> object:
             case _:
                 raise ValueError("no number as Python writes it")
     except ValueError as error:
-        raise PickleError(f"{name} at byte {at:,} has the argument {line[:40]!r}: {error}") from error
+        raise PickleError(f"{name} at byte {at:,} has the argument {line[:40]!r}: {error!s:.100}") from error
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:

@@ -562,7 +562,9 @@ class _Look:
                     f"its pickles have more than {LIMITS.pickle_bytes:,} bytes: give --limit pickle_bytes=… to read on"
                 )
                 break
-            data = bytes(source.read(0, min(most, max(error.needs, _GROWTH * len(data)))))
+            size = max(error.needs, _GROWTH * len(data))
+            # All of it, if that is not much more: it would be run once again otherwise.
+            data = bytes(source.read(0, min(most, size if 2 * size < source.size else source.size)))
         self.run += max(seen.reached - start, 0)
         return seen, data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Final
 
 from converter.errors import FormatError, LayoutError, LimitError
@@ -14,7 +15,10 @@ from converter.tensors import Other, Tensor
 
 # Where trainers put the state dict; when all tensors are below one of these, it is left out of their names.
 ROOTS: Final = ("state_dict", "model", "module")
-_SHARED: Final = 4  # names a place may have on average before containers that share look like a bomb
+_SHARED: Final = 4  # times a place may be passed on average before containers that share look like a bomb
+_ENTERED: Final = 100_000  # containers that are looked through for tensors that are only listed
+_LETTERS: Final = 256  # bytes that a name may have on average
+_PLAIN: Final = frozenset((str, bytes, bytearray, int, float, bool, NoneType, Known))
 
 
 @dataclass(slots=True)
@@ -55,30 +59,36 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     if isinstance(top, Tensor | Special):
         _add(flattened, "tensor", top)
         return flattened
-    most, letters = _SHARED * places + 1024, 0
-    for count, (name, leaf) in enumerate(_leaves(top, holding), 1):
-        letters += len(name)
-        if count > most or letters > LIMITS.names:
-            raise LimitError(
-                f"{places:,} values have {count:,} names of {letters:,} characters: at most {most:,} of {LIMITS.names:,} "
-                "are read; containers that share containers multiply"
-            )
+    letters, most = 0, min(LIMITS.names, _LETTERS * places + (1 << 20))
+    for name, leaf in _leaves(top, holding, _SHARED * places + 1024):
+        letters += len(name) if name.isascii() else 4 * len(name)
+        if letters > most:
+            raise LimitError(f"{places:,} values have names of more than {most:,} bytes: no more are read")
         _add(flattened, name, leaf)
     return flattened
 
 
-def inner_tensors(value: object) -> list[tuple[str, Tensor | Special]]:
-    """Name the tensors anywhere inside a value, through what is opaque too; each container is entered once."""
+def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None) -> list[tuple[str, Tensor | Special]]:
+    """Name the first `most` tensors inside a value, through what is opaque too; each container is entered once.
+
+    `seen` are those that were entered before, for another value that may share them; with 100,000 it ends.
+    """
     found: list[tuple[str, Tensor | Special]] = []
-    seen: set[int] = set()
-    waiting: list[tuple[str, object]] = [("", value)]
-    while waiting:
-        name, node = waiting.pop()
+    seen = set() if seen is None else seen
+    # A name is joined when its turn comes: all of them would be large.
+    waiting: list[tuple[str, str, object]] = [] if id(value) in seen else [("", "", value)]
+    seen.add(id(value))
+    while waiting and len(seen) < _ENTERED and len(found) < most:
+        above, key, node = waiting.pop()
+        name = _below(above, key)
         if isinstance(node, Tensor | Special):
             found.append((name, node))
-        if id(node) not in seen:
-            seen.add(id(node))
-            waiting += reversed([(_below(name, key), inner) for key, inner in _inside(node)])
+        inside = []
+        for key, inner in _inside(node):
+            if isinstance(inner, Tensor) or (type(inner) not in _PLAIN and inner and id(inner) not in seen):
+                seen.add(id(inner))
+                inside.append((name, key, inner))
+        waiting += reversed(inside)
     return found
 
 
@@ -179,31 +189,38 @@ def _inside(node: object) -> Iterator[tuple[str, Any]]:
         yield "", node.value
 
 
+class _Several(list[Any]):
+    """Containers that hold one and the same value."""
+
+
 def _holding(value: object) -> tuple[set[int], int]:
     """Give the ids of the plain containers that lead to a tensor without passing something opaque, and count places.
 
     Raises LayoutError where one of them has a key twice: which of the two counts differs from reader to reader.
     """
-    parents: dict[int, list[Any]] = {}
-    seen: set[int] = set()
-    waiting, leaves, places = [value], [], 0
+    parents: dict[int, Any] = {id(value): _Several()}  # of most there is one, and a list of it would be large
+    leaves, places = [value] if isinstance(value, Tensor | Special) else [], 0
+    waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) else []
     while waiting:
         node = waiting.pop()
-        if isinstance(node, Tensor | Special):
-            if id(node) not in seen:
-                seen.add(id(node))
-                leaves.append(node)
-        elif type(node) in (Dict, list, tuple) and id(node) not in seen:
-            seen.add(id(node))
-            places += len(node)  # type: ignore[arg-type]
-            for inner in node[1::2] if type(node) is Dict else node:  # type: ignore[attr-defined]
-                if type(inner) in (Dict, list, tuple, Tensor, Special):
-                    parents.setdefault(id(inner), []).append(node)
-                    waiting.append(inner)
+        places += len(node)
+        for inner in node[1::2] if type(node) is Dict else node:
+            kind = type(inner)
+            leaf = kind is Tensor or kind is Special
+            if leaf or ((kind is tuple or kind is list or kind is Dict) and inner):  # what is empty leads nowhere
+                above = parents.get(id(inner))
+                if above is None:
+                    parents[id(inner)] = node
+                    (leaves if leaf else waiting).append(inner)
+                elif type(above) is _Several:
+                    above.append(node)
+                elif above is not node:
+                    parents[id(inner)] = _Several((above, node))
     holding: set[int] = set()
     rising: list[Any] = leaves
     while rising:
-        for parent in parents.get(id(rising.pop()), ()):
+        above = parents[id(rising.pop())]
+        for parent in above if type(above) is _Several else (above,):
             if id(parent) not in holding:
                 holding.add(id(parent))
                 rising.append(parent)
@@ -222,19 +239,27 @@ def _check_keys(node: Dict) -> None:
             names.add(name)
 
 
-def _leaves(top: object, holding: set[int]) -> Iterator[tuple[str, object]]:
-    """Give names and values below `top`, in order. Containers without tensors are leaves themselves."""
+def _leaves(top: object, holding: set[int], most: int) -> Iterator[tuple[str, object]]:
+    """Give names and values below `top`, in order. Containers without tensors are leaves themselves.
+
+    Raises LimitError after `most` steps, those into containers included.
+    """
     if id(top) not in holding:
         yield from ([("", top)] if type(top) is not Dict else ((_key(key), inner) for key, inner in top.pairs()))
         return
     iterators = [_inside(top)]
-    names = [""]
+    names, steps = [""], 0
     while iterators:
         step = next(iterators[-1], None)
         if step is None:
             iterators.pop()
             names.pop()
             continue
+        steps += 1
+        if steps > most:
+            raise LimitError(
+                f"it takes more than {most:,} steps to name its tensors: containers that share containers multiply"
+            )
         key, inner = step
         name = f"{names[-1]}.{key}" if len(names) > 1 else key
         if id(inner) in holding:

@@ -99,7 +99,7 @@ class Tensor:
         if (last + 1) * self.dtype.itemsize > self.storage.nbytes and 0 not in shape:
             raise LayoutError(
                 f"{self._described()} ends at element {last} of a storage of "
-                f"{self.storage.nbytes // self.dtype.itemsize} (key `{self.storage.key}`)"
+                f"{self.storage.nbytes // self.dtype.itemsize} (key `{self.storage.key:.80}`)"
             )
 
     def __hash__(self) -> int:
@@ -107,7 +107,7 @@ class Tensor:
         return hash(f"{self.shape} {self.stride} {self.offset} {self.storage.key}")
 
     def _described(self) -> str:
-        return f"a {self.dtype.name} tensor of shape {self.shape}, stride {self.stride}, offset {self.offset}"
+        return f"a {self.dtype.name} tensor of shape {self.shape!s:.300}, stride {self.stride!s:.300}, offset {self.offset}"
 
     @property
     def size(self) -> int:

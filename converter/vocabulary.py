@@ -36,7 +36,7 @@ def load(folder: Path) -> Vocabulary:
     ids = load_json(folder / FILES[0])
     names: dict[str, str] = {}  # by the number as text, whose hash no file can choose
     for token, number in ids.items():
-        if type(number) is not int or number < 0:
+        if type(number) is not int or not 0 <= number < 1 << 31:
             raise ManifestError(
                 f"`{folder / FILES[0]}` gives `{token[:80]}` the id {number!r:.80}: a number from 0 was expected"
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from converter.archive import Archive
-from converter.errors import SourceError
+from converter.errors import ArchiveError, SourceError
 from tests.archives import CRC, DATA, Memory, archive, everything, stored, two
 from tests.checkpoints import Entry, zip_bytes
 
@@ -136,3 +136,14 @@ def test_a_file_that_shrinks_is_a_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match="ended at byte"):
         opened.read("x", 1 << 20)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [Entry("a/x", DATA, local={"name": b"\xff" * 60_000}), Entry(b"\xff" * 1024), Entry(b"a/" + b"\x7f" * 1000)],
+    ids=["in the local header", "not UTF-8", "not printable"],
+)
+def test_a_name_that_is_refused_is_not_told_in_full(entry: Entry) -> None:
+    with pytest.raises(ArchiveError) as caught:
+        everything(zip_bytes([entry], alignment=1))
+    assert len(str(caught.value)) < 500

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converter.errors import ConverterError
+from converter.errors import ArchiveError, ConverterError
 from converter.formats import FORMATS, open_checkpoint
 from converter.machine import run
 from tests.checkpoints import (
@@ -68,6 +68,20 @@ def test_reads_big_endian(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "a.bin", VALUE, {"0": struct.pack(">6f", *range(6))}, byteorder=b"big")
 
     assert open_checkpoint(path)["t"].array().tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_a_byte_order_that_is_damaged_in_the_directory_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    damaged = [
+        Entry(entry.name, entry.data, central={"name": b"archive/byteordes"})
+        if entry.name == "archive/byteorder"
+        else entry
+        for entry in entries(byteorder=b"big")
+    ]
+    path.write_bytes(zip_bytes(damaged))
+
+    with pytest.raises(ArchiveError, match="another name: b'archive/byteorder'"):
+        open_checkpoint(path)
 
 
 class TestTorchZip:

@@ -9,10 +9,21 @@ from typing import Any
 
 import pytest
 
-from converter.errors import LimitError
+from converter.errors import LayoutError, LimitError, PickleError
 from converter.formats import open_checkpoint
 from converter.tensors import Catalogue
-from tests.checkpoints import LEGACY_MAGIC, Call, Global, Persistent, dumps, floats, legacy_bytes, view
+from tests.checkpoints import (
+    LEGACY_MAGIC,
+    Call,
+    Global,
+    Persistent,
+    checkpoint_entries,
+    dumps,
+    floats,
+    legacy_bytes,
+    view,
+    zip_bytes,
+)
 
 VALUE = {"w": view("10", (2, 3)), "t": view("10", (3, 2), (1, 3)), "b": view("9", (2,))}
 STORAGES = {"10": floats(0, 1, 2, 3, 4, 5), "9": floats(7, 8)}
@@ -104,3 +115,27 @@ def test_pickles_without_an_end_are_limited(tmp_path: Path) -> None:
 
     with pytest.raises(LimitError, match="bytes of pickles"):
         open_checkpoint(path)
+
+
+LONG = (1 << 8000) - 1
+FAR = tuple([(1 << 62) - 1] * 64)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        tensor(storage("k" * 4000, 1), 2),
+        Call(Global("torch._utils", "_rebuild_tensor"), (storage("0", 1), 0, FAR, FAR)),
+        tensor(storage("0", LONG), 1),
+    ],
+    ids=["a long key", "large sizes", "a large count"],
+)
+def test_what_is_refused_is_not_told_in_full(value: Any, tmp_path: Path) -> None:
+    for name, data in (
+        ("legacy", legacy_bytes({"a": value}, {"0": b"abcd"})),
+        ("zip", zip_bytes(checkpoint_entries(value, {"0": b"abcd"}))),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises((LayoutError, PickleError)) as caught:
+            open_checkpoint(tmp_path / name)
+        assert len(str(caught.value)) < 1000

@@ -383,3 +383,10 @@ def test_the_writer_of_these_tests_writes_what_cpython_reads() -> None:
     assert pickle.loads(data) == original
     assert plain(value(data)) == original
     assert plain(value(Pickler().dumps(Call(Global("os", "system"), ("id",))))) == ("os", "system", ("id",), "REDUCE")
+
+
+def test_a_line_that_is_no_number_is_not_told_in_full() -> None:
+    with pytest.raises(PickleError, match="FLOAT") as caught:
+        value(b"F" + b"\x89" * 4000 + b"\n.")
+
+    assert len(str(caught.value)) < 300

@@ -228,6 +228,39 @@ def test_a_wrong_line_of_model_properties_is_found(line: str, what: str, source:
     assert what in [one.what for one in check(source, output).outputs[0].tensors.different]
 
 
+@pytest.mark.parametrize("heads", ["4", 0, -1, 1.5, None, [], True, pytest.param(10**400, id="huge")])
+def test_a_number_of_heads_that_is_none_is_no_number_of_heads(heads: Any, tmp_path: Path) -> None:
+    source, output = write_source(model(), tmp_path / "source"), FORMS["parameters"](model(), tmp_path)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"n_head": heads}))
+
+    assert check(source, output).outputs[0].verdict == "different"
+
+
+@pytest.mark.parametrize("number", [[1], "1", -1, True, 1 << 61])
+def test_a_vocabulary_with_ids_that_are_none_is_told_of(number: Any, source: Path, tmp_path: Path) -> None:
+    output = FORMS["gguf"](model(), tmp_path / "gguf")
+    again = write_source(model(), tmp_path / "source")
+    ids = json.loads((again / "vocab.json").read_text())
+    (again / "vocab.json").write_text(json.dumps(ids | {"a": number}))
+
+    report = check(again, output).outputs[0]
+
+    assert report.verdict != "identical"
+    assert "gives a token an id that is no number from 0 to 2^31" in str(report)
+
+
+def test_a_model_properties_without_end_is_not_read(source: Path, tmp_path: Path) -> None:
+    output = FORMS["parameters"](model(), tmp_path)
+    with (output / "model.properties").open("ab") as file:
+        file.truncate(1 << 40)
+
+    report = check(source, output).outputs[0]
+
+    assert report.verdict == "different"
+    assert "at most 67,108,864 are read" in str(report)
+
+
 def test_a_lost_tie_is_found_in_safetensors_and_gguf_alike(tmp_path: Path) -> None:
     made = model()
     made.tensors["lm_head.weight"] = made.tensors["wte.weight"]
@@ -684,7 +717,7 @@ def test_a_manifest_is_never_written_over_anything_else(source: Path, tmp_path: 
     for path in (good / "model.safetensors", good / "config.json", good / "merges.txt"):
         done = run("verify", source, good, "--write-manifest", path)
 
-        assert (done.returncode, "is no manifest" in done.stderr.replace("\n", " ")) == (2, True)
+        assert (done.returncode, "is no older report" in done.stderr.replace("\n", " ")) == (2, True)
     assert {path: path.read_bytes() for path in good.iterdir()} == before
     for _ in range(2):
         assert run("verify", source, good, "--write-manifest", good / "golden.json").returncode == 0

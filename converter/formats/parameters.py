@@ -383,16 +383,16 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
             raise ManifestError(f"{what}: {name!r:.120} has a size that is no integer")
         shape, stride = tuple(entry["shape"]), tuple(entry["stride"])
         tensors[name] = Tensor(BY_NAME[dtype], shape, stride, entry["offset"], joined[parts])
-    config = manifest["config"]
-    if manifest["form"] not in FORMS or not (config is None or type(config) is dict):
+    config, form = manifest["config"], manifest["form"]
+    if form not in FORMS or not (config is None or type(config) is dict):
         raise ManifestError(f"{what} is of no form that we write, or has a configuration that is no object")
     return Catalogue(
         tensors,
         location=str(path),
         format=NAME,
         files=[File(str(path / name), storage.nbytes) for name, storage in sources.items()],
-        storages=list(sources.values()) if manifest["form"] == "storages" else (),
-        metadata={"form": manifest["form"], "source": manifest["source"]},
+        storages=list(sources.values()) if form == "storages" else (),
+        metadata={"form": form, "source": manifest["source"]},
         config=config,
         sources=files,
     )
@@ -400,7 +400,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
 
 def _join(parts: list[Storage]) -> Storage:
     source: Source = Joined([part.source for part in parts])
-    return Storage(source, 0, source.size, parts[0].key)
+    return Storage(source, 0, source.size, parts[0].key, byteorder=parts[0].byteorder)
 
 
 class _FolderFile:

@@ -260,7 +260,7 @@ def _entry(name: str, value: object, file: str) -> _Entry:
     bits = _BITS.get(dtype)
     if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
         raise LayoutError(
-            f"{what}: {dtype} of shape {shape} does not take the {end - begin:,} bytes of its `data_offsets`"
+            f"{what}: {dtype} of shape {shape!s:.300} does not take the {end - begin:,} bytes of its `data_offsets`"
         )
     if end < begin:
         raise LayoutError(f"{what} ends before it begins, at {end:,} and {begin:,}")

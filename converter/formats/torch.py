@@ -144,7 +144,7 @@ class _Storages:
         if type(value) is not tuple or len(value) != 5 or value[0] != "storage":
             raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
         _, known, key, _, numel = value
-        if type(key) is not str or type(numel) is not int or numel < 0:
+        if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 63:
             raise PickleError("a persistent id has a key that is not text, or no count of elements")
         kind = storage_dtype(known)
         storage = self.storages.get(key)
@@ -200,8 +200,11 @@ def _check_kind(archive: Archive) -> None:
 
 
 def _byteorder(archive: Archive) -> str:
-    if "byteorder" not in archive:
-        return "little"  # torch before 2.1 wrote no such record
+    if "byteorder" not in archive:  # torch before 2.1 wrote no such record
+        for name, record in archive.records.items():
+            if name not in _KEPT and not name.startswith(_FOLDERS):
+                archive.payload(record)  # it may be that record, its name damaged in the directory: the header knows
+        return "little"
     order = archive.read("byteorder", 64, check=archive.records["byteorder"].crc32 != 0)
     if order not in (b"little", b"big"):
         raise FormatError(f"`{archive.name}` has byte order {order[:20]!r}: `little` or `big` was expected")
