@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+FUZZ := .venv-fuzz
+RUNS ?= 0
+SECONDS ?= 60
 BIN := $(VENV)/bin
 
 # For `make bench`: sizes and tasks with commas between, and options of `python -m tests.bench --help`.
@@ -14,7 +17,7 @@ LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
 LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
 
-.PHONY: demo test test-peers test-large check fix bench ceilings llama.cpp wheel clean
+.PHONY: demo test test-peers test-large check fix bench ceilings llama.cpp fuzz wheel clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
@@ -60,11 +63,15 @@ $(PEERS)/llama.cpp/build/bin/llama-quantize: $(PEERS)/.done
 	cmake -S $(PEERS)/llama.cpp -B $(PEERS)/llama.cpp/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF
 	cmake --build $(PEERS)/llama.cpp/build --parallel 2 --target llama-quantize
 
+# A minute a parser, or: make fuzz PARSER="zip gguf" RUNS=1000000 SECONDS=0
+fuzz: $(FUZZ)/.done
+	$(FUZZ)/bin/python -m tests.fuzz.run --runs $(RUNS) --seconds $(SECONDS) $(PARSER)
+
 wheel: $(VENV)/.done
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(PEERS) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(FUZZ) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.11')"
@@ -80,4 +87,9 @@ $(PEERS)/.done: pyproject.toml
 
 $(PEERS)/.bench: $(PEERS)/.done
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	touch $@
+
+$(FUZZ)/.done: pyproject.toml
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	touch $@

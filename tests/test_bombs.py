@@ -1,0 +1,98 @@
+"""What asks for much with little: twice the bytes take twice the steps, few a byte, and memory in proportion.
+
+Steps are lines of this package that run, which no other process on the machine changes; `python -m tests.bench.bombs`
+measures seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from converter.errors import ConverterError
+from converter.formats import open_checkpoint
+from converter.inspection import inspect
+from converter.scan import scan
+from tests.bombs import BOMBS, write
+
+PACKAGE = str(Path(__file__).parent.parent / "converter")
+SMALL = 8_000  # bytes; a bomb of one unit may have more
+STEPS = {"inspect": 100, "scan": 200}  # lines a byte; one takes 10 to 20 ns. Scanning runs a pickle up to four times
+MEMORY = 100  # bytes a byte
+AROUND = 5 << 20  # bytes that any file may take: buffers, and what a limit counts, such as 10,000 pickles
+
+
+def opened(path: Path) -> None:
+    try:
+        inspect(open_checkpoint(path))
+    except ConverterError as error:
+        assert len(str(error)) < 1500
+
+
+def scanned(path: Path) -> None:
+    try:
+        scan([path], explain=True, fickling=False)
+    except ConverterError as error:
+        assert len(str(error)) < 1500
+
+
+COMMANDS = {"inspect": opened, "scan": scanned}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Import what is imported once."""
+    for name in (
+        "tensors",
+        "safetensors of many names",
+        "GGUF keys",
+        "an index of many names",
+        "a manifest of many tensors",
+    ):
+        for command in COMMANDS.values():
+            command(write(name, 500, tmp_path_factory.mktemp("warm")))
+
+
+def steps(command: str, path: Path) -> int:
+    count = 0
+
+    def line(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return line
+
+    def call(frame: FrameType, event: str, _: Any) -> Any:
+        return line if frame.f_code.co_filename.startswith(PACKAGE) else None
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        COMMANDS[command](path)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_bomb_takes_steps_and_memory_in_proportion_to_its_bytes(name: str, command: str, tmp_path: Path) -> None:
+    paths = [write(name, size, tmp_path / str(size)) for size in (SMALL, 2 * SMALL)]
+    sizes = [max(SMALL * at, path.stat().st_size if path.is_file() else 0) for at, path in enumerate(paths, 1)]
+
+    once, twice = (steps(command, path) for path in paths)
+    start = time.process_time()
+    tracemalloc.start()
+    COMMANDS[command](paths[1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert twice <= 2.2 * once + 5_000
+    assert twice <= STEPS[command] * sizes[1] + 20_000
+    assert peak <= MEMORY * sizes[1] + AROUND
+    assert time.process_time() - start < 20e-6 * sizes[1] + 2
