@@ -280,6 +280,8 @@ _COUNTS: Final = (
     8,
     9,
 )  # … of which there are as many as dimensions, and a MARK before more than three
+_LATER: Final = Known("", "")  # stands in the memo for what `recall` makes
+_NEVER: Final = Known("", "")
 _CHECKED: Final = 0xFFFF  # opcodes from one look at the limits to the next
 
 
@@ -402,33 +404,40 @@ class _Machine:
         self.called = called
         self.found: dict[tuple[str, str], Known] = {}
         self.known: dict[bytes, tuple[int, ...]] = {}  # numbers as the pickle writes them
-        self.later: list[
-            tuple[int, int, tuple[Any, ...]]
-        ] = []  # tensors run in one go: lowest PUT, byte, what they use
-        # Chosen numbers would make a dict look for each in a long chain, so those of the memo are changed by a secret one.
+        # Picklers number what they put from 0 on; those numbers count places of a list. Others go into a dict, under a key
+        # that a secret changes: chosen ones would make it look for each in a long chain.
+        self.memo: list[Any] = []
+        self.sparse: dict[int, Any] = {}
         self.salt = int.from_bytes(os.urandom(7), "little")
-        self.newest = -1  # the highest PUT of those, or GET
+        # Tensors that were run in one go: their lowest PUT, the byte, and what they use.
+        self.later: list[tuple[int, int, tuple[Any, ...]]] = []
 
     def run(self, data: bytes, position: int) -> Pickled:
         """Interpret; the opcodes that checkpoints are made of come first, for speed."""
         stack: list[Any] = []
         below: list[list[Any]] = []  # the stacks under each open MARK
-        memo: dict[int, Any] = {}
-        persistent, count, framed, salt = self.persistent, 0, False, self.salt
+        memo, sparse = self.memo, self.sparse
+        persistent, count, framed = self.persistent, 0, False
         start, due = position, _CHECKED
         while True:
             for code, argument, at in decode(data, position, start=start):
                 count += 1
                 if code == 0x72 or code == 0x71 or code == 0x70:  # LONG_BINPUT, BINPUT, PUT
-                    memo[argument ^ salt] = stack[-1]
+                    if argument == len(memo) and not sparse:
+                        memo.append(stack[-1])
+                    else:
+                        self.put(argument, stack[-1])
                 elif (
                     code == 0x4B or code == 0x58 or code == 0x4D or code == 0x4A or code == 0x8C
                 ):  # small ints and text
                     stack.append(argument)
                 elif code == 0x68 or code == 0x6A or code == 0x67:  # BINGET, LONG_BINGET, GET
-                    if argument ^ salt not in memo and not self.recall(data, memo, argument):
+                    value = memo[argument] if argument < len(memo) else sparse.get(argument ^ self.salt, _NEVER)
+                    if value is _LATER:
+                        value = self.recall(data, argument)
+                    elif value is _NEVER:
                         raise PickleError(f"{NAMES[code]} at byte {at:,} asks for memo {argument}, which was never put")
-                    stack.append(memo[argument ^ salt])
+                    stack.append(value)
                 elif code == 0x28:  # MARK
                     below.append(stack)
                     stack = []
@@ -439,10 +448,7 @@ class _Machine:
                     stack = self.unmarked(below, code, at)
                     stack.append(tuple(items))
                 elif code == 0x94:  # MEMOIZE
-                    for lowest, _, _ in self.later:
-                        self.recall(data, memo, lowest)
-                    self.later.clear()
-                    memo[len(memo) ^ salt] = stack[-1]
+                    self.put(len(memo) + len(sparse), stack[-1])
                 elif code == 0x86:  # TUPLE2
                     stack[-2:] = [(stack[-2], stack[-1])]
                 elif code == 0x52:  # REDUCE
@@ -451,7 +457,7 @@ class _Machine:
                     if type(callee) is Known and type(args) is tuple and callee.build is not None:
                         stack[-1] = callee.build(args)
                         if not framed:
-                            opcodes, position = self.tensors(data, at + 1, stack, memo)
+                            opcodes, position = self.tensors(data, at + 1, stack)
                             if opcodes:
                                 count += opcodes
                                 break
@@ -486,87 +492,89 @@ class _Machine:
                         )
                     if count > LIMITS.opcodes:
                         raise LimitError(f"a pickle of {count:,} opcodes: at most {LIMITS.opcodes:,} are run")
-                    self.check(count, len(memo) + 5 * len(self.later), 1, at)
+                    self.check(count, len(memo) + len(sparse), 1, at)
                     return Pickled(stack[0], at + 1, self.used)
                 else:
                     framed = framed or code == 0x95  # FRAME
                     stack = self.rest(NAMES[code], argument, at, stack, below)
                 if count >= due:
                     due = count + _CHECKED
-                    self.check(count, len(memo) + 5 * len(self.later), len(stack), at)
+                    self.check(count, len(memo) + len(sparse), len(stack), at)
             else:
                 raise AssertionError("decode ends with STOP")
 
-    def tensors(self, data: bytes, position: int, stack: list[Any], memo: dict[int, Any]) -> tuple[int, int]:
+    def put(self, number: int, value: object) -> None:
+        """Put a value into the memo; of two with one number the later counts."""
+        if number < len(self.memo):
+            self.memo[number] = value
+        elif number > len(self.memo):
+            self.sparse[number ^ self.salt] = value
+        else:
+            self.memo.append(value)
+            self.sparse.pop(number ^ self.salt, None)
+
+    def tensors(self, data: bytes, position: int, stack: list[Any]) -> tuple[int, int]:
         """Run as many tensors, each with its name, as follow the REDUCE before `position` in the form of C's pickler.
 
         Gives how many opcodes, and the byte after the last one's REDUCE. What each opcode does is done; anything out of the
         ordinary is left to the loop, from the start of its tensor. Of what is put into the memo only the names, the keys and
         the tensors are: a pickler asks for nothing else again, and `recall` makes it if one does.
         """
-        opcodes, known, persistent, later, newest, salt = (
-            0,
-            self.known,
-            self.persistent,
-            self.later,
-            self.newest,
-            self.salt,
-        )
+        opcodes, memo, known, persistent, later = 0, self.memo, self.known, self.persistent, self.later
         last: tuple[bytes, ...] | None = None
         context: tuple[Any, ...] = ()
         while opcodes < _CHECKED and (match := _TENSOR(data, position)) is not None:
             (put_before, length, text, put_name, get_function, get_tag, get_kind, width, digits, put_key, get_location,
              numel, put_id, offset, size, put_size, stride, put_stride, grad, get_hooks, put_hooks, put_args,
             ) = match.groups()  # fmt: skip
-            gets = (get_function, get_tag, get_kind, get_location, get_hooks)
-            if gets != last:
-                indices = [int.from_bytes(get[1:], "little") for get in gets]
-                if any(index ^ salt not in memo for index in indices):
-                    break
-                context, last = tuple(memo[index ^ salt] for index in indices), gets
-                function, tag, kind, location, hooks = context
-                if not (type(function) is type(hooks) is Known and function.build and hooks.build):
-                    break
-                build, empty = function.build, hooks.build
-                newest = max(newest, *indices)
+            first = len(memo)
             places = _PLACES(
                 b"".join((put_before, put_name, put_key, put_id, put_size, put_stride, put_hooks, put_args))
             )
-            # A PUT over an entry that is used here, or over another, would make their order matter.
-            if min(places) <= newest or not memo.keys().isdisjoint(map(salt.__xor__, places)):
+            # Other numbers than the next ones may be of entries that are used here: then their order would matter.
+            if places != tuple(range(first, first + 8)) or self.sparse:
                 break
+            gets = (get_function, get_tag, get_kind, get_location, get_hooks)
+            if gets != last:
+                indices = [int.from_bytes(get[1:], "little") for get in gets]
+                if max(indices) >= first:
+                    break
+                context, last = tuple(memo[index] for index in indices), gets
+                function, tag, kind, location, hooks = context
+                if not (type(function) is type(hooks) is Known and function.build and hooks.build) or any(
+                    part is _LATER for part in context
+                ):
+                    break
+                build, empty = function.build, hooks.build
             if width[0] != len(digits) or int.from_bytes(length, "little") != len(text):
                 break
             for written in (numel, offset, size, stride):
                 if written not in known:
                     known[written] = _numbers(written)
-            shape, steps = known[size], known[stride]
-            key = memo[places[2] ^ salt] = digits.decode()
-            name = memo[places[1] ^ salt] = text.decode()
-            memo[places[0] ^ salt] = stack[-1]
+            shape, steps, name, key = known[size], known[stride], text.decode(), digits.decode()
             storage = persistent((tag, kind, key, location, known[numel][0]))
+            memo += (stack[-1], name, key, _LATER, _LATER, _LATER, _LATER, _LATER)
             stack.append(name)
             stack.append(build((storage, known[offset][0], shape, steps, grad == b"\x88", empty(()))))
-            later.append((places[0], position, context))
-            newest = max(places)
+            later.append((first, position, context))
             opcodes += _OPCODES + _COUNTS[len(shape)] + _COUNTS[len(steps)]
             position = match.end()
-        self.newest = newest
         return opcodes, position
 
-    def recall(self, data: bytes, memo: dict[int, Any], place: int) -> bool:
-        """Put into the memo what `tensors` left out around a place. Says whether it is there now."""
-        index = bisect_right(self.later, place, key=itemgetter(0)) - 1
-        if index >= 0:
-            _, position, (_, tag, kind, location, hooks) = self.later[index]
-            parts = _TENSOR(data, position).groups()  # type: ignore[union-attr]
-            numel, offset, size, stride = (self.known[parts[part]] for part in (11, 13, 14, 16))
-            id = (tag, kind, parts[8].decode(), location, numel[0])
-            made = hooks.build(())
-            args = (self.persistent(id), offset[0], size, stride, parts[18] == b"\x88", made)
-            for part, value in ((12, id), (15, size), (17, stride), (20, made), (21, args)):
-                memo.setdefault(int.from_bytes(parts[part], "little") ^ self.salt, value)
-        return place ^ self.salt in memo
+    def recall(self, data: bytes, number: int) -> object:
+        """Put into the memo what `tensors` left out around a number, and give that number's entry."""
+        first, position, (_, tag, kind, location, hooks) = self.later[
+            bisect_right(self.later, number, key=itemgetter(0)) - 1
+        ]
+        parts = _TENSOR(data, position).groups()  # type: ignore[union-attr]
+        numel, offset, size, stride = (self.known[parts[part]] for part in (11, 13, 14, 16))
+        id = (tag, kind, parts[8].decode(), location, numel[0])
+        made = hooks.build(())
+        args = (self.persistent(id), offset[0], size, stride, parts[18] == b"\x88", made)
+        for place, value in enumerate((id, size, stride, made, args), first + 3):
+            if self.memo[place] is _LATER:
+                self.memo[place] = value
+        return self.memo[number]
 
     def rest(self, name: str, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
         """Interpret what checkpoints hold seldom. Gives the stack to go on with."""

@@ -38,7 +38,7 @@ def load(folder: Path) -> Vocabulary:
     for token, number in ids.items():
         if type(number) is not int or not 0 <= number < 1 << 31:
             raise ManifestError(
-                f"`{folder / FILES[0]}` gives `{token[:80]}` the id {number!r:.80}: a number from 0 was expected"
+                f"`{folder / FILES[0]}` gives `{token[:80]}` the id {number!r:.80}: a number from 0 to 2^31 was expected"
             )
         if (other := names.setdefault(str(number), token)) is not token:
             raise ManifestError(f"`{folder / FILES[0]}` gives the id {number:,} to `{other[:80]}` and `{token[:80]}`")

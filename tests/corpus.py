@@ -39,7 +39,8 @@ CASES = [case for folder in FOLDERS for case in _cases(folder)]
 # Runs in a process of its own: an audit hook stays. The warm-up reads files of ours alone, one of each format, so that
 # what Python imports and fetches once is there before anything of the corpus is touched.
 _AUDITED = """
-import json, os, sys
+import json, os, sys, tempfile, unicodedata
+from converter.formats import folder, gguf, legacy, parameters, safetensors, torch  # as there is something for them to read
 {read}
 
 warm, names = (json.loads(open(name).read()) for name in sys.argv[1:])

@@ -99,7 +99,7 @@ CASES: dict[str, Case] = {
     "line": Case(100, pickled(b"\x80\2V" + b"a" * 100 + b"\n0" + SOUND[2:]), "a line of more than"),
     "integer": Case(50, pickled(b"\x80\2\x8a\x32" + b"\1" * 50 + b"0" + SOUND[2:]), "an integer of 50 bytes"),
     "depth": Case(4, pickled(dumps({"a": [{"b": (view("0", (2,)),)}]}, {"0": 8})), "nested deeper than 3"),
-    "names": Case(7, pickled(dumps({"abc": view("0", (2,)), "de": [view("0", (1,))]}, {"0": 8})), "characters"),
+    "names": Case(7, pickled(dumps({"abc": view("0", (2,)), "de": [view("0", (1,))]}, {"0": 8})), "bytes"),
     "rank": Case(3, pickled(dumps({"w": view("0", (1, 2, 1))}, {"0": 8})), "at most 2 are read"),
     "entries": Case(len(ENTRIES), zipped(ENTRIES), "records in"),
     "directory_bytes": Case(directory_nbytes(zip_bytes(ENTRIES)), zipped(ENTRIES), "bytes of directory"),
