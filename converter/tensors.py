@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import mul
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import Dtype
@@ -86,14 +88,12 @@ class Tensor:
                 f"a tensor has {len(shape)} dimensions and {len(stride)} strides: as many as each other and at most "
                 f"{LIMITS.rank} are read"
             )
-        last, room = self.offset, self.dtype.itemsize
-        if not 0 <= last < _LARGEST:
+        if not 0 <= self.offset < _LARGEST:
             raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")
-        for length, step in zip(shape, stride, strict=True):
-            if not (0 <= length < _LARGEST and 0 <= step < _LARGEST):
-                raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
-            room *= length or 1  # numpy leaves zeros out, too
-            last += (length - 1) * step
+        if min((*shape, *stride, 0)) < 0 or max((*shape, *stride, 0)) >= _LARGEST:
+            raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
+        room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy leaves zeros out, too
+        last = self.offset + sum(map(mul, shape, stride)) - sum(stride)
         if room >= _LARGEST:
             raise LayoutError(f"{self._described()} has more bytes than 63 bits can count")
         if (last + 1) * self.dtype.itemsize > self.storage.nbytes and 0 not in shape:
@@ -397,19 +397,41 @@ def _gathered(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
         return out.view("|u1").data
 
     if tensor.nbytes <= nbytes or nbytes < _STAGE:
-        tile = np.empty(rows * inner, dtype)
-        for place in places:
-            yield fill(tile, *place)
+        with _lent(1, rows * inner, dtype) as (tile,):
+            for place in places:
+                yield fill(tile, *place)
         return
     # While one tile is being used, the next is gathered.
-    tiles = itertools.cycle(np.empty((2, rows * inner), dtype))
-    with ThreadPoolExecutor(1) as pool:
+    with _lent(2, rows * inner, dtype) as both, ThreadPoolExecutor(1) as pool:
+        tiles = itertools.cycle(both)
         ahead = pool.submit(fill, next(tiles), *next(places))
         for place in places:
             done = ahead.result()
             ahead = pool.submit(fill, next(tiles), *place)
             yield done
         yield ahead.result()
+
+
+@contextmanager
+def _lent(count: int, size: int, dtype: Any) -> Iterator[NDArray[Any]]:
+    """Lend [count, size]. What is lent comes back: new pages for every tensor would take as long as filling them."""
+    import numpy as np
+
+    nbytes = count * size * dtype.itemsize
+    try:
+        whole = _SPARE.pop()
+    except IndexError:
+        whole = np.empty(2 * TILE, "u1")  # of which only what is used becomes resident
+    if len(whole) < nbytes:  # someone asked for larger tiles
+        whole = np.empty(nbytes, "u1")
+    try:
+        yield whole[:nbytes].view(dtype).reshape(count, size)
+    finally:
+        if not _SPARE and len(whole) == 2 * TILE:
+            _SPARE.append(whole)
+
+
+_SPARE: Final[list[NDArray[Any]]] = []
 
 
 class _Reader:
