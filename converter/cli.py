@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
 
@@ -96,7 +96,18 @@ class Encoding(StrEnum):
     Q4_0 = "q4_0"
 
 
-app = typer.Typer(
+class _App(typer.Typer):
+    """The commands, of which only the one that is asked for is built: each takes a millisecond."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that `args`, or the command line, names."""
+        words = args[0] if args else kwargs.get("args") or sys.argv[1:]
+        named = [command for command in self.registered_commands if words and command.name == words[0]]
+        self.registered_commands = named or self.registered_commands
+        return super().__call__(*args, **kwargs)
+
+
+app = _App(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -143,7 +154,7 @@ def _command(name: str | None = None) -> Callable[[Callable[_P, None]], Callable
                     raise
                 raise _refused(f"{MISTAKE}: {type(error).__name__}: {error}") from None
 
-        return app.command(name)(run)
+        return app.command(name or function.__name__)(run)
 
     return decorate
 
