@@ -30,6 +30,7 @@ from converter.extract import extract
 from converter.formats import HEAD, folder, gguf, identify, legacy, open_checkpoint, open_source, parameters
 from converter.formats import safetensors as safetensors_file
 from converter.formats.torch import storage_dtype
+from converter.limits import LIMITS
 from converter.machine import NAMES, Dict, Opaque, PersistentId, Pickled, decode, run
 from converter.models import Recognition, recognise
 from converter.rebuild import TABLE, Special, Typed
@@ -115,6 +116,10 @@ def _outline(value: object) -> list[object]:
     waiting, outline = [value], []
     while waiting:
         node = waiting.pop()
+        # Equal sizes and strides may be one tuple: nobody can change it.
+        if type(node) is tuple and len(node) <= LIMITS.rank and all(type(inner) is int for inner in node):
+            outline.append(node)
+            continue
         if id(node) in seen:
             outline.append(seen[id(node)])
             continue
