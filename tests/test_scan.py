@@ -400,6 +400,7 @@ def test_fickling_is_not_asked_about_more_than_it_can_take(tmp_path: Path) -> No
 
 
 def test_fickling_failing_is_an_answer() -> None:
+    """fickling 0.1.12 knows no FLOAT, and says so by an exception."""
     said = second_opinion.ask([b"\x80\x02F1.5\n."])
 
     assert said.severity is None
