@@ -12,7 +12,6 @@ import pytest
 
 from converter.convert import convert
 from converter.formats import open_checkpoint
-from converter.sample import write_sample
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "converter", "convert", "--quiet"]
@@ -23,13 +22,6 @@ OUTPUTS = {
 }
 
 pytestmark = pytest.mark.large
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    write_sample(folder, "tiny")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -29,25 +29,24 @@ from tests.checkpoints import (
     Raw,
     checkpoint_entries,
     dumps,
-    floats,
     view,
     write_checkpoint,
     zip_bytes,
 )
-
-SIX = {"0": floats(0, 1, 2, 3, 4, 5)}
-FLOATS = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 6))
-BYTES = Persistent(("storage", Global("torch.storage", "UntypedStorage"), "0", "cpu", 24))
-HOOKS = Call(Global("collections", "OrderedDict"))
-V2 = Global("torch._utils", "_rebuild_tensor_v2")
-V3 = Global("torch._utils", "_rebuild_tensor_v3")
-PARAMETER = Global("torch._utils", "_rebuild_parameter")
-WITH_STATE = Global("torch._utils", "_rebuild_parameter_with_state")
-FROM_TYPE = Global("torch._tensor", "_rebuild_from_type_v2")
-KIND = Global("torch.nn.parameter", "Parameter")
-TENSOR_ARGUMENTS = (FLOATS, 1, (2, 2), (2, 1), False, HOOKS)
-TENSOR = Call(V2, TENSOR_ARGUMENTS)
-
+from tests.rebuilt import (
+    BYTES,
+    FLOATS,
+    FROM_TYPE,
+    HOOKS,
+    KIND,
+    PARAMETER,
+    SIX,
+    TENSOR,
+    TENSOR_ARGUMENTS,
+    V2,
+    V3,
+    WITH_STATE,
+)
 
 # Over a storage of six F32: (shape, stride, offset).
 LAYOUTS: dict[str, tuple[Any, Any, Any]] = {
