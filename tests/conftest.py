@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from converter import hub as remote_hub
 from converter.limits import Limits, set_limit
 from converter.sample import write_sample
 from tests.hub_server import TINY, Hub, Repository, files_of
+
+# They have nothing to read without the folder.
+collect_ignore = (
+    []
+    if os.environ.get("CEREBRAS_TOOL_CORPUS")
+    else ["test_corpus.py", "test_corpus_mutations.py", "test_scan_corpus.py"]
+)
 
 
 @pytest.fixture(autouse=True)
