@@ -23,9 +23,11 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from converter.errors import ConverterError, OutputError
+from converter.sources import drop, outgrow_memory
 
 KEPT: Final = ("README.md", ".gitignore")  # a folder with nothing else counts as empty, and keeps them
 _SYNCED: Final = 256 << 20  # bytes between two entries of the journal
+_BEHIND: Final = 64 << 20  # bytes that are written before they are sent to the disk
 _ALIKE: Final = 32  # bytes by which a report is known
 _MARGIN: Final = 1 << 20  # bytes of room for directories and journals
 
@@ -239,7 +241,9 @@ def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Pr
     """Write the files of a plan that are not whole yet, and what `finish` adds."""
     if plan.folder:
         partial.mkdir(exist_ok=True)
-    position = synced = 0
+    position = synced = pending = 0
+    # What is read and what is written, about as much, would fill the page cache.
+    passing = outgrow_memory(2 * plan.nbytes)
     unsynced: list[int] = []
     for file in plan.files:
         path = partial / file.path if plan.folder else partial
@@ -254,7 +258,7 @@ def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Pr
             whole = max(0, done - position)
             os.ftruncate(descriptor, whole)
             _reserve(descriptor, file.nbytes)
-            written = 0
+            written = dropped = 0
             for piece in file.pieces:
                 if written + piece.nbytes <= whole:
                     written += piece.nbytes
@@ -265,6 +269,11 @@ def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Pr
                     _write_all(descriptor, tile, written)
                     written += len(tile)
                     _tell(progress, len(tile))
+                    if passing and written - dropped >= _BEHIND:
+                        # The last part sets out to the disk, the one before has got there.
+                        before = max(0, dropped - _BEHIND)
+                        drop(descriptor, before, written - before)
+                        dropped = written
                 if written != start + piece.nbytes:
                     raise AssertionError(f"{piece.name}: {written - start} bytes where {piece.nbytes} were planned")
                 if resume and position + written - synced >= _SYNCED:
@@ -273,12 +282,14 @@ def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Pr
                     synced = position + written
                     journal.note(synced)
             unsynced.append(os.dup(descriptor))
-            if len(unsynced) >= 64:
-                _sync(unsynced)
+            pending += file.nbytes
+            if len(unsynced) >= 64 or (passing and pending >= _BEHIND):
+                _sync(unsynced, passing=passing)
+                pending = 0
         finally:
             os.close(descriptor)
         position += file.nbytes
-    _sync(unsynced)
+    _sync(unsynced, passing=passing)
     for file in plan.finish() if plan.finish else ():
         path = partial / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -302,11 +313,13 @@ def _tell(progress: Progress | None, nbytes: int) -> None:
         progress(nbytes)
 
 
-def _sync(descriptors: list[int]) -> None:
+def _sync(descriptors: list[int], *, passing: bool = False) -> None:
     while descriptors:
         descriptor = descriptors.pop()
         try:
             os.fsync(descriptor)
+            if passing:
+                drop(descriptor)
         finally:
             os.close(descriptor)
 

@@ -32,8 +32,27 @@ class Source(Protocol):
         ...
 
 
+def outgrow_memory(nbytes: int) -> bool:
+    """Whether so many bytes, kept in the page cache, would push out most of what lies there."""
+    return 2 * nbytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def drop(descriptor: int, offset: int = 0, size: int = 0) -> None:
+    """Tell the kernel that a range (all from `offset` on, without `size`) is not needed again.
+
+    Pages that are not written yet go on their way to the disk, the others are given back.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
+
+
 class LocalFile:
-    """A regular file, opened once; pread only, so a file that shrinks is a sentence and not a SIGBUS."""
+    """A regular file, opened once; pread only, so a file that shrinks is a sentence and not a SIGBUS.
+
+    `passing`: what was read is not kept in the page cache.
+    """
+
+    passing = False
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -94,6 +113,11 @@ class LocalFile:
                     f"`{self.name}` ended at byte {offset + done:,} while it was read: it had {self.size:,}"
                 )
             done += count
+
+    def release(self, start: int, end: int) -> None:
+        """Be told that a range was read for the last time."""
+        if self.passing:
+            drop(self._fd, start, end - start)
 
     def check_unchanged(self) -> None:
         """Raise SourceError if the file was written to since it was opened."""

@@ -60,6 +60,12 @@ class Storage:
         found: tuple[Source, int, int] = span() if span else (self.source, self.offset, self.offset + self.nbytes)
         return found
 
+    def release(self) -> None:
+        """Tell the file that all of it was read."""
+        source, start, end = self.span()
+        if hasattr(source, "release"):
+            source.release(start, end)
+
     def hold(self, offset: int, nbytes: int) -> None:
         """Tell the source that a range will be read in any order, more than once: a remote one then fetches it first."""
         hold = getattr(self.source, "hold", None)
@@ -189,6 +195,7 @@ class Tensor:
             start, size = (0, self.storage.nbytes) if whole else (self.offset * self.dtype.itemsize, span)
             self.storage.hold(start, size)
             yield from _gathered(self, nbytes or TILE)
+        self.storage.release()
 
     def _runs(self, nbytes: int) -> Iterator[memoryview]:
         total, start = self.nbytes, self.offset * self.dtype.itemsize
@@ -325,6 +332,12 @@ class Catalogue(Mapping[str, Tensor]):
         for source, found in spans.values():
             if hasattr(source, "expect"):
                 source.expect(found)
+
+    def pass_by(self) -> None:
+        """Keep nothing that is read from now on in the page cache."""
+        for source in self.sources:
+            if hasattr(source, "passing"):
+                source.passing = True
 
     def check_unchanged(self) -> None:
         """Raise SourceError if a file was written to since it was opened."""

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,42 @@ def test_every_way_round_ends_in_the_same_file(tiny: Path, tmp_path: Path) -> No
     first = without_masks(open_checkpoint(tmp_path / "0" / "x.safetensors"))
     for number in (2, 3):
         assert without_masks(open_checkpoint(tmp_path / str(number) / "x.safetensors")) == first
+
+
+@pytest.mark.parametrize("output", ["x.safetensors", "x.gguf", "parameters"])
+def test_what_would_fill_the_page_cache_is_given_back(
+    tiny: Path, tmp_path: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = "parameters" if output == "parameters" else None
+    convert(open_checkpoint(tiny), tmp_path / "usual" / output, to=to)
+    source = (tiny / "pytorch_model.bin").stat()
+    dropped: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *told: dropped.append((os.fstat(fd).st_ino, *told[:2])))
+    monkeypatch.setattr("converter.publish._BEHIND", 100_000)
+
+    convert(open_checkpoint(tiny), tmp_path / "large" / output, to=to)
+
+    assert everything(tmp_path / "large") == everything(tmp_path / "usual")
+    read = sorted((start, size) for inode, start, size in dropped if inode == source.st_ino)
+    assert 870_000 < sum(size for _, size in read) < source.st_size
+    assert all(start + size <= after for (start, size), (after, _) in pairwise(read))
+    written = {inode for inode, start, size in dropped if (start, size) == (0, 0)}
+    weights = [path.stat() for path in (tmp_path / "large").rglob("*") if path.suffix != ".json" and path.is_file()]
+    assert {status.st_ino for status in weights if status.st_size > 40_000} <= written
+    if output != "parameters":
+        on_the_way = [(start, size) for inode, start, size in dropped if inode == weights[0].st_ino and size]
+        assert len(on_the_way) >= 5
+        assert all(size >= 100_000 for _, size in on_the_way)
+
+
+def test_what_fits_into_memory_stays_in_the_page_cache(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fadvise", lambda *told: pytest.fail("something was given back"))
+
+    convert(open_checkpoint(tiny), tmp_path / "x.safetensors")
+    extract(open_checkpoint(tiny), tmp_path / "parameters")
 
 
 def test_shards_have_an_index_and_read_back(tiny: Path, tmp_path: Path) -> None:

@@ -279,6 +279,7 @@ def _copied(storage: Storage) -> Callable[[], Iterator[memoryview]]:
             piece = buffer[: min(STEP, storage.nbytes - offset)]
             storage.readinto(offset, piece)
             yield piece
+        storage.release()
 
     return tiles
 
