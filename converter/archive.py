@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from converter.checksums import crc32
@@ -39,9 +40,8 @@ _UTF8: Final = 0x0800
 _DEFLATE_HINTS: Final = 0x0006  # how hard the writer tried: no reader needs it
 _RATIO: Final = 1032  # bytes out of one deflated byte at most: 258 from two bits
 _SECOND_NAME: Final = 0x7075  # extra field with the name once more: some readers prefer it
-_ORDINARY: Final = re.compile(
-    rb"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"
-).fullmatch  # names as torch's are
+# Names as torch's are.
+_ORDINARY: Final = re.compile(rb"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*").fullmatch
 _TAIL: Final = 64 << 10  # bytes read at once from the end; usually the whole directory
 
 
@@ -441,6 +441,7 @@ class _Spool:
     def __init__(self) -> None:
         self._file: int | None = None
         self._size = 0
+        self._adding = Lock()  # a matrix is gathered by a thread of its own
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -452,26 +453,27 @@ class _Spool:
 
         name = f"{archive.name}:{archive.root}{record.name}"
         try:
-            if self._file is None:
-                with tempfile.TemporaryFile(buffering=0) as file:
-                    self._file = os.dup(file.fileno())
-            room = os.fstatvfs(self._file)
-            if record.nbytes > room.f_bavail * room.f_frsize:
-                raise SourceError(
-                    f"`{name}` inflates to {record.nbytes:,} bytes, more than {tempfile.gettempdir()} has room"
-                )
-            position = self._size
-            for data in _inflated(archive, record):
-                view = memoryview(data)
-                while view:
-                    count = os.pwrite(self._file, view, position)
-                    view, position = view[count:], position + count
+            with self._adding:
+                if self._file is None:
+                    with tempfile.TemporaryFile(buffering=0) as file:
+                        self._file = os.dup(file.fileno())
+                room = os.fstatvfs(self._file)
+                if record.nbytes > room.f_bavail * room.f_frsize:
+                    raise SourceError(
+                        f"`{name}` inflates to {record.nbytes:,} bytes, more than {tempfile.gettempdir()} has room: name a "
+                        "roomier folder by TMPDIR"
+                    )
+                start = self._size
+                for data in _inflated(archive, record):
+                    view = memoryview(data)
+                    while view:
+                        count = os.pwrite(self._file, view, self._size)
+                        view, self._size = view[count:], self._size + count
+                return start
         except OSError as error:
             raise SourceError(
                 f"`{name}` can't be inflated into a temporary file: {(error.strerror or '').lower()}"
             ) from error
-        start, self._size = self._size, position
-        return start
 
     def readinto(self, position: int, buffer: memoryview, name: str) -> None:
         """Fill `buffer` from `position`."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
 
-from converter.errors import ConverterError, CutOffError
+from converter.errors import ConverterError, CutOffError, LimitError
 from converter.text import safe_text
 
 if TYPE_CHECKING:
@@ -138,6 +138,8 @@ def _command(name: str | None = None) -> Callable[[Callable[_P, None]], Callable
             try:
                 with _terminated():
                     function(*args, **kwargs)
+            except LimitError as error:
+                raise _refused(f"{error}; docs/security.md has the limits that `--limit` raises") from None
             except ConverterError as error:
                 raise _refused(str(error)) from None
             except BrokenPipeError:

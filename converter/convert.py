@@ -15,7 +15,7 @@ from converter.numbers import Loss
 from converter.publish import Piece, Plan, PlannedFile, check_target, literal, publish
 from converter.reports import conversion as reports
 from converter.safety import check_portable
-from converter.sources import STEP, LocalFile, outgrow_memory
+from converter.sources import STEP, LocalFile
 
 if TYPE_CHECKING:
     from converter.tensors import Catalogue
@@ -104,7 +104,7 @@ def convert(
     if not dry_run:
         if starting is not None:
             starting(plan.nbytes)
-        if outgrow_memory(2 * plan.nbytes):
+        if plan.passing:
             original.pass_by()
         _publish(plan, output, force=force, resume=resume, progress=progress, inputs=inputs, check=finish)
     return _report(original, output, format, dtype, plan, planned, recognition, dry_run)

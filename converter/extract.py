@@ -13,7 +13,6 @@ from converter.formats import parameters
 from converter.publish import Plan, PlannedFile, check_target, literal, publish
 from converter.reports.conversion import ExtractReport
 from converter.safety import check_portable
-from converter.sources import outgrow_memory
 
 if TYPE_CHECKING:
     from converter.tensors import Catalogue
@@ -63,7 +62,7 @@ def extract(
     )
     if properties is not None and extraction.properties is None:
         raise ModelError(f"no model.properties can be written: {extraction.refused}")
-    if outgrow_memory(2 * extraction.plan.nbytes):
+    if extraction.plan.passing:
         catalogue.pass_by()
     publish(extraction.plan, folder, force=force, progress=progress, inputs=inputs, check=finish)
     if properties is not None and extraction.properties is not None:

@@ -79,6 +79,11 @@ class Plan:
         """Bytes of all files, but for those of `finish`."""
         return sum(file.nbytes for file in self.files)
 
+    @property
+    def passing(self) -> bool:
+        """Whether what is read and what is written, about as much, would fill the page cache if it were kept there."""
+        return outgrow_memory(2 * self.nbytes)
+
     def digest(self) -> str:
         """Give a digest of names, order and sizes, and of the sources."""
         described = [[file.path, [[piece.name, piece.nbytes] for piece in file.pieces]] for file in self.files]
@@ -242,8 +247,7 @@ def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Pr
     if plan.folder:
         partial.mkdir(exist_ok=True)
     position = synced = pending = 0
-    # What is read and what is written, about as much, would fill the page cache.
-    passing = outgrow_memory(2 * plan.nbytes)
+    passing = plan.passing
     unsynced: list[int] = []
     for file in plan.files:
         path = partial / file.path if plan.folder else partial

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Those that numpy has: of BF16 and the 8-bit formats the library is asked for names, dtypes, shapes and order alone.
 _READ: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL)
 _ENDS: Final = 1024  # elements of a tensor's first and last rows that both readers are asked for
-_TOUCHED: Final = 64  # tensors, until the file is opened anew: the library keeps every page mapped that it has read
+_TOUCHED: Final = 16 << 20  # bytes, until the file is opened anew: the library keeps every page mapped that it has read
+_AROUND: Final = 128 << 10  # bytes that the kernel maps where an end of a tensor is read
 
 
 def disagreements(catalogue: Catalogue) -> list[str]:
@@ -34,10 +35,11 @@ def disagreements(catalogue: Catalogue) -> list[str]:
     for path, storages in files.items():
         try:
             found += _order(path, storages)
-            file = _opened(path)
-            for index, storage in enumerate(storages, 1):
-                if index % _TOUCHED == 0:
-                    file = _opened(path)
+            file, touched = _opened(path), 0
+            for storage in storages:
+                touched += min(storage.nbytes, 2 * _AROUND)
+                if touched > _TOUCHED:
+                    file, touched = _opened(path), 0
                 tensor, other = ours.get((path, storage.key)), others.get(storage.key)
                 if tensor is not None:
                     found += _differences(file, path, tensor)
@@ -58,8 +60,9 @@ def _order(path: str, storages: list[Storage]) -> list[str]:
     """Compare names, and the order of tensors that have bytes."""
     theirs = list(_opened(path).offset_keys())
     ours = [storage.key for storage in sorted(storages, key=lambda storage: storage.offset)]
-    found = [f"the safetensors library finds no `{name}` in `{path}`" for name in ours if name not in set(theirs)]
-    found += [f"the safetensors library finds `{name}` in `{path}`" for name in theirs if name not in set(ours)]
+    seen, known = set(theirs), set(ours)
+    found = [f"the safetensors library finds no `{name}` in `{path}`" for name in ours if name not in seen]
+    found += [f"the safetensors library finds `{name}` in `{path}`" for name in theirs if name not in known]
     empty = {storage.key for storage in storages if not storage.nbytes}
     if not found and [name for name in ours if name not in empty] != [name for name in theirs if name not in empty]:
         found.append(f"the tensors of `{path}` stand in another order to the safetensors library than to us")

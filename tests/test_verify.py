@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
@@ -15,6 +16,7 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from converter import comparison
 from converter.convert import convert
@@ -27,6 +29,7 @@ from converter.reports import verification as reports
 from converter.sources import LocalFile
 from converter.tensors import Storage, Tensor
 from converter.verify import Options, verify
+from converter.witness import disagreements
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
 
 ROOT = Path(__file__).parent.parent
@@ -735,3 +738,14 @@ def test_torch_and_transformers_are_not_needed(source: Path, tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
 
     assert (done.returncode, done.stdout.split()[0]) == (0, "identical"), done.stderr
+
+
+def test_twenty_thousand_tensors_take_no_longer_each_than_a_few(tmp_path: Path) -> None:
+    """Each was looked up in a set of all that was made anew for it, and the file opened again for every 64."""
+    path = tmp_path / "many.safetensors"
+    save_file({f"t.{number}": np.zeros(2, "f4") for number in range(20_000)}, path)
+    catalogue = open_checkpoint(path)
+    start = time.process_time()
+
+    assert disagreements(catalogue) == []
+    assert time.process_time() - start < 10
