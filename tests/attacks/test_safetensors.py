@@ -357,11 +357,13 @@ def test_s08_no_name_leads_anywhere_when_it_is_written(name: str, tmp_path: Path
 
 
 def test_s10_a_shard_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    shards(tmp_path, {"a": "one.safetensors", "b": "two.safetensors"})
-    (tmp_path / "two.safetensors").unlink()
-    os.mkfifo(tmp_path / "two.safetensors")
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    shards(folder, {"a": "one.safetensors", "b": "two.safetensors"})
+    (folder / "two.safetensors").unlink()
+    os.mkfifo(folder / "two.safetensors")
 
-    assert_refused(tmp_path, "not a regular file")
+    assert_refused(folder, "not a regular file")
 
 
 def test_s11_a_file_that_is_cut_off_while_it_is_read_is_a_sentence_and_no_signal(tmp_path: Path) -> None:
