@@ -7,31 +7,28 @@ numpy's and ours; the bounds of GGUF's blocks follow from their definition.
 from __future__ import annotations
 
 import math
-import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from threading import Condition, Lock
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
 from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
 from converter.errors import ConverterError
-from converter.sources import LocalFile
-from converter.tensors import Storage, Tensor, row_major
+from converter.tensors import Tensor, row_major
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK: Final = 8 << 20  # bytes of a tensor that are read at a time where the other lies turned over: long runs of both
-_RUN: Final = 512 << 10  # bytes where both lie in the same order: they stay in the cache
-_PIECE: Final = 128 << 10  # elements that are compared at a time: they stay in the cache
-# Where one lies row by row, the other column by column: rows and columns of a piece, and rows that are turned at a time.
-_TALL, _BROAD, _TURNED = 2048, 64, 256
-_MAP: Final = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages in one go: a fault each takes longer
-_MAPPED: Final = 64 << 20  # bytes of a tensor that is mapped whole; of a larger one, a piece at a time
+_RUN: Final = 2 << 20  # bytes that are compared at a time: they stay in the cache
+_PANEL: Final = 64 << 20  # bytes of a matrix that are turned over at a time: larger ones are read in shorter runs
+_TURNED: Final = 1 << 20  # bytes of rows that are turned over in one go: they stay in the cache
+_FEW: Final = 32  # rows of them at least: shorter runs would be written
+_CALL: Final = 16 << 10  # bytes that can be read in the time that a call takes
 _THREADS: Final = 2
 _LINE: Final = 64  # bytes of a line of the cache
 _SAMPLE: Final = 1 << 20  # elements that tell whether two tensors resemble each other
@@ -48,6 +45,9 @@ _SMALL: Final = {
 # Levels on the one side of zero (symmetric encodings), or of the whole range from the least value (affine ones).
 _SYMMETRIC: Final = {"Q8_0": 127, "Q5_0": 16, "Q4_0": 8}
 _AFFINE: Final = {"Q5_1": 31, "Q4_1": 15}
+
+
+_Where: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
 
 
 class ReadError(ConverterError):
@@ -76,6 +76,7 @@ class Outcome:
 def compare(
     expected: Tensor,
     found: Tensor,
+    room: Room | None = None,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> Outcome:
@@ -83,9 +84,10 @@ def compare(
 
     Raises ReadError where `found` can't be read, and what the source's reader raises.
     """
-    outcome = _compared(expected, found, _kind(expected, found, bounded=False), progress)
+    room = room or Room()
+    outcome = _compared(expected, found, _kind(expected, found, bounded=False), room, progress)
     if outcome.differing and found.storage.encoding is not None and outcome.exact:
-        outcome = _compared(expected, found, _kind(expected, found, bounded=True), None)
+        outcome = _compared(expected, found, _kind(expected, found, bounded=True), room)
     return outcome
 
 
@@ -94,7 +96,7 @@ def equal(expected: Tensor, found: Tensor) -> bool:
     if expected.shape != found.shape or not comparable(expected, found):
         return False
     kind = _kind(expected, found, bounded=False)
-    return not any(kind.unequal(piece.x, piece.y).any() for piece in _Walk(expected, found, kind).pieces())
+    return not any(kind.unequal(piece.x, piece.y).any() for piece in _Walk(expected, found, kind, Room()).pieces())
 
 
 def resembling(expected: Tensor, found: Tensor) -> bool:
@@ -105,7 +107,7 @@ def resembling(expected: Tensor, found: Tensor) -> bool:
     lost = energy = 0.0
     seen = 0
     with np.errstate(all="ignore"):
-        for piece in _Walk(expected, found, kind).pieces():
+        for piece in _Walk(expected, found, kind, Room()).pieces():
             x, y = floats(piece.x, expected.dtype), floats(piece.y, found.dtype)
             lost += float(np.square(x - y).sum())
             energy += float(np.square(x).sum())
@@ -128,13 +130,16 @@ def read(tensor: Tensor, a: int, b: int, c: int, d: int, buffer: NDArray[Any] | 
     step, stride = tensor.stride
     rows, columns, itemsize = b - a, d - c, tensor.dtype.itemsize
     start = (tensor.offset + a * step + c * stride) * itemsize
-    flat = np.empty(rows * columns, bits) if buffer is None else buffer[: rows * columns]
+    needed = _extent(tensor, rows, columns)
+    flat = np.empty(needed, bits) if buffer is None else buffer[:needed]
     if stride == 1 or columns == 1:
-        out = flat.reshape(rows, columns)
-        raw = memoryview(out.reshape(-1).view("u1"))  # type: ignore[arg-type]
-        if step == columns or rows == 1:
+        raw = memoryview(flat.view("u1"))  # type: ignore[arg-type]
+        if needed > rows * columns or step == columns or rows == 1:
             tensor.storage.readinto(start, raw)
+            step = step if rows > 1 else columns
+            out = np.ndarray((rows, columns), bits, flat, 0, (step * itemsize, itemsize))
         else:
+            out = flat.reshape(rows, columns)
             for row in range(rows):
                 part = raw[row * columns * itemsize : (row + 1) * columns * itemsize]
                 tensor.storage.readinto(start + row * step * itemsize, part)
@@ -156,6 +161,13 @@ def read(tensor: Tensor, a: int, b: int, c: int, d: int, buffer: NDArray[Any] | 
     if tensor.storage.byteorder == "big" and swapped > 1:
         flat.view(f"u{swapped}").byteswap(inplace=True)
     return out
+
+
+def _extent(tensor: Tensor, rows: int, columns: int) -> int:
+    """Give the elements that are read for a part of a matrix: with what lies between its rows, if a call each costs more."""
+    step, stride = tensor.stride
+    gap = (step - columns) * tensor.dtype.itemsize
+    return rows * columns + ((rows - 1) * (step - columns) if stride == 1 and 0 < gap <= _CALL else 0)
 
 
 def floats(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
@@ -242,7 +254,7 @@ class _Piece:
 
     x: NDArray[Any]
     y: NDArray[Any]
-    where: Callable[[NDArray[Any]], NDArray[Any]]
+    where: _Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,21 +295,27 @@ def _beyond(values: NDArray[Any], found: NDArray[Any], encoding: str) -> NDArray
     return result
 
 
-def _compared(expected: Tensor, found: Tensor, kind: _Kind, progress: Callable[[int], None] | None) -> Outcome:
-    walk = _Walk(expected, found, kind, progress)
+def _compared(
+    expected: Tensor, found: Tensor, kind: _Kind, room: Room, progress: Callable[[int], None] | None = None
+) -> Outcome:
+    walk = _Walk(expected, found, kind, room)
 
-    def part(_: int) -> Outcome:
+    def part(thread: int) -> Outcome:
         outcome = Outcome(exact=kind.exact)
-        for piece in walk.pieces():
-            mask = kind.unequal(piece.x, piece.y)
-            if mask.any():
-                _count(outcome, piece, mask, expected.dtype, found.dtype, kind)
+        with closing(walk.pieces(thread)) as pieces:  # whatever is raised here, the other thread must not wait for it
+            for piece in pieces:
+                mask = kind.unequal(piece.x, piece.y)
+                if mask.any():
+                    _count(outcome, piece, mask, expected.dtype, found.dtype, kind)
+                if progress is not None:
+                    progress(piece.x.nbytes)
         return outcome
 
-    if not walk.mapped:
+    if expected.nbytes <= _RUN:
         return part(0)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return _together(list(pool.map(part, range(_THREADS))))
+    with ThreadPoolExecutor(_THREADS - 1) as pool:
+        others = [pool.submit(part, thread) for thread in range(1, _THREADS)]
+        return _together([part(0), *(other.result() for other in others)])
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:
@@ -346,162 +364,189 @@ def _plain(value: Any) -> float | int | None:
     return plain if isinstance(plain, float | int) else None
 
 
-class _Walk:
-    """A way over two tensors, block by block, which several threads may go together: each block is one's.
+class Room:
+    """Memory for comparisons, used again from one to the next: new pages each time would take as long as filling them."""
 
-    The source's storage is read from front to back where it can be; blocks of GGUF, in the output's order.
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, what: str, rows: int, columns: int, dtype: np.dtype[Any], apart: int = 0) -> NDArray[Any]:
+        """Lend [rows, columns], the rows `apart` elements from each other's ends."""
+        nbytes = rows * (columns + apart) * dtype.itemsize
+        held = self._held.get(what)
+        if held is None or len(held) < nbytes:
+            held = self._held[what] = np.empty(nbytes, "u1")
+        return held[:nbytes].view(dtype).reshape(rows, columns + apart)[:, :columns]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a matrix: rows from the first number of `area` to the second, columns from the third to the fourth."""
+
+    tensor: Tensor
+    area: tuple[int, int, int, int]
+    output: bool
+
+    def read(self, room: Room, what: str) -> NDArray[Any]:
+        """Give it, in memory lent by that name. Faults of the output are findings: ReadError."""
+        a, b, c, d = self.area
+        lent = room(what, 1, _extent(self.tensor, b - a, d - c), _bits(self.tensor.dtype))[0]
+        try:
+            return read(self.tensor, *self.area, lent)
+        except ConverterError as error:
+            raise (ReadError(str(error)) if self.output else error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a thread does at a time: reads `parts`, and makes a piece of them or something that later pieces need.
+
+    `then` gets the number of the thread and what was read. `waits`: it may not begin before all earlier steps are done.
     """
 
-    def __init__(
-        self, expected: Tensor, found: Tensor, kind: _Kind, progress: Callable[[int], None] | None = None
-    ) -> None:
-        self._flat, self._progress = kind.flat, progress
-        self._turned = found.transposed if kind.flat else expected.transposed
-        self._one, self._other = _matrix(expected, found, self._turned)
-        rows, columns = self._one.shape
-        itemsize = max(expected.dtype.itemsize, found.dtype.itemsize)
-        apart = self._one.stride[1] != self._other.stride[1]
-        room = BLOCK if apart or self._one.stride[1] != 1 else _RUN
-        self._high = max(1, min(rows, room // max(1, columns * itemsize)))
-        self._wide = columns if columns * itemsize <= room else room // itemsize
-        self._total = expected.shape[-1] if self._turned else columns
-        self._places = iter(
-            [(a, c) for a in range(0, rows, self._high) for c in range(0, columns, self._wide)] if expected.size else []
-        )
-        self._reading = Lock()
-        self.mapped = apart and not kind.flat and expected.nbytes > _RUN and _mappable(self._other.storage)
+    parts: tuple[_Part, ...]
+    then: Callable[..., _Piece | None]
+    waits: bool = False
 
-    def pieces(self) -> Iterator[_Piece]:
-        """Give the pieces of blocks that nobody else has taken. Memory is used again from one to the next."""
-        room = self._high * self._wide
-        ours, theirs = np.empty(room, _bits(self._one.dtype)), np.empty(room, _bits(self._other.dtype))
-        turn = _Turner(ours.dtype)
-        while True:
-            with self._reading:
-                at = next(self._places, None)
-                if at is None:
-                    return
-                a, c = at
-                b, d = min(self._one.shape[0], a + self._high), min(self._one.shape[1], c + self._wide)
-                x = read(self._one, a, b, c, d, ours)
-            tall, broad = (_TALL, _BROAD) if self.mapped else (b - a, d - c)
-            for i in range(a, b, tall):
-                for j in range(c, d, broad):
-                    area = (i, min(b, i + tall), j, min(d, j + broad))
-                    try:
-                        y = self._window(*area) if self.mapped else read(self._other, *area, theirs)
-                    except ConverterError as error:
-                        raise ReadError(str(error)) from error
-                    part = x[i - a : area[1] - a, j - c : area[3] - c]
-                    place = _Place(i, j, part.shape[1], self._total, self._turned)
-                    yield from _aligned(part, y, place, turn, flat=self._flat)
-            if self._progress is not None:
-                self._progress(x.nbytes)
 
-    @cached_property
-    def _map(self) -> NDArray[Any] | None:
-        """The other tensor whole, if it is small enough to be mapped all the while."""
-        rows, columns = self._other.shape
-        return _mapped(self._other, 0, rows, 0, columns) if self._other.nbytes <= _MAPPED else None
+class _Walk:
+    """A way over two tensors in steps, which several threads may go together. Blocks of GGUF stay in the output's order."""
 
-    def _window(self, a: int, b: int, c: int, d: int) -> NDArray[Any]:
-        return _mapped(self._other, a, b, c, d) if self._map is None else self._map[a:b, c:d]
+    def __init__(self, expected: Tensor, found: Tensor, kind: _Kind, room: Room) -> None:
+        self._room, self._turn, self._busy = room, Condition(), 0
+        self._reading = (Lock(), Lock())
+        turned = found.transposed if kind.flat else expected.transposed
+        one, other = _matrix(expected, found, turned)
+        place = _Place(expected.shape[-1] if turned else one.shape[1], turned)
+        if not expected.size:
+            self._steps: Iterator[_Step] = iter(())
+        elif one.stride[1] == other.stride[1]:
+            self._steps = _along(one, other, place)
+        else:
+            upright = not kind.flat and one.stride[1] < other.stride[1]
+            self._steps = _across(one, other, place, room, upright=upright, flat=kind.flat)
+        self._next = next(self._steps, None)
+
+    def pieces(self, thread: int = 0) -> Generator[_Piece]:
+        """Give the pieces of steps that no other thread has taken. Where one fails, all end."""
+        try:
+            while True:
+                with self._turn:
+                    self._turn.wait_for(lambda: not (self._busy and self._next is not None and self._next.waits))
+                    if (step := self._next) is None:
+                        return
+                    self._next, self._busy = next(self._steps, None), self._busy + 1
+                    self._reading[0].acquire()
+                piece = step.then(thread, *self._read(step.parts, thread))
+                if piece is not None:
+                    yield piece
+                with self._turn:
+                    self._busy -= 1
+                    self._turn.notify_all()
+        finally:
+            with self._turn:
+                self._next = None
+                self._turn.notify_all()
+
+    def _read(self, parts: Sequence[_Part], thread: int) -> Iterator[NDArray[Any]]:
+        """Read. Where CRCs are taken on the way, after the step before: a first part while that reads its second."""
+        ordered = any(part.tensor.storage.crc32 is not None for part in parts)
+        held = self._reading[0]
+        try:
+            for index, (part, own) in enumerate(zip(parts, self._reading, strict=False)):
+                if index and ordered:
+                    own.acquire()
+                    held.release()
+                    held = own
+                elif not index and not ordered:
+                    held.release()
+                yield part.read(self._room, f"part {index} of {thread}")
+        finally:
+            if ordered:
+                held.release()
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a block lies: its first row and column, its width, and the tensor's, whose rows are our columns if `turned`."""
+    """Where pieces lie in a tensor of `total` columns; its rows are our columns if `turned`."""
 
-    row: int
-    column: int
-    width: int
     total: int
     turned: bool
 
-    def index(self, rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
-        """Give row-major indices in the tensor."""
-        i, j = rows + self.row, columns + self.column
-        index: NDArray[Any] = j * self.total + i if self.turned else i * self.total + j
-        return index
+    def at(self, row: int, column: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """Give what makes row-major indices in the tensor of a mask whose first element is at that row and column."""
+
+        def where(mask: NDArray[Any]) -> NDArray[Any]:
+            rows, columns = np.nonzero(mask)
+            i, j = rows + row, columns + column
+            index: NDArray[Any] = j * self.total + i if self.turned else i * self.total + j
+            return index
+
+        return where
 
 
-def _aligned(x: NDArray[Any], y: NDArray[Any], place: _Place, turn: _Turner, *, flat: bool) -> Iterator[_Piece]:
-    """Cut two blocks into pieces: runs where both lie row by row, else tiles, which both find in the cache."""
-    if flat or (x.flags.c_contiguous and y.flags.c_contiguous):
-        one, other = np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(y).reshape(-1)
-        for start in range(0, len(one), _PIECE):
-
-            def where(mask: NDArray[Any], start: int = start) -> NDArray[Any]:
-                at = np.flatnonzero(mask) + start
-                return place.index(at // place.width, at % place.width)
-
-            yield _Piece(one[start : start + _PIECE], other[start : start + _PIECE], where)
-        return
-    for row in range(0, x.shape[0], _TALL):
-        for column in range(0, x.shape[1], _BROAD):
-
-            def inside(mask: NDArray[Any], row: int = row, column: int = column) -> NDArray[Any]:
-                columns, rows = np.nonzero(mask)
-                return place.index(rows + row, columns + column)
-
-            area = (slice(row, row + _TALL), slice(column, column + _BROAD))
-            one = turn(x[area]) if _by_rows(x) and not _by_rows(y) else x[area].T
-            yield _Piece(one, y[area].T, inside)
+def _along(one: Tensor, other: Tensor, place: _Place) -> Iterator[_Step]:
+    """Walk over two matrices that lie the same way: runs of rows, or parts of one where it is long."""
+    rows, columns = one.shape
+    size = _RUN // max(one.dtype.itemsize, other.dtype.itemsize)
+    wide = min(columns, size)
+    high = min(rows, size // wide)
+    for a in range(0, rows, high):
+        for c in range(0, columns, wide):
+            area = (a, min(rows, a + high), c, min(columns, c + wide))
+            parts = (_Part(one, area, output=False), _Part(other, area, output=True))
+            yield _Step(parts, partial(_side_by_side, place.at(a, c)))
 
 
-def _by_rows(block: NDArray[Any]) -> bool:
-    return block.strides[1] == block.itemsize
+def _across(one: Tensor, other: Tensor, place: _Place, room: Room, *, upright: bool, flat: bool) -> Iterator[_Step]:
+    """Walk over two matrices of which one lies row by row, `one` if `upright`, the other column by column.
 
-
-class _Turner:
-    """Turns blocks over, in memory that is used again.
-
-    A copy across rows that lie a power of two apart finds their lines in the same few places of the cache, and is
-    several times slower. So some rows at a time are first brought together, a line further apart than they are long.
+    The one with the shorter rows, the leaf, is turned over in a panel of memory, and the other, the spine, read along
+    it. All in few calls that take long: threads hinder each other where each asks for the interpreter again and again.
     """
+    ours, theirs = (one, other.t()) if upright else (one.t(), other)
+    first = flat or ours.shape[1] <= ours.shape[0]  # whether ours is turned over
+    leaf, spine = (ours, theirs) if first else (theirs, ours)
+    place = replace(place, turned=place.turned != (upright if first else not upright))
+    rows, columns = spine.shape
+    itemsize = leaf.dtype.itemsize
+    # What does not fit into the panel is cut across the longer rows, into whole blocks of GGUF.
+    high, wide = rows, columns
+    if rows * columns * itemsize > _PANEL and columns >= rows:
+        wide = max(_UNDECODED, _PANEL // (rows * itemsize) // _UNDECODED * _UNDECODED)
+    elif rows * columns * itemsize > _PANEL:
+        high = max(1, _PANEL // (columns * itemsize))
+    # Rows that lie a power of two apart would find their lines in the same few places of the cache.
+    apart = max(1, _LINE // itemsize)
+    for a in range(0, rows, high):
+        for c in range(0, columns, wide):
+            b, d = min(rows, a + high), min(columns, c + wide)
+            panel = room("panel", b - a, d - c, _bits(leaf.dtype), apart)
+            deep = max(_FEW, _TURNED // ((b - a) * itemsize))
+            for start in range(c, d, deep):
+                area = (start, min(d, start + deep), a, b)
+                part = panel[:, start - c : area[1] - c]
+                yield _Step((_Part(leaf, area, output=not first),), partial(_turn, room, apart, part), waits=start == c)
+            deep = max(1, _RUN // (_extent(spine, 2, d - c) // 2 * spine.dtype.itemsize))
+            for start in range(a, b, deep):
+                area = (start, min(b, start + deep), c, d)
+                part = panel[start - a : area[1] - a]
+                then = partial(_beside, part, place.at(start, c), ours=first)
+                yield _Step((_Part(spine, area, output=first),), then, waits=start == a)
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._dtype = dtype
 
-    @cached_property
-    def _together(self) -> NDArray[Any]:
-        return np.empty((_TURNED, _BROAD + max(1, _LINE // self._dtype.itemsize)), self._dtype)
-
-    @cached_property
-    def _turned(self) -> NDArray[Any]:
-        return np.empty(_BROAD * _TALL, self._dtype)
-
-    def __call__(self, block: NDArray[Any]) -> NDArray[Any]:
-        rows, columns = block.shape
-        turned = self._turned[: block.size].reshape(columns, rows)
-        for start in range(0, rows, _TURNED):
-            part = block[start : start + _TURNED]
-            together = self._together[: len(part), :columns]
-            np.copyto(together, part)
-            np.copyto(turned[:, start : start + _TURNED], together.T)
-        return turned
+def _turn(room: Room, apart: int, panel: NDArray[Any], thread: int, block: NDArray[Any]) -> None:
+    together = room(f"together of {thread}", len(block), block.shape[1], block.dtype, apart)
+    np.copyto(together, block)
+    np.copyto(panel, together.T)
 
 
-def _mappable(storage: Storage) -> bool:
-    """Whether the storage's bytes are a file's, as they are."""
-    return isinstance(storage.source, LocalFile) and storage.byteorder == "little"
+def _beside(panel: NDArray[Any], where: _Where, _: int, run: NDArray[Any], *, ours: bool) -> _Piece:
+    return _Piece(panel, run, where) if ours else _Piece(run, panel, where)
 
 
-def _mapped(tensor: Tensor, a: int, b: int, c: int, d: int) -> NDArray[Any]:
-    """Give a part of a matrix without a copy, and its rows without a call each, which would take longer than they do.
-
-    A file that was cut since it was opened raises ReadError, unless that happens while the part is looked at.
-    """
-    file, itemsize = tensor.storage.source, tensor.dtype.itemsize
-    start = tensor.storage.offset + (tensor.offset + a * tensor.stride[0] + c * tensor.stride[1]) * itemsize
-    size = (1 + (b - a - 1) * tensor.stride[0] + (d - c - 1) * tensor.stride[1]) * itemsize
-    before = start % mmap.ALLOCATIONGRANULARITY
-    try:
-        pages = mmap.mmap(file.fileno(), before + size, _MAP, mmap.PROT_READ, offset=start - before)  # type: ignore[attr-defined]
-    except (OSError, ValueError) as error:
-        raise ReadError(f"`{file.name}` can't be mapped at byte {start:,}: {error}") from error
-    strides = [step * itemsize for step in tensor.stride]
-    return np.ndarray((b - a, d - c), _bits(tensor.dtype), pages, before, strides)
+def _side_by_side(where: _Where, _: int, one: NDArray[Any], other: NDArray[Any]) -> _Piece:
+    return _Piece(np.ascontiguousarray(one), np.ascontiguousarray(other), where)
 
 
 def _matrix(expected: Tensor, found: Tensor, turned: bool) -> tuple[Tensor, Tensor]:
@@ -552,5 +597,5 @@ class _Gathered:
         buffer[:] = self.read(offset, len(buffer))
 
 
-def _bits(dtype: Dtype) -> str:
-    return f"<u{dtype.itemsize}" if dtype.itemsize <= 8 else "<u8,<u8"
+def _bits(dtype: Dtype) -> np.dtype[Any]:
+    return np.dtype(f"<u{dtype.itemsize}" if dtype.itemsize <= 8 else "<u8,<u8")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter import companions, models
 from converter.buffers import droppable
 from converter.checked import checked
-from converter.comparison import Outcome, ReadError, comparable, compare, equal
+from converter.comparison import Outcome, ReadError, Room, comparable, compare, equal
 from converter.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.documents import load_json
 from converter.errors import ConverterError, FormatError, ManifestError, ModelError, OutputError, UnsupportedError
@@ -340,7 +340,8 @@ class _Check:
                 self._say(self.location, "readers disagree", problem)
         names = [name for name in self.original.shapes if name in self.tensors and self._fits(name)]
         pairs = {self._pair(name): name for name in reversed(names)}  # tied names are compared once
-        outcomes = {pair: self._outcome(name, raw[name]) for pair, name in pairs.items()}
+        room = Room()
+        outcomes = {pair: self._outcome(name, raw[name], room) for pair, name in pairs.items()}
         self.outcomes = {name: outcomes[self._pair(name)] for name in names}
         try:
             finish()
@@ -374,20 +375,20 @@ class _Check:
             self._say(name, "another shape", f"its shape is {list(found.shape)}: expected {list(shape)}")
         return found.shape == shape
 
-    def _outcome(self, name: str, raw: Tensor) -> Outcome:
+    def _outcome(self, name: str, raw: Tensor, room: Room) -> Outcome:
         try:
-            return self._held(name, self.tensors[name])
+            return self._held(name, self.tensors[name], room)
         except ReadError as error:
             self._checksums[name] = str(error)  # the bits are looked at all the same
         try:
-            return self._held(name, raw)
+            return self._held(name, raw, room)
         except ReadError as error:
             raise _BrokenError(name, "unreadable", str(error)) from error
 
-    def _held(self, name: str, found: Tensor) -> Outcome:
+    def _held(self, name: str, found: Tensor, room: Room) -> Outcome:
         original = self.original
         if isinstance(original, _Checkpoint):
-            return compare(original.tensors[name], found, progress=self._progress)
+            return compare(original.tensors[name], found, room, progress=self._progress)
         known, encoding = original.golden.tensors[name], _encoding(found)
         wanted = known.sha256 if encoding == known.dtype else known.converted.get(encoding)
         try:

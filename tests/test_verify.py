@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
@@ -19,15 +22,16 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from converter import comparison
+from converter.checked import checked
 from converter.convert import convert
 from converter.dtypes import F16, F32, F64, Dtype
-from converter.errors import ArchiveError, ManifestError
+from converter.errors import ArchiveError, ManifestError, SourceError
 from converter.extract import extract
 from converter.formats import open_checkpoint
 from converter.golden import Golden, load
 from converter.reports import verification as reports
 from converter.sources import LocalFile
-from converter.tensors import Storage, Tensor
+from converter.tensors import Catalogue, Storage, Tensor
 from converter.verify import Options, verify
 from converter.witness import disagreements
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
@@ -484,51 +488,104 @@ def test_the_first_element_that_differs_is_shown_with_both_values(source: Path, 
 # ---- matrices turned over, by two threads --------------------------------------------------------------------------
 
 
-def matrix(path: Path, array: np.ndarray, dtype: Dtype, *, turned: bool) -> Tensor:
+def matrix(path: Path, array: np.ndarray, dtype: Dtype, *, turned: bool, crc32: int | None = None) -> Tensor:
     """Write a matrix behind seven other bytes; give it as a file holds it."""
     path.write_bytes(b"\1" * 7 + np.ascontiguousarray(array.T if turned else array).tobytes())
     source = LocalFile(path)
     stride = (1, len(array)) if turned else (array.shape[1], 1)
-    return Tensor(dtype, array.shape, stride, 0, Storage(source, 7, array.nbytes, "0"))
+    return Tensor(dtype, array.shape, stride, 0, Storage(source, 7, array.nbytes, "0", crc32=crc32))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(48))
 def test_a_matrix_that_lies_turned_over_is_compared_whole(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = {"_RUN": 64, "BLOCK": 4096, "_MAPPED": 3000 * (seed % 2), "_TALL": 24, "_BROAD": 8, "_TURNED": 5}
+    rng = np.random.default_rng(seed)
+    sizes = {
+        "_RUN": 256,
+        "_PANEL": (1 << 20, 3000)[seed % 2],
+        "_TURNED": 512,
+        "_FEW": 3,
+        "_CALL": (0, 64)[seed // 2 % 2],
+    }
     for name, value in sizes.items():
         monkeypatch.setattr(comparison, name, value)
-    rng = np.random.default_rng(seed)
     rows, columns = rng.integers(9, 90, 2).tolist()
     dtype = (F32, F16, F64)[seed % 3]
     array = rng.standard_normal((rows, columns)).astype(dtype.numpy)
-    expected = matrix(tmp_path / "source", array, dtype, turned=True)
+    turned = seed // 4 % 2 == 0
+    other_turned = turned if seed % 7 == 0 else not turned
+    crc32 = zlib.crc32(array.T.tobytes() if turned else array.tobytes()) if seed % 5 else None
+    expected = matrix(tmp_path / "source", array, dtype, turned=turned, crc32=crc32)
+    if crc32 is not None:
+        expected = checked(Catalogue({"it": expected}, location=str(tmp_path), format="pytorch-zip", files=()))[0]["it"]
     changed = array.copy()
     places = sorted(rng.choice(array.size, int(rng.integers(1, 6)), replace=False).tolist())
     changed.reshape(-1)[places] = 7
 
-    assert comparison.compare(expected, matrix(tmp_path / "same", array, dtype, turned=False)).differing == 0
-    found = comparison.compare(expected, matrix(tmp_path / "other", changed, dtype, turned=False))
+    assert comparison.compare(expected, matrix(tmp_path / "same", array, dtype, turned=other_turned)).differing == 0
+    other = matrix(tmp_path / "other", changed, dtype, turned=other_turned)
+    found = comparison.compare(expected, other)
 
     assert (found.differing, found.first, found.found) == (len(places), places[0], 7.0)
     assert found.expected == array.reshape(-1)[places[0]]
     differences = np.abs(array.astype("f8") - changed.astype("f8"))
     assert found.largest == pytest.approx(differences.max(), rel=1e-6)
+    assert not comparison.equal(expected, other)
 
 
-@pytest.mark.parametrize("most", [0, 64 << 20])
+@pytest.mark.parametrize("turned", ["source", "output"])
+@pytest.mark.parametrize("shape", [(512, 2048), (2048, 512)])
 def test_an_output_that_is_cut_before_a_matrix_s_turn_is_a_sentence(
-    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    turned: str, shape: tuple[int, int], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(comparison, "_MAPPED", most)
-    array = np.ones((512, 1024), "<f4")
-    expected = matrix(tmp_path / "source", array, F32, turned=True)
-    found = matrix(tmp_path / "output", array, F32, turned=False)
+    array = np.ones(shape, "<f4")
+    expected = matrix(tmp_path / "source", array, F32, turned=turned == "source")
+    found = matrix(tmp_path / "output", array, F32, turned=turned == "output")
     cut(tmp_path / "output", 5000)
 
-    with pytest.raises(comparison.ReadError, match="can't be mapped"):
+    with pytest.raises(comparison.ReadError, match=r"`.*output` ended at byte \d"):
         comparison.compare(expected, found)
+
+
+@pytest.mark.parametrize("turned", ["source", "output"])
+def test_a_source_that_is_cut_before_a_matrix_s_turn_is_its_reader_s_error(turned: str, tmp_path: Path) -> None:
+    array = np.ones((512, 2048), "<f4")
+    expected = matrix(tmp_path / "source", array, F32, turned=turned == "source")
+    found = matrix(tmp_path / "output", array, F32, turned=turned == "output")
+    cut(tmp_path / "source", 5000)
+
+    with pytest.raises(SourceError, match=r"`.*source` ended at byte \d"):
+        comparison.compare(expected, found)
+
+
+@pytest.mark.parametrize("fails", [0, 1, 5, 40])
+def test_what_ends_one_thread_ends_the_comparison(fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "_RUN", 4096)
+    monkeypatch.setattr(comparison, "_PANEL", 100_000)
+    array = np.ones((512, 256), "<f4")
+    expected = matrix(tmp_path / "source", array, F32, turned=True)
+    found = matrix(tmp_path / "output", array, F32, turned=False)
+    called = itertools.count()
+
+    def progress(_: int) -> None:
+        if next(called) == fails:
+            raise KeyboardInterrupt
+
+    ended: list[type[BaseException] | None] = []
+
+    def run() -> None:
+        try:
+            comparison.compare(expected, found, progress=progress)
+            ended.append(None)
+        except KeyboardInterrupt as stop:
+            ended.append(type(stop))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+
+    assert ended == [KeyboardInterrupt]
 
 
 # ---- manifests ----------------------------------------------------------------------------------------------------
