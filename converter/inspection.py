@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter import models
 from converter.errors import UnsupportedError
+from converter.formats import uncollected
 from converter.formats.torch import PUBLISHED_WRITER, read_cut_off
 from converter.reports import inspection as reports
 from converter.safety import verdict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _LISTED = 1000  # names inside one opaque value that a report lists
 
 
+@uncollected()
 def inspect(
     catalogue: Catalogue,
     *,
@@ -45,6 +47,7 @@ def inspect(
         chosen.sort(key=lambda item: item[0])
     elif sort == "size":
         chosen.sort(key=lambda item: -item[1].nbytes)
+    tied = catalogue.tied()
     return reports.Inspection(
         source=reports.SourceReport(
             catalogue.location,
@@ -56,8 +59,8 @@ def inspect(
         ),
         model=_model(recognition) if recognition else None,
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
-        totals=_totals(catalogue, set(recognition.buffers) if recognition else set()),
-        tied=tuple(tuple(names) for names in catalogue.tied()),
+        totals=_totals(catalogue, set(recognition.buffers) if recognition else set(), tied),
+        tied=tuple(map(tuple, tied)),
         tensors=tuple(_tensor(name, tensor, stats, progress) for name, tensor in chosen),
         others=tuple(_others(catalogue)),
         problems=tuple(_problems(catalogue, recognition)),
@@ -162,12 +165,11 @@ def _model(recognition: models.Recognition) -> reports.ModelReport:
     )
 
 
-def _totals(catalogue: Catalogue, buffers: set[str]) -> reports.TotalsReport:
+def _totals(catalogue: Catalogue, buffers: set[str], tied: list[list[str]]) -> reports.TotalsReport:
     parameters = nbytes = 0
-    seen: set[Tensor] = set()
+    again = {name for names in tied for name in names[1:]}
     for name, tensor in catalogue.items():
-        if tensor not in seen:
-            seen.add(tensor)
+        if name not in again:
             nbytes += _nbytes(tensor)
             parameters += 0 if name in buffers else tensor.size * tensor.dtype.packed
     return reports.TotalsReport(len(catalogue), parameters, nbytes)

@@ -496,7 +496,7 @@ class _Machine:
                     return Pickled(stack[0], at + 1, self.used)
                 else:
                     framed = framed or code == 0x95  # FRAME
-                    stack = self.rest(NAMES[code], argument, at, stack, below)
+                    stack = self.rest(code, argument, at, stack, below)
                 if count >= due:
                     due = count + _CHECKED
                     self.check(count, len(memo) + len(sparse), len(stack), at)
@@ -576,81 +576,81 @@ class _Machine:
                 self.memo[place] = value
         return self.memo[number]
 
-    def rest(self, name: str, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
+    def rest(self, code: int, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
         """Interpret what checkpoints hold seldom. Gives the stack to go on with."""
-        match name:
-            case "NONE":
+        match code:
+            case 0x4E:  # NONE
                 stack.append(None)
-            case "NEWTRUE":
+            case 0x88:  # NEWTRUE
                 stack.append(True)
-            case "INT" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT" | "UNICODE" | "BINUNICODE8":
+            case 0x49 | 0x4C | 0x8A | 0x8B | 0x46 | 0x47:  # INT, LONG, LONG1, LONG4, FLOAT, BINFLOAT
                 stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
+            case 0x56 | 0x8D | 0x42 | 0x43 | 0x8E | 0x96:  # UNICODE, BINUNICODE8, BINBYTES and its kin, BYTEARRAY8
                 stack.append(argument)
-            case "STRING" | "BINSTRING" | "SHORT_BINSTRING":
+            case 0x53 | 0x54 | 0x55:  # STRING, BINSTRING, SHORT_BINSTRING
                 stack.append(_python2_string(argument))
-            case "EMPTY_DICT":
+            case 0x7D:  # EMPTY_DICT
                 stack.append(Dict())
-            case "EMPTY_LIST":
+            case 0x5D:  # EMPTY_LIST
                 stack.append([])
-            case "EMPTY_SET":
-                stack.append(Opaque("builtins", "set", (), name))
-            case "LIST":
-                items, stack = stack, self.unmarked(below, 0x6C, at)
+            case 0x8F:  # EMPTY_SET
+                stack.append(Opaque("builtins", "set", (), "EMPTY_SET"))
+            case 0x6C:  # LIST
+                items, stack = stack, self.unmarked(below, code, at)
                 stack.append(items)
-            case "DICT":
-                items, stack = stack, self.unmarked(below, 0x64, at)
+            case 0x64:  # DICT
+                items, stack = stack, self.unmarked(below, code, at)
                 stack.append(Dict())
-                self.extend(stack[-1], items, 0x64, at)
-            case "FROZENSET":
-                items, stack = stack, self.unmarked(below, 0x91, at)
-                stack.append(Opaque("builtins", "frozenset", (items,), name))
-            case "SETITEM":
+                self.extend(stack[-1], items, code, at)
+            case 0x91:  # FROZENSET
+                items, stack = stack, self.unmarked(below, code, at)
+                stack.append(Opaque("builtins", "frozenset", (items,), "FROZENSET"))
+            case 0x73:  # SETITEM
                 value, key = stack.pop(), stack.pop()
-                self.extend(stack[-1], [key, value], 0x73, at)
-            case "APPEND":
+                self.extend(stack[-1], [key, value], code, at)
+            case 0x61:  # APPEND
                 value = stack.pop()
-                self.append(stack[-1], [value], name, at)
-            case "APPENDS" | "ADDITEMS":
-                items, stack = stack, self.unmarked(below, OPCODES[name][0], at)
-                self.append(stack[-1], items, name, at)
-            case "POP":
+                self.append(stack[-1], [value], code, at)
+            case 0x65 | 0x90:  # APPENDS, ADDITEMS
+                items, stack = stack, self.unmarked(below, code, at)
+                self.append(stack[-1], items, code, at)
+            case 0x30:  # POP
                 # As in CPython: with nothing above it, POP takes the mark away.
                 if not stack and below:
                     return below.pop()
                 stack.pop()
-            case "POP_MARK":
-                return self.unmarked(below, 0x31, at)
-            case "DUP":
+            case 0x31:  # POP_MARK
+                return self.unmarked(below, code, at)
+            case 0x32:  # DUP
                 stack.append(stack[-1])
-            case "BUILD":
+            case 0x62:  # BUILD
                 state = stack.pop()
                 self.build(stack[-1], state, at)
-            case "NEWOBJ":
+            case 0x81:  # NEWOBJ
                 args = stack.pop()
-                stack[-1] = self.call(stack[-1], args, 0x81, at)
-            case "NEWOBJ_EX":
+                stack[-1] = self.call(stack[-1], args, code, at)
+            case 0x92:  # NEWOBJ_EX
                 kwargs, args = stack.pop(), stack.pop()
-                made = self.call(stack[-1], args, 0x92, at)
+                made = self.call(stack[-1], args, code, at)
                 if isinstance(made, Opaque):
                     made.kwargs = kwargs
                 stack[-1] = made
-            case "OBJ":
-                items, stack = stack, self.unmarked(below, 0x6F, at)
-                stack.append(self.call(items[0], tuple(items[1:]), 0x6F, at))
-            case "INST":
-                items, stack = stack, self.unmarked(below, 0x69, at)
-                stack.append(self.call(self.find(argument[0], argument[1], at), tuple(items), 0x69, at))
-            case "EXT1" | "EXT2" | "EXT4":
+            case 0x6F:  # OBJ
+                items, stack = stack, self.unmarked(below, code, at)
+                stack.append(self.call(items[0], tuple(items[1:]), code, at))
+            case 0x69:  # INST
+                items, stack = stack, self.unmarked(below, code, at)
+                stack.append(self.call(self.find(argument[0], argument[1], at), tuple(items), code, at))
+            case 0x82 | 0x83 | 0x84:  # EXT1, EXT2, EXT4
                 # A number that some process registered; what it stands for is in no file.
                 stack.append(self.find("copyreg", f"_extension_registry[{argument}]", at))
-            case "PERSID":
+            case 0x50:  # PERSID
                 stack.append(self.persistent(argument))
-            case "PROTO" | "FRAME":
+            case 0x80 | 0x95:  # PROTO, FRAME
                 pass
             case _:  # NEXT_BUFFER, READONLY_BUFFER
                 raise PickleError(
-                    f"{name} at byte {at:,} refers to a buffer outside the pickle, which a file does not have"
+                    f"{NAMES[code]} at byte {at:,} refers to a buffer outside the pickle, which a file does not have"
                 )
         return stack
 
@@ -706,14 +706,14 @@ class _Machine:
         else:
             raise PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
 
-    def append(self, target: Any, items: list[Any], name: str, at: int) -> None:
+    def append(self, target: Any, items: list[Any], code: int, at: int) -> None:
         """Put values into a list, or into something that is kept inert."""
         if type(target) is list:
             target += items
         elif type(target) is Opaque:
             target.items = _grown(target.items, items)
         else:
-            raise PickleError(f"{name} at byte {at:,} appends to a {type(target).__name__}")
+            raise PickleError(f"{NAMES[code]} at byte {at:,} appends to a {type(target).__name__}")
 
     def build(self, target: Any, state: object, at: int) -> None:
         """Give a value the state that BUILD would have set on it. It stays inert."""

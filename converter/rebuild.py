@@ -65,9 +65,9 @@ def _sizes(value: object, what: str) -> tuple[int, ...]:
         raise LayoutError(f"{what} is a {type(value).__name__}, not a tuple")
     if len(value) > LIMITS.rank:
         raise LayoutError(f"{what} has {len(value):,} dimensions: at most {LIMITS.rank} are read")
-    for number in value:
-        if type(number) is not int:
-            raise LayoutError(f"{what} holds a {type(number).__name__}, not integers only")
+    if [*map(type, value)].count(int) != len(value):
+        odd = next(type(number) for number in value if type(number) is not int)
+        raise LayoutError(f"{what} holds a {odd.__name__}, not integers only")
     return value
 
 

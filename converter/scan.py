@@ -12,7 +12,8 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +27,7 @@ from converter.errors import (
     TruncatedPickleError,
     UnsupportedError,
 )
-from converter.formats import FORMATS, HEAD, torch, what
+from converter.formats import FORMATS, HEAD, torch, uncollected, what
 from converter.limits import LIMITS
 from converter.machine import NAMES, OPCODES, Opaque, PersistentId, decode, run
 from converter.rebuild import TABLE
@@ -174,7 +175,8 @@ def fails(report: ScanReport, *, unknown: bool = True) -> bool:
 def scan_file(source: Source, *, explain: bool = False, fickling: bool = True) -> FileScan:
     """Scan one file."""
     look = _Look(explain)
-    kind = look.file(source)
+    with uncollected():
+        kind = look.file(source)
     verdict = VERDICTS[look.worst]
     opinion = _second_opinion(look, verdict) if fickling and look.sent_nbytes else None
     return FileScan(
@@ -547,7 +549,9 @@ class _Look:
     def next(self, source: Source, start: int, strict: bool, data: bytes) -> tuple[_Seen, bytes]:
         """Run the pickle at `start`; more of the source is read while there is a pickle that goes on. Gives what was read."""
         most = min(source.size, start + max(0, LIMITS.pickle_bytes - self.run))
-        if len(data) < min(start + _FIRST, source.size):
+        if isinstance(source, _Held) and (strict or bytes(source.read(start, 1)) == b"\x80"):
+            data = bytes(source.read(0, most))
+        elif len(data) < min(start + _FIRST, source.size):
             data = bytes(source.read(0, min(max(start + _FIRST, 2 * len(data)), source.size)))
         while True:
             seen = _seen(data, start)
@@ -634,11 +638,12 @@ def _persistent(value: Any) -> object:
 
 
 def _seen(data: bytes, start: int) -> _Seen:
-    """Run a pickle inert, and decode it once more for what the machine does not keep: opcodes, texts that are pickles."""
+    """Run a pickle inert, and go over it once more for what the machine does not keep: calls, texts that are pickles."""
     used: dict[tuple[str, str], int] = {}
     calls: list[tuple[int, Opaque]] = []  # those outside the table, as many as are shown
     end: int | None = None
     error: ConverterError | None = None
+    reached = start
     tensors = 0
 
     def called(at: int, made: Opaque) -> None:
@@ -648,33 +653,77 @@ def _seen(data: bytes, start: int) -> _Seen:
         elif len(calls) < LIMITS.scan_findings:
             calls.append((at, made))
 
+    counts, texts = [0] * 256, []
     try:
-        end = run(data, {}, _persistent, start, used=used, called=called).end
+        reached = end = run(data, {}, _persistent, start, used=used, called=called).end
+        for code, argument, at in _noteworthy(data, start):
+            counts[code] += 1
+            if argument is not None and (raw := _pickle_in(argument)):
+                texts.append((at, raw))
     except ConverterError as problem:
-        error = problem
-    counts, texts, last = [0] * 256, [], ["", ""]
-    reached = start
-    try:
-        for code, argument, at in decode(data, start):
+        error, last, reached = problem, ["", ""], start
+        for code, argument, at in _decoded(data, start):
             counts[code] += 1
             reached = at
             kind = type(argument)
             if kind is str or kind is bytes:
-                if error is not None:
-                    last = [last[1], argument if kind is str else ""]
-                if len(argument) > 10 and (raw := _pickle_in(argument)):
+                last = [last[1], argument if kind is str else ""]
+                if len(argument) > _SHORT and (raw := _pickle_in(argument)):
                     texts.append((at, raw))
-            elif error is not None and kind is tuple:
-                used.setdefault(argument, at)
             # The machine stopped; another reader may have gone on, so what is named further on counts, too.
-            elif error is not None and code == _STACK_GLOBAL and last[0]:
+            elif kind is tuple:
+                used.setdefault(argument, at)
+            elif code == _STACK_GLOBAL and last[0]:
                 used.setdefault((last[0], last[1]), at)
-    except ConverterError:
-        pass
     opcodes = {name: counts[OPCODES[name][0]] for name in _CALLS if counts[OPCODES[name][0]]}
-    return _Seen(start, end, used, calls, error, end or reached, opcodes, texts, tensors, sum(counts))
+    return _Seen(start, end, used, calls, error, reached, opcodes, texts, tensors, sum(counts))
 
 
+def _decoded(data: bytes, start: int) -> Iterator[tuple[int, Any, int]]:
+    """Give opcodes as far as they are sound."""
+    with suppress(ConverterError):
+        yield from decode(data, start)
+
+
+def _noteworthy(data: bytes, position: int) -> Iterator[tuple[int, str | bytes | None, int]]:
+    """Give those opcodes of a sound pickle that construct calls, and those whose text may be a pickle."""
+    start = position
+    while True:
+        position = _PASSED(data, position).end()  # type: ignore[union-attr]
+        code = data[position]
+        if code in _CALLING:
+            yield code, None, position
+            position += 1
+            continue
+        here = decode(data, position, start=start)
+        code, argument, at = next(here)
+        yield code, argument if isinstance(argument, str | bytes) and len(argument) > _SHORT else None, at
+        if code == _STOP:
+            return
+        position = next(here)[2]
+
+
+def _passed() -> Callable[[bytes, int], re.Match[bytes] | None]:
+    """Make what passes over opcodes that are neither calls nor long texts, so that Python needn't look at each."""
+    widths = {0: rb"", 1: rb".", 2: rb"..", 3: rb".{4}", 4: rb".{4}", 5: rb".{8}", 6: rb".{8}"}
+    codes: dict[bytes, bytes] = {}
+    for name, (code, kind) in OPCODES.items():
+        if kind in widths and name not in _CALLS and name != "STOP":
+            codes[widths[kind]] = codes.get(widths[kind], b"") + re.escape(bytes([code]))
+    choices = [b"[" + those + b"]" + (b"" if width else b"+") + width for width, those in codes.items()]
+    short = [(length, b".{%d}" % length) for length in range(_SHORT + 1)]
+    for names, zeros in ((("SHORT_BINUNICODE", "SHORT_BINBYTES", "SHORT_BINSTRING", "LONG1"), b""),
+                         (("BINUNICODE", "BINBYTES", "BINSTRING"), b"\0\0\0")):  # fmt: skip
+        those = b"".join(re.escape(bytes([OPCODES[name][0]])) for name in names)
+        choices += [b"[" + those + b"]" + re.escape(bytes([length])) + zeros + rest for length, rest in short]
+    choices += [b"c[^\n]*\n[^\n]*\n", b"[ILFgp][^\n]*\n"]
+    return re.compile(b"(?:" + b"|".join(choices) + b")*+", re.DOTALL).match
+
+
+_SHORT: Final = 10  # characters of a text that is no pickle
+_STOP: Final = OPCODES["STOP"][0]
+_CALLING: Final = frozenset(OPCODES[name][0] for name in _CALLS if OPCODES[name][1] == 0)
+_PASSED: Final = _passed()
 _STACK_GLOBAL: Final = OPCODES["STACK_GLOBAL"][0]
 
 

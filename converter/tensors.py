@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from operator import mul
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +34,25 @@ _LARGEST: Final = 1 << 63  # bytes or elements that a 64-bit reader can count
 # What a read costs, to choose between one long read and many short ones: a system call and Python's share of it take
 # about as long as copying this many bytes out of the page cache.
 _CALL: Final = 16 << 10
+
+
+@cache
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"<{count}q").pack
+
+
+@cache
+def _signs(count: int) -> int:
+    return int.from_bytes(b"\0\0\0\0\0\0\0\x80" * count, "little")
+
+
+def _countable(numbers: tuple[int, ...]) -> bool:
+    """Whether all are from 0 to 2^63 - 1: one look at the signs of all, as a pickle can have many looked at."""
+    try:
+        packed = _packer(len(numbers))(*numbers)
+    except struct.error:
+        return False
+    return not int.from_bytes(packed, "little") & _signs(len(numbers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +117,7 @@ class Tensor:
             )
         if not 0 <= self.offset < _LARGEST:
             raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")
-        if min((*shape, *stride, 0)) < 0 or max((*shape, *stride, 0)) >= _LARGEST:
+        if not _countable((*shape, *stride)):
             raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
         room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy leaves zeros out, too
         last = self.offset + sum(map(mul, shape, stride)) - sum(stride)
@@ -109,8 +130,9 @@ class Tensor:
             )
 
     def __hash__(self) -> int:
-        # Of text, whose hash nobody outside the process can foresee: strides can be chosen to collide as numbers.
-        return hash(f"{self.shape} {self.stride} {self.offset} {self.storage.key}")
+        # Of bytes, whose hash nobody outside the process can foresee: strides can be chosen to collide as numbers.
+        numbers = (*self.shape, *self.stride, self.offset)
+        return hash((_packer(len(numbers))(*numbers), self.storage.key))
 
     def _described(self) -> str:
         return f"a {self.dtype.name} tensor of shape {self.shape!s:.300}, stride {self.stride!s:.300}, offset {self.offset}"
@@ -130,12 +152,12 @@ class Tensor:
         """Whether its elements lie row by row without gaps. Dimensions of size 1 have no say, as in PyTorch."""
         if 0 in self.shape:
             return True
-        expected = 1
-        for length, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
-            if length != 1:
-                if step != expected:
+        expected, shape, stride = 1, self.shape, self.stride
+        for axis in range(len(shape) - 1, -1, -1):
+            if shape[axis] != 1:
+                if stride[axis] != expected:
                     return False
-                expected *= length
+                expected *= shape[axis]
         return True
 
     @property

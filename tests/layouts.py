@@ -157,6 +157,8 @@ def gguf_fields(data: bytes) -> tuple[list[Field], list[GgufTensor]]:
         else:
             found.append(Field(at, _WIDTHS[inner]))
             at += count * _WIDTHS[inner]
+            if at > len(data):
+                raise struct.error("cut off")
     infos = []
     for _ in range(tensors):
         name = text()

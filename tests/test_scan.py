@@ -2,23 +2,29 @@
 
 import json
 import os
+import pickle
+import pickletools
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from converter import sarif, second_opinion
 from converter.cli import app
 from converter.errors import SourceError
 from converter.limits import set_limit
+from converter.machine import NAMES
 from converter.reports import to_json
 from converter.reports.scan import FileScan
 from converter.resources import load_json
 from converter.sample import write_sample
-from converter.scan import RULES, fails, scan, scan_file
+from converter.scan import RULES, _noteworthy, fails, scan, scan_file
 from converter.sources import LocalFile
 from tests.checkpoints import (
     Call,
@@ -431,3 +437,49 @@ def test_fails_is_the_order_of_the_verdicts(tmp_path: Path) -> None:
 
     assert fails(report)
     assert not fails(report, unknown=False)
+
+
+# ---- what is gone over once more -------------------------------------------------------------------------------------
+
+
+class Reduced:
+    """Something that a pickle makes by a call, and gives a state."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reduced, (self.value,), {"a state of more than ten characters": self.value}
+
+
+CALLED = ["REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD", "EXT1", "EXT2", "EXT4"]
+TEXTS = st.text(max_size=30) | st.binary(max_size=30) | st.sampled_from([b"x" * 300, b"\x80\2N." * 5])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=14), inner, max_size=4)
+    | st.tuples(inner, inner) | st.builds(Reduced, inner) | st.frozensets(st.integers(), max_size=3),
+    max_leaves=25,
+)  # fmt: skip
+
+
+@given(VALUES, st.integers(0, 5))
+@settings(max_examples=400, deadline=None)
+def test_calls_and_texts_are_those_of_pickletools(value: Any, protocol: int) -> None:
+    data = pickle.dumps(value, protocol)
+    calls: dict[str, int] = {}
+    texts = []
+    for opcode, argument, at in pickletools.genops(data):
+        if opcode.name in CALLED:
+            calls[opcode.name] = calls.get(opcode.name, 0) + 1
+        if (
+            isinstance(argument, str | bytes | bytearray)
+            and len(argument) > 10
+            and opcode.name not in ("GLOBAL", "INST")
+        ):
+            texts.append((at, argument))
+
+    found = list(_noteworthy(b"before" + data + b"behind", 6))
+
+    assert Counter(NAMES[code] for code, _, _ in found if NAMES[code] in CALLED) == calls
+    assert [at - 6 for _, argument, at in found if argument is not None] == [at for at, _ in texts]
+    assert found[-1][0] == data[-1] == ord(".")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -120,17 +121,23 @@ def open_file(path: str | Path, *, root: str | None = None, shard: int | None = 
     return open_source(LocalFile(path), root=root, shard=shard)
 
 
-def open_source(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    """Read one checkpoint from its bytes, wherever they are."""
-    format = identify(bytes(source.read(0, min(HEAD, source.size))), source.name)
-    # All that is made stays: the collector would look through a growing heap again and again for nothing.
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let Python's collector rest. All that a pickle makes stays: it would look through a growing heap for nothing."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return format.read(source, root=root, shard=shard)
+        yield
     finally:
         if collecting:
             gc.enable()
+
+
+def open_source(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    """Read one checkpoint from its bytes, wherever they are."""
+    format = identify(bytes(source.read(0, min(HEAD, source.size))), source.name)
+    with uncollected():
+        return format.read(source, root=root, shard=shard)
 
 
 def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalogue:
