@@ -28,7 +28,7 @@ def load_json(path: Path) -> dict[str, Any]:
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """Parse a JSON document strictly: an object, UTF-8, no key twice, no NaN. `name` is what messages call it."""
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_constant)
+        value = strict_json(data.decode())
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate can neither be written nor shown
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"`{name}` is no valid JSON document: {str(error)[:200]}") from error
@@ -37,12 +37,25 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     return value
 
 
+def strict_json(text: str) -> Any:
+    """Give a JSON value. Raises ValueError for a key twice, half a surrogate in a key, NaN; RecursionError."""
+    integer = _integer if "-0" in text else int
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=integer)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a name stands twice in one object")
+    for key in value:
+        key.encode()  # refuses half of a surrogate pair
     return value
 
 
 def _constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _integer(text: str) -> int | float:
+    """-0 is a float, as for readers that have no integer of that sign: the safetensors library refuses it as an offset."""
+    return -0.0 if text == "-0" else int(text)

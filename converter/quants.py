@@ -267,9 +267,7 @@ def _from_q4_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
 
 
 def _from_q4_1(blocks: NDArray[Any], out: NDArray[Any]) -> None:
-    out[:] = _levels(blocks[:, 4:])
-    out *= _half(blocks, 0)
-    out += _half(blocks, 2)
+    _from_affine(blocks, _levels(blocks[:, 4:]), out)
 
 
 def _from_q5_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
@@ -279,9 +277,19 @@ def _from_q5_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
 
 
 def _from_q5_1(blocks: NDArray[Any], out: NDArray[Any]) -> None:
-    out[:] = _levels(blocks[:, 8:], blocks[:, 4:8])
-    out *= _half(blocks, 0)
-    out += _half(blocks, 2)
+    _from_affine(blocks, _levels(blocks[:, 8:], blocks[:, 4:8]), out)
+
+
+def _from_affine(blocks: NDArray[Any], levels: NDArray[Any], out: NDArray[Any]) -> None:
+    import numpy as np
+
+    scale, least = _half(blocks, 0), _half(blocks, 2)
+    out[:] = levels
+    out *= scale
+    out += least
+    # Which of two NaNs a sum becomes depends on how many are added in one go: it becomes neither.
+    if not (np.isfinite(scale).all() and np.isfinite(least).all()):
+        out[np.isnan(out)] = np.nan
 
 
 def _half(blocks: NDArray[Any], position: int) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import UnsupportedError
-from converter.quants import BY_NAME, ENCODINGS, QUANTISED, dequantise, quantised
+from converter.quants import BLOCK, BY_NAME, ENCODINGS, QUANTISED, dequantise, quantised
 
 RAMP = np.array([(i * 7 % 32 - 15) / 4 for i in range(32)], "<f4")
 TIED = np.array([3.0, -3.0] * 16, "<f4")
@@ -139,6 +140,24 @@ def test_errors_stay_within_a_step(name: str, numbers: list[float]) -> None:
 
     # half a step, or a whole one where the far end of the symmetric kinds has no level; and the scale is a half
     assert error <= (1.1 if name in ("Q4_0", "Q5_0") else 0.55) * span / steps + np.abs(values).max() / 500 + 1e-5
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q5_1"])
+@pytest.mark.parametrize("scale", [0x7EAA, 0xFE55, 0x7C00])
+@pytest.mark.parametrize("least", [0x7EFB, 0xFC00])
+def test_what_is_no_number_is_the_same_however_many_blocks_are_decoded_at_once(
+    name: str, scale: int, least: int
+) -> None:
+    encoding = BY_NAME[name]
+    block = struct.pack("<HH", scale, least) + bytes(range(encoding.nbytes - 4))
+    many = np.empty(64 * BLOCK, "<f4")
+    dequantise(np.frombuffer(block * 64, "u1"), encoding, many)
+    one = np.empty(BLOCK, "<f4")
+    dequantise(np.frombuffer(block, "u1"), encoding, one)
+
+    assert many.tobytes() == one.tobytes() * 64
+    assert np.isnan(one).any()
+    assert set(one[np.isnan(one)].view("<u4").tolist()) == {0x7FC00000}
 
 
 def test_the_table_is_that_of_ggml() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter import numbers
 from converter.buffers import to_drop
+from converter.documents import strict_json
 from converter.dtypes import BY_SAFETENSORS, Dtype
 from converter.errors import FormatError, LayoutError, LimitError, ManifestError, OutputError, UnsupportedError
 from converter.limits import LIMITS
@@ -206,25 +207,12 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
         raise LimitError(f"{what} has a header of {length:,} bytes: at most {LIMITS.header_bytes:,} are read")
     raw = bytes(source.read(8, length))
     try:
-        header = json.loads(raw.decode(), object_pairs_hook=_object, parse_constant=_constant)
+        header = strict_json(raw.decode())
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what}: the header is no valid JSON: {str(error)[:200]}") from error
     if type(header) is not dict:
         raise FormatError(f"{what}: the header is no JSON object")
     return header, 8 + length
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    for key in value:
-        key.encode()  # refuses half of a surrogate pair
-    return value
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _metadata(value: object, file: str) -> dict[str, str]:
@@ -284,7 +272,7 @@ def _tie(tensors: dict[str, Tensor], metadata: Mapping[str, str], others: set[st
     if TIED not in metadata:
         return
     try:
-        tied = json.loads(metadata[TIED], object_pairs_hook=_object, parse_constant=_constant)
+        tied = strict_json(metadata[TIED])
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"`{file}`: `{TIED}` in the metadata is no valid JSON: {str(error)[:200]}") from error
     kept = dict(tensors)

@@ -78,6 +78,8 @@ HOSTILE: dict[str, tuple[type[ConverterError], str, bytes]] = {
     "S03 more bytes than elements": (LayoutError, "does not take the 8 bytes", files(a=entry(offsets=(0, 8)))),
     "S04 a float offset": (FormatError, "data_offsets", file('{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4.0]}}', bytes(4))),
     "S04 an exponent": (FormatError, "data_offsets", file('{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4e0]}}', bytes(4))),
+    "S04 an offset of -0": (FormatError, "data_offsets", file('{"a":{"dtype":"U8","shape":[4],"data_offsets":[-0,4]}}', bytes(4))),
+    "S04 a size of -0": (FormatError, "shape", file('{"a":{"dtype":"U8","shape":[-0],"data_offsets":[0,0]}}')),
     "S04 a bool offset": (FormatError, "data_offsets", files(a=entry(offsets=(False, 4)))),
     "S04 a negative offset": (FormatError, "data_offsets", files(a=entry(offsets=(-4, 0)))),
     "S04 an offset of 2^63": (FormatError, "data_offsets", files(a=entry(offsets=(0, 1 << 63)))),

@@ -203,11 +203,14 @@ def gguf(encoding: str) -> Task:
     return Task(f"gguf-{encoding}", f"To GGUF {encoding.upper()}", tuple(ways))
 
 
+READING = "reading both, safetensors"
 VERIFY = Task(
     "verify",
     "Proving it equal",
     (
         CP,
+        Way(READING, ALSO, "program read_whole {MODEL/bin} {MODEL/safetensors}"),
+        Way("cat of both, safetensors", ALSO, "cat {MODEL/bin} {MODEL/safetensors}"),
         Way("cerebras-tool verify, safetensors", OURS, "cerebras-tool verify -q {MODEL/bin} {MODEL/safetensors}"),
         Way("cerebras-tool verify, GGUF F32", OURS, "cerebras-tool verify -q {MODEL/bin} {MODEL/gguf}"),
         Way("cerebras-tool verify, parameters", OURS, "cerebras-tool verify -q {MODEL/bin} {MODEL/parameters}"),
@@ -289,6 +292,7 @@ GOALS = (
     Goal("gguf-q8_0", "cerebras-tool convert", QUANTIZE, 1),
     Goal("gguf-q4_0", "cerebras-tool convert", f"{CONVERTER} + llama-quantize", 1 / 3),
     Goal("gguf-q4_0", "cerebras-tool convert", QUANTIZE, 1),
+    Goal("verify", "cerebras-tool verify, safetensors", READING, 2),
     Goal("engine", "our engine", "transformers", 1.2),
     Goal("engine-process", "our engine", "transformers", 1 / 3),
     Goal("scan", "cerebras-tool scan --no-fickling", TYPER, 1.6),
