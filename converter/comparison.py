@@ -143,6 +143,12 @@ def read(tensor: Tensor, a: int, b: int, c: int, d: int, buffer: NDArray[Any] | 
             for row in range(rows):
                 part = raw[row * columns * itemsize : (row + 1) * columns * itemsize]
                 tensor.storage.readinto(start + row * step * itemsize, part)
+    elif step > stride:
+        out = flat.reshape(rows, columns)
+        span = memoryview(bytearray(((columns - 1) * stride + 1) * itemsize))
+        for row in range(rows):
+            tensor.storage.readinto(start + row * step * itemsize, span)
+            out[row] = np.ndarray((columns,), bits, span, 0, (stride * itemsize,))
     else:
         # Column by column; every one a run where rows are neighbours.
         out = flat.reshape(columns, rows)
@@ -164,10 +170,15 @@ def read(tensor: Tensor, a: int, b: int, c: int, d: int, buffer: NDArray[Any] | 
 
 
 def _extent(tensor: Tensor, rows: int, columns: int) -> int:
-    """Give the elements that are read for a part of a matrix: with what lies between its rows, if a call each costs more."""
+    """Give the elements that are read for a part of a matrix: with the gaps between rows if a call each costs more.
+
+    Gaps no longer than the rows: what is read stays in proportion.
+    """
     step, stride = tensor.stride
     gap = (step - columns) * tensor.dtype.itemsize
-    return rows * columns + ((rows - 1) * (step - columns) if stride == 1 and 0 < gap <= _CALL else 0)
+    return rows * columns + (
+        (rows - 1) * (step - columns) if stride == 1 and 0 < gap <= min(_CALL, columns * tensor.dtype.itemsize) else 0
+    )
 
 
 def floats(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
@@ -313,9 +324,18 @@ def _compared(
 
     if expected.nbytes <= _RUN:
         return part(0)
-    with ThreadPoolExecutor(_THREADS - 1) as pool:
-        others = [pool.submit(part, thread) for thread in range(1, _THREADS)]
-        return _together([part(0), *(other.result() for other in others)])
+    # None in this thread, which signals interrupt: it could be between taking a lock and being ready to give it back.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = [pool.submit(part, thread) for thread in range(_THREADS)]
+        try:
+            errors = [error for error in (one.exception() for one in parts) if error is not None]
+        except BaseException:
+            walk.stop()
+            raise
+    # What is wrong with the source comes first.
+    for error in sorted(errors, key=lambda error: isinstance(error, ReadError)):
+        raise error
+    return _together([one.result() for one in parts])
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:
@@ -444,13 +464,18 @@ class _Walk:
                     self._busy -= 1
                     self._turn.notify_all()
         finally:
-            with self._turn:
-                self._next = None
-                self._turn.notify_all()
+            self.stop()
+
+    def stop(self) -> None:
+        """Have all threads end after the step that they are at."""
+        with self._turn:
+            self._next = None
+            self._turn.notify_all()
 
     def _read(self, parts: Sequence[_Part], thread: int) -> Iterator[NDArray[Any]]:
         """Read. Where CRCs are taken on the way, after the step before: a first part while that reads its second."""
-        ordered = any(part.tensor.storage.crc32 is not None for part in parts)
+        storages = [part.tensor.storage for part in parts]
+        ordered = any(one.crc32 is not None or hasattr(one.source, "hold") for one in storages)  # or it is remote
         held = self._reading[0]
         try:
             for index, (part, own) in enumerate(zip(parts, self._reading, strict=False)):

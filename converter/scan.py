@@ -175,8 +175,7 @@ def fails(report: ScanReport, *, unknown: bool = True) -> bool:
 def scan_file(source: Source, *, explain: bool = False, fickling: bool = True) -> FileScan:
     """Scan one file."""
     look = _Look(explain)
-    with uncollected():
-        kind = look.file(source)
+    kind = look.file(source)
     verdict = VERDICTS[look.worst]
     opinion = _second_opinion(look, verdict) if fickling and look.sent_nbytes else None
     return FileScan(
@@ -550,7 +549,8 @@ class _Look:
         """Run the pickle at `start`; more of the source is read while there is a pickle that goes on. Gives what was read."""
         most = min(source.size, start + max(0, LIMITS.pickle_bytes - self.run))
         if isinstance(source, _Held) and (strict or bytes(source.read(start, 1)) == b"\x80"):
-            data = bytes(source.read(0, most))
+            # One copy for all the pickles of a record.
+            data = data if len(data) >= most else bytes(source.read(0, most))
         elif len(data) < min(start + _FIRST, source.size):
             data = bytes(source.read(0, min(max(start + _FIRST, 2 * len(data)), source.size)))
         while True:
@@ -655,13 +655,15 @@ def _seen(data: bytes, start: int) -> _Seen:
 
     counts, texts = [0] * 256, []
     try:
-        reached = end = run(data, {}, _persistent, start, used=used, called=called).end
+        with uncollected():
+            reached = end = run(data, {}, _persistent, start, used=used, called=called).end
         for code, argument, at in _noteworthy(data, start):
             counts[code] += 1
             if argument is not None and (raw := _pickle_in(argument)):
                 texts.append((at, raw))
     except ConverterError as problem:
-        error, last, reached = problem, ["", ""], start
+        error, last, reached = problem.with_traceback(None), ["", ""], start
+        error.__context__ = error.__cause__ = None  # their frames would keep all that was made
         for code, argument, at in _decoded(data, start):
             counts[code] += 1
             reached = at

@@ -5,6 +5,7 @@ import os
 import pickle
 import pickletools
 import struct
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from converter.reports import to_json
 from converter.reports.scan import FileScan
 from converter.resources import load_json
 from converter.sample import write_sample
-from converter.scan import RULES, _noteworthy, fails, scan, scan_file
+from converter.scan import RULES, _Held, _noteworthy, _seen, fails, scan, scan_file
 from converter.sources import LocalFile
 from tests.checkpoints import (
     Call,
@@ -483,3 +484,22 @@ def test_calls_and_texts_are_those_of_pickletools(value: Any, protocol: int) -> 
     assert Counter(NAMES[code] for code, _, _ in found if NAMES[code] in CALLED) == calls
     assert [at - 6 for _, argument, at in found if argument is not None] == [at for at, _ in texts]
     assert found[-1][0] == data[-1] == ord(".")
+
+
+def test_a_record_of_many_pickles_is_copied_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = b"\x80\2N." * 500 + b"\x80\2B" + struct.pack("<I", 100_000) + b"a" * 100_000 + b"."
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        archive.writestr("x.pkl", data)
+    copied = []
+    read = _Held.read
+    monkeypatch.setattr(_Held, "read", lambda self, at, size: (copied.append(size), read(self, at, size))[1])
+
+    assert len(scan_file(LocalFile(tmp_path / "many.zip"), fickling=False).pickles) == 501
+    assert sum(copied) < 3 * len(data)
+
+
+def test_a_pickle_that_fails_is_let_go() -> None:
+    error = _seen(b"\x80\2](]]]]", 0).error
+
+    assert error is not None
+    assert error.__traceback__ is error.__context__ is error.__cause__ is None

@@ -559,6 +559,45 @@ def test_a_source_that_is_cut_before_a_matrix_s_turn_is_its_reader_s_error(turne
         comparison.compare(expected, found)
 
 
+def test_a_damaged_source_is_said_before_a_damaged_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "_RUN", 4096)
+    array = np.ones((64, 256), "<f4")
+    for _ in range(20):
+        both = {name: matrix(tmp_path / name, array, F32, turned=False, crc32=1) for name in ("source", "output")}
+        damaged = {
+            name: checked(Catalogue({name: tensor}, location=name, format="x", files=()))[0][name]
+            for name, tensor in both.items()
+        }
+        with pytest.raises(ArchiveError, match="source"):
+            comparison.compare(damaged["source"], damaged["output"])
+
+
+def test_what_lies_between_narrow_rows_is_not_read(tmp_path: Path) -> None:
+    wide = matrix(tmp_path / "source", np.ones((50, 4000), "<f4"), F32, turned=False)
+    narrow = Tensor(F32, (50, 4), (4000, 1), 0, wide.storage)
+
+    assert comparison._extent(narrow, 50, 4) == 200
+    assert comparison._extent(wide, 50, 3000) == 49 * 4000 + 3000
+    assert (
+        comparison.compare(narrow, matrix(tmp_path / "output", np.ones((50, 4), "<f4"), F32, turned=False)).differing
+        == 0
+    )
+
+
+def test_a_view_strided_both_ways_is_read_once(tmp_path: Path) -> None:
+    whole = np.arange(64 * 64, dtype="<f4").reshape(64, 64)
+    base = matrix(tmp_path / "source", whole, F32, turned=False)
+    view = Tensor(F32, (32, 32), (128, 2), 0, base.storage)
+    asked = []
+    read = base.storage.source.readinto
+    base.storage.source.readinto = lambda offset, buffer: (asked.append(len(buffer)), read(offset, buffer))[1]
+
+    part = comparison.read(view, 0, 32, 0, 32)
+
+    assert np.array_equal(part.view("<f4"), whole[::2, ::2])
+    assert sum(asked) <= 32 * 64 * 4
+
+
 @pytest.mark.parametrize("fails", [0, 1, 5, 40])
 def test_what_ends_one_thread_ends_the_comparison(fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "_RUN", 4096)
