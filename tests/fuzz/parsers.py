@@ -64,7 +64,7 @@ def parse_zip(data: bytes) -> None:
     _read_tensors(open_source(Bytes(data)))
 
 
-# What zipfile refuses and we read: a `version needed` that it does not know (it says so by NotImplementedError), which torch
+# What zipfile refuses and we read: a `version needed` that it does not know (its own word for that is NotImplementedError), which torch
 # does not look at either, and records without a CRC. Neither lets us read other bytes than it would.
 _REFUSED = (zipfile.BadZipFile, NotImplementedError)
 
