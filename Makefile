@@ -17,7 +17,7 @@ LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
 LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
 
-.PHONY: demo test test-peers test-large check fix bench ceilings llama.cpp fuzz wheel clean
+.PHONY: demo test test-peers test-large record check fix bench ceilings llama.cpp fuzz wheel clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
@@ -28,6 +28,10 @@ test: $(VENV)/.done
 # The comparisons with torch, transformers, gguf and llama.cpp.
 test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" -m "not large" tests/peers
+
+# Everything the program prints and writes, held against tests/data/record.json.
+record: $(VENV)/.done
+	$(BIN)/python -m tests.record
 
 # Gigabytes or minutes: 1.3B, all seven sizes, the wheel.
 test-large: $(PEERS)/.done
