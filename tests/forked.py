@@ -7,18 +7,23 @@ Only what it depends on is there already, which saves two thirds of the time tha
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import runpy
 import sys
 
-DEPENDENCIES = ("importlib.metadata", "numpy", "typer", "typer.main", "rich.console", "rich.progress", "rich.table")
+DEPENDENCIES = (
+    *("hashlib", "importlib.metadata", "json", "numpy", "rich.console", "rich.progress", "rich.table"),
+    *("typer", "typer.main", "typer._adapters", "typer._click.decorators", "pydantic.type_adapter", "isal.isal_zlib"),
+)
 
 
 def main() -> None:
     for name in DEPENDENCIES:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # other releases have other modules, and then it only takes longer
+            importlib.import_module(name)
     for line in sys.stdin:
         arguments, stdout, stderr = json.loads(line)
         child = os.fork()
