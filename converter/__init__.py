@@ -4,34 +4,34 @@
 models. Each is imported when it is first asked for.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from converter import models
-    from converter.convert import convert
-    from converter.formats import open_checkpoint
-    from converter.inspection import inspect
-    from converter.verify import verify
+    from converter.conversion.convert import convert
+    from converter.inspection.report import inspect
+    from converter.opening import open_checkpoint
+    from converter.verification.verify import verify
 
 __all__ = ["convert", "inspect", "models", "open_checkpoint", "verify"]
 
-
-def _lazy(module: str, name: str) -> Any:
-    def get(package: ModuleType) -> Any:
-        return getattr(import_module(module), name)
-
-    # The import system puts a submodule of the same name in the function's place; it must stay the function.
-    return property(get, lambda package, value: None)
-
-
-class _Package(ModuleType):
-    open_checkpoint = _lazy("converter.formats", "open_checkpoint")
-    inspect = _lazy("converter.inspection", "inspect")
-    convert = _lazy("converter.convert", "convert")
-    verify = _lazy("converter.verify", "verify")
+_HOMES: Final = {  # where each public name is defined
+    "convert": "converter.conversion.convert",
+    "inspect": "converter.inspection.report",
+    "open_checkpoint": "converter.opening",
+    "verify": "converter.verification.verify",
+}
 
 
-sys.modules[__name__].__class__ = _Package
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name == "models":
+        return import_module("converter.models")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,5 +1,5 @@
 """`python -m converter` is `cerebras-tool`."""
 
-from converter.cli import app
+from converter.cli.app import app
 
 app(prog_name="cerebras-tool")

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, Final
 
 from converter.dtypes import BY_NAME, F32
 from converter.errors import ModelError, OutputError
-from converter.formats.torch_writer import Entry, lay_out
-from converter.formats.torch_writer import Layout as FileLayout
-from converter.models import Layout, Model, ModelFile, Parameter, architecture, find
+from converter.formats.torch.writer import Entry, lay_out
+from converter.formats.torch.writer import Layout as FileLayout
+from converter.models.recognition import Layout, Model, ModelFile, Parameter, architecture, find
 
 Progress = Callable[[int], None]  # called with the bytes written since the last call
 

@@ -1,6 +1,7 @@
 """Text that came from a file, made fit for a terminal, and sizes made fit for people."""
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Final
 
 WIDTH: Final = 200  # characters of one name that are shown
@@ -34,3 +35,19 @@ def _escaped(character: str) -> str:
         code = ord(character)
         return f"\\x{code:02x}" if code < 0x100 else f"\\u{{{code:x}}}"
     return character
+
+
+def os_reason(error: OSError) -> str:
+    """What the system says of an error, in the middle of a sentence: `no such file or directory`."""
+    return (error.strerror or str(error)).lower()
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: `1 tensor`, `2,068 tensors`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names in backticks, with commas between, and how many more there are."""
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"

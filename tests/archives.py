@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import zlib
 
-from converter.archive import Archive
+from converter.io.source import Source
+from converter.io.zip_archive import Archive
 from tests.checkpoints import Entry, zip_bytes
 
 DATA = b"The quick brown fox"
 CRC = zlib.crc32(DATA)
 
 
-class Memory:
+class Memory(Source):
     """A source of bytes in memory, which counts what is read."""
 
     def __init__(self, data: bytes) -> None:
@@ -19,12 +20,10 @@ class Memory:
         self.reads: list[tuple[int, int]] = []
 
     def read(self, offset: int, size: int) -> memoryview:
-        assert 0 <= offset <= offset + size <= self.size
         self.reads.append((offset, size))
-        return memoryview(bytearray(self._data[offset : offset + size]))
+        return super().read(offset, size)
 
-    def readinto(self, offset: int, buffer: memoryview) -> None:
-        assert 0 <= offset <= offset + len(buffer) <= self.size
+    def _fill(self, offset: int, buffer: memoryview) -> None:
         buffer[:] = self._data[offset : offset + len(buffer)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from converter import hub as remote_hub
+from converter.hub import repository as remote_hub
 from converter.limits import Limits, set_limit
 from converter.sample import write_sample
 from tests.hub_server import TINY, Hub, Repository, files_of

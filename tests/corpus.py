@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.convert import convert
-from converter.formats import open_checkpoint
+from converter.conversion.convert import convert
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from converter.extract import extract
-from converter.formats import open_checkpoint
+from converter.conversion.extract import extract
+from converter.opening import open_checkpoint
 from tests.checkpoints import View, view, write_checkpoint
 from tests.gguf_files import F32, Info, gguf, key
 

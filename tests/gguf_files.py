@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from converter.io.source import Memory
+
 VALUES = {
     "u8": (0, "<B"), "i8": (1, "<b"), "u16": (2, "<H"), "i16": (3, "<h"), "u32": (4, "<I"), "i32": (5, "<i"),
     "f32": (6, "<f"), "bool": (7, "<B"), "u64": (10, "<Q"), "i64": (11, "<q"), "f64": (12, "<d"),
@@ -14,20 +16,12 @@ VALUES = {
 F32, F16, Q4_0, Q8_0, Q4_K, I8, BF16 = 0, 1, 2, 8, 12, 24, 30
 
 
-class Bytes:
-    """A source of bytes in memory."""
-
-    name = "memory.gguf"
+class Bytes(Memory):
+    """Bytes in memory under the name of a GGUF file."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.size = data, len(data)
-
-    def read(self, offset: int, size: int) -> memoryview:
-        assert 0 <= offset <= offset + size <= self.size, "the reader asked for more than there is"
-        return memoryview(self.data)[offset : offset + size]
-
-    def readinto(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = self.read(offset, len(buffer))
+        super().__init__(data, "memory.gguf")
+        self.data = data
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """A GPT-2 small enough to write down, with weights that are the same float32 numbers on every machine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter.dtypes import BY_NAME, F32, Dtype
-from converter.tensors import Catalogue, File, Storage, Tensor
+from converter.io.source import Memory
+from converter.tensors.catalogue import Catalogue, File, Origin
+from converter.tensors.tensor import Storage, Tensor
 
 CONFIG: Final[dict[str, Any]] = {
     "model_type": "gpt2",
@@ -24,24 +25,6 @@ CONFIG: Final[dict[str, Any]] = {
     "tie_word_embeddings": True,
 }
 TOKENS: Final = (3, 14, 15, 9, 2, 6, 5, 16, 0, 3)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that are a source."""
-
-    data: bytes
-    name: str = "memory"
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def read(self, offset: int, size: int) -> memoryview:
-        return memoryview(self.data)[offset : offset + size]
-
-    def readinto(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = self.read(offset, len(buffer))
 
 
 def weights(config: Mapping[str, Any] = CONFIG, *, head: bool = False) -> dict[str, NDArray[np.float32]]:
@@ -102,7 +85,7 @@ def catalogue(
             tensors[full] = _tensor(array.T, dtype, full).t()
         else:
             tensors[full] = _tensor(array, dtype, full)
-    return Catalogue(tensors, location="memory", format="memory", files=[File("memory", 0)], config=config)
+    return Catalogue(tensors, Origin("memory", "memory", (File("memory", 0),), config=config))
 
 
 def _tensor(array: NDArray[Any], dtype: Dtype, name: str) -> Tensor:

@@ -14,15 +14,15 @@ def python(code: str) -> str:
 
 def test_the_public_names_are_functions_whatever_was_imported_before() -> None:
     code = (
-        "import converter.convert, converter.verify, converter\n"
+        "import converter.conversion.convert, converter.verification.verify, converter\n"
         "from converter import convert, inspect, models, open_checkpoint, verify\n"
         "print(*(f.__module__ + ':' + f.__name__ for f in (convert, inspect, open_checkpoint, verify)), models.__name__)\n"
         "print(converter.convert is convert, converter.verify is verify)"
     )
 
     assert python(code) == (
-        "converter.convert:convert converter.inspection:inspect converter.formats:open_checkpoint converter.verify:verify "
-        "converter.models\nTrue True\n"
+        "converter.conversion.convert:convert converter.inspection.report:inspect converter.opening:open_checkpoint "
+        "converter.verification.verify:verify converter.models\nTrue True\n"
     )
 
 

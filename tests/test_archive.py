@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from converter.archive import Archive
 from converter.errors import ArchiveError, SourceError
+from converter.io.zip_archive import Archive
 from tests.archives import CRC, DATA, Memory, archive, everything, stored, two
 from tests.checkpoints import Entry, zip_bytes
 
@@ -127,7 +127,7 @@ def test_listing_takes_linear_time() -> None:
 
 
 def test_a_file_that_shrinks_is_a_sentence(tmp_path: Path) -> None:
-    from converter.sources import LocalFile
+    from converter.io.local import LocalFile
 
     path = tmp_path / "a.zip"
     path.write_bytes(zip_bytes([Entry("a/x", bytes(200_000))]))

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from converter.errors import ConverterError
-from converter.formats import open_checkpoint
-from converter.inspection import inspect
-from converter.scan import scan
+from converter.inspection.report import inspect
+from converter.opening import open_checkpoint
+from converter.scanning.scan import scan
 from tests.bombs import BOMBS, write
 
 PACKAGE = str(Path(__file__).parent.parent / "converter")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from converter.convert import convert
-from converter.extract import extract
-from converter.formats import open_checkpoint
+from converter.conversion.convert import convert
+from converter.conversion.extract import extract
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
 
 ROOT = Path(__file__).parent.parent

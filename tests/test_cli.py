@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from converter.cli import app
+from converter.cli.app import app
 from converter.sample import write_sample
 from tests.checkpoints import Call, Global, floats, view, write_checkpoint, write_shards
 
@@ -42,8 +42,9 @@ def test_eighty_columns_are_enough(tmp_path: Path) -> None:
 
     from rich.console import Console
 
-    from converter import inspection, render
-    from converter.formats import open_checkpoint
+    from converter.cli import render
+    from converter.inspection import report as inspection
+    from converter.opening import open_checkpoint
 
     write_sample(tmp_path, "111M", sparse=True)
     written = io.StringIO()
@@ -248,7 +249,7 @@ def test_a_file_of_another_size_than_the_published_one_is_said(tmp_path: Path) -
 LIGHT = """
 import sys
 from typer.testing import CliRunner
-from converter.cli import app
+from converter.cli.app import app
 done = CliRunner().invoke(app, ["inspect", sys.argv[1]] + sys.argv[2:])
 assert done.exit_code == 0, done.output
 print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.convert import convert
+from converter.conversion.convert import convert
+from converter.conversion.extract import extract
 from converter.errors import ArchiveError, ModelError, OutputError, UnsupportedError
-from converter.extract import extract
-from converter.formats import open_checkpoint
-from converter.formats.gguf import as_hugging_face
+from converter.formats.gguf.reader import as_hugging_face
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
-from converter.tensors import Catalogue
+from converter.tensors.catalogue import Catalogue
 from tests.checkpoints import CLASSES, UNTYPED, floats, view, write_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +107,7 @@ def test_what_would_fill_the_page_cache_is_given_back(
     dropped: list[tuple[int, int, int]] = []
     monkeypatch.setattr(os, "sysconf", lambda name: 1)
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, *told: dropped.append((os.fstat(fd).st_ino, *told[:2])))
-    monkeypatch.setattr("converter.publish._BEHIND", 100_000)
+    monkeypatch.setattr("converter.io.publish._BEHIND", 100_000)
 
     convert(open_checkpoint(tiny), tmp_path / "large" / output, to=to)
 

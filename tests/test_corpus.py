@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from converter.archive import Archive
 from converter.errors import ConverterError
-from converter.formats import open_checkpoint
-from converter.machine import run
-from converter.rebuild import TABLE
-from converter.sources import LocalFile
+from converter.io.local import LocalFile
+from converter.io.zip_archive import Archive
+from converter.opening import open_checkpoint
+from converter.pickles.closed_table import TABLE
+from converter.pickles.machine import run
 from tests.corpus import CASES, FOLDERS, Case, audited
 
 # Sound or harmless in spite of their label: the checker of their folder looks at something that no reader here does.

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converter.conversion.extract import default_folder, extract
 from converter.errors import ArchiveError, ModelError, UnsafeError, UnsupportedError
-from converter.extract import default_folder, extract
-from converter.formats import open_checkpoint, parameters
-from converter.models import recognise
+from converter.formats.parameters import folder as parameters
+from converter.models.recognition import recognise
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
-from converter.tensors import Catalogue
+from converter.tensors.catalogue import Catalogue
 from tests.checkpoints import Call, Global, floats, view, write_checkpoint
 
 

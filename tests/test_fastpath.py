@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from converter import machine
 from converter.errors import ConverterError
 from converter.limits import Limits
-from converter.machine import OPCODES, Dict, Known, Opaque, PersistentId, decode, run
-from converter.rebuild import TABLE
+from converter.pickles import machine
+from converter.pickles.closed_table import TABLE
+from converter.pickles.machine import OPCODES, Dict, Known, Opaque, PersistentId, decode, run
 from tests.checkpoints import dumps, ordered, view
 
 SHAPES = [(), (6,), (2, 3), (300, 70000), (1, 2, 3), (1, 1, 2, 3), (1, 1, 1, 2, 3), (0, 4)]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from converter.documents import load_json
 from converter.errors import ConverterError, FormatError, LayoutError, ManifestError, SourceError
-from converter.formats import open_checkpoint
+from converter.io.strict_json import load_json
+from converter.opening import open_checkpoint
 from tests.checkpoints import floats, legacy_bytes, view, write_checkpoint, write_shards
 
 A, B = {"a": view("0", (2,))}, {"b": view("0", (3,)), "c": view("1", (1,))}
@@ -33,7 +33,7 @@ def test_shards_are_one_checkpoint(index: bool, tmp_path: Path) -> None:
         "c": [6],
     }
     assert [(s.shard, s.key) for s in catalogue.storages] == [(1, "0"), (2, "0"), (2, "1")]
-    assert [Path(file.name).name for file in catalogue.files] == [FIRST, SECOND]
+    assert [Path(file.name).name for file in catalogue.origin.files] == [FIRST, SECOND]
     assert (catalogue.problems, catalogue.missing, catalogue.tied()) == ((), (), [])
 
 

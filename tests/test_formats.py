@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ArchiveError, ConverterError
-from converter.formats import FORMATS, open_checkpoint
-from converter.machine import run
+from converter.formats import FORMATS
+from converter.opening import open_checkpoint
+from converter.pickles.machine import run
 from tests.checkpoints import (
     LEGACY_MAGIC,
     Call,

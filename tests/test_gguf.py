@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from converter.dtypes import BF16, BY_NAME, F16, F32, F64, I64, Dtype
 from converter.errors import FormatError, ManifestError, ModelError, OutputError, SourceError, UnsupportedError
-from converter.formats import open_checkpoint
-from converter.formats.gguf import Undecoded, as_hugging_face, read
-from converter.formats.gguf_writer import Conversion, plan
-from converter.publish import Plan, publish
+from converter.formats.gguf.reader import Undecoded, as_hugging_face, read
+from converter.formats.gguf.writer import Conversion, plan
+from converter.io.publish import Plan, publish
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
-from converter.tensors import Catalogue, File, Storage, Tensor, row_major
+from converter.tensors.catalogue import Catalogue, File, Origin
+from converter.tensors.tensor import Storage, Tensor, row_major
 from tests.gguf_files import Bytes, Info, gguf, key
 
 SIZES = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_inner": 64, "n_positions": 4, "vocab_size": 8}
@@ -75,7 +76,7 @@ def model(
         tensors.pop(name.replace("__", "."), None)
         if change is not None:
             tensors[name.replace("__", ".")] = change
-    return Catalogue(tensors, location="model.bin", format="torch-zip", files=[File("model.bin", 1)], config=CONFIG)
+    return Catalogue(tensors, Origin("model.bin", "torch-zip", (File("model.bin", 1),), config=CONFIG))
 
 
 def written(conversion: Conversion) -> list[bytes]:
@@ -203,7 +204,7 @@ def test_listing_needs_no_numpy(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(gguf([key("t", "array:string", ["a"])], [Info("w", (64, 2), 8)], Q8))
     script = (
-        "import sys; from converter.formats import open_checkpoint; c = open_checkpoint(sys.argv[1]);"
+        "import sys; from converter.opening import open_checkpoint; c = open_checkpoint(sys.argv[1]);"
         "print(c.format, list(c), 'numpy' in sys.modules)"
     )
 
@@ -406,7 +407,7 @@ def test_masks_are_left_out_if_they_are_masks() -> None:
 
 def test_what_is_no_whole_gpt2_is_refused() -> None:
     whole = model()
-    other = Catalogue({"x": head()}, location="x.bin", format="torch-zip", files=[])
+    other = Catalogue({"x": head()}, Origin("x.bin", "torch-zip"))
     cases: list[tuple[type[Exception], str, Catalogue, dict[str, Any]]] = [
         (UnsupportedError, r"of no architecture that is written as GGUF here \(gpt2\)", other, {}),
         (ModelError, r"has no `transformer\.ln_f\.bias`", model(transformer__ln_f__bias=None), {}),

@@ -15,14 +15,14 @@ import pytest
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from converter import remote
-from converter.cli import app
-from converter.convert import convert
+from converter.cli.app import app
+from converter.conversion.convert import convert
+from converter.conversion.extract import extract
 from converter.errors import ConverterError, FormatError, ManifestError, SourceError
-from converter.extract import extract
-from converter.formats import open_checkpoint
-from converter.hub import companions, download, is_remote, open_remote
-from converter.inspection import inspect
+from converter.hub.repository import companions, download, is_remote, open_remote
+from converter.inspection.report import inspect
+from converter.io import ranges as remote
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from tests.checkpoints import floats, view, write_checkpoint
 from tests.hub_server import (
@@ -144,9 +144,9 @@ def test_ten_thousand_tensors_take_their_directory_their_pickle_and_128_kib(hub:
 
     assert len(catalogue) == count
     assert start + size < len(raw)
-    assert catalogue.traffic is not None
-    assert catalogue.traffic.nbytes <= size + pickle + (128 << 10)
-    assert catalogue.traffic.requests <= 9
+    assert catalogue.origin.traffic is not None
+    assert catalogue.origin.traffic.nbytes <= size + pickle + (128 << 10)
+    assert catalogue.origin.traffic.requests <= 9
 
 
 def test_the_report_tells_requests_and_bytes(hub: Hub) -> None:
@@ -218,10 +218,10 @@ def test_converting_reads_little_more_than_the_file(hub: Hub, tiny: Path, tmp_pa
 
     convert(catalogue, tmp_path / "x.safetensors")
 
-    assert catalogue.traffic is not None
+    assert catalogue.origin.traffic is not None
     # A transposed matrix is read once, not once a tile; what was fetched ahead was what was read. Only start and end,
     # which were read to find out what the file is, may come twice.
-    assert catalogue.traffic.nbytes < (tiny / "pytorch_model.bin").stat().st_size + (128 << 10) + (64 << 10)
+    assert catalogue.origin.traffic.nbytes < (tiny / "pytorch_model.bin").stat().st_size + (128 << 10) + (64 << 10)
 
 
 def test_a_folder_gets_the_companions_of_the_repository(hub: Hub, tiny: Path, tmp_path: Path) -> None:
@@ -261,14 +261,14 @@ def test_what_we_wrote_reads_back_over_http(to: str, hub: Hub, tiny: Path, tmp_p
 @pytest.mark.usefixtures("small_blocks")
 def test_any_order_of_reading_gives_the_bytes_of_the_file(hub: Hub, tiny: Path) -> None:
     raw = (tiny / "pytorch_model.bin").read_bytes()
-    (source,) = open_remote(TINY).sources
+    (source,) = open_remote(TINY).origin.sources
     places = [(7919 * step) % (len(raw) - 70_000) for step in range(200)]
     sizes = [1, 30, 300, 5000, 70_000]
 
     for number, place in enumerate(places):
         size = sizes[number % len(sizes)]
         assert bytes(source.read(place, size)) == raw[place : place + size]
-    source.hold(100_000, 300_000)  # type: ignore[attr-defined]
+    source.prefetch(100_000, 300_000)
     for place in (399_990, 100_000, 250_000, 99_000, 399_000):
         assert bytes(source.read(place, 5000)) == raw[place : place + 5000]
 
@@ -282,7 +282,7 @@ def test_a_checkpoint_at_any_url_is_read(hub: Hub, tiny: Path) -> None:
     assert len(catalogue) == 60
     assert catalogue.config is not None
     assert catalogue.location == f"{hub.url('elsewhere')}/x/model"
-    assert bytes(catalogue.sources[0].read(500_000, 1000)) == raw[500_000:501_000]
+    assert bytes(catalogue.origin.sources[0].read(500_000, 1000)) == raw[500_000:501_000]
     assert all(TOKEN not in str(request) for request in hub.seen)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from converter.convert import convert
-from converter.formats import open_checkpoint
+from converter.conversion.convert import convert
+from converter.opening import open_checkpoint
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "converter", "convert", "--quiet"]
@@ -96,7 +96,7 @@ def test_fifty_disks_that_are_too_small(tiny: Path, whole: Path, tmp_path: Path,
     # The check of free space is taken out: a disk may also fill up while it is written to.
     script = (
         "import sys; from converter import publish; publish._check_room = lambda *a: None; "
-        "from converter.cli import app; app(sys.argv[1:])"
+        "from converter.cli.app import app; app(sys.argv[1:])"
     )
 
     for _ in range(50):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from converter.errors import LayoutError, LimitError, PickleError
-from converter.formats import open_checkpoint
-from converter.tensors import Catalogue
+from converter.opening import open_checkpoint
+from converter.tensors.catalogue import Catalogue
 from tests.checkpoints import (
     LEGACY_MAGIC,
     Call,

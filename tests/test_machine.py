@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ConverterError, PickleError, TruncatedPickleError
-from converter.machine import NAMES, OPCODES, Dict, Known, Opaque, PersistentId, decode, run
+from converter.pickles.machine import NAMES, OPCODES, Dict, Known, Opaque, PersistentId, decode, run
 from tests.checkpoints import Call, Global, Pickler, dumps
 
 PAIR = Known("torch", "pair", lambda args: ("pair", *args))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from converter import models
 from converter.dtypes import BOOL, F32, U8
 from converter.errors import ModelError
-from converter.models import Mismatch, architecture, declared, find, recognise
+from converter.io.source import Source
+from converter.models import recognition as models
+from converter.models.recognition import Mismatch, architecture, declared, find, recognise
 from converter.resources import schemas
-from converter.tensors import Storage, Tensor
+from converter.tensors.tensor import Storage, Tensor
 
 PARAMETERS = Path(__file__).parent.parent / "parameters"
 
@@ -34,16 +35,13 @@ MASKS = (".attn.bias", ".attn.masked_bias")
 GPT2 = architecture("gpt2")
 
 
-class Nothing:
+class Nothing(Source):
     """A source that no test reads."""
 
     name = "nothing"
     size = 1 << 62
 
-    def read(self, offset: int, size: int) -> memoryview:
-        raise AssertionError("a catalogue is recognised by names and shapes alone")
-
-    def readinto(self, offset: int, buffer: memoryview) -> None:
+    def _fill(self, offset: int, buffer: memoryview) -> None:
         raise AssertionError("a catalogue is recognised by names and shapes alone")
 
 

@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 import pytest
 
-from converter.checked import checked
 from converter.errors import ConverterError
-from converter.formats import gguf, legacy, open_source
+from converter.formats import open_source
+from converter.formats.gguf import reader as gguf
+from converter.formats.torch import legacy
+from converter.tensors.verified import checked
 from tests import seeds
 from tests.fuzz.parsers import accepts, parameters_folder
 from tests.gguf_files import Bytes

@@ -38,7 +38,7 @@ def test_the_installed_wheel_inspects_from_any_folder(wheel: Path, tmp_path: Pat
     installed = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
-    script = f"import sys; sys.path.insert(0, {str(installed)!r}); import converter; assert converter.__file__.startswith({str(installed)!r}); from converter.cli import app; app(sys.argv[1:])"
+    script = f"import sys; sys.path.insert(0, {str(installed)!r}); import converter; assert converter.__file__.startswith({str(installed)!r}); from converter.cli.app import app; app(sys.argv[1:])"
 
     for arguments in (["sample", "made"], ["inspect", "made"]):
         done = subprocess.run(
@@ -52,4 +52,4 @@ def test_the_wheel_has_the_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read("cerebras_tool-0.1.0.dist-info/entry_points.txt").decode()
 
-    assert "cerebras-tool = converter.cli:app" in text
+    assert "cerebras-tool = converter.cli.app:app" in text

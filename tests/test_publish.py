@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from converter.errors import OutputError
-from converter.publish import Piece, Plan, PlannedFile, literal, publish
+from converter.io.publish import Piece, Plan, PlannedFile, literal, publish
 
 
 def file_plan(*contents: bytes, identity: str = "") -> Plan:

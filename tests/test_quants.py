@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import UnsupportedError
-from converter.quants import BLOCK, BY_NAME, ENCODINGS, QUANTISED, dequantise, quantised
+from converter.formats.gguf.blocks import BLOCK, BY_NAME, ENCODINGS, QUANTISED, dequantise, quantised
 
 RAMP = np.array([(i * 7 % 32 - 15) / 4 for i in range(32)], "<f4")
 TIED = np.array([3.0, -3.0] * 16, "<f4")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from converter.errors import ConverterError
-from converter.formats import open_checkpoint
-from converter.machine import Dict, Known, run
-from converter.rebuild import TABLE, Special
-from converter.tensors import Catalogue, Tensor
+from converter.opening import open_checkpoint
+from converter.pickles.closed_table import TABLE, Special
+from converter.pickles.machine import Dict, Known, run
+from converter.tensors.catalogue import Catalogue
+from converter.tensors.tensor import Tensor
 from tests.checkpoints import CLASSES, UNTYPED, Call, Global, Persistent, Raw, dumps, view, write_checkpoint
 from tests.rebuilt import (
     BYTES,

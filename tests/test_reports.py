@@ -8,15 +8,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from converter import models, reports
-from converter.convert import convert
-from converter.extract import extract
-from converter.formats import open_checkpoint
-from converter.inspection import inspect
+from converter import reports
+from converter.conversion.convert import convert
+from converter.conversion.extract import extract
+from converter.inspection.report import inspect
+from converter.models import recognition as models
+from converter.opening import open_checkpoint
 from converter.reports.models import ModelsReport
 from converter.resources import load_json, schemas
 from converter.sample import write_sample
-from converter.verify import Options, verify
+from converter.verification.verify import Options, verify
 from tests.checkpoints import Call, Global, floats, view, write_checkpoint
 
 

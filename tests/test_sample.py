@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from converter import sample
-from converter.checksums import crc32, crc32_zeros
 from converter.dtypes import F32
 from converter.errors import ModelError, OutputError
-from converter.formats import open_checkpoint
-from converter.formats.torch_writer import Entry, lay_out
-from converter.models import find
+from converter.formats.torch.writer import Entry, lay_out
+from converter.io.checksums import crc32, crc32_zeros
+from converter.models.recognition import find
+from converter.opening import open_checkpoint
 from converter.sample import expected_nbytes, sample_nbytes, write_sample
 
 # torch 1.12.1: torch.save({"w": torch.arange(6.).reshape(2, 3)}, "one_tensor.pt")

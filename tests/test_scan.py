@@ -16,17 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from converter import sarif, second_opinion
-from converter.cli import app
+from converter.cli.app import app
 from converter.errors import SourceError
+from converter.io.local import LocalFile
 from converter.limits import set_limit
-from converter.machine import NAMES
+from converter.pickles.machine import NAMES
 from converter.reports import to_json
 from converter.reports.scan import FileScan
 from converter.resources import load_json
 from converter.sample import write_sample
-from converter.scan import RULES, _Held, _noteworthy, _seen, fails, scan, scan_file
-from converter.sources import LocalFile
+from converter.scanning import sarif, second_opinion
+from converter.scanning.scan import RULES, _Held, _noteworthy, _seen, fails, scan, scan_file
 from tests.checkpoints import (
     Call,
     Entry,

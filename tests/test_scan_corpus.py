@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from converter.scan import scan_file
-from converter.sources import LocalFile
+from converter.io.local import LocalFile
+from converter.scanning.scan import scan_file
 from tests.corpus import CASES, FOLDERS, Case, audited
 
 
@@ -72,8 +72,8 @@ def test_nothing_is_run_imported_or_looked_up(folder: Path, tmp_path: Path) -> N
 
 _READ = """
 from converter import decompile
-from converter.scan import scan_file
-from converter.sources import LocalFile
+from converter.scanning.scan import scan_file
+from converter.io.source import LocalFile
 
 def read(path):
     if path != os.devnull:

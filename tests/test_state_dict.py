@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from converter.errors import FormatError
-from converter.formats import open_checkpoint
-from converter.machine import Dict, Known, Opaque
-from converter.state_dict import describe, flatten, inner_tensors
-from converter.tensors import Catalogue
+from converter.opening import open_checkpoint
+from converter.pickles.flatten import describe, flatten, inner_tensors
+from converter.pickles.machine import Dict, Known, Opaque
+from converter.tensors.catalogue import Catalogue
 from tests.checkpoints import Call, Global, Raw, floats, ordered, view, write_checkpoint
 
 T = view("0", (2,))

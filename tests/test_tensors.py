@@ -13,25 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.dtypes import BF16, BOOL, BY_NAME, C32, C64, C128, DTYPES, F4, F8_E4M3, F16, F32, F64, I64, U8, Dtype
-from converter.sources import NOWHERE
-from converter.tensors import Catalogue, Storage, Tensor
+from converter.io.source import NOWHERE, Source
+from converter.tensors.catalogue import Catalogue, Origin
+from converter.tensors.tensor import Storage, Tensor
 from tests.checkpoints import floats, row_major
 
 
-class Memory:
+class Memory(Source):
     """A source that knows how much was asked for at once, and how often."""
 
     def __init__(self, data: bytes, start: int = 0) -> None:
         self.name, self.size, self._data = "memory", len(data), data
         self.largest = self.reads = 0
 
-    def read(self, offset: int, size: int) -> memoryview:
-        buffer = memoryview(bytearray(size))
-        self.readinto(offset, buffer)
-        return buffer
-
-    def readinto(self, offset: int, buffer: memoryview) -> None:
-        assert 0 <= offset <= offset + len(buffer) <= self.size
+    def _fill(self, offset: int, buffer: memoryview) -> None:
         buffer[:] = self._data[offset : offset + len(buffer)]
         self.largest, self.reads = max(self.largest, len(buffer)), self.reads + 1
 
@@ -170,7 +165,7 @@ class Sparse(Memory):
     def __init__(self) -> None:
         self.name, self.size, self.largest, self.reads = "sparse", 1 << 40, 0, 0
 
-    def readinto(self, offset: int, buffer: memoryview) -> None:
+    def _fill(self, offset: int, buffer: memoryview) -> None:
         assert len(buffer) < 1 << 20
         buffer[:] = bytes(len(buffer))
 
@@ -292,14 +287,14 @@ class TestCatalogue:
                 "a part": Tensor(F32, (3,), (1,), 0, one),
                 "a copy": Tensor(F32, (2, 3), (3, 1), 0, other),
             },
-            location="x", format="y", files=[],
+            Origin("x", "y"),
         )  # fmt: skip
 
         assert catalogue.tied() == [["a", "b"]]
 
     def test_is_a_mapping_in_order(self) -> None:
         tensor = over_arange((2,))
-        catalogue = Catalogue({"b": tensor, "a": tensor}, location="x", format="y", files=[])
+        catalogue = Catalogue({"b": tensor, "a": tensor}, Origin("x", "y"))
 
         assert (list(catalogue), len(catalogue), catalogue["a"], "c" in catalogue) == (["b", "a"], 2, tensor, False)
 
@@ -308,7 +303,7 @@ def test_listing_needs_no_numpy() -> None:
     import subprocess
 
     program = (
-        "import sys; from converter.tensors import Storage, Tensor; from converter.dtypes import F32;"
+        "import sys; from converter.tensors.tensor import Storage, Tensor; from converter.dtypes import F32;"
         "Tensor(F32, (1,), (1,), 0, Storage(None, 0, 4, '0')).contiguous; assert 'numpy' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

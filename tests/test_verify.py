@@ -21,19 +21,20 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from converter import comparison
-from converter.checked import checked
-from converter.convert import convert
+from converter.conversion.convert import convert
+from converter.conversion.extract import extract
 from converter.dtypes import F16, F32, F64, Dtype
 from converter.errors import ArchiveError, ManifestError, SourceError
-from converter.extract import extract
-from converter.formats import open_checkpoint
-from converter.golden import Golden, load
+from converter.io.local import LocalFile
+from converter.opening import open_checkpoint
 from converter.reports import verification as reports
-from converter.sources import LocalFile
-from converter.tensors import Catalogue, Storage, Tensor
-from converter.verify import Options, verify
-from converter.witness import disagreements
+from converter.tensors.catalogue import Catalogue, Origin
+from converter.tensors.tensor import Storage, Tensor
+from converter.tensors.verified import checked
+from converter.verification import comparison
+from converter.verification.golden import Golden, load
+from converter.verification.verify import Options, verify
+from converter.verification.witness import disagreements
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
 
 ROOT = Path(__file__).parent.parent
@@ -333,7 +334,7 @@ def test_readers_of_safetensors_that_disagree_are_noticed(
     told: dict[str, Any], detail: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = FORMS["safetensors"](model(), tmp_path)
-    monkeypatch.setattr("converter.witness._opened", lambda path: Otherwise(path, **told))
+    monkeypatch.setattr("converter.verification.witness._opened", lambda path: Otherwise(path, **told))
 
     found = check(source, output).outputs[0]
 
@@ -518,7 +519,7 @@ def test_a_matrix_that_lies_turned_over_is_compared_whole(
     crc32 = zlib.crc32(array.T.tobytes() if turned else array.tobytes()) if seed % 5 else None
     expected = matrix(tmp_path / "source", array, dtype, turned=turned, crc32=crc32)
     if crc32 is not None:
-        expected = checked(Catalogue({"it": expected}, location=str(tmp_path), format="pytorch-zip", files=()))[0]["it"]
+        expected = checked(Catalogue({"it": expected}, Origin(str(tmp_path), "torch-zip")))[0]["it"]
     changed = array.copy()
     places = sorted(rng.choice(array.size, int(rng.integers(1, 6)), replace=False).tolist())
     changed.reshape(-1)[places] = 7
@@ -565,8 +566,7 @@ def test_a_damaged_source_is_said_before_a_damaged_output(tmp_path: Path, monkey
     for _ in range(20):
         both = {name: matrix(tmp_path / name, array, F32, turned=False, crc32=1) for name in ("source", "output")}
         damaged = {
-            name: checked(Catalogue({name: tensor}, location=name, format="x", files=()))[0][name]
-            for name, tensor in both.items()
+            name: checked(Catalogue({name: tensor}, Origin(name, "x")))[0][name] for name, tensor in both.items()
         }
         with pytest.raises(ArchiveError, match="source"):
             comparison.compare(damaged["source"], damaged["output"])
@@ -827,7 +827,7 @@ def test_torch_and_transformers_are_not_needed(source: Path, tmp_path: Path) -> 
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'tokenizers', 'xllamacpp', 'gguf'): sys.modules[name] = None\n"
-        "from converter.cli import app\n"
+        "from converter.cli.app import app\n"
         f"app(['verify', {str(source)!r}, {str(output)!r}, '--level', 'inference'])"
     )
 

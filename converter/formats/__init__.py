@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from converter.documents import config_beside
-from converter.errors import FormatError, SourceError
-from converter.sources import LocalFile, Source
-from converter.tensors import Catalogue
+from converter.errors import FormatError
+from converter.io.local import LocalFile
+from converter.io.source import Source
+from converter.tensors.catalogue import Catalogue
 
 HEAD: Final = 512  # bytes that tell every kind of file from the others
 
@@ -37,25 +36,25 @@ class Format:
 
 
 def _torch(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    from converter.formats import torch
+    from converter.formats.torch import reader as torch
 
     return torch.read(source, root=root, shard=shard)
 
 
 def _legacy(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    from converter.formats import legacy
+    from converter.formats.torch import legacy
 
     return legacy.read(source, root=root, shard=shard)
 
 
 def _gguf(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    from converter.formats import gguf
+    from converter.formats.gguf import reader as gguf
 
     return gguf.read(source, root=root, shard=shard)
 
 
 def _safetensors(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    from converter.formats import safetensors
+    from converter.formats.safetensors import reader as safetensors
 
     return safetensors.read(source, root=root, shard=shard)
 
@@ -138,32 +137,6 @@ def open_source(source: Source, *, root: str | None = None, shard: int | None = 
     format = identify(bytes(source.read(0, min(HEAD, source.size))), source.name)
     with uncollected():
         return format.read(source, root=root, shard=shard)
-
-
-def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalogue:
-    """Read a checkpoint's names and layouts; tensors are read when they are asked for.
-
-    `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name`, or a URL. Raises a ConverterError
-    that says in a sentence what is wrong. `root` is the key that names start below.
-    """
-    path = Path(location)
-    if isinstance(location, str) and "/" in location and not os.path.lexists(path):
-        from converter import hub
-
-        if hub.is_remote(location):
-            return hub.open_remote(location, root=root)
-    try:
-        if path.is_dir():
-            from converter.formats import folder
-
-            return folder.read(path, root=root)
-        if not path.exists() and not path.is_symlink():
-            raise SourceError(f"`{location}` does not exist")
-    except OSError as error:  # a name too long, a folder on the way that may not be entered
-        raise SourceError(f"`{location}` can't be opened: {(error.strerror or str(error)).lower()}") from error
-    catalogue = open_file(path, root=root)
-    catalogue.config = config_beside(path.parent)
-    return catalogue
 
 
 def what(head: bytes) -> str:

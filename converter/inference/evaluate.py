@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from converter.errors import ConverterError, ManifestError, ModelError
 from converter.inference.activations import Activation
 from converter.inference.gpt2 import Gpt2
+from converter.io.local import LocalFile
 from converter.limits import LIMITS
-from converter.sources import LocalFile
-from converter.tensors import Catalogue
+from converter.tensors.catalogue import Catalogue
 
 TOKENS: Final = 64  # of the built-in sequence
 STEPS: Final = 32  # greedy tokens

@@ -15,11 +15,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from converter import models, numbers
 from converter.dtypes import BF16, F16, F32, F64
 from converter.errors import ModelError, UnsupportedError
 from converter.inference.activations import BY_CONFIG, GELU, Activation
-from converter.tensors import Catalogue, Tensor
+from converter.models import recognition as models
+from converter.tensors import casting as numbers
+from converter.tensors.catalogue import Catalogue
+from converter.tensors.tensor import Tensor
 
 Floats = NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from converter.cli import MISTAKE, app
+from converter.cli.app import MISTAKE, app
 from converter.formats import open_file
 from tests.checkpoints import floats, view, write_checkpoint
 

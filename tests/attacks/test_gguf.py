@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ConverterError, FormatError, LayoutError, LimitError
-from converter.formats import open_checkpoint
-from converter.formats.gguf import Array, read
+from converter.formats.gguf.reader import Array, read
+from converter.opening import open_checkpoint
 from tests.attacks.commands import assert_malformed, assert_sentence, everything, run
 from tests.checkpoints import view, write_checkpoint
 from tests.gguf_files import BF16, F16, F32, Q4_0, Q4_K, Q8_0, Bytes, Info, gguf, info, key, text

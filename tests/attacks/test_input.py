@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from converter import scan as scanning
 from converter.errors import SourceError
-from converter.formats import open_checkpoint
-from converter.safety import check_portable
-from converter.sources import LocalFile
+from converter.io.local import LocalFile
+from converter.opening import open_checkpoint
+from converter.scanning import scan as scanning
+from converter.tensors.guards import check_portable
 from tests.attacks.commands import (
     TENSORS,
     WEIGHTS,
@@ -147,7 +147,7 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 def test_i02_a_file_that_changes_while_it_is_read_is_a_sentence_and_no_output(
     form: str, name: str, tmp_path: Path
 ) -> None:
-    from converter.convert import convert
+    from converter.conversion.convert import convert
 
     path = write_checkpoint(tmp_path / "x.bin", TENSORS, WEIGHTS)
     if form == "gguf":
@@ -248,7 +248,7 @@ def test_i04_a_reader_that_goes_away_does_not_change_the_exit_code(command: list
 
 WATCHED = """
 import re, sys
-from converter.cli import app
+from converter.cli.app import app
 from typer.testing import CliRunner
 
 folder, events, seen = sys.argv[1], {}, []

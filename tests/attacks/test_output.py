@@ -19,8 +19,9 @@ from xml.etree import ElementTree
 import pytest
 
 from converter.errors import OutputError
-from converter.formats import open_checkpoint, parameters
-from converter.publish import Piece, Plan, PlannedFile, check_target, literal, publish
+from converter.formats.parameters import folder as parameters
+from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
+from converter.opening import open_checkpoint
 from converter.text import safe_text
 from tests.attacks.commands import TENSORS, WEIGHTS, assert_refused, assert_sentence, everything, run
 from tests.checkpoints import Call, Global, Raw, floats, view, write_checkpoint, zip_bytes
@@ -49,7 +50,7 @@ def slowly(descriptor, data, offset):
     print("writing", flush=True)
     time.sleep(60)
 publish._write_all = slowly
-from converter.cli import app
+from converter.cli.app import app
 app(sys.argv[1:])
 """
 

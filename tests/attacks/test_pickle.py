@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from converter.cli.render import fold
 from converter.errors import ConverterError, FormatError, LayoutError, LimitError, ManifestError, PickleError
-from converter.formats import open_checkpoint
-from converter.inspection import inspect
+from converter.inspection.report import inspect
 from converter.limits import LIMITS, Limits
-from converter.machine import Opaque, PersistentId, run
-from converter.rebuild import TABLE
-from converter.render import fold
-from converter.state_dict import describe, inner_tensors
+from converter.opening import open_checkpoint
+from converter.pickles.closed_table import TABLE
+from converter.pickles.flatten import describe, inner_tensors
+from converter.pickles.machine import Opaque, PersistentId, run
 from tests.attacks.commands import (
     TENSORS,
     WEIGHTS,
@@ -689,7 +689,7 @@ class TestP13Hashes:
         assert time.process_time() - start < 2
 
     def test_p13_token_ids_that_hash_alike_are_refused(self, tmp_path: Path) -> None:
-        from converter import vocabulary
+        from converter.models import vocabulary
 
         (tmp_path / "vocab.json").write_text(json.dumps({f"t{k}": P61 * k for k in range(10_000)}))
         (tmp_path / "merges.txt").write_text("")
@@ -846,7 +846,7 @@ def test_p17_an_integer_past_a_raised_limit_is_still_shown(tmp_path: Path) -> No
 
 TAMPERING = [
     ("fickling.analysis", "check_safety"), ("fickling.fickle", "Pickled"), ("picklescan.scanner", "scan_file_path"),
-    ("modelscan.modelscan", "ModelScan"), ("converter.limits", "set_limit"), ("converter.rebuild", "TABLE"), ("converter.cli", "app"),
+    ("modelscan.modelscan", "ModelScan"), ("converter.limits", "set_limit"), ("converter.pickles.closed_table", "TABLE"), ("converter.cli.app", "app"),
     ("sys.modules", "clear"), ("pickle", "Unpickler"),
 ]  # fmt: skip
 

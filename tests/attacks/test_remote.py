@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from converter import hub as remote_hub
 from converter.errors import ArchiveError, FormatError, LimitError, ManifestError, SourceError
-from converter.formats import open_checkpoint
-from converter.hub import open_remote
+from converter.hub import repository as remote_hub
+from converter.hub.repository import open_remote
+from converter.opening import open_checkpoint
 from tests.attacks.commands import assert_sentence, run
 from tests.checkpoints import Entry as Record
 from tests.checkpoints import zip_bytes

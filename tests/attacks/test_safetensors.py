@@ -17,23 +17,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from converter.errors import ConverterError, FormatError, LayoutError, LimitError, ManifestError, SourceError
-from converter.formats import identify, open_checkpoint, open_file
-from converter.formats.safetensors import read
+from converter.formats import identify, open_file
+from converter.formats.safetensors.reader import read
+from converter.io.source import Source
+from converter.opening import open_checkpoint
 from tests.attacks.commands import assert_malformed, assert_refused, everything, run
 
 
-class Memory:
+class Memory(Source):
     """Bytes as a source; reads past the end fail the test, and so do long ones."""
 
     def __init__(self, data: bytes, size: int | None = None) -> None:
         self.name, self.size, self._data = "memory", len(data) if size is None else size, data
 
-    def read(self, offset: int, size: int) -> memoryview:
-        assert 0 <= offset <= offset + size <= len(self._data)
-        return memoryview(self._data)[offset : offset + size]
-
-    def readinto(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = self.read(offset, len(buffer))
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        assert offset + len(buffer) <= len(self._data)
+        buffer[:] = self._data[offset : offset + len(buffer)]
 
 
 def file(header: bytes | str, data: bytes = b"") -> bytes:

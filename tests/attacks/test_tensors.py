@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from converter.errors import ConverterError, LayoutError, PickleError
-from converter.formats import open_checkpoint
+from converter.opening import open_checkpoint
 from tests.attacks.commands import (
     TENSORS,
     WEIGHTS,

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ArchiveError, ConverterError, LimitError
-from converter.formats import open_checkpoint
+from converter.opening import open_checkpoint
 from tests.archives import CRC, DATA, archive, everything, stored, two
 from tests.attacks.commands import (
     TENSORS,

@@ -57,9 +57,9 @@ def measure(command: str, name: str, size: int) -> dict[str, float]:
 
 def work(command: str, path: Path) -> dict[str, object]:
     """Do it, after something harmless of the same kind that fetches what Python fetches once."""
-    from converter.formats import open_checkpoint
-    from converter.inspection import inspect
-    from converter.scan import scan
+    from converter.inspection.report import inspect
+    from converter.opening import open_checkpoint
+    from converter.scanning.scan import scan
 
     def inspected(path: Path) -> str:
         try:

@@ -22,13 +22,13 @@ from typing import Any
 from unittest.mock import patch
 
 from converter import sample
-from converter.archive import Archive
 from converter.dtypes import F32
-from converter.formats import torch as torch_zip
-from converter.formats.torch_writer import Entry, lay_out
-from converter.machine import run
-from converter.rebuild import TABLE
-from converter.sources import LocalFile
+from converter.formats.torch import reader as torch_zip
+from converter.formats.torch.writer import Entry, lay_out
+from converter.io.local import LocalFile
+from converter.io.zip_archive import Archive
+from converter.pickles.closed_table import TABLE
+from converter.pickles.machine import run
 
 ROOT = Path(__file__).parents[2]
 CEILINGS = Path(__file__).with_name("ceilings.json")
@@ -70,7 +70,7 @@ def tell(path=sys.argv[1]):
         file.write(repr({"modules": modules, "io": io}))
 atexit.register(tell)
 del sys.argv[1]
-from converter.cli import app
+from converter.cli.app import app
 app(prog_name="cerebras-tool")
 """
 _IO = {"bytes read": "rchar", "bytes written": "wchar", "reads": "syscr", "writes": "syscw"}
@@ -79,8 +79,8 @@ _IO = {"bytes read": "rchar", "bytes written": "wchar", "reads": "syscr", "write
 _READ = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from converter.formats.torch import read
-from converter.sources import LocalFile
+from converter.formats.torch.reader import read
+from converter.io.source import LocalFile
 read(LocalFile(sys.argv[2]))
 """
 

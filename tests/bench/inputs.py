@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from converter.archive import Archive
-from converter.convert import convert
-from converter.extract import extract
-from converter.formats import open_checkpoint
-from converter.formats.torch_writer import Entry, lay_out
+from converter.conversion.convert import convert
+from converter.conversion.extract import extract
+from converter.formats.torch.writer import Entry, lay_out
+from converter.io.local import LocalFile
+from converter.io.zip_archive import Archive
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
-from converter.sources import LocalFile
 
 PROGRAMS = Path(__file__).with_name("programs.py")
 _PIECE = 1 << 20  # bytes

@@ -12,10 +12,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from converter.convert import convert
-from converter.formats import open_checkpoint
+from converter.conversion.convert import convert
 from converter.inference.evaluate import builtin_tokens
 from converter.inference.gpt2 import Gpt2
+from converter.opening import open_checkpoint
 from tests.peers.llama import Model
 
 ENCODINGS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")

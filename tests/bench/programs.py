@@ -95,8 +95,8 @@ def llama_convert(llama_cpp: str, source: str, target: str, dtype: str) -> None:
 
 
 def our_forward(source: str, passes: str) -> None:
-    from converter.formats import open_checkpoint
     from converter.inference.gpt2 import Gpt2
+    from converter.opening import open_checkpoint
 
     model = Gpt2(open_checkpoint(source))
     print(_last_time(lambda: model.logits(TOKENS), int(passes)))
@@ -114,16 +114,16 @@ def transformers_forward(source: str, passes: str) -> None:
 
 def our_catalogue(path: str) -> None:
     """From the file's first byte to checked tensors."""
-    from converter.formats import open_checkpoint
+    from converter.opening import open_checkpoint
 
     print(_seconds(lambda: open_checkpoint(path)))
 
 
 def our_machine(pickle_path: str) -> None:
     """Only the pickle, its storages taken at its word."""
-    from converter.formats import torch as torch_zip
-    from converter.machine import run
-    from converter.rebuild import TABLE
+    from converter.formats.torch import reader as torch_zip
+    from converter.pickles.closed_table import TABLE
+    from converter.pickles.machine import run
 
     data = Path(pickle_path).read_bytes()
     print(_seconds(lambda: run(data, TABLE, torch_zip._promised)))

@@ -30,8 +30,8 @@ FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "sub
 
 
 def ours(path: str) -> str:
-    from converter.scan import scan_file
-    from converter.sources import LocalFile
+    from converter.io.local import LocalFile
+    from converter.scanning.scan import scan_file
 
     verdict = scan_file(LocalFile(path), fickling=False).verdict
     return {"plain": "passed", "malformed": "refused"}.get(verdict, "flagged")

@@ -23,20 +23,27 @@ from unittest.mock import patch
 import numpy as np
 import safetensors
 
-from converter import companions, machine
-from converter.archive import DEFLATED, Archive
-from converter.documents import parse_json
+from converter.conversion.extract import extract
 from converter.errors import ConverterError, FormatError
-from converter.extract import extract
-from converter.formats import HEAD, folder, gguf, identify, legacy, open_checkpoint, open_source, parameters
-from converter.formats import safetensors as safetensors_file
-from converter.formats.torch import storage_dtype
+from converter.formats import HEAD, identify, open_source
+from converter.formats import shards as folder
+from converter.formats.gguf import reader as gguf
+from converter.formats.parameters import folder as parameters
+from converter.formats.safetensors import reader as safetensors_file
+from converter.formats.torch import legacy
+from converter.formats.torch.reader import storage_dtype
+from converter.io.strict_json import parse_json
+from converter.io.zip_archive import DEFLATED, Archive
 from converter.limits import LIMITS
-from converter.machine import NAMES, Dict, Opaque, PersistentId, Pickled, decode, run
-from converter.models import Recognition, recognise
-from converter.rebuild import TABLE, Special, Typed
-from converter.state_dict import describe, flatten, inner_tensors
-from converter.tensors import Catalogue, Storage, Tensor
+from converter.models.recognition import Recognition, recognise
+from converter.opening import open_checkpoint
+from converter.pickles import machine
+from converter.pickles.closed_table import TABLE, Special, Typed
+from converter.pickles.flatten import describe, flatten, inner_tensors
+from converter.pickles.machine import NAMES, Dict, Opaque, PersistentId, Pickled, decode, run
+from converter.tensors.catalogue import Catalogue
+from converter.tensors.tensor import Storage, Tensor
+from converter.verification import surroundings as companions
 from tests import damage
 from tests.checkpoints import floats, view, write_checkpoint
 from tests.gguf_files import Bytes
@@ -235,7 +242,7 @@ def parse_manifest(data: bytes) -> None:
     (where / parameters.MANIFEST).write_bytes(data)
     catalogue = parameters.read_folder(where)
     held = {str(path) for path in where.iterdir()}
-    assert {file.name for file in catalogue.files} <= held
+    assert {file.name for file in catalogue.origin.files} <= held
     _read_tensors(catalogue)
 
 

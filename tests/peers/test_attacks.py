@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from converter.checked import checked
 from converter.errors import ConverterError
-from converter.formats import open_checkpoint
-from converter.safety import check_portable
+from converter.opening import open_checkpoint
+from converter.tensors.guards import check_portable
+from converter.tensors.verified import checked
 from tests.checkpoints import Call, Entry, Global, Persistent, Raw, checkpoint_entries, dumps, floats, view, zip_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from converter.formats import open_checkpoint
-from converter.formats.gguf import Array, as_hugging_face
-from converter.formats.gguf_writer import CHOICES, plan
-from converter.publish import Plan, publish
-from converter.quants import BY_NAME, QUANTISED, dequantise, quantised
+from converter.formats.gguf.blocks import BY_NAME, QUANTISED, dequantise, quantised
+from converter.formats.gguf.reader import Array, as_hugging_face
+from converter.formats.gguf.writer import CHOICES, plan
+from converter.io.publish import Plan, publish
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from tests.peers.llama import Model
 

@@ -13,13 +13,13 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from converter.convert import convert
+from converter.conversion.convert import convert
 from converter.errors import FormatError, ManifestError, ModelError, UnsupportedError
-from converter.formats import open_checkpoint
-from converter.formats.gguf import as_hugging_face
+from converter.formats.gguf.reader import as_hugging_face
 from converter.inference import evaluate
 from converter.inference.engines import LlamaCpp, Transformers
 from converter.inference.gpt2 import Gpt2
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
 
 ACTIVATIONS = ("erf", "tanh")

@@ -13,12 +13,12 @@ import torch
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from converter import models
 from converter.dtypes import BY_NAME, DTYPES
 from converter.errors import UnsupportedError
-from converter.formats import open_checkpoint
-from converter.formats import safetensors as ours
-from converter.publish import Plan, publish
+from converter.formats.safetensors import writer
+from converter.io.publish import Plan, publish
+from converter.models import recognition as models
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
 
 CONFIG = {
@@ -54,9 +54,9 @@ def save(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     return folder
 
 
-def convert(source: Path, target: Path, **options: Any) -> ours.Conversion:
+def convert(source: Path, target: Path, **options: Any) -> writer.Conversion:
     catalogue = open_checkpoint(source)
-    conversion = ours.plan(catalogue, models.recognise(catalogue, catalogue.config), **options)
+    conversion = writer.plan(catalogue, models.recognise(catalogue, catalogue.config), **options)
     publish(Plan(conversion.files, folder=True), target)
     if (source / "config.json").exists():
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
@@ -82,7 +82,7 @@ def same(left: torch.Tensor, right: torch.Tensor) -> bool:
     )
 
 
-def check_equal(folder: Path, torchs: dict[str, torch.Tensor], conversion: ours.Conversion) -> None:
+def check_equal(folder: Path, torchs: dict[str, torch.Tensor], conversion: writer.Conversion) -> None:
     found = opened(folder)
     assert set(found) == set(torchs) - set(conversion.dropped) - set(conversion.tied)
     assert [name for name in found if not same(found[name], torchs[name])] == []
@@ -154,7 +154,7 @@ def test_any_view_of_any_dtype(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "a.bin")
     catalogue = open_checkpoint(tmp_path / "a.bin")
 
-    publish(Plan(ours.plan(catalogue, None).files, folder=True), tmp_path / "out")
+    publish(Plan(writer.plan(catalogue, None).files, folder=True), tmp_path / "out")
 
     found = opened(tmp_path / "out")
     assert set(found) == set(tensors)
@@ -169,7 +169,7 @@ def test_f4_is_read_as_torch_has_it(tmp_path: Path) -> None:
 
     assert (catalogue["a"].dtype.name, catalogue["a"].shape) == ("F4", (3, 4))
     assert catalogue["a"].array().tolist() == packed.view(torch.uint8).tolist()
-    again = ours.plan(catalogue, None, single_file=True)
+    again = writer.plan(catalogue, None, single_file=True)
     publish(Plan(again.files, folder=False), tmp_path / "b.safetensors")
     with safe_open(tmp_path / "b.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("a").view(torch.uint8), packed.view(torch.uint8))

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from converter.dtypes import F32
-from converter.formats.torch_writer import Entry, Layout, Record
+from converter.formats.torch.writer import Entry, Layout, Record
 from converter.sample import write_sample
 
 

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 
 from converter.dtypes import BY_TORCH, DTYPES
 from converter.errors import ConverterError
-from converter.formats import open_checkpoint
-from converter.machine import decode
-from converter.tensors import Catalogue, Tensor
+from converter.opening import open_checkpoint
+from converter.pickles.machine import decode
+from converter.tensors.catalogue import Catalogue, Origin
+from converter.tensors.tensor import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own
 
@@ -348,8 +349,8 @@ class TestOptions:
     def test_big_endian(self, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
         path = save({"a": torch.arange(5.0)})
         big = path.read_bytes()
-        from converter.archive import Archive
-        from converter.sources import LocalFile
+        from converter.io.local import LocalFile
+        from converter.io.zip_archive import Archive
         from tests.checkpoints import Entry, zip_bytes
 
         archive = Archive(LocalFile(path))
@@ -457,7 +458,7 @@ def test_checkpoints_equal_torchs_reading(folder: Path) -> None:
 
     for name in names:
         expected = torch.load(folder / name, mmap=True, weights_only=True)
-        part = Catalogue({key: catalogue[key] for key in expected}, location="", format="", files=[])
+        part = Catalogue({key: catalogue[key] for key in expected}, Origin("", ""))
         assert_equal(part, dict(expected), 16 << 20)
         seen += expected
     assert seen == list(catalogue)
@@ -465,8 +466,8 @@ def test_checkpoints_equal_torchs_reading(folder: Path) -> None:
 
 
 def test_torchs_pickles_need_no_rare_opcodes(save: Save) -> None:
-    from converter.archive import Archive
-    from converter.sources import LocalFile
+    from converter.io.local import LocalFile
+    from converter.io.zip_archive import Archive
 
     data = Archive(LocalFile(save(model().state_dict()))).read("data.pkl", 1 << 20)
     assert sum(1 for _ in decode(data)) > 50

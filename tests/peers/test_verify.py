@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from converter.convert import convert
-from converter.formats import open_checkpoint
+from converter.conversion.convert import convert
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
-from converter.verify import Options, verify
+from converter.verification.verify import Options, verify
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""GGUF, versions 2 and 3."""

@@ -1,0 +1,1 @@
+"""The parameters folder: plain files, a manifest that reads back, and model.properties for a Java program."""

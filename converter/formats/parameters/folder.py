@@ -1,0 +1,496 @@
+"""The parameters folder: plain files, a manifest that reads back, and `model.properties` for a Java program.
+
+Source of the properties' contract: demo-gpt-java, `models/CEREBRAS/*/model.properties` and the code that reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.dtypes import BY_NAME, F32
+from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
+from converter.io.checksums import crc32
+from converter.io.local import Descriptors, FolderFile
+from converter.io.publish import Piece, Plan, PlannedFile, literal
+from converter.io.source import STEP, Joined, Source
+from converter.io.strict_json import load_json
+from converter.models.masks import droppable
+from converter.models.recognition import Recognition, Row
+from converter.tensors.catalogue import Catalogue, File, Origin
+from converter.tensors.guards import check_expansion
+from converter.tensors.tensor import Storage, Tensor
+
+if TYPE_CHECKING:
+    from converter.models.recognition import Parameter
+
+NAME: Final = "parameters"
+SCHEMA: Final = "cerebras-tool/manifest/v1"
+MANIFEST: Final = "manifest.json"
+PROPERTIES: Final = "model.properties"
+FORMS: Final = ("storages", "named")
+_SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+_CRC: Final = re.compile(r"[0-9a-f]{8}")
+_PATH: Final = re.compile(r"(?:[A-Za-z0-9_%][A-Za-z0-9._%-]*/)*[A-Za-z0-9_%][A-Za-z0-9._%-]*")
+
+
+@dataclass(slots=True)
+class Written:
+    """What is known of an output file once its bytes have gone by."""
+
+    path: str
+    nbytes: int
+    key: str
+    shard: int | None
+    crc32: int = 0
+    sha256: str | None = None
+    byteorder: str = "little"
+
+
+@dataclass(slots=True)
+class Extraction:
+    """A parameters folder to be: the plan, and why it has no `model.properties` if it has none."""
+
+    plan: Plan
+    form: str
+    properties: str | None
+    refused: str | None
+    tensors: int
+    files: list[Written] = field(default_factory=list)
+
+
+def extraction(
+    catalogue: Catalogue,
+    recognition: Recognition | None,
+    *,
+    form: str = "storages",
+    sha256: bool = False,
+    properties_inside: bool = True,
+) -> Extraction:
+    """Plan the folder. Nothing is read but masks that may have to be left out.
+
+    Raises UnsupportedError where the catalogue holds no tensors; whether it is safe to carry over is the caller's to ask.
+    """
+    if not catalogue:
+        raise UnsupportedError(f"`{catalogue.location}` holds no tensors to extract")
+    layout = _storages_form(catalogue) if form == "storages" else _named_form(catalogue, recognition)
+    _check_paths(layout)
+    try:
+        properties: str | None = _properties(catalogue, recognition, layout, form)
+        refused = None
+    except ModelError as error:
+        properties, refused = None, str(error)
+    written = [Written(file.path, file.nbytes, file.key, file.shard, byteorder=file.byteorder) for file in layout.files]
+    planned = tuple(
+        PlannedFile(file.path, (Piece(file.path, file.nbytes, _stamped(file, out, sha256)),) if file.nbytes else ())
+        for file, out in zip(layout.files, written, strict=True)
+    )
+
+    def finish() -> Sequence[PlannedFile]:
+        for file, out in zip(layout.files, written, strict=True):
+            if sha256 and not file.nbytes:
+                out.sha256 = hashlib.sha256().hexdigest()
+        manifest = _manifest(catalogue, recognition, layout, written, form)
+        documents = [(MANIFEST, json.dumps(manifest, indent=1) + "\n")]
+        if properties is not None and properties_inside:
+            documents.append((PROPERTIES, properties))
+        return [PlannedFile(path, (literal(path, text.encode()),)) for path, text in documents]
+
+    plan = Plan(planned, folder=True, finish=finish)
+    return Extraction(plan, form, properties, refused, len(layout.places), written)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder holds a manifest of ours."""
+    return (path / MANIFEST).is_file()
+
+
+def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
+    """Read a folder by its manifest; the files are opened when their tensors are.
+
+    Raises ManifestError where the manifest contradicts itself or the files beside it.
+    """
+    if root is not None:
+        raise ManifestError(f"`{path}` is a parameters folder: its names have no root to choose")
+    manifest = load_json(path / MANIFEST)
+    what = f"`{path / MANIFEST}`"
+    if manifest.get("schema") != SCHEMA:
+        raise ManifestError(f"{what} has the schema {manifest.get('schema')!r:.80}: `{SCHEMA}` was expected")
+    try:
+        return _from_manifest(path, manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(f"{what} lacks a field or has one of another type: {error}") from error
+
+
+# ---- laying out ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file to be: `tiles` gives its bytes."""
+
+    path: str
+    nbytes: int
+    key: str
+    shard: int | None
+    byteorder: str
+    tiles: Callable[[], Iterator[memoryview]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor lies: in `parts` one after another, as a view with this stride and offset (elements)."""
+
+    parts: tuple[str, ...]
+    stride: tuple[int, ...]
+    offset: int
+    byteorder: str
+
+
+@dataclass(slots=True)
+class _Layout:
+    files: list[_File] = field(default_factory=list)
+    places: dict[str, _Place] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+
+
+def _storages_form(catalogue: Catalogue) -> _Layout:
+    layout = _Layout()
+    paths: dict[tuple[int | None, str], str] = {}
+    for storage in _all_storages(catalogue):
+        path = _escaped(storage.key)
+        if storage.shard is not None:
+            path = f"{storage.shard}/{path}"
+        paths[storage.shard, storage.key] = path
+        layout.files.append(
+            _File(
+                path,
+                storage.nbytes,
+                storage.key,
+                storage.shard,
+                storage.byteorder,
+                _copied(storage),
+            )
+        )
+    for name, tensor in catalogue.items():
+        storage = tensor.storage
+        path = paths[storage.shard, storage.key]
+        layout.places[name] = _Place((path,), tensor.stride, tensor.offset, storage.byteorder)
+    return layout
+
+
+def _all_storages(catalogue: Catalogue) -> list[Storage]:
+    """Give the catalogue's storages; safetensors and GGUF have one a tensor, and tied names share it."""
+    if catalogue.storages:
+        return list(catalogue.storages)
+    return list({(t.storage.shard, t.storage.key): t.storage for t in catalogue.values()}.values())
+
+
+def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layout:
+    layout = _Layout()
+    rows = _rows(recognition)
+    dropped = set(droppable(catalogue, recognition)) if recognition else set()
+    known: dict[Tensor, _Place] = {}
+    for name, tensor in catalogue.items():
+        if name in dropped:
+            layout.dropped.append(name)
+            continue
+        if tensor in known:
+            layout.places[name] = known[tensor]
+            continue
+        row = rows.get(name)
+        stored = tensor.t() if row is not None and row.gguf_transposed else tensor
+        if row is not None and row.client_parts:
+            third = stored.shape[0] // 3
+            pieces = [
+                (f"{part}.dat", stored.rows(index * third, (index + 1) * third))
+                for index, part in enumerate(row.client_parts)
+            ]
+        else:
+            pieces = [(f"{row.client if row is not None and row.client else _escaped(name)}.dat", stored)]
+        for path, view in pieces:
+            layout.files.append(_File(path, view.nbytes, path, None, "little", view.tiles))
+        stride = _row_major(stored.shape)
+        place = _Place(tuple(path for path, _ in pieces), stride[::-1] if stored is not tensor else stride, 0, "little")
+        known[tensor] = layout.places[name] = place
+    check_expansion({place.parts[0]: tensor for tensor, place in known.items()})
+    return layout
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride, step = [], 1
+    for length in reversed(shape):
+        stride.append(step)
+        step *= max(length, 1)
+    return tuple(reversed(stride))
+
+
+def _rows(recognition: Recognition | None) -> dict[str, Parameter]:
+    """Give the architecture's rows by the names they have in the catalogue."""
+    if recognition is None:
+        return {}
+    shapes = recognition.architecture.rows(recognition.sizes) if _sized(recognition) else []
+    wrong = {mismatch.name for mismatch in recognition.mismatched}
+    named = {row.named(recognition.prefix): row for row in shapes if row.kind == "parameter"}
+    return {name: row for name, row in named.items() if name not in wrong}
+
+
+def _sized(recognition: Recognition) -> bool:
+    return all(size.name in recognition.sizes for size in recognition.architecture.size_table if size.name != "n_head")
+
+
+def _escaped(name: str) -> str:
+    """Give a file name for a tensor's name or a storage's key: plain characters stay, the rest is percent-encoded."""
+    if _SAFE.fullmatch(name):
+        return name
+    encoded = "".join(
+        chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or (byte in b"._-" and index)) else f"%{byte:02X}"
+        for index, byte in enumerate(name.encode("utf-8", "surrogatepass"))
+    )
+    if len(encoded) > 200 or not encoded:
+        start = encoded[:120].rpartition("%")[0] or encoded[:120] or "unnamed"
+        encoded = f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return encoded
+
+
+def _check_paths(layout: _Layout) -> None:
+    seen: dict[str, str] = {MANIFEST: MANIFEST, PROPERTIES: PROPERTIES}
+    for file in layout.files:
+        other = seen.setdefault(file.path.casefold(), file.path)
+        if other is not file.path:
+            raise OutputError(
+                f"`{file.path}` and `{other}` would be one file where case does not count: rename one tensor"
+            )
+
+
+# ---- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def _copied(storage: Storage) -> Callable[[], Iterator[memoryview]]:
+    def tiles() -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(min(STEP, storage.nbytes)))
+        for offset in range(0, storage.nbytes, STEP):
+            piece = buffer[: min(STEP, storage.nbytes - offset)]
+            storage.readinto(offset, piece)
+            yield piece
+        storage.release()
+
+    return tiles
+
+
+def _stamped(file: _File, out: Written, sha256: bool) -> Callable[[], Iterator[memoryview]]:
+    """Give the file's bytes, its digests taken as they go by."""
+
+    def tiles() -> Iterator[memoryview]:
+        digest = hashlib.sha256() if sha256 else None
+        found = 0
+        for tile in file.tiles():
+            found = crc32(tile, found)
+            if digest is not None:
+                digest.update(tile)
+            yield tile
+        out.crc32 = found
+        out.sha256 = digest.hexdigest() if digest is not None else None
+
+    return tiles
+
+
+# ---- manifest -------------------------------------------------------------------------------------------------------
+
+
+def _origin(catalogue: Catalogue) -> str:
+    """Give where a checkpoint came from: a file's name without its folders, which say nothing elsewhere, or a URL."""
+    return catalogue.location if "://" in catalogue.location else Path(catalogue.location).name
+
+
+def _manifest(
+    catalogue: Catalogue, recognition: Recognition | None, layout: _Layout, written: list[Written], form: str
+) -> dict[str, Any]:
+    files = []
+    for out in written:
+        entry: dict[str, Any] = {"path": out.path, "nbytes": out.nbytes, "crc32": f"{out.crc32:08x}"}
+        if out.sha256 is not None:
+            entry["sha256"] = out.sha256
+        if form == "storages":
+            entry |= {"key": out.key, "shard": out.shard}
+        files.append(entry)
+    model = recognition.model.name if recognition is not None and recognition.model is not None else None
+    return {
+        "schema": SCHEMA,
+        "form": form,
+        "model": model,
+        "source": {
+            "location": _origin(catalogue),
+            "format": catalogue.format,
+            "files": [{"name": Path(file.name).name, "nbytes": file.nbytes} for file in catalogue.origin.files],
+        },
+        "config": catalogue.config,
+        "files": files,
+        "tensors": [
+            {
+                "name": name,
+                "dtype": catalogue[name].dtype.name,
+                "shape": list(catalogue[name].shape),
+                "stride": list(place.stride),
+                "offset": place.offset,
+                "parts": list(place.parts),
+                "byte_order": place.byteorder,
+            }
+            for name, place in layout.places.items()
+        ],
+        "tied": [names for names in catalogue.tied() if not set(names) & set(layout.dropped)],
+        "dropped": layout.dropped,
+    }
+
+
+def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
+    what = f"`{path / MANIFEST}`"
+    orders: dict[str, str] = {}
+    for entry in manifest["tensors"]:
+        for part in entry["parts"]:
+            order = orders.setdefault(part, entry["byte_order"])
+            if order not in ("little", "big") or order != entry["byte_order"]:
+                raise ManifestError(f"{what} gives {part!r:.120} another byte order than `little` or `big`, or both")
+    sources: dict[str, Storage] = {}
+    files: list[FolderFile] = []
+    descriptors = Descriptors()
+    for entry in manifest["files"]:
+        name = entry["path"]
+        if type(name) is not str or not _PATH.fullmatch(name) or name in sources:
+            raise ManifestError(f"{what} names the file {name!r:.120}, which is no plain path or stands twice")
+        nbytes, key, shard, crc = entry["nbytes"], entry.get("key", name), entry.get("shard"), entry["crc32"]
+        if type(nbytes) is not int or type(key) is not str or type(crc) is not str or not _CRC.fullmatch(crc):
+            raise ManifestError(f"{what}: the entry of the file `{name}` has no size, key or CRC-32 as we write them")
+        if shard is not None and (type(shard) is not int or shard < 1):
+            raise ManifestError(f"{what} puts the file `{name}` into the shard {shard!r:.80}: they count from 1")
+        files.append(FolderFile(path, name, nbytes, descriptors))
+        sources[name] = Storage(files[-1], 0, nbytes, key, shard, int(crc, 16), orders.get(name, "little"))
+    joined: dict[tuple[str, ...], Storage] = {}
+    tensors: dict[str, Tensor] = {}
+    for entry in manifest["tensors"]:
+        name, parts, dtype = entry["name"], tuple(entry["parts"]), entry["dtype"]
+        missing = [part for part in parts if part not in sources]
+        if type(name) is not str or name in tensors or missing or not parts or dtype not in BY_NAME:
+            raise ManifestError(f"{what}: the entry of {name!r:.120} is not whole, or stands twice")
+        if parts not in joined:
+            joined[parts] = sources[parts[0]] if len(parts) == 1 else _join([sources[part] for part in parts])
+        numbers = (*entry["shape"], *entry["stride"], entry["offset"])
+        if any(type(number) is not int for number in numbers):
+            raise ManifestError(f"{what}: {name!r:.120} has a size that is no integer")
+        shape, stride = tuple(entry["shape"]), tuple(entry["stride"])
+        tensors[name] = Tensor(BY_NAME[dtype], shape, stride, entry["offset"], joined[parts])
+    config, form = manifest["config"], manifest["form"]
+    if form not in FORMS or not (config is None or type(config) is dict):
+        raise ManifestError(f"{what} is of no form that we write, or has a configuration that is no object")
+    return Catalogue(
+        tensors,
+        Origin(
+            str(path),
+            NAME,
+            tuple(File(str(path / name), storage.nbytes) for name, storage in sources.items()),
+            tuple(files),
+            config,
+        ),
+        storages=tuple(sources.values()) if form == "storages" else (),
+        metadata={"form": form, "source": manifest["source"]},
+    )
+
+
+def _join(parts: list[Storage]) -> Storage:
+    source: Source = Joined([part.source for part in parts])
+    return Storage(source, 0, source.size, parts[0].key, byteorder=parts[0].byteorder)
+
+
+# ---- model.properties -----------------------------------------------------------------------------------------------
+
+
+def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _Layout, form: str) -> str:
+    """Write what the Java program reads. Raises ModelError for a checkpoint that it can't express."""
+    if recognition is None:
+        raise ModelError("it is no GPT-2, the only architecture that the program knows")
+    sizes = recognition.sizes
+    if not recognition.complete:
+        short = [*recognition.missing, *(mismatch.name for mismatch in recognition.mismatched)]
+        raise ModelError(f"`{short[0]}` is missing or has another shape, and {len(short) - 1:,} more")
+    if recognition.contradictions:
+        raise ModelError(recognition.contradictions[0])
+    if recognition.tied_head == "untied":
+        raise ModelError("`lm_head.weight` is not tied to the embedding; the program's output head always is `wte`")
+    if "n_head" not in sizes:
+        raise ModelError("the number of heads is not known: put the model's config.json beside the weights")
+    rows = _rows(recognition)
+    transposed = _transposed(catalogue, rows) if form == "storages" else False
+    orders = {layout.places[name].byteorder for name in rows if name in layout.places}
+    if len(orders) > 1:
+        raise ModelError("its storages differ in byte order")
+    config: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
+    epsilon = config.get("layer_norm_epsilon", 1e-05)
+    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
+        raise ModelError(f"`config.json` says `layer_norm_epsilon` is {epsilon!r:.80}: expected 1e-05 or so")
+    head = sizes["n_embd"] // sizes["n_head"]
+    end = config.get("eos_token_id")
+    lines = [
+        ("name", recognition.model.name if recognition.model else Path(catalogue.location).name),
+        (
+            "source",
+            f"https://huggingface.co/{recognition.model.repository}" if recognition.model else _origin(catalogue),
+        ),
+        ("tokenizer", "GPT-2"),
+        ("tokenizer.config", "GPT-2"),
+        ("token.count", sizes["vocab_size"]),
+        ("end.of.text.token", end if type(end) is int else sizes["vocab_size"] - 1),
+        ("max.length", sizes["n_positions"]),
+        ("position.embedding", "LEARNED"),
+        ("pre.normalization", "true"),
+        ("hidden.size", sizes["n_embd"]),
+        ("feedforward.size", sizes["n_inner"]),
+        ("decoder.count", sizes["n_layer"]),
+        ("attention.head.count", sizes["n_head"]),
+        ("attention.dividend", repr(math.sqrt(head)).removesuffix(".0")),
+        *((f"attention.type.{decoder}", "global") for decoder in range(1, sizes["n_layer"] + 1)),
+        ("epsilon", repr(float(epsilon))),
+        ("data.type", "FLOAT32"),
+        ("byte.order", "LITTLE_ENDIAN" if orders == {"little"} else "BIG_ENDIAN"),
+        ("weights.transposed", "true" if transposed else "false"),
+    ]
+    if form == "storages":
+        lines.append(("merged.qkv", "true"))
+        files = [(f"file.{row.client}", layout.places[name].parts[0]) for name, row in rows.items() if row.client]
+        lines += [line for line in files if line[0] != "file.None"]
+    text = "".join(f"{key} = {_value(value)}\n" for key, value in lines)
+    return f"# Written by cerebras-tool: {form} form, read with the files of this folder\n{text}"
+
+
+def _value(value: object) -> str:
+    """Keep a value on its line: one `=` a line is all that the program's reader allows."""
+    return re.sub(r"[^ -~]|=", "_", str(value))
+
+
+def _transposed(catalogue: Catalogue, rows: Mapping[str, Row]) -> bool:
+    """Tell whether the matrices lie as [in, out]: the program wants to know, once for all of them."""
+    found: dict[bool, str] = {}
+    for name, row in rows.items():
+        tensor = catalogue.get(name)
+        if tensor is None:
+            continue
+        if tensor.dtype is not F32:
+            raise ModelError(f"`{name}` is {tensor.dtype.name}; the program reads float32 alone")
+        if tensor.offset or tensor.nbytes != tensor.storage.nbytes:
+            raise ModelError(f"`{name}` is a part of its storage; the program reads whole files")
+        if row.gguf_transposed:
+            if not tensor.contiguous and not tensor.transposed:
+                raise ModelError(f"`{name}` lies neither row by row nor column by column")
+            found[tensor.contiguous] = name
+        elif not tensor.contiguous:
+            raise ModelError(f"`{name}` does not lie row by row")
+    if len(found) > 1:
+        raise ModelError(
+            f"`{found[True]}` lies row by row and `{found[False]}` column by column; the program knows one way for all"
+        )
+    return True in found

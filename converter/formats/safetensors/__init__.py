@@ -1,0 +1,1 @@
+"""safetensors: a header of JSON, then the tensors row by row."""

@@ -1,0 +1,175 @@
+"""safetensors: a header of JSON, then the tensors row by row. The reader is strict; the writer plans, and streams.
+
+Sources: the format's README; safetensors/src/tensor.rs `read_metadata`, `validate` and `prepare`. The reader also refuses
+what the library lets pass: names that stand twice, unknown fields, entries that are lists, metadata that are null. Like the
+library, and unlike the README, it allows white space before the header's `{`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.dtypes import BY_SAFETENSORS
+from converter.errors import FormatError, LayoutError, LimitError, ManifestError
+from converter.io.strict_json import strict_json
+from converter.limits import LIMITS
+from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
+from converter.tensors.tensor import Storage, Tensor, row_major
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+
+NAME: Final = "safetensors"
+TIED: Final = "cerebras_tool.tied"  # the key of the metadata that says which name a left-out one is tied to
+METADATA: Final = "__metadata__"
+_FIELDS: Final = {"dtype", "shape", "data_offsets"}
+_LARGEST: Final = 1 << 63
+_BITS: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | {
+    name: 8 * dtype.itemsize for name, dtype in BY_SAFETENSORS.items() if dtype.packed == 1
+}
+
+
+def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    """Read the header. Tensors are in the order of their bytes; names that our writer left out as tied come back.
+
+    An F4 tensor's shape counts pairs, as PyTorch's does: the file's last dimension is twice as long. Raises FormatError
+    for a header that breaks the rules, LayoutError where tensors don't fill the file without holes and overlaps.
+    """
+    if root is not None:
+        raise FormatError(f"`{source.name}` is a safetensors file: its names have no root to choose")
+    header, start = _load(source)
+    metadata = _metadata(header.pop(METADATA, {}), source.name)
+    entries = sorted(
+        (_entry(name, value, source.name) for name, value in header.items()), key=lambda entry: (entry.begin, entry.end)
+    )
+    _check_whole(entries, source, start)
+    tensors: dict[str, Tensor] = {}
+    storages, unsupported = [], []
+    for entry in entries:
+        storage = Storage(source, start + entry.begin, entry.end - entry.begin, entry.name, shard)
+        storages.append(storage)
+        dtype = BY_SAFETENSORS.get(entry.dtype)
+        shape = entry.shape
+        if dtype is not None and dtype.packed > 1:
+            if not shape or shape[-1] % dtype.packed:
+                dtype = None
+            else:
+                shape = (*shape[:-1], shape[-1] // dtype.packed)
+        if dtype is None:
+            unsupported.append(Unsupported(entry.name, entry.dtype, shape=entry.shape))
+        else:
+            tensors[entry.name] = Tensor(dtype, shape, row_major(shape), 0, storage)
+    _tie(tensors, metadata, {other.name for other in unsupported}, source.name)
+    return Catalogue(
+        tensors,
+        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        storages=tuple(storages),
+        unsupported=tuple(unsupported),
+        metadata=metadata,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # bytes of the data
+    end: int
+
+
+def _load(source: Source) -> tuple[dict[str, Any], int]:
+    """Give the header as an object, and where the data start."""
+    what = f"`{source.name}`"
+    if source.size < 8:
+        raise FormatError(f"{what} has {source.size} bytes, too few for a safetensors file")
+    (length,) = struct.unpack("<Q", source.read(0, 8))
+    if length > source.size - 8:
+        raise FormatError(
+            f"{what} says its header has {length:,} bytes; {source.size - 8:,} follow: it is cut off, or no safetensors file"
+        )
+    if length > LIMITS.header_bytes:
+        raise LimitError(f"{what} has a header of {length:,} bytes: at most {LIMITS.header_bytes:,} are read")
+    raw = bytes(source.read(8, length))
+    try:
+        header = strict_json(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what}: the header is no valid JSON: {str(error)[:200]}") from error
+    if type(header) is not dict:
+        raise FormatError(f"{what}: the header is no JSON object")
+    return header, 8 + length
+
+
+def _metadata(value: object, file: str) -> dict[str, str]:
+    if type(value) is not dict or any(type(text) is not str for text in value.values()):
+        raise FormatError(f"`{file}`: `{METADATA}` is no object of strings")
+    try:
+        for text in value.values():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"`{file}`: `{METADATA}` holds half of a surrogate pair") from error
+    return value
+
+
+def _entry(name: str, value: object, file: str) -> _Entry:
+    """Check one tensor's entry by itself."""
+    what = f"`{file}`: the entry of `{name:.200}`"
+    if type(value) is not dict or value.keys() != _FIELDS:
+        raise FormatError(f"{what} is no object of `dtype`, `shape` and `data_offsets`")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if type(dtype) is not str or not dtype.isascii() or len(dtype) > 32:
+        raise FormatError(f"{what} has a `dtype` that is no name")
+    if type(shape) is not list or not all(type(size) is int and 0 <= size < _LARGEST for size in shape):
+        raise FormatError(f"{what} has a `shape` that is no list of whole numbers")
+    if len(shape) > LIMITS.rank:
+        raise LayoutError(f"{what} has {len(shape):,} dimensions: at most {LIMITS.rank} are read")
+    if (
+        type(offsets) is not list
+        or len(offsets) != 2
+        or not all(type(at) is int and 0 <= at < _LARGEST for at in offsets)
+    ):
+        raise FormatError(f"{what} has `data_offsets` that are no two whole numbers")
+    begin, end = offsets
+    bits = _BITS.get(dtype)
+    if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
+        raise LayoutError(
+            f"{what}: {dtype} of shape {shape!s:.300} does not take the {end - begin:,} bytes of its `data_offsets`"
+        )
+    if end < begin:
+        raise LayoutError(f"{what} ends before it begins, at {end:,} and {begin:,}")
+    return _Entry(name, dtype, tuple(shape), begin, end)
+
+
+def _check_whole(entries: Sequence[_Entry], source: Source, start: int) -> None:
+    """Refuse holes, overlaps, and bytes that belong to no tensor: nothing can be hidden in the file."""
+    end = 0
+    for entry in entries:
+        if entry.begin != end:
+            what = "overlaps the tensor before it" if entry.begin < end else "leaves a hole before it"
+            raise LayoutError(f"`{source.name}`: `{entry.name:.200}` {what}: it begins at {entry.begin:,}, not {end:,}")
+        end = entry.end
+    if end != source.size - start:
+        raise LayoutError(f"`{source.name}` has {source.size - start:,} bytes of data; its tensors take {end:,}")
+
+
+def _tie(tensors: dict[str, Tensor], metadata: Mapping[str, str], others: set[str], file: str) -> None:
+    """Give the tied names back that the writer left out."""
+    if TIED not in metadata:
+        return
+    try:
+        tied = strict_json(metadata[TIED])
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"`{file}`: `{TIED}` in the metadata is no valid JSON: {str(error)[:200]}") from error
+    kept = dict(tensors)
+    if type(tied) is not dict:
+        raise ManifestError(f"`{file}`: `{TIED}` in the metadata is no object")
+    for left, name in tied.items():
+        if type(name) is not str or name not in kept or left in kept or left in others:
+            raise ManifestError(
+                f"`{file}`: `{TIED}` ties `{left:.200}` to {name!r:.200}, which contradicts the tensors"
+            )
+        tensors[left] = kept[name]

@@ -1,0 +1,200 @@
+"""safetensors, written: everything is planned from shapes, then the tensors stream.
+
+Source: safetensors/src/tensor.rs `prepare`, whose order of tensors is followed.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.dtypes import Dtype
+from converter.errors import OutputError, UnsupportedError
+from converter.formats.safetensors.reader import METADATA, TIED
+from converter.io.publish import Piece, PlannedFile, literal
+from converter.models.masks import to_drop
+from converter.tensors import casting as numbers
+from converter.tensors.guards import check_expansion
+from converter.tensors.tensor import Tensor
+
+if TYPE_CHECKING:
+    from converter.models.recognition import Recognition
+    from converter.tensors.catalogue import Catalogue
+
+SINGLE: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+_HEADER: Final = 100_000_000  # bytes of a header that is written: the library reads no more
+_ALIGNED: Final = 8  # bytes; the data start at a multiple
+# The library's order, by which it sorts the tensors of a file, the last first: so each is aligned.
+_ORDER: Final = (
+    *("BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+    *("I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What will be written: the files of weights, and what they leave out.
+
+    `dropped` are masks, `tied` names that are kept under another name. `losses` is filled while the files are written,
+    by tensor, where the dtype changes.
+    """
+
+    files: tuple[PlannedFile, ...]
+    dropped: tuple[str, ...]
+    tied: Mapping[str, str]
+    converted: tuple[str, ...]
+    losses: Mapping[str, numbers.Loss]
+
+
+def plan(
+    catalogue: Catalogue,
+    recognition: Recognition | None,
+    *,
+    dtype: Dtype | None = None,
+    max_shard_size: int | None = None,
+    keep_buffers: bool = False,
+    single_file: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> Conversion:
+    """Plan the weight files: one, or shards of at most `max_shard_size` bytes of tensors each with an index.
+
+    Floating-point tensors become `dtype`, if one is given. With `single_file` the plan's one file is the target itself;
+    `metadata` goes into each file beside our own. Nothing is read but masks. Raises UnsupportedError, naming the tensor,
+    for what safetensors can't hold and for masks that are none; OutputError where one file would have to be cut.
+    """
+    if not catalogue and not catalogue.unsupported:
+        raise UnsupportedError(f"`{catalogue.location}` holds no tensors to convert")
+    for other in catalogue.unsupported:
+        raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
+    dropped = to_drop(catalogue, recognition, keep=keep_buffers)
+    tied = _left_out(catalogue, recognition, dropped)
+    kept = {name: tensor for name, tensor in catalogue.items() if name not in dropped and name not in tied}
+    if not kept:
+        raise UnsupportedError(f"`{catalogue.location}` holds masks and nothing else")
+    check_expansion(kept)
+    targets = {name: _target(name, tensor, dtype) for name, tensor in kept.items()}
+    sizes = {name: tensor.size * targets[name].itemsize for name, tensor in kept.items()}
+    shards = _shards(sizes, max_shard_size)
+    if single_file and len(shards) > 1:
+        raise OutputError(
+            f"one file can't hold {sum(sizes.values()):,} bytes in shards of {max_shard_size:,}: name a folder as the output"
+        )
+    losses: dict[str, numbers.Loss] = {}
+    files: list[PlannedFile] = []
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        path = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        ordered = sorted(names, key=lambda name: (-_ORDER.index(targets[name].safetensors or ""), name.encode()))
+        held = frozenset(names)
+        here = {left: name for left, name in tied.items() if name in held}
+        header = _header(kept, targets, ordered, _written_metadata(metadata, here))
+        pieces = [
+            Piece(name, sizes[name], _tiles(name, kept[name], targets[name], losses), targets[name].name)
+            for name in ordered
+        ]
+        files.append(PlannedFile("" if single_file else path, (literal("header", header), *pieces)))
+        weight_map |= dict.fromkeys(names, path)
+    catalogue.expect(kept[piece.name] for file in files for piece in file.pieces[1:])
+    if len(shards) > 1:
+        buffers = set(recognition.buffers) if recognition else set()
+        parameters = sum(tensor.size * tensor.dtype.packed for name, tensor in kept.items() if name not in buffers)
+        totals = {"total_parameters": parameters, "total_size": sum(sizes.values())}
+        index = json.dumps({"metadata": totals, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
+        files.append(PlannedFile(INDEX, (literal("index", index.encode()),)))
+    return Conversion(
+        files=tuple(files),
+        dropped=tuple(name for name in catalogue if name in dropped),
+        tied=tied,
+        converted=tuple(name for name, tensor in kept.items() if targets[name] != tensor.dtype),
+        losses=losses,
+    )
+
+
+def _left_out(catalogue: Catalogue, recognition: Recognition | None, dropped: set[str]) -> dict[str, str]:
+    """Give the tied names to leave out, and the one that each is kept as: the architecture's, else the first."""
+    followers = set()
+    if recognition is not None:
+        followers = {row.named(recognition.prefix) for row in recognition.architecture.row_table if row.tied_to}
+    left: dict[str, str] = {}
+    for group in catalogue.tied():
+        names = [name for name in group if name not in dropped]
+        if names:
+            kept = next((name for name in names if name not in followers), names[0])
+            left |= {name: kept for name in names if name != kept}
+    return left
+
+
+def _target(name: str, tensor: Tensor, dtype: Dtype | None) -> Dtype:
+    """Give the dtype that a tensor is written in."""
+    target = dtype if dtype is not None and tensor.dtype.floating else tensor.dtype
+    if not numbers.can_convert(tensor.dtype, target):
+        raise UnsupportedError(f"`{name:.200}` is {tensor.dtype.name}, which can't be converted to {target.name}")
+    if target.safetensors is None:
+        raise UnsupportedError(f"`{name:.200}` is {target.name}, a dtype that safetensors does not have")
+    if target.packed > 1 and not tensor.shape:
+        raise UnsupportedError(f"`{name:.200}` is a single pair of {target.name}, which has no shape in safetensors")
+    if name == METADATA:
+        raise UnsupportedError(f"a tensor can't be called `{METADATA}` in safetensors: rename it")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UnsupportedError(f"`{name[:200]!a}` is no Unicode text, and so no name in safetensors") from error
+    return target
+
+
+def _shards(sizes: Mapping[str, int], most: int | None) -> list[list[str]]:
+    """Cut the tensors, in their order, into runs of at most so many bytes; one that is larger stands alone."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, nbytes in sizes.items():
+        if most is not None and shards[-1] and filled + nbytes > most:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += nbytes
+    return shards
+
+
+def _written_metadata(given: Mapping[str, str] | None, tied: Mapping[str, str]) -> dict[str, str]:
+    metadata = {key: text for key, text in (given or {}).items() if key != TIED}
+    if tied:
+        metadata[TIED] = json.dumps(tied, sort_keys=True)
+    return dict(sorted((metadata | {"format": "pt"}).items()))
+
+
+def _header(
+    tensors: Mapping[str, Tensor], targets: Mapping[str, Dtype], names: Sequence[str], metadata: Mapping[str, str]
+) -> bytes:
+    """Give the length and the header, as the library would write them."""
+    header: dict[str, Any] = {METADATA: metadata}
+    end = 0
+    for name in names:
+        target, shape = targets[name], list(tensors[name].shape)
+        begin, end = end, end + tensors[name].size * target.itemsize
+        if target.packed > 1:
+            shape[-1] *= target.packed
+        header[name] = {"dtype": target.safetensors, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNED)
+    if len(text) > _HEADER:
+        raise UnsupportedError(
+            f"the header would take {len(text):,} bytes; safetensors allows {_HEADER:,}: cut it into shards"
+        )
+    return struct.pack("<Q", len(text)) + text
+
+
+def _tiles(
+    name: str, tensor: Tensor, target: Dtype, losses: dict[str, numbers.Loss]
+) -> Callable[[], Iterator[memoryview]]:
+    if target == tensor.dtype:
+        return tensor.tiles
+
+    def tiles() -> Iterator[memoryview]:
+        losses[name] = numbers.Loss()
+        return numbers.converted(tensor.tiles(), tensor.dtype, target, losses[name])
+
+    return tiles

@@ -1,0 +1,158 @@
+"""A folder as a checkpoint: shards with an index, a parameters folder, or the one weight file in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from converter.errors import FormatError, LayoutError, ManifestError, SourceError
+from converter.formats import open_file, open_source
+from converter.formats.parameters import folder as parameters
+from converter.io.local import Descriptors, LocalFile
+from converter.io.strict_json import config_beside, load_json
+from converter.tensors.catalogue import Catalogue, Origin
+from converter.tensors.tensor import Tensor
+
+INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
+_WEIGHTS: Final = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".gguf")
+_NOT_WEIGHTS: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
+_SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def read(path: Path, *, root: str | None = None) -> Catalogue:
+    """Read a folder's checkpoint; its config.json comes along."""
+    catalogue = _read(path, root)
+    return catalogue if catalogue.config is not None else catalogue.with_origin(config=config_beside(path))
+
+
+def _read(path: Path, root: str | None) -> Catalogue:
+    if parameters.is_folder(path):
+        return parameters.read_folder(path, root=root)
+    try:
+        names = [file.name for file in path.iterdir() if not file.is_dir()]
+    except OSError as error:
+        raise SourceError(f"`{path}` can't be listed: {(error.strerror or str(error)).lower()}") from error
+    index, files = choose(names, str(path))
+    weight_map = None
+    if index is not None:
+        weight_map = load_weight_map(load_json(path / index), str(path / index))
+        files = shard_files(weight_map, names, str(path), index)
+    if weight_map is None and len(files) == 1:
+        return open_file(path / files[0], root=root)
+    descriptors = Descriptors()
+    parts = [
+        open_source(LocalFile(path / file, descriptors), root=root, shard=number)
+        for number, file in enumerate(files, 1)
+    ]
+    return merge(str(path), files, parts, weight_map)
+
+
+def choose(names: Iterable[str], where: str) -> tuple[str | None, list[str]]:
+    """Of the files in a folder, give the index, or the one weight file or complete set of shards.
+
+    Raises FormatError where there is none or there are several. `where` is what messages call the folder.
+    """
+    names = sorted(names)
+    indexes = [name for name in names if name.endswith(INDEXES)]
+    files = [name for name in names if name.endswith(_WEIGHTS) and not _NOT_WEIGHTS.fullmatch(name)]
+    if len(indexes) == 1:
+        return indexes[0], []
+    if not indexes and files and _numbered(files, where):
+        return None, files
+    if not indexes and len(files) == 1:
+        return None, files
+    if not files and not indexes:
+        if any(name == ".metadata" or name.endswith(".distcp") for name in names):
+            raise FormatError(
+                f"`{where}` is a distributed checkpoint (DCP): join it with `python -m "
+                "torch.distributed.checkpoint.format_utils dcp_to_torch` first"
+            )
+        raise FormatError(f"`{where}` holds no weight file: none ends in {', '.join(_WEIGHTS)}")
+    listed = ", ".join(f"`{name}`" for name in [*indexes, *files][:6])
+    raise FormatError(f"`{where}` holds several checkpoints: {listed}; name one of them")
+
+
+def _numbered(files: list[str], where: str) -> bool:
+    """Whether the files are one complete set of shards by their names."""
+    found = [match for file in files if (match := _SHARD.fullmatch(file))]
+    if len(found) < len(files) or len({(match[1], match[3], match[4]) for match in found}) > 1:
+        return False
+    count, numbers = int(found[0][3]), [int(match[2]) for match in found]
+    if missing := sorted(set(range(1, count + 1)) - set(numbers)):
+        raise FormatError(f"`{where}` lacks shard {missing[0]} of {count}")
+    return len(files) == count
+
+
+def load_weight_map(index: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Give the files by tensor that an index promises. Raises ManifestError where it has none, or paths."""
+    weight_map = index.get("weight_map")
+    if type(weight_map) is not dict or not weight_map:
+        raise ManifestError(f"`{name}` has no `weight_map`")
+    for tensor, file in weight_map.items():
+        if type(file) is not str or not _FILE_NAME.fullmatch(file):
+            raise ManifestError(f"`{name}` puts `{tensor}` into {file!r}, which is no plain file name")
+    return weight_map
+
+
+def shard_files(weight_map: Mapping[str, str], names: Iterable[str], where: str, index: str) -> list[str]:
+    """Give the shards of an index. Raises ManifestError where one is not among `names`."""
+    shards, held = sorted(set(weight_map.values())), set(names)
+    if missing := [shard for shard in shards if shard not in held]:
+        raise ManifestError(
+            f"`{where}` lacks {len(missing)} of the {len(shards)} shards that `{index}` names: "
+            + ", ".join(f"`{name}`" for name in missing[:5])
+        )
+    return shards
+
+
+def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Mapping[str, str] | None) -> Catalogue:
+    """Put the shards' catalogues together, and hold them against the index."""
+    formats = {part.format for part in parts}
+    if len(formats) > 1:
+        raise FormatError(f"the shards in `{where}` are of different formats: {', '.join(sorted(formats))}")
+    tensors: dict[str, Tensor] = {}
+    places: dict[str, str] = {}
+    for shard, part in zip(shards, parts, strict=True):
+        for name, tensor in part.items():
+            if name in places:
+                raise LayoutError(f"`{name}` stands in two shards, `{places[name]}` and `{shard}`")
+            places[name] = shard
+            tensors[name] = tensor
+    unsupported = [other for part in parts for other in part.unsupported]
+    problems = [problem for part in parts for problem in part.problems]
+    missing: list[str] = []
+    if weight_map is not None:
+        held = {other.name for other in unsupported}
+        missing = [name for name in weight_map if name not in places and name not in held]
+        # An index of safetensors names one of several tied names; the shard's metadata holds the others.
+        listed_tensors = {tensor for name, tensor in tensors.items() if name in weight_map}
+        extra = [name for name in places if name not in weight_map and tensors[name] not in listed_tensors]
+        moved = [name for name, file in places.items() if weight_map.get(name, file) != file]
+        for names, what in (
+            (missing, "in the index, but in no shard"),
+            (extra, "in a shard, but not in the index"),
+            (moved, "in another shard than the index says"),
+        ):
+            if names:
+                listed = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
+                problems.append(f"{len(names):,} tensor{'s are' if len(names) > 1 else ' is'} {what}: {listed}")
+    return Catalogue(
+        tensors,
+        Origin(
+            where,
+            parts[0].format,
+            tuple(file for part in parts for file in part.origin.files),
+            tuple(source for part in parts for source in part.origin.sources),
+        ),
+        storages=tuple(storage for part in parts for storage in part.storages),
+        others=tuple(other for part in parts for other in part.others),
+        unsupported=tuple(unsupported),
+        globals=tuple(use for part in parts for use in part.globals),
+        problems=tuple(problems),
+        missing=tuple(missing),
+        unchecked=any(part.unchecked for part in parts),
+        metadata=parts[0].metadata,
+    )

@@ -1,0 +1,1 @@
+"""PyTorch's checkpoints: the zip form, and the legacy stream of before 1.6."""

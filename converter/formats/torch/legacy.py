@@ -1,0 +1,165 @@
+"""The stream that torch.save wrote before 1.6: five pickles back to back, then the storages.
+
+Source: torch/serialization.py `_legacy_save` and `_legacy_load`; torch/csrc/serialization.cpp (`THPStorage_writeFileRaw`:
+counts and elements are little-endian on every machine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.errors import FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
+from converter.formats.torch.reader import storage_dtype
+from converter.io.source import NOWHERE
+from converter.limits import LIMITS
+from converter.pickles.closed_table import TABLE, StorageClass, Typed
+from converter.pickles.flatten import describe, flatten
+from converter.pickles.machine import Dict, PersistentId, Pickled, run
+from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
+from converter.tensors.tensor import Storage, Tensor
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+
+NAME: Final = "torch-legacy"
+_PROTOCOL: Final = 1001
+_FIRST_READ: Final = 1 << 20  # bytes; grown fourfold while a pickle goes on
+
+
+def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    """Read a checkpoint's names and layouts; no tensor's bytes."""
+    stream = _Stream(source)
+    stream.next()  # the magic number: `matches` has seen it
+    version = stream.next().value
+    if type(version) is not int or version != _PROTOCOL:
+        raise FormatError(
+            f"`{source.name}` is a legacy stream of protocol {describe(version)}: {_PROTOCOL} was expected"
+        )
+    if type(stream.next().value) is not Dict:
+        raise FormatError(f"`{source.name}` has no description of the machine it was written on")
+    start = stream.position
+    # Where the storages lie is only known behind the pickle that mentions them, so that one runs twice.
+    mentioned = _Mentioned(shard)
+    stream.next(persistent=mentioned.persistent)
+    keys = stream.next().value
+    if type(keys) is not list or any(type(key) is not str for key in keys):
+        raise PickleError(f"`{source.name}`: the list of storage keys is not a list of text")
+    mentioned.place(source, stream.position, keys)
+    stream.position = start
+    pickled = stream.next(persistent=mentioned.persistent)
+    flattened = flatten(pickled.value, root)
+    return Catalogue(
+        {name: mentioned.whole(tensor) for name, tensor in flattened.tensors.items()},
+        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        storages=tuple(mentioned.placed.values()),
+        others=tuple(flattened.others),
+        unsupported=tuple(flattened.unsupported),
+        globals=tuple(
+            GlobalUse(module, name, (module, name) in TABLE, at, source.name)
+            for (module, name), at in stream.used.items()
+        ),
+        metadata={"root": flattened.root},
+    )
+
+
+class _Stream:
+    """Pickles one after another; only as much of the file is read as they take."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.position = 0
+        self.used: dict[tuple[str, str], int] = {}
+        self._data = b""
+
+    def next(self, persistent: Callable[[object], object] = PersistentId) -> Pickled:
+        """Run the pickle after the last one."""
+        while True:
+            most = min(self.source.size, LIMITS.pickle_bytes)
+            try:
+                pickled = run(self._data, TABLE, persistent, self.position, used=self.used)
+            except TruncatedPickleError:
+                if len(self._data) >= most:
+                    if self.source.size > most:
+                        raise LimitError(f"`{self.source.name}` has more than {most:,} bytes of pickles") from None
+                    raise
+                size = min(most, max(_FIRST_READ, 4 * len(self._data)))
+                self._data = bytes(self.source.read(0, size))
+            else:
+                self.position = pickled.end
+                return pickled
+
+
+class _Mentioned:
+    """The storages that the pickle mentions; a place is put to each once the keys behind it are read."""
+
+    def __init__(self, shard: int | None) -> None:
+        self.shard = shard
+        self.kinds: dict[str, tuple[StorageClass, int]] = {}
+        self.placed: dict[str, Storage] = {}
+
+    def persistent(self, value: Any) -> object:
+        """Give what an id stands for: ('storage', class, key, location, numel, view) or ('module', class, file, text)."""
+        if type(value) is tuple and len(value) == 4 and value[0] == "module":
+            return value[1]
+        if type(value) is not tuple or len(value) not in (5, 6) or value[0] != "storage":
+            raise PickleError("a persistent id is not ('storage', class, key, location, number of elements, view)")
+        _, known, key, _, numel, *views = value
+        if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 60:
+            raise PickleError("a persistent id has a key that is not text, or no count of elements")
+        kind = storage_dtype(known)
+        if self.kinds.setdefault(key, (kind, numel)) != (kind, numel):
+            raise LayoutError(f"storage `{key[:80]}` is mentioned twice with different classes or sizes")
+        nbytes = numel * kind.dtype.itemsize
+        storage = self.placed.get(key) or Storage(NOWHERE, 0, nbytes, key, self.shard)
+        view = views[0] if views else None
+        if view is not None:
+            storage = self._view(storage, kind, view)
+        return Typed(storage, kind.dtype, kind.untyped)
+
+    def _view(self, storage: Storage, kind: StorageClass, view: Any) -> Storage:
+        """Give the part of a storage that torch before 0.4 wrote as a storage of its own."""
+        if (
+            type(view) is not tuple
+            or len(view) != 3
+            or type(view[0]) is not str
+            or any(type(v) is not int for v in view[1:])
+        ):
+            raise PickleError("the view of a storage is not (key, offset, size)")
+        key, offset, size = view
+        itemsize = kind.dtype.itemsize
+        if offset < 0 or size < 0 or (offset + size) * itemsize > storage.nbytes:
+            raise LayoutError(f"the view `{key[:80]}` reaches over the end of storage `{storage.key[:80]}`")
+        place = storage.offset + offset * itemsize
+        return Storage(storage.source, place, size * itemsize, storage.key, storage.shard)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Give a tensor on the storage that the file holds, where it was built on a view of one."""
+        storage = self.placed[tensor.storage.key]
+        if tensor.storage.nbytes == storage.nbytes:
+            return tensor
+        before, rest = divmod(tensor.storage.offset - storage.offset, tensor.dtype.itemsize)
+        if rest:
+            raise LayoutError(f"a view of storage `{storage.key[:80]}` starts within an element of {tensor.dtype.name}")
+        return replace(tensor, offset=tensor.offset + before, storage=storage)
+
+    def place(self, source: Source, position: int, keys: list[str]) -> None:
+        """Walk the storages behind the pickles: a count of elements (8 bytes) and the elements, in the order of `keys`."""
+        if len(set(keys)) != len(keys) or set(keys) != set(self.kinds):
+            raise LayoutError(f"`{source.name}`: the list of storages and the storages mentioned differ")
+        for key in keys:
+            kind, numel = self.kinds[key]
+            nbytes = numel * kind.dtype.itemsize
+            if position + 8 + nbytes > source.size:
+                raise LayoutError(
+                    f"`{source.name}` ends at byte {source.size:,}; storage `{key[:80]}` needs {position + 8 + nbytes:,}: "
+                    "it was cut off"
+                )
+            count = int.from_bytes(source.read(position, 8), "little", signed=True)
+            if count != numel:
+                raise LayoutError(f"storage `{key[:80]}` has {count:,} elements where the pickle says {numel:,}")
+            self.placed[key] = Storage(source, position + 8, nbytes, key, self.shard)
+            position += 8 + nbytes
+        if position != source.size:
+            raise LayoutError(f"`{source.name}` goes on for {source.size - position:,} bytes after its last storage")

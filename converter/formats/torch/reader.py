@@ -1,0 +1,207 @@
+"""The zip form of torch.save, as torch 1.4 to 2.13 write it, and the zips that only look like it.
+
+Source: torch/serialization.py `_save` and `_load`; caffe2/serialize/inline_container.cc.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.errors import ConverterError, FormatError, LayoutError, PickleError
+from converter.io.source import NOWHERE
+from converter.io.zip_archive import Archive, first_record
+from converter.limits import LIMITS
+from converter.pickles.closed_table import TABLE, StorageClass, Typed
+from converter.pickles.flatten import flatten
+from converter.pickles.machine import Known, Opaque, run
+from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
+from converter.tensors.tensor import Storage
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+
+NAME: Final = "torch-zip"
+_FOLDERS: Final = ("data/", "tensors/")  # torch 1.5 and later; 1.4
+_MARKS: Final = (  # a record, and what an archive is that holds it
+    (
+        "constants.pkl",
+        "a TorchScript program: save its state dict with `torch.save(torch.jit.load(path).state_dict(), …)`",
+    ),
+    ("model.json", "a TorchScript program of torch 1.0 to 1.2: load it with torch and save its state dict"),
+    (".data/extern_modules", "a torch.package: load it with torch and save its state dict"),
+    (".data/python_version", "a torch.package: load it with torch and save its state dict"),
+    ("archive_format", "a program of torch.export (pt2): save its state dict instead"),
+)
+PUBLISHED_WRITER: Final = "torch 1.5 to 2.0"
+_WRITERS: Final = (  # a record, and which versions write it: the first that is there tells
+    (".format_version", "torch 2.7 or later"),
+    ("byteorder", "torch 2.1 to 2.6"),
+    ("version", PUBLISHED_WRITER),
+)
+_CUT_OFF: Final = 4 << 20  # bytes of data.pkl that are looked at in a file that lost its directory
+_KEPT: Final = frozenset(
+    (
+        "data.pkl",
+        "version",
+        "byteorder",
+        ".format_version",
+        ".storage_alignment",
+        ".data/serialization_id",
+        ".data/version",
+    )
+)
+
+
+def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    """Read a checkpoint's names and layouts; no tensor's bytes."""
+    archive = Archive(source)
+    _check_kind(archive)
+    storages = _Storages(archive, shard)
+    record = archive.records["data.pkl"]
+    data = archive.read("data.pkl", LIMITS.pickle_bytes, check=record.crc32 != 0)
+    pickled = run(data, TABLE, storages.persistent)
+    if pickled.end != len(data):
+        raise PickleError(f"`data.pkl` in `{source.name}` goes on for {len(data) - pickled.end:,} bytes after its end")
+    flattened = flatten(pickled.value, root)
+    every = list(storages.storages.values())
+    return Catalogue(
+        flattened.tensors,
+        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        storages=tuple(every),
+        others=tuple(flattened.others),
+        unsupported=tuple(flattened.unsupported),
+        globals=tuple(
+            GlobalUse(module, name, (module, name) in TABLE, at, source.name)
+            for (module, name), at in pickled.globals.items()
+        ),
+        problems=tuple(storages.problems()),
+        unchecked=any(s.crc32 is None and s.nbytes for s in every),
+        metadata={
+            "root": flattened.root,
+            "folder": storages.folder,
+            "writer": next((writer for record, writer in _WRITERS if record in archive), None),
+        },
+    )
+
+
+def read_cut_off(source: Source) -> Catalogue | None:
+    """Read the names and shapes of a checkpoint that was cut off before its directory: torch writes data.pkl first.
+
+    None where data.pkl was cut off too. The tensors have no bytes.
+    """
+    try:
+        name, data = first_record(source, _CUT_OFF)
+        if not name.endswith("/data.pkl"):
+            return None
+        pickled = run(data, TABLE, _promised)
+        return Catalogue(
+            flatten(pickled.value).tensors, Origin(source.name, NAME, (File(source.name, source.size),), (source,))
+        )
+    except ConverterError:
+        return None
+
+
+def _promised(value: Any) -> object:
+    """Give a storage of the size that a persistent id claims."""
+    if type(value) is not tuple or len(value) != 5 or type(value[4]) is not int or type(value[2]) is not str:
+        raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
+    kind = storage_dtype(value[1])
+    return Typed(Storage(NOWHERE, 0, value[4] * kind.dtype.itemsize, value[2]), kind.dtype, kind.untyped)
+
+
+def storage_dtype(known: object) -> StorageClass:
+    """Give the storage class that a persistent id names. Raises PickleError for any other global."""
+    if type(known) is Known and type(known.value) is StorageClass:
+        return known.value
+    name = f"{known.module}.{known.name}" if isinstance(known, Known | Opaque) else type(known).__name__
+    raise PickleError(f"a persistent id names {name}, which is no storage class of torch")
+
+
+class _Storages:
+    """The records below `data/` as storages, in the order of the archive's directory; the pickle mentions them by key."""
+
+    def __init__(self, archive: Archive, shard: int | None) -> None:
+        self.archive = archive
+        self.folder = next((f for f in _FOLDERS if any(name.startswith(f) for name in archive.records)), _FOLDERS[0])
+        byteorder = _byteorder(archive)
+        self.storages = {
+            # A CRC of 0 on data is how torch writes "not computed".
+            (key := name[len(self.folder) :]): Storage(
+                archive.content(record), 0, record.nbytes, key, shard,
+                record.crc32 if record.crc32 or not record.nbytes else None, byteorder,
+            )
+            for name, record in archive.records.items()
+            if name.startswith(self.folder)
+        }  # fmt: skip
+        self.mentioned: dict[str, StorageClass] = {}
+
+    def persistent(self, value: Any) -> object:
+        """Give the storage that a persistent id stands for: ('storage', class, key, location, numel)."""
+        if type(value) is not tuple or len(value) != 5 or value[0] != "storage":
+            raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
+        _, known, key, _, numel = value
+        if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 63:
+            raise PickleError("a persistent id has a key that is not text, or no count of elements")
+        kind = storage_dtype(known)
+        storage = self.storages.get(key)
+        if storage is None:
+            raise LayoutError(
+                f"storage `{key[:80]}` is missing: there is no `{self.folder}{key[:80]}` in `{self.archive.name}`"
+            )
+        first = self.mentioned.setdefault(key, kind)
+        if first is not kind and first != kind:
+            raise LayoutError(f"storage `{key}` is {first.name} in one place and {kind.name} in another")
+        if numel * kind.dtype.itemsize != storage.nbytes:
+            raise LayoutError(
+                f"storage `{key}` in `{self.archive.name}` should have {numel:,} elements of {kind.dtype.name}, "
+                f"{numel * kind.dtype.itemsize:,} bytes; its record has {storage.nbytes:,}"
+            )
+        return Typed(storage, kind.dtype, kind.untyped)
+
+    def problems(self) -> list[str]:
+        """Say which records nothing refers to: a place to hide things, and space lost."""
+        found = []
+        unused = [self.folder + key for key in self.storages if key not in self.mentioned]
+        strange = [n for n in self.archive.records if not n.startswith(self.folder) and n not in _KEPT]
+        for names, what in (
+            (unused, "storages that no tensor refers to"),
+            (strange, "records that torch.save does not write"),
+        ):
+            if names:
+                nbytes = sum(self.archive.records[name].nbytes for name in names)
+                listed = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
+                found.append(f"`{self.archive.name}` holds {len(names):,} {what} ({nbytes:,} bytes): {listed}")
+        return found
+
+
+def _check_kind(archive: Archive) -> None:
+    name = archive.name
+    for record, what in _MARKS:
+        if record in archive or any(n.endswith("/" + record) for n in archive.records if not archive.root):
+            raise FormatError(f"`{name}` is {what}")
+    if "data.pkl" not in archive:
+        held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
+        what = "a numpy archive (npz)" if all(n.endswith(".npy") for n in archive.records) else "a zip archive"
+        raise FormatError(
+            f"`{name}` is {what}, but no PyTorch checkpoint: it holds {held or 'nothing'} and no `data.pkl`"
+        )
+    if not archive.root:
+        raise FormatError(f"`{name}` has `data.pkl` outside of a folder; torch.save writes everything into one")
+    version = "version" if "version" in archive else ".data/version"
+    if version not in archive:
+        raise FormatError(f"`{name}` has no `version` record, as every zip of torch.save has: it is not whole")
+    text = archive.read(version, 64, check=archive.records[version].crc32 != 0)
+    if not text.strip().isdigit() or not 1 <= int(text) <= 10:
+        raise FormatError(f"`{name}` has format version {text[:20]!r}: 1 to 10 are known")
+
+
+def _byteorder(archive: Archive) -> str:
+    if "byteorder" not in archive:  # torch before 2.1 wrote no such record
+        for name, record in archive.records.items():
+            if name not in _KEPT and not name.startswith(_FOLDERS):
+                archive.payload(record)  # it may be that record, its name damaged in the directory: the header knows
+        return "little"
+    order = archive.read("byteorder", 64, check=archive.records["byteorder"].crc32 != 0)
+    if order not in (b"little", b"big"):
+        raise FormatError(f"`{archive.name}` has byte order {order[:20]!r}: `little` or `big` was expected")
+    return order.decode()

@@ -1,0 +1,251 @@
+"""The zip form of torch.save as torch 1.12 writes it, byte for byte: the layout of the published files.
+
+Sources: torch/serialization.py `_save` of 1.12; caffe2/serialize/inline_container.cc `getPadding`; miniz 2.1
+`mz_zip_writer_add_mem_ex_v2`; Modules/_pickle.c.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from converter.dtypes import Dtype
+from converter.io.checksums import crc32, crc32_zeros
+
+Tiles = Callable[["Entry"], Iterable[memoryview] | None]
+
+_ALIGNMENT: Final = 64  # bytes; where a record's data may start
+_WIDE: Final = 0xFFFFFFFF  # from this size or offset on miniz adds zip64 fields, and this is what stands in their place
+_FLAGS: Final = 0x0808  # a data descriptor follows; names are UTF-8
+_LOCAL: Final = struct.Struct("<4s5H3I2H")
+_ENTRY: Final = struct.Struct("<4s6H3I5H2I")
+_END64: Final = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR: Final = struct.Struct("<4sIQI")
+_END: Final = struct.Struct("<4s4H2IH")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor over a storage of its own, all of it. `shape` and `stride` count elements, of which there is at least one."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storage."""
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record of the archive: bytes that are known already, or an entry's storage. `offset` is its local header's."""
+
+    name: str
+    content: bytes | Entry
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
+
+    @property
+    def end(self) -> int:
+        """The offset of what follows."""
+        return self.offset + len(self.header()) + self.nbytes + len(self.descriptor(0))
+
+    def header(self) -> bytes:
+        """Give the local header. Its extra field `FB` pads it, so that the data starts at a multiple of 64."""
+        name, wide = self.name.encode(), self._wide(compressed=0)
+        padding = -(self.offset + _LOCAL.size + len(name) + len(wide) + 4) % _ALIGNMENT
+        extra = wide + b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+        return _LOCAL.pack(b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
+
+    def descriptor(self, crc: int) -> bytes:
+        """Give what follows the data."""
+        return struct.pack("<4sI2Q" if self._wide() else "<4s3I", b"PK\7\10", crc, self.nbytes, self.nbytes)
+
+    def listed(self, crc: int) -> bytes:
+        """Give the record's row of the central directory, which has no padding."""
+        name, extra, nbytes = self.name.encode(), self._wide(), min(self.nbytes, _WIDE)
+        lengths = (len(name), len(extra))
+        offset = min(self.offset, _WIDE)
+        row = _ENTRY.pack(b"PK\1\2", 0, 0, _FLAGS, 0, 0, 0, crc, nbytes, nbytes, *lengths, 0, 0, 0, 0, offset)
+        return row + name + extra
+
+    def _wide(self, compressed: int | None = None) -> bytes:
+        """Give the zip64 field. In a local header miniz writes 0 for the compressed size, and the offset, too."""
+        values = []
+        if self.nbytes >= _WIDE:
+            values += [self.nbytes, self.nbytes if compressed is None else compressed]
+        if self.offset >= _WIDE:
+            values.append(self.offset)
+        return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values) if values else b""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything of a file lies, before a byte of it is written."""
+
+    records: tuple[Record, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return self.records[-1].end + len(self.directory([0] * len(self.records)))
+
+    @property
+    def overhead(self) -> int:
+        """Bytes of the file that are no tensor's."""
+        return self.nbytes - sum(record.nbytes for record in self.records if isinstance(record.content, Entry))
+
+    def write(self, file: BinaryIO, tiles: Tiles) -> None:
+        """Write the file from its first byte on; `file` has to be empty.
+
+        `tiles` gives an entry's storage in order, in pieces that may use one buffer again; None leaves a hole, which
+        reads as zeros and takes no disk.
+        """
+        checksums = []
+        for record in self.records:
+            content = record.content
+            file.write(record.header())
+            if isinstance(content, bytes):
+                file.write(content)
+                crc = crc32(content)
+            elif (made := tiles(content)) is None:
+                file.seek(content.nbytes, 1)
+                crc = crc32_zeros(content.nbytes)
+            else:
+                crc = 0
+                for tile in made:
+                    file.write(tile)
+                    crc = crc32(tile, crc)
+            file.write(record.descriptor(crc))
+            checksums.append(crc)
+        file.write(self.directory(checksums))
+
+    def directory(self, checksums: Sequence[int]) -> bytes:
+        """Give the central directory and the three end records: the zip64 ones are always there."""
+        start, count = self.records[-1].end, len(self.records)
+        rows = b"".join(record.listed(crc) for record, crc in zip(self.records, checksums, strict=True))
+        end = start + len(rows)
+        made_by, needed = 0x031E, 45
+        return b"".join(
+            (
+                rows,
+                _END64.pack(b"PK\6\6", _END64.size - 12, made_by, needed, 0, 0, count, count, len(rows), start),
+                _LOCATOR.pack(b"PK\6\7", 0, end, 1),
+                _END.pack(b"PK\5\6", 0, 0, count, count, len(rows), min(start, _WIDE), 0),
+            )
+        )
+
+
+def lay_out(root: str, entries: Sequence[Entry], *, ordered: bool = False) -> Layout:
+    """Plan the file of a state dict of 1 to 1,000 entries; `root` is the archive's folder.
+
+    Storages are numbered in the order of the entries and lie in the order of their numbers' text: 0, 1, 10, 11, 2.
+    `ordered`: the state dict is an OrderedDict, as a module gives it.
+    """
+    stored = sorted((str(number), entry) for number, entry in enumerate(entries))
+    contents: list[tuple[str, bytes | Entry]] = [("data.pkl", _pickled(entries, ordered=ordered))]
+    contents += [(f"data/{key}", entry) for key, entry in stored]
+    contents.append(("version", b"3\n"))
+    records: list[Record] = []
+    offset = 0
+    for name, content in contents:
+        records.append(Record(f"{root}/{name}", content, offset))
+        offset = records[-1].end
+    return Layout(tuple(records))
+
+
+def _pickled(entries: Sequence[Entry], *, ordered: bool) -> bytes:
+    pickle = _Pickle()
+    if ordered:
+        pickle.shared("ccollections\nOrderedDict\n")
+        pickle.made(b")R")
+    else:
+        pickle.made(b"}")
+    pickle.data += b"(" if len(entries) > 1 else b""
+    for number, entry in enumerate(entries):
+        pickle.text(entry.name)
+        pickle.tensor(entry, str(number))
+    pickle.data += b"u." if len(entries) > 1 else b"s."
+    return bytes(pickle.data)
+
+
+class _Pickle:
+    """Protocol 2 as CPython's C pickler writes it: each object is memoised, referred to again or not."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(b"\x80\2")
+        self._made = 0
+        self._shared: dict[str, int] = {}
+
+    def made(self, opcodes: bytes) -> None:
+        """Add opcodes that leave an object, and put it into the memo."""
+        self.data += opcodes + (b"q%c" % self._made if self._made < 256 else b"r" + struct.pack("<I", self._made))
+        self._made += 1
+
+    def shared(self, opcode: str) -> None:
+        """Add a global (`c…`) or a text (`X…`) that is one and the same object every time."""
+        index = self._shared.get(opcode)
+        if index is not None:
+            self.data += b"h%c" % index  # all of them are met early enough for one byte
+            return
+        self._shared[opcode] = self._made
+        if opcode[0] == "X":
+            self.text(opcode[1:])
+        else:
+            self.made(opcode.encode())
+
+    def text(self, text: str) -> None:
+        encoded = text.encode()
+        self.made(b"X" + struct.pack("<I", len(encoded)) + encoded)
+
+    def whole(self, number: int) -> None:
+        if number < 1 << 8:
+            self.data += b"K" + struct.pack("<B", number)
+        elif number < 1 << 16:
+            self.data += b"M" + struct.pack("<H", number)
+        else:
+            self.data += b"J" + struct.pack("<i", number)
+
+    def numbers(self, numbers: tuple[int, ...]) -> None:
+        if not numbers:
+            self.data += b")"  # the empty tuple is not memoised
+            return
+        self.data += b"(" if len(numbers) > 3 else b""
+        for number in numbers:
+            self.whole(number)
+        self.made((b"\x85", b"\x86", b"\x87", b"t")[min(len(numbers), 4) - 1])
+
+    def tensor(self, entry: Entry, key: str) -> None:
+        """Add `_rebuild_tensor_v2(storage, 0, shape, stride, False, OrderedDict())`."""
+        self.shared("ctorch._utils\n_rebuild_tensor_v2\n")
+        self.data += b"(("
+        self.shared("Xstorage")
+        self.shared(f"ctorch\n{entry.dtype.storage}\n")
+        self.text(key)
+        self.shared("Xcpu")
+        self.whole(entry.size)
+        self.made(b"t")
+        self.data += b"Q"
+        self.whole(0)
+        self.numbers(entry.shape)
+        self.numbers(entry.stride)
+        self.data += b"\x89"
+        self.shared("ccollections\nOrderedDict\n")
+        self.made(b")R")
+        self.made(b"t")
+        self.made(b"R")

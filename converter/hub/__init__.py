@@ -1,0 +1,1 @@
+"""Checkpoints on the Hub or at a URL."""

@@ -1,0 +1,242 @@
+"""From a catalogue to a report: what it is, what it holds, what it asks for. No tensor is read, unless for statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.errors import UnsupportedError
+from converter.formats import uncollected
+from converter.formats.torch.reader import PUBLISHED_WRITER, read_cut_off
+from converter.io.local import LocalFile
+from converter.models import recognition as models
+from converter.pickles.flatten import describe, inner_tensors
+from converter.reports import inspection as reports
+from converter.scanning.danger import verdict
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue, Unsupported
+    from converter.tensors.tensor import Tensor
+
+_LISTED = 1000  # names inside one opaque value that a report lists
+
+
+@uncollected()
+def inspect(
+    catalogue: Catalogue,
+    *,
+    filter: str | None = None,
+    sort: str | None = None,
+    stats: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> reports.Inspection:
+    """Report on a catalogue. `filter` is a glob on names and `sort` is "name" or "size" (largest first); totals keep all.
+
+    `progress` is called with the bytes read for statistics since its last call.
+    """
+    recognition = _recognise(catalogue)
+    said, findings = verdict(catalogue.globals)
+    chosen = [(n, t) for n, t in catalogue.items() if filter is None or fnmatchcase(n, filter)]
+    if stats:
+        from converter.tensors.guards import check_expansion
+
+        check_expansion(dict(chosen))
+    if sort == "name":
+        chosen.sort(key=lambda item: item[0])
+    elif sort == "size":
+        chosen.sort(key=lambda item: -item[1].nbytes)
+    tied = catalogue.tied()
+    return reports.Inspection(
+        source=reports.SourceReport(
+            catalogue.location,
+            catalogue.format,
+            tuple(reports.FileReport(Path(file.name).name, file.nbytes) for file in catalogue.origin.files),
+            catalogue.metadata.get("writer"),
+            catalogue.origin.traffic.requests if catalogue.origin.traffic else None,
+            catalogue.origin.traffic.nbytes if catalogue.origin.traffic else None,
+        ),
+        model=_model(recognition) if recognition else None,
+        safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
+        totals=_totals(catalogue, set(recognition.buffers) if recognition else set(), tied),
+        tied=tuple(map(tuple, tied)),
+        tensors=tuple(_tensor(name, tensor, stats, progress) for name, tensor in chosen),
+        others=tuple(_others(catalogue)),
+        problems=tuple(_problems(catalogue, recognition)),
+    )
+
+
+def cut_off(path: str | Path) -> str | None:
+    """Say how much of a declared model's file a broken download holds, if enough is there to recognise it."""
+    source = LocalFile(path)
+    catalogue = read_cut_off(source)
+    recognition = models.recognise(catalogue) if catalogue is not None else None
+    if recognition is None or recognition.model is None or catalogue is None:
+        return None
+    from converter.sample import expected_nbytes
+
+    model = recognition.model
+    # A shard is known by the name of its first tensor.
+    first = next(iter(catalogue))
+    file = next((file for file in model.files if file.first == first), model.files[0])
+    expected = expected_nbytes(model, file)
+    return (
+        f"`{path}` was cut off: it has {source.size:,} of the {expected:,} bytes of {model.name}'s {file.name} "
+        f"({source.size / expected:.0%}); download it again"
+    )
+
+
+def statistics(tensor: Tensor, progress: Callable[[int], None] | None = None) -> reports.StatisticsReport:
+    """Read a tensor once: range, mean, deviation, what is not finite, and the SHA-256 of its canonical bytes."""
+    import hashlib
+
+    import numpy as np
+
+    from converter.dtypes import F32
+    from converter.tensors.casting import Loss, can_convert, converted
+
+    digest = hashlib.sha256()
+    low, high, total, square, zeros, nan, inf, finite = math.inf, -math.inf, 0.0, 0.0, 0, 0, 0, 0
+
+    def noted() -> Iterable[memoryview]:
+        for tile in tensor.tiles():
+            digest.update(tile)
+            if progress is not None:
+                progress(len(tile))
+            yield tile
+
+    native = tensor.dtype.floating and tensor.dtype.numpy[1] == "f"
+    widened = not native and tensor.dtype.floating and can_convert(tensor.dtype, F32)
+    dtype = np.dtype("<f4" if widened else tensor.dtype.numpy)
+    tiles = converted(iter(noted()), tensor.dtype, F32, Loss()) if widened else noted()
+    ordered = widened or native or (tensor.dtype.packed == 1 and not tensor.dtype.floating and dtype.kind in "iu")
+    for tile in tiles:
+        if not ordered:
+            continue
+        values = np.frombuffer(tile, dtype)
+        zeros += values.size - int(np.count_nonzero(values))
+        if dtype.kind == "f":
+            good = np.isfinite(values)
+            count = int(np.count_nonzero(good))
+            if count != values.size:
+                missing = int(np.count_nonzero(np.isnan(values)))
+                nan, inf = nan + missing, inf + values.size - count - missing
+                values = values[good]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            wide = values.astype(np.float64)
+            total += float(wide.sum())
+            square += float(np.dot(wide, wide))
+            finite += values.size
+    mean = total / finite if finite else None
+    std = math.sqrt(max(0.0, square / finite - mean * mean)) if finite and mean is not None else None
+    return reports.StatisticsReport(
+        _finite(low), _finite(high), _finite(mean), _finite(std), zeros, nan, inf, digest.hexdigest()
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _recognise(catalogue: Catalogue) -> models.Recognition | None:
+    """Tell which model it is; GGUF's names are turned into those that the architectures know."""
+    if catalogue.format != "gguf":
+        return models.recognise(catalogue, catalogue.config)
+    from converter.formats.gguf.reader import as_hugging_face
+
+    try:
+        known = as_hugging_face(catalogue)
+    except UnsupportedError:
+        return None
+    return models.recognise(known, known.config)
+
+
+def _model(recognition: models.Recognition) -> reports.ModelReport:
+    return reports.ModelReport(
+        name=recognition.model.name if recognition.model else None,
+        architecture=recognition.architecture.name,
+        complete=recognition.complete,
+        missing=recognition.missing,
+        unexpected=recognition.unexpected,
+        mismatched=tuple(mismatch.name for mismatch in recognition.mismatched),
+        sizes=dict(recognition.sizes),
+    )
+
+
+def _totals(catalogue: Catalogue, buffers: set[str], tied: list[list[str]]) -> reports.TotalsReport:
+    parameters = nbytes = 0
+    again = {name for names in tied for name in names[1:]}
+    for name, tensor in catalogue.items():
+        if name not in again:
+            nbytes += _nbytes(tensor)
+            parameters += 0 if name in buffers else tensor.size * tensor.dtype.packed
+    return reports.TotalsReport(len(catalogue), parameters, nbytes)
+
+
+def _nbytes(tensor: Tensor) -> int:
+    """Give the bytes of the logical tensor, or those of its blocks where the file holds it quantised."""
+    if tensor.storage.encoding is None:
+        return tensor.nbytes
+    from converter.formats.gguf.blocks import BY_NAME
+
+    return BY_NAME[tensor.storage.encoding].size(tensor.size)
+
+
+def _tensor(name: str, tensor: Tensor, stats: bool, progress: Callable[[int], None] | None) -> reports.TensorReport:
+    return reports.TensorReport(
+        name=name,
+        dtype=tensor.storage.encoding or tensor.dtype.name,
+        shape=tensor.shape,
+        stride=tensor.stride,
+        offset=tensor.offset,
+        storage=tensor.storage.key,
+        shard=tensor.storage.shard,
+        nbytes=_nbytes(tensor),
+        contiguous=tensor.contiguous,
+        stats=statistics(tensor, progress) if stats else None,
+    )
+
+
+def _others(catalogue: Catalogue) -> Iterable[reports.OtherReport]:
+    for tensor in catalogue.unsupported:
+        yield _unsupported(tensor)
+    seen: set[int] = set()
+    for other in catalogue.others:
+        inner = inner_tensors(other.value, _LISTED, seen)
+        yield reports.OtherReport(other.name, other.kind, describe(other.value), tuple(name for name, _ in inner))
+
+
+def _unsupported(other: Unsupported) -> reports.OtherReport:
+    words = [other.dtype] if other.dtype else []
+    if other.shape is not None:
+        words.append("×".join(map(str, other.shape)) or "scalar")
+    return reports.OtherReport(other.name, f"{other.kind} tensor", " ".join(words) or other.kind, ())
+
+
+def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> Iterable[str]:
+    yield from catalogue.problems
+    if catalogue.unchecked:
+        yield "it was saved without CRCs: damage to its data can't be noticed"
+    if recognition is None:
+        return
+    yield from recognition.contradictions
+    if recognition.tied_head == "untied":
+        yield "lm_head.weight is not tied to the embedding, as the architecture's usually is"
+    model = recognition.model
+    # Later versions of torch add records, so only this layout has the published size.
+    if model is None or not recognition.complete or catalogue.metadata.get("writer") != PUBLISHED_WRITER:
+        return
+    from converter.sample import expected_nbytes
+
+    declared = [expected_nbytes(model, file) for file in model.files]
+    found = [file.nbytes for file in catalogue.origin.files]
+    if len(found) == len(declared) and recognition.tied_head == "absent":
+        for file, nbytes, expected in zip(catalogue.origin.files, found, declared, strict=True):
+            if nbytes != expected and model.layout.transposed:
+                yield (
+                    f"{Path(file.name).name} is {abs(nbytes - expected):,} bytes {'longer' if nbytes > expected else 'shorter'} "
+                    f"than the published {model.name} ({expected:,} bytes): it was saved again or changed"
+                )

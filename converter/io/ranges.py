@@ -1,0 +1,339 @@
+"""A remote object as a source: what was read is kept, what will be read is fetched ahead by several connections.
+
+Nothing here knows HTTP: an object is a name, a size and `fetch`. Reading runs ahead in the order of the checkpoint's
+storages, which `arrange` is told; what is read in any order (a transposed matrix) goes through a temporary file.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from itertools import chain, islice
+from queue import SimpleQueue
+from typing import IO, Any, Final, Protocol, TypeVar
+
+from converter.errors import LimitError, SourceError
+from converter.io.source import Source
+from converter.limits import LIMITS
+
+_T = TypeVar("_T")
+
+BLOCK: Final = 4 << 20  # bytes of a request while tensors are read
+WINDOW: Final = 32 << 20  # bytes that are fetched ahead; as many may be on their way for nothing
+CONNECTIONS: Final = 8
+_BLOCKS: Final = 64  # that are on their way, where they are small
+_AHEAD: Final = 4 << 10  # bytes read beyond what was asked for: the next header, perhaps
+_PEEK: Final = 4 << 10  # a shorter read looks something up; it does not say where reading goes on
+
+Span = tuple[int, int]  # the first byte, and the one after the last
+
+
+class Object(Protocol):
+    """Something that is read by ranges and does not change. `etag` tells it from other versions of itself."""
+
+    name: str
+    size: int
+    etag: str
+
+    def fetch(self, start: int, size: int) -> memoryview:
+        """Exactly `size` bytes, or SourceError; from any thread."""
+        ...
+
+    def patience(self, size: int) -> float:
+        """Seconds after which a fetch has failed, whatever it is waiting for."""
+        ...
+
+
+class Pool:
+    """Threads that fetch. They are daemons: a program may end while one of them still waits for a server."""
+
+    def __init__(self, connections: int = CONNECTIONS) -> None:
+        self._connections = connections
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads = 0
+
+    def __del__(self) -> None:
+        for _ in range(self._threads):
+            self._tasks.put(None)
+
+    def submit(self, function: Callable[[], _T]) -> Future[_T]:
+        """Call it in one of the threads."""
+        if self._threads < self._connections:
+            self._threads += 1
+            threading.Thread(target=_work, args=(self._tasks,), daemon=True).start()
+        future: Future[_T] = Future()
+        self._tasks.put((future, function))
+        return future
+
+
+def _work(tasks: SimpleQueue[Any]) -> None:
+    while (task := tasks.get()) is not None:
+        future, function = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+        del task, future, function  # or they would stay until the next one comes
+
+
+class RemoteFile(Source):
+    """A source over an object, whose `first` bytes were read when it was looked for.
+
+    Reading is fastest in one order by one thread: its own connections fetch ahead of it.
+    """
+
+    concurrent = False
+
+    def __init__(self, object: Object, pool: Pool, first: memoryview) -> None:
+        self.name, self.size, self.version = object.name, object.size, object.etag
+        self._object, self._pool = object, pool
+        self._lock = threading.RLock()
+        self._kept = [(0, first)]  # by offset; none overlap
+        self._kept_nbytes, self._loads = len(first), 0
+        self._orders: tuple[_Order, ...] = ()
+        self._spans: list[Span] = []  # in the order of the file
+        self._arranged = self._told = False
+        self._span: Span | None = None
+        self._begun: set[Span] = set()
+        self._stream = _Stream(object, pool, ())
+        self._spool: IO[bytes] | None = None
+        self._spooled: Span = (0, 0)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the temporary file."""
+        spool: IO[bytes] | None = self.__dict__.get("_spool")  # none where opening failed
+        if spool is not None:
+            spool.close()
+
+    def arrange(self, spans: Iterable[Span]) -> None:
+        """Be told where the storages lie, in the order of the catalogue. Opening ends here.
+
+        Until there is more to go by, reading runs ahead in that order or that of the file, where it has followed it.
+        """
+        order = list(dict.fromkeys(spans))
+        self._spans = sorted(order)
+        self._orders = (_Order(order), _Order(self._spans))
+        self._arranged = True
+
+    def expect(self, spans: Iterable[Span]) -> None:
+        """Be told in which order storages will be read from now on."""
+        with self._lock:
+            self._orders, self._told = (_Order(list(dict.fromkeys(spans))),), True
+            self._begun, self._span = set(), None
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Exactly `size` bytes from `offset`."""
+        if not self._arranged and size > LIMITS.remote_bytes:
+            raise LimitError(
+                f"`{self.name}` wants {size:,} bytes for names and layouts: at most {LIMITS.remote_bytes:,} bytes are read"
+            )
+        return super().read(offset, size)
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        with self._lock:
+            while buffer:
+                done = self._some(offset, buffer)
+                offset, buffer = offset + done, buffer[done:]
+
+    def prefetch(self, offset: int, size: int) -> None:
+        """Put a range where it can be read in any order and more than once: in a file that has no name."""
+        self._check(offset, size)
+        with self._lock:
+            if self._spooled[0] <= offset and offset + size <= self._spooled[1]:
+                return
+            self._spooled = (0, 0)
+            buffer = memoryview(bytearray(min(size, 1 << 20)))
+            try:
+                if self._spool is None:
+                    self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                self._spool.seek(0)
+                self._spool.truncate()
+                for start in range(offset, offset + size, len(buffer)):
+                    piece = buffer[: min(len(buffer), offset + size - start)]
+                    self.readinto(start, piece)
+                    while piece:
+                        piece = piece[self._spool.write(piece) :]
+            except OSError as error:
+                raise SourceError(
+                    f"`{self.name}`: {size:,} bytes can't be put into a temporary file: {(error.strerror or '').lower()}"
+                ) from error
+            self._spooled = (offset, offset + size)
+
+    def _some(self, offset: int, buffer: memoryview) -> int:
+        """Fill the start of `buffer`; give how many bytes. What is not at hand is fetched first."""
+        while True:
+            start, end = self._spooled
+            if start <= offset < end and self._spool is not None:
+                return os.preadv(self._spool.fileno(), [buffer[: end - offset]], offset - start)
+            data = self._find(offset)
+            if data is None and (data := self._stream.find(offset, len(buffer))) is not None:
+                self._enter(offset)
+            if data is not None:
+                count = min(len(data), len(buffer))
+                buffer[:count] = data[:count]
+                return count
+            self._load(offset, len(buffer))
+
+    def _find(self, offset: int) -> memoryview | None:
+        index = bisect_right(self._kept, offset, key=_start) - 1
+        if index < 0:
+            return None
+        start, data = self._kept[index]
+        return data[offset - start :] if offset - start < len(data) else None
+
+    def _load(self, offset: int, size: int) -> None:
+        """Fetch what is read now: by itself, or as the start of a stream."""
+        if not self._arranged:
+            self._keep(offset, size)
+            return
+        start, end = self._span_at(offset)
+        if size < _PEEK and offset - start >= _PEEK and end - start > BLOCK:
+            self._keep(offset, size)
+            return
+        self._stream.drop()
+        self._stream = _Stream(self._object, self._pool, chain([(offset, end)], self._enter(offset)))
+
+    def _keep(self, offset: int, size: int) -> None:
+        """Fetch a range and some more, but nothing twice, and keep it."""
+        size += _AHEAD
+        index = bisect_right(self._kept, offset, key=_start)
+        end = self._kept[index][0] if index < len(self._kept) else self.size
+        size = min(size, end - offset, LIMITS.remote_bytes)
+        if self._kept_nbytes + size > LIMITS.remote_bytes:
+            if not self._arranged:
+                raise LimitError(
+                    f"`{self.name}` wants more than {LIMITS.remote_bytes:,} bytes for names and layouts alone"
+                )
+            self._kept, self._kept_nbytes, index = [], 0, 0
+        self._loads += 1
+        if self._loads > LIMITS.remote_requests and not self._arranged:
+            raise LimitError(
+                f"`{self.name}` wants more than {LIMITS.remote_requests:,} requests for names and layouts alone"
+            )
+        future = _submit(self._object, self._pool, offset, size)
+        self._kept.insert(index, (offset, awaited(future, self.name, self._object.patience(size))))
+        self._kept_nbytes += size
+
+    def _span_at(self, offset: int) -> Span:
+        """Give the storage that a byte belongs to; between storages, the gap."""
+        index = bisect_right(self._spans, offset, key=_start)
+        if index and offset < self._spans[index - 1][1]:
+            return self._spans[index - 1]
+        return offset, self._spans[index][0] if index < len(self._spans) else self.size
+
+    def _enter(self, offset: int) -> Iterator[Span]:
+        """Note which storage is read now; give those that will be read after it, if that can be told."""
+        before = self._span
+        if before is None or not before[0] <= offset < before[1]:
+            self._span = self._span_at(offset)
+            self._begun.add(self._span)
+            for order in self._orders:
+                if self._told or (before and next(order.after(before, self._begun - {self._span}), None) == self._span):
+                    return order.after(self._span, self._begun)
+        return iter(())
+
+
+class _Order:
+    """Storages in an order in which they may be read."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self._spans = spans
+        self._places = {span: place for place, span in enumerate(spans)}
+
+    def after(self, span: Span, begun: Collection[Span]) -> Iterator[Span]:
+        """Give those that follow and have not been begun."""
+        place = self._places.get(span, len(self._spans))
+        return (later for later in islice(self._spans, place + 1, None) if later not in begun)
+
+
+class _Stream:
+    """Blocks on their way, in the order in which they will be read."""
+
+    def __init__(self, object: Object, pool: Pool, spans: Iterable[Span]) -> None:
+        self._object, self._pool = object, pool
+        self._coming = _blocks(spans)
+        self._blocks: deque[tuple[int, int, Future[memoryview]]] = deque()
+        self._nbytes = 0
+        self._fill()
+
+    def find(self, offset: int, size: int) -> memoryview | None:
+        """Give a block's bytes from `offset`, or None where none is on its way. A long read lets go of what is past."""
+        index = next((i for i, (start, end, _) in enumerate(self._blocks) if start <= offset < end), None)
+        if index is None:
+            return None
+        start, end, future = self._blocks[index]
+        if size >= _PEEK:
+            for _ in range(index):
+                self._let_go()
+            self._fill()
+        try:
+            data = awaited(future, self._object.name, self._object.patience(end - start))
+        except BaseException:
+            self.drop()
+            raise
+        if size >= _PEEK and offset + size >= end:
+            self._let_go()
+            self._fill()
+        return data[offset - start :]
+
+    def drop(self) -> None:
+        """Let go of everything."""
+        self._coming = iter(())
+        while self._blocks:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        start, end, future = self._blocks.popleft()
+        future.cancel()
+        self._nbytes -= end - start
+
+    def _fill(self) -> None:
+        while (
+            self._nbytes + BLOCK <= WINDOW
+            and len(self._blocks) < _BLOCKS
+            and (block := next(self._coming, None)) is not None
+        ):
+            start, end = block
+            self._blocks.append((start, end, _submit(self._object, self._pool, start, end - start)))
+            self._nbytes += end - start
+
+
+def _blocks(spans: Iterable[Span]) -> Iterator[Span]:
+    """Cut spans into blocks; neighbours are read together."""
+    start = end = 0
+    for first, last in spans:
+        if first != end:
+            if start < end:
+                yield start, end
+            start = first
+        end = last
+        while end - start >= BLOCK:
+            yield start, start + BLOCK
+            start += BLOCK
+    if start < end:
+        yield start, end
+
+
+def _submit(object: Object, pool: Pool, start: int, size: int) -> Future[memoryview]:
+    return pool.submit(lambda: object.fetch(start, size))
+
+
+def awaited(future: Future[_T], name: str, patience: float) -> _T:
+    """Wait for what a Pool was given: for twice its patience in seconds, as it may wait for a free connection first."""
+    try:
+        return future.result(2 * patience)
+    except TimeoutError:
+        raise SourceError(f"`{name}` can't be read: there was no whole answer in {2 * patience:.0f} seconds") from None
+
+
+def _start(piece: tuple[int, Any]) -> int:
+    return piece[0]

@@ -1,0 +1,61 @@
+"""Small JSON documents beside the weights, read strictly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from converter.errors import ManifestError
+from converter.io.local import LocalFile
+from converter.limits import LIMITS
+
+
+def config_beside(path: Path) -> dict[str, Any] | None:
+    """Give the config.json in a folder, or None. Raises ManifestError for one that is no JSON object."""
+    file = path / "config.json"
+    return load_json(file) if file.is_file() else None
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Load a small JSON document as `parse_json` does."""
+    source = LocalFile(path)
+    if source.size > LIMITS.json_bytes:
+        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    return parse_json(bytes(source.read(0, source.size)), str(path))
+
+
+def parse_json(data: bytes, name: str) -> dict[str, Any]:
+    """Parse a JSON document strictly: an object, UTF-8, no key twice, no NaN. `name` is what messages call it."""
+    try:
+        value = strict_json(data.decode())
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate can neither be written nor shown
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"`{name}` is no valid JSON document: {str(error)[:200]}") from error
+    if type(value) is not dict:
+        raise ManifestError(f"`{name}` holds a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def strict_json(text: str) -> Any:
+    """Give a JSON value. Raises ValueError for a key twice, half a surrogate in a key, NaN; RecursionError."""
+    integer = _integer if "-0" in text else int
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=integer)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    for key in value:
+        key.encode()  # refuses half of a surrogate pair
+    return value
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _integer(text: str) -> int | float:
+    """-0 is a float, as for readers that have no integer of that sign: the safetensors library refuses it as an offset."""
+    return -0.0 if text == "-0" else int(text)

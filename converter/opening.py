@@ -1,0 +1,39 @@
+"""From a place to a catalogue: a file, a folder, the Hub or a URL."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.errors import SourceError
+from converter.formats import open_file
+from converter.io.strict_json import config_beside
+from converter.text import os_reason
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
+
+
+def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalogue:
+    """Read a checkpoint's names and layouts; tensors are read when they are asked for.
+
+    `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name`, or a URL. Raises a ConverterError
+    that says in a sentence what is wrong. `root` is the key that names start below.
+    """
+    path = Path(location)
+    if isinstance(location, str) and "/" in location and not os.path.lexists(path):
+        from converter.hub import repository as hub
+
+        if hub.is_remote(location):
+            return hub.open_remote(location, root=root)
+    try:
+        if path.is_dir():
+            from converter.formats import shards as folder
+
+            return folder.read(path, root=root)
+        if not path.exists() and not path.is_symlink():
+            raise SourceError(f"`{location}` does not exist")
+    except OSError as error:  # a name too long, a folder on the way that may not be entered
+        raise SourceError(f"`{location}` can't be opened: {os_reason(error)}") from error
+    return open_file(path, root=root).with_origin(config=config_beside(path.parent))

@@ -1,0 +1,284 @@
+"""The closed table: the only globals that mean something here, and what each makes of its arguments.
+
+They are the functions that torch.save writes for tensors (torch/_utils.py, torch/_tensor.py, torch/storage.py) and the
+containers of a state dict. None of them is imported; each has a function here that builds a `Tensor` from plain values.
+A pair is compared whole: `torch` + `_utils._rebuild_tensor_v2` is not `torch._utils` + `_rebuild_tensor_v2`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from converter.dtypes import BY_STORAGE, BY_TORCH, U8, Dtype
+from converter.errors import LayoutError, PickleError
+from converter.limits import LIMITS
+from converter.pickles.machine import Dict, Known, Opaque
+from converter.tensors.tensor import Storage, Tensor
+
+
+class Typed(NamedTuple):
+    """A storage as a pickle mentions it: with the dtype of its class, or untyped (bytes)."""
+
+    storage: Storage
+    dtype: Dtype
+    untyped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StorageClass:
+    """`torch.FloatStorage` and its like; untyped ones count bytes."""
+
+    name: str
+    dtype: Dtype
+    untyped: bool = False
+
+
+class Special:
+    """A tensor of a kind that has no plain bytes: quantised, sparse, nested, without data … Listed, never carried."""
+
+    __slots__ = ("args", "dtype", "function", "kind", "shape")
+
+    def __init__(
+        self, kind: str, function: str, args: object, dtype: str | None = None, shape: tuple[int, ...] | None = None
+    ) -> None:
+        self.kind = kind
+        self.function = function
+        self.args = args
+        self.dtype = dtype
+        self.shape = shape
+
+
+def _arguments(args: tuple[Any, ...], least: int, most: int, function: str) -> None:
+    if not least <= len(args) <= most:
+        raise PickleError(f"{function} has {len(args)} arguments: {least} to {most} were expected")
+
+
+def _whole(value: object, what: str) -> int:
+    if type(value) is not int:
+        raise LayoutError(f"{what} is a {type(value).__name__}, not an integer")
+    return value
+
+
+def _sizes(value: object, what: str) -> tuple[int, ...]:
+    if type(value) is not tuple:
+        raise LayoutError(f"{what} is a {type(value).__name__}, not a tuple")
+    if len(value) > LIMITS.rank:
+        raise LayoutError(f"{what} has {len(value):,} dimensions: at most {LIMITS.rank} are read")
+    if [*map(type, value)].count(int) != len(value):
+        odd = next(type(number) for number in value if type(number) is not int)
+        raise LayoutError(f"{what} holds a {odd.__name__}, not integers only")
+    return value
+
+
+def _check_hooks(requires_grad: object, hooks: object) -> None:
+    if requires_grad is not False and requires_grad is not True:
+        raise PickleError(f"requires_grad is a {type(requires_grad).__name__}, not a bool")
+    if hooks is not None and not (type(hooks) is Dict and not hooks):
+        raise PickleError("backward_hooks is not an empty OrderedDict: the tensor has hooks, which are code")
+
+
+def _tensor(storage: object, offset: object, size: object, stride: object, dtype: Dtype | None = None) -> Tensor:
+    if type(storage) is not Typed:
+        raise PickleError(f"a tensor is built on a {type(storage).__name__}, not on a storage")
+    shape, steps = _sizes(size, "a tensor's size"), _sizes(stride, "a tensor's stride")
+    return Tensor(dtype or storage.dtype, shape, steps, _whole(offset, "a storage offset"), storage.storage)
+
+
+def _rebuild_tensor(args: tuple[Any, ...]) -> object:
+    _arguments(args, 4, 4, "torch._utils._rebuild_tensor")
+    return _tensor(*args)
+
+
+def _rebuild_tensor_v2(args: tuple[Any, ...]) -> object:
+    if len(args) == 6:
+        storage, offset, size, stride, requires_grad, hooks = args
+        _check_hooks(requires_grad, hooks)
+        return _tensor(storage, offset, size, stride)
+    _arguments(args, 7, 7, "torch._utils._rebuild_tensor_v2")
+    storage, offset, size, stride, requires_grad, hooks, *metadata = args
+    _check_hooks(requires_grad, hooks)
+    return _with_metadata(_tensor(storage, offset, size, stride), metadata, "torch._utils._rebuild_tensor_v2")
+
+
+def _rebuild_tensor_v3(args: tuple[Any, ...]) -> object:
+    _arguments(args, 7, 8, "torch._utils._rebuild_tensor_v3")
+    storage, offset, size, stride, requires_grad, hooks, dtype, *metadata = args
+    _check_hooks(requires_grad, hooks)
+    return _with_metadata(
+        _tensor(storage, offset, size, stride, _dtype(dtype)), metadata, "torch._utils._rebuild_tensor_v3"
+    )
+
+
+def _with_metadata(tensor: Tensor, metadata: list[Any], function: str) -> object:
+    """Look at the marks of lazy conjugation and negation: the stored values are then not the tensor's."""
+    marks = metadata[0] if metadata else None
+    if marks is None:
+        return tensor
+    if type(marks) is not Dict:
+        raise PickleError(f"{function} has a {type(marks).__name__} for metadata, not a dict")
+    kinds = []
+    if len(marks) > 4:
+        raise PickleError(f"{function} has {len(marks) // 2:,} metadata: `conj` and `neg` are known")
+    for key, value in marks.pairs():
+        if key not in ("conj", "neg") or type(value) is not bool:
+            raise PickleError(f"{function} has metadata other than `conj` and `neg`, true or false")
+        kinds += [key] if value else []
+    return (
+        Special(f"{' and '.join(kinds)} view", function, (tensor,), tensor.dtype.name, tensor.shape)
+        if kinds
+        else tensor
+    )
+
+
+def _dtype(value: object) -> Dtype:
+    if type(value) is Known and isinstance(value.value, Dtype):
+        return value.value
+    raise PickleError(f"a tensor's dtype is {_named(value)}, which is no torch.dtype")
+
+
+def _named(value: object) -> str:
+    return f"{value.module}.{value.name}" if isinstance(value, Known | Opaque) else f"a {type(value).__name__}"
+
+
+def _rebuild_parameter(args: tuple[Any, ...]) -> object:
+    _arguments(args, 3, 3, "torch._utils._rebuild_parameter")
+    data, requires_grad, hooks = args
+    _check_hooks(requires_grad, hooks)
+    return _is_tensor(data, "torch._utils._rebuild_parameter")
+
+
+def _rebuild_parameter_with_state(args: tuple[Any, ...]) -> object:
+    _arguments(args, 4, 4, "torch._utils._rebuild_parameter_with_state")
+    data, requires_grad, hooks, _ = args
+    _check_hooks(requires_grad, hooks)
+    return _is_tensor(data, "torch._utils._rebuild_parameter_with_state")
+
+
+def _is_tensor(data: object, function: str) -> object:
+    if isinstance(data, Tensor | Special | Opaque):
+        return data
+    raise PickleError(f"{function} is given a {type(data).__name__}, not a tensor")
+
+
+def _rebuild_from_type(args: tuple[Any, ...]) -> object:
+    """Build what a tensor with attributes holds; a subclass proper stays special."""
+    _arguments(args, 4, 4, "torch._tensor._rebuild_from_type_v2")
+    function, kind, inner, _ = args
+    if type(function) is Known and function.build is _rebuild_from_type:
+        raise PickleError("torch._tensor._rebuild_from_type_v2 is given itself: subclasses do not nest")
+    if type(function) is Known and function.build is not None and type(inner) is tuple:
+        made = function.build(inner)
+        if type(kind) is Known and isinstance(made, Tensor):
+            return made
+        shape = made.shape if isinstance(made, Tensor | Special) else None
+        dtype = made.dtype.name if isinstance(made, Tensor) else made.dtype if isinstance(made, Special) else None
+        # What its state holds (a DTensor's shard) stays reachable, to be listed.
+        return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (made, args[3]), dtype, shape)
+    return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (inner, args[3]))
+
+
+def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int | None = None) -> Known:
+    module, _, name = function.rpartition(".")
+
+    def build(args: tuple[Any, ...]) -> object:
+        dtype = shape = None
+        if dtype_at is not None and len(args) > dtype_at and type(args[dtype_at]) is Known:
+            value = args[dtype_at].value
+            dtype = value.name if isinstance(value, Dtype) else None
+        if size_at is not None and len(args) > size_at and type(args[size_at]) is tuple:
+            shape = _sizes(args[size_at], "a tensor's size")
+            if any(not 0 <= length < 1 << 63 for length in shape):
+                raise LayoutError("a tensor has a size that is negative or does not fit into 63 bits")
+        if args and type(args[0]) is Typed:
+            dtype = args[0].dtype.name
+        return Special(kind, function, args, dtype, shape)
+
+    return Known(module, name, build)
+
+
+def _ordered_dict(args: tuple[Any, ...]) -> object:
+    """Python 3 writes OrderedDict() and fills it; Python 2 gave it a list of [key, value], which is used up here.
+
+    It was made for this call. Given again and again, a short pickle would make dicts without end.
+    """
+    _arguments(args, 0, 1, "collections.OrderedDict")
+    made = Dict()
+    if args and type(args[0]) is not list:
+        raise PickleError(f"collections.OrderedDict is given a {type(args[0]).__name__}, not a list of pairs")
+    for pair in args[0] if args else ():
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise PickleError("collections.OrderedDict is given something that is no list of pairs, or a list again")
+        made += pair
+    if args:
+        args[0][:] = [None]
+    return made
+
+
+def _size(args: tuple[Any, ...]) -> object:
+    _arguments(args, 0, 1, "torch.Size")
+    sizes = args[0] if args else ()
+    return _sizes(tuple(sizes) if type(sizes) is list and len(sizes) <= LIMITS.rank else sizes, "torch.Size")
+
+
+def _named_value(module: str, name: str) -> Known:
+    """A call of this yields a name and nothing else: a device, a layout."""
+
+    def build(args: tuple[Any, ...]) -> object:
+        return f"{module}.{name}{args!r}" if len(args) <= 2 and all(_plain(a) for a in args) else name
+
+    return Known(module, name, build)
+
+
+def _plain(value: object) -> bool:
+    return (type(value) is str and len(value) < 80) or (type(value) is int and value.bit_length() <= 64)
+
+
+def _table() -> dict[tuple[str, str], Known]:
+    utils = "torch._utils"
+    rows = [
+        Known("collections", "OrderedDict", _ordered_dict),
+        Known("torch", "Size", _size),
+        Known("torch", "Tensor"),
+        Known("torch.nn.parameter", "Parameter"),
+        Known("torch.nn.parameter", "Buffer"),
+        _named_value("torch", "device"),
+        _named_value("torch.serialization", "_get_layout"),
+        Known(utils, "_rebuild_tensor", _rebuild_tensor),
+        Known(utils, "_rebuild_tensor_v2", _rebuild_tensor_v2),
+        Known(utils, "_rebuild_tensor_v3", _rebuild_tensor_v3),
+        Known(utils, "_rebuild_parameter", _rebuild_parameter),
+        Known(utils, "_rebuild_parameter_with_state", _rebuild_parameter_with_state),
+        *(
+            Known(module, name, _rebuild_from_type)
+            for module in ("torch._tensor", "torch.tensor")
+            for name in ("_rebuild_from_type_v2", "_rebuild_from_type")
+        ),
+        _special("quantised", f"{utils}._rebuild_qtensor", size_at=2),
+        _special("sparse", f"{utils}._rebuild_sparse_tensor"),
+        _special("sparse", f"{utils}._rebuild_sparse_csr_tensor"),
+        _special("nested", f"{utils}._rebuild_nested_tensor"),
+        _special("meta", f"{utils}._rebuild_meta_tensor_no_storage", dtype_at=0, size_at=1),
+        _special("wrapper subclass", f"{utils}._rebuild_wrapper_subclass", dtype_at=1, size_at=2),
+        _special("device", f"{utils}._rebuild_device_tensor_from_numpy", dtype_at=1),
+        _special("device", f"{utils}._rebuild_device_tensor_from_cpu_tensor", dtype_at=1),
+        _special("device", f"{utils}._rebuild_xla_tensor", dtype_at=1),
+        *(
+            Known("torch", name)
+            for name in ("per_tensor_affine", "per_channel_affine", "per_tensor_symmetric", "per_channel_symmetric")
+        ),
+        *(Known("torch", name, value=dtype) for name, dtype in BY_TORCH.items()),
+        *(
+            Known(module, name, value=StorageClass(name, dtype))
+            for name, dtype in BY_STORAGE.items()
+            for module in ("torch", "torch.cuda")
+        ),
+        *(
+            Known("torch.storage", name, value=StorageClass(name, U8, untyped=True))
+            for name in ("UntypedStorage", "_UntypedStorage")
+        ),
+    ]
+    return {(known.module, known.name): known for known in rows}
+
+
+TABLE: Final = _table()

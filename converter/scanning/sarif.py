@@ -1,0 +1,109 @@
+"""A scan as SARIF 2.1.0, for dashboards that collect the findings of code scanners.
+
+Source: OASIS, Static Analysis Results Interchange Format 2.1.0, errata 01.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from converter.io.publish import write_report
+from converter.scanning.scan import RULES
+
+if TYPE_CHECKING:
+    from converter.reports.scan import FileScan, FindingReport, ScanReport
+
+_SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_IDS: Final = tuple(RULES)
+
+
+def to_sarif(report: ScanReport) -> dict[str, Any]:
+    """Give a scan as a SARIF log with one run. Files are named relative to the current folder where they are below it."""
+    return {
+        "$schema": _SCHEMA,
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {"name": "cerebras-tool", "version": _version(), "rules": [_rule(id) for id in _IDS]}
+                },
+                "invocations": [{"executionSuccessful": True}],
+                "artifacts": [
+                    {"location": {"uri": _uri(file.location)}, "length": file.nbytes, "roles": ["analysisTarget"]}
+                    for file in report.files
+                ],
+                "results": [
+                    _result(index, file, finding)
+                    for index, file in enumerate(report.files)
+                    for finding in file.findings
+                ],
+            }
+        ],
+    }
+
+
+def write_sarif(report: ScanReport, path: Path) -> None:
+    """Write a scan to a file, over an older one. Raises OutputError."""
+    write_report(path, (json.dumps(to_sarif(report), indent=2) + "\n").encode())
+
+
+def _version() -> str:
+    try:
+        return version("cerebras-tool")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "0"
+
+
+def _rule(id: str) -> dict[str, Any]:
+    rule = RULES[id]
+    return {
+        "id": id,
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.meaning},
+        "defaultConfiguration": {"level": rule.level},
+        "properties": {"tags": ["security"], "verdict": rule.verdict},
+    }
+
+
+def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any]:
+    physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(file.location), "index": index}}
+    location: dict[str, Any] = {"physicalLocation": physical}
+    # Inside an archive a byte counts from the start of its record, which no region can say.
+    if finding.byte is not None and not finding.place:
+        physical["region"] = {"byteOffset": finding.byte, "byteLength": 1}
+    if finding.place:
+        location["logicalLocations"] = [{"fullyQualifiedName": _printable(finding.place), "kind": "member"}]
+    at = f" (byte {finding.byte:,} of {finding.place})" if finding.place and finding.byte is not None else ""
+    return {
+        "ruleId": finding.rule,
+        "ruleIndex": _IDS.index(finding.rule),
+        "level": finding.level,
+        "message": {"text": _printable(finding.message + at)},
+        "locations": [location],
+    }
+
+
+def _printable(text: str) -> str:
+    """Dashboards show messages as they are."""
+    from converter.text import safe_text
+
+    return safe_text(text, 2000)
+
+
+def _uri(location: str) -> str:
+    path = PurePath(location)
+    if path.is_absolute():
+        here = Path.cwd()
+        if not path.is_relative_to(here):
+            return "file://" + _quoted(path)
+        path = path.relative_to(here)
+    return _quoted(path)
+
+
+def _quoted(path: PurePath) -> str:
+    # A path is bytes; a name that is no text keeps them.
+    return quote(str(path).encode("utf-8", "surrogateescape"), safe="/")

@@ -1,0 +1,198 @@
+"""A state dict whose tensors are read when they are asked for, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from converter.tensors.tensor import Tensor
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+    from converter.io.traffic import Traffic
+    from converter.tensors.tensor import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """Something in a checkpoint that is no tensor, kept inert. `value` is a node of `converter.pickles.machine`."""
+
+    name: str
+    kind: str
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A tensor of a kind that can't be carried over: quantised, sparse, of an encoding that is not decoded here.
+
+    `dtype` and `shape` are None where the file does not tell them.
+    """
+
+    name: str
+    kind: str
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that a catalogue was read from; `nbytes` as it was when opened."""
+
+    name: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalUse:
+    """A global that a pickle names: where first, how often, and whether the closed table holds it."""
+
+    module: str
+    name: str
+    known: bool
+    position: int  # byte in the pickle
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a catalogue came from, apart from what stands in it.
+
+    `format` is the name of a record of `converter.formats`. `config` is the config.json beside the weights. `traffic`
+    counts what it took to read something remote; None for local files.
+    """
+
+    location: str
+    format: str
+    files: tuple[File, ...] = ()
+    sources: tuple[Source, ...] = ()
+    config: Mapping[str, Any] | None = None
+    traffic: Traffic | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue(Mapping[str, Tensor]):
+    """A state dict whose tensors are read when they are asked for, in the order of the file.
+
+    `storages` is every storage of the files in order, referenced or not; `others` what is no tensor, inert;
+    `unsupported` the tensors of kinds that can't be carried; `globals` what the pickles name; `problems` sentences about
+    what contradicts itself without making the rest unreadable; `missing` names that an index promises and no shard
+    holds; `unchecked` whether it was saved without CRCs. Leaving a `with` block closes its files.
+    """
+
+    tensors: Mapping[str, Tensor]
+    origin: Origin
+    storages: tuple[Storage, ...] = ()
+    others: tuple[Other, ...] = ()
+    unsupported: tuple[Unsupported, ...] = ()
+    globals: tuple[GlobalUse, ...] = ()
+    problems: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unchecked: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __repr__(self) -> str:
+        return f"<Catalogue {self.location!r}: {len(self)} tensors, {self.format}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; tensors can't be read any more."""
+        for source in self.origin.sources:
+            source.close()
+
+    @property
+    def location(self) -> str:
+        """The place that it was opened from: a path or a URL."""
+        return self.origin.location
+
+    @property
+    def format(self) -> str:
+        """The name of its format, a record of `converter.formats`."""
+        return self.origin.format
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The config.json beside the weights."""
+        return self.origin.config
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], storages: Sequence[Storage] = ()) -> Catalogue:
+        """A catalogue of other tensors that keeps everything else."""
+        return replace(self, tensors=dict(tensors), storages=tuple(storages))
+
+    def with_origin(self, **changes: Any) -> Catalogue:
+        """The same catalogue with other facts about where it came from, fields of Origin by name."""
+        return replace(self, origin=replace(self.origin, **changes))
+
+    def fingerprint(self) -> str:
+        """A text that differs once the files do: their names, sizes and versions."""
+        return repr([(source.name, source.size, source.version) for source in self.origin.sources] or self.origin.files)
+
+    def tied(self) -> list[list[str]]:
+        """Groups of names that are one and the same view."""
+        groups: dict[Tensor, list[str]] = {}
+        for name, tensor in self.tensors.items():
+            groups.setdefault(tensor, []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+    def unknown_globals(self) -> list[str]:
+        """What the pickles name outside the closed table, sorted."""
+        return sorted({str(use) for use in self.globals if not use.known})
+
+    def identities(self) -> list[tuple[int, int]]:
+        """Device and inode of the files that are read, so that none is written over."""
+        return [source.identity for source in self.origin.sources if source.identity is not None]
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may read different tensors at once without loss of speed."""
+        return all(source.concurrent for source in self.origin.sources)
+
+    def expect(self, tensors: Iterable[Tensor]) -> None:
+        """Announce the order in which tensors will be read: remote files are fetched ahead in that order."""
+        for source, ranges in self._ranges(tensor.storage for tensor in tensors):
+            source.expect(ranges)
+
+    def arrange(self) -> None:
+        """Announce the order in which tensors will probably be read, that of the catalogue: opening ends here."""
+        ordered = (*(tensor.storage for tensor in self.tensors.values()), *self.storages)
+        found = {id(source): (source, ranges) for source, ranges in self._ranges(ordered)}
+        for source in self.origin.sources:
+            source.arrange(found.get(id(source), (source, []))[1])
+
+    def pass_by(self) -> None:
+        """Keep nothing that is read from now on in the page cache."""
+        for source in self.origin.sources:
+            source.pass_by()
+
+    def check_unchanged(self) -> None:
+        """Raise SourceError if a file was written to since it was opened."""
+        for source in self.origin.sources:
+            source.check_unchanged()
+
+    def _ranges(self, storages: Iterable[Storage]) -> list[tuple[Source, list[tuple[int, int]]]]:
+        """The ranges of storages by the file that they lie in, each file's in order."""
+        if self.origin.traffic is None:  # local files need not be told
+            return []
+        found: dict[int, tuple[Source, list[tuple[int, int]]]] = {}
+        for storage in storages:
+            for source, start, end in storage.spans():
+                found.setdefault(id(source), (source, []))[1].append((start, end))
+        return list(found.values())

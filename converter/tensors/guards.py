@@ -1,0 +1,59 @@
+"""What must hold before a catalogue's tensors are carried over or read whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from converter.errors import ManifestError, UnsafeError, UnsupportedError
+from converter.limits import LIMITS
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
+    from converter.tensors.tensor import Tensor
+
+_SMALL: Final = 64 << 20  # bytes that any view may have
+
+
+def check_expansion(tensors: Mapping[str, Tensor]) -> None:
+    """Raise UnsupportedError where views repeat the storages' bytes so often that a small file would fill a disk."""
+    held = sum({id(tensor.storage): tensor.storage.nbytes for tensor in tensors.values()}.values())
+    wanted = sum(tensor.nbytes for tensor in tensors.values())
+    if wanted > LIMITS.expansion * held + _SMALL:
+        name = max(tensors, key=lambda name: tensors[name].nbytes)
+        raise UnsupportedError(
+            f"the tensors are views that repeat {held:,} bytes until they are {wanted:,}, `{name}` above all: more than "
+            f"{LIMITS.expansion} times what the file holds is not gone through"
+        )
+
+
+def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) -> None:
+    """Raise unless every tensor can be carried over whole, and the pickle names nothing outside the table.
+
+    UnsafeError, UnsupportedError or ManifestError; each says which option, if any, goes on regardless.
+    """
+    unknown = catalogue.unknown_globals()
+    if unknown and not ignore_globals:
+        listed = ", ".join(f"`{name}`" for name in unknown[:5]) + (
+            f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        )
+        raise UnsafeError(
+            f"`{catalogue.location}` names {listed}, which a checkpoint of tensors alone does not need; nothing was "
+            "executed: give --ignore-globals to carry over the tensors and drop the rest"
+        )
+    if catalogue.unsupported:
+        first = catalogue.unsupported[0]
+        more = f" (and {len(catalogue.unsupported) - 1:,} more)" if len(catalogue.unsupported) > 1 else ""
+        raise UnsupportedError(
+            f"`{first.name}` is a {first.kind} tensor{more}, which has no plain bytes to carry over: turn it into a plain "
+            "tensor with torch and save again"
+        )
+    if catalogue.missing:
+        raise ManifestError(
+            f"`{catalogue.location}` is not whole: its index promises `{catalogue.missing[0]}`, which no shard holds"
+            + (f", and {len(catalogue.missing) - 1:,} more" if len(catalogue.missing) > 1 else "")
+        )
+    if catalogue.unchecked and not no_crc:
+        raise UnsupportedError(
+            f"`{catalogue.location}` was saved without CRCs, so damage to it can't be noticed: give --no-crc to go on"
+        )

@@ -1,0 +1,225 @@
+"""A storage (bytes) and a tensor (elements): the views that a checkpoint is made of.
+
+`offset`, `shape` and `stride` count elements, as PyTorch's do; only Storage counts bytes. numpy is imported when the
+first array is asked for: listing a checkpoint needs none.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from operator import mul
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.dtypes import Dtype
+from converter.errors import LayoutError
+from converter.io.source import STEP, Extent, Source
+from converter.limits import LIMITS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TILE: Final = 16 << 20  # bytes of a gathered tile: the more columns of a matrix it holds, the longer the reads
+_SHARED: Final = 4  # times a view that its storage may be, to be fetched whole
+_LARGEST: Final = 1 << 63  # bytes or elements that a 64-bit reader can count
+
+
+@cache
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"<{count}q").pack
+
+
+@cache
+def _signs(count: int) -> int:
+    return int.from_bytes(b"\0\0\0\0\0\0\0\x80" * count, "little")
+
+
+def _countable(numbers: tuple[int, ...]) -> bool:
+    """Whether all are from 0 to 2^63 - 1: one look at the signs of all, as a pickle can have many looked at."""
+    try:
+        packed = _packer(len(numbers))(*numbers)
+    except struct.error:
+        return False
+    return not int.from_bytes(packed, "little") & _signs(len(numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of bytes that tensors are views of. `offset` and `nbytes` are bytes of `source`.
+
+    `encoding` names how the file itself holds the elements where `source` decodes them on the way (GGUF's `Q8_0`).
+    """
+
+    source: Source
+    offset: int
+    nbytes: int
+    key: str
+    shard: int | None = None
+    crc32: int | None = None
+    byteorder: str = "little"
+    encoding: str | None = None
+
+    def readinto(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `offset` of the storage."""
+        self.source.readinto(self.offset + offset, buffer)
+
+    def spans(self) -> Iterator[Extent]:
+        """Yield the parts of files that it lies in, headers included, without reading any."""
+        return self.source.spans(self.offset, self.nbytes)
+
+    def release(self) -> None:
+        """Announce that all of it was read for the last time."""
+        self.source.release(self.offset, self.nbytes)
+
+    def prefetch(self, offset: int, nbytes: int) -> None:
+        """Announce that a range will be read in any order and more than once: a remote source then fetches it first."""
+        self.source.prefetch(self.offset + offset, nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A view of a storage, checked when it is built.
+
+    Raises LayoutError unless every element lies within the storage, every dimension and stride is ≥ 0, and sizes can be
+    counted with 63 bits.
+    """
+
+    dtype: Dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    storage: Storage
+
+    def __post_init__(self) -> None:
+        shape, stride = self.shape, self.stride
+        if len(shape) > LIMITS.rank or len(shape) != len(stride):
+            raise LayoutError(
+                f"a tensor has {len(shape)} dimensions and {len(stride)} strides: as many as each other and at most "
+                f"{LIMITS.rank} are read"
+            )
+        if not 0 <= self.offset < _LARGEST:
+            raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")
+        if not _countable((*shape, *stride)):
+            raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
+        room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy leaves zeros out, too
+        last = self.offset + sum(map(mul, shape, stride)) - sum(stride)
+        if room >= _LARGEST:
+            raise LayoutError(f"{self._described()} has more bytes than 63 bits can count")
+        if (last + 1) * self.dtype.itemsize > self.storage.nbytes and 0 not in shape:
+            raise LayoutError(
+                f"{self._described()} ends at element {last} of a storage of "
+                f"{self.storage.nbytes // self.dtype.itemsize} (key `{self.storage.key:.80}`)"
+            )
+
+    def __hash__(self) -> int:
+        # Of bytes, whose hash nobody outside the process can foresee: strides can be chosen to collide as numbers.
+        numbers = (*self.shape, *self.stride, self.offset)
+        return hash((_packer(len(numbers))(*numbers), self.storage.key))
+
+    def _described(self) -> str:
+        return f"a {self.dtype.name} tensor of shape {self.shape!s:.300}, stride {self.stride!s:.300}, offset {self.offset}"
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the logical tensor, which a view expanded with stride 0 does not have in its storage."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether its elements lie row by row without gaps. Dimensions of size 1 have no say, as in PyTorch."""
+        if 0 in self.shape:
+            return True
+        expected, shape, stride = 1, self.shape, self.stride
+        for axis in range(len(shape) - 1, -1, -1):
+            if shape[axis] != 1:
+                if stride[axis] != expected:
+                    return False
+                expected *= shape[axis]
+        return True
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it is a matrix that lies column by column: the transposed view of a row-major one."""
+        return len(self.shape) == 2 and not self.contiguous and self.t().contiguous
+
+    def t(self) -> Tensor:
+        """Give the view with the dimensions in reverse order."""
+        return replace(self, shape=self.shape[::-1], stride=self.stride[::-1])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Give the view of `[start:stop]` along the first dimension."""
+        offset = self.offset + start * self.stride[0]
+        return replace(self, shape=(stop - start, *self.shape[1:]), offset=offset)
+
+    def array(self, buffer: bytearray | None = None) -> NDArray[Any]:
+        """Read it: a read-only view, strided as the tensor is. BF16, F8 and the like as their raw bits.
+
+        In `buffer` if it is large enough: until it is used again, and without the cost of new memory.
+        """
+        import numpy as np
+
+        dtype = np.dtype(self.dtype.numpy)
+        if self.size == 0:
+            empty = np.empty(self.shape, dtype)
+            empty.flags.writeable = False
+            return empty
+        strides = [step if length > 1 else 0 for length, step in zip(self.shape, self.stride, strict=True)]
+        span = 1 + sum((length - 1) * step for length, step in zip(self.shape, strides, strict=True))
+        nbytes = span * dtype.itemsize
+        if buffer is None or len(buffer) < nbytes:
+            buffer = bytearray(nbytes)
+        self.storage.readinto(self.offset * dtype.itemsize, memoryview(buffer)[:nbytes])
+        if self.storage.byteorder == "big":
+            np.frombuffer(buffer, f"<u{self.dtype.swapped}", nbytes // self.dtype.swapped).byteswap(inplace=True)
+        array: NDArray[Any] = np.ndarray(self.shape, dtype, bytes_as(buffer), 0, [s * dtype.itemsize for s in strides])
+        array.flags.writeable = False
+        return array
+
+    def tiles(self, nbytes: int | None = None) -> Iterator[memoryview]:
+        """Give the canonical bytes (row-major, little-endian) in pieces of at most `nbytes`, in order.
+
+        Without it, pieces are as long as suits the view, up to TILE. A piece is valid until the next is asked for: its
+        buffer is used again.
+        """
+        if self.size == 0:
+            return
+        if self.contiguous and (self.storage.byteorder == "little" or self.dtype.swapped == 1):
+            yield from self._runs(nbytes or STEP)
+        else:
+            span = (
+                1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+            ) * self.dtype.itemsize
+            # Views that are parts of one storage are usually read one after the other: then it is fetched once.
+            whole = self.storage.nbytes <= _SHARED * span
+            start, size = (0, self.storage.nbytes) if whole else (self.offset * self.dtype.itemsize, span)
+            self.storage.prefetch(start, size)
+            from converter.tensors.gather import gathered
+
+            yield from gathered(self, nbytes or TILE)
+        self.storage.release()
+
+    def _runs(self, nbytes: int) -> Iterator[memoryview]:
+        total, start = self.nbytes, self.offset * self.dtype.itemsize
+        buffer = memoryview(bytearray(min(nbytes, total)))
+        for done in range(0, total, nbytes):
+            piece = buffer[: min(nbytes, total - done)]
+            self.storage.readinto(start + done, piece)
+            yield piece
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Give the strides of a tensor that lies row by row."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def bytes_as(buffer: bytearray) -> memoryview:
+    """Give the buffer as numpy's `ndarray` takes it."""
+    return memoryview(buffer)

@@ -1,0 +1,1 @@
+"""Copies held against their source."""

@@ -1,0 +1,250 @@
+"""What happened to a tensor that is not what it should be: transposed, swapped, zeroed, a flipped bit.
+
+Every name is found by trying: what was found is looked at as if the damage were undone, and held against the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import permutations
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from converter.dtypes import BF16, F16, F32, F64
+from converter.tensors.tensor import Tensor, row_major
+from converter.verification.comparison import Outcome, equal, floats, read, resembling, rounded
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+THIRDS: Final = ("q", "k", "v")
+_HEAD: Final = 16  # elements that tell candidates apart before all are compared
+_SAMPLE: Final = 256 << 10  # elements that are looked at for a shift, a factor or a rounding
+_ROWS: Final = 100_000  # rows, or elements of a vector, up to which another order is looked for
+_MATRIX: Final = 64 << 20  # bytes of a matrix up to which another order is looked for
+_FACTOR: Final = 1e-9  # what may be left of the energy for a tensor to be another times a number
+
+
+class Diagnosis:
+    """Names damage, given the tensors as they should be."""
+
+    def __init__(self, expected: Mapping[str, Tensor], thirds: set[str]) -> None:
+        self._expected, self._thirds = expected, thirds
+        self._heads: dict[tuple[Any, ...], list[str]] = {}
+
+    def name(self, name: str, found: Tensor, outcome: Outcome | None, others: Mapping[str, Tensor]) -> tuple[str, str]:
+        """Give what happened, in words and in a sentence. `outcome` is None where the shapes differ."""
+        expected = self._expected[name]
+        match = equal if found.dtype == expected.dtype and found.storage.encoding is None else resembling
+        if outcome is None:
+            return self._shape(name, found, match)
+        if outcome.zeroed == outcome.differing and _zero(found):
+            return "zeroed", "every element is zero"
+        if any(match(expected, view) for view in transposed(found)) or _laid_out_transposed(expected, found):
+            return "transposed", "its elements are those of the transposed matrix"
+        said = self._permuted(name, found, match) or self._another(name, found, others, match)
+        if said:
+            return said
+        return (
+            self._elements(expected, found, outcome)
+            or self._order(expected, found)
+            or (
+                _counted(outcome),
+                "its elements differ",
+            )
+        )
+
+    def _shape(self, name: str, found: Tensor, match: Callable[[Tensor, Tensor], bool]) -> tuple[str, str]:
+        expected = self._expected[name]
+        sizes = f"its shape is {list(found.shape)}: expected {list(expected.shape)}"
+        if len(found.shape) == 2 and found.shape[::-1] == expected.shape and match(expected, found.t()):
+            return "transposed", f"{sizes}; the elements are those of the transposed matrix"
+        return "another shape", sizes
+
+    def _permuted(self, name: str, found: Tensor, match: Callable[[Tensor, Tensor], bool]) -> tuple[str, str] | None:
+        """Look whether query, key and value stand in another order."""
+        if name not in self._thirds:
+            return None
+        ours, theirs = thirds(self._expected[name]), thirds(found)
+        order = [next((i for i in range(3) if match(ours[i], view)), None) for view in theirs]
+        if tuple(order) not in orders():
+            return None
+        return permuted(tuple(order))  # type: ignore[arg-type]
+
+    def _another(
+        self, name: str, found: Tensor, others: Mapping[str, Tensor], match: Callable[[Tensor, Tensor], bool]
+    ) -> tuple[str, str] | None:
+        """Look whether it is another tensor of the source."""
+        for other in self.candidates(found, exact=match is equal):
+            if other != name and match(self._expected[other], found):
+                mutual = other in others and match(self._expected[name], others[other])
+                return exchanged(name, other, mutual=mutual)
+        return None
+
+    def candidates(self, found: Tensor, *, exact: bool) -> list[str]:
+        """Give the names of the source's tensors that begin like one that was found, or have its shape."""
+        if not self._heads:
+            for name, tensor in self._expected.items():
+                self._heads.setdefault((tensor.shape, tensor.dtype.name, _head(tensor)), []).append(name)
+        if exact:
+            return self._heads.get((found.shape, found.dtype.name, _head(found)), [])
+        return [name for (shape, *_), names in self._heads.items() if shape == found.shape for name in names]
+
+    def _elements(self, expected: Tensor, found: Tensor, outcome: Outcome) -> tuple[str, str] | None:
+        """Look at what happened to the elements where they are."""
+        if outcome.differing == 1 and outcome.flipped == 1:
+            return "one flipped bit", "one element differs in one bit"
+        x, y = _sample(expected), _sample(found)
+        if expected.dtype == found.dtype and expected.dtype.swapped > 1 and np.array_equal(x, y.byteswap()):
+            return "byte order", "the bytes of every element stand in the other order"
+        if outcome.nan:
+            return "NaN", f"{outcome.nan:,} elements became NaN"
+        if outcome.zeroed == outcome.differing:
+            return "partly zeroed", "what differs became zero"
+        if outcome.differing <= max(4, expected.size // 1000):
+            return None
+        if not (expected.dtype.floating and found.dtype.floating and expected.dtype.packed == 1):
+            return None
+        values, changed = floats(x, expected.dtype), floats(y, found.dtype)
+        if expected.dtype == found.dtype and expected.dtype in (F32, F64):
+            for target in (F32, F16, BF16):
+                if target != expected.dtype and np.array_equal(floats(rounded(values, target), target), changed):
+                    return f"rounded to {target.name}", f"its values are those that {target.name} can hold"
+        return _scaled(values, changed) or _shifted(values, changed)
+
+    def _order(self, expected: Tensor, found: Tensor) -> tuple[str, str] | None:
+        """Look whether rows or columns, or the elements of a vector, are the same in another order."""
+        if expected.dtype != found.dtype or not found.size or expected.nbytes > _MATRIX:
+            return None
+        if len(expected.shape) == 1 and expected.size <= _ROWS:
+            if sorted(_sample(expected).tolist()) == sorted(_sample(found).tolist()):
+                return "elements in another order", "it has the same elements in another order"
+            return None
+        if len(expected.shape) != 2:
+            return None
+        for what, ours, theirs in (("rows", expected, found), ("columns", expected.t(), found.t())):
+            if ours.shape[0] <= _ROWS:
+                was, is_now = _digests(ours), _digests(theirs)
+                if sorted(was) == sorted(is_now):
+                    moved = sum(a != b for a, b in zip(was, is_now, strict=True))
+                    return f"{what} in another order", f"{moved:,} of {len(was):,} {what} stand elsewhere"
+        return None
+
+
+def transposed(found: Tensor) -> Iterator[Tensor]:
+    """Give what a matrix would be had its elements been laid out for the other order."""
+    if len(found.shape) == 2:
+        rows, columns = found.shape
+        if found.contiguous:
+            yield replace(found, stride=(1, rows))
+        elif found.t().contiguous:
+            yield replace(found, stride=(columns, 1))
+
+
+def thirds(tensor: Tensor) -> list[Tensor]:
+    """Cut the last dimension into three."""
+    third = tensor.shape[-1] // 3
+    step = third * tensor.stride[-1]
+    shape = (*tensor.shape[:-1], third)
+    return [replace(tensor, shape=shape, offset=tensor.offset + index * step) for index in range(3)]
+
+
+def orders() -> list[tuple[int, ...]]:
+    """Give the ways in which query, key and value can stand wrong."""
+    return [order for order in permutations(range(3)) if order != (0, 1, 2)]
+
+
+def permuted(order: tuple[int, ...]) -> tuple[str, str]:
+    """Name an order of query, key and value: which of them stands first, second and third."""
+    fixed = [i for i in range(3) if order[i] == i]
+    stand = ", ".join(THIRDS[i] for i in order)
+    if len(fixed) == 1:
+        one, other = (name for i, name in enumerate(THIRDS) if i not in fixed)
+        return f"{one} and {other} swapped", f"query, key and value stand in the order {stand}"
+    return "q, k and v permuted", f"query, key and value stand in the order {stand}"
+
+
+def exchanged(name: str, other: str, *, mutual: bool) -> tuple[str, str]:
+    """Name a tensor that holds another's elements."""
+    if not mutual:
+        return f"a copy of {other}", f"its elements are those of `{other}`"
+    here, there = name.split("."), other.split(".")
+    apart = [(a, b) for a, b in zip(here, there, strict=False) if a != b]
+    if len(here) == len(there) and len(apart) == 1 and not apart[0][0].isdigit():
+        one, two = sorted(apart[0])
+        return f"{one} and {two} swapped", f"its elements are those of `{other}`, and the other way round"
+    return f"swapped with {other}", f"its elements are those of `{other}`, and the other way round"
+
+
+def _laid_out_transposed(expected: Tensor, found: Tensor) -> bool:
+    """Whether the elements, row by row, are those of the other column by column, as far as a sample tells."""
+    if len(found.shape) != 2 or expected.dtype != found.dtype or 1 in found.shape:
+        return False
+    for ours, theirs in ((expected.t(), found), (expected, found.t())):
+        x, y = _sample(ours), _sample(theirs)
+        common = min(len(x), len(y))
+        if np.array_equal(x[:common], y[:common]):
+            return True
+    return False
+
+
+def _counted(outcome: Outcome) -> str:
+    return "one element changed" if outcome.differing == 1 else "changed"
+
+
+def _zero(tensor: Tensor) -> bool:
+    return tensor.size > 0 and not any(np.frombuffer(tile, "u1").any() for tile in tensor.tiles())
+
+
+def _sample(tensor: Tensor, most: int = _SAMPLE) -> NDArray[Any]:
+    """Give the first elements in row-major order, as raw bits."""
+    if tensor.contiguous:
+        line = replace(tensor, shape=(1, tensor.size), stride=row_major((1, tensor.size)))
+        return read(line, 0, 1, 0, min(most, tensor.size)).reshape(-1)
+    if len(tensor.shape) == 2:
+        rows = max(1, min(tensor.shape[0], most // tensor.shape[1]))
+        return read(tensor, 0, rows, 0, min(tensor.shape[1], most)).reshape(-1)
+    first = bytes(next(tensor.tiles(most * tensor.dtype.itemsize)))
+    some: NDArray[Any] = np.frombuffer(first, f"<u{tensor.dtype.itemsize}")
+    return some
+
+
+def _head(tensor: Tensor) -> bytes:
+    return _sample(tensor, _HEAD)[:_HEAD].tobytes() if tensor.size else b""
+
+
+def _digests(matrix: Tensor) -> list[bytes]:
+    array = matrix.array()
+    return [blake2b(np.ascontiguousarray(row).view("u1").data, digest_size=8).digest() for row in array]
+
+
+def _scaled(values: NDArray[Any], changed: NDArray[Any]) -> tuple[str, str] | None:
+    x, y = values.astype("<f8"), changed.astype("<f8")
+    with np.errstate(all="ignore"):
+        xx, xy, yy = float(x @ x), float(x @ y), float(y @ y)
+    if not (np.isfinite(xx) and np.isfinite(yy)) or not xx or not yy:
+        return None
+    factor = xy / xx
+    if yy - factor * xy > _FACTOR * yy or abs(factor - 1) < 1e-6:
+        return None
+    if abs(factor + 1) < 1e-6:
+        return "negated", "every element has the other sign"
+    return "scaled", f"every element is multiplied by {factor:.6g}"
+
+
+def _shifted(values: NDArray[Any], changed: NDArray[Any]) -> tuple[str, str] | None:
+    if len(values) < 2 * _HEAD:
+        return None
+    for one, other, word in ((values, changed, "late"), (changed, values, "early")):
+        head, width = one[:_HEAD].tobytes(), one.itemsize
+        if head == head[:width] * _HEAD:
+            continue
+        at = other.tobytes().find(head)
+        if at > 0 and at % width == 0:
+            shift = at // width
+            if shift <= len(one) // 2 and np.array_equal(one[: len(one) - shift], other[shift:]):
+                return "shifted", f"the elements stand {shift:,} too {word}"
+    return None

@@ -1,0 +1,123 @@
+"""The golden manifest: digests of what a checkpoint holds, the same whatever form it is in, to be kept in its place.
+
+Names are without a prefix; masks are left out, and a head that is tied: they follow from the architecture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.dtypes import BY_NAME
+from converter.errors import ManifestError
+from converter.io.local import LocalFile
+from converter.io.strict_json import load_json
+
+if TYPE_CHECKING:
+    from converter.tensors.tensor import Tensor
+
+SCHEMA: Final = "cerebras-tool/golden/v1"
+_HEX: Final = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenTensor:
+    """What a tensor must be: SHA-256 of its canonical bytes.
+
+    `converted` has the digests of copies in another dtype (`F16`, `Q8_0`) that were found equivalent when the manifest was
+    written; those of blocks are of the F32 elements that they stand for.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    converted: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A manifest. `tied` are groups of names, `settings` what config.json says, `tokenizer` digests or None."""
+
+    location: str
+    tensors: Mapping[str, GoldenTensor]
+    tied: tuple[tuple[str, ...], ...]
+    settings: Mapping[str, Any] | None
+    tokenizer: Mapping[str, str] | None
+
+    def text(self) -> str:
+        """Give the document."""
+        document = {
+            "schema": SCHEMA,
+            "settings": self.settings,
+            "tokenizer": self.tokenizer,
+            "tied": [list(names) for names in self.tied],
+            "tensors": {
+                name: {"dtype": tensor.dtype, "shape": list(tensor.shape), "sha256": tensor.sha256}
+                | ({"converted": dict(sorted(tensor.converted.items()))} if tensor.converted else {})
+                for name, tensor in sorted(self.tensors.items())
+            },
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+
+def is_golden(path: Path) -> bool:
+    """Whether a file begins like a JSON document, which no checkpoint does."""
+    if not path.is_file():
+        return False
+    source = LocalFile(path)
+    head = bytes(source.read(0, min(64, source.size)))
+    return head.lstrip()[:1] == b"{" and b"\0" not in head
+
+
+def load(path: Path) -> Golden:
+    """Load a manifest. Raises ManifestError for a document that is none."""
+    document = load_json(path)
+    if document.get("schema") != SCHEMA:
+        raise ManifestError(f"`{path}` has the schema {document.get('schema')!r:.80}: `{SCHEMA}` was expected")
+    try:
+        tensors = {name: _tensor(name, entry) for name, entry in document["tensors"].items()}
+        tied = tuple(tuple(str(name) for name in names) for names in document["tied"])
+        settings, tokenizer = document["settings"], document["tokenizer"]
+        for part in (settings, tokenizer):
+            if part is not None and type(part) is not dict:
+                raise TypeError("`settings` and `tokenizer` are objects or null")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(f"`{path}` lacks a field or has one of another type: {error}") from error
+    return Golden(str(path), tensors, tied, settings, tokenizer)
+
+
+def digest(tensor: Tensor) -> str:
+    """Give the SHA-256 of a tensor's canonical bytes."""
+    found = hashlib.sha256()
+    for tile in tensor.tiles():
+        found.update(tile)
+    return found.hexdigest()
+
+
+def digest_in_thirds(tensor: Tensor, order: tuple[int, ...]) -> str:
+    """Give the SHA-256 that a tensor has with the thirds of its last dimension in another order."""
+    import numpy as np
+
+    found = hashlib.sha256()
+    width = f"<u{tensor.dtype.itemsize}"
+    matrix = len(tensor.shape) == 2
+    for row in range(tensor.shape[0] if matrix else 1):
+        view = tensor.rows(row, row + 1) if matrix else tensor
+        line = np.frombuffer(b"".join(bytes(tile) for tile in view.tiles()), width)
+        found.update(line.reshape(3, -1)[list(order)].tobytes())
+    return found.hexdigest()
+
+
+def _tensor(name: str, entry: Any) -> GoldenTensor:
+    converted = entry.get("converted", {})
+    shape = tuple(entry["shape"])
+    digests = (entry["sha256"], *converted.values())
+    if entry["dtype"] not in BY_NAME or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"the entry of `{name:.120}` has no dtype or shape")
+    if any(type(text) is not str or len(text) != 64 or not _HEX.issuperset(text) for text in digests):
+        raise ValueError(f"the entry of `{name:.120}` has a digest that is no SHA-256")
+    return GoldenTensor(entry["dtype"], shape, entry["sha256"], converted)

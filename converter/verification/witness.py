@@ -1,0 +1,101 @@
+"""Whether the safetensors library sees what our own reader does: the second witness, and the library's only importer.
+
+Neither allows a hole before or between tensors. So where both see the same tensors in the same order, of the same dtypes
+and shapes, every tensor lies at the same bytes for both; to be sure, they read the ends of each.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.dtypes import BOOL, F16, F32, F64, I8, I16, I32, I64, U8
+from converter.errors import ConverterError
+from converter.verification.comparison import read
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
+    from converter.tensors.tensor import Storage, Tensor
+
+# Those that numpy has: of BF16 and the 8-bit formats the library is asked for names, dtypes, shapes and order alone.
+_READ: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL)
+_ENDS: Final = 1024  # elements of a tensor's first and last rows that both readers are asked for
+_TOUCHED: Final = 16 << 20  # bytes, until the file is opened anew: the library keeps every page mapped that it has read
+_AROUND: Final = 128 << 10  # bytes that the kernel maps where an end of a tensor is read
+
+
+def disagreements(catalogue: Catalogue) -> list[str]:
+    """Say what the library sees otherwise in a safetensors catalogue's files than our reader did."""
+    files: dict[str, list[Storage]] = defaultdict(list)
+    for storage in catalogue.storages:
+        files[storage.source.name].append(storage)
+    ours = {(tensor.storage.source.name, tensor.storage.key): tensor for tensor in catalogue.values()}
+    others = {other.name: other for other in catalogue.unsupported}
+    found = []
+    for path, storages in files.items():
+        try:
+            found += _order(path, storages)
+            file, touched = _opened(path), 0
+            for storage in storages:
+                touched += min(storage.nbytes, 2 * _AROUND)
+                if touched > _TOUCHED:
+                    file, touched = _opened(path), 0
+                tensor, other = ours.get((path, storage.key)), others.get(storage.key)
+                if tensor is not None:
+                    found += _differences(file, path, tensor)
+                elif other is not None:
+                    found += _described(file, path, storage.key, (other.kind, other.shape or ()))
+        except Exception as error:  # the library raises nothing narrower
+            found.append(f"the safetensors library can't read `{path}`: {error}")
+    return found
+
+
+def _opened(path: str) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(path, framework="np")
+
+
+def _order(path: str, storages: list[Storage]) -> list[str]:
+    """Compare names, and the order of tensors that have bytes."""
+    theirs = list(_opened(path).offset_keys())
+    ours = [storage.key for storage in sorted(storages, key=lambda storage: storage.offset)]
+    seen, known = set(theirs), set(ours)
+    found = [f"the safetensors library finds no `{name}` in `{path}`" for name in ours if name not in seen]
+    found += [f"the safetensors library finds `{name}` in `{path}`" for name in theirs if name not in known]
+    empty = {storage.key for storage in storages if not storage.nbytes}
+    if not found and [name for name in ours if name not in empty] != [name for name in theirs if name not in empty]:
+        found.append(f"the tensors of `{path}` stand in another order to the safetensors library than to us")
+    return found
+
+
+def _described(file: Any, path: str, key: str, ours: tuple[str | None, tuple[int, ...]]) -> list[str]:
+    """Compare a tensor's dtype and shape."""
+    piece = file.get_slice(key)
+    dtype, shape = piece.get_dtype(), tuple(piece.get_shape())
+    if (dtype, shape) == ours:
+        return []
+    return [f"`{key}` in `{path}` is {dtype} {shape} to the safetensors library and {ours[0]} {ours[1]} to us"]
+
+
+def _differences(file: Any, path: str, tensor: Tensor) -> list[str]:
+    key, shape = tensor.storage.key, tensor.shape
+    if tensor.dtype.packed > 1:
+        shape = (*shape[:-1], shape[-1] * tensor.dtype.packed)
+    found = _described(file, path, key, (tensor.dtype.safetensors, shape))
+    if found or tensor.dtype not in _READ or not tensor.size or len(shape) > 2:
+        return found
+    rows, columns = (1, *shape, *(1,) * (not shape))[-2:]
+    matrix = replace(tensor, shape=(rows, columns), stride=(columns, 1))
+    for row, first in ((0, 0), (rows - 1, max(0, columns - _ENDS))):
+        last = min(columns, first + _ENDS)
+        area = (slice(row, row + 1), slice(first, last))[2 - len(shape) :]
+        theirs = file.get_slice(key)[area] if shape else file.get_tensor(key)
+        try:
+            same = theirs.tobytes() == read(matrix, row, row + 1, first, last).tobytes()
+        except ConverterError as error:
+            return [str(error)]
+        if not same:
+            return [f"`{key}` in `{path}` has other bytes to the safetensors library than to us"]
+    return []
