@@ -13,8 +13,11 @@ ConverterError              the root: everything this package raises on purpose
 ├─ UnsafeError              refused because the pickle names things outside the table
 ├─ UnsupportedError         understood, but not something that can be carried over
 ├─ ModelError               no such declared model, or a checkpoint that is not the model it should be
-└─ OutputError              the output exists, is an input, has no room or no permission
+├─ OutputError              the output exists, is an input, has no room or no permission
+└─ WordError                a word that is none of those an option takes; also a ValueError
 """
+
+from collections.abc import Sequence
 
 
 class ConverterError(Exception):
@@ -75,3 +78,10 @@ class ModelError(ConverterError):
 
 class OutputError(ConverterError):
     """The output can't be written."""
+
+
+class WordError(ConverterError, ValueError):
+    """A word that is none of those an option takes."""
+
+    def __init__(self, option: str, word: object, words: Sequence[str]) -> None:
+        super().__init__(f"{option} is {word!r:.80}: choose {', '.join(words)}")

@@ -37,3 +37,13 @@ def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalog
     except OSError as error:  # a name too long, a folder on the way that may not be entered
         raise SourceError(f"`{location}` can't be opened: {os_reason(error)}") from error
     return open_file(path, root=root).with_origin(config=config_beside(path.parent))
+
+
+def folder_beside(catalogue: Catalogue) -> Path | None:
+    """The folder that a checkpoint lies in, or is; of one on the Hub, where its small files are in the cache."""
+    if "://" in catalogue.location:
+        from converter.hub import repository as hub
+
+        return hub.companions(catalogue.location)
+    location = Path(catalogue.location)
+    return location if location.is_dir() else location.parent if location.exists() else None

@@ -14,11 +14,10 @@ import pytest
 
 from converter.conversion.extract import default_folder, extract
 from converter.errors import ArchiveError, ModelError, UnsafeError, UnsupportedError
-from converter.formats.parameters import folder as parameters
-from converter.models.recognition import recognise
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from converter.tensors.catalogue import Catalogue
+from tests import plans
 from tests.checkpoints import Call, Global, floats, view, write_checkpoint
 
 
@@ -177,7 +176,7 @@ def test_the_properties_of_all_seven_name_the_right_storages(
     write_sample(tmp_path, model, sparse=True)
     catalogue = open_checkpoint(tmp_path)
 
-    made = parameters.extraction(catalogue, recognise(catalogue, catalogue.config)).properties
+    made = plans.parameters(catalogue).properties
 
     assert made is not None
     heads = {"111M": "8", "256M": "8", "2.7B": "8.94427190999916"}.get(

@@ -134,7 +134,7 @@ def test_a_second_run_waits_for_nobody(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, os, time
 from pathlib import Path
-from converter import publish as p
+from converter.io import publish as p
 p._SYNCED = 1000
 def tiles(number):
     def made():

@@ -148,10 +148,8 @@ def test_lists_what_has_no_plain_bytes(kind: str, opened: Open) -> None:
 
 
 def test_special_tensors_keep_dtype_and_shape(opened: Open) -> None:
-    meta, conj = (opened({"w": SPECIAL[kind]}).unsupported[0].value for kind in ("meta", "conj view"))
+    meta, conj = (opened({"w": SPECIAL[kind]}).unsupported[0] for kind in ("meta", "conj view"))
 
-    assert isinstance(meta, Special)
-    assert isinstance(conj, Special)
     assert (meta.dtype, meta.shape, conj.dtype, conj.shape) == ("F32", (2, 3), "F32", (6,))
 
 

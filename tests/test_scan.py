@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from converter.cli.app import app
 from converter.errors import SourceError
 from converter.io.local import LocalFile
+from converter.io.source import Memory
 from converter.limits import set_limit
 from converter.pickles.machine import NAMES
 from converter.reports import to_json
@@ -26,7 +27,7 @@ from converter.reports.scan import FileScan
 from converter.resources import load_json
 from converter.sample import write_sample
 from converter.scanning import sarif, second_opinion
-from converter.scanning.scan import RULES, _Held, _noteworthy, _seen, fails, scan, scan_file
+from converter.scanning.scan import RULES, _noteworthy, _seen, fails, scan, scan_file
 from tests.checkpoints import (
     Call,
     Entry,
@@ -491,8 +492,8 @@ def test_a_record_of_many_pickles_is_copied_once(monkeypatch: pytest.MonkeyPatch
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         archive.writestr("x.pkl", data)
     copied = []
-    read = _Held.read
-    monkeypatch.setattr(_Held, "read", lambda self, at, size: (copied.append(size), read(self, at, size))[1])
+    read = Memory.read
+    monkeypatch.setattr(Memory, "read", lambda self, at, size: (copied.append(size), read(self, at, size))[1])
 
     assert len(scan_file(LocalFile(tmp_path / "many.zip"), fickling=False).pickles) == 501
     assert sum(copied) < 3 * len(data)

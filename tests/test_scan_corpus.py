@@ -71,7 +71,7 @@ def test_nothing_is_run_imported_or_looked_up(folder: Path, tmp_path: Path) -> N
 
 
 _READ = """
-from converter import decompile
+from converter.pickles import decompile
 from converter.scanning.scan import scan_file
 from converter.io.source import LocalFile
 

@@ -25,6 +25,7 @@ from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.dtypes import F16, F32, F64, Dtype
 from converter.errors import ArchiveError, ManifestError, SourceError
+from converter.formats.safetensors.witness import disagreements
 from converter.io.local import LocalFile
 from converter.opening import open_checkpoint
 from converter.reports import verification as reports
@@ -34,7 +35,6 @@ from converter.tensors.verified import checked
 from converter.verification import comparison
 from converter.verification.golden import Golden, load
 from converter.verification.verify import Options, verify
-from converter.verification.witness import disagreements
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
 
 ROOT = Path(__file__).parent.parent
@@ -334,7 +334,7 @@ def test_readers_of_safetensors_that_disagree_are_noticed(
     told: dict[str, Any], detail: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = FORMS["safetensors"](model(), tmp_path)
-    monkeypatch.setattr("converter.verification.witness._opened", lambda path: Otherwise(path, **told))
+    monkeypatch.setattr("converter.formats.safetensors.witness._opened", lambda path: Otherwise(path, **told))
 
     found = check(source, output).outputs[0]
 

@@ -1,4 +1,4 @@
-"""From a catalogue to a parameters folder."""
+"""From a catalogue to a parameters folder: a conversion with a report of its own."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.conversion.job import prepare
 from converter.errors import ModelError
-from converter.formats.parameters import folder as parameters
+from converter.formats.format import Options
+from converter.formats.parameters import PARAMETERS
+from converter.formats.parameters.folder import PROPERTIES
 from converter.io.publish import Plan, PlannedFile, check_target, literal, publish
-from converter.models import recognition as models
+from converter.models.recognition import recognise
 from converter.reports.conversion import ExtractReport
-from converter.tensors.guards import check_portable
-from converter.tensors.verified import checked
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
 
 def default_folder(catalogue: Catalogue) -> Path:
-    """Give `parameters/<model>`, or the file's own name where the model is not known."""
-    recognition = models.recognise(catalogue, catalogue.config)
+    """`parameters/<model>`, or the file's own name where the model is not known."""
+    recognition = recognise(catalogue, catalogue.config)
     if recognition is not None and recognition.model is not None:
         return Path("parameters") / recognition.model.name
     return Path("parameters") / (Path(catalogue.location).resolve().stem or "checkpoint")
@@ -43,41 +44,38 @@ def extract(
     With `properties`, model.properties goes there, and a checkpoint that it can't express is refused with ModelError
     before anything is written; without, the report says why it was left out.
     """
-    check_portable(catalogue, ignore_globals=ignore_globals, no_crc=not check_crc)
-    recognition = models.recognise(catalogue, catalogue.config)
     inputs = catalogue.identities()
-    check_target(folder, folder=True, force=force, inputs=inputs)
-    if properties is not None:
-        check_target(properties, folder=False, force=force, inputs=inputs)
-    finish = catalogue.check_unchanged
-    if check_crc:
-        catalogue, check = checked(catalogue)
 
-        def finish() -> None:
-            check()
-            catalogue.check_unchanged()
+    def check_output() -> None:
+        check_target(folder, folder=True, force=force, inputs=inputs)
+        if properties is not None:
+            check_target(properties, folder=False, force=force, inputs=inputs)
 
-    extraction = parameters.extraction(
-        catalogue, recognition, form=form, sha256=sha256, properties_inside=properties is None
+    options = Options(form=form, sha256=sha256, properties_inside=properties is None)
+    job = prepare(
+        catalogue,
+        folder,
+        PARAMETERS,
+        options,
+        check_crc=check_crc,
+        ignore_globals=ignore_globals,
+        check_output=check_output,
     )
-    if properties is not None and extraction.properties is None:
-        raise ModelError(f"no model.properties can be written: {extraction.refused}")
-    if extraction.plan.passing:
-        catalogue.pass_by()
-    publish(extraction.plan, folder, force=force, progress=progress, inputs=inputs, check=finish)
-    if properties is not None and extraction.properties is not None:
-        text = PlannedFile("", (literal("model.properties", extraction.properties.encode()),))
-        publish(Plan((text,), folder=False), properties, force=force, inputs=inputs)
-    where = None if extraction.properties is None else str(properties or folder / parameters.PROPERTIES)
-    refused = f"no model.properties: {extraction.refused}"
+    text = job.planned.properties
+    if properties is not None and text is None:
+        raise ModelError(f"no {PROPERTIES} can be written: {job.planned.refused}")
+    job.write(force=force, progress=progress)
+    if properties is not None and text is not None:
+        file = PlannedFile("", (literal(PROPERTIES, text.encode()),))
+        publish(Plan((file,), folder=False), properties, force=force, inputs=inputs)
     return ExtractReport(
         source=catalogue.location,
         folder=str(folder),
         form=form,
-        model=recognition.model.name if recognition and recognition.model else None,
-        files=len(extraction.files),
-        nbytes=extraction.plan.nbytes,
-        tensors=extraction.tensors,
-        properties=where,
-        notes=(refused,) if extraction.properties is None else (),
+        model=job.model,
+        files=len(job.planned.files),
+        nbytes=job.plan.nbytes,
+        tensors=job.planned.tensors,
+        properties=None if text is None else str(properties or folder / PROPERTIES),
+        notes=job.planned.notes,
     )

@@ -1,92 +1,69 @@
-"""The formats: one module each, listed in one tuple; and which one a file is, by its first bytes alone."""
+"""The formats: a package each, listed in one tuple; and which one a file or a folder is."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from converter.errors import FormatError
+from converter.errors import ConverterError, FormatError
+from converter.formats.format import Format
+from converter.formats.gguf import GGUF
+from converter.formats.parameters import PARAMETERS
+from converter.formats.safetensors import SAFETENSORS
+from converter.formats.torch import TORCH_LEGACY, TORCH_ZIP
 from converter.io.local import LocalFile
-from converter.io.source import Source
-from converter.tensors.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+    from converter.tensors.catalogue import Catalogue
 
 HEAD: Final = 512  # bytes that tell every kind of file from the others
 
-
-class Reader(Protocol):
-    """Reads a checkpoint's names and layouts from its bytes."""
-
-    def __call__(self, source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-        """`root` is the key that names start below; `shard` counts from 1."""
-        ...
+# The order decides where a file could be of two.
+FORMATS: Final = (TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS)
+WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS) if format.plan is not None)
+_BY_NAME: Final = {format.name: format for format in FORMATS}
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """A kind of checkpoint file. `matches` looks at the first HEAD bytes."""
-
-    name: str
-    title: str
-    matches: Callable[[bytes], bool]
-    read: Reader
+def named(name: str) -> Format:
+    """The format of this name; one that can do nothing for catalogues that were made in memory."""
+    return _BY_NAME.get(name) or Format(name, name)
 
 
-def _torch(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    from converter.formats.torch import reader as torch
-
-    return torch.read(source, root=root, shard=shard)
-
-
-def _legacy(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    from converter.formats.torch import legacy
-
-    return legacy.read(source, root=root, shard=shard)
+def of(catalogue: Catalogue) -> Format:
+    """The format that a catalogue was read from."""
+    return named(catalogue.format)
 
 
-def _gguf(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    from converter.formats.gguf import reader as gguf
-
-    return gguf.read(source, root=root, shard=shard)
-
-
-def _safetensors(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    from converter.formats.safetensors import reader as safetensors
-
-    return safetensors.read(source, root=root, shard=shard)
+def canonical(catalogue: Catalogue) -> Catalogue:
+    """The catalogue with the names, shapes and config.json of its family, whatever its format calls them."""
+    return of(catalogue).canonical(catalogue)
 
 
-# The magic number of torch before 1.6, by pickle protocol: 2 is torch's own choice, the others its caller's.
-_MAGIC: Final = 0x1950A86A20F9469CFC6C
-_PICKLED: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
-_LEGACY: Final = (
-    *(bytes([0x80, protocol]) + _PICKLED for protocol in (2, 3)),
-    *(bytes([0x80, protocol, 0x95]) + len(_PICKLED).to_bytes(8, "little") + _PICKLED for protocol in (4, 5)),
-    b"L%dL\n." % _MAGIC,
-)
+def of_folder(path: Path) -> Format | None:
+    """The format that a folder is of as a whole, or None where it holds files of weights."""
+    return next((format for format in FORMATS if format.is_folder(path)), None)
 
-# A reader is imported when there is something for it to read.
-FORMATS: Final = (
-    # A zip's local header: PyTorch itself looks no further.
-    Format("torch-zip", "PyTorch checkpoint (zip)", lambda head: head.startswith(b"PK\3\4"), _torch),
-    Format(
-        "torch-legacy",
-        "PyTorch checkpoint (legacy stream, before torch 1.6)",
-        lambda head: head.startswith(_LEGACY),
-        _legacy,
-    ),
-    Format("gguf", "GGUF", lambda head: head.startswith(b"GGUF"), _gguf),
-    # A header's length, of which no more than 6 bytes are used, and the header's `{`.
-    Format(
-        "safetensors",
-        "safetensors",
-        lambda head: head[6:8] == b"\0\0" and head[8:].lstrip(b" \t\r\n")[:1] == b"{",
-        _safetensors,
-    ),
-)
+
+def ends_early(path: Path) -> bool:
+    """Whether a file or a folder that can't be read ends too early, as a download that broke off does."""
+    if path.is_dir():
+        if (format := of_folder(path)) is not None:
+            return format.truncated(path)
+        return any(
+            ends_early(file) for format in FORMATS for ending in format.endings for file in path.glob(f"*{ending}")
+        )
+    try:
+        source = LocalFile(path)
+        head = bytes(source.read(0, min(HEAD, source.size)))
+    except (ConverterError, OSError):
+        return False
+    found = next((format for format in FORMATS if format.matches(head)), None)
+    return len(head) < 8 if found is None else found.truncated(path)
+
 
 _FOREIGN: Final = (  # first bytes, and what has them
     (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for: run `git lfs pull`"),
@@ -132,11 +109,18 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def read(format: Format, source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    """Read one checkpoint file of a format."""
+    if format.read is None:
+        raise FormatError(f"`{source.name}`: a {format.title} is no file")
+    return format.read(source, root=root, shard=shard)
+
+
 def open_source(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read one checkpoint from its bytes, wherever they are."""
     format = identify(bytes(source.read(0, min(HEAD, source.size))), source.name)
     with uncollected():
-        return format.read(source, root=root, shard=shard)
+        return read(format, source, root=root, shard=shard)
 
 
 def what(head: bytes) -> str:

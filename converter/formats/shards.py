@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from converter.errors import FormatError, LayoutError, ManifestError, SourceError
-from converter.formats import open_file, open_source
-from converter.formats.parameters import folder as parameters
+from converter.formats import FORMATS, of_folder, open_file, open_source
 from converter.io.local import Descriptors, LocalFile
 from converter.io.strict_json import config_beside, load_json
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Tensor
 
 INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
-_WEIGHTS: Final = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".gguf")
+_WEIGHTS: Final = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))
 _NOT_WEIGHTS: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
 _SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -29,8 +28,9 @@ def read(path: Path, *, root: str | None = None) -> Catalogue:
 
 
 def _read(path: Path, root: str | None) -> Catalogue:
-    if parameters.is_folder(path):
-        return parameters.read_folder(path, root=root)
+    found = of_folder(path)
+    if found is not None and found.read_folder is not None:
+        return found.read_folder(path, root=root)
     try:
         names = [file.name for file in path.iterdir() if not file.is_dir()]
     except OSError as error:

@@ -26,7 +26,9 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from converter.errors import ConverterError, FormatError, ManifestError, SourceError
 from converter.formats import HEAD, identify
+from converter.formats import read as read_format
 from converter.formats import shards as folder
+from converter.formats.companions import CONFIG, GENERATION, TOKENIZER
 from converter.io.local import LocalFile
 from converter.io.ranges import CONNECTIONS, Pool, RemoteFile, awaited
 from converter.io.source import STEP, Source
@@ -41,10 +43,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-COMPANIONS: Final = (
-    *("config.json", "generation_config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
-)
+COMPANIONS: Final = (CONFIG, GENERATION, *TOKENIZER)
 _ATTEMPTS: Final = 6
 _BACKOFF = 0.25  # seconds before the second attempt; twice as many before each that follows
 _LONGEST_WAIT: Final = 30.0  # seconds that a server may ask for between attempts
@@ -856,7 +855,7 @@ def _open_url(web: _Web, url: str, root: str | None) -> Catalogue:
 
 def _read(source: Source, root: str | None, shard: int | None) -> Catalogue:
     head = bytes(source.read(0, min(HEAD, source.size)))
-    return identify(head, source.name).read(source, root=root, shard=shard)
+    return read_format(identify(head, source.name), source, root=root, shard=shard)
 
 
 def _ready(catalogue: Catalogue, web: _Web) -> Catalogue:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.errors import UnsupportedError
+from converter import formats
 from converter.formats import uncollected
 from converter.formats.torch.reader import PUBLISHED_WRITER, read_cut_off
 from converter.io.local import LocalFile
@@ -143,14 +143,7 @@ def _finite(value: float | None) -> float | None:
 
 def _recognise(catalogue: Catalogue) -> models.Recognition | None:
     """Tell which model it is; GGUF's names are turned into those that the architectures know."""
-    if catalogue.format != "gguf":
-        return models.recognise(catalogue, catalogue.config)
-    from converter.formats.gguf.reader import as_hugging_face
-
-    try:
-        known = as_hugging_face(catalogue)
-    except UnsupportedError:
-        return None
+    known = formats.canonical(catalogue)
     return models.recognise(known, known.config)
 
 

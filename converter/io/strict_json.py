@@ -19,10 +19,15 @@ def config_beside(path: Path) -> dict[str, Any] | None:
 
 def load_json(path: Path) -> dict[str, Any]:
     """Load a small JSON document as `parse_json` does."""
+    return parse_json(load_bytes(path), str(path))
+
+
+def load_bytes(path: Path) -> bytes:
+    """Load a small file. Raises ManifestError for one that is larger than a JSON document may be."""
     source = LocalFile(path)
     if source.size > LIMITS.json_bytes:
         raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
-    return parse_json(bytes(source.read(0, source.size)), str(path))
+    return bytes(source.read(0, source.size))
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:

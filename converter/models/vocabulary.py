@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +24,19 @@ class Vocabulary:
 
     ids: dict[str, int]
     merges: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """Tokens by id, and merges in order (two tokens and a space between)."""
+
+    tokens: Mapping[int, str]
+    merges: tuple[str, ...]
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the tokens and of the merges, as JSON."""
+        parts = {"tokens": sorted(self.tokens.items()), "merges": list(self.merges)}
+        return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
 
 def is_beside(folder: Path) -> bool:

@@ -275,12 +275,12 @@ class _Look:
     def file(self, source: Source) -> str:
         """Look at a whole file; give what it is."""
         head = bytes(source.read(0, min(HEAD, source.size)))
-        if FORMATS[0].matches(head):
-            return self.zip(source, "", 0)
         for format in FORMATS:
             if format.matches(head):
+                if format.contents == "records":
+                    return self.zip(source, "", 0)
                 catalogue = self.strict(source, format.read)
-                if format.name == "torch-legacy":
+                if format.contents == "pickles":
                     self.legacy(source, catalogue)
                 self.appended(source)
                 return format.title

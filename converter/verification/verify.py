@@ -6,26 +6,22 @@ Names are without a prefix, as both styles have them.
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from converter import formats
 from converter.errors import ConverterError, FormatError, ManifestError, ModelError, OutputError, UnsupportedError
-from converter.formats.gguf import reader as gguf
-from converter.formats.parameters import folder as parameters
-from converter.formats.safetensors import reader as safetensors
-from converter.io.local import LocalFile
+from converter.formats.companions import CONFIG
+from converter.formats.format import Finding
 from converter.io.publish import write_report
-from converter.io.source import Source
-from converter.io.strict_json import load_json
 from converter.models import recognition as models
 from converter.models.masks import droppable
-from converter.opening import open_checkpoint
+from converter.models.vocabulary import Tokenizer
+from converter.opening import folder_beside, open_checkpoint
 from converter.reports import verification as reports
 from converter.tensors.guards import check_expansion
 from converter.tensors.verified import checked
@@ -34,7 +30,6 @@ from converter.verification import surroundings as companions
 from converter.verification.comparison import Outcome, ReadError, Room, comparable, compare, equal
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_thirds
-from converter.verification.witness import disagreements
 
 if TYPE_CHECKING:
     from converter.inference.evaluate import Engine, Reference, Threshold
@@ -46,8 +41,6 @@ ENGINES: Final = ("numpy", "transformers", "llama.cpp")
 IDENTICAL: Final = "identical"
 EQUIVALENT: Final = "equivalent"
 DIFFERENT: Final = "different"
-_ZIP, _ZIP_END = b"PK\3\4", b"PK\5\6"  # what a zip archive starts with, and its last record
-_ZIP_LEAST, _ZIP_MOST = 22, 22 + 65_535  # bytes of that record
 _EXPLAINED: Final = 200  # tensors whose damage is looked into; where more are damaged it is another model
 _LISTED: Final = 50  # lines of a summary
 _DIGESTED: Final = 16  # the same where only digests are known: each guess costs a pass over the tensor
@@ -137,8 +130,7 @@ class _Checkpoint:
         self._source = source
         self.location = source.location
         self.catalogue, self._check = checked(source)
-        if source.format == gguf.NAME:
-            self.catalogue = gguf.as_hugging_face(self.catalogue)
+        self.catalogue = formats.canonical(self.catalogue)
         self.recognition = models.recognise(self.catalogue, self.catalogue.config)
         self.tensors = _bare(self.catalogue)
         self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
@@ -156,7 +148,7 @@ class _Checkpoint:
         return Diagnosis(self.tensors, _thirds(self.recognition))
 
     @cached_property
-    def tokenizer(self) -> companions.Tokenizer | None:
+    def tokenizer(self) -> Tokenizer | None:
         """The tokenizer inside or beside it."""
         return companions.tokenizer(self.catalogue)
 
@@ -275,11 +267,12 @@ class _Check:
         try:
             catalogue = open_checkpoint(location)
             self.format = catalogue.format
-            if catalogue.format == gguf.NAME:
-                catalogue = gguf.as_hugging_face(catalogue)
+            catalogue = formats.canonical(catalogue)
             self.tensors = _bare(catalogue)
         except (ConverterError, OSError) as error:
-            raise _BrokenError(self.location, _unreadable(Path(self.location)), str(error)) from error
+            raise _BrokenError(
+                self.location, "truncated" if formats.ends_early(Path(self.location)) else "unreadable", str(error)
+            ) from error
         for problem in catalogue.problems:
             self._say(self.location, "contradiction", problem)
         for other in catalogue.unsupported:
@@ -342,9 +335,8 @@ class _Check:
         raw = self.tensors
         copy, finish = checked(catalogue)
         self.tensors = _bare(copy)
-        if catalogue.format == safetensors.NAME:
-            for problem in disagreements(catalogue):
-                self._say(self.location, "readers disagree", problem)
+        for problem in formats.of(catalogue).disagreements(catalogue):
+            self._say(self.location, "readers disagree", problem)
         names = [name for name in self.original.shapes if name in self.tensors and self._fits(name)]
         pairs = {self._pair(name): name for name in reversed(names)}  # tied names are compared once
         room = Room()
@@ -435,36 +427,32 @@ class _Check:
     # ---- what goes along
 
     def _surroundings(self, catalogue: Catalogue) -> None:
-        original, lone = self.original, self._lone and catalogue.format != gguf.NAME
+        original, lone = self.original, self._lone and not formats.of(catalogue).self_contained
         try:
             if isinstance(original, _Checkpoint):
                 source = original.catalogue
                 converted = any(not outcome.exact for outcome in self.outcomes.values())
                 self._findings(companions.check_config(source, catalogue, lone=lone, converted=converted))
                 self._findings(
-                    companions.check_tokenizer(
-                        original.tokenizer, companions.folder_of(source), catalogue, lone=self._lone
-                    )
+                    companions.check_tokenizer(original.tokenizer, folder_beside(source), catalogue, lone=self._lone)
                 )
                 settings: Mapping[str, Any] | None = companions.settings(source, source.config)
                 if source.config is None:
                     recognition = models.recognise(catalogue, catalogue.config)
                     for contradiction in recognition.contradictions if recognition is not None and not lone else ():
-                        self._say(companions.CONFIG, "contradiction", contradiction)
+                        self._say(CONFIG, "contradiction", contradiction)
             else:
                 settings = original.golden.settings
                 if not lone:
                     found = companions.settings(catalogue, catalogue.config)
                     self._findings(companions.check_settings(settings, found))
                     self._findings(companions.check_digests(original.golden.tokenizer, catalogue))
-            if catalogue.format == parameters.NAME:
-                self._findings(companions.check_properties(settings, catalogue))
-            if catalogue.format == safetensors.NAME and not self._lone:
-                self._findings(companions.check_index(catalogue))
+            if not self._lone:
+                self._findings(formats.of(catalogue).check(catalogue, settings))
         except (FormatError, ManifestError) as error:
             raise _BrokenError(self.location, "unreadable", str(error)) from error
 
-    def _findings(self, findings: Iterator[companions.Finding]) -> None:
+    def _findings(self, findings: Iterator[Finding]) -> None:
         for finding in findings:
             self._say(*finding)
 
@@ -494,7 +482,7 @@ class _Inference:
         if options.tokens is not None:
             self._tokens = evaluate.load_tokens(options.tokens, vocab_size, n_positions)
         elif options.prompt is not None:
-            folder = companions.folder_of(source) or Path()
+            folder = folder_beside(source) or Path()
             self._tokens = evaluate.encode(options.prompt, folder, vocab_size, n_positions)
         else:
             self._tokens = evaluate.builtin_tokens(vocab_size, n_positions)
@@ -513,7 +501,7 @@ class _Inference:
             "tokens": len(self._tokens),
             "threshold": asdict(limit),
             "shortcomings": shortcomings,
-            "activation_effect": self._activation_effect() if output.format in (gguf.NAME, parameters.NAME) else None,
+            "activation_effect": self._activation_effect() if formats.of(output).tanh else None,
         }
         return said, shortcomings
 
@@ -523,13 +511,17 @@ class _Inference:
 
         activation = self._model.activation
         # Under one activation, whatever config.json says; and a lone file's is the source's.
-        own = output.format == gguf.NAME or not lone
+        own = formats.of(output).self_contained or not lone
         config = output.config if own and output.config is not None else self._source.config
+        format = formats.of(output)
+        if self._options.engine not in format.engines:
+            read = " and ".join(other.title for other in formats.FORMATS if self._options.engine in other.engines)
+            raise UnsupportedError(
+                f"{self._options.engine} reads {read}, and `{location}` is {format.title}: use another engine"
+            )
         if self._options.engine == "transformers":
             return engines.Transformers(location, config or {}, activation)
         if self._options.engine == "llama.cpp":
-            if output.format != gguf.NAME:
-                raise UnsupportedError(f"llama.cpp reads GGUF, and `{location}` is {output.format}: use another engine")
             return engines.LlamaCpp(location, self._model.vocab_size)
         try:
             return Gpt2(output, config=config, activation=activation)
@@ -695,66 +687,3 @@ def _index(flat: int | None, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 def _finite(value: float | int | None) -> float | int | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _unreadable(path: Path) -> str:
-    """Tell files that end too early from others that can't be read."""
-    files = [path] if path.is_file() else []
-    if path.is_dir():
-        files = [file for ending in ("safetensors", "gguf", "bin", "pt") for file in path.glob(f"*.{ending}")]
-    if path.is_dir() and (path / parameters.MANIFEST).is_file():
-        try:
-            entries = load_json(path / parameters.MANIFEST)["files"]
-            short = any((path / entry["path"]).lstat().st_size < entry["nbytes"] for entry in entries)
-        except (ConverterError, OSError, KeyError, TypeError, ValueError):
-            return "unreadable"
-        return "truncated" if short else "unreadable"
-    return "truncated" if any(_ends_early(file) for file in files) else "unreadable"
-
-
-def _ends_early(path: Path) -> bool:
-    try:
-        source = LocalFile(path)
-        head = bytes(source.read(0, min(8, source.size)))
-        if head.startswith(gguf.MAGIC):
-            gguf.read(_Endless(source))  # which is right but for its end, if that is not right, too
-            return not _reads(source)
-        if len(head) < 8:
-            return True
-        if head.startswith(_ZIP):
-            most = min(_ZIP_MOST, source.size)
-            return bytes(source.read(source.size - most, most)).rfind(_ZIP_END) not in range(most - _ZIP_LEAST + 1)
-        (length,) = struct.unpack("<Q", head)
-        if length > source.size - 8:
-            return bool(length < 1 << 30)  # else it is no header at all
-        header: Mapping[str, Any] = json.loads(bytes(source.read(8, length)))
-        ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        return bool(8 + length + max(ends, default=0) > source.size)
-    except (EOFError, struct.error):
-        return True
-    except (ConverterError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return False
-
-
-def _reads(source: LocalFile) -> bool:
-    try:
-        gguf.read(source)
-    except ConverterError:
-        return False
-    return True
-
-
-class _Endless(Source):
-    """A file as if it went on for ever. What is not there can't be read, and raises EOFError."""
-
-    def __init__(self, source: LocalFile) -> None:
-        self.name, self.size, self._source = source.name, 1 << 62, source
-
-    def read(self, offset: int, size: int) -> memoryview:
-        """Up to `size` bytes from `offset`: fewer at the end, where others would raise."""
-        if offset >= self._source.size:
-            raise EOFError
-        return self._source.read(offset, min(size, self._source.size - offset))
-
-    def _fill(self, offset: int, buffer: memoryview) -> None:
-        raise EOFError

@@ -310,7 +310,7 @@ def test_i05_opening_a_checkpoint_imports_no_unpickler(tmp_path: Path) -> None:
         tmp_path / "x.bin", TENSORS | {"x": Call(Global("colorsys", "rgb_to_hsv"), (1, 2, 3))}, WEIGHTS
     )
     program = (
-        "import sys; from converter.formats import open_checkpoint; open_checkpoint(sys.argv[1]);"
+        "import sys; from converter.opening import open_checkpoint; open_checkpoint(sys.argv[1]);"
         "print([name for name in ('numpy', 'pickle', '_pickle', 'torch', 'huggingface_hub', 'fickling', 'rich', 'colorsys')"
         " if name in sys.modules])"
     )

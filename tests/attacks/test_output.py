@@ -43,7 +43,7 @@ def file_plan(content: bytes) -> Plan:
 
 SLOWLY = """
 import sys, time
-from converter import publish
+from converter.io import publish
 write = publish._write_all
 def slowly(descriptor, data, offset):
     write(descriptor, data, offset)

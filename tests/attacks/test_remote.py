@@ -230,7 +230,7 @@ def test_r04_a_link_that_is_resolved_again_must_be_the_same_file(header: str, hu
 
     hub.on_resolve = changed
     with pytest.raises(SourceError, match="was changed while it was read"):
-        catalogue.sources[0].read(500_000, 100)
+        catalogue.origin.sources[0].read(500_000, 100)
 
 
 def test_r07_the_token_goes_to_the_hub_alone(hub: Hub, tiny: Path) -> None:

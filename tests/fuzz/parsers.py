@@ -167,7 +167,7 @@ def _compare_with_pickletools(data: bytes) -> None:
 
 def parse_legacy(data: bytes) -> None:
     """Storages lie in the file side by side, and tensors within them."""
-    if identify(data[:HEAD], "memory").name != legacy.NAME:
+    if identify(data[:HEAD], "memory").name != "torch-legacy":
         raise FormatError("no legacy stream")
     catalogue = legacy.read(Bytes(data))
     end = 0
@@ -197,7 +197,7 @@ def parse_safetensors(data: bytes) -> None:
 
 def parse_gguf(data: bytes) -> None:
     """Arrays and tensors can be read, and lie in the file."""
-    if identify(data[:HEAD], "memory").name != gguf.NAME:
+    if identify(data[:HEAD], "memory").name != "gguf":
         raise FormatError("no GGUF file")
     catalogue = gguf.read(Bytes(data))
     for value in catalogue.metadata.values():
@@ -207,7 +207,7 @@ def parse_gguf(data: bytes) -> None:
         if tensor.storage.encoding is None and tensor.size:
             assert 0 <= tensor.storage.offset <= tensor.storage.offset + tensor.storage.nbytes <= len(data)
     _read_tensors(catalogue)
-    gguf.as_hugging_face(catalogue)
+    gguf.canonical(catalogue)
 
 
 def parse_index(data: bytes) -> None:

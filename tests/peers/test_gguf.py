@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from converter.formats.gguf import GGUF
 from converter.formats.gguf.blocks import BY_NAME, QUANTISED, dequantise, quantised
-from converter.formats.gguf.reader import Array, as_hugging_face
-from converter.formats.gguf.writer import CHOICES, plan
+from converter.formats.gguf.reader import Array, canonical
 from converter.io.publish import Plan, publish
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
+from tests import plans
 from tests.peers.llama import Model
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 64, "n_inner": 256, "n_positions": 64}
@@ -86,7 +87,7 @@ def model(folder: Path, vocab_size: int, **changes: Any) -> tuple[Path, GPT2LMHe
 
 def convert(folder: Path, target: Path, encoding: str, **options: Any) -> Path:
     source = open_checkpoint(folder)
-    conversion = plan(source, config=source.config, encoding=encoding, **options)
+    conversion = plans.gguf(source, config=source.config, encoding=encoding, **options)
     publish(Plan(conversion.files, folder=False), target)
     return target
 
@@ -118,7 +119,7 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path: Path, encoding: str
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-13B"])
-@pytest.mark.parametrize("encoding", CHOICES)
+@pytest.mark.parametrize("encoding", GGUF.dtypes)
 def test_llama_cpp_loads_samples_with_a_tokenizer_that_has_no_merges(tmp_path: Path, name: str, encoding: str) -> None:
     write_sample(tmp_path / "s", name)
     beside = tmp_path / "s" if name == "tiny" else None
@@ -134,7 +135,7 @@ def test_llama_cpp_loads_samples_with_a_tokenizer_that_has_no_merges(tmp_path: P
 def test_llama_cpp_finds_the_parts_of_a_split_file(tmp_path: Path) -> None:
     folder, _ = model(tmp_path / "s", 257)
     source = open_checkpoint(folder)
-    conversion = plan(source, config=source.config, encoding="f32", path="x.gguf", max_shard_size=200_000)
+    conversion = plans.gguf(source, config=source.config, encoding="f32", path="x.gguf", max_shard_size=200_000)
     publish(Plan(conversion.files, folder=True), tmp_path / "parts")
 
     assert len(conversion.files) > 2
@@ -142,7 +143,7 @@ def test_llama_cpp_finds_the_parts_of_a_split_file(tmp_path: Path) -> None:
     assert np.array_equal(logits(tmp_path / "parts" / conversion.files[0].path, TOKENS), whole)
 
 
-@pytest.mark.parametrize("encoding", CHOICES)
+@pytest.mark.parametrize("encoding", GGUF.dtypes)
 def test_gguf_py_lists_the_same(tmp_path: Path, encoding: str) -> None:
     write_sample(tmp_path / "s", "tiny")
     path = convert(tmp_path / "s", tmp_path / "x.gguf", encoding, tokenizer=tmp_path / "s")
@@ -232,7 +233,7 @@ def test_the_tokenizer_splits_as_tokenizers_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["f32", "q8_0"])
 def test_transformers_runs_what_came_back(tmp_path: Path, encoding: str) -> None:
     folder, lm = model(tmp_path, 257)
-    back = as_hugging_face(open_checkpoint(convert(folder, tmp_path / "x.gguf", encoding)))
+    back = canonical(open_checkpoint(convert(folder, tmp_path / "x.gguf", encoding)))
     again = GPT2LMHeadModel(GPT2Config(**{k: v for k, v in (back.config or {}).items() if k != "model_type"})).eval()
 
     state = {name: torch.from_numpy(tensor.array().copy()) for name, tensor in back.items()}

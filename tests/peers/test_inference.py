@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from converter.conversion.convert import convert
 from converter.errors import FormatError, ManifestError, ModelError, UnsupportedError
-from converter.formats.gguf.reader import as_hugging_face
+from converter.formats.gguf.reader import canonical
 from converter.inference import evaluate
 from converter.inference.engines import LlamaCpp, Transformers
 from converter.inference.gpt2 import Gpt2
@@ -121,7 +121,7 @@ def test_what_transformers_can_not_load_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
 def test_llama_cpp_is_a_witness_for_the_tanh_gelu(sampled: Path, dtype: str, tmp_path: Path) -> None:
     convert(open_checkpoint(sampled), tmp_path / "tiny.gguf", dtype=dtype)
-    source, output = open_checkpoint(sampled), as_hugging_face(open_checkpoint(tmp_path / "tiny.gguf"))
+    source, output = open_checkpoint(sampled), canonical(open_checkpoint(tmp_path / "tiny.gguf"))
     reference = evaluate.reference(Gpt2(source, activation="tanh"), evaluate.builtin_tokens(257, 64))
 
     found = evaluate.compare(reference, LlamaCpp(tmp_path / "tiny.gguf", 257))

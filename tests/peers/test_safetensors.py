@@ -15,11 +15,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from converter.dtypes import BY_NAME, DTYPES
 from converter.errors import UnsupportedError
-from converter.formats.safetensors import writer
+from converter.formats.format import Planned
 from converter.io.publish import Plan, publish
 from converter.models import recognition as models
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
+from tests import plans
 
 CONFIG = {
     "model_type": "gpt2", "activation_function": "gelu", "n_embd": 48, "n_head": 4, "n_layer": 3, "n_inner": 192,
@@ -54,9 +55,9 @@ def save(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     return folder
 
 
-def convert(source: Path, target: Path, **options: Any) -> writer.Conversion:
+def convert(source: Path, target: Path, **options: Any) -> Planned:
     catalogue = open_checkpoint(source)
-    conversion = writer.plan(catalogue, models.recognise(catalogue, catalogue.config), **options)
+    conversion = plans.safetensors(catalogue, models.recognise(catalogue, catalogue.config), **options)
     publish(Plan(conversion.files, folder=True), target)
     if (source / "config.json").exists():
         (target / "config.json").write_bytes((source / "config.json").read_bytes())
@@ -82,7 +83,7 @@ def same(left: torch.Tensor, right: torch.Tensor) -> bool:
     )
 
 
-def check_equal(folder: Path, torchs: dict[str, torch.Tensor], conversion: writer.Conversion) -> None:
+def check_equal(folder: Path, torchs: dict[str, torch.Tensor], conversion: Planned) -> None:
     found = opened(folder)
     assert set(found) == set(torchs) - set(conversion.dropped) - set(conversion.tied)
     assert [name for name in found if not same(found[name], torchs[name])] == []
@@ -154,7 +155,7 @@ def test_any_view_of_any_dtype(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "a.bin")
     catalogue = open_checkpoint(tmp_path / "a.bin")
 
-    publish(Plan(writer.plan(catalogue, None).files, folder=True), tmp_path / "out")
+    publish(Plan(plans.safetensors(catalogue, None).files, folder=True), tmp_path / "out")
 
     found = opened(tmp_path / "out")
     assert set(found) == set(tensors)
@@ -169,7 +170,7 @@ def test_f4_is_read_as_torch_has_it(tmp_path: Path) -> None:
 
     assert (catalogue["a"].dtype.name, catalogue["a"].shape) == ("F4", (3, 4))
     assert catalogue["a"].array().tolist() == packed.view(torch.uint8).tolist()
-    again = writer.plan(catalogue, None, single_file=True)
+    again = plans.safetensors(catalogue, None, single_file=True)
     publish(Plan(again.files, folder=False), tmp_path / "b.safetensors")
     with safe_open(tmp_path / "b.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("a").view(torch.uint8), packed.view(torch.uint8))

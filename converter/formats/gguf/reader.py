@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
-from converter.errors import FormatError, LayoutError, LimitError, UnsupportedError
+from converter.errors import ConverterError, FormatError, LayoutError, LimitError, UnsupportedError
+from converter.formats.gguf import GGUF
 from converter.formats.gguf.blocks import BLOCK, BY_ID, QUANTISED, Encoding, dequantise
-from converter.io.source import STEP, Derived
+from converter.io.local import LocalFile
+from converter.io.source import STEP, Derived, Source
 from converter.limits import LIMITS
+from converter.models.vocabulary import Tokenizer
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
 
-if TYPE_CHECKING:
-    from converter.io.source import Source
-
-NAME: Final = "gguf"
 MAGIC: Final = b"GGUF"
 ALIGNMENT: Final = 32  # bytes, where general.alignment does not say
 TYPES: Final = {  # of values: id, how one is packed
@@ -46,6 +46,9 @@ _NAME: Final = 63  # bytes: ggml keeps names in 64, with a zero at the end
 _DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 _KEY: Final = 65535  # bytes, by the specification
 _SIZE: Final = struct.Struct("<Q")
+_TOKENS: Final = "tokenizer.ggml.tokens"
+_UNUSED: Final = 5  # llama_token_type
+_ACTIVATION: Final = "cerebras_tool.activation_function"
 _CONFIG: Final = {"bos_token_id": "tokenizer.ggml.bos_token_id", "eos_token_id": "tokenizer.ggml.eos_token_id"}
 
 
@@ -104,7 +107,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
         contents.add(info)
     return Catalogue(
         contents.tensors,
-        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, GGUF.name, (File(source.name, source.size),), (source,)),
         storages=tuple(tensor.storage for tensor in contents.tensors.values()),
         unsupported=tuple(contents.unsupported),
         problems=tuple(contents.problems(metadata)),
@@ -112,18 +115,16 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     )
 
 
-def as_hugging_face(catalogue: Catalogue) -> Catalogue:
-    """Give a GGUF catalogue the names of Hugging Face, its matrices their shape there, and a config.json.
+def canonical(catalogue: Catalogue) -> Catalogue:
+    """The catalogue with the names of Hugging Face, its matrices in their shape there, and a config.json.
 
-    Names that are no row of the architecture stay. Raises UnsupportedError for an architecture that is not known.
+    Names that are no row of the architecture stay, and so does a catalogue of an architecture that is not known.
     """
     from converter.models.recognition import architecture
 
     found = catalogue.metadata.get("general.architecture")
     if found != "gpt2":
-        raise UnsupportedError(
-            f"`{catalogue.location}` has the architecture {str(found)[:80]!r}: `gpt2` is the one whose names are known"
-        )
+        return catalogue
     known = architecture("gpt2")
     rows = {row.gguf: row for row in known.row_table if row.gguf}
     tensors: dict[str, Tensor] = {}
@@ -138,6 +139,55 @@ def as_hugging_face(catalogue: Catalogue) -> Catalogue:
     if len(tensors) != len(catalogue):
         raise LayoutError(f"`{catalogue.location}` holds a tensor by its name here and by its name there")
     return catalogue.with_tensors(tensors, catalogue.storages).with_origin(config=_config(catalogue))
+
+
+def truncated(path: Path) -> bool:
+    """Whether a file is right but for its end: it reads if it is taken to go on for ever, and not as it is."""
+    source = LocalFile(path)
+    try:
+        read(_Endless(source))
+    except (EOFError, struct.error):
+        return True
+    except ConverterError:
+        return False
+    try:
+        read(source)
+    except ConverterError:
+        return True
+    return False
+
+
+def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
+    """The tokenizer inside a file, without the padding that fills the embedding's last rows."""
+    if _TOKENS not in catalogue.metadata:
+        return None
+    arrays = {key: value for key, value in catalogue.metadata.items() if isinstance(value, Array)}
+    tokens = dict(enumerate(arrays.get(_TOKENS, ())))
+    kinds = list(arrays.get("tokenizer.ggml.token_type", ()))
+    padding = {number for number, kind in enumerate(kinds) if kind == _UNUSED}
+    kept = {number: token for number, token in tokens.items() if number not in padding or token != f"[PAD{number}]"}
+    return Tokenizer(kept, tuple(arrays.get("tokenizer.ggml.merges", ())))
+
+
+def unsaid(catalogue: Catalogue) -> Sequence[str]:
+    """Settings that a file leaves open: which form of GELU the model was trained with, unless our writer noted it."""
+    return () if _ACTIVATION in catalogue.metadata else ("activation_function",)
+
+
+class _Endless(Source):
+    """A file as if it went on for ever. What is not there can't be read, and raises EOFError."""
+
+    def __init__(self, source: LocalFile) -> None:
+        self.name, self.size, self._source = source.name, 1 << 62, source
+
+    def read(self, offset: int, size: int) -> memoryview:
+        """Up to `size` bytes from `offset`: fewer at the end, where others would raise."""
+        if offset >= self._source.size:
+            raise EOFError
+        return self._source.read(offset, min(size, self._source.size - offset))
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        raise EOFError
 
 
 # ---- bytes ----------------------------------------------------------------------------------------------------------
@@ -421,7 +471,7 @@ def _config(catalogue: Catalogue) -> dict[str, Any]:
         "architectures": ["GPT2LMHeadModel"],
         "model_type": known.model_type,
         # llama.cpp's gpt2 has the tanh form, unless the writer noted what the model was trained with
-        "activation_function": metadata.get("cerebras_tool.activation_function", "gelu_new"),
+        "activation_function": metadata.get(_ACTIVATION, "gelu_new"),
     }
     for row in known.metadata:
         value = metadata.get(row.key, row.default)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
+from converter.formats.format import Options, Planned
 from converter.formats.gguf.blocks import BY_NAME, Encoding, quantised
 from converter.formats.gguf.reader import ALIGNMENT, ARRAY, MAGIC, STRING, TYPES
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.io.source import STEP
 from converter.models.masks import droppable
-from converter.models.recognition import Parameter, Recognition, recognise
+from converter.models.recognition import Parameter, Recognition
 from converter.models.vocabulary import END_OF_TEXT, Vocabulary, load
 from converter.resources import schemas
 from converter.tensors.casting import Loss, can_convert, converted
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
 
-CHOICES: Final = ("keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 _VERSION: Final = 3
 _QUANTISATION: Final = 2  # GGML_QNT_VERSION
 _TANH: Final = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
@@ -41,72 +41,36 @@ _NORMAL_TOKEN, _CONTROL_TOKEN, _UNUSED_TOKEN = 1, 3, 5  # llama_token_type
 _U32: Final = 1 << 32
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A tensor of the output: what it is called here and there, its row-major shape, and where its bytes will lie."""
+def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
+    """Plan a model as GGUF. Nothing is read but masks, which are left out, and the tokenizer.
 
-    name: str
-    source: str
-    encoding: str
-    shape: tuple[int, ...]
-    file: str
-    offset: int
-    nbytes: int
+    `dtype` is for matrices; vectors, norms and positions are F32 always, as llama.cpp wants them. With `max_shard_size`
+    the files are `<stem>-00001-of-00003.gguf`. Without `tokenizer` (a folder with vocab.json and merges.txt) the model
+    takes token ids only. `losses` counts what F16 and BF16 lose; what blocks lose is their nature and not counted.
 
-
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """GGUF files to be. `dropped` are masks, `notes` sentences for a person.
-
-    `losses` is filled while the files are written, by tensor of the source, where F16 or BF16 is made of more; what
-    blocks lose is their nature and not counted.
-    """
-
-    files: tuple[PlannedFile, ...]
-    entries: tuple[Entry, ...]
-    dropped: tuple[str, ...]
-    notes: tuple[str, ...]
-    losses: dict[str, Loss]
-
-
-def plan(
-    catalogue: Catalogue,
-    *,
-    config: Mapping[str, Any] | None = None,
-    encoding: str = "keep",
-    path: str = "",
-    tokenizer: Path | None = None,
-    max_shard_size: int | None = None,
-    name: str | None = None,
-    source_sha256: str | None = None,
-) -> Conversion:
-    """Plan a GPT-2 as GGUF. Nothing is read but masks, which are left out, and the tokenizer.
-
-    `catalogue` has the names of Hugging Face. `encoding` is one of CHOICES, for matrices; vectors, norms and positions are
-    F32 always, as llama.cpp wants them. `path` is the file's, below the target; with `max_shard_size` (bytes) the files
-    are `<stem>-00001-of-00003.gguf` beside where it would have been. Without `tokenizer` (a folder with vocab.json and
-    merges.txt) the model takes token ids only.
-
-    Raises UnsupportedError for other architectures and what GGUF has no place for, ModelError for a GPT-2 that is not
+    Raises UnsupportedError for other architectures and what GGUF has no place for, ModelError for a model that is not
     whole or contradicts its config.json.
     """
     for other in catalogue.unsupported:
         raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
-    recognition = _recognised(catalogue, config)
-    settings: Mapping[str, Any] = config or (recognition.model.config if recognition.model else {})
+    recognition = _whole(catalogue, recognition)
+    settings: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
+    tokenizer = options.tokenizer
     notes = _notes(settings, tokenizer)
     dropped = _droppable(catalogue, recognition)
-    tensors = _tensors(catalogue, recognition, encoding, notes)
+    tensors = _tensors(catalogue, recognition, options.dtype, notes)
     check_expansion({written.source: written.tensor for written in tensors})
     metadata = [
-        *_general(recognition, tensors, encoding, name, source_sha256),
+        *_general(recognition, tensors, options.dtype),
         *_architecture(recognition, settings),
         *_tokenizer(recognition, settings, load(tokenizer) if tokenizer is not None else None, notes),
     ]
     losses: dict[str, Loss] = {}
     catalogue.expect(written.tensor for written in tensors)
-    files, entries = _files(tensors, metadata, path, max_shard_size, losses)
-    return Conversion(tuple(files), tuple(entries), dropped, tuple(notes), losses)
+    model = recognition.model.name if recognition.model else "model"
+    path = options.name or f"{model}-{'F32' if options.dtype == 'keep' else options.dtype.upper()}.gguf"
+    files = _files(tensors, metadata, path, options.max_shard_size, losses)
+    return Planned(tuple(files), len(tensors), dropped=dropped, notes=tuple(notes), losses=losses)
 
 
 # ---- what is written ------------------------------------------------------------------------------------------------
@@ -130,9 +94,8 @@ class _Written:
         return _padded(self.nbytes)
 
 
-def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> Recognition:
-    """Tell what it is. Raises UnsupportedError or ModelError unless it is a whole model of a known architecture."""
-    recognition = recognise(catalogue, config)
+def _whole(catalogue: Catalogue, recognition: Recognition | None) -> Recognition:
+    """Raise UnsupportedError or ModelError unless it is a whole model of a known architecture."""
     if recognition is None:
         known = ", ".join(sorted(path.stem for path in (schemas() / "architectures").glob("*.json")))
         raise UnsupportedError(
@@ -190,8 +153,6 @@ def _droppable(catalogue: Catalogue, recognition: Recognition) -> tuple[str, ...
 
 def _tensors(catalogue: Catalogue, recognition: Recognition, choice: str, notes: list[str]) -> list[_Written]:
     """Give the tensors in the order of the layers."""
-    if choice not in CHOICES:
-        raise UnsupportedError(f"`{choice}` is no encoding of GGUF here: choose {', '.join(CHOICES)}")
     written, fallen = [], []
     for row in recognition.architecture.rows(recognition.sizes):
         if row.gguf is None or (row.tied_to and recognition.tied_head != "untied"):
@@ -225,14 +186,12 @@ def _encoding(row: Parameter, tensor: Tensor, choice: str) -> Encoding:
 # ---- metadata -------------------------------------------------------------------------------------------------------
 
 
-def _general(
-    recognition: Recognition, tensors: list[_Written], choice: str, name: str | None, source_sha256: str | None
-) -> Iterator[bytes]:
+def _general(recognition: Recognition, tensors: list[_Written], choice: str) -> Iterator[bytes]:
     model = recognition.model
     yield _string("general.architecture", recognition.architecture.name)
     yield _string("general.type", "model")
-    if name or model:
-        yield _string("general.name", name or (model.name if model else ""))
+    if model:
+        yield _string("general.name", model.name)
     size = model.short if model else _size_label(sum(written.tensor.size for written in tensors))
     yield _string("general.size_label", size)
     if model:
@@ -250,8 +209,6 @@ def _general(
     )
     yield _scalar("general.file_type", "u32", mostly.file_type or 0)
     yield _scalar("general.quantization_version", "u32", _QUANTISATION)
-    if source_sha256:
-        yield _string("cerebras_tool.source_sha256", source_sha256)
 
 
 def _architecture(recognition: Recognition, settings: Mapping[str, Any]) -> Iterator[bytes]:
@@ -342,13 +299,13 @@ def _scalar(key: str, type: str, value: float) -> bytes:
 
 def _files(
     tensors: list[_Written], metadata: list[bytes], path: str, most: int | None, losses: dict[str, Loss]
-) -> tuple[list[PlannedFile], list[Entry]]:
+) -> list[PlannedFile]:
     shards = _shards(tensors, sum(map(len, metadata)), most)
     if len(shards) > 1 and not path.endswith(".gguf"):
         raise OutputError(
             "a GGUF file in several parts needs a folder to lie in: name a folder, or leave --max-shard-size out"
         )
-    files, entries = [], []
+    files = []
     for number, shard in enumerate(shards):
         name, keys = path, list(metadata) if number == 0 else []
         if len(shards) > 1:
@@ -360,16 +317,11 @@ def _files(
             ]
         header = _header(shard, keys)
         pieces = [literal("header", header)]
-        offset = len(header)
-        for written in shard:
-            pieces.append(Piece(written.name, written.padded, _bytes(written, losses), written.encoding.name))
-            shape = written.tensor.shape
-            entries.append(
-                Entry(written.name, written.source, written.encoding.name, shape, name, offset, written.nbytes)
-            )
-            offset += written.padded
+        pieces += [
+            Piece(written.name, written.padded, _bytes(written, losses), written.encoding.name) for written in shard
+        ]
         files.append(PlannedFile(name, tuple(pieces)))
-    return files, entries
+    return files
 
 
 def _shards(tensors: list[_Written], keys: int, most: int | None) -> list[list[_Written]]:

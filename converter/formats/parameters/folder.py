@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_NAME, F32
-from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
+from converter.errors import ConverterError, ManifestError, ModelError, OutputError, UnsupportedError
+from converter.formats.format import Options, Planned
+from converter.formats.parameters import MANIFEST, PARAMETERS
 from converter.io.checksums import crc32
 from converter.io.local import Descriptors, FolderFile
-from converter.io.publish import Piece, Plan, PlannedFile, literal
+from converter.io.publish import Piece, PlannedFile, literal
 from converter.io.source import STEP, Joined, Source
 from converter.io.strict_json import load_json
 from converter.models.masks import droppable
@@ -30,9 +32,7 @@ from converter.tensors.tensor import Storage, Tensor
 if TYPE_CHECKING:
     from converter.models.recognition import Parameter
 
-NAME: Final = "parameters"
 SCHEMA: Final = "cerebras-tool/manifest/v1"
-MANIFEST: Final = "manifest.json"
 PROPERTIES: Final = "model.properties"
 FORMS: Final = ("storages", "named")
 _SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
@@ -53,41 +53,25 @@ class Written:
     byteorder: str = "little"
 
 
-@dataclass(slots=True)
-class Extraction:
-    """A parameters folder to be: the plan, and why it has no `model.properties` if it has none."""
-
-    plan: Plan
-    form: str
-    properties: str | None
-    refused: str | None
-    tensors: int
-    files: list[Written] = field(default_factory=list)
-
-
-def extraction(
-    catalogue: Catalogue,
-    recognition: Recognition | None,
-    *,
-    form: str = "storages",
-    sha256: bool = False,
-    properties_inside: bool = True,
-) -> Extraction:
+def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
     """Plan the folder. Nothing is read but masks that may have to be left out.
 
-    Raises UnsupportedError where the catalogue holds no tensors; whether it is safe to carry over is the caller's to ask.
+    Raises UnsupportedError where the catalogue holds no tensors, or `options` name another form.
     """
+    if options.form not in FORMS:
+        raise UnsupportedError(f"a parameters folder has no form `{options.form}`: choose {' or '.join(FORMS)}")
     if not catalogue:
         raise UnsupportedError(f"`{catalogue.location}` holds no tensors to extract")
+    form, sha256 = options.form, options.sha256
     layout = _storages_form(catalogue) if form == "storages" else _named_form(catalogue, recognition)
     _check_paths(layout)
+    properties: str | None
     try:
-        properties: str | None = _properties(catalogue, recognition, layout, form)
-        refused = None
+        properties, refused = _properties(catalogue, recognition, layout, form), None
     except ModelError as error:
         properties, refused = None, str(error)
     written = [Written(file.path, file.nbytes, file.key, file.shard, byteorder=file.byteorder) for file in layout.files]
-    planned = tuple(
+    files = tuple(
         PlannedFile(file.path, (Piece(file.path, file.nbytes, _stamped(file, out, sha256)),) if file.nbytes else ())
         for file, out in zip(layout.files, written, strict=True)
     )
@@ -98,17 +82,28 @@ def extraction(
                 out.sha256 = hashlib.sha256().hexdigest()
         manifest = _manifest(catalogue, recognition, layout, written, form)
         documents = [(MANIFEST, json.dumps(manifest, indent=1) + "\n")]
-        if properties is not None and properties_inside:
+        if properties is not None and options.properties_inside:
             documents.append((PROPERTIES, properties))
         return [PlannedFile(path, (literal(path, text.encode()),)) for path, text in documents]
 
-    plan = Plan(planned, folder=True, finish=finish)
-    return Extraction(plan, form, properties, refused, len(layout.places), written)
+    return Planned(
+        files,
+        len(layout.places),
+        dropped=tuple(layout.dropped),
+        notes=() if refused is None else (f"no {PROPERTIES}: {refused}",),
+        finish=finish,
+        properties=properties,
+        refused=refused,
+    )
 
 
-def is_folder(path: Path) -> bool:
-    """Whether a folder holds a manifest of ours."""
-    return (path / MANIFEST).is_file()
+def truncated(path: Path) -> bool:
+    """Whether a file of the folder is shorter than its manifest says."""
+    try:
+        entries = load_json(path / MANIFEST)["files"]
+        return any((path / entry["path"]).lstat().st_size < entry["nbytes"] for entry in entries)
+    except (ConverterError, OSError, KeyError, TypeError, ValueError):
+        return False
 
 
 def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
@@ -392,7 +387,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
         tensors,
         Origin(
             str(path),
-            NAME,
+            PARAMETERS.name,
             tuple(File(str(path / name), storage.nbytes) for name, storage in sources.items()),
             tuple(files),
             config,

@@ -1,1 +1,21 @@
 """safetensors: a header of JSON, then the tensors row by row."""
+
+from typing import Final
+
+from converter.formats.format import Format, lazily
+
+SAFETENSORS: Final = Format(
+    name="safetensors",
+    title="safetensors",
+    # A header's length, of which no more than 6 bytes are used, and the header's `{`.
+    matches=lambda head: head[6:8] == b"\0\0" and head[8:].lstrip(b" \t\r\n")[:1] == b"{",
+    read=lazily("converter.formats.safetensors.reader", "read"),
+    endings=(".safetensors",),
+    truncated=lazily("converter.formats.safetensors.reader", "truncated"),
+    plan=lazily("converter.formats.safetensors.writer", "plan"),
+    dtypes=("keep", "f32", "f16", "bf16"),
+    shard=50_000_000_000,  # what transformers cuts at
+    check=lazily("converter.formats.safetensors.check", "check"),
+    disagreements=lazily("converter.formats.safetensors.witness", "disagreements"),
+    engines=("numpy", "transformers"),
+)

@@ -7,14 +7,18 @@ library, and unlike the README, it allows white space before the header's `{`.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_SAFETENSORS
-from converter.errors import FormatError, LayoutError, LimitError, ManifestError
+from converter.errors import ConverterError, FormatError, LayoutError, LimitError, ManifestError
+from converter.formats.safetensors import SAFETENSORS
+from converter.io.local import LocalFile
 from converter.io.strict_json import strict_json
 from converter.limits import LIMITS
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
@@ -23,7 +27,6 @@ from converter.tensors.tensor import Storage, Tensor, row_major
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-NAME: Final = "safetensors"
 TIED: Final = "cerebras_tool.tied"  # the key of the metadata that says which name a left-out one is tied to
 METADATA: Final = "__metadata__"
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
@@ -66,11 +69,25 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     _tie(tensors, metadata, {other.name for other in unsupported}, source.name)
     return Catalogue(
         tensors,
-        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, SAFETENSORS.name, (File(source.name, source.size),), (source,)),
         storages=tuple(storages),
         unsupported=tuple(unsupported),
         metadata=metadata,
     )
+
+
+def truncated(path: Path) -> bool:
+    """Whether a file ends inside its header, or before the last tensor that the header lists."""
+    source = LocalFile(path)
+    (length,) = struct.unpack("<Q", source.read(0, 8))
+    if length > source.size - 8:
+        return bool(length < 1 << 30)  # otherwise it is no header at all
+    try:
+        header: Mapping[str, Any] = json.loads(bytes(source.read(8, length)))
+        ends = (entry["data_offsets"][1] for name, entry in header.items() if name != METADATA)
+        return bool(8 + length + max(ends, default=0) > source.size)
+    except (ConverterError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.dtypes import Dtype
+from converter.dtypes import BY_NAME, Dtype
 from converter.errors import OutputError, UnsupportedError
+from converter.formats.format import Options, Planned
 from converter.formats.safetensors.reader import METADATA, TIED
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.models.masks import to_drop
@@ -35,42 +35,19 @@ _ORDER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """What will be written: the files of weights, and what they leave out.
-
-    `dropped` are masks, `tied` names that are kept under another name. `losses` is filled while the files are written,
-    by tensor, where the dtype changes.
-    """
-
-    files: tuple[PlannedFile, ...]
-    dropped: tuple[str, ...]
-    tied: Mapping[str, str]
-    converted: tuple[str, ...]
-    losses: Mapping[str, numbers.Loss]
-
-
-def plan(
-    catalogue: Catalogue,
-    recognition: Recognition | None,
-    *,
-    dtype: Dtype | None = None,
-    max_shard_size: int | None = None,
-    keep_buffers: bool = False,
-    single_file: bool = False,
-    metadata: Mapping[str, str] | None = None,
-) -> Conversion:
+def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
     """Plan the weight files: one, or shards of at most `max_shard_size` bytes of tensors each with an index.
 
-    Floating-point tensors become `dtype`, if one is given. With `single_file` the plan's one file is the target itself;
-    `metadata` goes into each file beside our own. Nothing is read but masks. Raises UnsupportedError, naming the tensor,
-    for what safetensors can't hold and for masks that are none; OutputError where one file would have to be cut.
+    Floating-point tensors become `dtype`. Nothing is read but masks. Raises UnsupportedError, naming the tensor, for what
+    safetensors can't hold and for masks that are none; OutputError where one file would have to be cut.
     """
+    dtype = None if options.dtype == "keep" else BY_NAME[options.dtype.upper()]
+    single_file, max_shard_size = options.name is not None, options.max_shard_size
     if not catalogue and not catalogue.unsupported:
         raise UnsupportedError(f"`{catalogue.location}` holds no tensors to convert")
     for other in catalogue.unsupported:
         raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
-    dropped = to_drop(catalogue, recognition, keep=keep_buffers)
+    dropped = to_drop(catalogue, recognition, keep=options.keep_buffers)
     tied = _left_out(catalogue, recognition, dropped)
     kept = {name: tensor for name, tensor in catalogue.items() if name not in dropped and name not in tied}
     if not kept:
@@ -91,7 +68,7 @@ def plan(
         ordered = sorted(names, key=lambda name: (-_ORDER.index(targets[name].safetensors or ""), name.encode()))
         held = frozenset(names)
         here = {left: name for left, name in tied.items() if name in held}
-        header = _header(kept, targets, ordered, _written_metadata(metadata, here))
+        header = _header(kept, targets, ordered, _written_metadata(here))
         pieces = [
             Piece(name, sizes[name], _tiles(name, kept[name], targets[name], losses), targets[name].name)
             for name in ordered
@@ -105,11 +82,11 @@ def plan(
         totals = {"total_parameters": parameters, "total_size": sum(sizes.values())}
         index = json.dumps({"metadata": totals, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
         files.append(PlannedFile(INDEX, (literal("index", index.encode()),)))
-    return Conversion(
-        files=tuple(files),
+    return Planned(
+        tuple(files),
+        len(kept),
         dropped=tuple(name for name in catalogue if name in dropped),
         tied=tied,
-        converted=tuple(name for name, tensor in kept.items() if targets[name] != tensor.dtype),
         losses=losses,
     )
 
@@ -159,11 +136,9 @@ def _shards(sizes: Mapping[str, int], most: int | None) -> list[list[str]]:
     return shards
 
 
-def _written_metadata(given: Mapping[str, str] | None, tied: Mapping[str, str]) -> dict[str, str]:
-    metadata = {key: text for key, text in (given or {}).items() if key != TIED}
-    if tied:
-        metadata[TIED] = json.dumps(tied, sort_keys=True)
-    return dict(sorted((metadata | {"format": "pt"}).items()))
+def _written_metadata(tied: Mapping[str, str]) -> dict[str, str]:
+    metadata = {TIED: json.dumps(tied, sort_keys=True)} if tied else {}
+    return metadata | {"format": "pt"}
 
 
 def _header(

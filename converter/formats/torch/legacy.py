@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
+from converter.formats.torch import TORCH_LEGACY
 from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
 from converter.limits import LIMITS
@@ -23,7 +24,6 @@ from converter.tensors.tensor import Storage, Tensor
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-NAME: Final = "torch-legacy"
 _PROTOCOL: Final = 1001
 _FIRST_READ: Final = 1 << 20  # bytes; grown fourfold while a pickle goes on
 
@@ -52,7 +52,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     flattened = flatten(pickled.value, root)
     return Catalogue(
         {name: mentioned.whole(tensor) for name, tensor in flattened.tensors.items()},
-        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, TORCH_LEGACY.name, (File(source.name, source.size),), (source,)),
         storages=tuple(mentioned.placed.values()),
         others=tuple(flattened.others),
         unsupported=tuple(flattened.unsupported),

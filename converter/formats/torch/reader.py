@@ -5,9 +5,12 @@ Source: torch/serialization.py `_save` and `_load`; caffe2/serialize/inline_cont
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, FormatError, LayoutError, PickleError
+from converter.formats.torch import TORCH_ZIP
+from converter.io.local import LocalFile
 from converter.io.source import NOWHERE
 from converter.io.zip_archive import Archive, first_record
 from converter.limits import LIMITS
@@ -20,7 +23,6 @@ from converter.tensors.tensor import Storage
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-NAME: Final = "torch-zip"
 _FOLDERS: Final = ("data/", "tensors/")  # torch 1.5 and later; 1.4
 _MARKS: Final = (  # a record, and what an archive is that holds it
     (
@@ -38,6 +40,8 @@ _WRITERS: Final = (  # a record, and which versions write it: the first that is 
     ("byteorder", "torch 2.1 to 2.6"),
     ("version", PUBLISHED_WRITER),
 )
+_ZIP_END: Final = b"PK\5\6"  # the last record of a zip archive
+_ZIP_LEAST, _ZIP_MOST = 22, 22 + 65_535  # bytes of that record
 _CUT_OFF: Final = 4 << 20  # bytes of data.pkl that are looked at in a file that lost its directory
 _KEPT: Final = frozenset(
     (
@@ -66,7 +70,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     every = list(storages.storages.values())
     return Catalogue(
         flattened.tensors,
-        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, TORCH_ZIP.name, (File(source.name, source.size),), (source,)),
         storages=tuple(every),
         others=tuple(flattened.others),
         unsupported=tuple(flattened.unsupported),
@@ -95,10 +99,18 @@ def read_cut_off(source: Source) -> Catalogue | None:
             return None
         pickled = run(data, TABLE, _promised)
         return Catalogue(
-            flatten(pickled.value).tensors, Origin(source.name, NAME, (File(source.name, source.size),), (source,))
+            flatten(pickled.value).tensors,
+            Origin(source.name, TORCH_ZIP.name, (File(source.name, source.size),), (source,)),
         )
     except ConverterError:
         return None
+
+
+def truncated(path: Path) -> bool:
+    """Whether a zip ends before its directory does."""
+    source = LocalFile(path)
+    most = min(_ZIP_MOST, source.size)
+    return bytes(source.read(source.size - most, most)).rfind(_ZIP_END) not in range(most - _ZIP_LEAST + 1)
 
 
 def _promised(value: Any) -> object:

@@ -1,0 +1,163 @@
+"""A conversion: everything is planned, then streamed. `convert` and `extract` differ in what they ask for and report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from converter import formats
+from converter.errors import ModelError, UnsupportedError
+from converter.formats.companions import CONFIG, GENERATION, LICENCES, TOKENIZER
+from converter.io.local import LocalFile
+from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
+from converter.io.source import STEP
+from converter.models.recognition import Recognition, recognise
+from converter.models.vocabulary import is_beside
+from converter.opening import folder_beside
+from converter.tensors.guards import check_portable
+from converter.tensors.verified import checked
+
+if TYPE_CHECKING:
+    from converter.formats.format import Format, Options, Planned
+    from converter.tensors.catalogue import Catalogue
+
+_TORCH_NAMES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # what config.json calls a dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A conversion that is planned: what will be written, and what must hold before it takes the output's place."""
+
+    source: Catalogue
+    output: Path
+    format: Format
+    options: Options
+    recognition: Recognition | None
+    planned: Planned
+    plan: Plan
+    check: Callable[[], None]
+
+    @property
+    def model(self) -> str | None:
+        """The name of the declared model, if it is one."""
+        return (
+            self.recognition.model.name if self.recognition is not None and self.recognition.model is not None else None
+        )
+
+    def write(
+        self, *, force: bool = False, resume: bool = False, progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Write the output, atomically. Raises OutputError where it can't be, and what reading the source raises."""
+        if self.plan.passing:
+            self.source.pass_by()
+        inputs = self.source.identities()
+        for path, plan in self._outputs():
+            check_target(path, folder=plan.folder, force=force, inputs=inputs)
+        for path, plan in self._outputs():
+            publish(plan, path, force=force, resume=resume, progress=progress, inputs=inputs, check=self.check)
+
+    def _outputs(self) -> Iterator[tuple[Path, Plan]]:
+        """Files in several parts beside each other are as many outputs."""
+        if self.plan.folder or len(self.plan.files) == 1:
+            yield self.output, self.plan
+            return
+        for file in self.plan.files:
+            yield self.output.with_name(Path(file.path).name), replace(self.plan, files=(replace(file, path=""),))
+
+
+def prepare(
+    catalogue: Catalogue,
+    output: Path,
+    format: Format,
+    options: Options,
+    *,
+    check_crc: bool = True,
+    ignore_globals: bool = False,
+    check_output: Callable[[], None] = lambda: None,
+) -> Job:
+    """Plan a conversion; nothing is written. `check_output` is called before anything of the source is read.
+
+    Raises UnsupportedError, UnsafeError, ManifestError or ModelError for what can't be carried over whole.
+    """
+    _check_dtype(format, options.dtype)
+    check_portable(catalogue, ignore_globals=ignore_globals, no_crc=not check_crc)
+    check_output()
+    folder = options.name is None
+    tensors = formats.canonical(catalogue)
+    recognition = recognise(tensors, tensors.config)
+    if format.companions and recognition is not None and recognition.contradictions:
+        raise ModelError(recognition.contradictions[0])
+    check = catalogue.check_unchanged
+    if check_crc:
+        tensors, finish = checked(tensors)
+
+        def check() -> None:
+            finish()
+            catalogue.check_unchanged()
+
+    beside = folder_beside(catalogue) if format.self_contained or (folder and format.companions) else None
+    given = options.tokenizer
+    if given is None and format.self_contained and beside is not None and is_beside(beside):
+        options = replace(options, tokenizer=beside)
+    if format.plan is None:
+        raise UnsupportedError(f"{format.title} is read here, and not written: choose {_listed(formats.WRITABLE)}")
+    planned = format.plan(tensors, recognition, options)
+    companions = _companions(tensors, beside, given, options.dtype) if folder and format.companions else []
+    identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers))
+    plan = Plan((*planned.files, *companions), folder=folder, identity=identity, finish=planned.finish)
+    return Job(catalogue, output, format, options, recognition, planned, plan, check)
+
+
+def _check_dtype(format: Format, dtype: str) -> None:
+    if dtype in format.dtypes:
+        return
+    others = [other for other in formats.WRITABLE if dtype in other.dtypes]
+    choices = [word for word in format.dtypes if word != "keep"] or ["keep"]
+    raise UnsupportedError(
+        f"{format.title} has no dtype {dtype.upper()}: choose {_words(choices)}"
+        + (f", or write {_listed(others)}" if others else "")
+    )
+
+
+def _listed(chosen: tuple[Format, ...] | list[Format]) -> str:
+    return _words([format.title for format in chosen])
+
+
+def _words(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _companions(catalogue: Catalogue, beside: Path | None, tokenizer: Path | None, dtype: str) -> list[PlannedFile]:
+    """The files that go along with weights: configuration, tokenizer, licence."""
+    files: dict[str, PlannedFile] = {}
+    for folder, names in ((beside, (*TOKENIZER, GENERATION, *LICENCES)), (tokenizer, TOKENIZER)):
+        for name in names if folder is not None else ():
+            path = Path(folder or "") / name
+            if path.is_file():
+                files[name] = PlannedFile(name, (_copy(path),))
+    if catalogue.config is not None:
+        files[CONFIG] = _config(catalogue.config, beside, dtype)
+    return [files[name] for name in sorted(files)]
+
+
+def _config(config: Mapping[str, Any], beside: Path | None, dtype: str) -> PlannedFile:
+    """The config.json, with the dtype that was converted to; byte for byte the source's where nothing changes."""
+    named = _TORCH_NAMES.get(dtype)
+    keys = [key for key in ("torch_dtype", "dtype") if key in config]
+    changed = dict(config) | (dict.fromkeys(keys, named) if named else {})
+    if changed == config and beside is not None and (beside / CONFIG).is_file():
+        return PlannedFile(CONFIG, (_copy(beside / CONFIG),))
+    return PlannedFile(CONFIG, (literal(CONFIG, (json.dumps(changed, indent=2) + "\n").encode()),))
+
+
+def _copy(path: Path) -> Piece:
+    source = LocalFile(path)
+
+    def tiles() -> Iterator[memoryview]:
+        for offset in range(0, source.size, STEP):
+            yield source.read(offset, min(STEP, source.size - offset))
+
+    return Piece(f"{path.name} {source.mtime_ns}", source.size, tiles)

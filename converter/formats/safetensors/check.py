@@ -1,0 +1,23 @@
+"""What else lies in a folder of safetensors: the index, whose total is held against the tensors of its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.formats.format import Finding
+from converter.io.strict_json import load_json
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
+
+
+def check(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
+    """Hold the total of an index against the tensors of its shards."""
+    for path in sorted(Path(output.location).glob("*.safetensors.index.json")):
+        metadata = load_json(path).get("metadata")
+        said = metadata.get("total_size") if type(metadata) is dict else None
+        total = sum(storage.nbytes for storage in output.storages)
+        if said is not None and said != total:
+            yield path.name, "total_size is wrong", f"`total_size` is {said!r:.80}: expected {total}"
