@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from converter.dtypes import BF16, BY_NAME, F16, F32, F64, I64, Dtype
 from converter.errors import FormatError, ManifestError, ModelError, OutputError, SourceError, UnsupportedError
-from converter.formats.gguf.reader import Undecoded, as_hugging_face, read
+from converter.formats.gguf.reader import canonical as with_family_names
+from converter.formats.gguf.reader import read
 from converter.formats.gguf.writer import Conversion, plan
 from converter.io.publish import Plan, publish
 from converter.opening import open_checkpoint
@@ -180,9 +181,9 @@ def test_other_encodings_are_listed_and_not_carried() -> None:
     catalogue = read(Bytes(gguf(infos=infos, data=bytes(300))))
 
     assert list(catalogue) == ["b", "d"]
-    assert [(other.name, other.value) for other in catalogue.unsupported] == [
-        ("a", Undecoded("Q4_K", (256,))),
-        ("c", Undecoded("ggml type 77", (7,))),
+    assert [(other.name, other.dtype, other.shape) for other in catalogue.unsupported] == [
+        ("a", "Q4_K", (256,)),
+        ("c", "ggml type 77", (7,)),
     ]
 
 
@@ -409,7 +410,7 @@ def test_what_is_no_whole_gpt2_is_refused() -> None:
     whole = model()
     other = Catalogue({"x": head()}, Origin("x.bin", "torch-zip"))
     cases: list[tuple[type[Exception], str, Catalogue, dict[str, Any]]] = [
-        (UnsupportedError, r"of no architecture that is written as GGUF here \(gpt2\)", other, {}),
+        (UnsupportedError, r"of no architecture that is written as GGUF here \(GPT-2\)", other, {}),
         (ModelError, r"has no `transformer\.ln_f\.bias`", model(transformer__ln_f__bias=None), {}),
         (ModelError, "`n_layer` is 2; the tensors have 1", whole, {"config": CONFIG | {"n_layer": 2}}),
         (ModelError, "`vocab_size` is 9", whole, {"config": CONFIG | {"vocab_size": 9}}),
@@ -418,7 +419,7 @@ def test_what_is_no_whole_gpt2_is_refused() -> None:
         (ModelError, "layer_norm_epsilon", whole, {"config": CONFIG | {"layer_norm_epsilon": float("nan")}}),
         (UnsupportedError, "activation 'relu'", whole, {"config": CONFIG | {"activation_function": "relu"}}),
         (UnsupportedError, "`scale_attn_weights` is False", whole, {"config": CONFIG | {"scale_attn_weights": False}}),
-        (UnsupportedError, "`strange`: no part of gpt2", model(strange=head()), {}),
+        (UnsupportedError, "`strange`: no part of GPT-2", model(strange=head()), {}),
         (UnsupportedError, "is I64", model(transformer__ln_f__bias=tensor(np.zeros(32, "<i8"), I64)), {}),
         (UnsupportedError, "`q4_k` is no encoding", whole, {"encoding": "q4_k"}),
         (OutputError, "several parts needs a folder", whole, {"max_shard_size": 20_000}),
@@ -508,7 +509,7 @@ def test_a_sample_comes_back_bit_for_bit_masks_aside(tmp_path: Path, name: str) 
     conversion = plan(source, config=source.config, encoding="f32", tokenizer=tmp_path / "s")
     publish(Plan(conversion.files, folder=False), tmp_path / "x.gguf")
 
-    back = as_hugging_face(open_checkpoint(tmp_path / "x.gguf"))
+    back = with_family_names(open_checkpoint(tmp_path / "x.gguf"))
 
     expected = {
         name if name.startswith("transformer.") else f"transformer.{name}": value
@@ -531,7 +532,7 @@ def test_any_model_comes_back(dtype: Dtype, prefixed: bool, transposed: bool, un
     changes = {"lm_head__weight": head()} if untied else {}
     source = model(dtype, prefix="transformer." if prefixed else "", transposed=transposed, **changes)
 
-    back = as_hugging_face(read(Bytes(written(planned(source, encoding="keep"))[0])))
+    back = with_family_names(read(Bytes(written(planned(source, encoding="keep"))[0])))
 
     again = read(Bytes(written(planned(back, config=back.config, encoding="keep"))[0]))
     assert canonical(again) == canonical(read(Bytes(written(planned(source, encoding="keep"))[0])))
@@ -552,13 +553,17 @@ def test_names_that_are_no_row_stay() -> None:
         Info("other", offset=64),
     ]
 
-    back = as_hugging_face(read(Bytes(gguf(keys, infos, bytes(96)))))
+    back = with_family_names(read(Bytes(gguf(keys, infos, bytes(96)))))
 
     assert list(back) == ["transformer.wte.weight", "blk.x.attn_qkv.weight", "other"]
     assert back.config is not None
     assert (back.config["vocab_size"], back.config["activation_function"]) == (2, "gelu_new")
 
 
-def test_another_architecture_has_no_names_here() -> None:
-    with pytest.raises(UnsupportedError, match=r"architecture 'llama': `gpt2` is the one"):
-        as_hugging_face(read(Bytes(gguf([key("general.architecture", "string", "llama")]))))
+def test_another_architecture_keeps_its_own_names_and_has_no_config() -> None:
+    keys = [key("general.architecture", "string", "llama"), key("llama.block_count", "u32", 1)]
+
+    found = read(Bytes(gguf(keys, [Info("blk.0.attn_q.weight", (2, 2))], bytes(32))))
+
+    assert with_family_names(found) is found
+    assert found.config is None

@@ -72,10 +72,10 @@ def convert(
     if not dry_run and not resume:
         check_target(output, folder=folder, force=force, inputs=inputs)
     original = catalogue
-    if catalogue.format == "gguf" and catalogue.metadata.get("general.architecture") == "gpt2":
-        from converter.formats.gguf.reader import as_hugging_face
+    if catalogue.format == "gguf":
+        from converter.formats.gguf.reader import canonical
 
-        catalogue = as_hugging_face(catalogue)
+        catalogue = canonical(catalogue)
     recognition = models.recognise(catalogue, catalogue.config)
     if recognition is not None and recognition.contradictions:
         raise ModelError(recognition.contradictions[0])

@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.errors import UnsupportedError
 from converter.formats import uncollected
 from converter.formats.torch.reader import PUBLISHED_WRITER, read_cut_off
 from converter.io.local import LocalFile
@@ -142,22 +141,19 @@ def _finite(value: float | None) -> float | None:
 
 
 def _recognise(catalogue: Catalogue) -> models.Recognition | None:
-    """Tell which model it is; GGUF's names are turned into those that the architectures know."""
-    if catalogue.format != "gguf":
-        return models.recognise(catalogue, catalogue.config)
-    from converter.formats.gguf.reader import as_hugging_face
+    """Tell which model it is; GGUF's names are turned into those that the families know."""
+    if catalogue.format == "gguf":
+        from converter.formats.gguf.reader import canonical
 
-    try:
-        known = as_hugging_face(catalogue)
-    except UnsupportedError:
-        return None
-    return models.recognise(known, known.config)
+        catalogue = canonical(catalogue)
+    return models.recognise(catalogue, catalogue.config)
 
 
 def _model(recognition: models.Recognition) -> reports.ModelReport:
     return reports.ModelReport(
         name=recognition.model.name if recognition.model else None,
-        architecture=recognition.architecture.name,
+        architecture=recognition.family.name,
+        title=recognition.family.described(recognition.sizes),
         complete=recognition.complete,
         missing=recognition.missing,
         unexpected=recognition.unexpected,
@@ -224,7 +220,8 @@ def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> I
         return
     yield from recognition.contradictions
     if recognition.tied_head == "untied":
-        yield "lm_head.weight is not tied to the embedding, as the architecture's usually is"
+        head = next(iter(recognition.family.followers))
+        yield f"{head} is not tied to the embedding, as the architecture's usually is"
     model = recognition.model
     # Later versions of torch add records, so only this layout has the published size.
     if model is None or not recognition.complete or catalogue.metadata.get("writer") != PUBLISHED_WRITER:

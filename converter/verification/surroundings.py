@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_NAME
 from converter.errors import ManifestError, ModelError
-from converter.formats.gguf.reader import Array
+from converter.formats.gguf.reader import ACTIVATION, Array
 from converter.io.local import LocalFile
 from converter.io.strict_json import load_json
 from converter.limits import LIMITS
 from converter.models import recognition as models
 
 if TYPE_CHECKING:
+    from converter.models.family import Family
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
 
@@ -34,15 +35,6 @@ TOKENIZER: Final = (
     *("added_tokens.json", "tokenizer.model"),
 )
 _DTYPES: Final = ("torch_dtype", "dtype")  # keys of config.json that follow from what was converted to
-_SPECIAL: Final = ("bos_token_id", "eos_token_id")
-# What config.json means where it says nothing (transformers' GPT2Config).
-_DEFAULTS: Final = {
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-}
-_GGUF_ACTIVATION: Final = "cerebras_tool.activation_function"
 _UNUSED: Final = 5  # llama_token_type
 
 
@@ -59,22 +51,22 @@ def folder_of(catalogue: Catalogue) -> Path | None:
 # ---- config.json --------------------------------------------------------------------------------------------------
 
 
-def settings(catalogue: Catalogue, config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Give what a GPT-2's config.json means: sizes and what else the forward pass depends on; None where nothing says it.
+def settings(catalogue: Catalogue, config: Mapping[str, Any] | None, family: Family | None) -> dict[str, Any] | None:
+    """What a family's config.json means: sizes and what else the forward pass depends on; None where nothing says it.
 
-    `catalogue` has the names of Hugging Face.
+    `catalogue` has the family's names.
     """
-    if config is None:
+    if config is None or family is None:
         return None
     known: dict[str, Any] = {}
     try:
-        known |= models.architecture("gpt2").sizes(config)
+        known |= family.sizes(config)
     except ModelError:
-        known |= {key: config[key] for key in ("n_layer", "n_head", "n_embd") if key in config}
-    known |= {key: config.get(key, default) for key, default in _DEFAULTS.items()}
-    if catalogue.format == "gguf" and _GGUF_ACTIVATION not in catalogue.metadata:
-        del known["activation_function"]
-    return known | {key: config[key] for key in _SPECIAL if type(config.get(key)) is int}
+        known |= {size.name: config[size.name] for size in family.size_table if size.name in config}
+    known |= {setting.name: family.setting(setting.name, config) for setting in family.settings if setting.compared}
+    if family.activation is not None and catalogue.format == "gguf" and ACTIVATION not in catalogue.metadata:
+        del known[family.activation.setting]
+    return known | {key: config[key] for key in family.special_tokens if type(config.get(key)) is int}
 
 
 def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> Iterator[Finding]:
@@ -84,7 +76,9 @@ def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] 
             yield _config(key, found[key], (expected or {})[key])
 
 
-def check_config(source: Catalogue, output: Catalogue, *, lone: bool, converted: bool) -> Iterator[Finding]:
+def check_config(
+    source: Catalogue, output: Catalogue, family: Family | None, *, lone: bool, converted: bool
+) -> Iterator[Finding]:
     """Hold the output's configuration against the source's. A `lone` file promises none beside it."""
     expected, found = source.config, output.config
     if expected is None or (lone and output.format != "gguf"):
@@ -93,7 +87,7 @@ def check_config(source: Catalogue, output: Catalogue, *, lone: bool, converted:
         yield CONFIG, "no config.json", f"`{output.location}` has no config.json: the source has one"
     elif output.format == "gguf" or source.format == "gguf":
         # Of a special token that the embedding has no row for, GGUF says nothing.
-        yield from check_settings(settings(source, expected), settings(output, found))
+        yield from check_settings(settings(source, expected, family), settings(output, found, family))
     else:
         for key in (*expected, *(key for key in found if key not in expected)):
             if not (converted and key in _DTYPES) and expected.get(key) != found.get(key):
@@ -219,20 +213,17 @@ def check_properties(source: Mapping[str, Any] | None, output: Catalogue) -> Ite
         key, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             found[key.strip()] = value.strip()
-    known = dict(source or {})
-    for key, setting in (
-        ("hidden.size", "n_embd"), ("feedforward.size", "n_inner"), ("decoder.count", "n_layer"),
-        ("attention.head.count", "n_head"), ("max.length", "n_positions"), ("token.count", "vocab_size"),
-        ("epsilon", "layer_norm_epsilon"), ("end.of.text.token", "eos_token_id"),
-    ):  # fmt: skip
-        if setting in known and not _same_number(found.get(key), known[setting]):
-            yield _property(key, found.get(key), known[setting])
-    if all(type(known.get(size)) is int and 0 < known[size] < 1 << 63 for size in ("n_embd", "n_head")):
-        dividend = math.sqrt(known["n_embd"] // known["n_head"])
+    known, family = dict(source or {}), recognition.family
+    for wanted in family.client:
+        if wanted.value in known and not _same_number(found.get(wanted.key), known[wanted.value]):
+            yield _property(wanted.key, found.get(wanted.key), known[wanted.value])
+    head_size = family.head_size(known)
+    if head_size is not None and head_size < 1 << 63:
+        dividend = math.sqrt(head_size)
         if not _same_number(found.get("attention.dividend"), dividend):
             yield _property("attention.dividend", found.get("attention.dividend"), f"{dividend:.12g}")
     merged = found.get("merged.qkv") == "true"
-    for row in recognition.architecture.rows(recognition.sizes):
+    for row in family.rows(recognition.sizes):
         tensor = output.get(row.named(recognition.prefix))
         if tensor is None or row.client is None or row.kind == "buffer":
             continue
@@ -249,8 +240,8 @@ def check_properties(source: Mapping[str, Any] | None, output: Catalogue) -> Ite
         if row.gguf_transposed and found.get("weights.transposed") != ("true" if tensor.contiguous else "false"):
             yield _property("weights.transposed", found.get("weights.transposed"), str(tensor.contiguous).lower())
             break
-    for key, value in (("data.type", "FLOAT32"), ("position.embedding", "LEARNED"), ("pre.normalization", "true"),
-                       ("byte.order", _order(output))):  # fmt: skip
+    texts = {wanted.key: wanted.text for wanted in family.client if wanted.text is not None}
+    for key, value in (texts | {"data.type": "FLOAT32", "byte.order": _order(output)}).items():
         if found.get(key) != value:
             yield _property(key, found.get(key), value)
 

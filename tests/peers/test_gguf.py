@@ -16,7 +16,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from converter.formats.gguf.blocks import BY_NAME, QUANTISED, dequantise, quantised
-from converter.formats.gguf.reader import Array, as_hugging_face
+from converter.formats.gguf.reader import Array, canonical
 from converter.formats.gguf.writer import CHOICES, plan
 from converter.io.publish import Plan, publish
 from converter.opening import open_checkpoint
@@ -232,7 +232,7 @@ def test_the_tokenizer_splits_as_tokenizers_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["f32", "q8_0"])
 def test_transformers_runs_what_came_back(tmp_path: Path, encoding: str) -> None:
     folder, lm = model(tmp_path, 257)
-    back = as_hugging_face(open_checkpoint(convert(folder, tmp_path / "x.gguf", encoding)))
+    back = canonical(open_checkpoint(convert(folder, tmp_path / "x.gguf", encoding)))
     again = GPT2LMHeadModel(GPT2Config(**{k: v for k, v in (back.config or {}).items() if k != "model_type"})).eval()
 
     state = {name: torch.from_numpy(tensor.array().copy()) for name, tensor in back.items()}
