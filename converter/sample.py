@@ -16,7 +16,8 @@ from converter.dtypes import BY_NAME, F32
 from converter.errors import ModelError, OutputError
 from converter.formats.torch.writer import Entry, lay_out
 from converter.formats.torch.writer import Layout as FileLayout
-from converter.models.recognition import Layout, Model, ModelFile, Parameter, architecture, find
+from converter.models.architecture import Parameter
+from converter.models.declared import Layout, Model, ModelFile, find
 
 Progress = Callable[[int], None]  # called with the bytes written since the last call
 
@@ -126,7 +127,7 @@ def _file(name: str, storages: int, root: str, first: str | None = None) -> Mode
 
 
 def _state_dict(model: Model) -> list[tuple[Entry, Parameter]]:
-    known, layout = architecture(model.architecture), model.layout
+    known, layout = model.family, model.layout
     return [
         (_entry(parameter, layout), parameter)
         for parameter in known.rows(known.sizes(model.config), layout.order)

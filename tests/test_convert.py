@@ -233,7 +233,7 @@ def test_a_checkpoint_that_is_no_gpt2_goes_anywhere_but_to_gguf(tmp_path: Path) 
 
     convert(open_checkpoint(path), tmp_path / "x.safetensors")
     convert(open_checkpoint(path), tmp_path / "folder", to="parameters")
-    with pytest.raises(UnsupportedError, match=r"\(gpt2\)"):
+    with pytest.raises(UnsupportedError, match=r"\(GPT-2\)"):
         convert(open_checkpoint(path), tmp_path / "x.gguf")
 
     for name in ("x.safetensors", "folder"):

@@ -16,6 +16,7 @@ from converter.inference import evaluate
 from converter.inference.activations import gelu_erf, gelu_tanh
 from converter.inference.engines import LlamaCpp, Transformers
 from converter.inference.gpt2 import Gpt2, layer_norm
+from converter.models.families import family
 from tests.small_gpt2 import CONFIG, TOKENS, catalogue, weights
 
 GOLDEN = json.loads(Path(__file__).with_name("data").joinpath("golden_logits.json").read_text())
@@ -474,7 +475,10 @@ def test_refuses_a_file_of_other_things(text: str, error: type, words: str, tmp_
     ("call", "words"),
     [
         (lambda folder: evaluate.encode("a", folder, 17, 12), "pip install 'cerebras-tool[text]'"),
-        (lambda folder: Transformers(folder, CONFIG, "erf"), "pip install 'cerebras-tool[transformers]'"),
+        (
+            lambda folder: Transformers(folder, CONFIG, "erf", family("gpt2")),
+            "pip install 'cerebras-tool[transformers]'",
+        ),
         (lambda folder: LlamaCpp(folder, 17), "pip install 'cerebras-tool[llama-cpp]'"),
     ],
     ids=["tokenizers", "transformers", "llama.cpp"],

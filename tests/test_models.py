@@ -9,8 +9,11 @@ import pytest
 from converter.dtypes import BOOL, F32, U8
 from converter.errors import ModelError
 from converter.io.source import Source
-from converter.models import recognition as models
-from converter.models.recognition import Mismatch, architecture, declared, find, recognise
+from converter.models import architecture as architectures
+from converter.models import declared as models
+from converter.models.declared import declared, find
+from converter.models.families import family
+from converter.models.recognition import Mismatch, recognise
 from converter.resources import schemas
 from converter.tensors.tensor import Storage, Tensor
 
@@ -32,7 +35,7 @@ SHA256 = {
 }
 PREFIXES = ("", "transformer.")
 MASKS = (".attn.bias", ".attn.masked_bias")
-GPT2 = architecture("gpt2")
+GPT2 = family("gpt2")
 
 
 class Nothing(Source):
@@ -207,10 +210,14 @@ class TestSchemas:
         document = json.loads((schemas() / "architectures" / "gpt2.json").read_bytes())
         renamed = {"sizes": "size_table", "rows": "row_table"}
 
-        assert {renamed.get(key, key) for key in document} == names(models.Architecture)
-        assert keys(document["rows"]) == names(models.Row)
-        assert keys(document["sizes"]) == names(models.Size)
-        assert keys(document["metadata"]) == names(models.Metadatum)
+        assert {renamed.get(key, key) for key in document} == names(architectures.Architecture)
+        assert keys(document["rows"]) == names(architectures.Row)
+        assert keys(document["sizes"]) == names(architectures.Size)
+        assert keys(document["settings"]) == names(architectures.Setting)
+        assert keys(document["metadata"]) == names(architectures.Metadatum)
+        assert keys(document["client"]) == names(architectures.ClientProperty)
+        assert keys([document["activation"]]) == names(architectures.ActivationNames)
+        assert keys([document["tokenizer"]]) == names(architectures.TokenizerKind)
 
     def test_a_file_is_named_after_what_it_declares(self) -> None:
         for folder in ("models", "architectures"):
@@ -373,7 +380,7 @@ class TestRecognise:
 
         assert seen is not None
         assert seen.model is find(short)
-        assert (seen.architecture.name, seen.prefix, seen.complete) == ("gpt2", prefix, True)
+        assert (seen.family.name, seen.prefix, seen.complete) == ("gpt2", prefix, True)
         assert dict(seen.sizes) == {
             "n_layer": n_layer,
             "n_head": n_head,

@@ -12,7 +12,7 @@ from converter import reports
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.inspection.report import inspect
-from converter.models import recognition as models
+from converter.models import declared as models
 from converter.opening import open_checkpoint
 from converter.reports.models import ModelsReport
 from converter.resources import load_json, schemas

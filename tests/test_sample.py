@@ -22,7 +22,7 @@ from converter.dtypes import F32
 from converter.errors import ModelError, OutputError
 from converter.formats.torch.writer import Entry, lay_out
 from converter.io.checksums import crc32, crc32_zeros
-from converter.models.recognition import find
+from converter.models.declared import find
 from converter.opening import open_checkpoint
 from converter.sample import expected_nbytes, sample_nbytes, write_sample
 

@@ -445,7 +445,7 @@ def models(
     json: Json = False,
 ) -> None:
     """List the declared models: sizes, links, files, hashes."""
-    from converter.models import recognition as declared
+    from converter.models import declared
 
     chosen = [declared.find(name)] if name is not None else list(declared.declared())
     if json:

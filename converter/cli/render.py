@@ -22,7 +22,7 @@ from converter.text import nbytes_text, safe_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from converter.models import recognition as models
+    from converter.models import declared as models
     from converter.reports.conversion import ConversionReport, ExtractReport
     from converter.reports.inspection import Inspection, OtherReport, TensorReport
     from converter.reports.verification import Verification, VerifiedTensors
@@ -123,14 +123,7 @@ def heading(inspection: Inspection) -> str:
     model = inspection.model
     if model is None:
         return "Unknown architecture" if inspection.tensors or inspection.totals.tensors else "No tensors"
-    if model.name is not None:
-        name = model.name
-    else:
-        sizes = model.sizes
-        name = (
-            f"{model.architecture.upper().replace('GPT', 'GPT-')} with {sizes.get('n_layer', '?')} layers of "
-            f"{sizes.get('n_embd', '?')}, no declared model"
-        )
+    name = model.name if model.name is not None else f"{model.title}, no declared model"
     if model.complete:
         return f"{name}, complete"
     lacking = [
@@ -492,7 +485,6 @@ def model_table(declared: Sequence[models.Model], cached: Mapping[str, Mapping[s
     for name in ("model", "parameters", "layers", "hidden", "heads", "files", "size", *([""] if here else [])):
         table.add_column(name, justify="left" if name in ("model", "files", "") else "right", no_wrap=True)
     for model in declared:
-        config = model.config
         sizes = [file.nbytes for file in model.files]
         known = [size for size in sizes if size is not None]
         size = (
@@ -506,9 +498,7 @@ def model_table(declared: Sequence[models.Model], cached: Mapping[str, Mapping[s
                 for cell in (
                     model.name,
                     f"{model.parameters:,}",
-                    config["n_layer"],
-                    config["n_embd"],
-                    config["n_head"],
+                    *model.dimensions,
                     len(model.files),
                     size,
                     *(["in the cache" if model.name in here else ""] if here else []),
@@ -522,8 +512,8 @@ def model_page(model: models.Model, cached: Mapping[str, Path]) -> None:
     """Print what is known of one declared model, and where in the local cache its files are."""
     out = console()
     out.print(Text(model.name, style="bold"))
-    config = model.config
-    shape = f"{config['n_layer']} layers of {config['n_embd']}, {config['n_head']} heads"
+    layers, width, heads = model.dimensions
+    shape = f"{layers} layers of {width}, {heads} heads"
     out.print(Text(f"  {model.parameters:,} parameters, {shape}, {model.licence}"))
     out.print(Text(f"  https://huggingface.co/{model.repository}"))
     for file in model.files:

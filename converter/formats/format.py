@@ -98,8 +98,12 @@ def _as_it_is(catalogue: Catalogue) -> Catalogue:
     return catalogue
 
 
-def _nothing_said(catalogue: Catalogue) -> Sequence[str]:
+def _no_disagreements(catalogue: Catalogue) -> Sequence[str]:
     return ()
+
+
+def _says(catalogue: Catalogue) -> bool:
+    return True
 
 
 def _no_findings(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
@@ -127,8 +131,9 @@ class Format:
     tensors a file in a folder has at most. `whole_folder`: an output is always a folder.
 
     What lies beside. `self_contained`: configuration and tokenizer lie inside the file. `companions`: they lie beside
-    the weights in a folder, and go along. `tokenizer` reads the one inside. `unsaid` names settings that the file has
-    a place for and leaves open. `check` holds the rest of a folder against the tensors.
+    the weights in a folder, and go along. `tokenizer` reads the one inside. `says_activation` tells whether the
+    configuration says which activation the model was trained with. `check` holds the rest of a folder against the
+    tensors.
 
     Verifying. `disagreements` asks a second reader of the format. `engines` can compute such a model. `tanh`: what runs
     this form computes GELU by tanh, whatever the model was trained with.
@@ -152,9 +157,9 @@ class Format:
     self_contained: bool = False
     companions: bool = True
     tokenizer: Callable[[Catalogue], Tokenizer | None] = _no_tokenizer
-    unsaid: Callable[[Catalogue], Sequence[str]] = _nothing_said
+    says_activation: Callable[[Catalogue], bool] = _says
     check: Callable[[Catalogue, Mapping[str, Any] | None], Iterator[Finding]] = _no_findings
-    disagreements: Callable[[Catalogue], Sequence[str]] = _nothing_said
+    disagreements: Callable[[Catalogue], Sequence[str]] = _no_disagreements
     engines: tuple[str, ...] = ("numpy",)
     tanh: bool = False
     contents: Literal["records", "pickles", "nothing"] = "nothing"

@@ -35,7 +35,7 @@ from converter.io.source import STEP, Source
 from converter.io.strict_json import config_beside, parse_json
 from converter.io.traffic import Traffic
 from converter.limits import LIMITS
-from converter.models import recognition as models
+from converter.models import declared as models
 from converter.text import safe_text
 
 if TYPE_CHECKING:

@@ -1,18 +1,15 @@
-"""The two GELUs in float32: GPT-2's tanh approximation, and the exact one that Cerebras-GPT was trained with."""
+"""The two GELUs in float32: the tanh approximation, and the exact one that Cerebras-GPT was trained with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Activation = Literal["erf", "tanh"]
-
-# What a config.json calls them (transformers/activations.py, ACT2FN).
-BY_CONFIG: Final[dict[str, Activation]] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+from converter.models.architecture import Activation
 
 _PIECE: Final = 32 << 10  # elements: the piece and three buffers of 128 KiB stay in the second-level cache
 _ONE: Final = np.float32(1)

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import ConverterError, FormatError, UnsupportedError
-from converter.inference.activations import Activation
+from converter.models.architecture import Activation
+from converter.models.family import Family
 
 # What transformers looks for in a folder, by how a lone file's name ends.
 _STANDARD: Final = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
-_CONFIG_NAMES: Final[dict[Activation, str]] = {"erf": "gelu", "tanh": "gelu_new"}
 _LONGEST: Final = 3600  # seconds: 13B on a slow machine
 
 
 class Transformers:
-    """GPT2LMHeadModel in float32 on the CPU, over a folder or a file of safetensors or PyTorch.
+    """The family's class of transformers in float32 on the CPU, over a folder or a file of safetensors or PyTorch.
 
     `config` and `activation` say what is computed, whatever lies beside the weights. Reads .bin with torch's
     `weights_only`: for files that `scan` calls plain. Raises ConverterError where transformers is not installed or
@@ -34,7 +34,9 @@ class Transformers:
     name = "transformers"
     log_probabilities = False
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], activation: Activation) -> None:
+    def __init__(self, path: str | Path, config: Mapping[str, Any], activation: Activation, family: Family) -> None:
+        if family.transformers is None:
+            raise UnsupportedError(f"which class of transformers computes {family.title} is not known here: use numpy")
         _require("transformers", "torch", extra="transformers")
         import torch
         import transformers
@@ -43,14 +45,15 @@ class Transformers:
         self._torch = torch
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        settings = {**config, "activation_function": _CONFIG_NAMES[activation]}
+        settings = {**config, **family.activation_setting(activation)}
         path = Path(path)
         with tempfile.TemporaryDirectory() as folder:
             for file, name in _weight_files(path):
                 Path(folder, name).symlink_to(file.resolve())
             Path(folder, "config.json").write_text(json.dumps(settings))
             try:
-                model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+                kind = getattr(transformers, family.transformers)
+                model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
             except Exception as error:  # whatever a model's file makes it raise
                 raise FormatError(f"transformers can't load `{path}`: {_first_line(error)}") from error
         self._model = model.eval()

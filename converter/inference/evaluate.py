@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converter.errors import ConverterError, ManifestError, ModelError
-from converter.inference.activations import Activation
-from converter.inference.gpt2 import Gpt2
+from converter.inference.engine import Engine, Model, compute
 from converter.io.local import LocalFile
 from converter.limits import LIMITS
+from converter.models.architecture import Activation
 from converter.tensors.catalogue import Catalogue
 
 TOKENS: Final = 64  # of the built-in sequence
@@ -23,22 +23,6 @@ STEPS: Final = 32  # greedy tokens
 _LARGEST_LOGARITHM: Final = 709.0  # exp of more is no float64
 _DIGITS: Final = 10  # of a token id
 _ROWS: Final = 8  # positions at a time, in float64: 3 MB each of a vocabulary of 50,257
-
-
-class Engine(Protocol):
-    """Something that computes a model.
-
-    `log_probabilities` says that its logits are normalised: a constant a position is lost, so the other side's are
-    normalised too before they are compared.
-    """
-
-    name: str
-    activation: Activation
-    log_probabilities: bool
-
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """[tokens] → [tokens, vocabulary]."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +107,7 @@ ENGINES: Final = {
 }
 
 
-def reference(source: Gpt2, tokens: Sequence[int], steps: int = STEPS) -> Reference:
+def reference(source: Model, tokens: Sequence[int], steps: int = STEPS) -> Reference:
     """Compute the source: `steps` greedy tokens, fewer where its positions end, and the logits of everything.
 
     The other side then needs one pass: where all tokens before are the source's, what it would choose next is the
@@ -216,8 +200,8 @@ def activation_effect(source: Catalogue, tokens: Sequence[int], config: Mapping[
 
     No output is to blame for it, so it is reported apart.
     """
-    own = Gpt2(source, config=config)
-    other = Gpt2(source, config=config, activation="tanh" if own.activation == "erf" else "erf")
+    own = compute(source, config=config)
+    other = compute(source, config=config, activation="tanh" if own.activation == "erf" else "erf")
     return compare(reference(own, tokens), other)
 
 
@@ -247,7 +231,7 @@ def load_tokens(path: str | Path, vocab_size: int, n_positions: int) -> list[int
 
 
 def encode(prompt: str, vocabulary: Path, vocab_size: int, n_positions: int) -> list[int]:
-    """Turn a text into GPT-2's tokens by the vocab.json and merges.txt in a folder."""
+    """Turn a text into byte-pair tokens by the vocab.json and merges.txt in a folder."""
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers
     except ImportError as error:

@@ -17,8 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from converter.dtypes import BF16, F16, F32, F64
 from converter.errors import ModelError, UnsupportedError
-from converter.inference.activations import BY_CONFIG, GELU, Activation
+from converter.inference.activations import GELU
 from converter.models import recognition as models
+from converter.models.architecture import Activation
+from converter.models.family import Family
 from converter.tensors import casting as numbers
 from converter.tensors.catalogue import Catalogue
 from converter.tensors.tensor import Tensor
@@ -32,17 +34,6 @@ _QUERIES: Final = 128  # rows of attention scores at a time: with 2,048 keys the
 # and these round differently by layout. With two rows and more, only matrices below this size get there; they are
 # brought into one layout, which costs nothing at that size.
 _SMALL: Final = 1 << 20
-
-# GPT2Config's defaults, for a config.json that leaves them out.
-_DEFAULTS: Final = {
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    # Scales and multiplies in float32 where the rest is float16: here everything is float32.
-    "reorder_and_upcast_attn": False,
-    "tie_word_embeddings": True,
-}
 
 
 class Gpt2:
@@ -70,14 +61,16 @@ class Gpt2:
         found = _recognised(catalogue, config)
         if config is None:
             config = found.model.config if found.model else {}
-        settings = _settings(config, catalogue.location)
+        self.family = found.family
+        settings = _settings(self.family, config, catalogue.location)
         sizes = found.sizes
         if "n_head" not in sizes:
             raise ModelError(
                 f"`{catalogue.location}` does not tell how many heads it has: put its config.json beside it"
             )
         self.location = catalogue.location
-        self.activation: Activation = activation or BY_CONFIG[settings["activation_function"]]
+        own = _activation(self.family, settings, catalogue.location)
+        self.activation: Activation = activation or own
         self.n_layer, self.n_head, self.n_embd = sizes["n_layer"], sizes["n_head"], sizes["n_embd"]
         self.n_positions, self.vocab_size = sizes["n_positions"], sizes["vocab_size"]
         self._epsilon = np.float32(settings["layer_norm_epsilon"])
@@ -301,7 +294,7 @@ def _guess(ids: list[int], most: int) -> list[int]:
 
 def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> models.Recognition:
     found = models.recognise(catalogue, config)
-    if found is None or found.architecture.name != "gpt2":
+    if found is None or found.family.engine() != "gpt2":
         raise ModelError(f"`{catalogue.location}` is no GPT-2: inference is for Cerebras-GPT and models like it")
     if found.missing:
         raise ModelError(f"`{catalogue.location}` lacks `{found.missing[0]}`: inference needs every parameter")
@@ -312,23 +305,31 @@ def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> model
     return found
 
 
-def _settings(config: Mapping[str, Any], location: str) -> dict[str, Any]:
-    settings = {key: config.get(key, default) for key, default in _DEFAULTS.items()}
-    for key, value in settings.items():
-        if type(_DEFAULTS[key]) is bool and type(value) is not bool:
-            raise ModelError(f"the config.json of `{location}` says `{key}` is {value!r}: expected true or false")
-    activation = settings["activation_function"]
-    if type(activation) is not str or activation not in BY_CONFIG:
-        raise UnsupportedError(
-            f"the config.json of `{location}` says `activation_function` is {activation!r}: "
-            f"expected one of {', '.join(BY_CONFIG)}"
-        )
+def _settings(family: Family, config: Mapping[str, Any], location: str) -> dict[str, Any]:
+    settings = {known.name: config.get(known.name, known.default) for known in family.settings}
+    for known in family.settings:
+        value = settings[known.name]
+        if type(known.default) is bool and type(value) is not bool:
+            raise ModelError(
+                f"the config.json of `{location}` says `{known.name}` is {value!r}: expected true or false"
+            )
     epsilon = settings["layer_norm_epsilon"]
     if type(epsilon) not in {int, float} or not 0 <= epsilon < 1:
         raise ModelError(
             f"the config.json of `{location}` says `layer_norm_epsilon` is {epsilon!r}: expected 1e-05 or so"
         )
     return settings
+
+
+def _activation(family: Family, settings: Mapping[str, Any], location: str) -> Activation:
+    found = family.activation_of(settings)
+    if found is None:
+        names = [name for names in (family.activation.names.values() if family.activation else ()) for name in names]
+        raise UnsupportedError(
+            f"the config.json of `{location}` says `activation_function` is {settings['activation_function']!r}: "
+            f"expected one of {', '.join(names)}"
+        )
+    return found
 
 
 def _floats(tensor: Tensor, buffer: bytearray | None = None) -> Floats:

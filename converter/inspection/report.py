@@ -150,7 +150,8 @@ def _recognise(catalogue: Catalogue) -> models.Recognition | None:
 def _model(recognition: models.Recognition) -> reports.ModelReport:
     return reports.ModelReport(
         name=recognition.model.name if recognition.model else None,
-        architecture=recognition.architecture.name,
+        architecture=recognition.family.name,
+        title=recognition.family.described(recognition.sizes),
         complete=recognition.complete,
         missing=recognition.missing,
         unexpected=recognition.unexpected,
@@ -217,7 +218,8 @@ def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> I
         return
     yield from recognition.contradictions
     if recognition.tied_head == "untied":
-        yield "lm_head.weight is not tied to the embedding, as the architecture's usually is"
+        head = next(iter(recognition.family.followers))
+        yield f"{head} is not tied to the embedding, as the architecture's usually is"
     model = recognition.model
     # Later versions of torch add records, so only this layout has the published size.
     if model is None or not recognition.complete or catalogue.metadata.get("writer") != PUBLISHED_WRITER:

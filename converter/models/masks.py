@@ -21,7 +21,7 @@ def droppable(catalogue: Catalogue, recognition: Recognition | None) -> list[str
     """Give the buffers that hold the values the architecture gives them. Their bytes are read."""
     if recognition is None:
         return []
-    rows = {row.name: row for row in recognition.architecture.row_table if row.kind == "buffer"}
+    rows = {row.name: row for row in recognition.family.row_table if row.kind == "buffer"}
     wrong = {mismatch.name for mismatch in recognition.mismatched}
     found = []
     catalogue.expect(catalogue[name] for name in recognition.buffers)
@@ -50,7 +50,7 @@ def to_drop(catalogue: Catalogue, recognition: Recognition | None, *, keep: bool
     strange = [name for name in recognition.buffers if name not in dropped]
     if strange:
         raise UnsupportedError(
-            f"`{strange[0]}` is not the mask that {recognition.architecture.name} has there"
+            f"`{strange[0]}` is not the mask that {recognition.family.title} has there"
             + (f", nor are {len(strange) - 1} more" if len(strange) > 1 else "")
             + ": give --keep-buffers to carry it over"
         )

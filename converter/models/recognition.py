@@ -1,23 +1,19 @@
-"""The declared models, and which one a catalogue is.
+"""Which family and which declared model a catalogue is of, by names and shapes."""
 
-All that is known of an architecture or a model stands in schemas/; this fills in {layer}, {decoder} and sizes.
-"""
+from __future__ import annotations
 
 import re
 import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from converter.errors import ModelError
-from converter.resources import load_json, schemas
-from converter.tensors.tensor import Tensor
-
-TiedHead = Literal["absent", "tied", "untied"]
+from converter.models import families as registry
+from converter.models.architecture import Row, at, whole
+from converter.models.declared import Model, declared
+from converter.models.family import Family, TiedHead
 
 # A name's layer, as the rows have it. No leading zeros: `h.00.` and `h.0.` would be one tensor.
 _LAYER: Final = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
@@ -26,179 +22,15 @@ _LAYER: Final = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
 _FITTING: Final = 8
 # Layers that may be absent altogether; a name or a config.json that promises more is not believed.
 _ABSENT_LAYERS: Final = 1024
-_HUB: Final = "https://huggingface.co"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the published files store a model.
-
-    `transposed`: the matrices are views with stride (1, in) of storages that are [out, in]. `order` is that of the
-    storages, a key of the architecture's orders.
-    """
-
-    prefix: str
-    mask_dtype: str
-    transposed: bool
-    order: str
-    note: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """A weight file: what is known of it is given, the rest is None.
-
-    `listed_size` is what the repository's page shows; `nbytes` is exact, and `nbytes_is` says whether it was published
-    or calculated. `superseded_sha256` is the hash of an older file of the same size. `first` is a shard's first tensor.
-    """
-
-    name: str
-    url: str
-    listed_size: str
-    storages: int
-    root: str
-    nbytes: int | None = None
-    nbytes_is: Literal["published", "calculated"] | None = None
-    sha256: str | None = None
-    superseded_sha256: str | None = None
-    first: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A declared model. `config` is its config.json; `parameters` counts elements, a tied head once, no masks."""
-
-    name: str
-    architecture: str
-    repository: str
-    licence: str
-    config: Mapping[str, Any] = field(hash=False)
-    parameters: int
-    layout: Layout
-    files: tuple[ModelFile, ...]
-    companions: tuple[str, ...]
-    index: str | None = None
+class Shaped(Protocol):
+    """A tensor, or what a golden manifest says of one."""
 
     @property
-    def short(self) -> str:
-        """The name without the family: `111M`."""
-        return self.name.rpartition("-")[2]
-
-    def url(self, file: str) -> str:
-        """Give the direct link to a file of the repository."""
-        return _url(self.repository, file)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row as the JSON has it: sizes by name, {layer} and {decoder} (which counts from 1) not filled in.
-
-    `gguf_transposed` matrices are [in, out] here and [out, in] there. `value` is what a buffer must hold: "causal"
-    (ones on and below the diagonal) or a number.
-    """
-
-    name: str
-    shape: tuple[str | int, ...]
-    kind: Literal["parameter", "buffer"] = "parameter"
-    gguf: str | None = None
-    gguf_transposed: bool = False
-    client: str | None = None
-    client_parts: tuple[str, ...] = ()
-    tied_to: str | None = None
-    optional: bool = False
-    prefixed: bool = True
-    value: str | float | None = None
-
-    @property
-    def layered(self) -> bool:
-        """Whether there is one a layer."""
-        return "{layer}" in self.name
-
-    @property
-    def required(self) -> bool:
-        """Whether a checkpoint without it is incomplete."""
-        return self.kind == "parameter" and not self.optional
-
-    def named(self, prefix: str) -> str:
-        """Give the name in a checkpoint of this prefix. `lm_head.weight` never has one."""
-        return prefix + self.name if self.prefixed else self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter(Row):
-    """A row filled in. `name` is bare."""
-
-    shape: tuple[int, ...]
-    layer: int | None = None
-
-
-class Size(NamedTuple):
-    """A size and where it comes from: the first of the config.json keys that is there, else `factor` times another."""
-
-    name: str
-    config: tuple[str, ...] = ()
-    factor: int | None = None
-    of: str | None = None
-    divides: str | None = None
-
-
-class Metadatum(NamedTuple):
-    """A GGUF key; `value` names a size or, failing that, a key of config.json."""
-
-    key: str
-    type: Literal["u32", "f32"]
-    value: str
-    default: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """The rows of a family of models. `model_type` is what its config.json calls it."""
-
-    name: str
-    model_type: str
-    prefixes: tuple[str, ...]
-    size_table: tuple[Size, ...]
-    metadata: tuple[Metadatum, ...]
-    row_table: tuple[Row, ...]
-    orders: Mapping[str, tuple[str, ...]] = field(hash=False)
-
-    def sizes(self, config: Mapping[str, Any]) -> dict[str, int]:
-        """Read the sizes from a config.json; ModelError where one is absent, no whole number ≥ 1 or impossible."""
-        sizes: dict[str, int] = {}
-        for size in sorted(self.size_table, key=lambda size: size.of is not None):
-            claims = _claims(size, config, sizes)
-            if not claims:
-                raise ModelError(f"`config.json` has no `{size.config[0]}`, without which no tensor's shape is known")
-            key, value = claims[0]
-            if not _whole(value):
-                raise ModelError(f"`config.json` says `{key}` is {reprlib.repr(value)}: expected a whole number from 1")
-            sizes[size.name] = value
-        for size in self.size_table:
-            if size.divides and sizes[size.divides] % sizes[size.name]:
-                raise ModelError(
-                    f"`config.json` says `{size.name}` is {sizes[size.name]}, "
-                    f"which does not divide the {sizes[size.divides]} of `{size.divides}`"
-                )
-        return sizes
-
-    def rows(self, sizes: Mapping[str, int], order: str = "module") -> list[Parameter]:
-        """Give every parameter and buffer, optional ones too, in an order of the JSON (`module`: that of the rows)."""
-        return [_filled(row, sizes, layer) for row, layer in self.each(sizes["n_layer"], order)]
-
-    def each(self, n_layer: int, order: str = "module") -> Iterator[tuple[Row, int | None]]:
-        """Give every row with every layer that it is for, in an order as `rows`."""
-        named = {row.name: row for row in self.row_table}
-        ordered = self.row_table if order == "module" else [named[name] for name in self.orders[order]]
-        for layered, group in groupby(ordered, key=lambda row: row.layered):
-            members = list(group)
-            yield from ((row, layer) for layer in (range(n_layer) if layered else (None,)) for row in members)
-
-    @property
-    def tail(self) -> list[Row]:
-        """The required rows that follow the layers."""
-        last = max(index for index, row in enumerate(self.row_table) if row.layered)
-        return [row for row in self.row_table[last + 1 :] if row.required]
+    def shape(self) -> tuple[int, ...]:
+        """The shape, row-major."""
+        ...
 
 
 class Mismatch(NamedTuple):
@@ -218,7 +50,7 @@ class Recognition:
     view as wte; an untied one may still hold equal bytes, as a copy in another shard does.
     """
 
-    architecture: Architecture
+    family: Family
     prefix: str
     sizes: Mapping[str, int] = field(hash=False)
     model: Model | None
@@ -230,51 +62,30 @@ class Recognition:
     contradictions: tuple[str, ...]
 
     @property
+    def sized(self) -> bool:
+        """Whether the shape of every row is known."""
+        return all(name in self.sizes for name in self.family.shaping)
+
+    @property
     def complete(self) -> bool:
         """Whether every parameter is there in its shape."""
         return not self.missing and not self.mismatched
 
 
-@cache
-def architecture(name: str) -> Architecture:
-    """Read schemas/architectures/<name>.json."""
-    document = load_json("architectures", f"{name}.json")
-    return Architecture(
-        name=document["name"],
-        model_type=document["model_type"],
-        prefixes=tuple(document["prefixes"]),
-        size_table=tuple(Size(**_tuples(size)) for size in document["sizes"]),
-        metadata=tuple(Metadatum(**metadatum) for metadatum in document["metadata"]),
-        row_table=tuple(Row(**_tuples(row)) for row in document["rows"]),
-        orders=MappingProxyType(_tuples(document["orders"])),
-    )
+def recognise(
+    catalogue: Mapping[str, Shaped],
+    config: Mapping[str, Any] | None = None,
+    *,
+    families: Sequence[Family] | None = None,
+) -> Recognition | None:
+    """The family and the declared model that the names and shapes are of; None where no family fits.
 
-
-@cache
-def declared() -> tuple[Model, ...]:
-    """Give the declared models, the smallest first."""
-    models = (_model(load_json("models", path.name)) for path in (schemas() / "models").glob("*.json"))
-    return tuple(sorted(models, key=lambda model: model.parameters))
-
-
-def find(name: str) -> Model:
-    """Give the declared model called `Cerebras-GPT-111M`, `111M` or `cerebras/Cerebras-GPT-111M`, in any case."""
-    wanted = name.casefold()
-    for model in declared():
-        if wanted in {model.name.casefold(), model.short.casefold(), model.repository.casefold()}:
-            return model
-    known = ", ".join(model.name for model in declared())
-    raise ModelError(f"`{name}` is no model that is declared here; there are {known}")
-
-
-def recognise(catalogue: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Recognition | None:
-    """Tell which architecture and declared model the names and shapes are; None where they are none of them.
+    `families` stand in for those of schemas/architectures.
 
     A part of a model is recognised as that model, incomplete, while its shapes fit just one that is declared. Time is
     linear in the number of tensors.
     """
-    for path in sorted((schemas() / "architectures").glob("*.json")):
-        known = architecture(path.stem)
+    for known in registry.families() if families is None else families:
         sighting = _sighted(known, catalogue)
         recognition = sighting and _recognised(sighting, catalogue, config)
         if recognition:
@@ -290,9 +101,9 @@ class _Match(NamedTuple):
 
 
 class _Sighting(NamedTuple):
-    """The tensors of a catalogue that have an architecture's names, and the sizes that most of their shapes have."""
+    """The tensors of a catalogue that have a family's names, and the sizes that most of their shapes have."""
 
-    architecture: Architecture
+    family: Family
     prefix: str
     matches: list[_Match]
     strangers: list[str]
@@ -303,7 +114,7 @@ class _Sighting(NamedTuple):
     ended: bool  # whether what follows the layers is there
 
 
-def _sighted(known: Architecture, catalogue: Mapping[str, Tensor]) -> _Sighting | None:
+def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None:
     spelled = {row.named(prefix): (prefix, row) for prefix in known.prefixes for row in known.row_table}
     prefixes: set[str] = set()
     matches: list[_Match] = []
@@ -327,7 +138,7 @@ def _sighted(known: Architecture, catalogue: Mapping[str, Tensor]) -> _Sighting 
     per_layer = sum(row.required and row.layered for row in known.row_table)
     present = {match.row.name for match in matches}
     return _Sighting(
-        architecture=known,
+        family=known,
         prefix=prefixes.pop(),
         matches=matches,
         strangers=strangers,
@@ -339,8 +150,8 @@ def _sighted(known: Architecture, catalogue: Mapping[str, Tensor]) -> _Sighting 
     )
 
 
-def _voted(known: Architecture, matches: list[_Match]) -> dict[str, int]:
-    """Give each size that shapes alone decide the value that most tensors have."""
+def _voted(known: Family, matches: list[_Match]) -> dict[str, int]:
+    """Each size that shapes alone decide the value that most tensors have."""
     free = {size.name for size in known.size_table if size.config}
     votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for match in matches:
@@ -352,16 +163,16 @@ def _voted(known: Architecture, matches: list[_Match]) -> dict[str, int]:
 
 
 def _recognised(
-    seen: _Sighting, catalogue: Mapping[str, Tensor], config: Mapping[str, Any] | None
+    seen: _Sighting, catalogue: Mapping[str, Shaped], config: Mapping[str, Any] | None
 ) -> Recognition | None:
-    known = seen.architecture
+    known = seen.family
     claimed = _claimed(seen, config) if config is not None else {}
     model = _declared_as(seen, claimed)
-    sizes = known.sizes(model.config) if model else {"n_layer": _layers(seen, claimed.get("n_layer"))}
-    n_layer = sizes["n_layer"]
+    sizes = known.sizes(model.config) if model else {known.layers: _layers(seen, claimed.get(known.layers))}
+    n_layer = sizes[known.layers]
     if not 0 < n_layer <= seen.layers + _ABSENT_LAYERS or min(seen.sizes.values(), default=0) < 1:
         return None
-    sizes |= claimed | seen.sizes | {"n_layer": n_layer}
+    sizes |= claimed | seen.sizes | {known.layers: n_layer}
     sizes |= {
         size.name: size.factor * sizes[size.of]
         for size in known.size_table
@@ -377,9 +188,9 @@ def _recognised(
     if (len(seen.strangers) + len(beyond) + len(misfits)) * _FITTING > len(fitting):
         return None
 
-    required = (_at(layer, row.named(seen.prefix)) for row, layer in known.each(n_layer) if row.required)
+    required = (at(layer, row.named(seen.prefix)) for row, layer in known.each(n_layer) if row.required)
     return Recognition(
-        architecture=known,
+        family=known,
         prefix=seen.prefix,
         sizes=MappingProxyType(sizes),
         model=model,
@@ -396,25 +207,26 @@ def _recognised(
 
 
 def _claimed(seen: _Sighting, config: Mapping[str, Any]) -> dict[str, int]:
-    """Give the sizes of a config.json that are possible."""
+    """The sizes of a config.json that are possible."""
     claimed: dict[str, int] = {}
-    for size in seen.architecture.size_table:
-        for _, value in _claims(size, config, seen.sizes)[:1]:
-            if _whole(value) and not (size.divides and seen.sizes.get(size.divides, 0) % value):
+    for size in seen.family.size_table:
+        for _, value in size.claims(config, seen.sizes)[:1]:
+            if whole(value) and not (size.divides and seen.sizes.get(size.divides, 0) % value):
                 claimed[size.name] = value
     return claimed
 
 
 def _declared_as(seen: _Sighting, claimed: dict[str, int]) -> Model | None:
-    """Give the one declared model that the shapes fit; config.json decides where they say nothing."""
-    told = {name: value for name, value in (claimed | seen.sizes).items() if name not in {"n_head", "n_layer"}}
+    """The one declared model that the shapes fit; config.json decides where they say nothing."""
+    known = seen.family
+    told = {name: value for name, value in (claimed | seen.sizes).items() if name in known.shaping}
     fitting = []
     for model in declared():
-        if model.architecture == seen.architecture.name:
-            sizes = seen.architecture.sizes(model.config)
-            n_layer = sizes["n_layer"]
+        if model.architecture == known.name:
+            sizes = known.sizes(model.config)
+            n_layer = sizes[known.layers]
             # Where config.json names another number of layers, only a last layer with the end behind it outweighs it.
-            believed = claimed.get("n_layer", n_layer) == n_layer or (
+            believed = claimed.get(known.layers, n_layer) == n_layer or (
                 seen.ended and n_layer in {seen.whole, seen.found}
             )
             if seen.whole <= n_layer and believed and all(sizes[name] == value for name, value in told.items()):
@@ -423,7 +235,7 @@ def _declared_as(seen: _Sighting, claimed: dict[str, int]) -> Model | None:
 
 
 def _layers(seen: _Sighting, claimed: int | None) -> int:
-    """Give the layers of a model that is not declared: config.json's, unless whole layers lie beyond."""
+    """The layers of a model that is not declared: config.json's, unless whole layers lie beyond."""
     return seen.found if claimed is None or claimed < seen.whole else claimed
 
 
@@ -435,7 +247,7 @@ def _fits(match: _Match, sizes: Mapping[str, int]) -> bool:
     )
 
 
-def _tied_head(matches: list[_Match], catalogue: Mapping[str, Tensor], prefix: str) -> TiedHead:
+def _tied_head(matches: list[_Match], catalogue: Mapping[str, Shaped], prefix: str) -> TiedHead:
     for match in matches:
         if match.row.tied_to:
             return "tied" if catalogue[match.name] == catalogue.get(prefix + match.row.tied_to) else "untied"
@@ -445,78 +257,27 @@ def _tied_head(matches: list[_Match], catalogue: Mapping[str, Tensor], prefix: s
 def _contradictions(
     seen: _Sighting, config: Mapping[str, Any], sizes: Mapping[str, int], model: Model | None
 ) -> Iterator[str]:
-    known = seen.architecture
+    known = seen.family
     found = dict(seen.sizes)
     if model:
-        found |= {name: size for name, size in known.sizes(model.config).items() if name in {"n_layer", "n_head"}}
+        found |= {name: size for name, size in known.sizes(model.config).items() if name not in known.shaping}
     else:
         # Layers that config.json names and nothing has may lie in another shard, unless the end is here.
-        found["n_layer"] = min(sizes["n_layer"], seen.found) if seen.ended else sizes["n_layer"]
+        n_layer = sizes[known.layers]
+        found[known.layers] = min(n_layer, seen.found) if seen.ended else n_layer
     model_type = config.get("model_type", known.model_type)
     if model_type != known.model_type:
         said = f"`config.json` says `model_type` is {reprlib.repr(model_type)}"
         yield f"{said}; the tensors are those of {known.model_type!r}"
     for size in known.size_table:
-        for key, value in _claims(size, config, sizes) if size.config else ():
+        for key, value in size.claims(config, sizes) if size.config else ():
             said = f"`config.json` says `{key}` is {reprlib.repr(value)}"
             if config.get(key) is None:
                 said = f"`config.json` has no `{key}`, which then is {value}"
-            if not _whole(value):
+            if not whole(value):
                 yield f"{said}: expected a whole number from 1"
             elif value != found.get(size.name, value):
                 holder = f"{model.name} has" if model and size.divides else "the tensors have"
                 yield f"{said}; {holder} {found[size.name]}"
             elif size.divides and sizes.get(size.divides, 0) % value:
                 yield f"{said}, which does not divide the {sizes[size.divides]} of `{size.divides}`"
-
-
-def _claims(size: Size, config: Mapping[str, Any], sizes: Mapping[str, int]) -> list[tuple[str, Any]]:
-    """Give what config.json says of a size, by key; what it means where it says nothing; or nothing."""
-    said = [(key, config[key]) for key in size.config if config.get(key) is not None]
-    if not said and size.factor and (base := sizes.get(size.of or "")):
-        return [(size.config[0] if size.config else size.name, size.factor * base)]
-    return said
-
-
-def _whole(value: object) -> bool:
-    return type(value) is int and value > 0
-
-
-def _filled(row: Row, sizes: Mapping[str, int], layer: int | None) -> Parameter:
-    return Parameter(
-        name=_at(layer, row.name),
-        shape=tuple(sizes[size] if isinstance(size, str) else size for size in row.shape),
-        kind=row.kind,
-        gguf=row.gguf and _at(layer, row.gguf),
-        gguf_transposed=row.gguf_transposed,
-        client=row.client and _at(layer, row.client),
-        client_parts=tuple(_at(layer, part) for part in row.client_parts),
-        tied_to=row.tied_to,
-        optional=row.optional,
-        prefixed=row.prefixed,
-        value=row.value,
-        layer=layer,
-    )
-
-
-def _at(layer: int | None, text: str) -> str:
-    return text if layer is None else text.replace("{layer}", str(layer)).replace("{decoder}", str(layer + 1))
-
-
-def _model(document: dict[str, Any]) -> Model:
-    files = (ModelFile(url=_url(document["repository"], file["name"]), **file) for file in document["files"])
-    read = {
-        "config": MappingProxyType(document["config"]),
-        "layout": Layout(**document["layout"]),
-        "files": tuple(files),
-        "companions": tuple(document["companions"]),
-    }
-    return Model(**{**document, **read})
-
-
-def _url(repository: str, file: str) -> str:
-    return f"{_HUB}/{repository}/resolve/main/{file}"
-
-
-def _tuples(document: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}

@@ -15,7 +15,6 @@ from converter.io.strict_json import load_json
 from converter.limits import LIMITS
 
 FILES: Final = ("vocab.json", "merges.txt")
-END_OF_TEXT: Final = "<|endoftext|>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,14 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """Which model it is. `name` is a declared model's, or None for another model of the architecture."""
+    """Which model it is. `name` is a declared model's, or None for another model of the architecture.
+
+    `title` says the architecture and its size as a person would.
+    """
 
     name: str | None
     architecture: str
+    title: str
     complete: bool
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]

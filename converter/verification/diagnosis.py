@@ -20,7 +20,6 @@ from converter.verification.comparison import Outcome, equal, floats, read, rese
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-THIRDS: Final = ("q", "k", "v")
 _HEAD: Final = 16  # elements that tell candidates apart before all are compared
 _SAMPLE: Final = 256 << 10  # elements that are looked at for a shift, a factor or a rounding
 _ROWS: Final = 100_000  # rows, or elements of a vector, up to which another order is looked for
@@ -29,10 +28,10 @@ _FACTOR: Final = 1e-9  # what may be left of the energy for a tensor to be anoth
 
 
 class Diagnosis:
-    """Names damage, given the tensors as they should be."""
+    """Names damage, given the tensors as they should be, and what equal parts of some of them hold."""
 
-    def __init__(self, expected: Mapping[str, Tensor], thirds: set[str]) -> None:
-        self._expected, self._thirds = expected, thirds
+    def __init__(self, expected: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -> None:
+        self._expected, self._parts = expected, parts
         self._heads: dict[tuple[Any, ...], list[str]] = {}
 
     def name(self, name: str, found: Tensor, outcome: Outcome | None, others: Mapping[str, Tensor]) -> tuple[str, str]:
@@ -65,14 +64,15 @@ class Diagnosis:
         return "another shape", sizes
 
     def _permuted(self, name: str, found: Tensor, match: Callable[[Tensor, Tensor], bool]) -> tuple[str, str] | None:
-        """Look whether query, key and value stand in another order."""
-        if name not in self._thirds:
+        """Look whether query, key and value, or what else shares a tensor, stand in another order."""
+        parts = self._parts.get(name)
+        if parts is None:
             return None
-        ours, theirs = thirds(self._expected[name]), thirds(found)
-        order = [next((i for i in range(3) if match(ours[i], view)), None) for view in theirs]
-        if tuple(order) not in orders():
+        ours, theirs = cut(self._expected[name], len(parts)), cut(found, len(parts))
+        order = [next((i for i, view in enumerate(ours) if match(view, other)), None) for other in theirs]
+        if tuple(order) not in orders(len(parts)):
             return None
-        return permuted(tuple(order))  # type: ignore[arg-type]
+        return permuted(tuple(order), parts)  # type: ignore[arg-type]
 
     def _another(
         self, name: str, found: Tensor, others: Mapping[str, Tensor], match: Callable[[Tensor, Tensor], bool]
@@ -144,27 +144,26 @@ def transposed(found: Tensor) -> Iterator[Tensor]:
             yield replace(found, stride=(columns, 1))
 
 
-def thirds(tensor: Tensor) -> list[Tensor]:
-    """Cut the last dimension into three."""
-    third = tensor.shape[-1] // 3
-    step = third * tensor.stride[-1]
-    shape = (*tensor.shape[:-1], third)
-    return [replace(tensor, shape=shape, offset=tensor.offset + index * step) for index in range(3)]
+def cut(tensor: Tensor, count: int) -> list[Tensor]:
+    """Equal parts of the last dimension."""
+    part = tensor.shape[-1] // count
+    step = part * tensor.stride[-1]
+    shape = (*tensor.shape[:-1], part)
+    return [replace(tensor, shape=shape, offset=tensor.offset + index * step) for index in range(count)]
 
 
-def orders() -> list[tuple[int, ...]]:
-    """Give the ways in which query, key and value can stand wrong."""
-    return [order for order in permutations(range(3)) if order != (0, 1, 2)]
+def orders(count: int) -> list[tuple[int, ...]]:
+    """The ways in which so many parts of a tensor can stand wrong."""
+    return [order for order in permutations(range(count)) if order != tuple(range(count))]
 
 
-def permuted(order: tuple[int, ...]) -> tuple[str, str]:
-    """Name an order of query, key and value: which of them stands first, second and third."""
-    fixed = [i for i in range(3) if order[i] == i]
-    stand = ", ".join(THIRDS[i] for i in order)
-    if len(fixed) == 1:
-        one, other = (name for i, name in enumerate(THIRDS) if i not in fixed)
-        return f"{one} and {other} swapped", f"query, key and value stand in the order {stand}"
-    return "q, k and v permuted", f"query, key and value stand in the order {stand}"
+def permuted(order: tuple[int, ...], parts: tuple[str, ...]) -> tuple[str, str]:
+    """Name an order of a tensor's parts: which of them stands first, second, third."""
+    moved = [name for index, name in enumerate(parts) if order[index] != index]
+    stand = f"its parts stand in the order {', '.join(parts[index] for index in order)}"
+    if len(moved) == 2:
+        return f"{moved[0]} and {moved[1]} swapped", stand
+    return f"{', '.join(parts[:-1])} and {parts[-1]} permuted", stand
 
 
 def exchanged(name: str, other: str, *, mutual: bool) -> tuple[str, str]:

@@ -98,8 +98,8 @@ def digest(tensor: Tensor) -> str:
     return found.hexdigest()
 
 
-def digest_in_thirds(tensor: Tensor, order: tuple[int, ...]) -> str:
-    """Give the SHA-256 that a tensor has with the thirds of its last dimension in another order."""
+def digest_in_parts(tensor: Tensor, order: tuple[int, ...]) -> str:
+    """The SHA-256 that a tensor has with equal parts of its last dimension in another order."""
     import numpy as np
 
     found = hashlib.sha256()
@@ -108,7 +108,7 @@ def digest_in_thirds(tensor: Tensor, order: tuple[int, ...]) -> str:
     for row in range(tensor.shape[0] if matrix else 1):
         view = tensor.rows(row, row + 1) if matrix else tensor
         line = np.frombuffer(b"".join(bytes(tile) for tile in view.tiles()), width)
-        found.update(line.reshape(3, -1)[list(order)].tobytes())
+        found.update(line.reshape(len(order), -1)[list(order)].tobytes())
     return found.hexdigest()
 
 

@@ -16,43 +16,35 @@ from converter.errors import ManifestError, ModelError
 from converter.formats.companions import CONFIG, TOKENIZER
 from converter.formats.format import Finding
 from converter.io.strict_json import load_bytes, load_json
-from converter.models import recognition as models
 from converter.models.vocabulary import Tokenizer
 from converter.opening import folder_beside
 
 if TYPE_CHECKING:
+    from converter.models.family import Family
     from converter.tensors.catalogue import Catalogue
 
 _DTYPES: Final = ("torch_dtype", "dtype")  # keys of config.json that follow from what was converted to
-_SPECIAL: Final = ("bos_token_id", "eos_token_id")
-# What config.json means where it says nothing (transformers' GPT2Config).
-_DEFAULTS: Final = {
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-}
 
 
 # ---- config.json --------------------------------------------------------------------------------------------------
 
 
-def settings(catalogue: Catalogue, config: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Give what a GPT-2's config.json means: sizes and what else the forward pass depends on; None where nothing says it.
+def settings(catalogue: Catalogue, config: Mapping[str, Any] | None, family: Family | None) -> dict[str, Any] | None:
+    """What a family's config.json means: sizes and what else the forward pass depends on; None where nothing says it.
 
-    `catalogue` has the names of Hugging Face.
+    `catalogue` has the family's names.
     """
-    if config is None:
+    if config is None or family is None:
         return None
     known: dict[str, Any] = {}
     try:
-        known |= models.architecture("gpt2").sizes(config)
+        known |= family.sizes(config)
     except ModelError:
-        known |= {key: config[key] for key in ("n_layer", "n_head", "n_embd") if key in config}
-    known |= {key: config.get(key, default) for key, default in _DEFAULTS.items()}
-    for key in formats.of(catalogue).unsaid(catalogue):
-        known.pop(key, None)
-    return known | {key: config[key] for key in _SPECIAL if type(config.get(key)) is int}
+        known |= {size.name: config[size.name] for size in family.size_table if size.name in config}
+    known |= {setting.name: family.setting(setting.name, config) for setting in family.settings if setting.compared}
+    if family.activation is not None and not formats.of(catalogue).says_activation(catalogue):
+        del known[family.activation.setting]
+    return known | {key: config[key] for key in family.special_tokens if type(config.get(key)) is int}
 
 
 def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> Iterator[Finding]:
@@ -62,7 +54,9 @@ def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] 
             yield _config(key, found[key], (expected or {})[key])
 
 
-def check_config(source: Catalogue, output: Catalogue, *, lone: bool, converted: bool) -> Iterator[Finding]:
+def check_config(
+    source: Catalogue, output: Catalogue, family: Family | None, *, lone: bool, converted: bool
+) -> Iterator[Finding]:
     """Hold the output's configuration against the source's. A `lone` file promises none beside it."""
     expected, found = source.config, output.config
     if expected is None or (lone and not formats.of(output).self_contained):
@@ -71,7 +65,7 @@ def check_config(source: Catalogue, output: Catalogue, *, lone: bool, converted:
         yield CONFIG, "no config.json", f"`{output.location}` has no config.json: the source has one"
     elif formats.of(output).self_contained or formats.of(source).self_contained:
         # Of a special token that the embedding has no row for, GGUF says nothing.
-        yield from check_settings(settings(source, expected), settings(output, found))
+        yield from check_settings(settings(source, expected, family), settings(output, found, family))
     else:
         for key in (*expected, *(key for key in found if key not in expected)):
             if not (converted and key in _DTYPES) and expected.get(key) != found.get(key):

@@ -29,10 +29,12 @@ from converter.text import safe_text
 from converter.verification import surroundings as companions
 from converter.verification.comparison import Outcome, ReadError, Room, comparable, compare, equal
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
-from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_thirds
+from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_parts
 
 if TYPE_CHECKING:
-    from converter.inference.evaluate import Engine, Reference, Threshold
+    from converter.inference.engine import Engine
+    from converter.inference.evaluate import Reference, Threshold
+    from converter.models.family import Family
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
 
@@ -132,20 +134,21 @@ class _Checkpoint:
         self.catalogue, self._check = checked(source)
         self.catalogue = formats.canonical(self.catalogue)
         self.recognition = models.recognise(self.catalogue, self.catalogue.config)
-        self.tensors = _bare(self.catalogue)
+        self.family = self.recognition.family if self.recognition is not None else None
+        self.tensors = _bare(self.catalogue, self.family)
         self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
-        self.tied = [sorted(_strip(name) for name in group) for group in self.catalogue.tied()]
+        self.tied = [sorted(_strip(name, self.family) for name in group) for group in self.catalogue.tied()]
         self.nbytes = sum(tensor.nbytes for tensor in set(self.tensors.values()))
 
     @cached_property
     def masks(self) -> set[str]:
         """Buffers that need not be carried over: they hold just what the architecture has there."""
-        return {_strip(name) for name in droppable(self.catalogue, self.recognition)}
+        return {_strip(name, self.family) for name in droppable(self.catalogue, self.recognition)}
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """What names damage."""
-        return Diagnosis(self.tensors, _thirds(self.recognition))
+        return Diagnosis(self.tensors, _parts(self.recognition))
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -164,6 +167,8 @@ class _Digests:
     def __init__(self, golden: Golden) -> None:
         self.golden = golden
         self.location = golden.location
+        self.recognition = models.recognise(golden.tensors)
+        self.family = self.recognition.family if self.recognition is not None else None
         self.shapes = {name: tensor.shape for name, tensor in golden.tensors.items()}
         self.tied = [list(names) for names in golden.tied]
         self.masks: set[str] = set()
@@ -175,7 +180,7 @@ class _Digests:
 
 def _golden(original: _Checkpoint, checks: Sequence[_Check]) -> Golden:
     """Make the manifest; copies in other dtypes that were found equivalent are written down, too."""
-    followers = _followers(original.recognition)
+    followers = original.family.followers if original.family is not None else {}
     tied = {name for group in original.tied for name in group}
     left_out = original.masks | (followers.keys() & tied)
     kept = {name: tensor for name, tensor in original.tensors.items() if name not in left_out}
@@ -196,7 +201,7 @@ def _golden(original: _Checkpoint, checks: Sequence[_Check]) -> Golden:
             for name, tensor in kept.items()
         },
         tied=tuple(tuple(names) for names in groups if len(names) > 1),
-        settings=companions.settings(original.catalogue, config) if original.recognition is not None else None,
+        settings=companions.settings(original.catalogue, config, original.family),
         tokenizer=original.tokenizer.digests() if original.tokenizer is not None else None,
     )
 
@@ -268,7 +273,7 @@ class _Check:
             catalogue = open_checkpoint(location)
             self.format = catalogue.format
             catalogue = formats.canonical(catalogue)
-            self.tensors = _bare(catalogue)
+            self.tensors = _bare(catalogue, self.original.family)
         except (ConverterError, OSError) as error:
             raise _BrokenError(
                 self.location, "truncated" if formats.ends_early(Path(self.location)) else "unreadable", str(error)
@@ -276,7 +281,8 @@ class _Check:
         for problem in catalogue.problems:
             self._say(self.location, "contradiction", problem)
         for other in catalogue.unsupported:
-            self._say(_strip(other.name), "unreadable", f"it is of a kind that is not decoded here: {other.kind}")
+            name = _strip(other.name, self.original.family)
+            self._say(name, "unreadable", f"it is of a kind that is not decoded here: {other.kind}")
         return catalogue
 
     # ---- names and ties
@@ -284,9 +290,10 @@ class _Check:
     def _structure(self, catalogue: Catalogue) -> None:
         original, tensors = self.original, self.tensors
         recognition = models.recognise(catalogue, catalogue.config)
-        followers = _followers(recognition)
+        family = original.family
+        followers = recognition.family.followers if recognition is not None else {}
         tied = {name for group in original.tied for name in group}
-        undecoded = {_strip(other.name) for other in catalogue.unsupported}
+        undecoded = {_strip(other.name, family) for other in catalogue.unsupported}
         absent = [name for name in original.shapes if name not in tensors and name not in undecoded]
         # A head that is tied follows from the architecture.
         self._missing = [name for name in absent if not (name in followers and name in tied)]
@@ -296,9 +303,9 @@ class _Check:
             target = tensors.get(followers.get(name, ""))
             if target is not None and tensors[name] == target:
                 continue
-            if recognition is not None and name in {_strip(buffer) for buffer in recognition.buffers}:
+            if recognition is not None and name in {_strip(buffer, family) for buffer in recognition.buffers}:
                 try:
-                    masks = {_strip(mask) for mask in droppable(catalogue, recognition)}
+                    masks = {_strip(mask, family) for mask in droppable(catalogue, recognition)}
                 except ConverterError as error:
                     raise _BrokenError(name, "unreadable", str(error)) from error
                 if name in masks:
@@ -334,7 +341,7 @@ class _Check:
     def _bits(self, catalogue: Catalogue) -> None:
         raw = self.tensors
         copy, finish = checked(catalogue)
-        self.tensors = _bare(copy)
+        self.tensors = _bare(copy, self.original.family)
         for problem in formats.of(catalogue).disagreements(catalogue):
             self._say(self.location, "readers disagree", problem)
         names = [name for name in self.original.shapes if name in self.tensors and self._fits(name)]
@@ -406,7 +413,7 @@ class _Check:
             if look and isinstance(original, _Checkpoint):
                 what, detail = original.diagnosis.name(name, found, outcome, self.tensors)
             elif isinstance(original, _Digests):
-                what, detail = _guess(original.golden, name, found, look=look)
+                what, detail = _guess(original, name, found, look=look)
         except ReadError as error:
             detail = f"its elements differ, and can't be read again: {error}"
         known = isinstance(original, _Checkpoint)
@@ -432,11 +439,13 @@ class _Check:
             if isinstance(original, _Checkpoint):
                 source = original.catalogue
                 converted = any(not outcome.exact for outcome in self.outcomes.values())
-                self._findings(companions.check_config(source, catalogue, lone=lone, converted=converted))
+                self._findings(
+                    companions.check_config(source, catalogue, original.family, lone=lone, converted=converted)
+                )
                 self._findings(
                     companions.check_tokenizer(original.tokenizer, folder_beside(source), catalogue, lone=self._lone)
                 )
-                settings: Mapping[str, Any] | None = companions.settings(source, source.config)
+                settings: Mapping[str, Any] | None = companions.settings(source, source.config, original.family)
                 if source.config is None:
                     recognition = models.recognise(catalogue, catalogue.config)
                     for contradiction in recognition.contradictions if recognition is not None and not lone else ():
@@ -444,7 +453,7 @@ class _Check:
             else:
                 settings = original.golden.settings
                 if not lone:
-                    found = companions.settings(catalogue, catalogue.config)
+                    found = companions.settings(catalogue, catalogue.config, original.family)
                     self._findings(companions.check_settings(settings, found))
                     self._findings(companions.check_digests(original.golden.tokenizer, catalogue))
             if not self._lone:
@@ -474,10 +483,10 @@ class _Inference:
 
     def __init__(self, source: Catalogue, options: Options) -> None:
         from converter.inference import evaluate
-        from converter.inference.gpt2 import Gpt2
+        from converter.inference.engine import compute
 
         self._source, self._options = source, options
-        self._model = Gpt2(source)
+        self._model = compute(source)
         vocab_size, n_positions = self._model.vocab_size, self._model.n_positions
         if options.tokens is not None:
             self._tokens = evaluate.load_tokens(options.tokens, vocab_size, n_positions)
@@ -507,7 +516,7 @@ class _Inference:
 
     def _engine(self, location: str, output: Catalogue, *, lone: bool) -> Engine:
         from converter.inference import engines
-        from converter.inference.gpt2 import Gpt2
+        from converter.inference.engine import compute
 
         activation = self._model.activation
         # Under one activation, whatever config.json says; and a lone file's is the source's.
@@ -520,65 +529,56 @@ class _Inference:
                 f"{self._options.engine} reads {read}, and `{location}` is {format.title}: use another engine"
             )
         if self._options.engine == "transformers":
-            return engines.Transformers(location, config or {}, activation)
+            return engines.Transformers(location, config or {}, activation, self._model.family)
         if self._options.engine == "llama.cpp":
             return engines.LlamaCpp(location, self._model.vocab_size)
         try:
-            return Gpt2(output, config=config, activation=activation)
+            return compute(output, config=config, activation=activation)
         except UnsupportedError as error:  # the output's fault, as the source could be computed
             raise ModelError(str(error)) from error
 
     def _reference(self, activation: Any) -> Reference:
+        from converter.inference.engine import compute
         from converter.inference.evaluate import reference
-        from converter.inference.gpt2 import Gpt2
 
         if activation not in self._references:
             model = self._model
             if activation != model.activation:
-                model = Gpt2(self._source, activation=activation)
+                model = compute(self._source, activation=activation)
             self._references[activation] = reference(model, self._tokens)
         return self._references[activation]
 
     def _activation_effect(self) -> dict[str, Any] | None:
         """Give what llama.cpp's and the Java client's tanh form does to a model trained with erf. No output's fault."""
+        from converter.inference.engine import compute
         from converter.inference.evaluate import compare as hold
-        from converter.inference.gpt2 import Gpt2
 
         if self._model.activation == "tanh":
             return None
         if self._effect is None:
-            self._effect = hold(self._reference("erf"), Gpt2(self._source, activation="tanh")).to_json()
+            self._effect = hold(self._reference("erf"), compute(self._source, activation="tanh")).to_json()
         return self._effect
 
 
 # ---- names --------------------------------------------------------------------------------------------------------
 
 
-def _strip(name: str) -> str:
-    """Give a GPT-2 name without its prefix."""
-    return name.removeprefix("transformer.")
+def _strip(name: str, family: Family | None) -> str:
+    """A name without its prefix, where the source's family is known and has one."""
+    return name if family is None else family.bare(name)
 
 
-def _bare(catalogue: Catalogue) -> dict[str, Tensor]:
-    bare = {_strip(name): tensor for name, tensor in catalogue.items()}
-    if len(bare) < len(catalogue):
-        raise ModelError(f"`{catalogue.location}` has a name with the prefix `transformer.` and without")
+def _bare(catalogue: Catalogue, family: Family | None) -> dict[str, Tensor]:
+    bare = {_strip(name, family): tensor for name, tensor in catalogue.items()}
+    if family is not None and len(bare) < len(catalogue):
+        prefix = next(name.removesuffix(family.bare(name)) for name in catalogue if name != family.bare(name))
+        raise ModelError(f"`{catalogue.location}` has a name with the prefix `{prefix}` and without")
     return bare
 
 
-def _followers(recognition: models.Recognition | None) -> dict[str, str]:
-    """Give the names that follow from others where they are tied."""
-    rows = recognition.architecture.row_table if recognition is not None else ()
-    return {row.name: row.tied_to for row in rows if row.tied_to}
-
-
-def _thirds(recognition: models.Recognition | None) -> set[str]:
-    """Give the names of tensors that query, key and value share."""
-    if recognition is None:
-        return set()
-    layers = range(recognition.sizes["n_layer"])
-    rows = [row.name for row in recognition.architecture.row_table if row.client_parts]
-    return {name.replace("{layer}", str(layer)) for name in rows for layer in layers}
+def _parts(recognition: models.Recognition | None) -> dict[str, tuple[str, ...]]:
+    """What equal parts of a tensor hold, by its bare name: query, key and value."""
+    return recognition.family.parts(recognition.sizes[recognition.family.layers]) if recognition is not None else {}
 
 
 def _encoding(tensor: Tensor) -> str:
@@ -592,8 +592,9 @@ def _same(expected: Tensor, found: Tensor) -> bool:
         return False
 
 
-def _guess(golden: Golden, name: str, found: Tensor, *, look: bool) -> tuple[str, str]:
+def _guess(original: _Digests, name: str, found: Tensor, *, look: bool) -> tuple[str, str]:
     """Name damage by digests alone; `look` into the tensor for it."""
+    golden = original.golden
     known, encoding = golden.tensors[name], _encoding(found)
     if encoding != known.dtype and encoding not in known.converted:
         return "not in the manifest", (
@@ -610,10 +611,10 @@ def _guess(golden: Golden, name: str, found: Tensor, *, look: bool) -> tuple[str
             return exchanged(name, other, mutual=False)
     if any(digest(view) == wanted for view in transposed(found)):
         return "transposed", "its elements are those of the transposed matrix"
-    if name.endswith(("c_attn.weight", "c_attn.bias")):
-        for order in orders():
-            if digest_in_thirds(found, order) == wanted:
-                return permuted(tuple(order.index(i) for i in range(3)))
+    if (parts := _parts(original.recognition).get(name)) is not None:
+        for order in orders(len(parts)):
+            if digest_in_parts(found, order) == wanted:
+                return permuted(tuple(order.index(i) for i in range(len(parts))), parts)
     return "changed", "its digest is another"
 
 

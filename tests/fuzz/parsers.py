@@ -35,6 +35,7 @@ from converter.formats.torch.reader import storage_dtype
 from converter.io.strict_json import parse_json
 from converter.io.zip_archive import DEFLATED, Archive
 from converter.limits import LIMITS
+from converter.models.families import family
 from converter.models.recognition import Recognition, recognise
 from converter.opening import open_checkpoint
 from converter.pickles import machine
@@ -283,7 +284,7 @@ def model() -> tuple[Catalogue, Path, bytes]:
 @lru_cache(1000)
 def _settings(config: bytes) -> dict[str, Any] | None:
     _recognised(config)
-    return companions.settings(model()[0], parse_json(config, "config.json")) if config else None
+    return companions.settings(model()[0], parse_json(config, "config.json"), family("gpt2")) if config else None
 
 
 @lru_cache(1000)

@@ -19,6 +19,7 @@ from converter.formats.gguf.reader import canonical
 from converter.inference import evaluate
 from converter.inference.engines import LlamaCpp, Transformers
 from converter.inference.gpt2 import Gpt2
+from converter.models.families import family
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
 
@@ -31,7 +32,10 @@ CONFIG: dict[str, Any] = {
 # A folder of 111M/, 590M/, … as the published ones are: pytorch_model.bin and config.json.
 CHECKPOINTS = Path(os.environ.get("CEREBRAS_TOOL_CHECKPOINTS", "none"))
 LARGE = [name for name in ("111M", "590M") if (CHECKPOINTS / name).is_dir()]
-GELUS = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+GELUS = {
+    "gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python_tanh": "tanh",
+    "gelu_accurate": "tanh", "gelu_fast": "tanh",
+}  # fmt: skip
 
 
 @pytest.fixture(params=["bare names", "transformer."])
@@ -54,6 +58,13 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def sampled(tmp_path: Path) -> Path:
     write_sample(tmp_path / "sample", "tiny", seed=5)
     return tmp_path / "sample"
+
+
+def test_every_name_of_an_activation_is_held_against_transformers() -> None:
+    known = family("gpt2").activation
+
+    assert known is not None
+    assert {name: activation for activation, names in known.names.items() for name in names} == GELUS
 
 
 @pytest.mark.parametrize("gelu", GELUS)
@@ -93,7 +104,7 @@ def test_transformers_is_a_witness(saved: Path, activation: str, output: str, tm
         convert(open_checkpoint(saved), tmp_path / output, to="safetensors")
     reference = evaluate.reference(Gpt2(source, activation=activation), evaluate.builtin_tokens(257, 200))
 
-    found = evaluate.compare(reference, Transformers(tmp_path / output, CONFIG, activation))
+    found = evaluate.compare(reference, Transformers(tmp_path / output, CONFIG, activation, family("gpt2")))
 
     limit = evaluate.threshold(source, open_checkpoint(tmp_path / output), "transformers")
     assert evaluate.shortcomings(found, limit) == []
@@ -105,7 +116,7 @@ def test_a_witness_that_computes_the_other_gelu_is_noticed(saved: Path) -> None:
     source = open_checkpoint(saved)
     reference = evaluate.reference(Gpt2(source), [1, 2, 3], 4)
 
-    found = evaluate.compare(reference, Transformers(saved, CONFIG, "tanh"))
+    found = evaluate.compare(reference, Transformers(saved, CONFIG, "tanh", family("gpt2")))
 
     assert evaluate.shortcomings(found, evaluate.threshold(source, source, "transformers"))
 
@@ -113,9 +124,9 @@ def test_a_witness_that_computes_the_other_gelu_is_noticed(saved: Path) -> None:
 def test_what_transformers_can_not_load_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(FormatError, match="transformers can't load"):
-        Transformers(tmp_path / "model.safetensors", CONFIG, "erf")
+        Transformers(tmp_path / "model.safetensors", CONFIG, "erf", family("gpt2"))
     with pytest.raises(UnsupportedError, match=r"reads .safetensors and .bin files"):
-        Transformers(tmp_path / "model.gguf", CONFIG, "erf")
+        Transformers(tmp_path / "model.gguf", CONFIG, "erf", family("gpt2"))
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
@@ -163,7 +174,7 @@ def test_logits_of_the_published_sizes_are_those_of_transformers(name: str, acti
     source = open_checkpoint(CHECKPOINTS / name)
     reference = evaluate.reference(Gpt2(source, activation=activation), evaluate.builtin_tokens(50257, 2048), 8)
 
-    found = evaluate.compare(reference, Transformers(CHECKPOINTS / name, source.config, activation))
+    found = evaluate.compare(reference, Transformers(CHECKPOINTS / name, source.config, activation, family("gpt2")))
 
     assert found.max_difference <= 1e-4
     assert (found.top1_agreement, found.greedy_difference) == (1, None)

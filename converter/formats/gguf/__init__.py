@@ -16,7 +16,7 @@ GGUF: Final = Format(
     dtypes=("keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
     self_contained=True,
     tokenizer=lazily("converter.formats.gguf.reader", "tokenizer"),
-    unsaid=lazily("converter.formats.gguf.reader", "unsaid"),
+    says_activation=lazily("converter.formats.gguf.reader", "says_activation"),
     engines=("numpy", "llama.cpp"),
     tanh=True,
 )

@@ -1,4 +1,4 @@
-"""GGUF, versions 2 and 3, little-endian: read strictly, and given the names of Hugging Face.
+"""GGUF, versions 2 and 3, little-endian: read strictly, and given the names of Hugging Face where its family is known.
 
 Sources: ggml/docs/gguf.md; ggml/src/gguf.cpp, whose rules for offsets and limits are followed.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
@@ -23,6 +23,9 @@ from converter.limits import LIMITS
 from converter.models.vocabulary import Tokenizer
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
+
+if TYPE_CHECKING:
+    from converter.models.family import Family
 
 MAGIC: Final = b"GGUF"
 ALIGNMENT: Final = 32  # bytes, where general.alignment does not say
@@ -46,10 +49,10 @@ _NAME: Final = 63  # bytes: ggml keeps names in 64, with a zero at the end
 _DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 _KEY: Final = 65535  # bytes, by the specification
 _SIZE: Final = struct.Struct("<Q")
-_TOKENS: Final = "tokenizer.ggml.tokens"
 _UNUSED: Final = 5  # llama_token_type
-_ACTIVATION: Final = "cerebras_tool.activation_function"
-_CONFIG: Final = {"bos_token_id": "tokenizer.ggml.bos_token_id", "eos_token_id": "tokenizer.ggml.eos_token_id"}
+ACTIVATION: Final = "cerebras_tool.activation_function"  # a key of ours: what the model was trained with
+_EMBEDDING: Final = "token_embd.weight"  # has a row for each token
+TOKENIZER: Final = "tokenizer.ggml."  # what keys of the tokenizer begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +119,20 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
 
 
 def canonical(catalogue: Catalogue) -> Catalogue:
-    """The catalogue with the names of Hugging Face, its matrices in their shape there, and a config.json.
+    """A GGUF catalogue with its family's names, its matrices in their shape there, and a config.json.
 
-    Names that are no row of the architecture stay, and so does a catalogue of an architecture that is not known.
+    Names that are no row of the family stay; where no family is known, the catalogue stays as it is.
     """
-    from converter.models.recognition import architecture
+    from converter.models import families as registry
 
     found = catalogue.metadata.get("general.architecture")
-    if found != "gpt2":
+    known = next(
+        (family for family in registry.families() if family.gguf_name is not None and family.gguf_name == found), None
+    )
+    if known is None:
         return catalogue
-    known = architecture("gpt2")
     rows = {row.gguf: row for row in known.row_table if row.gguf}
+    prefix = known.prefixes[-1]
     tensors: dict[str, Tensor] = {}
     for name, tensor in catalogue.items():
         number = name.split(".")[1] if name.startswith("blk.") else ""
@@ -134,11 +140,11 @@ def canonical(catalogue: Catalogue) -> Catalogue:
         if row is None:
             tensors[name] = tensor
         else:
-            ours = row.named("transformer.").replace("{layer}", number)
+            ours = row.named(prefix).replace("{layer}", number)
             tensors[ours] = tensor.t() if row.gguf_transposed else tensor
     if len(tensors) != len(catalogue):
         raise LayoutError(f"`{catalogue.location}` holds a tensor by its name here and by its name there")
-    return catalogue.with_tensors(tensors, catalogue.storages).with_origin(config=_config(catalogue))
+    return catalogue.with_tensors(tensors, catalogue.storages).with_origin(config=_config(catalogue, known))
 
 
 def truncated(path: Path) -> bool:
@@ -159,19 +165,19 @@ def truncated(path: Path) -> bool:
 
 def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
     """The tokenizer inside a file, without the padding that fills the embedding's last rows."""
-    if _TOKENS not in catalogue.metadata:
+    if TOKENIZER + "tokens" not in catalogue.metadata:
         return None
     arrays = {key: value for key, value in catalogue.metadata.items() if isinstance(value, Array)}
-    tokens = dict(enumerate(arrays.get(_TOKENS, ())))
-    kinds = list(arrays.get("tokenizer.ggml.token_type", ()))
+    tokens = dict(enumerate(arrays.get(TOKENIZER + "tokens", ())))
+    kinds = list(arrays.get(TOKENIZER + "token_type", ()))
     padding = {number for number, kind in enumerate(kinds) if kind == _UNUSED}
     kept = {number: token for number, token in tokens.items() if number not in padding or token != f"[PAD{number}]"}
-    return Tokenizer(kept, tuple(arrays.get("tokenizer.ggml.merges", ())))
+    return Tokenizer(kept, tuple(arrays.get(TOKENIZER + "merges", ())))
 
 
-def unsaid(catalogue: Catalogue) -> Sequence[str]:
-    """Settings that a file leaves open: which form of GELU the model was trained with, unless our writer noted it."""
-    return () if _ACTIVATION in catalogue.metadata else ("activation_function",)
+def says_activation(catalogue: Catalogue) -> bool:
+    """Whether a file says which form of GELU the model was trained with: only our writer notes it."""
+    return ACTIVATION in catalogue.metadata
 
 
 class _Endless(Source):
@@ -462,27 +468,25 @@ def _padded(position: int, alignment: int) -> int:
     return -(-position // alignment) * alignment
 
 
-def _config(catalogue: Catalogue) -> dict[str, Any]:
-    """Give what a config.json of Hugging Face says of such a model."""
-    from converter.models.recognition import architecture
-
-    metadata, known = catalogue.metadata, architecture("gpt2")
-    config: dict[str, Any] = {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": known.model_type,
-        # llama.cpp's gpt2 has the tanh form, unless the writer noted what the model was trained with
-        "activation_function": metadata.get(_ACTIVATION, "gelu_new"),
-    }
+def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
+    """What a config.json of Hugging Face says of such a model."""
+    metadata = catalogue.metadata
+    config: dict[str, Any] = {"architectures": [known.transformers]} if known.transformers else {}
+    config["model_type"] = known.model_type
+    # llama.cpp computes the tanh form, unless the writer noted what the model was trained with.
+    asked = known.activation_setting("tanh")
+    config |= {key: metadata.get(ACTIVATION, name) for key, name in asked.items()}
     for row in known.metadata:
-        value = metadata.get(row.key, row.default)
+        value = metadata.get(row.key, known.setting(row.value, {}))
         if value is not None:
-            config[row.value] = _shortest(value) if row.type == "f32" else value
-    embedding = catalogue.get("token_embd.weight")
-    if embedding is not None and embedding.shape:
-        config.setdefault("vocab_size", embedding.shape[0])
-    for key, source in _CONFIG.items():
-        if source in metadata:
-            config[key] = metadata[source]
+            config[known.config_key(row.value)] = _shortest(value) if row.type == "f32" else value
+    for parameter in known.row_table:
+        found = catalogue.get(parameter.gguf or "") if parameter.gguf == _EMBEDDING else None
+        if found is not None and found.shape:
+            config.setdefault(known.config_key(str(parameter.shape[0])), found.shape[0])
+    for key in known.special_tokens:
+        if TOKENIZER + key in metadata:
+            config[key] = metadata[TOKENIZER + key]
     for key, value in config.items():
         if isinstance(value, Array) or (type(value) is float and not math.isfinite(value)):
             raise UnsupportedError(f"`{catalogue.location}` says `{key}` is {value!r}, which no config.json can hold")

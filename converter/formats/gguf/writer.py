@@ -1,6 +1,6 @@
 """GGUF version 3, written in two passes: everything about the file is known from shapes, then the tensors stream.
 
-Sources: ggml/docs/gguf.md; what llama.cpp asks of the architecture `gpt2`: src/llama-model.cpp, src/models/gpt2.cpp.
+Sources: ggml/docs/gguf.md; what llama.cpp asks of every architecture: src/llama-model.cpp.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_NAME as DTYPES
@@ -17,13 +16,13 @@ from converter.dtypes import F32
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
 from converter.formats.gguf.blocks import BY_NAME, Encoding, quantised
-from converter.formats.gguf.reader import ALIGNMENT, ARRAY, MAGIC, STRING, TYPES
+from converter.formats.gguf.reader import ACTIVATION, ALIGNMENT, ARRAY, MAGIC, STRING, TOKENIZER, TYPES
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.io.source import STEP
+from converter.models.families import runnable
 from converter.models.masks import droppable
-from converter.models.recognition import Parameter, Recognition
-from converter.models.vocabulary import END_OF_TEXT, Vocabulary, load
-from converter.resources import schemas
+from converter.models.recognition import Recognition
+from converter.models.vocabulary import Vocabulary, load
 from converter.tensors.casting import Loss, can_convert, converted
 from converter.tensors.guards import check_expansion
 from converter.tensors.tensor import TILE
@@ -34,11 +33,8 @@ if TYPE_CHECKING:
 
 _VERSION: Final = 3
 _QUANTISATION: Final = 2  # GGML_QNT_VERSION
-_TANH: Final = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
-_ERF: Final = ("gelu", "gelu_python")
 _CONTROL: Final = re.compile(r"<\|.*\|>")
 _NORMAL_TOKEN, _CONTROL_TOKEN, _UNUSED_TOKEN = 1, 3, 5  # llama_token_type
-_U32: Final = 1 << 32
 
 
 def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
@@ -48,15 +44,18 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     the files are `<stem>-00001-of-00003.gguf`. Without `tokenizer` (a folder with vocab.json and merges.txt) the model
     takes token ids only. `losses` counts what F16 and BF16 lose; what blocks lose is their nature and not counted.
 
-    Raises UnsupportedError for other architectures and what GGUF has no place for, ModelError for a model that is not
-    whole or contradicts its config.json.
+    Raises UnsupportedError for a family that is not written as GGUF and for what GGUF has no place for, ModelError for a
+    model that is not whole or contradicts its config.json.
     """
     for other in catalogue.unsupported:
         raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
-    recognition = _whole(catalogue, recognition)
+    recognition = _recognised(catalogue, recognition)
     settings: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
+    notes = recognition.family.gguf_notes(settings)
+    _check_whole(catalogue, recognition)
     tokenizer = options.tokenizer
-    notes = _notes(settings, tokenizer)
+    if tokenizer is None:
+        notes.append("without a tokenizer: the model takes and gives token ids")
     dropped = _droppable(catalogue, recognition)
     tensors = _tensors(catalogue, recognition, options.dtype, notes)
     check_expansion({written.source: written.tensor for written in tensors})
@@ -78,12 +77,17 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A tensor on its way: `tensor` is the view whose row-major bytes GGUF wants."""
+    """A tensor on its way: `tensor` is the view whose row-major bytes GGUF wants.
+
+    The caller's choice of an encoding counts for a `chosen` one; others are F32, as llama.cpp aborts on a vector or
+    norm that is not.
+    """
 
     name: str
     source: str
     tensor: Tensor
     encoding: Encoding
+    chosen: bool
 
     @property
     def nbytes(self) -> int:
@@ -94,13 +98,18 @@ class _Written:
         return _padded(self.nbytes)
 
 
-def _whole(catalogue: Catalogue, recognition: Recognition | None) -> Recognition:
-    """Raise UnsupportedError or ModelError unless it is a whole model of a known architecture."""
+def _recognised(catalogue: Catalogue, recognition: Recognition | None) -> Recognition:
+    """Raise UnsupportedError where the family is not known."""
     if recognition is None:
-        known = ", ".join(sorted(path.stem for path in (schemas() / "architectures").glob("*.json")))
+        known = ", ".join(runnable())
         raise UnsupportedError(
             f"`{catalogue.location}` is of no architecture that is written as GGUF here ({known}): choose safetensors"
         )
+    return recognition
+
+
+def _check_whole(catalogue: Catalogue, recognition: Recognition) -> None:
+    """Raise UnsupportedError or ModelError unless it is a whole model and nothing more."""
     if recognition.contradictions:
         raise ModelError(recognition.contradictions[0])
     if recognition.missing:
@@ -111,33 +120,10 @@ def _whole(catalogue: Catalogue, recognition: Recognition | None) -> Recognition
     if recognition.unexpected:
         more = f" and {len(recognition.unexpected) - 1:,} more" if len(recognition.unexpected) > 1 else ""
         raise UnsupportedError(
-            f"`{recognition.unexpected[0]}`{more}: no part of {recognition.architecture.name}, and llama.cpp takes no more"
+            f"`{recognition.unexpected[0]}`{more}: no part of {recognition.family.title}, and llama.cpp takes no more"
         )
-    if "n_head" not in recognition.sizes:
-        raise ModelError(
-            "the number of heads can't be told from the tensors: put the model's `config.json` beside them"
-        )
-    return recognition
-
-
-def _notes(settings: Mapping[str, Any], tokenizer: Path | None) -> list[str]:
-    """Say what llama.cpp will do otherwise. Raises UnsupportedError for what it would get wrong."""
-    activation = settings.get("activation_function", _TANH[0])
-    if activation not in (*_TANH, *_ERF):
-        raise UnsupportedError(f"`config.json` has the activation {activation!r:.80}: llama.cpp's GPT-2 has GELU alone")
-    for key, meant in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
-        if settings.get(key, meant) is not meant:
-            raise UnsupportedError(
-                f"`config.json` says `{key}` is {settings[key]!r:.80}: llama.cpp's GPT-2 has {meant}"
-            )
-    notes = []
-    if activation in _ERF:
-        notes.append(
-            "the model was trained with the exact GELU; llama.cpp computes the tanh form, so logits differ by about 0.001"
-        )
-    if tokenizer is None:
-        notes.append("without a tokenizer: the model takes and gives token ids")
-    return notes
+    if (unknown := recognition.family.unknown(recognition.sizes)) is not None:
+        raise ModelError(f"the {unknown} can't be told from the tensors: put the model's `config.json` beside them")
 
 
 def _droppable(catalogue: Catalogue, recognition: Recognition) -> tuple[str, ...]:
@@ -145,7 +131,7 @@ def _droppable(catalogue: Catalogue, recognition: Recognition) -> tuple[str, ...
     strange = sorted(set(recognition.buffers) - set(masks))
     if strange:
         raise UnsupportedError(
-            f"`{strange[0]}` is not the causal mask that {recognition.architecture.name} has there, and GGUF has no place "
+            f"`{strange[0]}` is not the causal mask that {recognition.family.title} has there, and GGUF has no place "
             "for another"
         )
     return tuple(masks)
@@ -154,18 +140,19 @@ def _droppable(catalogue: Catalogue, recognition: Recognition) -> tuple[str, ...
 def _tensors(catalogue: Catalogue, recognition: Recognition, choice: str, notes: list[str]) -> list[_Written]:
     """Give the tensors in the order of the layers."""
     written, fallen = [], []
-    for row in recognition.architecture.rows(recognition.sizes):
+    for row in recognition.family.rows(recognition.sizes):
         if row.gguf is None or (row.tied_to and recognition.tied_head != "untied"):
             continue
         source = row.named(recognition.prefix)
         tensor = catalogue[source].t() if row.gguf_transposed else catalogue[source]
         if not can_convert(tensor.dtype, F32):
             raise UnsupportedError(f"`{source}` is {tensor.dtype.name}: GGUF holds floating-point parameters")
-        encoding = _encoding(row, tensor, choice)
+        chosen = len(row.shape) > 1 and not row.gguf_f32
+        encoding = _encoding(tensor, choice) if chosen else BY_NAME["F32"]
         if tensor.shape[-1] % encoding.block:
             fallen.append(row.gguf)
             encoding = BY_NAME["F16"]
-        written.append(_Written(row.gguf, source, tensor, encoding))
+        written.append(_Written(row.gguf, source, tensor, encoding, chosen))
     if fallen:
         listed = ", ".join(f"`{name}`" for name in fallen[:4]) + (", …" if len(fallen) > 4 else "")
         notes.append(
@@ -174,10 +161,7 @@ def _tensors(catalogue: Catalogue, recognition: Recognition, choice: str, notes:
     return written
 
 
-def _encoding(row: Parameter, tensor: Tensor, choice: str) -> Encoding:
-    # llama.cpp aborts on a vector or norm that is not F32.
-    if len(row.shape) < 2 or row.gguf == "position_embd.weight":
-        return BY_NAME["F32"]
+def _encoding(tensor: Tensor, choice: str) -> Encoding:
     if choice == "keep":
         return BY_NAME[tensor.dtype.name if tensor.dtype.name in ("F16", "BF16") else "F32"]
     return BY_NAME[choice.upper()]
@@ -188,7 +172,7 @@ def _encoding(row: Parameter, tensor: Tensor, choice: str) -> Encoding:
 
 def _general(recognition: Recognition, tensors: list[_Written], choice: str) -> Iterator[bytes]:
     model = recognition.model
-    yield _string("general.architecture", recognition.architecture.name)
+    yield _string("general.architecture", recognition.family.gguf_name or recognition.family.name)
     yield _string("general.type", "model")
     if model:
         yield _string("general.name", model.name)
@@ -199,9 +183,7 @@ def _general(recognition: Recognition, tensors: list[_Written], choice: str) -> 
         yield _string("general.license", model.licence)
         yield _string("general.repo_url", repository)
         yield _string("general.source.repo_url", repository)
-    matrices = {
-        w.encoding.name: w.encoding for w in tensors if len(w.tensor.shape) == 2 and w.name != "position_embd.weight"
-    }
+    matrices = {w.encoding.name: w.encoding for w in tensors if w.chosen}
     mostly = (
         BY_NAME[choice.upper()]
         if choice.upper() in matrices
@@ -212,40 +194,40 @@ def _general(recognition: Recognition, tensors: list[_Written], choice: str) -> 
 
 
 def _architecture(recognition: Recognition, settings: Mapping[str, Any]) -> Iterator[bytes]:
-    for row in recognition.architecture.metadata:
-        value = recognition.sizes.get(row.value, settings.get(row.value, row.default))
-        whole = row.type == "u32"
-        if type(value) not in ((int,) if whole else (int, float)) or not 0 < value < _U32:
-            raise ModelError(f"`{row.value}` is {value!r:.80}: a positive number was expected for `{row.key}`")
-        yield _scalar(row.key, row.type, value)
-    yield _string("cerebras_tool.activation_function", settings.get("activation_function", _TANH[0]))
+    family = recognition.family
+    for datum, value in family.gguf_metadata(recognition.sizes, settings):
+        yield _scalar(datum.key, datum.type, value)
+    if family.activation is not None:
+        yield _string(ACTIVATION, family.setting(family.activation.setting, settings))
 
 
 def _tokenizer(
     recognition: Recognition, settings: Mapping[str, Any], vocabulary: Vocabulary | None, notes: list[str]
 ) -> Iterator[bytes]:
-    rows = recognition.sizes["vocab_size"]
+    family, rows = recognition.family, recognition.sizes["vocab_size"]
     special = {
-        name: settings[f"{name}_token_id"]
-        for name in ("bos", "eos")
-        if type(settings.get(f"{name}_token_id")) is int and 0 <= settings[f"{name}_token_id"] < rows
+        key: settings[key]
+        for key in family.special_tokens
+        if type(settings.get(key)) is int and 0 <= settings[key] < rows
     }
-    if vocabulary is None:
+    if vocabulary is None or family.tokenizer is None:
         yield _string("tokenizer.ggml.model", "none")
     else:
-        end = vocabulary.ids.get(END_OF_TEXT)
+        end = vocabulary.ids.get(family.tokenizer.end_of_text)
         if end is not None:
-            special = {"bos": end, "eos": end} | special
+            special = dict.fromkeys(family.special_tokens, end) | special
         tokens, types = _tokens(vocabulary, rows, set(special.values()))
-        yield _string("tokenizer.ggml.model", "gpt2")
-        yield _string("tokenizer.ggml.pre", "gpt-2")
+        yield _string("tokenizer.ggml.model", family.tokenizer.gguf_model)
+        yield _string("tokenizer.ggml.pre", family.tokenizer.gguf_pre)
         yield _strings("tokenizer.ggml.tokens", tokens)
         yield _head("tokenizer.ggml.token_type", ARRAY) + struct.pack(f"<IQ{rows}i", TYPES["i32"][0], rows, *types)
         yield _strings("tokenizer.ggml.merges", [f"{left} {right}" for left, right in vocabulary.merges])
         if not special:
-            notes.append(f"the tokenizer has no `{END_OF_TEXT}`: llama.cpp takes token 11 for the end of text")
-    for name, number in special.items():
-        yield _scalar(f"tokenizer.ggml.{name}_token_id", "u32", number)
+            notes.append(
+                f"the tokenizer has no `{family.tokenizer.end_of_text}`: llama.cpp takes token 11 for the end of text"
+            )
+    for key, number in special.items():
+        yield _scalar(TOKENIZER + key, "u32", number)
 
 
 def _tokens(vocabulary: Vocabulary, rows: int, special: set[int]) -> tuple[list[str], list[int]]:

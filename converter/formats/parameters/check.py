@@ -29,20 +29,17 @@ def check(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Fin
         key, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
             found[key.strip()] = value.strip()
-    known = dict(settings or {})
-    for key, setting in (
-        ("hidden.size", "n_embd"), ("feedforward.size", "n_inner"), ("decoder.count", "n_layer"),
-        ("attention.head.count", "n_head"), ("max.length", "n_positions"), ("token.count", "vocab_size"),
-        ("epsilon", "layer_norm_epsilon"), ("end.of.text.token", "eos_token_id"),
-    ):  # fmt: skip
-        if setting in known and not _same_number(found.get(key), known[setting]):
-            yield _property(key, found.get(key), known[setting])
-    if all(type(known.get(size)) is int and 0 < known[size] < 1 << 63 for size in ("n_embd", "n_head")):
-        dividend = math.sqrt(known["n_embd"] // known["n_head"])
+    known, family = dict(settings or {}), recognition.family
+    for wanted in family.client:
+        if wanted.value in known and not _same_number(found.get(wanted.key), known[wanted.value]):
+            yield _property(wanted.key, found.get(wanted.key), known[wanted.value])
+    head_size = family.head_size(known)
+    if head_size is not None and head_size < 1 << 63:
+        dividend = math.sqrt(head_size)
         if not _same_number(found.get("attention.dividend"), dividend):
             yield _property("attention.dividend", found.get("attention.dividend"), f"{dividend:.12g}")
     merged = found.get("merged.qkv") == "true"
-    for row in recognition.architecture.rows(recognition.sizes):
+    for row in family.rows(recognition.sizes):
         tensor = output.get(row.named(recognition.prefix))
         if tensor is None or row.client is None or row.kind == "buffer":
             continue
@@ -59,8 +56,8 @@ def check(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Fin
         if row.gguf_transposed and found.get("weights.transposed") != ("true" if tensor.contiguous else "false"):
             yield _property("weights.transposed", found.get("weights.transposed"), str(tensor.contiguous).lower())
             break
-    for key, value in (("data.type", "FLOAT32"), ("position.embedding", "LEARNED"), ("pre.normalization", "true"),
-                       ("byte.order", _order(output))):  # fmt: skip
+    texts = {wanted.key: wanted.text for wanted in family.client if wanted.text is not None}
+    for key, value in (texts | {"data.type": "FLOAT32", "byte.order": _order(output)}).items():
         if found.get(key) != value:
             yield _property(key, found.get(key), value)
 

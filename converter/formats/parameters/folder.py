@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from converter.dtypes import BY_NAME, F32
 from converter.errors import ConverterError, ManifestError, ModelError, OutputError, UnsupportedError
@@ -23,14 +22,12 @@ from converter.io.local import Descriptors, FolderFile
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.io.source import STEP, Joined, Source
 from converter.io.strict_json import load_json
+from converter.models.architecture import Parameter, Row
 from converter.models.masks import droppable
-from converter.models.recognition import Recognition, Row
+from converter.models.recognition import Recognition
 from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.guards import check_expansion
 from converter.tensors.tensor import Storage, Tensor
-
-if TYPE_CHECKING:
-    from converter.models.recognition import Parameter
 
 SCHEMA: Final = "cerebras-tool/manifest/v1"
 PROPERTIES: Final = "model.properties"
@@ -202,9 +199,9 @@ def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layou
         row = rows.get(name)
         stored = tensor.t() if row is not None and row.gguf_transposed else tensor
         if row is not None and row.client_parts:
-            third = stored.shape[0] // 3
+            part_rows = stored.shape[0] // len(row.client_parts)
             pieces = [
-                (f"{part}.dat", stored.rows(index * third, (index + 1) * third))
+                (f"{part}.dat", stored.rows(index * part_rows, (index + 1) * part_rows))
                 for index, part in enumerate(row.client_parts)
             ]
         else:
@@ -227,17 +224,13 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _rows(recognition: Recognition | None) -> dict[str, Parameter]:
-    """Give the architecture's rows by the names they have in the catalogue."""
+    """The family's rows by the names they have in the catalogue; none where no family is known."""
     if recognition is None:
         return {}
-    shapes = recognition.architecture.rows(recognition.sizes) if _sized(recognition) else []
+    shapes = recognition.family.rows(recognition.sizes) if recognition.sized else []
     wrong = {mismatch.name for mismatch in recognition.mismatched}
     named = {row.named(recognition.prefix): row for row in shapes if row.kind == "parameter"}
     return {name: row for name, row in named.items() if name not in wrong}
-
-
-def _sized(recognition: Recognition) -> bool:
-    return all(size.name in recognition.sizes for size in recognition.architecture.size_table if size.name != "n_head")
 
 
 def _escaped(name: str) -> str:
@@ -409,47 +402,25 @@ def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _
     """Write what the Java program reads. Raises ModelError for a checkpoint that it can't express."""
     if recognition is None:
         raise ModelError("it is no GPT-2, the only architecture that the program knows")
-    sizes = recognition.sizes
     if not recognition.complete:
         short = [*recognition.missing, *(mismatch.name for mismatch in recognition.mismatched)]
         raise ModelError(f"`{short[0]}` is missing or has another shape, and {len(short) - 1:,} more")
     if recognition.contradictions:
         raise ModelError(recognition.contradictions[0])
-    if recognition.tied_head == "untied":
-        raise ModelError("`lm_head.weight` is not tied to the embedding; the program's output head always is `wte`")
-    if "n_head" not in sizes:
-        raise ModelError("the number of heads is not known: put the model's config.json beside the weights")
+    config: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
+    model = recognition.family.client_properties(recognition.sizes, config, recognition.tied_head)
     rows = _rows(recognition)
     transposed = _transposed(catalogue, rows) if form == "storages" else False
     orders = {layout.places[name].byteorder for name in rows if name in layout.places}
     if len(orders) > 1:
         raise ModelError("its storages differ in byte order")
-    config: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
-    epsilon = config.get("layer_norm_epsilon", 1e-05)
-    if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
-        raise ModelError(f"`config.json` says `layer_norm_epsilon` is {epsilon!r:.80}: expected 1e-05 or so")
-    head = sizes["n_embd"] // sizes["n_head"]
-    end = config.get("eos_token_id")
-    lines = [
+    lines: list[tuple[str, object]] = [
         ("name", recognition.model.name if recognition.model else Path(catalogue.location).name),
         (
             "source",
             f"https://huggingface.co/{recognition.model.repository}" if recognition.model else _origin(catalogue),
         ),
-        ("tokenizer", "GPT-2"),
-        ("tokenizer.config", "GPT-2"),
-        ("token.count", sizes["vocab_size"]),
-        ("end.of.text.token", end if type(end) is int else sizes["vocab_size"] - 1),
-        ("max.length", sizes["n_positions"]),
-        ("position.embedding", "LEARNED"),
-        ("pre.normalization", "true"),
-        ("hidden.size", sizes["n_embd"]),
-        ("feedforward.size", sizes["n_inner"]),
-        ("decoder.count", sizes["n_layer"]),
-        ("attention.head.count", sizes["n_head"]),
-        ("attention.dividend", repr(math.sqrt(head)).removesuffix(".0")),
-        *((f"attention.type.{decoder}", "global") for decoder in range(1, sizes["n_layer"] + 1)),
-        ("epsilon", repr(float(epsilon))),
+        *model,
         ("data.type", "FLOAT32"),
         ("byte.order", "LITTLE_ENDIAN" if orders == {"little"} else "BIG_ENDIAN"),
         ("weights.transposed", "true" if transposed else "false"),

@@ -95,7 +95,7 @@ def _left_out(catalogue: Catalogue, recognition: Recognition | None, dropped: se
     """Give the tied names to leave out, and the one that each is kept as: the architecture's, else the first."""
     followers = set()
     if recognition is not None:
-        followers = {row.named(recognition.prefix) for row in recognition.architecture.row_table if row.tied_to}
+        followers = {row.named(recognition.prefix) for row in recognition.family.row_table if row.tied_to}
     left: dict[str, str] = {}
     for group in catalogue.tied():
         names = [name for name in group if name not in dropped]

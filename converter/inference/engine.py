@@ -1,0 +1,75 @@
+"""What computes a model, and which engine computes which family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converter.errors import ModelError
+from converter.models.families import runnable
+from converter.models.recognition import recognise
+
+if TYPE_CHECKING:
+    from converter.models.architecture import Activation
+    from converter.models.family import Family
+    from converter.tensors.catalogue import Catalogue
+
+
+class Engine(Protocol):
+    """Something that computes a model.
+
+    `log_probabilities` says that its logits are normalised: a constant a position is lost, so the other side's are
+    normalised too before they are compared.
+    """
+
+    name: str
+    activation: Activation
+    log_probabilities: bool
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """[tokens] → [tokens, vocabulary]."""
+        ...
+
+
+class Model(Engine, Protocol):
+    """An engine of this package, over a catalogue."""
+
+    family: Family
+    vocab_size: int
+    n_positions: int
+
+    def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
+        """The `count` tokens that follow, each the likeliest after all before; of equal ones the lowest."""
+        ...
+
+
+def compute(
+    catalogue: Catalogue, *, config: Mapping[str, Any] | None = None, activation: Activation | None = None
+) -> Model:
+    """The model that a catalogue holds. `config` stands in for the catalogue's own, `activation` for the config's.
+
+    Raises ModelError where no engine computes its family, or where it is not whole or contradicts its config.json;
+    UnsupportedError for a configuration or a dtype that its engine does not compute.
+    """
+    found = recognise(catalogue, catalogue.config if config is None else config)
+    if found is None:
+        raise ModelError(
+            f"`{catalogue.location}` is of no architecture that is computed here ({', '.join(runnable())}): "
+            "compare its tensors alone"
+        )
+    return _ENGINES[found.family.engine()](catalogue, config, activation)
+
+
+def _gpt2(catalogue: Catalogue, config: Mapping[str, Any] | None, activation: Activation | None) -> Model:
+    from converter.inference.gpt2 import Gpt2
+
+    return Gpt2(catalogue, config=config, activation=activation)
+
+
+# By the names that families give their engines.
+_ENGINES: Final[Mapping[str, Callable[[Catalogue, Mapping[str, Any] | None, Activation | None], Model]]] = {
+    "gpt2": _gpt2
+}

@@ -1,0 +1,49 @@
+"""What this package can do with a family of models. Each ability refuses until a module of the family provides it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NoReturn
+
+from converter.errors import ConverterError, ModelError, UnsupportedError
+from converter.models.architecture import Architecture, Metadatum
+
+# Whether the output head is a tensor of its own: not stored, the same view as the embedding, or another tensor.
+TiedHead = Literal["absent", "tied", "untied"]
+
+_U32 = 1 << 32
+
+
+class Family(Architecture):
+    """An architecture that is recognised. What a checkpoint's names and shapes allow works for every family.
+
+    `sizes` are those of a recognition, `settings` its config.json or that of the declared model.
+    """
+
+    __slots__ = ()
+
+    def gguf_notes(self, settings: Mapping[str, Any]) -> list[str]:
+        """Sentences on what llama.cpp will compute otherwise. UnsupportedError where it would be wrong."""
+        self._refuse(UnsupportedError, "GGUF of it is not written here: choose safetensors", settings)
+
+    def gguf_metadata(self, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> Iterator[tuple[Metadatum, float]]:
+        """Yield the GGUF keys of the architecture with their values. ModelError where one is no positive number."""
+        for datum in self.metadata:
+            value = sizes.get(datum.value, self.setting(datum.value, settings))
+            kinds = (int,) if datum.type == "u32" else (int, float)
+            if type(value) not in kinds or not 0 < value < _U32:
+                raise ModelError(f"`{datum.value}` is {value!r:.80}: a positive number was expected for `{datum.key}`")
+            yield datum, value
+
+    def client_properties(
+        self, sizes: Mapping[str, int], settings: Mapping[str, Any], head: TiedHead
+    ) -> list[tuple[str, object]]:
+        """The lines of model.properties that tell the Java client what to compute. ModelError where it can't."""
+        self._refuse(ModelError, "the program that reads model.properties does not know it", sizes, settings, head)
+
+    def engine(self) -> str:
+        """The name of the engine that computes it, in `converter.inference.engine`. ModelError where none does."""
+        self._refuse(ModelError, "what it computes can't be compared here: compare its tensors alone")
+
+    def _refuse(self, error: type[ConverterError], what: str, *_: object) -> NoReturn:
+        raise error(f"{self.title} is recognised, but {what}")
