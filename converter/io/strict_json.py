@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.errors import ManifestError
 from converter.io.local import LocalFile
-from converter.limits import LIMITS
+from converter.limits import limits
 
 
 def config_beside(path: Path) -> dict[str, Any] | None:
@@ -20,8 +20,8 @@ def config_beside(path: Path) -> dict[str, Any] | None:
 def load_json(path: Path) -> dict[str, Any]:
     """Load a small JSON document as `parse_json` does."""
     source = LocalFile(path)
-    if source.size > LIMITS.json_bytes:
-        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    if source.size > limits().json_bytes:
+        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {limits().json_bytes:,} are read")
     return parse_json(bytes(source.read(0, source.size)), str(path))
 
 

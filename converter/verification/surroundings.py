@@ -18,7 +18,7 @@ from converter.errors import ManifestError, ModelError
 from converter.formats.gguf.reader import Array
 from converter.io.local import LocalFile
 from converter.io.strict_json import load_json
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.models import recognition as models
 
 if TYPE_CHECKING:
@@ -257,8 +257,8 @@ def check_properties(source: Mapping[str, Any] | None, output: Catalogue) -> Ite
 
 def _read(path: Path) -> bytes:
     source = LocalFile(path)
-    if source.size > LIMITS.json_bytes:
-        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    if source.size > limits().json_bytes:
+        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {limits().json_bytes:,} are read")
     return bytes(source.read(0, source.size))
 
 
