@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -266,3 +267,42 @@ def test_our_requests_are_not_logged_and_those_of_the_host_program_are(
     assert_no_secret(hub, ours)
     assert "/of-the-host" in caplog.text
     assert (logger.level, logger.propagate, logger.disabled, logger.handlers) == before
+
+
+# ---- a reader that goes away -------------------------------------------------------------------------------------------
+
+HOST = """
+import os, stat, sys
+from converter.cli.app import app
+for words in (["inspect", sys.argv[1]], ["scan", "--no-fickling", sys.argv[1]], ["inspect", "--json", sys.argv[1]]):
+    try:
+        app(words)
+    except SystemExit as end:
+        print(end.code, stat.S_ISFIFO(os.fstat(1).st_mode), file=sys.stderr)
+try:
+    sys.stdout.flush()
+except BrokenPipeError:
+    os._exit(0)
+"""
+
+
+def unread(command: list[str]) -> tuple[int, str]:
+    """Run a command whose output nobody reads."""
+    end, start = os.pipe()
+    os.close(end)
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=start, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(start)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", [["inspect"], ["inspect", "--json"], ["scan", "--no-fickling"], ["verify", "."]])
+def test_the_program_ends_without_a_word_when_nobody_reads_it(words: list[str], tiny: Path) -> None:
+    words = [str(tiny) if word == "." else word for word in words]
+
+    assert unread([sys.executable, "-m", "converter", *words, str(tiny)]) == (0, "")
+
+
+def test_a_host_program_keeps_its_own_stdout_when_nobody_reads_it(tiny: Path) -> None:
+    assert unread([sys.executable, "-c", HOST, str(tiny)]) == (0, "0 True\n" * 3)
