@@ -22,12 +22,13 @@ LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
 
+# A file's tests stay with one worker, as they share checkpoints.
 test: $(VENV)/.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # The comparisons with torch, transformers, gguf and llama.cpp.
 test-peers: $(PEERS)/.done
-	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" -m "not large" tests/peers
+	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" -n auto --dist loadfile -m "not large" tests/peers
 
 # Everything the program prints and writes, held against tests/data/record.json.
 record: $(VENV)/.done

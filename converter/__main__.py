@@ -1,5 +1,6 @@
 """`python -m converter` is `cerebras-tool`."""
 
-from converter.cli.app import app
+from converter.cli.app import main
 
-app(prog_name="cerebras-tool")
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,15 @@
 """Every limit on what an input may ask for, with its reason.
 
 Nothing is allocated on a file's word alone; these bound what honest work on a dishonest file may cost.
+
+Limits hold for a context (contextvars), not for the process: two threads may work under different ones at once. Work
+that is handed to another thread takes them along, by `contextvars.copy_context().run`.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from converter.errors import LimitError
@@ -42,18 +48,30 @@ class Limits:
     opinion_tensors: int = 15_000  # fickling 0.1.12 calls an honest pickle of 18,000 tensors malicious
 
 
-LIMITS: Final = Limits()
+_IN_FORCE: Final = ContextVar("converter.limits", default=Limits())  # noqa: B039 (it is frozen)
+
+# The limits in force where it is called: `limits().rank`. It is the variable's own method, as every tensor asks it.
+limits: Final = _IN_FORCE.get
 
 
-def set_limit(text: str) -> None:
-    """Set one limit for the rest of the program, from `name=value`. Raises LimitError for a name or value that is none."""
-    name, _, value = text.partition("=")
-    names = [field.name for field in fields(Limits)]
-    if name not in names:
-        raise LimitError(f"`{name}` is no limit: there are {', '.join(names)}")
-    if not (value.isascii() and value.isdigit()) or not 1 <= len(value) <= 18:
-        raise LimitError(
-            f"`{value}` is no value for the limit `{name}`: a whole number, such as {getattr(LIMITS, name)}"
-        )
-    # Every module holds this one object; no one but the command line writes to it, before anything is read.
-    object.__setattr__(LIMITS, name, int(value))
+@contextmanager
+def using(wanted: Limits | None) -> Iterator[None]:
+    """Put limits in force for the body of a `with`; None leaves those that are."""
+    before = _IN_FORCE.set(limits() if wanted is None else wanted)
+    try:
+        yield
+    finally:
+        _IN_FORCE.reset(before)
+
+
+def parse(texts: Iterable[str]) -> Limits:
+    """The limits in force, with those changed that `texts` name as `name=value`. Raises LimitError for any other text."""
+    values = asdict(limits())
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in values:
+            raise LimitError(f"`{name}` is no limit: there are {', '.join(values)}")
+        if not (value.isascii() and value.isdigit()) or not 1 <= len(value) <= 18:
+            raise LimitError(f"`{value}` is no value for the limit `{name}`: a whole number, such as {values[name]}")
+        values[name] = int(value)
+    return replace(limits(), **values)

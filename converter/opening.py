@@ -9,18 +9,25 @@ from typing import TYPE_CHECKING
 from converter.errors import SourceError
 from converter.formats import open_file
 from converter.io.strict_json import config_beside
+from converter.limits import Limits, using
 from converter.text import os_reason
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
 
-def open_checkpoint(location: str | Path, *, root: str | None = None) -> Catalogue:
+def open_checkpoint(location: str | Path, *, root: str | None = None, limits: Limits | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts; tensors are read when they are asked for.
 
     `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name`, or a URL. Raises a ConverterError
-    that says in a sentence what is wrong. `root` is the key that names start below.
+    that says in a sentence what is wrong. `root` is the key that names start below; `limits` bound what the checkpoint
+    may ask for, and without them those in force do.
     """
+    with using(limits):
+        return _opened(location, root)
+
+
+def _opened(location: str | Path, root: str | None) -> Catalogue:
     path = Path(location)
     if isinstance(location, str) and "/" in location and not os.path.lexists(path):
         from converter.hub import repository as hub

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from converter.hub import repository as remote_hub
-from converter.limits import Limits, set_limit
+from converter.hub.patience import Patience, waiting
 from converter.sample import write_sample
 from tests.hub_server import TINY, Hub, Repository, files_of
 
@@ -20,14 +19,6 @@ collect_ignore = (
     if os.environ.get("CEREBRAS_TOOL_CORPUS")
     else ["test_corpus.py", "test_corpus_mutations.py", "test_scan_corpus.py"]
 )
-
-
-@pytest.fixture(autouse=True)
-def limits() -> Iterator[None]:
-    """Put the limits back."""
-    yield
-    for name in Limits.__slots__:
-        set_limit(f"{name}={getattr(Limits(), name)}")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +44,7 @@ def hub(tiny: Path, sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "someone/private": Repository(files_of(tiny), private=True),
         "someone/gated": Repository(files_of(tiny), gated=True),
     }
-    with Hub(repositories) as hub:
+    with Hub(repositories) as hub, waiting(Patience(backoff=0.01, shortest=1.0, slowest=1_000_000)):
         hub.point(monkeypatch, tmp_path / "cache")
         monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
-        monkeypatch.setattr(remote_hub, "_BACKOFF", 0.01)
-        monkeypatch.setattr(remote_hub, "_PATIENCE", 1.0)
-        monkeypatch.setattr(remote_hub, "_SLOWEST", 1_000_000)
         yield hub

@@ -2,7 +2,12 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+import pytest
+
+import converter
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,18 +17,63 @@ def python(code: str) -> str:
     return done.stdout
 
 
-def test_the_public_names_are_functions_whatever_was_imported_before() -> None:
+NAMES = [
+    "ConverterError", "__version__", "convert", "download", "extract", "inspect", "models", "open_checkpoint", "scan", "verify",
+]  # fmt: skip
+HOMES = (
+    "converter.errors:ConverterError converter.conversion.convert:convert converter.hub.repository:download "
+    "converter.conversion.extract:extract converter.inspection.report:inspect converter.opening:open_checkpoint "
+    "converter.scanning.scan:scan converter.verification.verify:verify\n"
+)
+
+
+def test_dir_shows_the_public_names_alone() -> None:
+    assert python("import converter; print(dir(converter), converter.__all__ == dir(converter))") == f"{NAMES} True\n"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "converter",
+        "converter.conversion.convert, converter.verification.verify",
+        "converter.conversion.extract, converter.scanning.scan, converter.hub.repository",
+        "converter.inspection.report, converter.models.recognition, converter.opening, converter.errors, converter.cli.app",
+    ],
+)
+def test_every_public_name_is_the_same_whatever_was_imported_before(before: str) -> None:
     code = (
-        "import converter.conversion.convert, converter.verification.verify, converter\n"
-        "from converter import convert, inspect, models, open_checkpoint, verify\n"
-        "print(*(f.__module__ + ':' + f.__name__ for f in (convert, inspect, open_checkpoint, verify)), models.__name__)\n"
-        "print(converter.convert is convert, converter.verify is verify)"
+        f"import {before}, converter\n"
+        "found = [getattr(converter, name) for name in converter.__all__]\n"
+        "things = [thing for thing in found if hasattr(thing, '__module__')]\n"
+        "print(*(thing.__module__ + ':' + thing.__name__ for thing in things))\n"
+        "print(converter.models.__name__, converter.__version__)\n"
+        "from converter import *\n"
+        "print([eval(name) for name in converter.__all__] == found)"
     )
 
-    assert python(code) == (
-        "converter.conversion.convert:convert converter.inspection.report:inspect converter.opening:open_checkpoint "
-        "converter.verification.verify:verify converter.models\nTrue True\n"
-    )
+    assert python(code) == f"{HOMES}converter.models {version('cerebras-tool')}\nTrue\n"
+
+
+def test_a_name_that_is_none_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'converter' has no attribute 'nonsense'"):
+        converter.nonsense  # noqa: B018
+
+
+def test_a_public_name_can_be_replaced_and_put_back() -> None:
+    real = converter.convert
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(converter, "convert", len)
+        from converter import convert
+
+        assert convert is converter.convert is len
+
+    assert converter.convert is real
+
+
+def test_every_error_is_caught_by_the_one_that_is_public(tmp_path: Path) -> None:
+    with pytest.raises(converter.ConverterError, match="does not exist"):
+        converter.open_checkpoint(tmp_path / "absent")
 
 
 def test_importing_the_package_imports_nothing_else_of_it() -> None:

@@ -22,6 +22,7 @@ from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from converter.tensors.catalogue import Catalogue
 from tests.checkpoints import CLASSES, UNTYPED, floats, view, write_checkpoint
+from tests.children import interruptible
 
 ROOT = Path(__file__).parent.parent
 
@@ -364,6 +365,7 @@ def test_control_c_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     run = subprocess.Popen(
         [*COMMAND, str(tmp_path / "s"), str(tmp_path / "x.gguf"), "--dtype", "q4_0"],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=interruptible,
     )  # fmt: skip
     while not list(tmp_path.glob(".x.gguf.partial")) and run.poll() is None:
         pass

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from converter.errors import ConverterError
-from converter.limits import Limits
+from converter.limits import Limits, using
 from converter.pickles import machine
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import OPCODES, Dict, Known, Opaque, PersistentId, decode, run
@@ -121,8 +121,7 @@ def test_opcodes_are_counted_alike() -> None:
 
     for fast in (True, False):
         for most, refused in ((exact, False), (exact - 1, True)):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(machine, "LIMITS", Limits(opcodes=most))
+            with using(Limits(opcodes=most)):
                 found, _ = outcome(data, fast=fast)
             assert (found[1] == f"a pickle of {exact:,} opcodes: at most {most:,} are run") == refused
 

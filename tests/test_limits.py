@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from converter import limits
-from converter.limits import LIMITS, Limits
+from converter.limits import Limits
 from tests.attacks.commands import assert_sentence, everything, run
 from tests.checkpoints import (
     Call,
@@ -256,7 +256,7 @@ def test_a_limit_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     assert ended.code == 2
     assert "limit" in ended.err
     assert "\x1b[31m" not in ended.err
-    assert Limits() == LIMITS
+    assert limits.limits() == Limits()
 
 
 def test_a_limit_of_nothing_refuses_and_does_not_hang(tmp_path: Path) -> None:

@@ -663,21 +663,21 @@ class TestRecognise:
         strangers = {f"model.layers.{n}.self_attn.q_proj.weight": one for n in range(100_000)}
         relatives = {name: one for n in range(8_000) for name in (f"h.{n}.ln_1.weight", f"h.{n}.q_proj.weight")}
 
-        started = time.perf_counter()
+        started = time.process_time()
 
         assert recognise(strangers) is None
         assert recognise(relatives) is None
-        assert time.perf_counter() - started < 1
+        assert time.process_time() - started < 1
 
     def test_a_deep_model_takes_linear_time(self) -> None:
         catalogue = gpt2(4, 7_000, vocab=5, positions=3)
-        started = time.perf_counter()
+        started = time.process_time()
 
         seen = recognise(catalogue)
 
         assert seen is not None
         assert (seen.complete, seen.sizes["n_layer"]) == (True, 7_000)
-        assert time.perf_counter() - started < 5
+        assert time.process_time() - started < 5
 
 
 class TestFolders:

@@ -52,4 +52,4 @@ def test_the_wheel_has_the_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read("cerebras_tool-0.1.0.dist-info/entry_points.txt").decode()
 
-    assert "cerebras-tool = converter.cli.app:app" in text
+    assert "cerebras-tool = converter.cli.app:main" in text

@@ -20,7 +20,7 @@ from converter.cli.app import app
 from converter.errors import SourceError
 from converter.io.local import LocalFile
 from converter.io.source import Memory
-from converter.limits import set_limit
+from converter.limits import Limits, using
 from converter.pickles.machine import NAMES
 from converter.reports import to_json
 from converter.reports.scan import FileScan
@@ -395,11 +395,10 @@ def test_where_fickling_finds_more_it_is_said_and_changes_nothing(
 
 
 def test_fickling_is_not_asked_about_more_than_it_can_take(tmp_path: Path) -> None:
-    set_limit("opinion_bytes=10")
-    large = look(ECHO, tmp_path, fickling=True)
-    set_limit(f"opinion_bytes={1 << 20}")
-    set_limit("opinion_tensors=0")
-    many = look(torch_zip(PLAIN), tmp_path, fickling=True)
+    with using(Limits(opinion_bytes=10)):
+        large = look(ECHO, tmp_path, fickling=True)
+    with using(Limits(opinion_tensors=0)):
+        many = look(torch_zip(PLAIN), tmp_path, fickling=True)
 
     for found in (large, many):
         assert found.fickling is not None

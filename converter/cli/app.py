@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import os
 import re
 import signal
@@ -16,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_command_from_info
+from typer.models import CommandInfo
 
 from converter.errors import ConverterError, CutOffError, LimitError
 from converter.text import safe_text
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
-
-# Modules and reports stay to the end: the collector would look through them a dozen times while a command starts.
-gc.set_threshold(50_000)
 
 _P = ParamSpec("_P")
 MISTAKE: Final = "a mistake of this program, please report it"
@@ -96,18 +95,37 @@ class Encoding(StrEnum):
     Q4_0 = "q4_0"
 
 
+_COMMANDS: Final[dict[str, CommandInfo]] = {}  # by name; complete once this module is imported
+
+
+class _Commands(TyperGroup):
+    """The commands, each built when it is asked for: that takes a millisecond."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands, in the order of this module."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None."""
+        # For a name that is none all are built: typer then suggests those that are like it.
+        for name in [cmd_name] if cmd_name in _COMMANDS else _COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = get_command_from_info(
+                    _COMMANDS[name], pretty_exceptions_short=False, rich_markup_mode=None
+                )
+        return self.commands.get(cmd_name)
+
+
 class _App(typer.Typer):
-    """The commands, of which only the one that is asked for is built: each takes a millisecond."""
+    """typer's own, which leaves `sys.excepthook` as it is."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command that `args`, or the command line, names."""
-        words = args[0] if args else kwargs.get("args") or sys.argv[1:]
-        named = [command for command in self.registered_commands if words and command.name == words[0]]
-        self.registered_commands = named or self.registered_commands
-        return super().__call__(*args, **kwargs)
+        return get_command(self)(*args, **kwargs)
 
 
 app = _App(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -142,9 +160,7 @@ def _command(name: str | None = None) -> Callable[[Callable[_P, None]], Callable
                 raise _refused(f"{error}; docs/security.md has the limits that `--limit` raises") from None
             except ConverterError as error:
                 raise _refused(str(error)) from None
-            except BrokenPipeError:
-                # Whoever read our output has seen enough. The interpreter would complain again when it flushes.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except BrokenPipeError:  # whoever read our output has seen enough
                 raise typer.Exit(Exit.DONE) from None
             except OSError as error:
                 what = f"`{error.filename}`: " if error.filename is not None else ""
@@ -156,7 +172,9 @@ def _command(name: str | None = None) -> Callable[[Callable[_P, None]], Callable
                     raise
                 raise _refused(f"{MISTAKE}: {type(error).__name__}: {error}") from None
 
-        return app.command(name or function.__name__)(run)
+        known = name or function.__name__
+        _COMMANDS[known] = CommandInfo(known, callback=run)
+        return run
 
     return decorate
 
@@ -169,22 +187,37 @@ def _refused(said: str) -> typer.Exit:
 @contextlib.contextmanager
 def _terminated() -> Iterator[None]:
     """Make SIGTERM an exception while a command runs, so that what it began is removed, as by Control-C."""
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGTERM)
+    # Only the main thread may set a handler, and one that was not set from Python could not be put back.
+    if threading.current_thread() is not threading.main_thread() or before is None:
         yield
         return
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    """Be the program: run what the command line says, and end the process."""
+    try:
+        app(prog_name="cerebras-tool")
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read our output is gone, and the interpreter would complain of it once more when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.callback(invoke_without_command=False)
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
@@ -194,13 +227,12 @@ def _main(
     ] = None,
 ) -> None:
     if limit:
-        from converter.limits import set_limit
+        from converter import limits
 
-        for text in limit:
-            try:
-                set_limit(text)
-            except ConverterError as error:
-                raise typer.BadParameter(safe_text(str(error), 2000)) from None
+        try:
+            context.with_resource(limits.using(limits.parse(limit)))  # until this invocation ends
+        except ConverterError as error:
+            raise typer.BadParameter(safe_text(str(error), 2000)) from None
 
 
 def _version(wanted: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -34,11 +34,10 @@ def scan(report: ScanReport) -> None:
         links = f"; {report.links:,} links or special files not followed" if report.links else ""
         files = "1 file" if len(report.files) == 1 else f"{len(report.files):,} files"
         lines.append(typer.style(f"{files}: {listed}{skipped}{links}", bold=True))
-    try:
+    # Where the reader has seen enough, the exit code is still the verdict's.
+    with contextlib.suppress(BrokenPipeError):
         # Colours are left out where nobody's terminal is.
         typer.echo("\n".join(lines), color=False if os.environ.get("NO_COLOR") else None)
-    except BrokenPipeError:  # the reader has seen enough; the exit code is still the verdict's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _file(file: FileScan) -> Iterator[str]:

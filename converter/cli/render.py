@@ -58,9 +58,8 @@ class _Console(Console):
     """A console whose reader may go away; the command still ends with its own exit code."""
 
     def on_broken_pipe(self) -> None:
-        """Write to nowhere from now on."""
+        """Write nothing from now on."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Trimmed(io.StringIO):

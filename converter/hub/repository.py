@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import ipaddress
-import logging
 import os
 import re
 import socket
@@ -29,12 +28,14 @@ from converter.formats import HEAD, identify
 from converter.formats import read as read_format
 from converter.formats import shards as folder
 from converter.formats.companions import CONFIG, GENERATION, TOKENIZER
+from converter.hub.patience import patience
+from converter.hub.unlogged import unlogged
 from converter.io.local import LocalFile
 from converter.io.ranges import CONNECTIONS, Pool, RemoteFile, awaited
 from converter.io.source import STEP, Source
 from converter.io.strict_json import config_beside, parse_json
 from converter.io.traffic import Traffic
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.models import declared as models
 from converter.text import safe_text
 
@@ -45,10 +46,7 @@ _T = TypeVar("_T")
 
 COMPANIONS: Final = (CONFIG, GENERATION, *TOKENIZER)
 _ATTEMPTS: Final = 6
-_BACKOFF = 0.25  # seconds before the second attempt; twice as many before each that follows
 _LONGEST_WAIT: Final = 30.0  # seconds that a server may ask for between attempts
-_PATIENCE = 30.0  # seconds that any read may take …
-_SLOWEST = 20_000  # … and bytes a second that a long one has to bring
 _HOPS: Final = 5
 _FIRST: Final = 128 << 10  # bytes of the first read: they hold the pickle of a thousand tensors
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
@@ -274,7 +272,6 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-@cache
 def _is_inside(host: str) -> bool:
     """Whether a host's address is one of this machine or of a private network; False where that can't be told."""
     try:
@@ -307,8 +304,7 @@ class _Web:
         from huggingface_hub import constants
 
         httpx = _httpx()
-        for name in ("httpx", "httpx2", "httpcore", "httpcore2"):  # they log whole URLs, signatures and all
-            logging.getLogger(name).setLevel(logging.WARNING)
+        self.patience = patience()
         self.pool = Pool(connections)
         self.traffic = Traffic()
         self.endpoint = constants.ENDPOINT
@@ -316,6 +312,7 @@ class _Web:
         self._timeout = httpx.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT, pool=None)
         self._home = _origin(self.endpoint)
         self._clients: dict[bool, Any] = {}
+        self._private: dict[str, bool] = {}  # by host
         self._lock = threading.Lock()
 
     def __del__(self) -> None:
@@ -331,6 +328,12 @@ class _Web:
     def is_home(self, url: str) -> bool:
         """Whether a URL is the configured Hub's own: only there does the token go."""
         return _origin(url) == self._home
+
+    def is_inside(self, host: str) -> bool:
+        """Whether a host's address is one of this machine or of a private network; it is looked up once."""
+        if host not in self._private:
+            self._private[host] = _is_inside(host)
+        return self._private[host]
 
     def get(
         self, url: str, headers: Mapping[str, str], *, inside: bool, seen: Callable[[str, Any], None] | None = None
@@ -357,7 +360,8 @@ class _Web:
 
     def load(self, url: str, limit: int, refused: Callable[[int, Any], ConverterError | None]) -> bytes | None:
         """Give a small document whole. `refused` makes the error of an answer that is no 200; None: there is none."""
-        inside = _is_inside(_checked_url(url).hostname)
+        inside = self.is_inside(_checked_url(url).hostname)
+        seconds = self.patience.seconds(0)
 
         def once(deadline: float) -> bytes | None:
             where, response = self.get(url, {}, inside=inside)
@@ -376,11 +380,11 @@ class _Web:
                         raise SourceError(f"`{_shown(url)}` has more than {limit:,} bytes")
                 return bytes(data)
 
-        return awaited(self.pool.submit(lambda: self.insist(_shown(url), _PATIENCE, once)), _shown(url), _PATIENCE)
+        return awaited(self.pool.submit(lambda: self.insist(_shown(url), seconds, once)), _shown(url), seconds)
 
-    def insist(self, name: str, patience: float, once: Callable[[float], _T]) -> _T:
+    def insist(self, name: str, seconds: float, once: Callable[[float], _T]) -> _T:
         """Call `once` until it raises no _AgainError: some attempts, some time. It is told when that time is over."""
-        deadline, backoff = time.monotonic() + patience, _BACKOFF
+        deadline, backoff = time.monotonic() + seconds, self.patience.backoff
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return once(deadline)
@@ -417,7 +421,8 @@ class _Web:
         self.traffic.add(1, 0)
         try:
             request = client.build_request("GET", url, headers=sent)
-            return client.send(request, stream=True, follow_redirects=False)
+            with unlogged():
+                return client.send(request, stream=True, follow_redirects=False)
         except self.httpx.HTTPError as error:
             raise _AgainError(self._reason(error)) from None
         except (self.httpx.InvalidURL, ValueError):
@@ -436,7 +441,7 @@ class _Web:
         parts = _checked_url(target, what)
         if url.startswith("https:") and parts.scheme != "https":
             raise SourceError(f"{what}`{_shown(target)}` is refused: it leads from https to http")
-        if not inside and _is_inside(parts.hostname):
+        if not inside and self.is_inside(parts.hostname):
             raise SourceError(f"{what}`{_shown(target)}` is refused: it leads into a private network")
         return target
 
@@ -487,7 +492,7 @@ class _Object:
     ) -> None:
         self.name, self.size, self.etag = name, -1 if nbytes is None else nbytes, commit or ""
         self._web, self._url, self._refused, self._commit = web, url, refused, commit
-        self._inside = _is_inside(_checked_url(url).hostname)
+        self._inside = web.is_inside(_checked_url(url).hostname)
         self._target: str | None = None  # where the redirects led; a signed link, often
         self._pins: dict[object, str] = {}
 
@@ -506,7 +511,7 @@ class _Object:
 
     def patience(self, size: int) -> float:
         """Seconds for a read of so many bytes."""
-        return _PATIENCE + size / _SLOWEST
+        return self._web.patience.seconds(size)
 
     def fetch(self, start: int, size: int) -> memoryview:
         """Exactly `size` bytes; fewer only where the object's size was not known and it ends before."""
@@ -649,7 +654,7 @@ class _Repository:
         self.entry(file)
         if (path := _cached(self.place.repository, file, self.commit)) is not None:
             return path.read_bytes()
-        data = self.web.load(self._url(file), LIMITS.json_bytes, self._refused)
+        data = self.web.load(self._url(file), limits().json_bytes, self._refused)
         return data if data is not None else b""
 
     def config(self) -> dict[str, Any] | None:
@@ -711,7 +716,7 @@ def _look_up(web: _Web, place: _Place) -> _Repository:
     def refused(status: int, headers: Any) -> ConverterError:
         return _refusal(web, place, status, headers.get("x-error-code", ""))
 
-    data = parse_json(web.load(url, LIMITS.json_bytes, refused) or b"", _shown(url))
+    data = parse_json(web.load(url, limits().json_bytes, refused) or b"", _shown(url))
     commit, siblings = data.get("sha"), data.get("siblings")
     if type(commit) is not str or not _COMMIT.fullmatch(commit) or type(siblings) is not list:
         raise ManifestError(f"`{_shown(url)}` does not describe a repository: no commit, or no list of files")
@@ -793,8 +798,8 @@ def _fetched(repository: _Repository, file: str, target: Path | None, progress: 
 
     repository.entry(file)
     try:
-        return Path(
-            hf_hub_download(
+        with unlogged():
+            path = hf_hub_download(
                 repository.place.repository,
                 file,
                 revision=repository.place.revision,  # not the commit, so that the cache knows it by this name
@@ -802,7 +807,7 @@ def _fetched(repository: _Repository, file: str, target: Path | None, progress: 
                 endpoint=repository.web.endpoint,
                 tqdm_class=Bar,
             )
-        )
+        return Path(path)
     except errors.HfHubHTTPError as error:
         headers = error.response.headers
         raise _refusal(
@@ -848,7 +853,7 @@ def _open_url(web: _Web, url: str, root: str | None) -> Catalogue:
     # Beside a file that needs a signature nothing can be asked for.
     if not urlsplit(url).query:
         with contextlib.suppress(ConverterError):
-            data = web.load(urljoin(url, "config.json"), LIMITS.json_bytes, lambda status, headers: None)
+            data = web.load(urljoin(url, "config.json"), limits().json_bytes, lambda status, headers: None)
             catalogue = catalogue.with_origin(config=parse_json(data, "config.json") if data else None)
     return _ready(catalogue, web)
 

@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -43,8 +44,6 @@ class Transformers:
 
         self.activation: Activation = activation
         self._torch = torch
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
         settings = {**config, **family.activation_setting(activation)}
         path = Path(path)
         with tempfile.TemporaryDirectory() as folder:
@@ -52,8 +51,9 @@ class Transformers:
                 Path(folder, name).symlink_to(file.resolve())
             Path(folder, "config.json").write_text(json.dumps(settings))
             try:
-                kind = getattr(transformers, family.transformers)
-                model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+                with _silent(transformers):
+                    kind = getattr(transformers, family.transformers)
+                    model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
             except Exception as error:  # whatever a model's file makes it raise
                 raise FormatError(f"transformers can't load `{path}`: {_first_line(error)}") from error
         self._model = model.eval()
@@ -65,6 +65,21 @@ class Transformers:
                 self._model(self._torch.tensor([list(tokens)]), use_cache=False).logits[0].numpy()
             )
         return output
+
+
+@contextmanager
+def _silent(transformers: Any) -> Iterator[None]:
+    """Keep transformers from writing to stderr, and leave its settings as the host program made them."""
+    settings = transformers.logging
+    verbosity, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(verbosity)
+        if bars:
+            settings.enable_progress_bar()
 
 
 class LlamaCpp:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from converter.errors import ConverterError, ManifestError, ModelError
 from converter.inference.engine import Engine, Model, compute
 from converter.io.local import LocalFile
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.models.architecture import Activation
 from converter.tensors.catalogue import Catalogue
 
@@ -160,12 +160,12 @@ def perplexity(logits: NDArray[np.float32], tokens: Sequence[int]) -> float | No
 def threshold(source: Catalogue, output: Catalogue, engine: str = "numpy") -> Threshold:
     """Give what the coarsest encoding of the output, and the engine it is computed with, may cost."""
     lossy = _encodings(output) - _encodings(source)
-    limits = [ENGINES[engine], *(THRESHOLDS[name] for name in lossy if name in THRESHOLDS)]
+    held_to = [ENGINES[engine], *(THRESHOLDS[name] for name in lossy if name in THRESHOLDS)]
     return Threshold(
-        difference=max(limit.difference for limit in limits),
-        kl_divergence=max(limit.kl_divergence for limit in limits),
-        top1=min(limit.top1 for limit in limits),
-        greedy=all(limit.greedy for limit in limits),
+        difference=max(limit.difference for limit in held_to),
+        kl_divergence=max(limit.kl_divergence for limit in held_to),
+        top1=min(limit.top1 for limit in held_to),
+        greedy=all(limit.greedy for limit in held_to),
     )
 
 
@@ -217,8 +217,8 @@ def builtin_tokens(vocab_size: int, n_positions: int) -> list[int]:
 def load_tokens(path: str | Path, vocab_size: int, n_positions: int) -> list[int]:
     """Read token ids: a JSON list, or decimal numbers between spaces or line ends."""
     source = LocalFile(path)
-    if source.size > LIMITS.json_bytes:
-        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    if source.size > limits().json_bytes:
+        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {limits().json_bytes:,} are read")
     words = bytes(source.read(0, source.size)).strip()
     if words.startswith(b"[") and words.endswith(b"]"):
         words = words[1:-1].replace(b",", b" ")

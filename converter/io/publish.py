@@ -339,7 +339,7 @@ def _reserve(descriptor: int, nbytes: int) -> None:
 
     On file systems without a device of their own (tmpfs, NFS, FUSE) reserving means writing zeros, so it is left out.
     """
-    if nbytes and hasattr(os, "posix_fallocate") and os.major(os.fstat(descriptor).st_dev):
+    if nbytes and sys.platform == "linux" and os.major(os.fstat(descriptor).st_dev):
         try:
             os.posix_fallocate(descriptor, 0, nbytes)
         except OSError as error:
@@ -372,7 +372,7 @@ def _exchange(one: Path, other: Path) -> None:
     """Swap two folders in one step where the kernel can, so that the target is never absent."""
     library = ctypes.CDLL(None, use_errno=True)
     paths = os.fsencode(one), os.fsencode(other)
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
+    if sys.platform == "linux":
         at_cwd, exchange = -100, 2
         if library.renameat2(at_cwd, paths[0], at_cwd, paths[1], exchange) == 0:
             return

@@ -13,13 +13,15 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
 from itertools import chain, islice
 from queue import SimpleQueue
 from typing import IO, Any, Final, Protocol, TypeVar
 
 from converter.errors import LimitError, SourceError
 from converter.io.source import Source
-from converter.limits import LIMITS
+from converter.limits import limits
 
 _T = TypeVar("_T")
 
@@ -62,12 +64,12 @@ class Pool:
             self._tasks.put(None)
 
     def submit(self, function: Callable[[], _T]) -> Future[_T]:
-        """Call it in one of the threads."""
+        """Call it in one of the threads, under the limits that are in force here."""
         if self._threads < self._connections:
             self._threads += 1
             threading.Thread(target=_work, args=(self._tasks,), daemon=True).start()
         future: Future[_T] = Future()
-        self._tasks.put((future, function))
+        self._tasks.put((future, partial(copy_context().run, function)))
         return future
 
 
@@ -93,6 +95,7 @@ class RemoteFile(Source):
     def __init__(self, object: Object, pool: Pool, first: memoryview) -> None:
         self.name, self.size, self.version = object.name, object.size, object.etag
         self._object, self._pool = object, pool
+        self._limits = limits()  # those that it was opened under: it is read later, and by other threads
         self._lock = threading.RLock()
         self._kept = [(0, first)]  # by offset; none overlap
         self._kept_nbytes, self._loads = len(first), 0
@@ -132,9 +135,9 @@ class RemoteFile(Source):
 
     def read(self, offset: int, size: int) -> memoryview:
         """Exactly `size` bytes from `offset`."""
-        if not self._arranged and size > LIMITS.remote_bytes:
+        if not self._arranged and size > self._limits.remote_bytes:
             raise LimitError(
-                f"`{self.name}` wants {size:,} bytes for names and layouts: at most {LIMITS.remote_bytes:,} bytes are read"
+                f"`{self.name}` wants {size:,} bytes for names and layouts: at most {self._limits.remote_bytes:,} bytes are read"
             )
         return super().read(offset, size)
 
@@ -207,17 +210,17 @@ class RemoteFile(Source):
         size += _AHEAD
         index = bisect_right(self._kept, offset, key=_start)
         end = self._kept[index][0] if index < len(self._kept) else self.size
-        size = min(size, end - offset, LIMITS.remote_bytes)
-        if self._kept_nbytes + size > LIMITS.remote_bytes:
+        size = min(size, end - offset, self._limits.remote_bytes)
+        if self._kept_nbytes + size > self._limits.remote_bytes:
             if not self._arranged:
                 raise LimitError(
-                    f"`{self.name}` wants more than {LIMITS.remote_bytes:,} bytes for names and layouts alone"
+                    f"`{self.name}` wants more than {self._limits.remote_bytes:,} bytes for names and layouts alone"
                 )
             self._kept, self._kept_nbytes, index = [], 0, 0
         self._loads += 1
-        if self._loads > LIMITS.remote_requests and not self._arranged:
+        if self._loads > self._limits.remote_requests and not self._arranged:
             raise LimitError(
-                f"`{self.name}` wants more than {LIMITS.remote_requests:,} requests for names and layouts alone"
+                f"`{self.name}` wants more than {self._limits.remote_requests:,} requests for names and layouts alone"
             )
         future = _submit(self._object, self._pool, offset, size)
         self._kept.insert(index, (offset, awaited(future, self.name, self._object.patience(size))))

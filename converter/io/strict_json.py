@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.errors import ManifestError
 from converter.io.local import LocalFile
-from converter.limits import LIMITS
+from converter.limits import limits
 
 
 def config_beside(path: Path) -> dict[str, Any] | None:
@@ -25,8 +25,8 @@ def load_json(path: Path) -> dict[str, Any]:
 def load_bytes(path: Path) -> bytes:
     """Load a small file. Raises ManifestError for one that is larger than a JSON document may be."""
     source = LocalFile(path)
-    if source.size > LIMITS.json_bytes:
-        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    if source.size > limits().json_bytes:
+        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {limits().json_bytes:,} are read")
     return bytes(source.read(0, source.size))
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from converter.errors import ArchiveError, CutOffError, LimitError, SourceError
 from converter.io.checksums import crc32
 from converter.io.source import Derived, Extent
-from converter.limits import LIMITS
+from converter.limits import limits
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -199,10 +199,10 @@ class Archive:
                 f"`{self.name}`: the zip directory should end at byte {start + directory_size:,} and ends at {end:,}: "
                 "bytes were put before or between, or it is several archives one after another"
             )
-        if count > LIMITS.entries or directory_size > LIMITS.directory_bytes:
+        if count > limits().entries or directory_size > limits().directory_bytes:
             raise LimitError(
                 f"`{self.name}` has {count:,} records in {directory_size:,} bytes of directory: at most "
-                f"{LIMITS.entries:,} and {LIMITS.directory_bytes:,} are read"
+                f"{limits().entries:,} and {limits().directory_bytes:,} are read"
             )
         return start, directory_size, count
 
@@ -223,7 +223,7 @@ class Archive:
         return offset, fields[4:]
 
     def _read_directory(self, data: memoryview, end: int, count: int) -> None:
-        position, size, unpack = 0, len(data), _ENTRY.unpack_from
+        position, size, unpack, longest = 0, len(data), _ENTRY.unpack_from, limits().name
         entries: list[tuple[int, str, int, int, int, int, int]] = []
         raw = bytes(data)
         for _ in range(count):
@@ -244,7 +244,7 @@ class Archive:
             encoded = raw[position : position + name_size]
             extra = raw[position + name_size : position + name_size + extra_size]
             position += name_size + extra_size
-            name = self._name(encoded, flags)
+            name = self._name(encoded, flags, longest)
             if flags & ~(_STREAMED | _UTF8 | (_DEFLATE_HINTS if method == DEFLATED else 0)):
                 raise ArchiveError(
                     f"`{name}` in `{self.name}` has flags {flags:#06x}: encrypted or patched records are not read"
@@ -282,12 +282,12 @@ class Archive:
         root = first[: first.find("/") + 1]
         # Without one root folder it is no checkpoint, but what it is can still be said.
         self.root = root if all(entry[1].startswith(root) for entry in entries) else ""
-        limits: dict[int, int] = {}
+        ends: dict[int, int] = {}
         limit = end
         for header, name, _, _, _, compressed, _ in sorted(entries, reverse=True):
             if header + _LOCAL.size + len(name) + compressed > limit:
                 raise ArchiveError(f"`{name}` in `{self.name}` overlaps what follows it, at byte {limit:,}")
-            limits[header] = limit
+            ends[header] = limit
             limit = header
         if limit != 0:
             raise ArchiveError(f"`{self.name}`: {limit:,} bytes stand before its first record")
@@ -296,16 +296,16 @@ class Archive:
             if name.endswith("/") and nbytes:
                 raise ArchiveError(f"`{name}` in `{self.name}` is a folder that holds {nbytes:,} bytes itself")
             short = name[cut:]
-            record = Record(short, method, flags, crc, compressed, nbytes, header, limits[header])
+            record = Record(short, method, flags, crc, compressed, nbytes, header, ends[header])
             if name.endswith("/"):
                 self.payload(record)  # as `zip -r` adds them; nothing reads them, so nothing may hide there
             else:
                 self.records[short] = record
 
-    def _name(self, encoded: bytes, flags: int) -> str:
-        if len(encoded) > LIMITS.name:
+    def _name(self, encoded: bytes, flags: int, longest: int) -> str:
+        if len(encoded) > longest:
             raise LimitError(
-                f"`{self.name}` has a record's name of {len(encoded):,} bytes: at most {LIMITS.name:,} are read"
+                f"`{self.name}` has a record's name of {len(encoded):,} bytes: at most {longest:,} are read"
             )
         try:
             name = encoded.decode()
@@ -518,7 +518,7 @@ def first_record(source: Source, limit: int) -> tuple[str, bytes]:
         raise ArchiveError(f"`{source.name}` ends inside its first header")
     signature, _, _, method, *_, name_size, extra_size = _LOCAL.unpack(source.read(0, _LOCAL.size))
     start = _LOCAL.size + name_size + extra_size
-    if signature != b"PK\3\4" or method != STORED or start >= source.size or name_size > LIMITS.name:
+    if signature != b"PK\3\4" or method != STORED or start >= source.size or name_size > limits().name:
         raise ArchiveError(f"`{source.name}` does not start with a stored record")
     name = bytes(source.read(_LOCAL.size, name_size)).decode("utf-8", "replace")
     return name, bytes(source.read(start, min(limit, source.size - start)))

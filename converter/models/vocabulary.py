@@ -12,7 +12,7 @@ from typing import Final
 from converter.errors import LimitError, ManifestError, SourceError
 from converter.io.local import LocalFile
 from converter.io.strict_json import load_json
-from converter.limits import LIMITS
+from converter.limits import limits
 
 FILES: Final = ("vocab.json", "merges.txt")
 
@@ -62,8 +62,8 @@ def load(folder: Path) -> Vocabulary:
 
 def _merges(path: Path, ids: dict[str, int]) -> list[tuple[str, str]]:
     source = LocalFile(path)
-    if source.size > LIMITS.json_bytes:
-        raise LimitError(f"`{path}` has {source.size:,} bytes: at most {LIMITS.json_bytes:,} are read")
+    if source.size > limits().json_bytes:
+        raise LimitError(f"`{path}` has {source.size:,} bytes: at most {limits().json_bytes:,} are read")
     try:
         lines = bytes(source.read(0, source.size)).decode().split("\n")
     except UnicodeDecodeError as error:

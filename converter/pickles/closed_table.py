@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from converter.dtypes import BY_STORAGE, BY_TORCH, U8, Dtype
 from converter.errors import LayoutError, PickleError
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.pickles.machine import Dict, Known, Opaque
 from converter.tensors.tensor import Storage, Tensor
 
@@ -63,8 +63,8 @@ def _whole(value: object, what: str) -> int:
 def _sizes(value: object, what: str) -> tuple[int, ...]:
     if type(value) is not tuple:
         raise LayoutError(f"{what} is a {type(value).__name__}, not a tuple")
-    if len(value) > LIMITS.rank:
-        raise LayoutError(f"{what} has {len(value):,} dimensions: at most {LIMITS.rank} are read")
+    if len(value) > limits().rank:
+        raise LayoutError(f"{what} has {len(value):,} dimensions: at most {limits().rank} are read")
     if [*map(type, value)].count(int) != len(value):
         odd = next(type(number) for number in value if type(number) is not int)
         raise LayoutError(f"{what} holds a {odd.__name__}, not integers only")
@@ -218,7 +218,7 @@ def _ordered_dict(args: tuple[Any, ...]) -> object:
 def _size(args: tuple[Any, ...]) -> object:
     _arguments(args, 0, 1, "torch.Size")
     sizes = args[0] if args else ()
-    return _sizes(tuple(sizes) if type(sizes) is list and len(sizes) <= LIMITS.rank else sizes, "torch.Size")
+    return _sizes(tuple(sizes) if type(sizes) is list and len(sizes) <= limits().rank else sizes, "torch.Size")
 
 
 def _named_value(module: str, name: str) -> Known:

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, Final
 
 from converter.errors import FormatError, LayoutError, LimitError
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.pickles.closed_table import Special, Typed
 from converter.pickles.machine import Dict, Known, Opaque, PersistentId
 from converter.tensors.catalogue import Other, Unsupported
@@ -60,7 +60,7 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     if isinstance(top, Tensor | Special):
         _add(flattened, "tensor", top)
         return flattened
-    letters, most = 0, min(LIMITS.names, _LETTERS * places + (1 << 20))
+    letters, most = 0, min(limits().names, _LETTERS * places + (1 << 20))
     for name, leaf in _leaves(top, holding, _SHARED * places + 1024):
         letters += len(name) if name.isascii() else 4 * len(name)
         if letters > most:
@@ -95,7 +95,7 @@ def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None)
 
 def _below(name: str, key: str) -> str:
     """Join for display: names this deep are nobody's, and whole ones would grow with the square of the depth."""
-    return f"{name}.{key[: LIMITS.name]}"[: LIMITS.name] if name and key else name or key[: LIMITS.name]
+    return f"{name}.{key[: limits().name]}"[: limits().name] if name and key else name or key[: limits().name]
 
 
 def describe(value: object) -> str:
@@ -124,7 +124,7 @@ def describe(value: object) -> str:
 def _plain(value: Dict) -> dict[str, Tensor] | None:
     """Give the tensors of a dict of names and tensors and nothing else: then there is nothing to flatten."""
     names, tensors = value[::2], value[1::2]
-    if set(map(type, names)) != {str} or set(map(type, tensors)) != {Tensor} or sum(map(len, names)) > LIMITS.names:
+    if set(map(type, names)) != {str} or set(map(type, tensors)) != {Tensor} or sum(map(len, names)) > limits().names:
         return None
     found = dict(zip(names, tensors, strict=True))
     return found if len(found) == len(names) else None
@@ -264,9 +264,9 @@ def _leaves(top: object, holding: set[int], most: int) -> Iterator[tuple[str, ob
         key, inner = step
         name = f"{names[-1]}.{key}" if len(names) > 1 else key
         if id(inner) in holding:
-            if len(iterators) >= LIMITS.depth or len(name) > LIMITS.line:
+            if len(iterators) >= limits().depth or len(name) > limits().line:
                 raise LimitError(
-                    f"`{name[:80]}` is nested deeper than {LIMITS.depth} containers or {LIMITS.line:,} characters, or "
+                    f"`{name[:80]}` is nested deeper than {limits().depth} containers or {limits().line:,} characters, or "
                     "contains itself"
                 )
             iterators.append(_inside(inner))

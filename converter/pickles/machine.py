@@ -22,7 +22,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from converter.errors import ConverterError, LimitError, PickleError, TruncatedPickleError
-from converter.limits import LIMITS
+from converter.limits import limits
 
 
 class Dict(list[Any]):
@@ -227,8 +227,10 @@ def decode(data: bytes, position: int = 0, *, start: int | None = None) -> Itera
                 raise PickleError(f"LONG4 at byte {at:,} has a negative length")
             if position > limit:
                 raise _crossing(code, at, position, limit, size)
-            if kind in (_INTEGER8, _INTEGER32) and length > LIMITS.integer:
-                raise LimitError(f"an integer of {length:,} bytes at byte {at:,}: at most {LIMITS.integer:,} are read")
+            if kind in (_INTEGER8, _INTEGER32) and length > limits().integer:
+                raise LimitError(
+                    f"an integer of {length:,} bytes at byte {at:,}: at most {limits().integer:,} are read"
+                )
             argument = data[position - length : position]
             if kind == _TEXT64:
                 argument = _text(argument, at)
@@ -311,10 +313,10 @@ def _text(data: bytes, at: int) -> str:
 
 
 def _line(data: bytes, position: int, at: int, limit: int, size: int) -> tuple[bytes, int]:
-    end = data.find(b"\n", position, min(limit, position + LIMITS.line + 1))
+    end = data.find(b"\n", position, min(limit, position + limits().line + 1))
     if end < 0:
-        if limit - position > LIMITS.line:
-            raise LimitError(f"a line of more than {LIMITS.line:,} bytes at byte {at:,}")
+        if limit - position > limits().line:
+            raise LimitError(f"a line of more than {limits().line:,} bytes at byte {at:,}")
         raise _crossing(data[at], at, limit + 1, limit, size)
     return data[position:end], end + 1
 
@@ -402,6 +404,7 @@ class _Machine:
         self.persistent = persistent
         self.used = used
         self.called = called
+        self.limits = limits()
         self.found: dict[tuple[str, str], Known] = {}
         self.known: dict[bytes, tuple[int, ...]] = {}  # numbers as the pickle writes them
         # Picklers number what they put from 0 on; those numbers count places of a list. Others go into a dict, under a key
@@ -417,7 +420,7 @@ class _Machine:
         stack: list[Any] = []
         below: list[list[Any]] = []  # the stacks under each open MARK
         memo, sparse = self.memo, self.sparse
-        persistent, count, framed = self.persistent, 0, False
+        persistent, count, framed, marks = self.persistent, 0, False, self.limits.marks
         start, due = position, _CHECKED
         while True:
             for code, argument, at in decode(data, position, start=start):
@@ -441,8 +444,8 @@ class _Machine:
                 elif code == 0x28:  # MARK
                     below.append(stack)
                     stack = []
-                    if len(below) > LIMITS.marks:
-                        raise LimitError(f"more than {LIMITS.marks:,} open MARKs at byte {at:,}")
+                    if len(below) > marks:
+                        raise LimitError(f"more than {marks:,} open MARKs at byte {at:,}")
                 elif code == 0x74:  # TUPLE
                     items = stack
                     stack = self.unmarked(below, code, at)
@@ -490,8 +493,8 @@ class _Machine:
                         raise PickleError(
                             f"STOP at byte {at:,} leaves {len(stack):,} values and {len(below):,} open MARKs"
                         )
-                    if count > LIMITS.opcodes:
-                        raise LimitError(f"a pickle of {count:,} opcodes: at most {LIMITS.opcodes:,} are run")
+                    if count > self.limits.opcodes:
+                        raise LimitError(f"a pickle of {count:,} opcodes: at most {self.limits.opcodes:,} are run")
                     self.check(count, len(memo) + len(sparse), 1, at)
                     return Pickled(stack[0], at + 1, self.used)
                 else:
@@ -665,8 +668,8 @@ class _Machine:
         pair = (module, name)
         found = self.found.get(pair)
         if found is None:
-            if len(module) + len(name) > LIMITS.line:
-                raise LimitError(f"the name of a global at byte {at:,} has more than {LIMITS.line:,} characters")
+            if len(module) + len(name) > limits().line:
+                raise LimitError(f"the name of a global at byte {at:,} has more than {limits().line:,} characters")
             self.used.setdefault(pair, at)
             known = self.table.get(pair)
             if known is not None:
@@ -729,9 +732,9 @@ class _Machine:
     def check(self, count: int, memo: int, stack: int, at: int) -> None:
         """Raise LimitError when the pickle asks for more work than any checkpoint needs."""
         for number, limit, what in (
-            (count, LIMITS.opcodes, "opcodes"),
-            (memo, LIMITS.memo, "memo entries"),
-            (stack, LIMITS.stack, "values on the stack"),
+            (count, self.limits.opcodes, "opcodes"),
+            (memo, self.limits.memo, "memo entries"),
+            (stack, self.limits.stack, "values on the stack"),
         ):
             if number > limit:
                 raise LimitError(f"{number:,} {what} at byte {at:,}: at most {limit:,} are allowed")

@@ -15,11 +15,12 @@ def to_json(report: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        plain = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-        for name in getattr(value, "absent", ()):  # rather than null
-            if plain[name] is None:
-                del plain[name]
-        return plain
+        found = ((field, getattr(value, field.name)) for field in fields(value))
+        return {
+            field.name: _plain(inner)
+            for field, inner in found
+            if inner is not None or "absent" not in field.metadata  # rather than null
+        }
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):

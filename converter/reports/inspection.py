@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 
@@ -86,8 +86,6 @@ class TensorReport:
     `dtype` is as safetensors spells it; what GGUF holds in blocks has the blocks' name (`Q8_0`) and their bytes.
     """
 
-    absent: ClassVar = ("stats",)
-
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -97,7 +95,7 @@ class TensorReport:
     shard: int | None
     nbytes: int
     contiguous: bool
-    stats: StatisticsReport | None = None
+    stats: StatisticsReport | None = field(default=None, metadata={"absent": "where it is None"})
 
 
 @dataclass(frozen=True, slots=True)

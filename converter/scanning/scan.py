@@ -31,7 +31,7 @@ from converter.formats.torch import reader as torch
 from converter.io.local import LocalFile
 from converter.io.source import Memory, Window
 from converter.io.zip_archive import DEFLATED, Archive
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import NAMES, OPCODES, Opaque, PersistentId, decode, run
 from converter.reports.scan import (
@@ -267,7 +267,7 @@ class _Look:
         """Add a finding, unless it is there already, or there are too many to be read."""
         self.worst = max(self.worst, VERDICTS.index(RULES[rule].verdict))
         finding = FindingReport(rule, RULES[rule].level, message, place, byte)
-        if len(self.findings) >= LIMITS.scan_findings:
+        if len(self.findings) >= limits().scan_findings:
             self.unsaid += 1
         elif finding not in self.findings[-50:] and (place or all(message != f.message for f in self.findings)):
             self.findings.append(finding)
@@ -345,8 +345,8 @@ class _Look:
                 head = archive.head(name, _PEEK if storage else _FIRST)
                 if not self.worth(head, name, storage, record.nbytes):
                     continue
-                if record.method == DEFLATED or record.nbytes <= LIMITS.pickle_bytes - self.run:
-                    data = archive.read(name, LIMITS.pickle_bytes - self.run, check=record.crc32 != 0)
+                if record.method == DEFLATED or record.nbytes <= limits().pickle_bytes - self.run:
+                    data = archive.read(name, limits().pickle_bytes - self.run, check=record.crc32 != 0)
                     content: Source = Memory(data, inner)
                 else:
                     content = archive.open(name)
@@ -377,8 +377,8 @@ class _Look:
         """Look at a record that is worth it."""
         head = bytes(source.read(0, min(HEAD, source.size)))
         if head.startswith(_ZIP):
-            if depth + 1 > LIMITS.scan_nesting:
-                self.say("not-looked-into", f"an archive inside {LIMITS.scan_nesting} others", place)
+            if depth + 1 > limits().scan_nesting:
+                self.say("not-looked-into", f"an archive inside {limits().scan_nesting} others", place)
             else:
                 self.zip(source, f"{place}/", depth + 1)
         elif head.startswith(_NUMPY):
@@ -400,7 +400,7 @@ class _Look:
         head = bytes(source.read(0, min(12, source.size)))
         width = 2 if head[6:7] == b"\1" else 4
         start = 8 + width + int.from_bytes(head[8 : 8 + width], "little")
-        if len(head) < 12 or start > source.size or start > LIMITS.json_bytes:
+        if len(head) < 12 or start > source.size or start > limits().json_bytes:
             self.say("malformed", "the header of the numpy array is cut off", place)
             return
         header = bytes(source.read(8 + width, start - 8 - width))
@@ -435,7 +435,7 @@ class _Look:
 
     def header(self, source: Source, position: int, place: str, depth: int) -> bool:
         """Look at what follows a local header, whatever the directory says. False when enough was spent on that."""
-        if self.spent > min(LIMITS.pickle_bytes, 8 * source.size + _SPARE):
+        if self.spent > min(limits().pickle_bytes, 8 * source.size + _SPARE):
             self.say("not-looked-into", "its records overlap so often that not all of them were looked at", place)
             return False
         fixed = bytes(source.read(position, min(30, source.size - position)))
@@ -451,7 +451,7 @@ class _Look:
             inflated = _inflated(data)
             self.spent += len(data) + len(inflated)
             self.remains(Memory(inflated, name), name, depth)
-            if inflated.startswith(_ZIP) and depth < LIMITS.scan_nesting:
+            if inflated.startswith(_ZIP) and depth < limits().scan_nesting:
                 self.salvage(Memory(inflated, name), f"{name}/", depth + 1)
         return True
 
@@ -498,8 +498,8 @@ class _Look:
         data = b""
         waiting: list[_Seen] = []  # they run, but so does a text that starts with `N.`
         while position < source.size and (most is None or count + len(waiting) < most):
-            if len(self.pickles) + len(waiting) >= LIMITS.scan_pickles:
-                self.say("not-looked-into", f"more than {LIMITS.scan_pickles:,} pickles", place, position)
+            if len(self.pickles) + len(waiting) >= limits().scan_pickles:
+                self.say("not-looked-into", f"more than {limits().scan_pickles:,} pickles", place, position)
                 return source.size
             marked = bytes(source.read(position, min(2, source.size - position)))
             proto = marked[:1] == b"\x80" and len(marked) == 2 and marked[1] <= 5
@@ -522,7 +522,7 @@ class _Look:
 
     def next(self, source: Source, start: int, strict: bool, data: bytes) -> tuple[_Seen, bytes]:
         """Run the pickle at `start`; more of the source is read while there is a pickle that goes on. Gives what was read."""
-        most = min(source.size, start + max(0, LIMITS.pickle_bytes - self.run))
+        most = min(source.size, start + max(0, limits().pickle_bytes - self.run))
         if isinstance(source, Memory) and (strict or bytes(source.read(start, 1)) == b"\x80"):
             # One copy for all the pickles of a record.
             data = data if len(data) >= most else bytes(source.read(0, most))
@@ -538,7 +538,7 @@ class _Look:
                 break
             if error.needs > most:
                 seen.error = LimitError(
-                    f"its pickles have more than {LIMITS.pickle_bytes:,} bytes: give --limit pickle_bytes=… to read on"
+                    f"its pickles have more than {limits().pickle_bytes:,} bytes: give --limit pickle_bytes=… to read on"
                 )
                 break
             size = max(error.needs, _GROWTH * len(data))
@@ -553,7 +553,7 @@ class _Look:
         named = [_global(module, name, at) for (module, name), at in seen.used.items()]
         calls = self.calls(seen, source) if self.explain else ()
         self.pickles.append(
-            PickleReport(place, seen.start, seen.end, seen.opcodes, tuple(named[: LIMITS.scan_findings]), calls)
+            PickleReport(place, seen.start, seen.end, seen.opcodes, tuple(named[: limits().scan_findings]), calls)
         )
         for one in named:
             self.judge(one, place)
@@ -562,10 +562,10 @@ class _Look:
         if not depth:
             nbytes = (source.size if seen.end is None else seen.end) - seen.start
             self.sent_nbytes += nbytes
-            if self.sent_nbytes <= LIMITS.opinion_bytes:
+            if self.sent_nbytes <= limits().opinion_bytes:
                 self.sent.append(bytes(source.read(seen.start, nbytes)))
         for at, text in seen.texts:
-            if depth >= LIMITS.scan_nesting:
+            if depth >= limits().scan_nesting:
                 self.say("not-looked-into", f"a pickle inside {depth} others", place, at)
                 break
             inner = Memory(text, place)
@@ -625,7 +625,7 @@ def _seen(data: bytes, start: int) -> _Seen:
         nonlocal tensors
         if (made.module, made.name) in TABLE:
             tensors += made.name.startswith("_rebuild_")
-        elif len(calls) < LIMITS.scan_findings:
+        elif len(calls) < limits().scan_findings:
             calls.append((at, made))
 
     counts, texts = [0] * 256, []
@@ -739,10 +739,10 @@ def _second_opinion(look: _Look, verdict: str) -> OpinionReport:
     from converter.scanning import second_opinion
 
     nbytes = look.sent_nbytes
-    if nbytes > LIMITS.opinion_bytes or look.tensors > LIMITS.opinion_tensors:
+    if nbytes > limits().opinion_bytes or look.tensors > limits().opinion_tensors:
         note = (
             f"not asked: {nbytes:,} bytes of pickles with {look.tensors:,} tensors, and beyond "
-            f"{LIMITS.opinion_bytes:,} and {LIMITS.opinion_tensors:,} it takes too long or calls anything malicious"
+            f"{limits().opinion_bytes:,} and {limits().opinion_tensors:,} it takes too long or calls anything malicious"
         )
         return OpinionReport("", None, (), None, note)
     said = second_opinion.ask(look.sent)

@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -80,10 +82,10 @@ def gathered(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
     # While one tile is being used, the next is gathered.
     with _lent(2, rows * inner, dtype) as both, ThreadPoolExecutor(1) as pool:
         tiles = itertools.cycle(both)
-        ahead = pool.submit(fill, next(tiles), *next(places))
+        ahead = pool.submit(partial(copy_context().run, fill, next(tiles), *next(places)))
         for place in places:
             done = ahead.result()
-            ahead = pool.submit(fill, next(tiles), *place)
+            ahead = pool.submit(partial(copy_context().run, fill, next(tiles), *place))
             yield done
         yield ahead.result()
 

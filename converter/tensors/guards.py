@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import ManifestError, UnsafeError, UnsupportedError
-from converter.limits import LIMITS
+from converter.limits import limits
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -19,11 +19,11 @@ def check_expansion(tensors: Mapping[str, Tensor]) -> None:
     """Raise UnsupportedError where views repeat the storages' bytes so often that a small file would fill a disk."""
     held = sum({id(tensor.storage): tensor.storage.nbytes for tensor in tensors.values()}.values())
     wanted = sum(tensor.nbytes for tensor in tensors.values())
-    if wanted > LIMITS.expansion * held + _SMALL:
+    if wanted > limits().expansion * held + _SMALL:
         name = max(tensors, key=lambda name: tensors[name].nbytes)
         raise UnsupportedError(
             f"the tensors are views that repeat {held:,} bytes until they are {wanted:,}, `{name}` above all: more than "
-            f"{LIMITS.expansion} times what the file holds is not gone through"
+            f"{limits().expansion} times what the file holds is not gone through"
         )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.dtypes import Dtype
 from converter.errors import LayoutError
 from converter.io.source import STEP, Extent, Source
-from converter.limits import LIMITS
+from converter.limits import limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,10 +95,10 @@ class Tensor:
 
     def __post_init__(self) -> None:
         shape, stride = self.shape, self.stride
-        if len(shape) > LIMITS.rank or len(shape) != len(stride):
+        if len(shape) > limits().rank or len(shape) != len(stride):
             raise LayoutError(
                 f"a tensor has {len(shape)} dimensions and {len(stride)} strides: as many as each other and at most "
-                f"{LIMITS.rank} are read"
+                f"{limits().rank} are read"
             )
         if not 0 <= self.offset < _LARGEST:
             raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Condition, Lock
@@ -327,7 +328,7 @@ def _compared(
         return part(0)
     # None in this thread, which signals interrupt: it could be between taking a lock and being ready to give it back.
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = [pool.submit(part, thread) for thread in range(_THREADS)]
+        parts = [pool.submit(copy_context().run, part, thread) for thread in range(_THREADS)]
         try:
             errors = [error for error in (one.exception() for one in parts) if error is not None]
         except BaseException:

@@ -26,6 +26,7 @@ from converter.text import safe_text
 from tests.attacks.commands import TENSORS, WEIGHTS, assert_refused, assert_sentence, everything, run
 from tests.checkpoints import Call, Global, Raw, floats, view, write_checkpoint, zip_bytes
 from tests.checkpoints import Entry as Record
+from tests.children import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -64,7 +65,9 @@ app(sys.argv[1:])
 def test_o01_a_signal_leaves_nothing(number: int, code: int, command: list[str], source: Path, tmp_path: Path) -> None:
     before = everything(tmp_path)
     words = [sys.executable, "-c", SLOWLY, command[0], str(source), str(tmp_path / command[1])]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=interruptible
+    ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == b"writing\n"
         assert everything(tmp_path) != before

@@ -34,7 +34,7 @@ from converter.formats.torch import legacy
 from converter.formats.torch.reader import storage_dtype
 from converter.io.strict_json import parse_json
 from converter.io.zip_archive import DEFLATED, Archive
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.models.families import family
 from converter.models.recognition import Recognition, recognise
 from converter.opening import open_checkpoint
@@ -130,7 +130,7 @@ def _outline(value: object) -> list[object]:
     while waiting:
         node = waiting.pop()
         # Equal sizes and strides may be one tuple: nobody can change it.
-        if type(node) is tuple and len(node) <= LIMITS.rank and all(type(inner) is int for inner in node):
+        if type(node) is tuple and len(node) <= limits().rank and all(type(inner) is int for inner in node):
             outline.append(node)
             continue
         if id(node) in seen:

@@ -19,7 +19,7 @@ from converter.formats.gguf import GGUF
 from converter.formats.gguf.blocks import BLOCK, BY_ID, QUANTISED, Encoding, dequantise
 from converter.io.local import LocalFile
 from converter.io.source import STEP, Derived, Source
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.models.vocabulary import Tokenizer
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
@@ -71,7 +71,7 @@ class Array:
         cursor = _Cursor(self.source, self.offset)
         if self.type == "string":
             for _ in range(self.count):
-                yield cursor.text(LIMITS.gguf_string, "an array")
+                yield cursor.text(limits().gguf_string, "an array")
         else:
             packed = struct.Struct(TYPES[self.type][1])
             for done in range(0, self.count, STEP):
@@ -97,7 +97,10 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
         raise FormatError(f"`{source.name}` is a GGUF file of version {version}: 2 and 3 are read")
     tensors, keys = cursor.number("<Q"), cursor.number("<Q")
     # A key takes 8 + 1 + 4 + 1 bytes or more, a tensor 8 + 1 + 4 + 4 + 8.
-    for count, least, most, what in ((keys, 14, LIMITS.gguf_keys, "keys"), (tensors, 25, LIMITS.entries, "tensors")):
+    for count, least, most, what in (
+        (keys, 14, limits().gguf_keys, "keys"),
+        (tensors, 25, limits().entries, "tensors"),
+    ):
         if count * least > cursor.left:
             raise FormatError(f"`{source.name}` has no room for the {count:,} {what} that it announces")
         if count > most:
@@ -262,8 +265,8 @@ class _Cursor:
             raise FormatError(
                 f"`{self.source.name}` ends inside {what}: {size:,} bytes should follow and there are {self.left:,}"
             )
-        if self.position + size > LIMITS.gguf_bytes:
-            raise LimitError(f"`{self.source.name}` has more than {LIMITS.gguf_bytes:,} bytes of metadata")
+        if self.position + size > limits().gguf_bytes:
+            raise LimitError(f"`{self.source.name}` has more than {limits().gguf_bytes:,} bytes of metadata")
 
     def _need(self, size: int, what: str) -> None:
         if self._at + size > len(self._window):
@@ -324,7 +327,7 @@ def _metadata(cursor: _Cursor, count: int) -> Iterator[tuple[str, Any]]:
         if type == ARRAY:
             value: Any = _array(cursor, what)
         elif type == STRING:
-            value = cursor.text(LIMITS.gguf_string, what)
+            value = cursor.text(limits().gguf_string, what)
         elif type in _BY_ID:
             value = _scalar(cursor, type, what)
         else:
@@ -368,9 +371,9 @@ def _array(cursor: _Cursor, what: str) -> Array:
 def _check_alignment(type: int, value: Any) -> None:
     if type != TYPES["u32"][0]:
         raise FormatError(f"`general.alignment` is of the type {type}: a u32 was expected")
-    if not 1 <= value <= LIMITS.gguf_alignment or value & (value - 1):
+    if not 1 <= value <= limits().gguf_alignment or value & (value - 1):
         raise FormatError(
-            f"`general.alignment` is {value:,}: a power of two up to {LIMITS.gguf_alignment:,} was expected"
+            f"`general.alignment` is {value:,}: a power of two up to {limits().gguf_alignment:,} was expected"
         )
 
 

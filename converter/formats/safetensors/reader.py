@@ -20,7 +20,7 @@ from converter.errors import ConverterError, FormatError, LayoutError, LimitErro
 from converter.formats.safetensors import SAFETENSORS
 from converter.io.local import LocalFile
 from converter.io.strict_json import strict_json
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
 
@@ -109,8 +109,8 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
         raise FormatError(
             f"{what} says its header has {length:,} bytes; {source.size - 8:,} follow: it is cut off, or no safetensors file"
         )
-    if length > LIMITS.header_bytes:
-        raise LimitError(f"{what} has a header of {length:,} bytes: at most {LIMITS.header_bytes:,} are read")
+    if length > limits().header_bytes:
+        raise LimitError(f"{what} has a header of {length:,} bytes: at most {limits().header_bytes:,} are read")
     raw = bytes(source.read(8, length))
     try:
         header = strict_json(raw.decode())
@@ -142,8 +142,8 @@ def _entry(name: str, value: object, file: str) -> _Entry:
         raise FormatError(f"{what} has a `dtype` that is no name")
     if type(shape) is not list or not all(type(size) is int and 0 <= size < _LARGEST for size in shape):
         raise FormatError(f"{what} has a `shape` that is no list of whole numbers")
-    if len(shape) > LIMITS.rank:
-        raise LayoutError(f"{what} has {len(shape):,} dimensions: at most {LIMITS.rank} are read")
+    if len(shape) > limits().rank:
+        raise LayoutError(f"{what} has {len(shape):,} dimensions: at most {limits().rank} are read")
     if (
         type(offsets) is not list
         or len(offsets) != 2

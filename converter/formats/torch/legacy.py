@@ -14,7 +14,7 @@ from converter.errors import FormatError, LayoutError, LimitError, PickleError, 
 from converter.formats.torch import TORCH_LEGACY
 from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed
 from converter.pickles.flatten import describe, flatten
 from converter.pickles.machine import Dict, PersistentId, Pickled, run
@@ -76,7 +76,7 @@ class _Stream:
     def next(self, persistent: Callable[[object], object] = PersistentId) -> Pickled:
         """Run the pickle after the last one."""
         while True:
-            most = min(self.source.size, LIMITS.pickle_bytes)
+            most = min(self.source.size, limits().pickle_bytes)
             try:
                 pickled = run(self._data, TABLE, persistent, self.position, used=self.used)
             except TruncatedPickleError:

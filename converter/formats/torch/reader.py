@@ -13,7 +13,7 @@ from converter.formats.torch import TORCH_ZIP
 from converter.io.local import LocalFile
 from converter.io.source import NOWHERE
 from converter.io.zip_archive import Archive, first_record
-from converter.limits import LIMITS
+from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed
 from converter.pickles.flatten import flatten
 from converter.pickles.machine import Known, Opaque, run
@@ -62,7 +62,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     _check_kind(archive)
     storages = _Storages(archive, shard)
     record = archive.records["data.pkl"]
-    data = archive.read("data.pkl", LIMITS.pickle_bytes, check=record.crc32 != 0)
+    data = archive.read("data.pkl", limits().pickle_bytes, check=record.crc32 != 0)
     pickled = run(data, TABLE, storages.persistent)
     if pickled.end != len(data):
         raise PickleError(f"`data.pkl` in `{source.name}` goes on for {len(data) - pickled.end:,} bytes after its end")

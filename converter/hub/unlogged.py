@@ -1,0 +1,34 @@
+"""Requests of ours that leave no URL and no header in the host program's logs.
+
+httpx logs whole URLs and httpcore the headers of answers, with the signed links of redirects. The levels and handlers of
+their loggers are the host program's: a filter drops the records of our own requests and lets all others pass.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+_OURS: Final = ContextVar("converter.unlogged", default=False)
+_PARTS: Final = ("connection", "http11", "http2", "proxy", "socks")
+_LOGGERS: Final = (  # huggingface_hub takes httpx or httpx2
+    *("httpx", "httpx2"),
+    *(f"{core}.{part}" for core in ("httpcore", "httpcore2") for part in _PARTS),
+)
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Log nothing of the requests that are made in the body of a `with`."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_of_others)  # which does nothing where the filter is there
+    before = _OURS.set(True)
+    try:
+        yield
+    finally:
+        _OURS.reset(before)
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    return not _OURS.get()
