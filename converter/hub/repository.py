@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from converter.errors import ConverterError, FormatError, ManifestError, SourceError
-from converter.formats import HEAD, identify
+from converter.formats import identify
 from converter.formats import shards as folder
+from converter.formats.foreign import HEAD
 from converter.io.local import LocalFile
 from converter.io.ranges import CONNECTIONS, Pool, RemoteFile, awaited
 from converter.io.source import STEP, Source

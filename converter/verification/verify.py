@@ -6,32 +6,35 @@ Names are without a prefix, as both styles have them.
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.errors import ConverterError, FormatError, ManifestError, ModelError, OutputError, UnsupportedError
+from converter.errors import (
+    ConverterError,
+    FormatError,
+    ManifestError,
+    ModelError,
+    OutputError,
+    ReadError,
+    UnsupportedError,
+)
 from converter.formats.gguf import reader as gguf
 from converter.formats.parameters import folder as parameters
 from converter.formats.safetensors import reader as safetensors
-from converter.io.local import LocalFile
 from converter.io.publish import write_report
-from converter.io.source import Source
-from converter.io.strict_json import load_json
 from converter.models import recognition as models
 from converter.models.masks import droppable
 from converter.opening import open_checkpoint
 from converter.reports import verification as reports
 from converter.tensors.guards import check_expansion
 from converter.tensors.verified import checked
-from converter.text import safe_text
+from converter.text import os_reason, safe_text
 from converter.verification import surroundings as companions
-from converter.verification.comparison import Outcome, ReadError, Room, comparable, compare, equal
+from converter.verification.comparison import Outcome, Room, comparable, compare, equal
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_thirds
 from converter.verification.witness import disagreements
@@ -46,8 +49,6 @@ ENGINES: Final = ("numpy", "transformers", "llama.cpp")
 IDENTICAL: Final = "identical"
 EQUIVALENT: Final = "equivalent"
 DIFFERENT: Final = "different"
-_ZIP, _ZIP_END = b"PK\3\4", b"PK\5\6"  # what a zip archive starts with, and its last record
-_ZIP_LEAST, _ZIP_MOST = 22, 22 + 65_535  # bytes of that record
 _EXPLAINED: Final = 200  # tensors whose damage is looked into; where more are damaged it is another model
 _LISTED: Final = 50  # lines of a summary
 _DIGESTED: Final = 16  # the same where only digests are known: each guess costs a pass over the tensor
@@ -109,7 +110,7 @@ def write_reports(report: reports.Verification, *, junit: Path | None, summary: 
             with summary.open("a", encoding="utf-8") as file:
                 file.write(_markdown(report))
     except OSError as error:
-        raise OutputError(f"`{error.filename}` can't be written: {(error.strerror or str(error)).lower()}") from error
+        raise OutputError(f"`{error.filename}` can't be written: {os_reason(error)}") from error
 
 
 def write_manifest(golden: Golden, path: Path, *, inputs: Sequence[str]) -> None:
@@ -215,6 +216,10 @@ def _golden(original: _Checkpoint, checks: Sequence[_Check]) -> Golden:
 class _BrokenError(Exception):
     """An output that can't be read on: a finding, not an error."""
 
+    def __init__(self, name: str, what: str, detail: str) -> None:
+        super().__init__(detail)
+        self.difference = reports.Difference(name, what, detail)
+
 
 class _Check:
     """One output on its way to a verdict."""
@@ -248,7 +253,7 @@ class _Check:
             if self._inference is not None:
                 self._compute(catalogue, self._inference)
         except _BrokenError as error:
-            self._say(*error.args)
+            self._different.append(error.difference)
         same = [outcome for outcome in self.outcomes.values() if not outcome.differing]
         exact = sum(outcome.exact for outcome in same)
         verdict = IDENTICAL if exact == len(same) else EQUIVALENT
@@ -278,8 +283,10 @@ class _Check:
             if catalogue.format == gguf.NAME:
                 catalogue = gguf.as_hugging_face(catalogue)
             self.tensors = _bare(catalogue)
-        except (ConverterError, OSError) as error:
-            raise _BrokenError(self.location, _unreadable(Path(self.location)), str(error)) from error
+        except ConverterError as error:
+            raise _BrokenError(self.location, error.damage, str(error)) from error
+        except OSError as error:
+            raise _BrokenError(self.location, ConverterError.damage, os_reason(error)) from error
         for problem in catalogue.problems:
             self._say(self.location, "contradiction", problem)
         for other in catalogue.unsupported:
@@ -307,7 +314,7 @@ class _Check:
                 try:
                     masks = {_strip(mask) for mask in droppable(catalogue, recognition)}
                 except ConverterError as error:
-                    raise _BrokenError(name, "unreadable", str(error)) from error
+                    raise _BrokenError(name, error.damage, str(error)) from error
                 if name in masks:
                     continue
             self._unexpected.append(name)
@@ -390,7 +397,7 @@ class _Check:
         try:
             return self._held(name, raw, room)
         except ReadError as error:
-            raise _BrokenError(name, "unreadable", str(error)) from error
+            raise _BrokenError(name, error.damage, str(error)) from error
 
     def _held(self, name: str, found: Tensor, room: Room) -> Outcome:
         original = self.original
@@ -462,7 +469,7 @@ class _Check:
             if catalogue.format == safetensors.NAME and not self._lone:
                 self._findings(companions.check_index(catalogue))
         except (FormatError, ManifestError) as error:
-            raise _BrokenError(self.location, "unreadable", str(error)) from error
+            raise _BrokenError(self.location, error.damage, str(error)) from error
 
     def _findings(self, findings: Iterator[companions.Finding]) -> None:
         for finding in findings:
@@ -695,66 +702,3 @@ def _index(flat: int | None, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 def _finite(value: float | int | None) -> float | int | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _unreadable(path: Path) -> str:
-    """Tell files that end too early from others that can't be read."""
-    files = [path] if path.is_file() else []
-    if path.is_dir():
-        files = [file for ending in ("safetensors", "gguf", "bin", "pt") for file in path.glob(f"*.{ending}")]
-    if path.is_dir() and (path / parameters.MANIFEST).is_file():
-        try:
-            entries = load_json(path / parameters.MANIFEST)["files"]
-            short = any((path / entry["path"]).lstat().st_size < entry["nbytes"] for entry in entries)
-        except (ConverterError, OSError, KeyError, TypeError, ValueError):
-            return "unreadable"
-        return "truncated" if short else "unreadable"
-    return "truncated" if any(_ends_early(file) for file in files) else "unreadable"
-
-
-def _ends_early(path: Path) -> bool:
-    try:
-        source = LocalFile(path)
-        head = bytes(source.read(0, min(8, source.size)))
-        if head.startswith(gguf.MAGIC):
-            gguf.read(_Endless(source))  # which is right but for its end, if that is not right, too
-            return not _reads(source)
-        if len(head) < 8:
-            return True
-        if head.startswith(_ZIP):
-            most = min(_ZIP_MOST, source.size)
-            return bytes(source.read(source.size - most, most)).rfind(_ZIP_END) not in range(most - _ZIP_LEAST + 1)
-        (length,) = struct.unpack("<Q", head)
-        if length > source.size - 8:
-            return bool(length < 1 << 30)  # else it is no header at all
-        header: Mapping[str, Any] = json.loads(bytes(source.read(8, length)))
-        ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        return bool(8 + length + max(ends, default=0) > source.size)
-    except (EOFError, struct.error):
-        return True
-    except (ConverterError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return False
-
-
-def _reads(source: LocalFile) -> bool:
-    try:
-        gguf.read(source)
-    except ConverterError:
-        return False
-    return True
-
-
-class _Endless(Source):
-    """A file as if it went on for ever. What is not there can't be read, and raises EOFError."""
-
-    def __init__(self, source: LocalFile) -> None:
-        self.name, self.size, self._source = source.name, 1 << 62, source
-
-    def read(self, offset: int, size: int) -> memoryview:
-        """Up to `size` bytes from `offset`: fewer at the end, where others would raise."""
-        if offset >= self._source.size:
-            raise EOFError
-        return self._source.read(offset, min(size, self._source.size - offset))
-
-    def _fill(self, offset: int, buffer: memoryview) -> None:
-        raise EOFError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
-from converter.errors import FormatError, LayoutError, LimitError, UnsupportedError
+from converter.errors import CutOffError, FormatError, LayoutError, LimitError, UnsupportedError
 from converter.formats.gguf.blocks import BLOCK, BY_ID, QUANTISED, Encoding, dequantise
 from converter.io.source import STEP, Derived
 from converter.limits import LIMITS
@@ -93,7 +93,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     # A key takes 8 + 1 + 4 + 1 bytes or more, a tensor 8 + 1 + 4 + 4 + 8.
     for count, least, most, what in ((keys, 14, LIMITS.gguf_keys, "keys"), (tensors, 25, LIMITS.entries, "tensors")):
         if count * least > cursor.left:
-            raise FormatError(f"`{source.name}` has no room for the {count:,} {what} that it announces")
+            raise CutOffError(f"`{source.name}` has no room for the {count:,} {what} that it announces")
         if count > most:
             raise LimitError(f"`{source.name}` has {count:,} {what}: at most {most:,} are read")
     metadata = dict(_metadata(cursor, keys))
@@ -203,7 +203,7 @@ class _Cursor:
 
     def _fits(self, size: int, what: str) -> None:
         if size > self.left:
-            raise FormatError(
+            raise CutOffError(
                 f"`{self.source.name}` ends inside {what}: {size:,} bytes should follow and there are {self.left:,}"
             )
         if self.position + size > LIMITS.gguf_bytes:
@@ -300,7 +300,7 @@ def _array(cursor: _Cursor, what: str) -> Array:
         raise FormatError(f"{what} is an array of the type {type}, which GGUF does not have")
     width = _SIZE.size if type == STRING else _BY_ID[type][1].size
     if count * width > cursor.left:
-        raise FormatError(f"{what} is an array of {count:,} elements and the file ends before")
+        raise CutOffError(f"{what} is an array of {count:,} elements and the file ends before")
     start = cursor.position
     if type == STRING:
         cursor.skip_texts(count, what)
@@ -373,7 +373,7 @@ class _Contents:
             raise LayoutError(f"`{name}` starts at byte {info.offset:,} of the data: {expected} was expected")
         nbytes = encoding.size(elements) if encoding is not None else 0
         if elements and self._start + info.offset + nbytes > self._source.size:
-            raise LayoutError(
+            raise CutOffError(
                 f"`{name}` ends at byte {self._start + info.offset + nbytes:,} of `{self._source.name}`, "
                 f"which has {self._source.size:,}"
             )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_SAFETENSORS
-from converter.errors import FormatError, LayoutError, LimitError, ManifestError
+from converter.errors import CutOffError, FormatError, LayoutError, LimitError, ManifestError
 from converter.io.strict_json import strict_json
 from converter.limits import LIMITS
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
@@ -86,10 +86,10 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
     """Give the header as an object, and where the data start."""
     what = f"`{source.name}`"
     if source.size < 8:
-        raise FormatError(f"{what} has {source.size} bytes, too few for a safetensors file")
+        raise CutOffError(f"{what} has {source.size} bytes, too few for a safetensors file")
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > source.size - 8:
-        raise FormatError(
+        raise CutOffError(
             f"{what} says its header has {length:,} bytes; {source.size - 8:,} follow: it is cut off, or no safetensors file"
         )
     if length > LIMITS.header_bytes:
@@ -153,7 +153,8 @@ def _check_whole(entries: Sequence[_Entry], source: Source, start: int) -> None:
             raise LayoutError(f"`{source.name}`: `{entry.name:.200}` {what}: it begins at {entry.begin:,}, not {end:,}")
         end = entry.end
     if end != source.size - start:
-        raise LayoutError(f"`{source.name}` has {source.size - start:,} bytes of data; its tensors take {end:,}")
+        cause = LayoutError if end < source.size - start else CutOffError
+        raise cause(f"`{source.name}` has {source.size - start:,} bytes of data; its tensors take {end:,}")
 
 
 def _tie(tensors: dict[str, Tensor], metadata: Mapping[str, str], others: set[str], file: str) -> None:

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.errors import ConverterError, FormatError, LayoutError, PickleError
+from converter.errors import (
+    ConverterError,
+    ForeignFileError,
+    FormatError,
+    LayoutError,
+    PickleError,
+    ProgramError,
+)
 from converter.io.source import NOWHERE
 from converter.io.zip_archive import Archive, first_record
 from converter.limits import LIMITS
@@ -178,11 +185,11 @@ def _check_kind(archive: Archive) -> None:
     name = archive.name
     for record, what in _MARKS:
         if record in archive or any(n.endswith("/" + record) for n in archive.records if not archive.root):
-            raise FormatError(f"`{name}` is {what}")
+            raise ProgramError(f"`{name}` is {what}")
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         what = "a numpy archive (npz)" if all(n.endswith(".npy") for n in archive.records) else "a zip archive"
-        raise FormatError(
+        raise ForeignFileError(
             f"`{name}` is {what}, but no PyTorch checkpoint: it holds {held or 'nothing'} and no `data.pkl`"
         )
     if not archive.root:
