@@ -1,10 +1,12 @@
 """What can go wrong, one class per thing a caller can do something about.
 
 ConverterError              the root: everything this package raises on purpose
-├─ SourceError              the bytes can't be had: absent, not a regular file, shorter than they were
+├─ SourceError              the bytes can't be had: absent, not a regular file, changed while they were read
 ├─ FormatError              not a checkpoint this package reads; says what it is instead
+│  ├─ CutOffError           a file that ends too early: a download that broke off
+│  ├─ ForeignFileError      a file that is something else: a gzip file, an HTML page, a numpy array
+│  └─ ProgramError          an archive that torch runs as a program: TorchScript, torch.package, torch.export
 ├─ ArchiveError             a zip directory that two readers could understand differently
-│  └─ CutOffError           a zip that ends before its directory: a download that broke off
 ├─ PickleError              bytes that are no well-formed pickle
 │  └─ TruncatedPickleError  the pickle goes on after the last byte
 ├─ LayoutError              a tensor that does not lie within its storage
@@ -14,30 +16,56 @@ ConverterError              the root: everything this package raises on purpose
 ├─ UnsupportedError         understood, but not something that can be carried over
 ├─ ModelError               no such declared model, or a checkpoint that is not the model it should be
 ├─ OutputError              the output exists, is an input, has no room or no permission
-└─ WordError                a word that is none of those an option takes; also a ValueError
+├─ WordError                a word that is none of those an option takes; also a ValueError
+└─ ReadError                a copy that is verified can't be read: what `verify` reports of it, and no failure of `verify`
+
+What follows from a cause is an attribute of its class. Nothing is ever decided by the text of a message: it holds names
+that whoever made the file has chosen.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 
 class ConverterError(Exception):
     """One sentence for a person: what was found, what was expected, what to do."""
 
+    exit_code: ClassVar[int] = 2  # of the command that it ends
+    advice: ClassVar[str] = ""  # what a command adds to the sentence
+    rule: ClassVar[str] = "malformed"  # under which `scan` reports it: a key of `converter.scanning.scan.RULES`
+    damage: ClassVar[str] = "unreadable"  # what `verify` calls a copy that raises it
+
 
 class SourceError(ConverterError):
     """The bytes can't be had."""
+
+    rule = "not-looked-into"
 
 
 class FormatError(ConverterError):
     """Not a checkpoint this package reads."""
 
 
+class CutOffError(FormatError):
+    """A file that ends too early."""
+
+    damage = "truncated"
+
+
+class ForeignFileError(FormatError):
+    """A file that is something else than a checkpoint."""
+
+    rule = "not-looked-into"
+
+
+class ProgramError(FormatError):
+    """An archive that torch runs as a program."""
+
+    rule = "program"
+
+
 class ArchiveError(ConverterError):
     """A zip archive with an anomaly."""
-
-
-class CutOffError(ArchiveError):
-    """A zip archive that ends before its directory."""
 
 
 class PickleError(ConverterError):
@@ -63,6 +91,9 @@ class ManifestError(ConverterError):
 class LimitError(ConverterError):
     """Well-formed, but larger than the limits allow."""
 
+    advice = "; docs/security.md has the limits that `--limit` raises"
+    rule = "not-looked-into"
+
 
 class UnsafeError(ConverterError):
     """The pickle names globals outside the closed table."""
@@ -70,6 +101,8 @@ class UnsafeError(ConverterError):
 
 class UnsupportedError(ConverterError):
     """Understood, but not something that can be carried over."""
+
+    rule = "not-looked-into"
 
 
 class ModelError(ConverterError):
@@ -85,3 +118,7 @@ class WordError(ConverterError, ValueError):
 
     def __init__(self, option: str, word: object, words: Sequence[str]) -> None:
         super().__init__(f"{option} is {word!r:.80}: choose {', '.join(words)}")
+
+
+class ReadError(ConverterError):
+    """The bytes of a copy can't be had, or are not what its own checksums say."""

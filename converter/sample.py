@@ -18,6 +18,7 @@ from converter.formats.torch.writer import Entry, lay_out
 from converter.formats.torch.writer import Layout as FileLayout
 from converter.models.architecture import Parameter
 from converter.models.declared import Layout, Model, ModelFile, find
+from converter.text import os_reason
 
 Progress = Callable[[int], None]  # called with the bytes written since the last call
 
@@ -85,7 +86,7 @@ def write_sample(
             _publish(folder, files, fill)
             os.fsync(descriptor)
     except OSError as error:
-        raise OutputError(f"`{folder}` can't be written: {(error.strerror or str(error)).lower()}") from error
+        raise OutputError(f"`{folder}` can't be written: {os_reason(error)}") from error
     return SampleReport(written.name, tuple((folder / name, nbytes) for name, nbytes in files.items()), seed, sparse)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import pickletools
+import re
 import struct
 import zipfile
 from collections import Counter
@@ -29,6 +30,7 @@ from converter.sample import write_sample
 from converter.scanning import sarif, second_opinion
 from converter.scanning.scan import RULES, _noteworthy, _seen, fails, scan, scan_file
 from tests.checkpoints import (
+    LEGACY_MAGIC,
     Call,
     Entry,
     Global,
@@ -41,7 +43,9 @@ from tests.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )
+from tests.gguf_files import Info, gguf, key, text
 from tests.hub_server import Hub, Repository
+from tests.seeds import safetensors_file
 
 RUN = CliRunner()
 ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
@@ -112,6 +116,7 @@ VERDICTS: dict[str, tuple[bytes, str, str]] = {
     "7z": (b"7z\xbc\xaf\x27\x1c" + b"\0" * 60, "malformed", "a 7z archive"),
     "tar": (b"a" * 257 + b"ustar\0" + b"0" * 300, "malformed", "a tar archive"),
     "gzip": (b"\x1f\x8b\x08" + b"\0" * 60, "malformed", "a gzip file"),
+    "a tar in a zip": (zip_bytes([Entry("readme", b"a" * 257 + b"ustar\0" + b"0" * 300)]), "malformed", "zip archive"),
     "text": (b"click\nnumpy\nrequests\n", "plain", "no checkpoint this program knows (its first bytes are 63 6c 69 63 6b 0a 6e 75)"),
     "JSON": (b'{"a": 1}', "plain", "a JSON document, not a checkpoint"),
     "nothing": (b"", "plain", "an empty file"),
@@ -201,6 +206,47 @@ def test_a_program_of_torchscript_is_called_one(tmp_path: Path) -> None:
     found = look(zip_bytes([*entries, Entry("archive/constants.pkl", dumps(()))]), tmp_path)
 
     assert "program" in rules(found)
+
+
+def two_of(name: str) -> bytes:
+    """A header of safetensors that has a key twice."""
+    header = f'{{"{name}":{{}},"{name}":{{}}}}'.encode()
+    return struct.pack("<Q", len(header)) + header
+
+
+NAMED_LIKE_A_PROGRAM: dict[str, tuple[str, bytes]] = {  # malformed files: a path, and what is in it
+    "a torch zip without its version": ("programs.bin", torch_zip(PLAIN, version=None)),
+    "a torch zip in a folder": ("packages/model.bin", torch_zip(PLAIN, version=None)),
+    "a torch zip of version 11": ("site-packages/x/pytorch_model.bin", torch_zip(PLAIN, version=b"11")),
+    "a version": ("x.bin", torch_zip(PLAIN, version=b"package")),
+    "a byte order": ("x.bin", torch_zip(PLAIN, byteorder=b"program")),
+    "a legacy stream's protocol": ("x.pt", LEGACY_MAGIC + dumps("program") + dumps({})),
+    "a legacy stream in a folder": ("packaged/x.pt", LEGACY_MAGIC + dumps(1002) + dumps({})),
+    "an entry of safetensors": ("x.safetensors", safetensors_file({"program": ("F 32\xe9", (2,), floats(1, 2))})),
+    "a name that stands twice in safetensors": ("packages.safetensors", two_of("package.weight")),
+    "metadata of safetensors": ("program", safetensors_file({}, {"a": 1})),  # type: ignore[dict-item]
+    "a key of GGUF that stands twice": ("x.gguf", gguf([key("general.program", "u32", 1)] * 2)),
+    "a key of GGUF of no type": ("x.gguf", gguf([text("the.package") + struct.pack("<I", 99)])),
+    "a key of GGUF that holds arrays of arrays": ("x.gguf", gguf([text("program") + struct.pack("<IIQ", 9, 9, 1)])),
+    "a truth value of GGUF": ("x.gguf", gguf([key("is.a.program", "bool", 2)])),
+    "a tensor that stands twice in GGUF": ("x.gguf", gguf([], [Info("packages.weight")] * 2, bytes(64))),
+    "a tensor of nine dimensions in GGUF": ("x.gguf", gguf([], [Info("program", rank=9)], bytes(64))),
+    "GGUF of version 9": ("torch.package/x.gguf", gguf([key("a", "u32", 1)], version=9)),
+}
+
+
+@pytest.mark.parametrize(("name", "data"), NAMED_LIKE_A_PROGRAM.values(), ids=NAMED_LIKE_A_PROGRAM)
+def test_what_a_malformed_file_or_anything_in_it_is_called_changes_no_verdict(
+    name: str, data: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    (file,) = scan([path], fickling=False).files
+
+    assert (file.verdict, rules(file)) == ("malformed", ["malformed"])
+    assert re.search("program|package", file.findings[0].message)  # the name is in the sentence, and only there
+    assert RUN.invoke(app, ["scan", str(path), "--no-fickling"]).exit_code == 1
 
 
 def test_a_torch_file_that_extract_would_refuse_is_malformed(tmp_path: Path) -> None:

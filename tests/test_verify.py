@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.dtypes import F16, F32, F64, Dtype
-from converter.errors import ArchiveError, ManifestError, SourceError
+from converter.errors import ArchiveError, ManifestError, ReadError, SourceError
 from converter.formats.safetensors.witness import disagreements
 from converter.io.local import LocalFile
 from converter.opening import open_checkpoint
@@ -545,7 +545,7 @@ def test_an_output_that_is_cut_before_a_matrix_s_turn_is_a_sentence(
     found = matrix(tmp_path / "output", array, F32, turned=turned == "output")
     cut(tmp_path / "output", 5000)
 
-    with pytest.raises(comparison.ReadError, match=r"`.*output` ended at byte \d"):
+    with pytest.raises(ReadError, match=r"`.*output` ended at byte \d"):
         comparison.compare(expected, found)
 
 

@@ -19,8 +19,8 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info
 from typer.models import CommandInfo
 
-from converter.errors import ConverterError, CutOffError, LimitError
-from converter.text import safe_text
+from converter.errors import ConverterError, CutOffError
+from converter.text import os_reason, safe_text
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -156,15 +156,13 @@ def _command(name: str | None = None) -> Callable[[Callable[_P, None]], Callable
             try:
                 with _terminated():
                     function(*args, **kwargs)
-            except LimitError as error:
-                raise _refused(f"{error}; docs/security.md has the limits that `--limit` raises") from None
             except ConverterError as error:
-                raise _refused(str(error)) from None
+                raise _refused(f"{error}{error.advice}", error.exit_code) from None
             except BrokenPipeError:  # whoever read our output has seen enough
                 raise typer.Exit(Exit.DONE) from None
             except OSError as error:
                 what = f"`{error.filename}`: " if error.filename is not None else ""
-                raise _refused(f"{what}{(error.strerror or str(error)).lower()}") from None
+                raise _refused(f"{what}{os_reason(error)}") from None
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise
             except Exception as error:  # whatever bytes it was made for: no traceback, and nothing half done
@@ -179,9 +177,9 @@ def _command(name: str | None = None) -> Callable[[Callable[_P, None]], Callable
     return decorate
 
 
-def _refused(said: str) -> typer.Exit:
+def _refused(said: str, code: int = Exit.ERROR) -> typer.Exit:
     typer.echo(f"error: {safe_text(said, 2000)}", err=True)
-    return typer.Exit(Exit.ERROR)
+    return typer.Exit(code)
 
 
 @contextlib.contextmanager

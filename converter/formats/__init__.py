@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from converter.errors import ConverterError, FormatError
+from converter.errors import CutOffError, ForeignFileError, FormatError
+from converter.formats.foreign import HEAD, what
 from converter.formats.format import Format
 from converter.formats.gguf import GGUF
 from converter.formats.parameters import PARAMETERS
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
 
-HEAD: Final = 512  # bytes that tell every kind of file from the others
+_LEAST: Final = 8  # bytes: no checkpoint has fewer
 
 # The order decides where a file could be of two.
 FORMATS: Final = (TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS)
@@ -48,48 +49,16 @@ def of_folder(path: Path) -> Format | None:
     return next((format for format in FORMATS if format.is_folder(path)), None)
 
 
-def ends_early(path: Path) -> bool:
-    """Whether a file or a folder that can't be read ends too early, as a download that broke off does."""
-    if path.is_dir():
-        if (format := of_folder(path)) is not None:
-            return format.truncated(path)
-        return any(
-            ends_early(file) for format in FORMATS for ending in format.endings for file in path.glob(f"*{ending}")
-        )
-    try:
-        source = LocalFile(path)
-        head = bytes(source.read(0, min(HEAD, source.size)))
-    except (ConverterError, OSError):
-        return False
-    found = next((format for format in FORMATS if format.matches(head)), None)
-    return len(head) < 8 if found is None else found.truncated(path)
-
-
-_FOREIGN: Final = (  # first bytes, and what has them
-    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for: run `git lfs pull`"),
-    (b"<!doctype html", "an HTML page, probably an error page of the server it was downloaded from"),
-    (b"<html", "an HTML page, probably an error page of the server it was downloaded from"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: take the checkpoint out of it first"),
-    (b"\x1f\x8b", "a gzip file: unpack it first"),
-    (b"BZh", "a bzip2 file: unpack it first"),
-    (b"\xfd7zXZ", "an xz file: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file: unpack it first"),
-    (b"\x93NUMPY", "a numpy array (npy)"),
-    (b"\x89HDF", "an HDF5 file, as Keras writes them"),
-    (b"lmgg", "a GGML file of before GGUF"),
-    (b"fmgg", "a GGML file of before GGUF"),
-    (b"tjgg", "a GGML file of before GGUF"),
-    (b"PK\5\6", "an empty zip archive"),
-    (b"PK\7\10", "one part of a split zip archive: join the parts first"),
-)
-
-
 def identify(head: bytes, name: str) -> Format:
-    """Give the format that a file's first HEAD bytes show. Raises FormatError that says what it is instead."""
+    """The format that a file's first HEAD bytes show.
+
+    Raises ForeignFileError that says what it is instead, or CutOffError where it is too short to be anything.
+    """
     for format in FORMATS:
         if format.matches(head):
             return format
-    raise FormatError(f"`{name}` is {what(head)}")
+    cause = ForeignFileError if len(head) >= _LEAST else CutOffError
+    raise cause(f"`{name}` is {what(head)}")
 
 
 def open_file(path: str | Path, *, root: str | None = None, shard: int | None = None) -> Catalogue:
@@ -121,21 +90,3 @@ def open_source(source: Source, *, root: str | None = None, shard: int | None = 
     format = identify(bytes(source.read(0, min(HEAD, source.size))), source.name)
     with uncollected():
         return read(format, source, root=root, shard=shard)
-
-
-def what(head: bytes) -> str:
-    """Say what a file that is no checkpoint is, by its first HEAD bytes."""
-    if not head:
-        return "an empty file"
-    if not head.strip(b"\0"):
-        return "a file that starts with zeros: a download that reserved its room and never finished, perhaps"
-    for start, what in _FOREIGN:
-        if head[: len(start)].lower() == start.lower():
-            return what
-    if head[257:262] == b"ustar":
-        return "a tar archive: torch of before 0.1.10 wrote such checkpoints; load it with torch and save it again"
-    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        return "a bare pickle, not a file of torch.save; `scan` tells what is in it"
-    if head.lstrip()[:1] in (b"{", b"["):
-        return "a JSON document, not a checkpoint"
-    return f"no checkpoint this program knows (its first bytes are {head[:8].hex(' ')})"

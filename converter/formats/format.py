@@ -114,18 +114,13 @@ def _no_tokenizer(catalogue: Catalogue) -> Tokenizer | None:
     return None
 
 
-def _whole(path: Path) -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True)
 class Format:
     """A kind of checkpoint. What a record does not say, the format does not have.
 
     Reading. `matches` looks at the first HEAD bytes of a file; `read` reads one; `endings` are what its files are
     called, the one that is written first. `is_folder` looks at a folder, `read_folder` reads one. `canonical` gives a
-    catalogue the names, shapes and config.json of its family. `truncated` tells whether a file or folder that can't be
-    read ends too early.
+    catalogue the names, shapes and config.json of its family.
 
     Writing. `plan` plans an output with the dtypes that `dtypes` lists, a word each; `shard` is how many bytes of
     tensors a file in a folder has at most. `whole_folder`: an output is always a folder.
@@ -149,7 +144,6 @@ class Format:
     is_folder: Callable[[Path], bool] = _no_folder
     read_folder: FolderReader | None = None
     canonical: Callable[[Catalogue], Catalogue] = _as_it_is
-    truncated: Callable[[Path], bool] = _whole
     plan: Planner | None = None
     dtypes: tuple[str, ...] = ()
     shard: int | None = None

@@ -13,6 +13,7 @@ from converter.io.local import Descriptors, LocalFile
 from converter.io.strict_json import config_beside, load_json
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Tensor
+from converter.text import os_reason
 
 INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
 _WEIGHTS: Final = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))
@@ -34,7 +35,7 @@ def _read(path: Path, root: str | None) -> Catalogue:
     try:
         names = [file.name for file in path.iterdir() if not file.is_dir()]
     except OSError as error:
-        raise SourceError(f"`{path}` can't be listed: {(error.strerror or str(error)).lower()}") from error
+        raise SourceError(f"`{path}` can't be listed: {os_reason(error)}") from error
     index, files = choose(names, str(path))
     weight_map = None
     if index is not None:

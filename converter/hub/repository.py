@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from converter.errors import ConverterError, FormatError, ManifestError, SourceError
-from converter.formats import HEAD, identify
+from converter.formats import identify
 from converter.formats import read as read_format
 from converter.formats import shards as folder
 from converter.formats.companions import CONFIG, GENERATION, TOKENIZER
+from converter.formats.foreign import HEAD
 from converter.hub.patience import patience
 from converter.hub.unlogged import unlogged
 from converter.io.local import LocalFile

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from threading import Lock
 from typing import Final, Self
 
-from converter.errors import ManifestError, SourceError
+from converter.errors import CutOffError, ManifestError, SourceError
 from converter.io.source import Source
 from converter.text import os_reason
 
@@ -212,7 +212,8 @@ class FolderFile(LocalFile):
         if not inside or not stat.S_ISREG(found.st_mode):
             raise ManifestError(f"`{path}` is not a regular file of the folder: links are not followed")
         if found.st_size != nbytes:
-            raise ManifestError(f"`{path}` has {found.st_size:,} bytes; the manifest says {nbytes:,}")
+            cause = ManifestError if found.st_size > nbytes else CutOffError
+            raise cause(f"`{path}` has {found.st_size:,} bytes; the manifest says {nbytes:,}")
         super().__init__(path, descriptors)
 
     def check_unchanged(self) -> None:

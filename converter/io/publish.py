@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Final
 
-from converter.errors import ConverterError, OutputError
+from converter.errors import OutputError
 from converter.io.local import drop, outgrow_memory
+from converter.text import os_reason
 
 KEPT: Final = ("README.md", ".gitignore")  # a folder with nothing else counts as empty, and keeps them
 _SYNCED: Final = 256 << 20  # bytes between two entries of the journal
@@ -193,7 +194,7 @@ def _explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"`{target}` can't be written: {_reason(error)}") from error
+        raise OutputError(f"`{target}` can't be written: {os_reason(error)}") from error
 
 
 class _Journal:
@@ -401,9 +402,3 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, ConverterError):
-        return str(error)
-    return (error.strerror or str(error)).lower()

@@ -22,6 +22,7 @@ from typing import IO, Any, Final, Protocol, TypeVar
 from converter.errors import LimitError, SourceError
 from converter.io.source import Source
 from converter.limits import limits
+from converter.text import os_reason
 
 _T = TypeVar("_T")
 
@@ -167,7 +168,7 @@ class RemoteFile(Source):
                         piece = piece[self._spool.write(piece) :]
             except OSError as error:
                 raise SourceError(
-                    f"`{self.name}`: {size:,} bytes can't be put into a temporary file: {(error.strerror or '').lower()}"
+                    f"`{self.name}`: {size:,} bytes can't be put into a temporary file: {os_reason(error)}"
                 ) from error
             self._spooled = (offset, offset + size)
 

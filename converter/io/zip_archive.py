@@ -21,6 +21,7 @@ from converter.errors import ArchiveError, CutOffError, LimitError, SourceError
 from converter.io.checksums import crc32
 from converter.io.source import Derived, Extent
 from converter.limits import limits
+from converter.text import os_reason
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -172,7 +173,8 @@ class Archive:
         if end < 0 or bytes(self._tail[-_END.size :][:4]) != b"PK\5\6":
             if (found := bytes(self._tail).rfind(b"PK\5\6")) >= 0:
                 extra = size - self._tail_start - found - _END.size
-                raise ArchiveError(
+                cause = ArchiveError if extra > 0 else CutOffError
+                raise cause(
                     f"`{self.name}`: {abs(extra):,} bytes {'follow' if extra > 0 else 'are missing from'} "
                     "the end of its zip archive"
                 )
@@ -454,9 +456,7 @@ class _Spool:
                         view, self._size = view[count:], self._size + count
                 return start
         except OSError as error:
-            raise SourceError(
-                f"`{name}` can't be inflated into a temporary file: {(error.strerror or '').lower()}"
-            ) from error
+            raise SourceError(f"`{name}` can't be inflated into a temporary file: {os_reason(error)}") from error
 
     def readinto(self, position: int, buffer: memoryview, name: str) -> None:
         """Fill `buffer` from `position`."""

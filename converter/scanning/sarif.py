@@ -81,7 +81,7 @@ def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any
     return {
         "ruleId": finding.rule,
         "ruleIndex": _IDS.index(finding.rule),
-        "level": finding.level,
+        "level": RULES[finding.rule].level,
         "message": {"text": _printable(finding.message + at)},
         "locations": [location],
     }

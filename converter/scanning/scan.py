@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import (
     ConverterError,
-    FormatError,
     LimitError,
     SourceError,
     TruncatedPickleError,
-    UnsupportedError,
 )
-from converter.formats import FORMATS, HEAD, uncollected, what
+from converter.formats import FORMATS, uncollected
+from converter.formats.foreign import HEAD, sealed, what
 from converter.formats.torch import reader as torch
 from converter.io.local import LocalFile
 from converter.io.source import Memory, Window
@@ -44,8 +43,10 @@ from converter.reports.scan import (
     ScanReport,
 )
 from converter.scanning.danger import DANGEROUS, MALFORMED, PLAIN, UNKNOWN, VERDICTS, danger, evidence
+from converter.text import os_reason
 
 if TYPE_CHECKING:
+    from converter.formats.foreign import Foreign
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
 
@@ -118,14 +119,6 @@ RULES: Final = {
     ),
 }
 
-_SEALED: Final = (  # first bytes of what holds files and is not opened here
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"\x1f\x8b\x08", "a gzip file"),
-    (b"BZh", "a bzip2 file"),
-    (b"\xfd7zXZ\0", "an xz file"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
-    (b"PK\7\10", "one part of a split zip archive"),
-)
 _ZIP: Final = b"PK\3\4"
 _NUMPY: Final = b"\x93NUMPY"
 _FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; more where there is
@@ -212,12 +205,13 @@ def _sources(location: str) -> Iterator[tuple[Source | FileScan | None, bool]]:
             try:
                 yield LocalFile(inner), False
             except SourceError as error:
-                finding = FindingReport("not-looked-into", "error", str(error), "", None)
-                yield FileScan(str(inner), "unreadable", 0, MALFORMED, (finding,), 0, (), None), False
+                rule = RULES[error.rule]
+                finding = FindingReport(error.rule, rule.level, str(error), "", None)
+                yield FileScan(str(inner), "unreadable", 0, rule.verdict, (finding,), 0, (), None), False
 
 
 def _unreadable(error: OSError) -> None:
-    raise SourceError(f"`{error.filename}` can't be read: {(error.strerror or str(error)).lower()}") from error
+    raise SourceError(f"`{error.filename}` can't be read: {os_reason(error)}") from error
 
 
 @dataclass(slots=True)
@@ -284,12 +278,9 @@ class _Look:
                     self.legacy(source, catalogue)
                 self.appended(source)
                 return format.title
-        sealed = next((name for start, name in _SEALED if head.startswith(start)), None)
-        if sealed is None and head[257:262] == b"ustar":
-            sealed = "a tar archive"
-        if sealed is not None:
-            self.say("not-looked-into", f"{sealed}: unpack it, and scan what comes out")
-            return sealed
+        if (archive := sealed(head)) is not None:
+            self.unopened(archive, "")
+            return archive.title
         if head.startswith(_NUMPY):
             self.numpy(source, "", 0)
             return "numpy array (npy)"
@@ -301,15 +292,16 @@ class _Look:
             self.say("malformed", f"{source.size - end:,} bytes that are no pickle follow at byte {end:,}", "", end)
         return "pickle"
 
+    def unopened(self, archive: Foreign, place: str) -> None:
+        """Say that what is in an archive was not looked at."""
+        self.say("not-looked-into", f"{archive.title}: unpack it, and scan what comes out", place)
+
     def strict(self, source: Source, read: Any) -> Catalogue | None:
         """Have the reader that `extract` uses look at it, too: at layouts, records, sizes."""
         try:
             catalogue: Catalogue = read(source)
-        except FormatError as error:
-            self.say("program" if "program" in str(error) or "package" in str(error) else "malformed", str(error))
-            return None
         except ConverterError as error:
-            self.say(_rule(error), str(error))
+            self.say(error.rule, str(error))
             return None
         for problem in catalogue.problems:
             self.say("hidden-data", problem)
@@ -333,7 +325,7 @@ class _Look:
         try:
             archive = Archive(source)
         except ConverterError as error:
-            self.say(_rule(error), str(error), place)
+            self.say(error.rule, str(error), place)
             self.salvage(source, place, depth)
             return "zip archive that is not sound"
         checkpoint = "data.pkl" in archive and bool(archive.root)
@@ -352,7 +344,7 @@ class _Look:
                     content = archive.open(name)
                 self.record(content, inner, depth, storage)
             except ConverterError as error:
-                self.say(_rule(error), str(error), inner)
+                self.say(error.rule, str(error), inner)
                 self.header(source, record.header, place, depth)
         if checkpoint and not place:
             self.strict(source, torch.read)
@@ -364,7 +356,7 @@ class _Look:
         """Say whether a record's first bytes ask for a closer look."""
         if head.startswith((_ZIP, _NUMPY)) or (not storage and name.endswith(_PICKLE_NAMES)):
             return True
-        if not storage and any(head.startswith(start) for start, _ in _SEALED):
+        if not storage and sealed(head) is not None:
             return True
         if head[:1] == b"\x80" and head[1:2] <= b"\5":
             return True
@@ -385,8 +377,8 @@ class _Look:
             self.numpy(source, place, depth)
         elif storage:
             self.hidden(source, place, depth + 1)
-        elif sealed := next((name for start, name in _SEALED if head.startswith(start)), None):
-            self.say("not-looked-into", f"{sealed}: unpack it, and scan what comes out", place)
+        elif (archive := sealed(head)) is not None:
+            self.unopened(archive, place)
         else:
             claimed = place.endswith(_PICKLE_NAMES)
             end = self.stream(source, place, 0, claimed=claimed, depth=depth)
@@ -558,7 +550,7 @@ class _Look:
         for one in named:
             self.judge(one, place)
         if seen.error is not None:
-            self.say(_rule(seen.error), str(seen.error), place, seen.reached)
+            self.say(seen.error.rule, str(seen.error), place, seen.reached)
         if not depth:
             nbytes = (source.size if seen.end is None else seen.end) - seen.start
             self.sent_nbytes += nbytes
@@ -593,10 +585,6 @@ class _Look:
             source = f" ({named.evidence})" if named.evidence else ""
             message = f"{named.module}.{named.name} {named.danger} when the file is unpickled{source}"
             self.say("dangerous-global", message, place, named.byte)
-
-
-def _rule(error: ConverterError) -> str:
-    return "not-looked-into" if isinstance(error, LimitError | UnsupportedError) else "malformed"
 
 
 def _global(module: str, name: str, at: int) -> GlobalReport:

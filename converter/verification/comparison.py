@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 
 from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
-from converter.errors import ConverterError
+from converter.errors import ConverterError, ReadError
 from converter.io.source import Memory
 from converter.tensors.tensor import Tensor, row_major
 
@@ -50,10 +50,6 @@ _AFFINE: Final = {"Q5_1": 31, "Q4_1": 15}
 
 
 _Where: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
-
-
-class ReadError(ConverterError):
-    """The output's bytes can't be had, or are not what its own checksums say."""
 
 
 @dataclass(slots=True)

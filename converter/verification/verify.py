@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
-from converter.errors import ConverterError, FormatError, ManifestError, ModelError, OutputError, UnsupportedError
+from converter.errors import (
+    ConverterError,
+    FormatError,
+    ManifestError,
+    ModelError,
+    OutputError,
+    ReadError,
+    UnsupportedError,
+)
 from converter.formats.companions import CONFIG
 from converter.formats.format import Finding
 from converter.io.publish import write_report
@@ -25,9 +33,9 @@ from converter.opening import folder_beside, open_checkpoint
 from converter.reports import verification as reports
 from converter.tensors.guards import check_expansion
 from converter.tensors.verified import checked
-from converter.text import safe_text
+from converter.text import os_reason, safe_text
 from converter.verification import surroundings as companions
-from converter.verification.comparison import Outcome, ReadError, Room, comparable, compare, equal
+from converter.verification.comparison import Outcome, Room, comparable, compare, equal
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_parts
 
@@ -104,7 +112,7 @@ def write_reports(report: reports.Verification, *, junit: Path | None, summary: 
             with summary.open("a", encoding="utf-8") as file:
                 file.write(_markdown(report))
     except OSError as error:
-        raise OutputError(f"`{error.filename}` can't be written: {(error.strerror or str(error)).lower()}") from error
+        raise OutputError(f"`{error.filename}` can't be written: {os_reason(error)}") from error
 
 
 def write_manifest(golden: Golden, path: Path, *, inputs: Sequence[str]) -> None:
@@ -212,6 +220,10 @@ def _golden(original: _Checkpoint, checks: Sequence[_Check]) -> Golden:
 class _BrokenError(Exception):
     """An output that can't be read on: a finding, not an error."""
 
+    def __init__(self, name: str, what: str, detail: str) -> None:
+        super().__init__(detail)
+        self.difference = reports.Difference(name, what, detail)
+
 
 class _Check:
     """One output on its way to a verdict."""
@@ -245,7 +257,7 @@ class _Check:
             if self._inference is not None:
                 self._compute(catalogue, self._inference)
         except _BrokenError as error:
-            self._say(*error.args)
+            self._different.append(error.difference)
         same = [outcome for outcome in self.outcomes.values() if not outcome.differing]
         exact = sum(outcome.exact for outcome in same)
         verdict = IDENTICAL if exact == len(same) else EQUIVALENT
@@ -274,10 +286,10 @@ class _Check:
             self.format = catalogue.format
             catalogue = formats.canonical(catalogue)
             self.tensors = _bare(catalogue, self.original.family)
-        except (ConverterError, OSError) as error:
-            raise _BrokenError(
-                self.location, "truncated" if formats.ends_early(Path(self.location)) else "unreadable", str(error)
-            ) from error
+        except ConverterError as error:
+            raise _BrokenError(self.location, error.damage, str(error)) from error
+        except OSError as error:
+            raise _BrokenError(self.location, ConverterError.damage, os_reason(error)) from error
         for problem in catalogue.problems:
             self._say(self.location, "contradiction", problem)
         for other in catalogue.unsupported:
@@ -307,7 +319,7 @@ class _Check:
                 try:
                     masks = {_strip(mask, family) for mask in droppable(catalogue, recognition)}
                 except ConverterError as error:
-                    raise _BrokenError(name, "unreadable", str(error)) from error
+                    raise _BrokenError(name, error.damage, str(error)) from error
                 if name in masks:
                     continue
             self._unexpected.append(name)
@@ -389,7 +401,7 @@ class _Check:
         try:
             return self._held(name, raw, room)
         except ReadError as error:
-            raise _BrokenError(name, "unreadable", str(error)) from error
+            raise _BrokenError(name, error.damage, str(error)) from error
 
     def _held(self, name: str, found: Tensor, room: Room) -> Outcome:
         original = self.original
@@ -459,7 +471,7 @@ class _Check:
             if not self._lone:
                 self._findings(formats.of(catalogue).check(catalogue, settings))
         except (FormatError, ManifestError) as error:
-            raise _BrokenError(self.location, "unreadable", str(error)) from error
+            raise _BrokenError(self.location, error.damage, str(error)) from error
 
     def _findings(self, findings: Iterator[Finding]) -> None:
         for finding in findings:

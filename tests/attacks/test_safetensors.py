@@ -16,7 +16,15 @@ import safetensors
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from converter.errors import ConverterError, FormatError, LayoutError, LimitError, ManifestError, SourceError
+from converter.errors import (
+    ConverterError,
+    CutOffError,
+    FormatError,
+    LayoutError,
+    LimitError,
+    ManifestError,
+    SourceError,
+)
 from converter.formats import identify, open_file
 from converter.formats.safetensors.reader import read
 from converter.io.source import Source
@@ -51,13 +59,13 @@ def files(**entries: Any) -> bytes:
 ONE = '"dtype":"U8","shape":[4],"data_offsets":[0,4]'
 
 HOSTILE: dict[str, tuple[type[ConverterError], str, bytes]] = {
-    "S01 empty": (FormatError, "too few", b""),
-    "S01 seven bytes": (FormatError, "too few", b"\0" * 7),
+    "S01 empty": (CutOffError, "too few", b""),
+    "S01 seven bytes": (CutOffError, "too few", b"\0" * 7),
     "S01 no header": (FormatError, "no valid JSON", file("")),
-    "S01 a header longer than the file": (FormatError, "1,000 bytes; 2 follow", struct.pack("<Q", 1000) + b"{}"),
-    "S01 a header one byte longer": (FormatError, "3 bytes; 2 follow", struct.pack("<Q", 3) + b"{}"),
-    "S01 a header of 2^63 bytes": (FormatError, "follow", struct.pack("<Q", 1 << 63) + b"{}"),
-    "S01 a header of 2^64 - 1 bytes": (FormatError, "follow", b"\xff" * 8 + b"{}"),
+    "S01 a header longer than the file": (CutOffError, "1,000 bytes; 2 follow", struct.pack("<Q", 1000) + b"{}"),
+    "S01 a header one byte longer": (CutOffError, "3 bytes; 2 follow", struct.pack("<Q", 3) + b"{}"),
+    "S01 a header of 2^63 bytes": (CutOffError, "follow", struct.pack("<Q", 1 << 63) + b"{}"),
+    "S01 a header of 2^64 - 1 bytes": (CutOffError, "follow", b"\xff" * 8 + b"{}"),
     "S02 a name twice": (FormatError, "twice", file(f'{{"a":{{{ONE}}},"a":{{{ONE}}}}}', bytes(4))),
     "S02 a name twice, once escaped": (FormatError, "twice", file(f'{{"a":{{{ONE}}},"\\u0061":{{{ONE}}}}}', bytes(4))),
     "S02 a field twice": (FormatError, "twice", file(f'{{"a":{{{ONE},"dtype":"I8"}}}}', bytes(4))),
@@ -72,7 +80,7 @@ HOSTILE: dict[str, tuple[type[ConverterError], str, bytes]] = {
     ),
     "S03 bytes behind the last": (LayoutError, "8 bytes of data; its tensors take 4", files(a=entry())),
     "S03 bytes and no tensors": (LayoutError, "1 bytes of data; its tensors take 0", file("{}", b"\0")),
-    "S03 past the end": (LayoutError, "8 bytes of data; its tensors take 16", files(a=entry(shape=[16], offsets=(0, 16)))),
+    "S03 past the end": (CutOffError, "8 bytes of data; its tensors take 16", files(a=entry(shape=[16], offsets=(0, 16)))),
     "S03 ends before it begins": (LayoutError, "ends before it begins", files(a=entry("X1", [], (4, 0)))),
     "S03 more bytes than elements": (LayoutError, "does not take the 8 bytes", files(a=entry(offsets=(0, 8)))),
     "S04 a float offset": (FormatError, "data_offsets", file('{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4.0]}}', bytes(4))),

@@ -25,8 +25,9 @@ import safetensors
 
 from converter.conversion.extract import extract
 from converter.errors import ConverterError, FormatError
-from converter.formats import HEAD, identify, open_source
+from converter.formats import identify, open_source
 from converter.formats import shards as folder
+from converter.formats.foreign import HEAD
 from converter.formats.gguf import reader as gguf
 from converter.formats.parameters import folder as parameters
 from converter.formats.safetensors import reader as safetensors_file

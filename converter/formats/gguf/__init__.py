@@ -11,7 +11,6 @@ GGUF: Final = Format(
     read=lazily("converter.formats.gguf.reader", "read"),
     endings=(".gguf",),
     canonical=lazily("converter.formats.gguf.reader", "canonical"),
-    truncated=lazily("converter.formats.gguf.reader", "truncated"),
     plan=lazily("converter.formats.gguf.writer", "plan"),
     dtypes=("keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
     self_contained=True,

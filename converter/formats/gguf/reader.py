@@ -9,15 +9,13 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
-from converter.errors import ConverterError, FormatError, LayoutError, LimitError, UnsupportedError
+from converter.errors import CutOffError, FormatError, LayoutError, LimitError, UnsupportedError
 from converter.formats.gguf import GGUF
 from converter.formats.gguf.blocks import BLOCK, BY_ID, QUANTISED, Encoding, dequantise
-from converter.io.local import LocalFile
 from converter.io.source import STEP, Derived, Source
 from converter.limits import limits
 from converter.models.vocabulary import Tokenizer
@@ -102,7 +100,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
         (tensors, 25, limits().entries, "tensors"),
     ):
         if count * least > cursor.left:
-            raise FormatError(f"`{source.name}` has no room for the {count:,} {what} that it announces")
+            raise CutOffError(f"`{source.name}` has no room for the {count:,} {what} that it announces")
         if count > most:
             raise LimitError(f"`{source.name}` has {count:,} {what}: at most {most:,} are read")
     metadata = dict(_metadata(cursor, keys))
@@ -150,22 +148,6 @@ def canonical(catalogue: Catalogue) -> Catalogue:
     return catalogue.with_tensors(tensors, catalogue.storages).with_origin(config=_config(catalogue, known))
 
 
-def truncated(path: Path) -> bool:
-    """Whether a file is right but for its end: it reads if it is taken to go on for ever, and not as it is."""
-    source = LocalFile(path)
-    try:
-        read(_Endless(source))
-    except (EOFError, struct.error):
-        return True
-    except ConverterError:
-        return False
-    try:
-        read(source)
-    except ConverterError:
-        return True
-    return False
-
-
 def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
     """The tokenizer inside a file, without the padding that fills the embedding's last rows."""
     if TOKENIZER + "tokens" not in catalogue.metadata:
@@ -181,22 +163,6 @@ def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
 def says_activation(catalogue: Catalogue) -> bool:
     """Whether a file says which form of GELU the model was trained with: only our writer notes it."""
     return ACTIVATION in catalogue.metadata
-
-
-class _Endless(Source):
-    """A file as if it went on for ever. What is not there can't be read, and raises EOFError."""
-
-    def __init__(self, source: LocalFile) -> None:
-        self.name, self.size, self._source = source.name, 1 << 62, source
-
-    def read(self, offset: int, size: int) -> memoryview:
-        """Up to `size` bytes from `offset`: fewer at the end, where others would raise."""
-        if offset >= self._source.size:
-            raise EOFError
-        return self._source.read(offset, min(size, self._source.size - offset))
-
-    def _fill(self, offset: int, buffer: memoryview) -> None:
-        raise EOFError
 
 
 # ---- bytes ----------------------------------------------------------------------------------------------------------
@@ -262,7 +228,7 @@ class _Cursor:
 
     def _fits(self, size: int, what: str) -> None:
         if size > self.left:
-            raise FormatError(
+            raise CutOffError(
                 f"`{self.source.name}` ends inside {what}: {size:,} bytes should follow and there are {self.left:,}"
             )
         if self.position + size > limits().gguf_bytes:
@@ -359,7 +325,7 @@ def _array(cursor: _Cursor, what: str) -> Array:
         raise FormatError(f"{what} is an array of the type {type}, which GGUF does not have")
     width = _SIZE.size if type == STRING else _BY_ID[type][1].size
     if count * width > cursor.left:
-        raise FormatError(f"{what} is an array of {count:,} elements and the file ends before")
+        raise CutOffError(f"{what} is an array of {count:,} elements and the file ends before")
     start = cursor.position
     if type == STRING:
         cursor.skip_texts(count, what)
@@ -432,7 +398,7 @@ class _Contents:
             raise LayoutError(f"`{name}` starts at byte {info.offset:,} of the data: {expected} was expected")
         nbytes = encoding.size(elements) if encoding is not None else 0
         if elements and self._start + info.offset + nbytes > self._source.size:
-            raise LayoutError(
+            raise CutOffError(
                 f"`{name}` ends at byte {self._start + info.offset + nbytes:,} of `{self._source.name}`, "
                 f"which has {self._source.size:,}"
             )

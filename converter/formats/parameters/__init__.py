@@ -11,7 +11,6 @@ PARAMETERS: Final = Format(
     title="parameters folder",
     is_folder=lambda path: (path / MANIFEST).is_file(),
     read_folder=lazily("converter.formats.parameters.folder", "read_folder"),
-    truncated=lazily("converter.formats.parameters.folder", "truncated"),
     plan=lazily("converter.formats.parameters.folder", "plan"),
     dtypes=("keep",),
     whole_folder=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from converter.dtypes import BY_NAME, F32
-from converter.errors import ConverterError, ManifestError, ModelError, OutputError, UnsupportedError
+from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
 from converter.formats.parameters import MANIFEST, PARAMETERS
 from converter.io.checksums import crc32
@@ -92,15 +92,6 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         properties=properties,
         refused=refused,
     )
-
-
-def truncated(path: Path) -> bool:
-    """Whether a file of the folder is shorter than its manifest says."""
-    try:
-        entries = load_json(path / MANIFEST)["files"]
-        return any((path / entry["path"]).lstat().st_size < entry["nbytes"] for entry in entries)
-    except (ConverterError, OSError, KeyError, TypeError, ValueError):
-        return False
 
 
 def read_folder(path: Path, *, root: str | None = None) -> Catalogue:

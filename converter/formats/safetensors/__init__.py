@@ -11,7 +11,6 @@ SAFETENSORS: Final = Format(
     matches=lambda head: head[6:8] == b"\0\0" and head[8:].lstrip(b" \t\r\n")[:1] == b"{",
     read=lazily("converter.formats.safetensors.reader", "read"),
     endings=(".safetensors",),
-    truncated=lazily("converter.formats.safetensors.reader", "truncated"),
     plan=lazily("converter.formats.safetensors.writer", "plan"),
     dtypes=("keep", "f32", "f16", "bf16"),
     shard=50_000_000_000,  # what transformers cuts at

@@ -7,18 +7,15 @@ library, and unlike the README, it allows white space before the header's `{`.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_SAFETENSORS
-from converter.errors import ConverterError, FormatError, LayoutError, LimitError, ManifestError
+from converter.errors import CutOffError, FormatError, LayoutError, LimitError, ManifestError
 from converter.formats.safetensors import SAFETENSORS
-from converter.io.local import LocalFile
 from converter.io.strict_json import strict_json
 from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
@@ -76,20 +73,6 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     )
 
 
-def truncated(path: Path) -> bool:
-    """Whether a file ends inside its header, or before the last tensor that the header lists."""
-    source = LocalFile(path)
-    (length,) = struct.unpack("<Q", source.read(0, 8))
-    if length > source.size - 8:
-        return bool(length < 1 << 30)  # otherwise it is no header at all
-    try:
-        header: Mapping[str, Any] = json.loads(bytes(source.read(8, length)))
-        ends = (entry["data_offsets"][1] for name, entry in header.items() if name != METADATA)
-        return bool(8 + length + max(ends, default=0) > source.size)
-    except (ConverterError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
@@ -103,10 +86,10 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
     """Give the header as an object, and where the data start."""
     what = f"`{source.name}`"
     if source.size < 8:
-        raise FormatError(f"{what} has {source.size} bytes, too few for a safetensors file")
+        raise CutOffError(f"{what} has {source.size} bytes, too few for a safetensors file")
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > source.size - 8:
-        raise FormatError(
+        raise CutOffError(
             f"{what} says its header has {length:,} bytes; {source.size - 8:,} follow: it is cut off, or no safetensors file"
         )
     if length > limits().header_bytes:
@@ -170,7 +153,8 @@ def _check_whole(entries: Sequence[_Entry], source: Source, start: int) -> None:
             raise LayoutError(f"`{source.name}`: `{entry.name:.200}` {what}: it begins at {entry.begin:,}, not {end:,}")
         end = entry.end
     if end != source.size - start:
-        raise LayoutError(f"`{source.name}` has {source.size - start:,} bytes of data; its tensors take {end:,}")
+        cause = LayoutError if end < source.size - start else CutOffError
+        raise cause(f"`{source.name}` has {source.size - start:,} bytes of data; its tensors take {end:,}")
 
 
 def _tie(tensors: dict[str, Tensor], metadata: Mapping[str, str], others: set[str], file: str) -> None:

@@ -20,7 +20,6 @@ TORCH_ZIP: Final = Format(
     matches=lambda head: head.startswith(b"PK\3\4"),  # a zip's local header: PyTorch itself looks no further
     read=lazily("converter.formats.torch.reader", "read"),
     endings=_ENDINGS,
-    truncated=lazily("converter.formats.torch.reader", "truncated"),
     engines=("numpy", "transformers"),
     contents="records",
 )

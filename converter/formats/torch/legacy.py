@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.errors import FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
+from converter.errors import CutOffError, FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
 from converter.formats.torch import TORCH_LEGACY
 from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
@@ -79,11 +79,11 @@ class _Stream:
             most = min(self.source.size, limits().pickle_bytes)
             try:
                 pickled = run(self._data, TABLE, persistent, self.position, used=self.used)
-            except TruncatedPickleError:
+            except TruncatedPickleError as error:
                 if len(self._data) >= most:
                     if self.source.size > most:
                         raise LimitError(f"`{self.source.name}` has more than {most:,} bytes of pickles") from None
-                    raise
+                    raise CutOffError(str(error)) from error
                 size = min(most, max(_FIRST_READ, 4 * len(self._data)))
                 self._data = bytes(self.source.read(0, size))
             else:
@@ -152,7 +152,7 @@ class _Mentioned:
             kind, numel = self.kinds[key]
             nbytes = numel * kind.dtype.itemsize
             if position + 8 + nbytes > source.size:
-                raise LayoutError(
+                raise CutOffError(
                     f"`{source.name}` ends at byte {source.size:,}; storage `{key[:80]}` needs {position + 8 + nbytes:,}: "
                     "it was cut off"
                 )

@@ -5,12 +5,10 @@ Source: torch/serialization.py `_save` and `_load`; caffe2/serialize/inline_cont
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.errors import ConverterError, FormatError, LayoutError, PickleError
+from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
 from converter.formats.torch import TORCH_ZIP
-from converter.io.local import LocalFile
 from converter.io.source import NOWHERE
 from converter.io.zip_archive import Archive, first_record
 from converter.limits import limits
@@ -40,8 +38,6 @@ _WRITERS: Final = (  # a record, and which versions write it: the first that is 
     ("byteorder", "torch 2.1 to 2.6"),
     ("version", PUBLISHED_WRITER),
 )
-_ZIP_END: Final = b"PK\5\6"  # the last record of a zip archive
-_ZIP_LEAST, _ZIP_MOST = 22, 22 + 65_535  # bytes of that record
 _CUT_OFF: Final = 4 << 20  # bytes of data.pkl that are looked at in a file that lost its directory
 _KEPT: Final = frozenset(
     (
@@ -104,13 +100,6 @@ def read_cut_off(source: Source) -> Catalogue | None:
         )
     except ConverterError:
         return None
-
-
-def truncated(path: Path) -> bool:
-    """Whether a zip ends before its directory does."""
-    source = LocalFile(path)
-    most = min(_ZIP_MOST, source.size)
-    return bytes(source.read(source.size - most, most)).rfind(_ZIP_END) not in range(most - _ZIP_LEAST + 1)
 
 
 def _promised(value: Any) -> object:
@@ -190,11 +179,11 @@ def _check_kind(archive: Archive) -> None:
     name = archive.name
     for record, what in _MARKS:
         if record in archive or any(n.endswith("/" + record) for n in archive.records if not archive.root):
-            raise FormatError(f"`{name}` is {what}")
+            raise ProgramError(f"`{name}` is {what}")
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         what = "a numpy archive (npz)" if all(n.endswith(".npy") for n in archive.records) else "a zip archive"
-        raise FormatError(
+        raise ForeignFileError(
             f"`{name}` is {what}, but no PyTorch checkpoint: it holds {held or 'nothing'} and no `data.pkl`"
         )
     if not archive.root:

@@ -1,0 +1,74 @@
+"""What a file is that is no checkpoint: one list, by which files are refused and archives are left unopened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+HEAD: Final = 512  # bytes that tell every kind of file from the others
+_PAGE: Final = "an HTML page, probably an error page of the server it was downloaded from"
+_PICKLE: Final = "a bare pickle, not a file of torch.save; `scan` tells what is in it"
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A kind of file, and the bytes at `offset` that show it. `sealed`: it holds files, and is not opened here."""
+
+    magic: bytes
+    title: str
+    how: str = ""  # to go on
+    offset: int = 0
+    sealed: bool = False
+    any_case: bool = False  # of letters in `magic`, which is lower case
+
+    def matches(self, head: bytes) -> bool:
+        """Whether a file's first HEAD bytes show this kind."""
+        found = head[self.offset : self.offset + len(self.magic)]
+        return (found.lower() if self.any_case else found) == self.magic
+
+
+FOREIGN: Final = (
+    Foreign(b"version https://git-lfs", "a Git LFS pointer, not the file it stands for", "run `git lfs pull`"),
+    Foreign(b"<!doctype html", _PAGE, any_case=True),
+    Foreign(b"<html", _PAGE, any_case=True),
+    Foreign(b"7z\xbc\xaf\x27\x1c", "a 7z archive", "take the checkpoint out of it first", sealed=True),
+    # RFC 1952: the third byte is the method of compression, and 8 is the only one that readers take.
+    Foreign(b"\x1f\x8b\x08", "a gzip file", "unpack it first", sealed=True),
+    Foreign(b"BZh", "a bzip2 file", "unpack it first", sealed=True),
+    Foreign(b"\xfd7zXZ\0", "an xz file", "unpack it first", sealed=True),
+    Foreign(b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first", sealed=True),
+    Foreign(b"\x93NUMPY", "a numpy array (npy)"),
+    Foreign(b"\x89HDF", "an HDF5 file, as Keras writes them"),
+    Foreign(b"lmgg", "a GGML file of before GGUF"),
+    Foreign(b"fmgg", "a GGML file of before GGUF"),
+    Foreign(b"tjgg", "a GGML file of before GGUF"),
+    Foreign(b"PK\5\6", "an empty zip archive"),
+    Foreign(b"PK\7\10", "one part of a split zip archive", "join the parts first", sealed=True),
+    Foreign(
+        b"ustar",
+        "a tar archive",
+        "torch of before 0.1.10 wrote such checkpoints; load it with torch and save it again",
+        offset=257,
+        sealed=True,
+    ),
+    *(Foreign(bytes([0x80, protocol]), _PICKLE) for protocol in (2, 3, 4, 5)),
+)
+
+
+def sealed(head: bytes) -> Foreign | None:
+    """The kind of archive that a file's first HEAD bytes show, if it is one that is not opened here."""
+    return next((kind for kind in FOREIGN if kind.sealed and kind.matches(head)), None)
+
+
+def what(head: bytes) -> str:
+    """What a file that is no checkpoint is, by its first HEAD bytes."""
+    if not head:
+        return "an empty file"
+    if not head.strip(b"\0"):
+        return "a file that starts with zeros: a download that reserved its room and never finished, perhaps"
+    for kind in FOREIGN:
+        if kind.matches(head):
+            return f"{kind.title}: {kind.how}" if kind.how else kind.title
+    if head.lstrip()[:1] in (b"{", b"["):
+        return "a JSON document, not a checkpoint"
+    return f"no checkpoint this program knows (its first bytes are {head[:8].hex(' ')})"
