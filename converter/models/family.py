@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from converter.errors import ConverterError, ModelError, UnsupportedError
 from converter.models.architecture import Architecture, Metadatum
@@ -11,7 +11,7 @@ from converter.models.architecture import Architecture, Metadatum
 # Whether the output head is a tensor of its own: not stored, the same view as the embedding, or another tensor.
 TiedHead = Literal["absent", "tied", "untied"]
 
-_U32 = 1 << 32
+_U32: Final = 1 << 32
 
 
 class Family(Architecture):
@@ -24,7 +24,7 @@ class Family(Architecture):
 
     def gguf_notes(self, settings: Mapping[str, Any]) -> list[str]:
         """Sentences on what llama.cpp will compute otherwise. UnsupportedError where it would be wrong."""
-        self._refuse(UnsupportedError, "GGUF of it is not written here: choose safetensors", settings)
+        self._refuse(UnsupportedError, "GGUF of it is not written here: choose safetensors")
 
     def gguf_metadata(self, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> Iterator[tuple[Metadatum, float]]:
         """Yield the GGUF keys of the architecture with their values. ModelError where one is no positive number."""
@@ -39,11 +39,11 @@ class Family(Architecture):
         self, sizes: Mapping[str, int], settings: Mapping[str, Any], head: TiedHead
     ) -> list[tuple[str, object]]:
         """The lines of model.properties that tell the Java client what to compute. ModelError where it can't."""
-        self._refuse(ModelError, "the program that reads model.properties does not know it", sizes, settings, head)
+        self._refuse(ModelError, "the program that reads model.properties does not know it")
 
     def engine(self) -> str:
         """The name of the engine that computes it, in `converter.inference.engine`. ModelError where none does."""
         self._refuse(ModelError, "what it computes can't be compared here: compare its tensors alone")
 
-    def _refuse(self, error: type[ConverterError], what: str, *_: object) -> NoReturn:
+    def _refuse(self, error: type[ConverterError], what: str) -> NoReturn:
         raise error(f"{self.title} is recognised, but {what}")
