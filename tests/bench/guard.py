@@ -80,7 +80,7 @@ _READ = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from converter.formats.torch.reader import read
-from converter.io.source import LocalFile
+from converter.io.local import LocalFile
 read(LocalFile(sys.argv[2]))
 """
 
