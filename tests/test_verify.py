@@ -35,7 +35,9 @@ from converter.tensors.verified import checked
 from converter.verification import comparison
 from converter.verification.golden import Golden, load
 from converter.verification.verify import Options, verify
+from tests.checkpoints import floats, legacy_bytes, view
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
+from tests.seeds import safetensors_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -131,6 +133,23 @@ def test_a_header_that_is_cut_off_is_truncated(form: str, source: Path, tmp_path
     cut(weights(output), 300)
 
     assert [one.what for one in check(source, output).outputs[0].tensors.different] == ["truncated"]
+
+
+@pytest.mark.parametrize("at", [20, 200, -1])
+def test_a_legacy_stream_that_is_cut_off_is_truncated(at: int, source: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(legacy_bytes({"w": view("0", (2,))}, {"0": floats(1, 2)})[:at])
+
+    assert [one.what for one in check(source, tmp_path / "x.pt").outputs[0].tensors.different] == ["truncated"]
+
+
+def test_a_shard_that_is_cut_off_is_truncated(source: Path, tmp_path: Path) -> None:
+    whole = safetensors_file({"w": ("F32", (2,), floats(1, 2))})
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(whole)
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(whole[:-1])
+
+    found = check(source, tmp_path).outputs[0].tensors.different
+
+    assert [(one.what, "00002-of" in one.detail) for one in found] == [("truncated", True)]
 
 
 @pytest.mark.parametrize("form", ["safetensors", "gguf", "torch"])

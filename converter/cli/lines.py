@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from converter.text import safe_text
+from converter.text import plural, safe_text
 
 if TYPE_CHECKING:
     from converter.reports.scan import FileScan, FindingReport, ScanReport
@@ -32,8 +32,7 @@ def scan(report: ScanReport) -> None:
     if len(report.files) > 1 or report.skipped or report.links:
         skipped = f"; {report.skipped:,} without a pickle skipped" if report.skipped else ""
         links = f"; {report.links:,} links or special files not followed" if report.links else ""
-        files = "1 file" if len(report.files) == 1 else f"{len(report.files):,} files"
-        lines.append(typer.style(f"{files}: {listed}{skipped}{links}", bold=True))
+        lines.append(typer.style(f"{plural(len(report.files), 'file')}: {listed}{skipped}{links}", bold=True))
     # Where the reader has seen enough, the exit code is still the verdict's.
     with contextlib.suppress(BrokenPipeError):
         # Colours are left out where nobody's terminal is.

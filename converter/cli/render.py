@@ -17,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from converter.text import nbytes_text, safe_text
+from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -356,7 +356,7 @@ def conversion(report: ConversionReport) -> None:
     would = "" if report.written else " would be written"
     out.print(Text(f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", style="bold"))
     model = f" of {report.model}" if report.model else ""
-    out.print(Text(f"  {report.tensors:,} tensors{model} in {len(weights):,} file{'s' if len(weights) > 1 else ''}"))
+    out.print(Text(f"  {report.tensors:,} tensors{model} in {plural(len(weights), 'file')}"))
     if report.dropped:
         out.print(Text(f"  {len(report.dropped):,} masks left out: they follow from the architecture"))
     for name, kept in report.tied[:8]:

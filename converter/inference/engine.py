@@ -71,5 +71,5 @@ def _gpt2(catalogue: Catalogue, config: Mapping[str, Any] | None, activation: Ac
 
 # By the names that families give their engines.
 _ENGINES: Final[Mapping[str, Callable[[Catalogue, Mapping[str, Any] | None, Activation | None], Model]]] = {
-    "gpt2": _gpt2
+    "numpy-gpt2": _gpt2
 }

@@ -294,7 +294,7 @@ def _guess(ids: list[int], most: int) -> list[int]:
 
 def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> models.Recognition:
     found = models.recognise(catalogue, config)
-    if found is None or found.family.engine() != "gpt2":
+    if found is None or found.family.engine() != "numpy-gpt2":
         raise ModelError(f"`{catalogue.location}` is no GPT-2: inference is for Cerebras-GPT and models like it")
     if found.missing:
         raise ModelError(f"`{catalogue.location}` lacks `{found.missing[0]}`: inference needs every parameter")

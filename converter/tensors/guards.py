@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from converter.errors import ManifestError, UnsafeError, UnsupportedError
 from converter.limits import limits
+from converter.text import listed
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -34,11 +35,8 @@ def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) 
     """
     unknown = catalogue.unknown_globals()
     if unknown and not ignore_globals:
-        listed = ", ".join(f"`{name}`" for name in unknown[:5]) + (
-            f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        )
         raise UnsafeError(
-            f"`{catalogue.location}` names {listed}, which a checkpoint of tensors alone does not need; nothing was "
+            f"`{catalogue.location}` names {listed(unknown)}, which a checkpoint of tensors alone does not need; nothing was "
             "executed: give --ignore-globals to carry over the tensors and drop the rest"
         )
     if catalogue.unsupported:

@@ -537,9 +537,14 @@ def test_z14_what_a_file_is_is_told_by_its_bytes_and_never_by_its_name(name: str
     assert_refused(written(tmp_path, data, f"x{ending}"), what)
 
 
-@pytest.mark.parametrize("start", [b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"])
-def test_z14_what_scan_can_not_open_is_never_plain(start: bytes, tmp_path: Path) -> None:
-    path = written(tmp_path, start + bytes(60))
+SEALED = (b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"a" * 257 + b"ustar")
+
+
+@pytest.mark.parametrize("start", SEALED)
+@pytest.mark.parametrize("inside", [False, True], ids=["", "in a zip"])
+def test_z14_what_scan_can_not_open_is_never_plain(start: bytes, inside: bool, tmp_path: Path) -> None:
+    data = start + bytes(60)
+    path = written(tmp_path, zip_bytes([Entry("readme", data)]) if inside else data)
 
     assert scanned(path)["verdict"] == "malformed"
     assert rules(scanned(path)) == ["not-looked-into"]

@@ -63,4 +63,4 @@ class Gpt2(Family):
 
     def engine(self) -> str:
         """The name of the engine that computes it."""
-        return "gpt2"
+        return "numpy-gpt2"
