@@ -95,7 +95,7 @@ def test_fifty_disks_that_are_too_small(tiny: Path, whole: Path, tmp_path: Path,
     moments = random.Random(output)
     # The check of free space is taken out: a disk may also fill up while it is written to.
     script = (
-        "import sys; from converter import publish; publish._check_room = lambda *a: None; "
+        "import sys; from converter.io import publish; publish._check_room = lambda *a: None; "
         "from converter.cli.app import app; app(sys.argv[1:])"
     )
 

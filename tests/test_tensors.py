@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.dtypes import BF16, BOOL, BY_NAME, C32, C64, C128, DTYPES, F4, F8_E4M3, F16, F32, F64, I64, U8, Dtype
+from converter.errors import SourceError
 from converter.io.source import NOWHERE, Source
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Storage, Tensor
@@ -193,7 +194,7 @@ def test_a_failure_ahead_comes_when_its_tile_is_due() -> None:
     tensor = Tensor(F32, (1500, 1000), (1, 1500), 0, cut)
     cut.source.size = 0  # type: ignore[misc]
 
-    with pytest.raises(AssertionError):
+    with pytest.raises(SourceError):
         list(tensor.tiles(1 << 20))
 
 

@@ -11,11 +11,12 @@ from converter.dtypes import BY_NAME, Dtype
 from converter.errors import ModelError, OutputError, UnsupportedError
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
-from converter.io.source import STEP
 from converter.models import recognition as models
 from converter.reports import conversion as reports
 from converter.tensors.casting import Loss
 from converter.tensors.guards import check_portable
+from converter.tensors.parts import storage_parts
+from converter.tensors.tensor import Storage
 from converter.tensors.verified import checked
 
 if TYPE_CHECKING:
@@ -57,13 +58,15 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    threads: int | None = None,
     progress: Callable[[int], None] | None = None,
     starting: Callable[[int], None] | None = None,
 ) -> reports.ConversionReport:
     """Write `output`, or with `dry_run` only say what would be written.
 
     An output that ends in .safetensors or .gguf is one file; any other is a folder, with config.json and the tokenizer's
-    files beside the weights. `starting` is told the bytes to come before the first is written.
+    files beside the weights. `starting` is told the bytes to come before the first is written. As many `threads` work as
+    there are processors, unless a number is given; what is remote is read by one.
     """
     format = target_format(output, to)
     check_portable(catalogue, ignore_globals=ignore_globals, no_crc=not check_crc)
@@ -107,7 +110,16 @@ def convert(
             starting(plan.nbytes)
         if plan.passing:
             original.pass_by()
-        _publish(plan, output, force=force, resume=resume, progress=progress, inputs=inputs, check=finish)
+        _publish(
+            plan,
+            output,
+            force=force,
+            resume=resume,
+            progress=progress,
+            inputs=inputs,
+            check=finish,
+            threads=threads if original.concurrent else 1,
+        )
     return _report(original, output, format, dtype, plan, planned, recognition, dry_run)
 
 
@@ -249,11 +261,7 @@ def _companions(catalogue: Catalogue, beside: Path | None, tokenizer: Path | Non
 def _copy(path: Path) -> Piece:
     source = LocalFile(path)
 
-    def tiles() -> Any:
-        for offset in range(0, source.size, STEP):
-            yield source.read(offset, min(STEP, source.size - offset))
-
-    return Piece(f"{path.name} {source.mtime_ns}", source.size, tiles)
+    return Piece(f"{path.name} {source.mtime_ns}", storage_parts(Storage(source, 0, source.size, path.name)))
 
 
 def _report(

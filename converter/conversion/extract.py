@@ -36,12 +36,14 @@ def extract(
     check_crc: bool = True,
     force: bool = False,
     ignore_globals: bool = False,
+    threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ExtractReport:
     """Write the parameters folder, atomically. Every CRC is checked on the way unless `check_crc` is false.
 
     With `properties`, model.properties goes there, and a checkpoint that it can't express is refused with ModelError
-    before anything is written; without, the report says why it was left out.
+    before anything is written; without, the report says why it was left out. As many `threads` work as there are
+    processors, unless a number is given; what is remote is read by one.
     """
     check_portable(catalogue, ignore_globals=ignore_globals, no_crc=not check_crc)
     recognition = models.recognise(catalogue, catalogue.config)
@@ -64,7 +66,15 @@ def extract(
         raise ModelError(f"no model.properties can be written: {extraction.refused}")
     if extraction.plan.passing:
         catalogue.pass_by()
-    publish(extraction.plan, folder, force=force, progress=progress, inputs=inputs, check=finish)
+    publish(
+        extraction.plan,
+        folder,
+        force=force,
+        progress=progress,
+        inputs=inputs,
+        check=finish,
+        threads=threads if catalogue.concurrent else 1,
+    )
     if properties is not None and extraction.properties is not None:
         text = PlannedFile("", (literal("model.properties", extraction.properties.encode()),))
         publish(Plan((text,), folder=False), properties, force=force, inputs=inputs)

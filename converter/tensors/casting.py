@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
@@ -59,6 +60,23 @@ class Loss:
     def __bool__(self) -> bool:
         """Whether any number became another one."""
         return bool(self.overflowed or self.underflowed or self.rounded)
+
+
+class Losses(dict[str, Loss]):
+    """Losses by the names of tensors, whose parts are added up by several threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = Lock()
+
+    def add(self, name: str, loss: Loss) -> None:
+        """Add what a part of a tensor lost."""
+        with self._lock:
+            known = self.setdefault(name, Loss())
+            known.nan += loss.nan
+            known.overflowed += loss.overflowed
+            known.underflowed += loss.underflowed
+            known.rounded += loss.rounded
 
 
 def can_convert(source: Dtype, target: Dtype) -> bool:

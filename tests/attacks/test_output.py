@@ -20,6 +20,7 @@ import pytest
 
 from converter.errors import OutputError
 from converter.formats.parameters import folder as parameters
+from converter.io.parts import Buffers, Part
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
 from converter.opening import open_checkpoint
 from converter.text import safe_text
@@ -43,16 +44,23 @@ def file_plan(content: bytes) -> Plan:
 
 SLOWLY = """
 import sys, time
-from converter import publish
-write = publish._write_all
+from converter.io import writer
+from converter.tensors import parts
+writer._TOGETHER = parts._RUN = 8
+write = writer._write_all
 def slowly(descriptor, data, offset):
     write(descriptor, data, offset)
     print("writing", flush=True)
     time.sleep(60)
-publish._write_all = slowly
+writer._write_all = slowly
 from converter.cli.app import app
 app(sys.argv[1:])
 """
+
+
+def interruptible() -> None:
+    """Let Control-C end a child: a suite in the background ignores it, and a child would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +72,13 @@ app(sys.argv[1:])
 def test_o01_a_signal_leaves_nothing(number: int, code: int, command: list[str], source: Path, tmp_path: Path) -> None:
     before = everything(tmp_path)
     words = [sys.executable, "-c", SLOWLY, command[0], str(source), str(tmp_path / command[1])]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=interruptible,  # noqa: PLW1509
+    ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == b"writing\n"
         assert everything(tmp_path) != before
@@ -436,10 +450,10 @@ def test_o06_too_little_room_is_said_before_a_byte_is_written(
 
 
 def test_o06_a_plan_that_no_disk_holds_writes_nothing(tmp_path: Path) -> None:
-    def tiles() -> Iterator[memoryview]:
+    def tiles(buffers: Buffers) -> Iterator[memoryview]:
         raise AssertionError
 
-    huge = Plan((PlannedFile("", (Piece("huge", 1 << 60, tiles),)),), folder=False)
+    huge = Plan((PlannedFile("", (Piece("huge", (Part(1 << 60, tiles),)),)),), folder=False)
     with pytest.raises(OutputError, match="there is room for"):
         publish(huge, tmp_path / "out")
     assert everything(tmp_path) == {}
