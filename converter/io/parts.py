@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import Final
 
 from converter.io.checksums import crc32, crc32_combine
@@ -21,7 +22,7 @@ class Buffers:
 
     def __init__(self, tile: int) -> None:
         self.tile = tile
-        self._free: list[bytearray] = []
+        self._free: list[mmap] = []
 
     @contextmanager
     def lent(self, nbytes: int) -> Iterator[memoryview]:
@@ -34,7 +35,7 @@ class Buffers:
             # The largest one makes room, so that there are as many buffers as are lent at the same time.
             if self._free:
                 self._free.remove(max(self._free, key=len))
-            buffer = bytearray(nbytes)
+            buffer = mmap(-1, max(1, nbytes))  # which starts with a page: the kernel copies faster to there
         try:
             yield memoryview(buffer)[:nbytes]
         finally:

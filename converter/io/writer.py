@@ -257,7 +257,8 @@ class _Run:
     def _hear(self, told: _Told) -> None:
         if told.nbytes and self._progress is not None:
             self._progress(told.nbytes)
-        self.disk.note(told.tasks)
+        if told.tasks:
+            self.disk.note(told.tasks)
 
 
 class _Disk:
