@@ -8,12 +8,14 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from converter.errors import OutputError
+from converter.io.parts import Part
 from converter.io.publish import Piece, Plan, PlannedFile, literal, publish
 
 
@@ -33,7 +35,7 @@ def failing(error: BaseException, after: bytes = b"") -> Plan:
             yield memoryview(after)
         raise error
 
-    return Plan((PlannedFile("", (Piece("bad", 10, tiles),)),), folder=False)
+    return Plan((PlannedFile("", (Piece("bad", (Part(10, lambda buffers: tiles()),)),)),), folder=False)
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -134,38 +136,54 @@ def test_a_second_run_waits_for_nobody(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, os, time
 from pathlib import Path
-from converter.io import publish as p
-p._SYNCED = 1000
-def tiles(number):
-    def made():
+from converter.io import publish as p, writer
+from converter.io.parts import Part
+writer._SYNCED = 1000
+writer._TOGETHER = 500
+def part(number):
+    def made(buffers):
         for _ in range(10):
             time.sleep(0.002)
             yield memoryview(bytes([number]) * 100)
-    return made
-files = [p.PlannedFile(f"f{n}", tuple(p.Piece(f"{n}.{i}", 1000, tiles(10 * n + i)) for i in range(4))) for n in range(5)]
-p.publish(p.Plan(tuple(files), folder=True, identity=sys.argv[2]), Path(sys.argv[1]), resume=sys.argv[3] == "resume", force=True)
+    return Part(1000, made)
+files = [p.PlannedFile(f"f{n}", tuple(p.Piece(f"{n}.{i}", (part(10 * n + i),)) for i in range(4))) for n in range(5)]
+p.publish(p.Plan(tuple(files), folder=True, identity=sys.argv[2]), Path(sys.argv[1]), resume=sys.argv[3] == "resume", force=True,
+          threads=int(sys.argv[4]))
 """
 WHOLE = {f"f{n}": b"".join(bytes([10 * n + i]) * 1000 for i in range(4)) for n in range(5)}
 
 
-def start(target: Path, how: str, identity: str = "same") -> subprocess.Popen[bytes]:
+def start(target: Path, how: str, identity: str = "same", threads: int = 1) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(target), identity, how], cwd=Path(__file__).parent.parent
+        [sys.executable, "-c", SCRIPT, str(target), identity, how, str(threads)], cwd=Path(__file__).parent.parent
     )
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.2, 0.3, 0.4])
-def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(tmp_path: Path, delay: float) -> None:
+def await_entries(out: Path, count: int) -> None:
+    """Wait until the journal has so many lines behind the first."""
+    journal = out.with_name(f".{out.name}.partial.journal")
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if journal.exists() and journal.read_bytes().count(b"\n") > count:
+            return
+        time.sleep(0.001)
+    raise AssertionError("the journal did not grow")
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("parts", [0, 1, 2, 5, 10])
+def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(
+    tmp_path: Path, parts: int, threads: int
+) -> None:
     out = tmp_path / "out"
     publish(folder_plan(old=b"old"), out)
 
-    killed = start(out, "resume")
-    with pytest.raises(subprocess.TimeoutExpired):
-        killed.wait(delay)
+    killed = start(out, "resume", threads=threads)
+    await_entries(out, parts)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     before = everything(out)
-    assert start(out, "resume").wait() == 0
+    assert start(out, "resume", threads=threads).wait() == 0
 
     assert before in ({"old": b"old"}, WHOLE)
     assert everything(tmp_path) == {f"out/{name}": data for name, data in WHOLE.items()}
@@ -174,8 +192,7 @@ def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(tmp_path
 def test_what_was_left_by_another_source_is_not_continued(tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed = start(out, "resume", "one source")
-    with pytest.raises(subprocess.TimeoutExpired):
-        killed.wait(0.3)
+    await_entries(out, 2)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     for path in (tmp_path / ".out.partial").rglob("f*"):
@@ -192,7 +209,7 @@ def test_a_file_size_limit_is_one_sentence_and_leaves_nothing(tmp_path: Path) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), "x", "anew"],
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "out"), "x", "anew", "1"],
         cwd=Path(__file__).parent.parent,
         preexec_fn=limited,
         capture_output=True,

@@ -142,6 +142,10 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 IgnoreGlobals = Annotated[
     bool, typer.Option("--ignore-globals", help="Carry over the tensors of a pickle that asks for more; drop the rest.")
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, help="Read and write with N threads instead of one a processor."),
+]
 NoCrc = Annotated[
     bool, typer.Option("--no-crc", help="Read a file that was saved without CRCs, or damaged; check none.")
 ]
@@ -289,6 +293,7 @@ def extract(
         Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
     ] = None,
     sha256: Annotated[bool, typer.Option("--sha256", help="Put the SHA-256 of every file into the manifest.")] = False,
+    threads: Threads = None,
     no_crc: NoCrc = False,
     force: Force = False,
     ignore_globals: IgnoreGlobals = False,
@@ -314,6 +319,7 @@ def extract(
             check_crc=not no_crc,
             force=force,
             ignore_globals=ignore_globals,
+            threads=threads,
             progress=progress,
         )
     if json:
@@ -336,6 +342,7 @@ def convert(
         Path | None, typer.Option("--tokenizer", metavar="DIR", help="The folder with vocab.json and merges.txt.")
     ] = None,
     no_crc: NoCrc = False,
+    threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
@@ -365,6 +372,7 @@ def convert(
             force=force,
             resume=resume,
             ignore_globals=ignore_globals,
+            threads=threads,
             progress=progress,
             starting=progress.start,
         )

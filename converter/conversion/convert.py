@@ -47,14 +47,16 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    threads: int | None = None,
     progress: Callable[[int], None] | None = None,
     starting: Callable[[int], None] | None = None,
 ) -> reports.ConversionReport:
     """Write `output`, or with `dry_run` only say what would be written.
 
     An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
-    the tokenizer's files beside the weights. `starting` is told the bytes to come before the first is written. Raises
-    WordError for a format or dtype that there is not, and the errors of `prepare` and of writing.
+    the tokenizer's files beside the weights. `starting` is told the bytes to come before the first is written. As many
+    `threads` work as there are processors, unless a number is given; what is remote is read by one. Raises WordError for
+    a format or dtype that there is not, and the errors of `prepare` and of writing.
     """
     format = target_format(output, to)
     words = list(dict.fromkeys(word for other in formats.WRITABLE for word in other.dtypes))
@@ -85,7 +87,7 @@ def convert(
     if not dry_run:
         if starting is not None:
             starting(job.plan.nbytes)
-        job.write(force=force, resume=resume, progress=progress)
+        job.write(force=force, resume=resume, progress=progress, threads=threads)
     return _report(job, dry_run=dry_run)
 
 

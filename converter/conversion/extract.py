@@ -37,12 +37,14 @@ def extract(
     check_crc: bool = True,
     force: bool = False,
     ignore_globals: bool = False,
+    threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ExtractReport:
     """Write the parameters folder, atomically. Every CRC is checked on the way unless `check_crc` is false.
 
     With `properties`, model.properties goes there, and a checkpoint that it can't express is refused with ModelError
-    before anything is written; without, the report says why it was left out.
+    before anything is written; without, the report says why it was left out. As many `threads` work as there are
+    processors, unless a number is given; what is remote is read by one.
     """
     inputs = catalogue.identities()
 
@@ -64,7 +66,7 @@ def extract(
     text = job.planned.properties
     if properties is not None and text is None:
         raise ModelError(f"no {PROPERTIES} can be written: {job.planned.refused}")
-    job.write(force=force, progress=progress)
+    job.write(force=force, progress=progress, threads=threads)
     if properties is not None and text is not None:
         file = PlannedFile("", (literal(PROPERTIES, text.encode()),))
         publish(Plan((file,), folder=False), properties, force=force, inputs=inputs)

@@ -13,11 +13,12 @@ from converter.errors import ModelError, UnsupportedError
 from converter.formats.companions import CONFIG, GENERATION, LICENCES, TOKENIZER
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
-from converter.io.source import STEP
 from converter.models.recognition import Recognition, recognise
 from converter.models.vocabulary import is_beside
 from converter.opening import folder_beside
 from converter.tensors.guards import check_portable
+from converter.tensors.parts import storage_parts
+from converter.tensors.tensor import Storage
 from converter.tensors.verified import checked
 
 if TYPE_CHECKING:
@@ -48,7 +49,12 @@ class Job:
         )
 
     def write(
-        self, *, force: bool = False, resume: bool = False, progress: Callable[[int], None] | None = None
+        self,
+        *,
+        force: bool = False,
+        resume: bool = False,
+        threads: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         """Write the output, atomically. Raises OutputError where it can't be, and what reading the source raises."""
         if self.plan.passing:
@@ -57,7 +63,16 @@ class Job:
         for path, plan in self._outputs():
             check_target(path, folder=plan.folder, force=force, inputs=inputs)
         for path, plan in self._outputs():
-            publish(plan, path, force=force, resume=resume, progress=progress, inputs=inputs, check=self.check)
+            publish(
+                plan,
+                path,
+                force=force,
+                resume=resume,
+                progress=progress,
+                inputs=inputs,
+                check=self.check,
+                threads=threads if self.source.concurrent else 1,
+            )
 
     def _outputs(self) -> Iterator[tuple[Path, Plan]]:
         """Files in several parts beside each other are as many outputs."""
@@ -155,9 +170,4 @@ def _config(config: Mapping[str, Any], beside: Path | None, dtype: str) -> Plann
 
 def _copy(path: Path) -> Piece:
     source = LocalFile(path)
-
-    def tiles() -> Iterator[memoryview]:
-        for offset in range(0, source.size, STEP):
-            yield source.read(offset, min(STEP, source.size - offset))
-
-    return Piece(f"{path.name} {source.mtime_ns}", source.size, tiles)
+    return Piece(f"{path.name} {source.mtime_ns}", storage_parts(Storage(source, 0, source.size, path.name)))

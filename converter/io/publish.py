@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ctypes.util
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -23,29 +21,38 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from converter.errors import OutputError
-from converter.io.local import drop, outgrow_memory
+from converter.io.journal import locked
+from converter.io.local import outgrow_memory
+from converter.io.parts import TILES, Buffers, Part, known
+from converter.io.writer import File, Policy, Progress, cores, missing, present, sync_folder, write, write_in_order
 from converter.text import os_reason
 
 KEPT: Final = ("README.md", ".gitignore")  # a folder with nothing else counts as empty, and keeps them
-_SYNCED: Final = 256 << 20  # bytes between two entries of the journal
-_BEHIND: Final = 64 << 20  # bytes that are written before they are sent to the disk
 _ALIKE: Final = 32  # bytes by which a report is known
 _MARGIN: Final = 1 << 20  # bytes of room for directories and journals
-
-Progress = Callable[[int], None]  # called with the bytes written since the last call
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of an output file, made when it is their turn. `tiles` gives exactly `nbytes`, in order.
+    """Bytes of an output file, made when it is their turn: `parts` one after another.
 
     `dtype` is a tensor's, as the file will have it; None for headers and the like.
     """
 
     name: str
-    nbytes: int
-    tiles: Callable[[], Iterator[memoryview]]
+    parts: tuple[Part, ...]
     dtype: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts)
+
+    def tiles(self) -> Iterator[memoryview]:
+        """Yield its bytes in order; each tile is valid until the next is asked for."""
+        buffers = Buffers(TILES)
+        for part in self.parts:
+            yield from part.tiles(buffers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +93,17 @@ class Plan:
         return outgrow_memory(2 * self.nbytes)
 
     def digest(self) -> str:
-        """Give a digest of names, order and sizes, and of the sources."""
-        described = [[file.path, [[piece.name, piece.nbytes] for piece in file.pieces]] for file in self.files]
+        """A digest of names, order and sizes, and of the sources."""
+        described = [
+            [file.path, [[piece.name, [part.nbytes for part in piece.parts]] for piece in file.pieces]]
+            for file in self.files
+        ]
         return hashlib.sha256(json.dumps([self.identity, self.folder, described]).encode()).hexdigest()
 
 
 def literal(name: str, data: bytes) -> Piece:
     """Give a piece whose bytes are known already; its name binds a partial output to them."""
-    return Piece(f"{name} {hashlib.sha256(data).hexdigest()}", len(data), lambda: iter([memoryview(data)]))
+    return Piece(f"{name} {hashlib.sha256(data).hexdigest()}", (known(data),))
 
 
 def check_target(target: Path, *, folder: bool, force: bool, inputs: Sequence[tuple[int, int]] = ()) -> None:
@@ -133,9 +143,11 @@ def publish(
     progress: Progress | None = None,
     inputs: Sequence[tuple[int, int]] = (),
     check: Callable[[], None] | None = None,
+    threads: int | None = None,
 ) -> None:
     """Write a plan to `target`. Raises OutputError where it can't be; then nothing is left, but for what `resume` keeps.
 
+    As many `threads` read, check and write as there are processors, unless a number is given; the bytes are the same.
     With `resume`, what an interrupted run of the same plan on the same sources left whole is kept, and an interruption
     of this run leaves it for the next. `check` is called before what was written takes the target's place, and may raise.
     """
@@ -144,15 +156,25 @@ def publish(
         raise AssertionError("a file of a plan lies outside of its target")
     with _explained(target):
         check_target(target, folder=plan.folder, force=force, inputs=inputs)
-        with _parents(target), _locked(target) as journal:
+        with _parents(target), locked(target) as journal:
             partial = target.with_name(f".{target.name}.partial")
-            done = journal.done(plan) if resume else 0
-            if not done:
+            files = _placed(plan, plan.files, partial)
+            digest = plan.digest()
+            whole = present(files, journal.whole(digest)) if resume else frozenset[int]()
+            if not whole:
                 _remove(partial)
-            _check_room(plan, target, done)
-            journal.begin(plan)
+            _check_room(target, missing(files, whole))
+            journal.begin(digest, whole)
+            policy = Policy(threads or cores(), plan.passing, progress, journal.note if resume else None)
             try:
-                _write(plan, partial, journal, done, progress, resume=resume)
+                if plan.folder:
+                    partial.mkdir(exist_ok=True)
+                write(files, policy, whole)
+                for file in _placed(plan, plan.finish() if plan.finish else (), partial):
+                    write_in_order(file)
+                if plan.folder:
+                    for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
+                        sync_folder(folder)
                 if check is not None:
                     check()
                 _swap(partial, target, folder=plan.folder)
@@ -197,162 +219,22 @@ def _explained(target: Path) -> Iterator[None]:
         raise OutputError(f"`{target}` can't be written: {os_reason(error)}") from error
 
 
-class _Journal:
-    """What is whole of a partial output: a line with the plan's digest, then a line per synced position."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path, self._descriptor = path, descriptor
-
-    def done(self, plan: Plan) -> int:
-        """Give how many bytes of the plan are known to be whole."""
-        lines = os.pread(self._descriptor, 16 << 20, 0).decode("ascii", "replace").split("\n")
-        if lines[0] != plan.digest():
-            return 0
-        return max((int(line) for line in lines[1:-1] if line.isdigit()), default=0)
-
-    def begin(self, plan: Plan) -> None:
-        if os.pread(self._descriptor, 64, 0) != plan.digest().encode():
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{plan.digest()}\n".encode(), 0)
-
-    def note(self, position: int) -> None:
-        os.pwrite(self._descriptor, f"{position}\n".encode(), os.fstat(self._descriptor).st_size)
-        os.fsync(self._descriptor)
-
-    def forget(self) -> None:
-        self.path.unlink(missing_ok=True)
+def _placed(plan: Plan, files: Sequence[PlannedFile], partial: Path) -> list[File]:
+    """The files with their paths in the partial output."""
+    return [
+        File(
+            partial / file.path if plan.folder else partial,
+            tuple(part for piece in file.pieces for part in piece.parts),
+        )
+        for file in files
+    ]
 
 
-@contextlib.contextmanager
-def _locked(target: Path) -> Iterator[_Journal]:
-    path = target.with_name(f".{target.name}.partial.journal")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"`{target}` is being written by another run: wait for it to end") from error
-        journal = _Journal(path, descriptor)
-        try:
-            yield journal
-        except BaseException:
-            if not os.fstat(descriptor).st_size:
-                journal.forget()
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _write(plan: Plan, partial: Path, journal: _Journal, done: int, progress: Progress | None, *, resume: bool) -> None:
-    """Write the files of a plan that are not whole yet, and what `finish` adds."""
-    if plan.folder:
-        partial.mkdir(exist_ok=True)
-    position = synced = pending = 0
-    passing = plan.passing
-    unsynced: list[int] = []
-    for file in plan.files:
-        path = partial / file.path if plan.folder else partial
-        if file.nbytes and position + file.nbytes <= done:
-            position += file.nbytes
-            _tell(progress, file.nbytes)
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # What was whole at the last sync may be followed by bytes that were not.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            whole = max(0, done - position)
-            os.ftruncate(descriptor, whole)
-            _reserve(descriptor, file.nbytes)
-            written = dropped = 0
-            for piece in file.pieces:
-                if written + piece.nbytes <= whole:
-                    written += piece.nbytes
-                    _tell(progress, piece.nbytes)
-                    continue
-                start = written
-                for tile in piece.tiles():
-                    _write_all(descriptor, tile, written)
-                    written += len(tile)
-                    _tell(progress, len(tile))
-                    if passing and written - dropped >= _BEHIND:
-                        # The last part sets out to the disk, the one before has got there.
-                        before = max(0, dropped - _BEHIND)
-                        drop(descriptor, before, written - before)
-                        dropped = written
-                if written != start + piece.nbytes:
-                    raise AssertionError(f"{piece.name}: {written - start} bytes where {piece.nbytes} were planned")
-                if resume and position + written - synced >= _SYNCED:
-                    _sync(unsynced)
-                    os.fsync(descriptor)
-                    synced = position + written
-                    journal.note(synced)
-            unsynced.append(os.dup(descriptor))
-            pending += file.nbytes
-            if len(unsynced) >= 64 or (passing and pending >= _BEHIND):
-                _sync(unsynced, passing=passing)
-                pending = 0
-        finally:
-            os.close(descriptor)
-        position += file.nbytes
-    _sync(unsynced, passing=passing)
-    for file in plan.finish() if plan.finish else ():
-        path = partial / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            written = 0
-            for piece in file.pieces:
-                for tile in piece.tiles():
-                    _write_all(descriptor, tile, written)
-                    written += len(tile)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    if plan.folder:
-        for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
-            _sync_folder(folder)
-
-
-def _tell(progress: Progress | None, nbytes: int) -> None:
-    if progress is not None:
-        progress(nbytes)
-
-
-def _sync(descriptors: list[int], *, passing: bool = False) -> None:
-    while descriptors:
-        descriptor = descriptors.pop()
-        try:
-            os.fsync(descriptor)
-            if passing:
-                drop(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, offset)
-        data, offset = data[count:], offset + count
-
-
-def _reserve(descriptor: int, nbytes: int) -> None:
-    """Reserve the room at once: a full disk shows before the work, and the blocks lie together.
-
-    On file systems without a device of their own (tmpfs, NFS, FUSE) reserving means writing zeros, so it is left out.
-    """
-    if nbytes and sys.platform == "linux" and os.major(os.fstat(descriptor).st_dev):
-        try:
-            os.posix_fallocate(descriptor, 0, nbytes)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-
-
-def _check_room(plan: Plan, target: Path, done: int) -> None:
+def _check_room(target: Path, nbytes: int) -> None:
     free = os.statvfs(target.parent)
     room = free.f_bavail * free.f_frsize
-    if plan.nbytes - done + _MARGIN > room:
-        raise OutputError(f"`{target}` needs {plan.nbytes - done:,} bytes and there is room for {room:,} on its disk")
+    if nbytes + _MARGIN > room:
+        raise OutputError(f"`{target}` needs {nbytes:,} bytes and there is room for {room:,} on its disk")
 
 
 def _swap(partial: Path, target: Path, *, folder: bool) -> None:
@@ -362,11 +244,11 @@ def _swap(partial: Path, target: Path, *, folder: bool) -> None:
             if (target / name).is_file() and not (partial / name).exists():
                 shutil.copy2(target / name, partial / name)
         _exchange(partial, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         _remove(partial)
     else:
         partial.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 def _exchange(one: Path, other: Path) -> None:
@@ -394,11 +276,3 @@ def _remove(path: Path) -> None:
         path.unlink()
     elif path.is_dir():
         shutil.rmtree(path)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,7 @@
 """Conversion between floating-point formats, tile by tile: exact where it can be, else rounded to nearest, ties to even.
 
 Everything goes through F32, as in PyTorch: F64 to F16 or BF16 rounds twice, and so gives PyTorch's bits. Blocks are
-sized so that what they need stays in the cache: two to four times faster than whole arrays.
+sized so that what they need stays near the processor: two to four times faster than whole arrays.
 
 Sources: IEEE 754; OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2), OCP Microscaling Formats 1.0 (E8M0); the FNUZ
 kinds: Noune and others, 8-bit Numerical Formats for Deep Neural Networks, 2022.
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
@@ -20,7 +21,7 @@ from converter.errors import UnsupportedError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK: Final = 32 << 10  # elements; three arrays of F32 lie in a cache of 512 KiB
+BLOCK: Final = 64 << 10  # elements of a pass: shorter ones fit a smaller cache, but threads wait more for each other
 _PIECE: Final = 256 << 10  # elements of a converted tile: at most 2 MiB
 TARGETS: Final = (F64, F32, F16, BF16)
 
@@ -59,6 +60,23 @@ class Loss:
     def __bool__(self) -> bool:
         """Whether any number became another one."""
         return bool(self.overflowed or self.underflowed or self.rounded)
+
+
+class Losses(dict[str, Loss]):
+    """Losses by the names of tensors, whose parts are added up by several threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = Lock()
+
+    def add(self, name: str, loss: Loss) -> None:
+        """Add what a part of a tensor lost."""
+        with self._lock:
+            known = self.setdefault(name, Loss())
+            known.nan += loss.nan
+            known.overflowed += loss.overflowed
+            known.underflowed += loss.underflowed
+            known.rounded += loss.rounded
 
 
 def can_convert(source: Dtype, target: Dtype) -> bool:

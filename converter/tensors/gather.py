@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from converter.tensors.tensor import TILE
+from converter.io.parts import Buffers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 _STAGE: Final = 1 << 20  # bytes read before they are put in their places: what the cache holds
 # What a read costs, to choose between one long read and many short ones: a system call and Python's share of it take
 # about as long as copying this many bytes out of the page cache.
-_CALL: Final = 16 << 10
+_CALL: Final = 64 << 10
 
 
 @dataclass(slots=True)
@@ -48,74 +47,76 @@ def _joined(tensor: Tensor) -> _Dimensions:
     return joined
 
 
-def gathered(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
-    """Give the row-major bytes of any view: a tile is a run of rows, gathered into one of two buffers."""
-    view, dtype = _joined(tensor), np.dtype(tensor.dtype.numpy)
-    shape, stride = view.shape or [1], view.stride or [1]
-    room = max(1, nbytes // dtype.itemsize)
-    # The tile runs along `axis`: the first whose inner dimensions fit into the buffer whole.
-    axis, inner = len(shape) - 1, 1
-    while axis > 0 and inner * shape[axis] <= room:
-        inner *= shape[axis]
-        axis -= 1
-    rows = max(1, min(shape[axis], room // inner))
-    places = (
-        (tensor.offset + sum(i * s for i, s in zip(index, stride[:axis], strict=True)) + start * stride[axis],
-         min(rows, shape[axis] - start))
-        for index in np.ndindex(*shape[:axis])
-        for start in range(0, shape[axis], rows)
-    )  # fmt: skip
-    reader, swapped = _Reader(tensor, dtype), tensor.dtype.swapped if tensor.storage.byteorder == "big" else 1
+def gathered(tensor: Tensor, buffers: Buffers) -> Iterator[memoryview]:
+    """Yield the row-major bytes of any view: a tile is a run of rows, of at most `buffers.tile` bytes."""
+    plan = _Tiles(tensor, buffers.tile)
+    with buffers.lent(plan.nbytes) as tile, buffers.lent(_STAGE) as stage:
+        reader = _Reader(tensor, plan.dtype, stage)
+        for place in plan.places():
+            yield plan.fill(tile, reader, *place)
 
-    def fill(tile: NDArray[Any], offset: int, count: int) -> memoryview:
-        out = tile[: count * inner]
-        reader.gather(out.reshape(count, *shape[axis + 1 :]), offset, stride[axis:])
-        if swapped > 1:
-            out.view(f"<u{swapped}").byteswap(inplace=True)
-        return out.view("|u1").data
 
+def gathered_ahead(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
+    """Yield the same in tiles of at most `nbytes`; while one tile is being used, the next is gathered."""
     if tensor.nbytes <= nbytes or nbytes < _STAGE:
-        with _lent(1, rows * inner, dtype) as (tile,):
-            for place in places:
-                yield fill(tile, *place)
+        yield from gathered(tensor, Buffers(nbytes))
         return
-    # While one tile is being used, the next is gathered.
-    with _lent(2, rows * inner, dtype) as both, ThreadPoolExecutor(1) as pool:
-        tiles = itertools.cycle(both)
-        ahead = pool.submit(partial(copy_context().run, fill, next(tiles), *next(places)))
+    plan = _Tiles(tensor, nbytes)
+    places = plan.places()
+    tiles = itertools.cycle([np.empty(plan.nbytes, "u1").data for _ in range(2)])
+    reader = _Reader(tensor, plan.dtype, memoryview(bytearray(_STAGE)))
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(partial(copy_context().run, plan.fill, next(tiles), reader, *next(places)))
         for place in places:
             done = ahead.result()
-            ahead = pool.submit(partial(copy_context().run, fill, next(tiles), *place))
+            ahead = pool.submit(partial(copy_context().run, plan.fill, next(tiles), reader, *place))
             yield done
         yield ahead.result()
 
 
-@contextmanager
-def _lent(count: int, size: int, dtype: Any) -> Iterator[NDArray[Any]]:
-    """Lend [count, size]. What is lent comes back: new pages for every tensor would take as long as filling them."""
-    nbytes = count * size * dtype.itemsize
-    try:
-        whole = _SPARE.pop()
-    except IndexError:
-        whole = np.empty(2 * TILE, "u1")  # of which only what is used becomes resident
-    if len(whole) < nbytes:  # someone asked for larger tiles
-        whole = np.empty(nbytes, "u1")
-    try:
-        yield whole[:nbytes].view(dtype).reshape(count, size)
-    finally:
-        if not _SPARE and len(whole) == 2 * TILE:
-            _SPARE.append(whole)
+class _Tiles:
+    """How a view is cut into tiles: each is a run along one axis, whose inner dimensions it holds whole."""
 
+    def __init__(self, tensor: Tensor, nbytes: int) -> None:
+        view = _joined(tensor)
+        self.dtype = np.dtype(tensor.dtype.numpy)
+        self._shape, self._stride, self._offset = view.shape or [1], view.stride or [1], tensor.offset
+        room = max(1, nbytes // self.dtype.itemsize)
+        # The tile runs along `axis`: the first whose inner dimensions fit into the buffer whole.
+        self._axis, self._inner = len(self._shape) - 1, 1
+        while self._axis > 0 and self._inner * self._shape[self._axis] <= room:
+            self._inner *= self._shape[self._axis]
+            self._axis -= 1
+        self._rows = max(1, min(self._shape[self._axis], room // self._inner))
+        self._swapped = tensor.dtype.swapped if tensor.storage.byteorder == "big" else 1
 
-_SPARE: Final[list[NDArray[Any]]] = []
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the largest tile."""
+        return self._rows * self._inner * self.dtype.itemsize
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Yield where each tile starts in the storage, in elements, and how many rows it has."""
+        length, step = self._shape[self._axis], self._stride[self._axis]
+        for index in np.ndindex(*self._shape[: self._axis]):
+            outer = self._offset + sum(i * s for i, s in zip(index, self._stride, strict=False))
+            for start in range(0, length, self._rows):
+                yield outer + start * step, min(self._rows, length - start)
+
+    def fill(self, tile: memoryview, reader: _Reader, offset: int, count: int) -> memoryview:
+        """Gather the `count` rows from `offset` on into `tile`."""
+        out = np.frombuffer(tile, self.dtype, count * self._inner)
+        reader.gather(out.reshape(count, *self._shape[self._axis + 1 :]), offset, self._stride[self._axis :])
+        if self._swapped > 1:
+            out.view(f"<u{self._swapped}").byteswap(inplace=True)
+        return tile[: out.nbytes]
 
 
 class _Reader:
     """Copies strided elements of a storage into an array by way of a small buffer, by whichever reads cost least."""
 
-    def __init__(self, tensor: Tensor, dtype: Any) -> None:
-        self._storage, self._dtype = tensor.storage, dtype
-        self._buffer = bytearray()
+    def __init__(self, tensor: Tensor, dtype: Any, buffer: memoryview) -> None:
+        self._storage, self._dtype, self._buffer = tensor.storage, dtype, buffer
 
     def gather(self, out: NDArray[Any], offset: int, stride: list[int]) -> None:
         """Fill `out` with the elements at `offset` + index · `stride` (elements)."""
@@ -142,7 +143,7 @@ class _Reader:
 
     def _once(self, out: NDArray[Any], offset: int, stride: list[int], span: int) -> None:
         itemsize = self._dtype.itemsize
-        self._storage.readinto(offset * itemsize, self._room(span))
+        self._storage.readinto(offset * itemsize, self._buffer[:span])
         strides = [s * itemsize if n > 1 else 0 for n, s in zip(out.shape, stride, strict=True)]
         copy_strided(out, np.ndarray(out.shape, self._dtype, self._buffer, 0, strides))
 
@@ -153,8 +154,8 @@ class _Reader:
         itemsize = self._dtype.itemsize
         step = stride[axis] * itemsize
         apart = step if together else inner  # bytes from one step to the next in the buffer
-        count = max(1, (_STAGE - inner) // apart + 1)
-        room = self._room(_STAGE)
+        count = max(1, _STAGE // apart)
+        room = self._buffer
         strides = [s * itemsize if n > 1 else 0 for n, s in zip(out.shape, stride, strict=True)]
         strides[axis] = apart
         part: list[slice] = [slice(None)] * out.ndim
@@ -162,7 +163,10 @@ class _Reader:
         for start in range(0, out.shape[axis], count):
             steps = min(count, out.shape[axis] - start)
             if together:
-                readinto(position, room[: (steps - 1) * step + inner])
+                # All up to the next step, so that the storage is read in one run and its CRC needs no other.
+                readinto(
+                    position, room[: steps * step if start + steps < out.shape[axis] else (steps - 1) * step + inner]
+                )
             else:
                 for at in range(steps):
                     readinto(position + at * step, room[at * inner : (at + 1) * inner])
@@ -170,11 +174,6 @@ class _Reader:
             part[axis] = slice(start, start + steps)
             target = out[tuple(part)]
             copy_strided(target, np.ndarray(target.shape, self._dtype, self._buffer, 0, strides))
-
-    def _room(self, nbytes: int) -> memoryview:
-        if len(self._buffer) < nbytes:
-            self._buffer = bytearray(nbytes)
-        return memoryview(self._buffer)[:nbytes]
 
 
 def copy_strided(out: NDArray[Any], source: NDArray[Any]) -> None:

@@ -70,9 +70,16 @@ class Storage:
         """Yield the parts of files that it lies in, headers included, without reading any."""
         return self.source.spans(self.offset, self.nbytes)
 
-    def release(self) -> None:
-        """Announce that all of it was read for the last time."""
-        self.source.release(self.offset, self.nbytes)
+    def tiles(self, offset: int, nbytes: int, buffer: memoryview) -> Iterator[memoryview]:
+        """Yield `nbytes` bytes from `offset` on, piece by piece in `buffer`: each is valid until the next is asked for."""
+        for done in range(0, nbytes, len(buffer) or 1):
+            piece = buffer[: min(len(buffer), nbytes - done)]
+            self.readinto(offset + done, piece)
+            yield piece
+
+    def release(self, offset: int = 0, nbytes: int | None = None) -> None:
+        """Announce that a range, or all of it, was read for the last time."""
+        self.source.release(self.offset + offset, self.nbytes if nbytes is None else nbytes)
 
     def prefetch(self, offset: int, nbytes: int) -> None:
         """Announce that a range will be read in any order and more than once: a remote source then fetches it first."""
@@ -183,6 +190,11 @@ class Tensor:
         array.flags.writeable = False
         return array
 
+    @property
+    def streams(self) -> bool:
+        """Whether its canonical bytes lie in the storage as they are, one after another."""
+        return self.contiguous and (self.storage.byteorder == "little" or self.dtype.swapped == 1)
+
     def tiles(self, nbytes: int | None = None) -> Iterator[memoryview]:
         """Give the canonical bytes (row-major, little-endian) in pieces of at most `nbytes`, in order.
 
@@ -191,28 +203,24 @@ class Tensor:
         """
         if self.size == 0:
             return
-        if self.contiguous and (self.storage.byteorder == "little" or self.dtype.swapped == 1):
-            yield from self._runs(nbytes or STEP)
+        if self.streams:
+            start, size = self.offset * self.dtype.itemsize, self.nbytes
+            yield from self.storage.tiles(start, size, memoryview(bytearray(min(nbytes or STEP, size))))
         else:
-            span = (
-                1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-            ) * self.dtype.itemsize
-            # Views that are parts of one storage are usually read one after the other: then it is fetched once.
-            whole = self.storage.nbytes <= _SHARED * span
-            start, size = (0, self.storage.nbytes) if whole else (self.offset * self.dtype.itemsize, span)
-            self.storage.prefetch(start, size)
-            from converter.tensors.gather import gathered
+            self.prefetch()
+            from converter.tensors.gather import gathered_ahead
 
-            yield from gathered(self, nbytes or TILE)
+            yield from gathered_ahead(self, nbytes or TILE)
         self.storage.release()
 
-    def _runs(self, nbytes: int) -> Iterator[memoryview]:
-        total, start = self.nbytes, self.offset * self.dtype.itemsize
-        buffer = memoryview(bytearray(min(nbytes, total)))
-        for done in range(0, total, nbytes):
-            piece = buffer[: min(nbytes, total - done)]
-            self.storage.readinto(start + done, piece)
-            yield piece
+    def prefetch(self) -> None:
+        """Announce that its elements will be read in any order and more than once."""
+        last = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        span = (1 + last) * self.dtype.itemsize
+        # Views that are parts of one storage are usually read one after the other: then it is fetched once.
+        whole = self.storage.nbytes <= _SHARED * span
+        start, size = (0, self.storage.nbytes) if whole else (self.offset * self.dtype.itemsize, span)
+        self.storage.prefetch(start, size)
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Final
 
 from converter.errors import ArchiveError
-from converter.io.checksums import crc32
+from converter.io.checksums import crc32, crc32_combine
 from converter.io.source import STEP, Derived
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Storage
+
+_RUNS: Final = 32  # runs of a storage that are kept apart; one that is read in more is read once more, in order
 
 
 def checked(catalogue: Catalogue) -> tuple[Catalogue, Callable[[], None]]:
@@ -44,17 +47,23 @@ def checked(catalogue: Catalogue) -> tuple[Catalogue, Callable[[], None]]:
 
 
 class _Checked(Derived):
-    """A storage's bytes. Read from start to end, the CRC is taken as they go by; read otherwise, by a pass of its own."""
+    """A storage's bytes, whose CRC is taken as they go by, in runs that any thread may read in any order.
+
+    Runs that meet become one by combining their CRCs. What was read in too many runs, or not at all, is read once more
+    from start to end.
+    """
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage.source, storage.source.name, storage.nbytes)
         self.begun = False
         self._storage = storage
-        self._crc = self._next = 0
-        self._done = False
+        self._lock = Lock()
+        self._runs: dict[int, _Run] = {}  # by their ends; a thread takes a run out while it makes it longer
+        self._scattered = self._settled = False
 
     def prefetch(self, offset: int, size: int) -> None:
         """Announce all of it: it is read whole to be checked, so all is worth fetching."""
+        self._scattered = True
         self._storage.prefetch(0, self.size)
 
     def _base_range(self, offset: int, size: int) -> tuple[int, int]:
@@ -62,35 +71,95 @@ class _Checked(Derived):
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
         self.begun = True
-        if not self._done and offset != self._next:
-            self.check()
-        if self._done:
+        run = None if self._settled or not buffer else self._run_from(offset)
+        if run is None:
             self._storage.readinto(offset, buffer)
             return
         for start in range(0, len(buffer), STEP):  # what was just read is in the cache
             piece = buffer[start : start + STEP]
             self._storage.readinto(offset + start, piece)
-            self._take(piece)
+            run.take(piece)
+        self._add(run)
 
     def check(self) -> None:
         """Read what has not gone by yet, and compare."""
-        if self._done:
-            return
-        buffer = memoryview(bytearray(min(STEP, self.size)))
-        while not self._done:
-            piece = buffer[: min(STEP, self.size - self._next)]
-            self._storage.readinto(self._next, piece)
-            self._take(piece)
-
-    def _take(self, data: memoryview) -> None:
-        self._crc = crc32(data, self._crc)
-        self._next += len(data)
-        if self._next < self.size:
-            return
-        self._done = True
+        with self._lock:
+            if self._settled:
+                return
+            self._settled = True
+            runs = {run.start: run for run in self._runs.values()}
+            self._runs.clear()
+        try:
+            whole = self._completed(runs)
+        except BaseException:
+            self._settled = False  # it was not compared: whoever reads on, does
+            raise
         storage = self._storage
-        if self._crc != storage.crc32:
+        if whole.crc != storage.crc32:
             raise ArchiveError(
-                f"storage `{storage.key}` in `{storage.source.name}` is damaged: its CRC-32 is {self._crc:08x}, the "
+                f"storage `{storage.key}` in `{storage.source.name}` is damaged: its CRC-32 is {whole.crc:08x}, the "
                 f"archive says {storage.crc32:08x}; get the file again"
             )
+
+    def _completed(self, runs: dict[int, _Run]) -> _Run:
+        """All of the storage as one run: `runs`, by their starts, and what lies between them, which is read."""
+        whole = _Run(0)
+        buffer = memoryview(bytearray(min(STEP, self.size)))
+        while whole.end < self.size:
+            if whole.end in runs:
+                whole.join(runs[whole.end])
+                continue
+            next_run = min((start for start in runs if start > whole.end), default=self.size)
+            piece = buffer[: min(STEP, next_run - whole.end)]
+            self._storage.readinto(whole.end, piece)
+            whole.take(piece)
+        return whole
+
+    def _run_from(self, offset: int) -> _Run | None:
+        """Take out the run that ends at `offset`, or begin one; None where a run holds what stands there."""
+        with self._lock:
+            known = self._runs.pop(offset, None)
+            if known is None and any(run.start <= offset < run.end for run in self._runs.values()):
+                return None
+            return known or _Run(offset)
+
+    def _add(self, run: _Run) -> None:
+        """Put back a run that has become longer, and compare if that was all, or all but a few bytes."""
+        with self._lock:
+            if self._settled:
+                return
+            for other in list(self._runs.values()):
+                if other.start == run.end:
+                    run.join(self._runs.pop(other.end))
+                elif other.end == run.start:
+                    del self._runs[other.end]
+                    other.join(run)
+                    run = other
+            known = self._runs.get(run.end)
+            if known is None or known.start > run.start:
+                self._runs[run.end] = run
+            left = self.size - run.end if run.start == 0 else self.size
+            # The last row of a transposed matrix ends with bytes that the first columns don't need.
+            finished = left == 0 or (self._scattered and left <= STEP)
+        if finished or len(self._runs) > _RUNS:
+            self.check()
+
+
+class _Run:
+    """Bytes from `start` up to `end` that went by, and their CRC."""
+
+    __slots__ = ("crc", "end", "start")
+
+    def __init__(self, start: int) -> None:
+        self.start = self.end = start
+        self.crc = 0
+
+    def take(self, data: memoryview) -> None:
+        """Add the bytes that follow."""
+        self.crc = crc32(data, self.crc)
+        self.end += len(data)
+
+    def join(self, other: _Run) -> None:
+        """Add the run that follows."""
+        self.crc = crc32_combine(self.crc, other.crc, other.end - other.start)
+        self.end = other.end

@@ -20,6 +20,7 @@ import pytest
 
 from converter.errors import OutputError
 from converter.formats.parameters import folder as parameters
+from converter.io.parts import Buffers, Part
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
 from converter.opening import open_checkpoint
 from converter.text import safe_text
@@ -44,13 +45,15 @@ def file_plan(content: bytes) -> Plan:
 
 SLOWLY = """
 import sys, time
-from converter.io import publish
-write = publish._write_all
+from converter.io import writer
+from converter.tensors import parts
+writer._TOGETHER = parts._RUN = 8
+write = writer._write_all
 def slowly(descriptor, data, offset):
     write(descriptor, data, offset)
     print("writing", flush=True)
     time.sleep(60)
-publish._write_all = slowly
+writer._write_all = slowly
 from converter.cli.app import app
 app(sys.argv[1:])
 """
@@ -439,10 +442,10 @@ def test_o06_too_little_room_is_said_before_a_byte_is_written(
 
 
 def test_o06_a_plan_that_no_disk_holds_writes_nothing(tmp_path: Path) -> None:
-    def tiles() -> Iterator[memoryview]:
+    def tiles(buffers: Buffers) -> Iterator[memoryview]:
         raise AssertionError
 
-    huge = Plan((PlannedFile("", (Piece("huge", 1 << 60, tiles),)),), folder=False)
+    huge = Plan((PlannedFile("", (Piece("huge", (Part(1 << 60, tiles),)),)),), folder=False)
     with pytest.raises(OutputError, match="there is room for"):
         publish(huge, tmp_path / "out")
     assert everything(tmp_path) == {}

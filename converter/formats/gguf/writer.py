@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,15 +17,15 @@ from converter.errors import ManifestError, ModelError, OutputError, Unsupported
 from converter.formats.format import Options, Planned
 from converter.formats.gguf.blocks import BY_NAME, Encoding, quantised
 from converter.formats.gguf.reader import ACTIVATION, ALIGNMENT, ARRAY, MAGIC, STRING, TOKENIZER, TYPES
+from converter.io.parts import Buffers, Part, known
 from converter.io.publish import Piece, PlannedFile, literal
-from converter.io.source import STEP
 from converter.models.families import runnable
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition
 from converter.models.vocabulary import Vocabulary, load
-from converter.tensors.casting import Loss, can_convert, converted
+from converter.tensors.casting import Loss, Losses, can_convert, converted
 from converter.tensors.guards import check_expansion
-from converter.tensors.tensor import TILE
+from converter.tensors.parts import tensor_parts
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -64,7 +64,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         *_architecture(recognition, settings),
         *_tokenizer(recognition, settings, load(tokenizer) if tokenizer is not None else None, notes),
     ]
-    losses: dict[str, Loss] = {}
+    losses = Losses()
     catalogue.expect(written.tensor for written in tensors)
     model = recognition.model.name if recognition.model else "model"
     path = options.name or f"{model}-{'F32' if options.dtype == 'keep' else options.dtype.upper()}.gguf"
@@ -280,7 +280,7 @@ def _scalar(key: str, type: str, value: float) -> bytes:
 
 
 def _files(
-    tensors: list[_Written], metadata: list[bytes], path: str, most: int | None, losses: dict[str, Loss]
+    tensors: list[_Written], metadata: list[bytes], path: str, most: int | None, losses: Losses
 ) -> list[PlannedFile]:
     shards = _shards(tensors, sum(map(len, metadata)), most)
     if len(shards) > 1 and not path.endswith(".gguf"):
@@ -299,9 +299,7 @@ def _files(
             ]
         header = _header(shard, keys)
         pieces = [literal("header", header)]
-        pieces += [
-            Piece(written.name, written.padded, _bytes(written, losses), written.encoding.name) for written in shard
-        ]
+        pieces += [Piece(written.name, _parts(written, losses), written.encoding.name) for written in shard]
         files.append(PlannedFile(name, tuple(pieces)))
     return files
 
@@ -339,21 +337,19 @@ def _info(written: _Written, offset: int) -> bytes:
     )
 
 
-def _bytes(written: _Written, losses: dict[str, Loss]) -> Callable[[], Iterator[memoryview]]:
-    def tiles() -> Iterator[memoryview]:
-        tensor, encoding = written.tensor, written.encoding
-        # What lies in order is taken in pieces that stay in the cache; what doesn't is gathered from far apart.
-        source = tensor.tiles(STEP if tensor.contiguous else TILE)
-        target = DTYPES.get(encoding.name, F32)
+def _parts(written: _Written, losses: Losses) -> tuple[Part, ...]:
+    tensor, encoding = written.tensor, written.encoding
+    target = DTYPES.get(encoding.name, F32)
+
+    def made(view: Tensor, tiles: Iterator[memoryview], buffers: Buffers) -> Iterator[memoryview]:
         loss = Loss()
-        values = converted(source, tensor.dtype, target, loss)
+        values = converted(tiles, tensor.dtype, target, loss)
         yield from values if encoding.block == 1 else quantised(values, encoding, written.source)
         if loss or loss.nan:
-            losses[written.source] = loss
-        if written.padded > written.nbytes:
-            yield memoryview(bytes(written.padded - written.nbytes))
+            losses.add(written.source, loss)
 
-    return tiles
+    padding = bytes(written.padded - written.nbytes)
+    return (*tensor_parts(tensor, size=encoding.size, made=made), *((known(padding),) if padding else ()))
 
 
 def _padded(nbytes: int) -> int:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,16 +18,17 @@ from converter.dtypes import BY_NAME, F32
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
 from converter.formats.parameters import MANIFEST, PARAMETERS
-from converter.io.checksums import crc32
 from converter.io.local import Descriptors, FolderFile
+from converter.io.parts import Digests, Part
 from converter.io.publish import Piece, PlannedFile, literal
-from converter.io.source import STEP, Joined, Source
+from converter.io.source import Joined, Source
 from converter.io.strict_json import load_json
 from converter.models.architecture import Parameter, Row
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition
 from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.guards import check_expansion
+from converter.tensors.parts import storage_parts, tensor_parts
 from converter.tensors.tensor import Storage, Tensor
 
 SCHEMA: Final = "cerebras-tool/manifest/v1"
@@ -45,8 +47,7 @@ class Written:
     nbytes: int
     key: str
     shard: int | None
-    crc32: int = 0
-    sha256: str | None = None
+    digests: Digests
     byteorder: str = "little"
 
 
@@ -67,16 +68,16 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         properties, refused = _properties(catalogue, recognition, layout, form), None
     except ModelError as error:
         properties, refused = None, str(error)
-    written = [Written(file.path, file.nbytes, file.key, file.shard, byteorder=file.byteorder) for file in layout.files]
-    files = tuple(
-        PlannedFile(file.path, (Piece(file.path, file.nbytes, _stamped(file, out, sha256)),) if file.nbytes else ())
-        for file, out in zip(layout.files, written, strict=True)
-    )
+    written = []
+    planned = []
+    for file in layout.files:
+        parts = file.parts(sha256)
+        digests = Digests([part.nbytes for part in parts], sha256=sha256)
+        parts = tuple(replace(part, seen=partial(digests.take, index)) for index, part in enumerate(parts))
+        written.append(Written(file.path, file.nbytes, file.key, file.shard, digests, file.byteorder))
+        planned.append(PlannedFile(file.path, (Piece(file.path, parts),) if parts else ()))
 
     def finish() -> Sequence[PlannedFile]:
-        for file, out in zip(layout.files, written, strict=True):
-            if sha256 and not file.nbytes:
-                out.sha256 = hashlib.sha256().hexdigest()
         manifest = _manifest(catalogue, recognition, layout, written, form)
         documents = [(MANIFEST, json.dumps(manifest, indent=1) + "\n")]
         if properties is not None and options.properties_inside:
@@ -84,7 +85,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         return [PlannedFile(path, (literal(path, text.encode()),)) for path, text in documents]
 
     return Planned(
-        files,
+        tuple(planned),
         len(layout.places),
         dropped=tuple(layout.dropped),
         notes=() if refused is None else (f"no {PROPERTIES}: {refused}",),
@@ -116,14 +117,14 @@ def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file to be: `tiles` gives its bytes."""
+    """A file to be. `parts` gives its bytes, in one part if it is told to."""
 
     path: str
     nbytes: int
     key: str
     shard: int | None
     byteorder: str
-    tiles: Callable[[], Iterator[memoryview]]
+    parts: Callable[[bool], tuple[Part, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ def _storages_form(catalogue: Catalogue) -> _Layout:
                 storage.key,
                 storage.shard,
                 storage.byteorder,
-                _copied(storage),
+                partial(storage_parts, storage),
             )
         )
     for name, tensor in catalogue.items():
@@ -198,7 +199,7 @@ def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layou
         else:
             pieces = [(f"{row.client if row is not None and row.client else _escaped(name)}.dat", stored)]
         for path, view in pieces:
-            layout.files.append(_File(path, view.nbytes, path, None, "little", view.tiles))
+            layout.files.append(_File(path, view.nbytes, path, None, "little", partial(tensor_parts, view)))
         stride = _row_major(stored.shape)
         place = _Place(tuple(path for path, _ in pieces), stride[::-1] if stored is not tensor else stride, 0, "little")
         known[tensor] = layout.places[name] = place
@@ -248,38 +249,6 @@ def _check_paths(layout: _Layout) -> None:
             )
 
 
-# ---- bytes ----------------------------------------------------------------------------------------------------------
-
-
-def _copied(storage: Storage) -> Callable[[], Iterator[memoryview]]:
-    def tiles() -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(min(STEP, storage.nbytes)))
-        for offset in range(0, storage.nbytes, STEP):
-            piece = buffer[: min(STEP, storage.nbytes - offset)]
-            storage.readinto(offset, piece)
-            yield piece
-        storage.release()
-
-    return tiles
-
-
-def _stamped(file: _File, out: Written, sha256: bool) -> Callable[[], Iterator[memoryview]]:
-    """Give the file's bytes, its digests taken as they go by."""
-
-    def tiles() -> Iterator[memoryview]:
-        digest = hashlib.sha256() if sha256 else None
-        found = 0
-        for tile in file.tiles():
-            found = crc32(tile, found)
-            if digest is not None:
-                digest.update(tile)
-            yield tile
-        out.crc32 = found
-        out.sha256 = digest.hexdigest() if digest is not None else None
-
-    return tiles
-
-
 # ---- manifest -------------------------------------------------------------------------------------------------------
 
 
@@ -293,9 +262,9 @@ def _manifest(
 ) -> dict[str, Any]:
     files = []
     for out in written:
-        entry: dict[str, Any] = {"path": out.path, "nbytes": out.nbytes, "crc32": f"{out.crc32:08x}"}
-        if out.sha256 is not None:
-            entry["sha256"] = out.sha256
+        entry: dict[str, Any] = {"path": out.path, "nbytes": out.nbytes, "crc32": f"{out.digests.crc32:08x}"}
+        if out.digests.sha256 is not None:
+            entry["sha256"] = out.digests.sha256
         if form == "storages":
             entry |= {"key": out.key, "shard": out.shard}
         files.append(entry)

@@ -1,0 +1,92 @@
+"""A run of an output's bytes that is made apart from the others, and the memory that a thread makes it in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from mmap import mmap
+from typing import Final
+
+from converter.io.checksums import crc32, crc32_combine
+
+TILES: Final = 40 << 20  # bytes of all tiles of a run, whatever the number of its threads
+
+
+class Buffers:
+    """The memory that one thread works in; `tile` is how many bytes a tile may have.
+
+    What is lent comes back and is lent again, because new pages cost as much as filling them.
+    """
+
+    def __init__(self, tile: int) -> None:
+        self.tile = tile
+        self._free: list[mmap] = []
+
+    @contextmanager
+    def lent(self, nbytes: int) -> Iterator[memoryview]:
+        """Lend `nbytes` bytes of any content until the block ends."""
+        fitting = [buffer for buffer in self._free if len(buffer) >= nbytes]
+        if fitting:
+            buffer = min(fitting, key=len)
+            self._free.remove(buffer)
+        else:
+            # The largest one makes room, so that there are as many buffers as are lent at the same time.
+            if self._free:
+                self._free.remove(max(self._free, key=len))
+            buffer = mmap(-1, max(1, nbytes))  # which starts with a page: the kernel copies faster to there
+        try:
+            yield memoryview(buffer)[:nbytes]
+        finally:
+            self._free.append(buffer)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes of an output that depend on no other part. `tiles` yields exactly `nbytes` bytes, in order.
+
+    Each tile is valid until the next is asked for. `seen` is called with every tile that was written, in order.
+    """
+
+    nbytes: int
+    tiles: Callable[[Buffers], Iterator[memoryview]]
+    seen: Callable[[memoryview], None] | None = field(default=None, compare=False)
+
+
+def known(data: bytes) -> Part:
+    """A part whose bytes are known already."""
+    return Part(len(data), lambda buffers: iter([memoryview(data)]))
+
+
+class Digests:
+    """CRC-32 and, if wanted, SHA-256 of parts that follow each other, taken as each goes by in its own thread.
+
+    SHA-256 can't be combined, so it needs its bytes in one part.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, sha256: bool = False) -> None:
+        if sha256 and len(sizes) > 1:
+            raise AssertionError("SHA-256 can't be combined from parts")
+        self._sizes = tuple(sizes)
+        self._crcs = [0] * len(self._sizes)
+        self._sha256 = hashlib.sha256() if sha256 else None
+
+    def take(self, part: int, tile: memoryview) -> None:
+        """Take the next bytes of a part into account."""
+        self._crcs[part] = crc32(tile, self._crcs[part])
+        if self._sha256 is not None:
+            self._sha256.update(tile)
+
+    @property
+    def crc32(self) -> int:
+        """The CRC-32 of all parts, one after another."""
+        whole = 0
+        for crc, size in zip(self._crcs, self._sizes, strict=True):
+            whole = crc32_combine(whole, crc, size)
+        return whole
+
+    @property
+    def sha256(self) -> str | None:
+        """The SHA-256 in hexadecimal digits; None where it was not wanted."""
+        return None if self._sha256 is None else self._sha256.hexdigest()

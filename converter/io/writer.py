@@ -1,0 +1,408 @@
+"""Writes the parts of files, each at a position that is known before, by several threads.
+
+The threads read, check and write. The main thread waits for what they tell through a queue: it alone syncs, keeps the
+journal, gives pages back to the system and reports progress, and it takes no lock that a signal could leave taken.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Final
+
+from converter.io.local import drop
+from converter.io.parts import TILES, Buffers, Part
+from converter.io.source import STEP
+
+_TOGETHER: Final = 8 << 20  # bytes of small parts that a thread takes at once
+_TOLD: Final = 4 << 20  # bytes between two reports of a thread
+_SYNCED: Final = 256 << 20  # bytes between two entries of the journal
+_BEHIND: Final = 64 << 20  # bytes that are written before they are sent to the disk
+_FILES: Final = 64  # files that are whole before they are synced
+_PATIENCE: Final = 5.0  # seconds that threads are given to stop; they open no more files
+_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+Progress = Callable[[int], None]  # called with the bytes written since the last call
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    if sys.platform == "darwin":
+        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to be written at `path`: its parts follow each other."""
+
+    path: Path
+    parts: tuple[Part, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a run writes.
+
+    `passing` says that nothing should stay in the page cache. `note` is told the numbers of parts that are whole and
+    synced, from time to time; None where nobody will resume.
+    """
+
+    threads: int = 1
+    passing: bool = False
+    progress: Progress | None = None
+    note: Callable[[Sequence[int]], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A part of a file, at `offset`. `number` counts all parts of the run; what is `whole` was written before."""
+
+    number: int
+    file: int
+    offset: int
+    part: Part
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a thread tells: bytes that went by, tasks that are done, and how it ended: by an error in the part `number`."""
+
+    nbytes: int = 0
+    tasks: tuple[_Task, ...] = ()
+    ended: bool = False
+    number: int = -1
+    error: BaseException | None = None
+
+
+def write(files: Sequence[File], policy: Policy, whole: frozenset[int] = frozenset()) -> None:
+    """Write the parts of `files` that are not in `whole`, and sync them; part numbers count through all files.
+
+    The first error stops all threads and is raised; of several, that of the earliest part.
+    """
+    tasks = list(_tasks(files, whole))
+    _create(files)
+    run = _Run(files, policy, tasks)
+    run.skip(sum(file.nbytes for file in files) - _nbytes(tasks))
+    if run.threads == 1:
+        run.alone()
+    else:
+        run.together()
+    run.disk.finish()
+
+
+def write_in_order(file: File) -> None:
+    """Write a file in this thread, and sync it."""
+    _make(file.path)
+    with _opened(file.path) as descriptor:
+        os.ftruncate(descriptor, 0)
+        offset = 0
+        for part in file.parts:
+            for tile in part.tiles(Buffers(TILES)):
+                _write_all(descriptor, tile, offset)
+                offset += len(tile)
+        os.fsync(descriptor)
+
+
+def missing(files: Sequence[File], whole: frozenset[int]) -> int:
+    """How many bytes of `files` lie outside of the parts that are `whole`."""
+    parts = (part for file in files for part in file.parts)
+    return sum(part.nbytes for number, part in enumerate(parts) if number not in whole)
+
+
+def present(files: Sequence[File], whole: frozenset[int]) -> frozenset[int]:
+    """Those of the part numbers `whole` whose bytes lie in the files still."""
+    found = set()
+    number = 0
+    for file in files:
+        size = file.path.stat().st_size if file.path.is_file() else 0
+        end = 0
+        for part in file.parts:
+            end += part.nbytes
+            if number in whole and end <= size:
+                found.add(number)
+            number += 1
+    return frozenset(found)
+
+
+def sync_folder(path: Path) -> None:
+    """Sync the entries of a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Run:
+    """One call of `write`: the jobs that are waiting, and the threads that do them."""
+
+    def __init__(self, files: Sequence[File], policy: Policy, tasks: Sequence[_Task]) -> None:
+        self._files, self._progress = files, policy.progress
+        self._jobs: SimpleQueue[tuple[_Task, ...]] = SimpleQueue()
+        for job in _jobs(tasks):
+            self._jobs.put(job)
+        self.threads = max(1, min(policy.threads, self._jobs.qsize()))
+        self.disk = _Disk(files, policy, tasks)
+        self._at = [-1] * self.threads  # the part that each thread is at
+        self._stopped = False
+
+    def skip(self, nbytes: int) -> None:
+        """Count bytes that an earlier run wrote."""
+        self._hear(_Told(nbytes))
+
+    def alone(self) -> None:
+        """Do every job in this thread."""
+        self._work(0, self._hear)
+
+    def together(self) -> None:
+        """Do the jobs in threads of their own, and raise what stopped them."""
+        told: SimpleQueue[_Told] = SimpleQueue()
+        running = 0
+        failed: list[_Told] = []
+        try:
+            for worker in range(self.threads):
+                Thread(target=self._serve, args=(worker, told.put), daemon=True).start()
+                running += 1
+            while running:
+                one = told.get()
+                running -= one.ended
+                if one.error is not None:
+                    failed.append(one)
+                    break
+                self._hear(one)
+        finally:
+            self._stopped = True
+            # A thread that waits for the system longer than that is left behind: it writes nothing more.
+            with suppress(Empty):
+                while running:
+                    one = told.get(timeout=_PATIENCE)
+                    running -= one.ended
+                    failed += [one] if one.error is not None else []
+        for one in sorted(failed, key=lambda one: one.number):
+            if one.error is not None:
+                raise one.error
+
+    def _serve(self, worker: int, tell: Callable[[_Told], None]) -> None:
+        """Work as a thread; however it ends, that is told."""
+        try:
+            self._work(worker, tell)
+        except BaseException as error:  # for the main thread to raise
+            self._stopped = True
+            tell(_Told(ended=True, number=self._at[worker], error=error))
+        else:
+            tell(_Told(ended=True))
+
+    def _work(self, worker: int, tell: Callable[[_Told], None]) -> None:
+        """Do jobs until there are no more, or another thread failed."""
+        buffers = Buffers(TILES // self.threads)
+        while not self._jobs.empty():
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return
+            untold = 0
+            for file, tasks in groupby(job, lambda task: task.file):
+                with _opened(self._files[file].path) as descriptor:
+                    for task in tasks:
+                        self._at[worker] = task.number
+                        for nbytes in self._done(task, descriptor, buffers):
+                            untold += nbytes
+                            if untold >= _TOLD:
+                                tell(_Told(untold))
+                                untold = 0
+                        if self._stopped:
+                            return
+            tell(_Told(untold, job))
+
+    def _done(self, task: _Task, descriptor: int, buffers: Buffers) -> Iterator[int]:
+        """Write a part, or read again what was written of it; yield how many bytes each tile had, unless it is stopped."""
+        part, done = task.part, 0
+        for tile in _written(task, descriptor, buffers) if task.whole else part.tiles(buffers):
+            count = len(tile)
+            if self._stopped:
+                return
+            if done + count > part.nbytes:
+                break
+            if not task.whole:
+                _write_all(descriptor, tile, task.offset + done)
+            if part.seen is not None:
+                part.seen(tile)
+            done += count
+            yield count
+        else:
+            if done == part.nbytes:
+                return
+            count = 0
+        path = self._files[task.file].path
+        raise AssertionError(
+            f"{path.name}: {done + count} bytes or more at {task.offset} where {part.nbytes} were planned"
+        )
+
+    def _hear(self, told: _Told) -> None:
+        if told.nbytes and self._progress is not None:
+            self._progress(told.nbytes)
+        if told.tasks:
+            self.disk.note(told.tasks)
+
+
+class _Disk:
+    """Brings to the disk what was written: syncs files, keeps the journal, gives pages back to the system."""
+
+    def __init__(self, files: Sequence[File], policy: Policy, tasks: Sequence[_Task]) -> None:
+        self._files, self._policy = files, policy
+        self._left = Counter(task.file for task in tasks)
+        self._whole = [index for index, file in enumerate(files) if not file.parts]  # and not synced yet
+        self._noted: list[_Task] = []  # tasks that are done and stand in no journal yet
+        self._behind: list[_Task] = []  # those whose pages are to be given back
+        self._sent: list[_Task] = []  # those whose pages are on their way to the disk
+
+    def note(self, tasks: tuple[_Task, ...]) -> None:
+        """Take into account that tasks are done."""
+        for task in tasks:
+            self._left[task.file] -= 1
+            if not self._left[task.file]:
+                self._whole.append(task.file)
+        passing = self._policy.passing
+        if passing:
+            self._behind += tasks
+            if _nbytes(self._behind) >= _BEHIND:
+                # The last tasks set out to the disk, those before have got there.
+                self._give_back([*self._sent, *self._behind])
+                self._sent, self._behind = self._behind, []
+        if self._policy.note is not None:
+            self._noted += tasks
+            if _nbytes(self._noted) >= _SYNCED:
+                self._sync({*self._whole, *(task.file for task in self._noted)})
+                self._policy.note([task.number for task in self._noted])
+                self._noted = []
+        if len(self._whole) >= _FILES or (passing and sum(self._files[file].nbytes for file in self._whole) >= _BEHIND):
+            self._sync(self._whole)
+            self._whole = []
+
+    def finish(self) -> None:
+        """Sync what is not synced yet."""
+        self._sync(self._whole)
+        self._whole = []
+
+    def _sync(self, files: Iterable[int]) -> None:
+        for file in files:
+            with _opened(self._files[file].path) as descriptor:
+                os.fsync(descriptor)
+                if self._policy.passing and not self._left[file]:
+                    drop(descriptor)
+
+    def _give_back(self, tasks: Sequence[_Task]) -> None:
+        for file, some in groupby(sorted(tasks, key=lambda task: task.number), lambda task: task.file):
+            with _opened(self._files[file].path) as descriptor:
+                for start, end in _ranges(some):
+                    drop(descriptor, start, end - start)
+
+
+def _tasks(files: Sequence[File], whole: frozenset[int]) -> Iterator[_Task]:
+    """Yield what there is to do. What was written before is read again only where someone wants to see it."""
+    number = 0
+    for index, file in enumerate(files):
+        offset = 0
+        for part in file.parts:
+            if number not in whole or part.seen is not None:
+                yield _Task(number, index, offset, part, number in whole)
+            offset += part.nbytes
+            number += 1
+
+
+def _jobs(tasks: Sequence[_Task]) -> Iterator[tuple[_Task, ...]]:
+    """Put small tasks together, so that a thread has enough to do before it asks again."""
+    job: list[_Task] = []
+    nbytes = 0
+    for task in tasks:
+        if job and nbytes + task.part.nbytes > _TOGETHER:
+            yield tuple(job)
+            job, nbytes = [], 0
+        job.append(task)
+        nbytes += task.part.nbytes
+    if job:
+        yield tuple(job)
+
+
+def _ranges(tasks: Iterable[_Task]) -> list[tuple[int, int]]:
+    """The bytes of tasks of one file, in order, as starts and ends."""
+    ranges: list[tuple[int, int]] = []
+    for task in tasks:
+        start, end = task.offset, task.offset + task.part.nbytes
+        if ranges and ranges[-1][1] == start:
+            start = ranges.pop()[0]
+        ranges.append((start, end))
+    return ranges
+
+
+def _nbytes(tasks: Sequence[_Task]) -> int:
+    return sum(task.part.nbytes for task in tasks)
+
+
+def _create(files: Sequence[File]) -> None:
+    """Make the files, so that a thread that is left behind makes none where the partial output was removed."""
+    for file in files:
+        _make(file.path)
+        with _opened(file.path) as descriptor:
+            _reserve(descriptor, file.nbytes)
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, _FLAGS | os.O_CREAT, 0o666))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, _FLAGS)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _written(task: _Task, descriptor: int, buffers: Buffers) -> Iterator[memoryview]:
+    """Yield the bytes of a part that an earlier run wrote."""
+    with buffers.lent(STEP) as buffer:
+        done = 0
+        while done < task.part.nbytes:
+            count = os.preadv(descriptor, [buffer[: task.part.nbytes - done]], task.offset + done)
+            if not count:
+                raise OSError(errno.EIO, "what was written before is not there any more")
+            yield buffer[:count]
+            done += count
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _reserve(descriptor: int, nbytes: int) -> None:
+    """Reserve the room at once: a full disk shows before the work, and the blocks lie together.
+
+    On file systems without a device of their own (tmpfs, NFS, FUSE) reserving means writing zeros, so it is left out.
+    """
+    if nbytes and sys.platform != "darwin" and os.major(os.fstat(descriptor).st_dev):
+        try:
+            os.posix_fallocate(descriptor, 0, nbytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise

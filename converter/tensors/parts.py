@@ -1,0 +1,103 @@
+"""A tensor's row-major bytes in parts that several threads read at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from converter.io.parts import Buffers, Part
+from converter.io.source import STEP
+from converter.tensors.tensor import Storage, Tensor
+
+if TYPE_CHECKING:
+    # From a view and its canonical bytes to those that are written.
+    Made = Callable[[Tensor, Iterator[memoryview], Buffers], Iterator[memoryview]]
+
+_RUN: Final = 8 << 20  # bytes of a part that is read in order: a multiple of every element and every block
+_STRIDED: Final = 20 << 20  # bytes of a part that is gathered: each may read all of the storage, so there are few
+
+
+def tensor_parts(
+    tensor: Tensor, whole: bool = False, *, size: Callable[[int], int] | None = None, made: Made | None = None
+) -> tuple[Part, ...]:
+    """The parts of a tensor's row-major bytes, or of what `made` makes of them; with `whole` no more than one.
+
+    `size` tells how many bytes it makes of so many elements. Parts hold whole rows, or whole blocks of any encoding.
+    """
+    most = tensor.nbytes if whole else _RUN if tensor.streams else _STRIDED
+    views = list(_views(tensor, most)) if tensor.size else []
+    last = _Last(len(views), tensor.storage)
+
+    def part(view: Tensor) -> Part:
+        def tiles(buffers: Buffers) -> Iterator[memoryview]:
+            read = _read(view, buffers, last)
+            return read if made is None else made(view, read, buffers)
+
+        return Part(view.nbytes if size is None else size(view.size), tiles)
+
+    return tuple(map(part, views))
+
+
+def storage_parts(storage: Storage, whole: bool = False) -> tuple[Part, ...]:
+    """The parts of a storage's bytes as they lie; with `whole` no more than one."""
+
+    def part(start: int, nbytes: int) -> Part:
+        return Part(nbytes, lambda buffers: _in_order(storage, start, nbytes, buffers))
+
+    step = storage.nbytes if whole else _RUN
+    return tuple(part(start, min(step, storage.nbytes - start)) for start in range(0, storage.nbytes, step or 1))
+
+
+def _views(tensor: Tensor, most: int) -> Iterator[Tensor]:
+    """Cut a tensor into views whose row-major bytes follow each other, of at most `most` bytes where rows allow it."""
+    if tensor.nbytes <= most:
+        yield tensor
+    elif tensor.contiguous:
+        count = most // tensor.dtype.itemsize
+        for start in range(0, tensor.size, count):
+            shape = (min(count, tensor.size - start),)
+            yield replace(tensor, shape=shape, stride=(1,), offset=tensor.offset + start)
+    elif tensor.shape[0] == 1 or tensor.nbytes // tensor.shape[0] > most:
+        for row in range(tensor.shape[0] if len(tensor.shape) > 1 else 0):
+            inner = replace(tensor.rows(row, row + 1), shape=tensor.shape[1:], stride=tensor.stride[1:])
+            yield from _views(inner, most)
+    else:
+        count = -(-tensor.nbytes // most)
+        rows = -(-tensor.shape[0] // count)
+        for start in range(0, tensor.shape[0], rows):
+            yield tensor.rows(start, min(start + rows, tensor.shape[0]))
+
+
+def _read(view: Tensor, buffers: Buffers, last: _Last) -> Iterator[memoryview]:
+    if view.streams:
+        yield from _in_order(view.storage, view.offset * view.dtype.itemsize, view.nbytes, buffers)
+        return
+    from converter.tensors.gather import gathered
+
+    view.prefetch()
+    yield from gathered(view, buffers)
+    last.read()
+
+
+def _in_order(storage: Storage, start: int, nbytes: int, buffers: Buffers) -> Iterator[memoryview]:
+    with buffers.lent(min(STEP, nbytes)) as buffer:
+        yield from storage.tiles(start, nbytes, buffer)
+    storage.release(start, nbytes)
+
+
+class _Last:
+    """Gives a storage back once the last of so many views of it was read."""
+
+    def __init__(self, views: int, storage: Storage) -> None:
+        self._left, self._storage = views, storage
+        self._lock = Lock()
+
+    def read(self) -> None:
+        """Note that one more view was read."""
+        with self._lock:
+            self._left -= 1
+            done = self._left == 0
+        if done:
+            self._storage.release()
