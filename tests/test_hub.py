@@ -498,3 +498,24 @@ def test_a_refusal_is_no_other_kind_of_error(hub: Hub) -> None:
     with pytest.raises(ConverterError) as raised:
         open_checkpoint(f"hf://{TINY}")
     assert raised.value.__cause__ is None
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_quantised_file_takes_each_byte_once_and_no_more_requests_a_byte_than_a_plain_one(
+    hub: Hub, tiny: Path, tmp_path: Path
+) -> None:
+    requests_per_byte = {}
+    for dtype in ("f32", "q8_0"):
+        convert(open_checkpoint(tiny), tmp_path / f"{dtype}.gguf", dtype=dtype)
+        content = (tmp_path / f"{dtype}.gguf").read_bytes()
+        hub.on_elsewhere = serve({"/x.gguf": content})
+        catalogue = open_remote(f"{hub.url('elsewhere')}/x.gguf")
+
+        convert(catalogue, tmp_path / f"{dtype}.safetensors")
+
+        traffic = catalogue.origin.traffic
+        assert traffic is not None
+        # Start and end, which were read to find out what the file is, may come twice.
+        assert traffic.nbytes < len(content) + (192 << 10)
+        requests_per_byte[dtype] = traffic.requests / len(content)
+    assert requests_per_byte["q8_0"] < 1.1 * requests_per_byte["f32"]

@@ -10,12 +10,12 @@ import os
 import tempfile
 import threading
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from queue import SimpleQueue
 from typing import IO, Any, Final, Protocol, TypeVar
 
@@ -31,6 +31,7 @@ WINDOW: Final = 32 << 20  # bytes that are fetched ahead; as many may be on thei
 CONNECTIONS: Final = 8
 _BLOCKS: Final = 64  # that are on their way, where they are small
 _AHEAD: Final = 4 << 10  # bytes read beyond what was asked for: the next header, perhaps
+_GAP: Final = 256  # bytes between storages that are fetched with them: padding
 _PEEK: Final = 4 << 10  # a shorter read looks something up; it does not say where reading goes on
 
 Span = tuple[int, int]  # the first byte, and the one after the last
@@ -129,9 +130,9 @@ class RemoteFile(Source):
         self._arranged = True
 
     def expect(self, spans: Iterable[Span]) -> None:
-        """Be told in which order storages will be read from now on."""
+        """Be told in which order storages will be read from now on: neighbours that are read soon are fetched together."""
         with self._lock:
-            self._orders, self._told = (_Order(list(dict.fromkeys(spans))),), True
+            self._orders, self._told = (_Order(list(dict.fromkeys(spans)), WINDOW // 2),), True
             self._begun, self._span = set(), None
 
     def read(self, offset: int, size: int) -> memoryview:
@@ -147,6 +148,11 @@ class RemoteFile(Source):
             while buffer:
                 done = self._some(offset, buffer)
                 offset, buffer = offset + done, buffer[done:]
+
+    def release(self, offset: int, size: int) -> None:
+        """Let go of what was fetched of a range that was read for the last time."""
+        with self._lock:
+            self._stream.release(offset, offset + size)
 
     def prefetch(self, offset: int, size: int) -> None:
         """Put a range where it can be read in any order and more than once: in a file that has no name."""
@@ -179,7 +185,7 @@ class RemoteFile(Source):
             if start <= offset < end and self._spool is not None:
                 return os.preadv(self._spool.fileno(), [buffer[: end - offset]], offset - start)
             data = self._find(offset)
-            if data is None and (data := self._stream.find(offset, len(buffer))) is not None:
+            if data is None and (data := self._stream.find(offset, len(buffer), self._span_at(offset))) is not None:
                 self._enter(offset)
             if data is not None:
                 count = min(len(data), len(buffer))
@@ -204,7 +210,9 @@ class RemoteFile(Source):
             self._keep(offset, size)
             return
         self._stream.drop()
-        self._stream = _Stream(self._object, self._pool, chain([(offset, end)], self._enter(offset)))
+        order = self._enter(offset)
+        ahead = iter([(offset, end)]) if order is None else order.from_here(self._span_at(offset), offset, self._begun)
+        self._stream = _Stream(self._object, self._pool, ahead)
 
     def _keep(self, offset: int, size: int) -> None:
         """Fetch a range and some more, but nothing twice, and keep it."""
@@ -234,97 +242,149 @@ class RemoteFile(Source):
             return self._spans[index - 1]
         return offset, self._spans[index][0] if index < len(self._spans) else self.size
 
-    def _enter(self, offset: int) -> Iterator[Span]:
-        """Note which storage is read now; give those that will be read after it, if that can be told."""
+    def _enter(self, offset: int) -> _Order | None:
+        """Note which storage is read now. Return the order in which others will be read after it, if that can be told."""
         before = self._span
         if before is None or not before[0] <= offset < before[1]:
             self._span = self._span_at(offset)
             self._begun.add(self._span)
             for order in self._orders:
                 if self._told or (before and next(order.after(before, self._begun - {self._span}), None) == self._span):
-                    return order.after(self._span, self._begun)
-        return iter(())
+                    return order
+        return None
 
 
 class _Order:
-    """Storages in an order in which they may be read."""
+    """Storages in an order in which they may be read, in groups of up to `most` bytes that are fetched together.
 
-    def __init__(self, spans: Sequence[Span]) -> None:
+    Within a group the storages stand in the order of the file, so that neighbours take one request.
+    """
+
+    def __init__(self, spans: Sequence[Span], most: int = 0) -> None:
         self._spans = spans
         self._places = {span: place for place, span in enumerate(spans)}
+        self._groups = list(_grouped(spans, most))
+        self._group_of = {span: number for number, group in enumerate(self._groups) for span in group}
 
     def after(self, span: Span, begun: Collection[Span]) -> Iterator[Span]:
-        """Give those that follow and have not been begun."""
+        """Yield those that follow and have not been begun."""
         place = self._places.get(span, len(self._spans))
         return (later for later in islice(self._spans, place + 1, None) if later not in begun)
 
+    def from_here(self, span: Span, offset: int, begun: Collection[Span]) -> Iterator[Span]:
+        """Yield what is left of the span that is read now, with its group, and then those that follow."""
+        number = self._group_of.get(span, len(self._groups))
+        group = self._groups[number] if number < len(self._groups) else []
+        yield from sorted([(offset, span[1]), *(other for other in group if other not in begun)])
+        for later in islice(self._groups, number + 1, None):
+            yield from (other for other in later if other not in begun)
+
+
+def _grouped(spans: Sequence[Span], most: int) -> Iterator[list[Span]]:
+    """Cut spans, in their order, into groups of at most `most` bytes, each sorted as the file is."""
+    group: list[Span] = []
+    nbytes = 0
+    for start, end in spans:
+        if group and nbytes + end - start > most:
+            yield sorted(group)
+            group, nbytes = [], 0
+        group.append((start, end))
+        nbytes += end - start
+    if group:
+        yield sorted(group)
+
+
+@dataclass(slots=True)
+class _Block:
+    """Bytes on their way. `left` counts those of them that were not read for the last time yet."""
+
+    start: int
+    end: int
+    data: Future[memoryview]
+    left: int
+
 
 class _Stream:
-    """Blocks on their way, in the order in which they will be read."""
+    """Blocks on their way, in the order in which they will probably be read."""
 
     def __init__(self, object: Object, pool: Pool, spans: Iterable[Span]) -> None:
         self._object, self._pool = object, pool
         self._coming = _blocks(spans)
-        self._blocks: deque[tuple[int, int, Future[memoryview]]] = deque()
+        self._blocks: list[_Block] = []
         self._nbytes = 0
+        self._released: set[Span] = set()
         self._fill()
 
-    def find(self, offset: int, size: int) -> memoryview | None:
-        """Give a block's bytes from `offset`, or None where none is on its way. A long read lets go of what is past."""
-        index = next((i for i, (start, end, _) in enumerate(self._blocks) if start <= offset < end), None)
-        if index is None:
+    def find(self, offset: int, size: int, span: Span) -> memoryview | None:
+        """A block's bytes from `offset`, or None where none is on its way.
+
+        A long read lets go of what lies before it in the storage `span`, which is read from start to end.
+        """
+        block = next((block for block in self._blocks if block.start <= offset < block.end), None)
+        if block is None:
             return None
-        start, end, future = self._blocks[index]
-        if size >= _PEEK:
-            for _ in range(index):
-                self._let_go()
-            self._fill()
+        long = size >= _PEEK
+        if long:
+            self._keep(lambda other: not (span[0] <= other.start and other.end <= offset))
         try:
-            data = awaited(future, self._object.name, self._object.patience(end - start))
+            data = awaited(block.data, self._object.name, self._object.patience(block.end - block.start))
         except BaseException:
             self.drop()
             raise
-        if size >= _PEEK and offset + size >= end:
-            self._let_go()
-            self._fill()
-        return data[offset - start :]
+        if long and span[0] <= block.start and block.end <= min(offset + size, span[1]):
+            self._keep(lambda other: other is not block)
+        return data[offset - block.start :]
+
+    def release(self, start: int, end: int) -> None:
+        """Let go of blocks all of which was read for the last time."""
+        if (start, end) in self._released:  # a view of a storage that another view is of, too
+            return
+        self._released.add((start, end))
+        for block in self._blocks:
+            block.left -= max(0, min(end, block.end) - max(start, block.start))
+        self._keep(lambda block: block.left > 0)
 
     def drop(self) -> None:
         """Let go of everything."""
         self._coming = iter(())
-        while self._blocks:
-            self._let_go()
+        self._keep(lambda block: False)
 
-    def _let_go(self) -> None:
-        start, end, future = self._blocks.popleft()
-        future.cancel()
-        self._nbytes -= end - start
+    def _keep(self, wanted: Callable[[_Block], bool]) -> None:
+        """Let go of the other blocks, and fetch on."""
+        for block in self._blocks:
+            if not wanted(block):
+                block.data.cancel()
+                self._nbytes -= block.end - block.start
+        self._blocks = [block for block in self._blocks if wanted(block)]
+        self._fill()
 
     def _fill(self) -> None:
         while (
             self._nbytes + BLOCK <= WINDOW
             and len(self._blocks) < _BLOCKS
-            and (block := next(self._coming, None)) is not None
+            and (found := next(self._coming, None)) is not None
         ):
-            start, end = block
-            self._blocks.append((start, end, _submit(self._object, self._pool, start, end - start)))
+            start, end, wanted = found
+            self._blocks.append(_Block(start, end, _submit(self._object, self._pool, start, end - start), wanted))
             self._nbytes += end - start
 
 
-def _blocks(spans: Iterable[Span]) -> Iterator[Span]:
-    """Cut spans into blocks; neighbours are read together."""
-    start = end = 0
+def _blocks(spans: Iterable[Span]) -> Iterator[tuple[int, int, int]]:
+    """Cut spans into blocks: start, end, and how many bytes belong to spans. Neighbours are read together."""
+    start = end = wanted = 0
     for first, last in spans:
-        if first != end:
+        if start == end or not 0 <= first - end <= _GAP:
             if start < end:
-                yield start, end
-            start = first
-        end = last
+                yield start, end, wanted
+            start, wanted = first, 0
+        at, end = first, last
         while end - start >= BLOCK:
-            yield start, start + BLOCK
-            start += BLOCK
+            yield start, start + BLOCK, wanted + start + BLOCK - at
+            start, wanted = start + BLOCK, 0
+            at = start
+        wanted += end - at
     if start < end:
-        yield start, end
+        yield start, end, wanted
 
 
 def _submit(object: Object, pool: Pool, start: int, size: int) -> Future[memoryview]:
