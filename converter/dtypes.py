@@ -88,3 +88,13 @@ BY_TORCH: Final = {dtype.torch: dtype for dtype in DTYPES} | {
     "cdouble": C128,
     "chalf": C32,
 }
+
+_SPELLINGS: Final = {"fp32": "f32", "fp16": "f16", "fp64": "f64"} | {
+    name: dtype.name.lower() for name, dtype in BY_TORCH.items()
+}
+
+
+def spelled(text: str) -> str:
+    """The word that options have for a dtype, however people spell it: `f16` of `float16`, `fp16`, `half` and `F16`."""
+    word = text.strip().lower().removeprefix("torch.")
+    return _SPELLINGS.get(word, word)

@@ -9,8 +9,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from enum import IntEnum, StrEnum
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec
 
@@ -19,8 +19,10 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info
 from typer.models import CommandInfo
 
+from converter.dtypes import spelled
 from converter.errors import ConverterError, CutOffError
 from converter.text import os_reason, safe_text
+from converter.words import ENGINES, FAIL_ON, FORMS, LEVELS, SORTS
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -37,62 +39,29 @@ class Exit(IntEnum):
     ERROR = 2
 
 
-class Sort(StrEnum):
-    """How `inspect` orders tensors."""
+def _one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[str, Any]:
+    """What makes an option take one of some words, which stand where the idea is at home; `spelled` normalises a word."""
+    known = list(words)
 
-    NAME = "name"
-    SIZE = "size"
+    def parser(text: str) -> str:
+        word = spelled(text)
+        if word not in known:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, known))}.")
+        return word
 
-
-class Form(StrEnum):
-    """How `extract` cuts a checkpoint into files."""
-
-    STORAGES = "storages"
-    NAMED = "named"
-
-
-class Target(StrEnum):
-    """What `convert` writes."""
-
-    SAFETENSORS = "safetensors"
-    GGUF = "gguf"
-    PARAMETERS = "parameters"
+    return {"parser": parser, "metavar": f"[{'|'.join(known)}]"}
 
 
-class Level(StrEnum):
-    """How far `verify` goes."""
+def _targets() -> list[str]:
+    from converter.formats import WRITABLE
 
-    TENSORS = "tensors"
-    INFERENCE = "inference"
-
-
-class Engine(StrEnum):
-    """What computes the outputs for `verify`; the source is always computed with numpy."""
-
-    NUMPY = "numpy"
-    TRANSFORMERS = "transformers"
-    LLAMA_CPP = "llama.cpp"
+    return [format.name for format in WRITABLE]
 
 
-class FailOn(StrEnum):
-    """From which verdict on `scan` ends with 1. What is malformed fails either way."""
+def _dtypes() -> list[str]:
+    from converter.formats import WRITABLE
 
-    DANGEROUS = "dangerous"
-    UNKNOWN = "unknown"
-
-
-class Encoding(StrEnum):
-    """What `convert` makes of floating-point tensors."""
-
-    KEEP = "keep"
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
-    Q8_0 = "q8_0"
-    Q5_1 = "q5_1"
-    Q5_0 = "q5_0"
-    Q4_1 = "q4_1"
-    Q4_0 = "q4_0"
+    return list(dict.fromkeys(word for format in WRITABLE for word in format.dtypes))
 
 
 _COMMANDS: Final[dict[str, CommandInfo]] = {}  # by name; complete once this module is imported
@@ -252,7 +221,9 @@ def inspect(
     filter: Annotated[
         str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name fits.")
     ] = None,
-    sort: Annotated[Sort | None, typer.Option("--sort", help="Order of the tensors; else that of the file.")] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", help="Order of the tensors; else that of the file.", **_one_of(SORTS))
+    ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Read every tensor: range, mean, deviation, NaN, SHA-256.")
     ] = False,
@@ -265,15 +236,14 @@ def inspect(
     from converter.inspection import report as inspection
 
     catalogue = _open(source, root)
-    order = sort.value if sort else None
     if stats:
         from converter.cli import render
 
         total = sum(tensor.nbytes for tensor in catalogue.values())
         with render.progress("reading", total, quiet=quiet or json) as progress:
-            report = inspection.inspect(catalogue, filter=filter, sort=order, stats=True, progress=progress)
+            report = inspection.inspect(catalogue, filter=filter, sort=sort, stats=True, progress=progress)
     else:
-        report = inspection.inspect(catalogue, filter=filter, sort=order)
+        report = inspection.inspect(catalogue, filter=filter, sort=sort)
     if json:
         typer.echo(reports.to_json(report))
         return
@@ -287,8 +257,8 @@ def extract(
     source: Source,
     folder: Annotated[Path | None, typer.Argument(help="Where to; `parameters/<model>` if not given.")] = None,
     form: Annotated[
-        Form, typer.Option("--form", help="Raw storages by key, or one file a parameter by name.")
-    ] = Form.STORAGES,
+        str, typer.Option("--form", help="Raw storages by key, or one file a parameter by name.", **_one_of(FORMS))
+    ] = FORMS[0],
     properties: Annotated[
         Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
     ] = None,
@@ -313,7 +283,7 @@ def extract(
         report = extraction.extract(
             catalogue,
             target,
-            form=form.value,
+            form=form,
             properties=properties,
             sha256=sha256,
             check_crc=not no_crc,
@@ -332,8 +302,13 @@ def extract(
 def convert(
     source: Source,
     output: Annotated[Path, typer.Argument(help="A file (.safetensors, .gguf), or a folder.")],
-    to: Annotated[Target | None, typer.Option("--to", help="The format, where OUTPUT's ending does not say.")] = None,
-    dtype: Annotated[Encoding, typer.Option("--dtype", help="What floating-point tensors become.")] = Encoding.KEEP,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="The format, where OUTPUT's ending does not say.", **_one_of(_targets())),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="What floating-point tensors become.", **_one_of(_dtypes(), spelled))
+    ] = "keep",
     max_shard_size: Annotated[
         str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Cut into files of at most this size: 5GB.")
     ] = None,
@@ -362,8 +337,8 @@ def convert(
         report = converted(
             catalogue,
             output,
-            to=to.value if to else None,
-            dtype=dtype.value,
+            to=to,
+            dtype=dtype,
             max_shard_size=size,
             keep_buffers=keep_buffers,
             tokenizer=tokenizer,
@@ -390,8 +365,13 @@ def scan(
     ],
     explain: Annotated[bool, typer.Option("--explain", help="Show what loading would call, as expressions.")] = False,
     fail_on: Annotated[
-        FailOn, typer.Option("--fail-on", help="Exit with 1 for unknown globals, too, or only for dangerous ones.")
-    ] = FailOn.UNKNOWN,
+        str,
+        typer.Option(
+            "--fail-on",
+            help="Exit with 1 for unknown globals, too, or only for dangerous ones.",
+            **_one_of(FAIL_ON),
+        ),
+    ] = FAIL_ON[-1],
     no_fickling: Annotated[bool, typer.Option("--no-fickling", help="Ask for no second opinion.")] = False,
     json: Json = False,
     sarif: Annotated[
@@ -415,7 +395,7 @@ def scan(
         from converter.cli import lines
 
         lines.scan(report)
-    if scanning.fails(report, unknown=fail_on is FailOn.UNKNOWN):
+    if scanning.fails(report, unknown=fail_on == FAIL_ON[-1]):
         raise typer.Exit(Exit.FAILED)
 
 
@@ -424,15 +404,18 @@ def verify(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a manifest of --write-manifest.")],
     outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Files or folders to hold against it.")],
     level: Annotated[
-        Level, typer.Option("--level", help="The bits of every tensor, or also what the model computes.")
-    ] = Level.TENSORS,
+        str,
+        typer.Option("--level", help="The bits of every tensor, or also what the model computes.", **_one_of(LEVELS)),
+    ] = LEVELS[0],
     tokens: Annotated[
         Path | None, typer.Option("--tokens", metavar="FILE", help="Token ids to compute with, else a fixed sequence.")
     ] = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", metavar="TEXT", help="A text to compute with, by the source's tokenizer.")
     ] = None,
-    engine: Annotated[Engine, typer.Option("--engine", help="What computes the outputs.")] = Engine.NUMPY,
+    engine: Annotated[str, typer.Option("--engine", help="What computes the outputs.", **_one_of(ENGINES))] = ENGINES[
+        0
+    ],
     manifest: Annotated[
         Path | None,
         typer.Option("--write-manifest", metavar="PATH", help="Write digests to verify by later, without the source."),
@@ -449,11 +432,11 @@ def verify(
     from converter.verification.verify import Options, write_manifest, write_reports
     from converter.verification.verify import verify as verified
 
-    if (tokens or prompt is not None) and level is Level.TENSORS:
+    if (tokens or prompt is not None) and level == LEVELS[0]:
         raise typer.BadParameter("--tokens and --prompt are for --level inference")
     if tokens and prompt is not None:
         raise typer.BadParameter("--tokens and --prompt exclude each other")
-    options = Options(level.value, tokens, prompt, engine.value)
+    options = Options(level, tokens, prompt, engine)
     with render.progress("verifying", 0, quiet=quiet or json) as progress:
         report, made = verified(
             golden.load(Path(source)) if golden.is_golden(Path(source)) else _open(source, root),

@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from converter import formats
 from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
@@ -34,13 +35,6 @@ _WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
 _SHOWN: Final = 40  # lines of what is wrong with one output
 _PADDING: Final = re.compile(r" +(?=\n)")
 _NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
-_FORMATS: Final = {
-    "torch-zip": "PyTorch checkpoint (zip)",
-    "torch-legacy": "PyTorch checkpoint (legacy stream)",
-    "parameters": "parameters folder",
-    "safetensors": "safetensors",
-    "gguf": "GGUF",
-}
 _VERDICTS: Final = {"plain": "green", "unknown-globals": "yellow", "dangerous": "bold red", "malformed": "bold red"}
 
 
@@ -140,7 +134,7 @@ def inspection(found: Inspection, *, unfold: bool = False, out: Console | None =
     files = found.source.files
     total = sum(file.nbytes for file in files)
     shards = f"{len(files)} files, " if len(files) > 1 else ""
-    kind = _FORMATS.get(found.source.format, found.source.format)
+    kind = formats.named(found.source.format).title
     if found.source.writer is not None:
         kind = f"{kind}, written by {found.source.writer}"
     out.print(Text(f"{safe_text(found.source.location)} · {kind} · {shards}{total:,} bytes"))
@@ -399,7 +393,7 @@ def verification(report: Verification) -> None:
     out = console()
     for output in report.outputs:
         tensors = output.tensors
-        kind = f" · {_FORMATS.get(output.format, output.format)}" if output.format else ""
+        kind = f" · {formats.named(output.format).title}" if output.format else ""
         style = "bold red" if output.verdict == "different" else "green"
         line = Text.assemble((f"{output.verdict:<10}", style), f"  {safe_text(output.location)}{kind}")
         out.print(line, soft_wrap=True)

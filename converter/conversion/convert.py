@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from converter import formats
 from converter.conversion.job import Job, prepare
+from converter.dtypes import spelled
 from converter.errors import OutputError, WordError
 from converter.formats.format import Options
 from converter.io.publish import check_target
@@ -60,6 +61,7 @@ def convert(
     """
     format = target_format(output, to)
     words = list(dict.fromkeys(word for other in formats.WRITABLE for word in other.dtypes))
+    dtype = spelled(dtype)
     if dtype not in words:
         raise WordError("dtype", dtype, words)
     lone = format.ending is not None and output.suffix == format.ending

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter import formats
+from converter.errors import WordError
 from converter.formats import uncollected
 from converter.formats.torch.reader import PUBLISHED_WRITER, read_cut_off
 from converter.io.local import LocalFile
@@ -16,6 +17,7 @@ from converter.models import recognition as models
 from converter.pickles.flatten import describe, inner_tensors
 from converter.reports import inspection as reports
 from converter.scanning.danger import verdict
+from converter.words import SORTS
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue, Unsupported
@@ -37,6 +39,8 @@ def inspect(
 
     `progress` is called with the bytes read for statistics since its last call.
     """
+    if sort is not None and sort not in SORTS:
+        raise WordError("sort", sort, SORTS)
     recognition = _recognise(catalogue)
     said, findings = verdict(catalogue.globals)
     chosen = [(n, t) for n, t in catalogue.items() if filter is None or fnmatchcase(n, filter)]

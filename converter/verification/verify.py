@@ -22,6 +22,7 @@ from converter.errors import (
     OutputError,
     ReadError,
     UnsupportedError,
+    WordError,
 )
 from converter.formats.companions import CONFIG
 from converter.formats.format import Finding
@@ -38,6 +39,7 @@ from converter.verification import surroundings as companions
 from converter.verification.comparison import Outcome, Room, comparable, compare, equal
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_parts
+from converter.words import ENGINES, LEVELS
 
 if TYPE_CHECKING:
     from converter.inference.engine import Engine
@@ -46,8 +48,6 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
 
-LEVELS: Final = ("tensors", "inference")
-ENGINES: Final = ("numpy", "transformers", "llama.cpp")
 IDENTICAL: Final = "identical"
 EQUIVALENT: Final = "equivalent"
 DIFFERENT: Final = "different"
@@ -83,8 +83,9 @@ def verify(
     `starting` is told the bytes to come. With `golden`, gives the manifest of the source too, unless something differs.
     """
     options = options or Options()
-    if options.level not in LEVELS or options.engine not in ENGINES:
-        raise UnsupportedError(f"`{options.level}`, `{options.engine}`: choose from {', '.join((*LEVELS, *ENGINES))}")
+    for option, word, words in (("level", options.level, LEVELS), ("engine", options.engine, ENGINES)):
+        if word not in words:
+            raise WordError(option, word, words)
     original = _Digests(source) if isinstance(source, Golden) else _Checkpoint(source)
     if isinstance(original, _Digests) and (golden or options.level == "inference"):
         what = "no manifest can be made" if golden else "nothing can be computed"

@@ -30,10 +30,10 @@ from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.guards import check_expansion
 from converter.tensors.parts import storage_parts, tensor_parts
 from converter.tensors.tensor import Storage, Tensor
+from converter.words import FORMS
 
 SCHEMA: Final = "cerebras-tool/manifest/v1"
 PROPERTIES: Final = "model.properties"
-FORMS: Final = ("storages", "named")
 _SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 _CRC: Final = re.compile(r"[0-9a-f]{8}")
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9_%][A-Za-z0-9._%-]*/)*[A-Za-z0-9_%][A-Za-z0-9._%-]*")

@@ -25,7 +25,7 @@ TORCH_ZIP: Final = Format(
 )
 TORCH_LEGACY: Final = Format(
     name="torch-legacy",
-    title="PyTorch checkpoint (legacy stream, before torch 1.6)",
+    title="PyTorch checkpoint (legacy stream)",
     matches=lambda head: head.startswith(_LEGACY),
     read=lazily("converter.formats.torch.legacy", "read"),
     endings=_ENDINGS,
