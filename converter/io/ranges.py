@@ -200,7 +200,20 @@ class RemoteFile(Source):
             self._keep(offset, size)
             return
         self._stream.drop()
-        self._stream = _Stream(self._object, self._pool, chain([(offset, end)], self._enter(offset)))
+        spans = chain([(offset, end)], self._enter(offset))
+        self._stream = _Stream(self._object, self._pool, chain.from_iterable(map(self._lacking, spans)))
+
+    def _lacking(self, span: Span) -> Iterator[Span]:
+        """Yield the parts of a span that are not kept: the end of a zip was read with its directory."""
+        start, end = span
+        for kept, data in self._kept[max(0, bisect_right(self._kept, start, key=_start) - 1) :]:
+            if kept >= end:
+                break
+            if start < kept:
+                yield start, kept
+            start = max(start, kept + len(data))
+        if start < end:
+            yield start, end
 
     def _keep(self, offset: int, size: int) -> None:
         """Fetch a range and some more, but nothing twice, and keep it."""

@@ -45,7 +45,7 @@ class Written:
     nbytes: int
     key: str
     shard: int | None
-    crc32: int = 0
+    crc32: int | None = None
     sha256: str | None = None
     byteorder: str = "little"
 
@@ -75,8 +75,9 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
     def finish() -> Sequence[PlannedFile]:
         for file, out in zip(layout.files, written, strict=True):
-            if sha256 and not file.nbytes:
-                out.sha256 = hashlib.sha256().hexdigest()
+            if out.crc32 is None:  # it is empty, or an earlier run wrote it
+                for _ in _stamped(file, out, sha256)():
+                    pass
         manifest = _manifest(catalogue, recognition, layout, written, form)
         documents = [(MANIFEST, json.dumps(manifest, indent=1) + "\n")]
         if properties is not None and options.properties_inside:
