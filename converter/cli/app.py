@@ -58,6 +58,7 @@ class Target(StrEnum):
     SAFETENSORS = "safetensors"
     GGUF = "gguf"
     PARAMETERS = "parameters"
+    NPZ = "npz"
 
 
 class Level(StrEnum):
@@ -295,7 +296,7 @@ def extract(
 @_command()
 def convert(
     source: Source,
-    output: Annotated[Path, typer.Argument(help="A file (.safetensors, .gguf), or a folder.")],
+    output: Annotated[Path, typer.Argument(help="A file (.safetensors, .gguf, .npz), or a folder.")],
     to: Annotated[Target | None, typer.Option("--to", help="The format, where OUTPUT's ending does not say.")] = None,
     dtype: Annotated[Encoding, typer.Option("--dtype", help="What floating-point tensors become.")] = Encoding.KEEP,
     max_shard_size: Annotated[
@@ -314,7 +315,7 @@ def convert(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert to safetensors, GGUF or a parameters folder, streaming: memory does not grow with the model."""
+    """Convert to safetensors, GGUF, npz or a parameters folder, streaming: memory does not grow with the model."""
     from converter import reports
     from converter.cli import render
     from converter.conversion.convert import convert as converted

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import ConverterError, FormatError
 from converter.formats.format import Format
 from converter.formats.gguf import GGUF
+from converter.formats.npz import NPY, NPZ
 from converter.formats.parameters import PARAMETERS
 from converter.formats.safetensors import SAFETENSORS
 from converter.formats.torch import TORCH_LEGACY, TORCH_ZIP
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 HEAD: Final = 512  # bytes that tell every kind of file from the others
 
 # The order decides where a file could be of two.
-FORMATS: Final = (TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS)
-WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS) if format.plan is not None)
+FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY)
+WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS, NPZ) if format.plan is not None)
 _BY_NAME: Final = {format.name: format for format in FORMATS}
 
 
@@ -74,7 +75,6 @@ _FOREIGN: Final = (  # first bytes, and what has them
     (b"BZh", "a bzip2 file: unpack it first"),
     (b"\xfd7zXZ", "an xz file: unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file: unpack it first"),
-    (b"\x93NUMPY", "a numpy array (npy)"),
     (b"\x89HDF", "an HDF5 file, as Keras writes them"),
     (b"lmgg", "a GGML file of before GGUF"),
     (b"fmgg", "a GGML file of before GGUF"),

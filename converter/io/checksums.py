@@ -1,5 +1,6 @@
 """CRC-32 as zip archives have it, by the fastest library that is installed."""
 
+from functools import lru_cache
 from typing import Final
 
 try:
@@ -7,7 +8,7 @@ try:
 except ImportError:  # no wheel for this machine
     from zlib import crc32
 
-__all__ = ["crc32", "crc32_zeros"]
+__all__ = ["crc32", "crc32_combine", "crc32_zeros"]
 
 # Polynomials over GF(2) as the CRC has them: the coefficient of x^0 is the highest of 32 bits.
 _POLYNOMIAL: Final = 0xEDB88320
@@ -18,13 +19,24 @@ _MASK: Final = 0xFFFFFFFF
 
 def crc32_zeros(nbytes: int) -> int:
     """Give the CRC-32 of `nbytes` zero bytes, in time logarithmic in their number."""
-    register, power = _MASK, _BYTE
+    return _product(_MASK, _power(nbytes)) ^ _MASK
+
+
+def crc32_combine(first: int, second: int, nbytes: int) -> int:
+    """The CRC-32 of two runs of bytes, one after another, from that of each; the second has `nbytes` bytes."""
+    return _product(first, _power(nbytes)) ^ second
+
+
+@lru_cache(64)  # the runs of a file have few different lengths
+def _power(nbytes: int) -> int:
+    """x^(8 · nbytes): what so many bytes multiply the register by."""
+    result, power = _ONE, _BYTE
     while nbytes:
         if nbytes & 1:
-            register = _product(register, power)
+            result = _product(result, power)
         power = _product(power, power)
         nbytes >>= 1
-    return register ^ _MASK
+    return result
 
 
 def _product(one: int, other: int) -> int:

@@ -27,6 +27,7 @@ from converter.errors import (
     UnsupportedError,
 )
 from converter.formats import FORMATS, HEAD, uncollected, what
+from converter.formats.torch import TORCH_ZIP
 from converter.formats.torch import reader as torch
 from converter.io.local import LocalFile
 from converter.io.source import Memory, Window
@@ -279,6 +280,9 @@ class _Look:
             if format.matches(head):
                 if format.contents == "records":
                     return self.zip(source, "", 0)
+                if format.contents == "array":
+                    self.numpy(source, "", 0)
+                    return format.title
                 catalogue = self.strict(source, format.read)
                 if format.contents == "pickles":
                     self.legacy(source, catalogue)
@@ -290,9 +294,6 @@ class _Look:
         if sealed is not None:
             self.say("not-looked-into", f"{sealed}: unpack it, and scan what comes out")
             return sealed
-        if head.startswith(_NUMPY):
-            self.numpy(source, "", 0)
-            return "numpy array (npy)"
         end = self.stream(source, "", 0)
         self.appended(source)
         if not end:
@@ -357,7 +358,7 @@ class _Look:
         if checkpoint and not place:
             self.strict(source, torch.read)
         if checkpoint:
-            return FORMATS[0].title
+            return TORCH_ZIP.title
         return "numpy archive (npz)" if all(name.endswith(".npy") for name in archive.records) else "zip archive"
 
     def worth(self, head: bytes, name: str, storage: bool, nbytes: int) -> bool:
