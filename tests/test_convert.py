@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -306,38 +305,6 @@ def test_round_trips_keep_every_bit_of_any_view(tmp_path_factory: pytest.TempPat
 
 
 COMMAND = [sys.executable, "-m", "converter", "convert", "--quiet"]
-
-
-@pytest.mark.parametrize("output", ["x.safetensors", "x.gguf", "folder"])
-def test_killed_at_random_moments_then_resumed_it_ends_in_the_same_bytes(
-    tiny: Path, tmp_path: Path, output: str
-) -> None:
-    arguments = [
-        *COMMAND,
-        str(tiny),
-        str(tmp_path / output),
-        "--resume",
-        *(["--to=safetensors"] if output == "folder" else []),
-    ]
-    convert(open_checkpoint(tiny), tmp_path / "whole" / output, to="safetensors" if output == "folder" else None)
-    wanted = everything(tmp_path / "whole")
-    moments = random.Random(7)
-
-    for _ in range(6):
-        run = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            run.wait(moments.uniform(0.05, 0.45))
-        except subprocess.TimeoutExpired:
-            run.send_signal(signal.SIGKILL)
-            run.wait()
-        found = {n: d for n, d in everything(tmp_path).items() if not n.startswith((".", "whole"))}
-        assert found in ({}, wanted)
-        if found:
-            break
-    else:
-        assert subprocess.run(arguments, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode == 0
-
-    assert {n: d for n, d in everything(tmp_path).items() if not n.startswith("whole")} == wanted
 
 
 def test_a_file_size_limit_at_any_point_is_one_sentence_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ArchiveError, ConverterError
-from converter.formats import FORMATS
 from converter.opening import open_checkpoint
 from converter.pickles.machine import run
 from tests.checkpoints import (
@@ -137,43 +136,11 @@ class TestTorchZip:
         assert catalogue["a"].storage is catalogue["c"].storage
 
 
-SMALL = {
-    "zip": lambda: zip_bytes(entries(), alignment=1),
-    "deflated zip": lambda: zip_bytes([Entry(e.name, e.data, deflated=True) for e in entries()], alignment=1),
-    "legacy stream": lambda: legacy_bytes(VALUE, SIX),
-}
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_every_truncation_is_refused(name: str, tmp_path: Path) -> None:
-    data = SMALL[name]()
-    path = tmp_path / "a.bin"
-
-    for end in range(len(data)):
-        path.write_bytes(data[:end])
-        with pytest.raises(ConverterError):
-            open_checkpoint(path)
-
-
-@pytest.mark.parametrize("name", SMALL)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(draw=st.data())
-def test_changed_bytes_are_read_or_refused(name: str, draw: st.DataObject, tmp_path: Path) -> None:
-    data = bytearray(SMALL[name]())
-    for _ in range(draw.draw(st.integers(1, 3))):
-        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.sampled_from([0, 1, 2, 0x7F, 0x80, 0xFF]))
-    path = tmp_path / "a.bin"
-    path.write_bytes(data)
-
-    try:
-        for tensor in open_checkpoint(path).values():
-            tensor.array()
-    except ConverterError as error:
-        assert str(error)
-
-
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.binary(max_size=80), start=st.sampled_from([b"", b"PK\3\4", LEGACY_MAGIC, b"\x80\2", b"\x80"]))
+@given(
+    data=st.binary(max_size=80),
+    start=st.sampled_from([b"", b"PK\3\4", LEGACY_MAGIC, b"\x80\2", b"\x80", b"\x93NUMPY\1\0"]),
+)
 def test_any_bytes_are_refused(data: bytes, start: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(start + data)
@@ -194,10 +161,6 @@ class TestPaths:
         (tmp_path / "config.json").write_text('{"n_layer": 2}')
 
         assert open_checkpoint(path).config == {"n_layer": 2}
-
-
-def test_formats_have_names_of_their_own() -> None:
-    assert len({format.name for format in FORMATS}) == len(FORMATS) >= 2
 
 
 def test_raw_opcodes_stay_what_they_are() -> None:

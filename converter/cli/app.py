@@ -58,6 +58,12 @@ def _targets() -> list[str]:
     return [format.name for format in WRITABLE]
 
 
+def _endings() -> list[str]:
+    from converter.formats import WRITABLE
+
+    return [format.ending for format in WRITABLE if format.ending]
+
+
 def _dtypes() -> list[str]:
     from converter.formats import WRITABLE
 
@@ -301,7 +307,7 @@ def extract(
 @_command()
 def convert(
     source: Source,
-    output: Annotated[Path, typer.Argument(help="A file (.safetensors, .gguf), or a folder.")],
+    output: Annotated[Path, typer.Argument(help=f"A file ({', '.join(_endings())}), or a folder.")],
     to: Annotated[
         str | None,
         typer.Option("--to", help="The format, where OUTPUT's ending does not say.", **_one_of(_targets())),
@@ -326,7 +332,7 @@ def convert(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert to safetensors, GGUF or a parameters folder, streaming: memory does not grow with the model."""
+    """Convert to safetensors, GGUF, npz or a parameters folder, streaming: memory does not grow with the model."""
     from converter import reports
     from converter.cli import render
     from converter.conversion.convert import convert as converted

@@ -12,6 +12,7 @@ from converter.errors import CutOffError, ForeignFileError, FormatError
 from converter.formats.foreign import HEAD, what
 from converter.formats.format import Format
 from converter.formats.gguf import GGUF
+from converter.formats.npz import NPY, NPZ
 from converter.formats.parameters import PARAMETERS
 from converter.formats.safetensors import SAFETENSORS
 from converter.formats.torch import TORCH_LEGACY, TORCH_ZIP
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 _LEAST: Final = 8  # bytes: no checkpoint has fewer
 
 # The order decides where a file could be of two.
-FORMATS: Final = (TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS)
-WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS) if format.plan is not None)
+FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY)
+WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS, NPZ) if format.plan is not None)
 _BY_NAME: Final = {format.name: format for format in FORMATS}
 
 

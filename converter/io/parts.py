@@ -46,12 +46,14 @@ class Buffers:
 class Part:
     """Bytes of an output that depend on no other part. `tiles` yields exactly `nbytes` bytes, in order.
 
-    Each tile is valid until the next is asked for. `seen` is called with every tile that was written, in order.
+    Each tile is valid until the next is asked for. `seen` is called with every tile that was written, in order. What is
+    `late` depends on all other parts, as a checksum behind its data does: it is made once they are written.
     """
 
     nbytes: int
     tiles: Callable[[Buffers], Iterator[memoryview]]
     seen: Callable[[memoryview], None] | None = field(default=None, compare=False)
+    late: bool = False
 
 
 def known(data: bytes) -> Part:

@@ -52,7 +52,10 @@ class Piece:
         """Yield its bytes in order; each tile is valid until the next is asked for."""
         buffers = Buffers(TILES)
         for part in self.parts:
-            yield from part.tiles(buffers)
+            for tile in part.tiles(buffers):
+                if part.seen is not None:
+                    part.seen(tile)
+                yield tile
 
 
 @dataclass(frozen=True, slots=True)

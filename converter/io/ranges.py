@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from queue import SimpleQueue
 from typing import IO, Any, Final, Protocol, TypeVar
 
@@ -212,7 +212,19 @@ class RemoteFile(Source):
         self._stream.drop()
         order = self._enter(offset)
         ahead = iter([(offset, end)]) if order is None else order.from_here(self._span_at(offset), offset, self._begun)
-        self._stream = _Stream(self._object, self._pool, ahead)
+        self._stream = _Stream(self._object, self._pool, chain.from_iterable(map(self._lacking, ahead)))
+
+    def _lacking(self, span: Span) -> Iterator[Span]:
+        """Yield the parts of a span that are not kept: the end of a zip was read with its directory."""
+        start, end = span
+        for kept, data in self._kept[max(0, bisect_right(self._kept, start, key=_start) - 1) :]:
+            if kept >= end:
+                break
+            if start < kept:
+                yield start, kept
+            start = max(start, kept + len(data))
+        if start < end:
+            yield start, end
 
     def _keep(self, offset: int, size: int) -> None:
         """Fetch a range and some more, but nothing twice, and keep it."""

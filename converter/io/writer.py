@@ -103,6 +103,7 @@ def write(files: Sequence[File], policy: Policy, whole: frozenset[int] = frozens
         run.alone()
     else:
         run.together()
+    run.late()
     run.disk.finish()
 
 
@@ -155,8 +156,9 @@ class _Run:
     def __init__(self, files: Sequence[File], policy: Policy, tasks: Sequence[_Task]) -> None:
         self._files, self._progress = files, policy.progress
         self._jobs: SimpleQueue[tuple[_Task, ...]] = SimpleQueue()
-        for job in _jobs(tasks):
+        for job in _jobs([task for task in tasks if not task.part.late]):
             self._jobs.put(job)
+        self._late = tuple(task for task in tasks if task.part.late)
         self.threads = max(1, min(policy.threads, self._jobs.qsize()))
         self.disk = _Disk(files, policy, tasks)
         self._at = [-1] * self.threads  # the part that each thread is at
@@ -169,6 +171,11 @@ class _Run:
     def alone(self) -> None:
         """Do every job in this thread."""
         self._work(0, self._hear)
+
+    def late(self) -> None:
+        """Do what depends on all other parts."""
+        if self._late:
+            self._job(0, self._late, Buffers(TILES), self._hear)
 
     def together(self) -> None:
         """Do the jobs in threads of their own, and raise what stopped them."""
@@ -197,6 +204,7 @@ class _Run:
         for one in sorted(failed, key=lambda one: one.number):
             if one.error is not None:
                 raise one.error
+        self._stopped = False
 
     def _serve(self, worker: int, tell: Callable[[_Told], None]) -> None:
         """Work as a thread; however it ends, that is told."""
@@ -216,19 +224,25 @@ class _Run:
                 job = self._jobs.get_nowait()
             except Empty:
                 return
-            untold = 0
-            for file, tasks in groupby(job, lambda task: task.file):
-                with _opened(self._files[file].path) as descriptor:
-                    for task in tasks:
-                        self._at[worker] = task.number
-                        for nbytes in self._done(task, descriptor, buffers):
-                            untold += nbytes
-                            if untold >= _TOLD:
-                                tell(_Told(untold))
-                                untold = 0
-                        if self._stopped:
-                            return
-            tell(_Told(untold, job))
+            self._job(worker, job, buffers, tell)
+            if self._stopped:
+                return
+
+    def _job(self, worker: int, job: tuple[_Task, ...], buffers: Buffers, tell: Callable[[_Told], None]) -> None:
+        """Do tasks one after another, and tell of it unless the run was stopped."""
+        untold = 0
+        for file, tasks in groupby(job, lambda task: task.file):
+            with _opened(self._files[file].path) as descriptor:
+                for task in tasks:
+                    self._at[worker] = task.number
+                    for nbytes in self._done(task, descriptor, buffers):
+                        untold += nbytes
+                        if untold >= _TOLD:
+                            tell(_Told(untold))
+                            untold = 0
+                    if self._stopped:
+                        return
+        tell(_Told(untold, job))
 
     def _done(self, task: _Task, descriptor: int, buffers: Buffers) -> Iterator[int]:
         """Write a part, or read again what was written of it; yield how many bytes each tile had, unless it is stopped."""

@@ -43,7 +43,7 @@ _DEFLATE_HINTS: Final = 0x0006  # how hard the writer tried: no reader needs it
 _RATIO: Final = 1032  # bytes out of one deflated byte at most: 258 from two bits
 _SECOND_NAME: Final = 0x7075  # extra field with the name once more: some readers prefer it
 # Names as torch's are.
-_ORDINARY: Final = re.compile(rb"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*").fullmatch
+_ORDINARY: Final = re.compile(r"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*").fullmatch
 _TAIL: Final = 64 << 10  # bytes read at once from the end; usually the whole directory
 
 
@@ -273,7 +273,7 @@ class Archive:
         if not entries:
             raise ArchiveError(f"`{self.name}` is an empty archive")
         # PyTorch looks names up without regard to case.
-        folded = [entry[1].casefold() if entry[1].isascii() else _folded(entry[1]) for entry in entries]
+        folded = [entry[1].casefold() if entry[1].isascii() else folded_name(entry[1]) for entry in entries]
         if len(set(folded)) != len(folded):
             twice = next(name for name, count in Counter(folded).items() if count > 1)
             raise ArchiveError(f"`{self.name}` holds `{entries[folded.index(twice)][1]}` twice")
@@ -317,17 +317,24 @@ class Archive:
             raise ArchiveError(
                 f"`{self.name}` has a record's name that is neither ASCII nor marked as UTF-8: {encoded!r:.200}"
             )
-        if _ORDINARY(encoded):
+        if _ORDINARY(name) or (reason := refused_name(name)) is None:
             return name
-        # Names are keys here, never paths; still nobody who unzips the file should be surprised.
-        if not name.isprintable() or not name or "\\" in name or name.startswith("/") or "//" in name:
-            raise ArchiveError(f"`{self.name}` has a record named {encoded!r:.200}")
-        if "." in name and any(part in (".", "..") for part in name.split("/")):
-            raise ArchiveError(f"`{self.name}` has a record named {encoded!r:.200}, which leads out of its folder")
-        return name
+        raise ArchiveError(f"`{self.name}` has a record named {encoded!r:.200}, which {reason}")
 
 
-def _folded(name: str) -> str:
+def refused_name(name: str) -> str | None:
+    """Why a record must not have this name; None where it may.
+
+    Names are keys here, never paths; still nobody who unzips the file should be surprised.
+    """
+    if not name.isprintable() or not name or "\\" in name or name.startswith("/") or "//" in name:
+        return "is no plain name"
+    if "." in name and any(part in (".", "..") for part in name.split("/")):
+        return "leads out of its folder"
+    return None
+
+
+def folded_name(name: str) -> str:
     """Give a name as file systems compare it that count neither case nor how an accent is spelled."""
     from unicodedata import normalize
 

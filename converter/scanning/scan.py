@@ -26,6 +26,7 @@ from converter.errors import (
 )
 from converter.formats import FORMATS, uncollected
 from converter.formats.foreign import HEAD, sealed, what
+from converter.formats.torch import TORCH_ZIP
 from converter.formats.torch import reader as torch
 from converter.io.local import LocalFile
 from converter.io.source import Memory, Window
@@ -273,6 +274,9 @@ class _Look:
             if format.matches(head):
                 if format.contents == "records":
                     return self.zip(source, "", 0)
+                if format.contents == "array":
+                    self.numpy(source, "", 0)
+                    return format.title
                 catalogue = self.strict(source, format.read)
                 if format.contents == "pickles":
                     self.legacy(source, catalogue)
@@ -281,9 +285,6 @@ class _Look:
         if (archive := sealed(head)) is not None:
             self.unopened(archive, "")
             return archive.title
-        if head.startswith(_NUMPY):
-            self.numpy(source, "", 0)
-            return "numpy array (npy)"
         end = self.stream(source, "", 0)
         self.appended(source)
         if not end:
@@ -349,7 +350,7 @@ class _Look:
         if checkpoint and not place:
             self.strict(source, torch.read)
         if checkpoint:
-            return FORMATS[0].title
+            return TORCH_ZIP.title
         return "numpy archive (npz)" if all(name.endswith(".npy") for name in archive.records) else "zip archive"
 
     def worth(self, head: bytes, name: str, storage: bool, nbytes: int) -> bool:

@@ -17,9 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
 from converter.errors import UnsupportedError
+from converter.tensors.parts import tensor_parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from converter.io.parts import Buffers, Part
+    from converter.tensors.tensor import Tensor
 
 BLOCK: Final = 64 << 10  # elements of a pass: shorter ones fit a smaller cache, but threads wait more for each other
 _PIECE: Final = 256 << 10  # elements of a converted tile: at most 2 MiB
@@ -82,6 +86,19 @@ class Losses(dict[str, Loss]):
 def can_convert(source: Dtype, target: Dtype) -> bool:
     """Whether `converted` takes these. Nothing but floating-point numbers is ever converted, and nothing to 8 bits."""
     return source == target or (target in TARGETS and (source in TARGETS or source == F8_E8M0 or source.name in _SMALL))
+
+
+def parts_of(name: str, tensor: Tensor, target: Dtype, losses: Losses) -> tuple[Part, ...]:
+    """The parts of a tensor's canonical bytes in the dtype `target`; what that loses is added to `losses` by `name`."""
+    if target == tensor.dtype:
+        return tensor_parts(tensor)
+
+    def made(view: Tensor, tiles: Iterator[memoryview], buffers: Buffers) -> Iterator[memoryview]:
+        loss = Loss()
+        yield from converted(tiles, view.dtype, target, loss)
+        losses.add(name, loss)
+
+    return tensor_parts(tensor, size=lambda elements: elements * target.itemsize, made=made)
 
 
 def converted(tiles: Iterator[memoryview], source: Dtype, target: Dtype, loss: Loss) -> Iterator[memoryview]:

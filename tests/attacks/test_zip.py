@@ -472,7 +472,7 @@ ZIPS = {
     ),
     "torch.package": (lambda: [*sound(), Entry("archive/.data/extern_modules", b"sys")], "torch.package"),
     "torch.export": (lambda: [Entry("model/archive_format", b"pt2")], "torch.export"),
-    "npz": (lambda: [Entry("a.npy", b"x"), Entry("b.npy", b"x")], "numpy archive"),
+    "npz": (lambda: [Entry("a.npy", b"x"), Entry("b.npy", b"x")], "no numpy array"),
     "any zip": (lambda: [Entry("a/x.txt", b"x")], "no PyTorch checkpoint"),
     "no root": (lambda: [Entry("data.pkl", b"N."), Entry("version", b"3")], "outside of a folder"),
     "two roots": (lambda: [Entry("a/data.pkl", b"N."), Entry("b/version", b"3")], "no PyTorch checkpoint"),

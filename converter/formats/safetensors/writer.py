@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_NAME, Dtype
 from converter.errors import OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
 from converter.formats.safetensors.reader import METADATA, TIED
-from converter.io.parts import Buffers, Part
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.models.masks import to_drop
 from converter.tensors import casting as numbers
 from converter.tensors.guards import check_expansion
-from converter.tensors.parts import tensor_parts
 from converter.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -71,7 +69,10 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         held = frozenset(names)
         here = {left: name for left, name in tied.items() if name in held}
         header = _header(kept, targets, ordered, _written_metadata(here))
-        pieces = [Piece(name, _parts(name, kept[name], targets[name], losses), targets[name].name) for name in ordered]
+        pieces = [
+            Piece(name, numbers.parts_of(name, kept[name], targets[name], losses), targets[name].name)
+            for name in ordered
+        ]
         files.append(PlannedFile("" if single_file else path, (literal("header", header), *pieces)))
         weight_map |= dict.fromkeys(names, path)
     catalogue.expect(kept[piece.name] for file in files for piece in file.pieces[1:])
@@ -159,15 +160,3 @@ def _header(
             f"the header would take {len(text):,} bytes; safetensors allows {_HEADER:,}: cut it into shards"
         )
     return struct.pack("<Q", len(text)) + text
-
-
-def _parts(name: str, tensor: Tensor, target: Dtype, losses: numbers.Losses) -> tuple[Part, ...]:
-    if target == tensor.dtype:
-        return tensor_parts(tensor)
-
-    def made(view: Tensor, tiles: Iterator[memoryview], buffers: Buffers) -> Iterator[memoryview]:
-        loss = numbers.Loss()
-        yield from numbers.converted(tiles, tensor.dtype, target, loss)
-        losses.add(name, loss)
-
-    return tensor_parts(tensor, size=lambda elements: elements * target.itemsize, made=made)

@@ -182,9 +182,13 @@ def _check_kind(archive: Archive) -> None:
             raise ProgramError(f"`{name}` is {what}")
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
-        what = "a numpy archive (npz)" if all(n.endswith(".npy") for n in archive.records) else "a zip archive"
         raise ForeignFileError(
-            f"`{name}` is {what}, but no PyTorch checkpoint: it holds {held or 'nothing'} and no `data.pkl`"
+            f"`{name}` is a zip archive, but no PyTorch checkpoint: it holds {held or 'nothing'} and no `data.pkl`"
+        )
+    if (array := next((n for n in archive.records if n.endswith(".npy")), None)) is not None:
+        raise FormatError(
+            f"`{name}` holds `data.pkl` as a PyTorch checkpoint does and `{array:.200}` as a numpy archive does: two "
+            "readers would see two different files in it"
         )
     if not archive.root:
         raise FormatError(f"`{name}` has `data.pkl` outside of a folder; torch.save writes everything into one")

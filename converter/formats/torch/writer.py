@@ -1,7 +1,6 @@
 """The zip form of torch.save as torch 1.12 writes it, byte for byte: the layout of the published files.
 
-Sources: torch/serialization.py `_save` of 1.12; caffe2/serialize/inline_container.cc `getPadding`; miniz 2.1
-`mz_zip_writer_add_mem_ex_v2`; Modules/_pickle.c.
+Sources: torch/serialization.py `_save` of 1.12; Modules/_pickle.c. The archive is `converter.io.zip_writer`'s.
 """
 
 from __future__ import annotations
@@ -10,21 +9,14 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from converter.dtypes import Dtype
 from converter.io.checksums import crc32, crc32_zeros
+from converter.io.zip_writer import Member, directory
+from converter.io.zip_writer import lay_out as lay_out_members
 
 Tiles = Callable[["Entry"], Iterable[memoryview] | None]
-
-_ALIGNMENT: Final = 64  # bytes; where a record's data may start
-_WIDE: Final = 0xFFFFFFFF  # from this size or offset on miniz adds zip64 fields, and this is what stands in their place
-_FLAGS: Final = 0x0808  # a data descriptor follows; names are UTF-8
-_LOCAL: Final = struct.Struct("<4s5H3I2H")
-_ENTRY: Final = struct.Struct("<4s6H3I5H2I")
-_END64: Final = struct.Struct("<4sQ2H2I4Q")
-_LOCATOR: Final = struct.Struct("<4sIQI")
-_END: Final = struct.Struct("<4s4H2IH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +53,9 @@ class Record:
         return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
 
     @property
-    def end(self) -> int:
-        """The offset of what follows."""
-        return self.offset + len(self.header()) + self.nbytes + len(self.descriptor(0))
-
-    def header(self) -> bytes:
-        """Give the local header. Its extra field `FB` pads it, so that the data starts at a multiple of 64."""
-        name, wide = self.name.encode(), self._wide(compressed=0)
-        padding = -(self.offset + _LOCAL.size + len(name) + len(wide) + 4) % _ALIGNMENT
-        extra = wide + b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-        return _LOCAL.pack(b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
-
-    def descriptor(self, crc: int) -> bytes:
-        """Give what follows the data."""
-        return struct.pack("<4sI2Q" if self._wide() else "<4s3I", b"PK\7\10", crc, self.nbytes, self.nbytes)
-
-    def listed(self, crc: int) -> bytes:
-        """Give the record's row of the central directory, which has no padding."""
-        name, extra, nbytes = self.name.encode(), self._wide(), min(self.nbytes, _WIDE)
-        lengths = (len(name), len(extra))
-        offset = min(self.offset, _WIDE)
-        row = _ENTRY.pack(b"PK\1\2", 0, 0, _FLAGS, 0, 0, 0, crc, nbytes, nbytes, *lengths, 0, 0, 0, 0, offset)
-        return row + name + extra
-
-    def _wide(self, compressed: int | None = None) -> bytes:
-        """Give the zip64 field. In a local header miniz writes 0 for the compressed size, and the offset, too."""
-        values = []
-        if self.nbytes >= _WIDE:
-            values += [self.nbytes, self.nbytes if compressed is None else compressed]
-        if self.offset >= _WIDE:
-            values.append(self.offset)
-        return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values) if values else b""
+    def member(self) -> Member:
+        """The record as the archive sees it."""
+        return Member(self.name, self.nbytes, self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +67,7 @@ class Layout:
     @property
     def nbytes(self) -> int:
         """Bytes of the file."""
-        return self.records[-1].end + len(self.directory([0] * len(self.records)))
+        return self.records[-1].member.end + len(self.directory([0] * len(self.records)))
 
     @property
     def overhead(self) -> int:
@@ -119,7 +83,7 @@ class Layout:
         checksums = []
         for record in self.records:
             content = record.content
-            file.write(record.header())
+            file.write(record.member.header())
             if isinstance(content, bytes):
                 file.write(content)
                 crc = crc32(content)
@@ -131,24 +95,13 @@ class Layout:
                 for tile in made:
                     file.write(tile)
                     crc = crc32(tile, crc)
-            file.write(record.descriptor(crc))
+            file.write(record.member.descriptor(crc))
             checksums.append(crc)
         file.write(self.directory(checksums))
 
     def directory(self, checksums: Sequence[int]) -> bytes:
-        """Give the central directory and the three end records: the zip64 ones are always there."""
-        start, count = self.records[-1].end, len(self.records)
-        rows = b"".join(record.listed(crc) for record, crc in zip(self.records, checksums, strict=True))
-        end = start + len(rows)
-        made_by, needed = 0x031E, 45
-        return b"".join(
-            (
-                rows,
-                _END64.pack(b"PK\6\6", _END64.size - 12, made_by, needed, 0, 0, count, count, len(rows), start),
-                _LOCATOR.pack(b"PK\6\7", 0, end, 1),
-                _END.pack(b"PK\5\6", 0, 0, count, count, len(rows), min(start, _WIDE), 0),
-            )
-        )
+        """The central directory and the end records."""
+        return directory([record.member for record in self.records], checksums)
 
 
 def lay_out(root: str, entries: Sequence[Entry], *, ordered: bool = False) -> Layout:
@@ -161,12 +114,14 @@ def lay_out(root: str, entries: Sequence[Entry], *, ordered: bool = False) -> La
     contents: list[tuple[str, bytes | Entry]] = [("data.pkl", _pickled(entries, ordered=ordered))]
     contents += [(f"data/{key}", entry) for key, entry in stored]
     contents.append(("version", b"3\n"))
-    records: list[Record] = []
-    offset = 0
-    for name, content in contents:
-        records.append(Record(f"{root}/{name}", content, offset))
-        offset = records[-1].end
-    return Layout(tuple(records))
+    members = lay_out_members(
+        (f"{root}/{name}", len(content) if isinstance(content, bytes) else content.nbytes) for name, content in contents
+    )
+    return Layout(
+        tuple(
+            Record(member.name, content, member.offset) for member, (_, content) in zip(members, contents, strict=True)
+        )
+    )
 
 
 def _pickled(entries: Sequence[Entry], *, ordered: bool) -> bytes:

@@ -1,0 +1,147 @@
+"""The header of an npy array: what it holds and how it lies. Nothing of it is ever run.
+
+Source: numpy/lib/_format_impl.py (`_read_array_header`, `_write_array_header`); the NEP of the npy format.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from converter.dtypes import BOOL, C64, C128, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, Dtype
+from converter.errors import FormatError, LayoutError, LimitError, UnsafeError, UnsupportedError
+from converter.formats.npz import MAGIC
+from converter.limits import limits
+
+LONGEST: Final = 12 + 10_000  # bytes that a header may have with what stands before it: numpy reads no longer text
+NATIVE: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL, U16, U32, U64, C64, C128)  # those that numpy has, too
+_KEYS: Final = ["descr", "fortran_order", "shape"]
+_WIDTHS: Final = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}  # bytes of the header's length, by version
+_ALIGNED: Final = 64  # bytes; the data start at a multiple
+_GROWTH: Final = 21  # digits that numpy leaves room for, so that an array can grow in place
+# All tokens that such a literal has. With no operators and no names among them the parser stays shallow.
+_TOKENS: Final = re.compile(r"(?:[\s,:{}()\[\]]|'[^'\\]*'|\"[^\"\\]*\"|True|False|[0-9]{1,20})*").fullmatch
+_OTHERS: Final = {  # the letter of a dtype that is no tensor's, and what such an array holds
+    "U": "texts",
+    "S": "texts",
+    "a": "texts",
+    "M": "dates",
+    "m": "lengths of time",
+    "V": "raw bytes: what ml_dtypes saves as bfloat16 is to be saved as `array.view('uint16')`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of an array says. `start` is where the data begin, in bytes of the array's record."""
+
+    dtype: Dtype
+    byteorder: str
+    shape: tuple[int, ...]
+    fortran: bool
+    start: int
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Elements from one to the next along each dimension."""
+        order = self.shape if self.fortran else self.shape[::-1]
+        steps = tuple(math.prod(order[:axis]) for axis in range(len(order)))
+        return steps if self.fortran else steps[::-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def descr(dtype: Dtype) -> str:
+    """What numpy calls a dtype; where it lacks one, the unsigned integer that holds its bits."""
+    return "|b1" if dtype is BOOL else dtype.numpy
+
+
+_BY_CODE: Final = {descr(dtype)[1:]: dtype for dtype in NATIVE}
+
+
+def start_of_data(head: bytes, what: str) -> int:
+    """Where an array's data begin, by its first 12 bytes.
+
+    Raises FormatError where it is no array of a known version, LimitError for a header that is too long.
+    """
+    if not head.startswith(MAGIC) or len(head) < 12:
+        raise FormatError(f"{what} is no numpy array: it does not start with the bytes `\\x93NUMPY` and a header")
+    width = _WIDTHS.get(head[6:8])
+    if width is None:
+        raise FormatError(f"{what}: the numpy array is of version {head[6]}.{head[7]}; 1.0, 2.0 and 3.0 are known")
+    start = 8 + width + int.from_bytes(head[8 : 8 + width], "little")
+    if start > LONGEST:
+        raise LimitError(f"{what}: the numpy array has a header of {start:,} bytes; at most {LONGEST:,} are read")
+    return start
+
+
+def parse(head: bytes, what: str) -> Header:
+    """Read the header of an array, all of whose bytes before the data are `head`.
+
+    Raises FormatError for what is no such header, UnsafeError for an array of objects, UnsupportedError for other dtypes
+    that tensors do not have.
+    """
+    raw = head[8 + _WIDTHS[head[6:8]] :]
+    text = raw.decode("ascii", "replace")
+    if not text.endswith("\n") or not text[:-1].isprintable() or not _TOKENS(text):
+        raise FormatError(f"{what}: the header of the numpy array is no plain literal of texts, numbers and brackets")
+    fields = _fields(text.strip(), what)
+    dtype, byteorder = _dtype(fields["descr"], what)
+    shape, fortran = fields["shape"], fields["fortran_order"]
+    if type(fortran) is not bool:
+        raise FormatError(f"{what}: `fortran_order` of the numpy array is neither True nor False")
+    if type(shape) is not tuple or not all(type(size) is int for size in shape):
+        raise FormatError(f"{what}: `shape` of the numpy array is no tuple of whole numbers")
+    if len(shape) > limits().rank:
+        raise LayoutError(f"{what}: the numpy array has {len(shape):,} dimensions; at most {limits().rank} are read")
+    return Header(dtype, byteorder, shape, fortran, len(head))
+
+
+def written(dtype: Dtype, shape: tuple[int, ...]) -> bytes:
+    """The bytes before the data of a row-major array, as numpy writes them."""
+    text = f"{{'descr': '{descr(dtype)}', 'fortran_order': False, 'shape': {shape!r}, }}"
+    text += " " * (_GROWTH - len(str(shape[0])) if shape else 0)
+    length = len(text) + 1
+    padding = -(10 + length) % _ALIGNED
+    return MAGIC + b"\1\0" + (length + padding).to_bytes(2, "little") + text.encode() + b" " * padding + b"\n"
+
+
+def _fields(text: str, what: str) -> dict[str, Any]:
+    """The values by key; a key that stood twice would be read in two ways."""
+    try:
+        body = ast.parse(text, mode="eval").body
+        if isinstance(body, ast.Dict):
+            keys = [key.value for key in body.keys if isinstance(key, ast.Constant)]
+            if sorted(map(str, keys)) == _KEYS and len(body.keys) == len(_KEYS):
+                return {str(key): ast.literal_eval(value) for key, value in zip(keys, body.values, strict=True)}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise FormatError(f"{what}: the header of the numpy array is no Python literal: {str(error)[:120]}") from error
+    raise FormatError(f"{what}: the header of the numpy array has other keys than {', '.join(_KEYS)}, each once")
+
+
+def _dtype(value: object, what: str) -> tuple[Dtype, str]:
+    """The dtype and byte order that a `descr` names."""
+    if type(value) is list:
+        fields = ", ".join(f"`{field[0]!s:.40}`" for field in value[:4] if type(field) is tuple and field)
+        raise UnsupportedError(
+            f"{what} is a numpy array of a structured dtype with the fields {fields or 'of no name'}: save each by itself"
+        )
+    if type(value) is not str or not value:
+        raise FormatError(f"{what}: `descr` of the numpy array is no text")
+    order, code = value[0], value[1:]
+    if code == "O" or value == "O":
+        raise UnsafeError(
+            f"{what} is a numpy array of Python objects: to load it is to run a pickle, which is not done here; save it "
+            "with a dtype of numbers"
+        )
+    dtype = _BY_CODE.get(code)
+    if dtype is None or order not in "<>|" or (order == "|" and dtype.itemsize > 1):
+        held = _OTHERS.get(code[:1], "what no tensor holds")
+        raise UnsupportedError(f"{what} is a numpy array of dtype `{value:.40}`, {held}")
+    return dtype, "big" if order == ">" and dtype.itemsize > 1 else "little"

@@ -1,0 +1,91 @@
+"""Zip archives, written as torch 1.12 writes them: stored records, planned before a byte is.
+
+A record's data start at a multiple of 64 bytes. Its CRC-32 stands behind the data, so that a record can be written
+before it is known. Sources: PKWARE's APPNOTE 6.3.10; miniz 2.1 `mz_zip_writer_add_mem_ex_v2`; caffe2/serialize/
+inline_container.cc `getPadding`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+_ALIGNMENT: Final = 64  # bytes; where a record's data may start
+_WIDE: Final = 0xFFFFFFFF  # from this size or offset on miniz adds zip64 fields, and this is what stands in their place
+_FLAGS: Final = 0x0808  # a data descriptor follows; names are UTF-8
+_LOCAL: Final = struct.Struct("<4s5H3I2H")
+_ENTRY: Final = struct.Struct("<4s6H3I5H2I")
+_END64: Final = struct.Struct("<4sQ2H2I4Q")
+_LOCATOR: Final = struct.Struct("<4sIQI")
+_END: Final = struct.Struct("<4s4H2IH")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A record to be written: `nbytes` are those of its data, `offset` is where its local header starts."""
+
+    name: str
+    nbytes: int
+    offset: int
+
+    @property
+    def end(self) -> int:
+        """The offset of what follows."""
+        return self.offset + len(self.header()) + self.nbytes + len(self.descriptor(0))
+
+    def header(self) -> bytes:
+        """The local header. Its extra field `FB` pads it, so that the data start at a multiple of 64."""
+        name, wide = self.name.encode(), self._wide(compressed=0)
+        padding = -(self.offset + _LOCAL.size + len(name) + len(wide) + 4) % _ALIGNMENT
+        extra = wide + b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+        return _LOCAL.pack(b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
+
+    def descriptor(self, crc: int) -> bytes:
+        """What follows the data."""
+        return struct.pack("<4sI2Q" if self._wide() else "<4s3I", b"PK\7\10", crc, self.nbytes, self.nbytes)
+
+    def listed(self, crc: int) -> bytes:
+        """The record's row of the central directory, which has no padding."""
+        name, extra, nbytes = self.name.encode(), self._wide(), min(self.nbytes, _WIDE)
+        lengths = (len(name), len(extra))
+        offset = min(self.offset, _WIDE)
+        row = _ENTRY.pack(b"PK\1\2", 0, 0, _FLAGS, 0, 0, 0, crc, nbytes, nbytes, *lengths, 0, 0, 0, 0, offset)
+        return row + name + extra
+
+    def _wide(self, compressed: int | None = None) -> bytes:
+        """The zip64 field. In a local header miniz writes 0 for the compressed size, and the offset, too."""
+        values = []
+        if self.nbytes >= _WIDE:
+            values += [self.nbytes, self.nbytes if compressed is None else compressed]
+        if self.offset >= _WIDE:
+            values.append(self.offset)
+        return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values) if values else b""
+
+
+def lay_out(records: Iterable[tuple[str, int]]) -> tuple[Member, ...]:
+    """Plan records, given by name and bytes of data, one after another from the start of the file."""
+    members: list[Member] = []
+    offset = 0
+    for name, nbytes in records:
+        members.append(Member(name, nbytes, offset))
+        offset = members[-1].end
+    return tuple(members)
+
+
+def directory(members: Sequence[Member], checksums: Sequence[int]) -> bytes:
+    """The central directory and the three end records: the zip64 ones are always there."""
+    start, count = members[-1].end, len(members)
+    rows = b"".join(member.listed(crc) for member, crc in zip(members, checksums, strict=True))
+    end = start + len(rows)
+    made_by, needed, most = 0x031E, 45, 0xFFFF
+    few = min(count, most)
+    return b"".join(
+        (
+            rows,
+            _END64.pack(b"PK\6\6", _END64.size - 12, made_by, needed, 0, 0, count, count, len(rows), start),
+            _LOCATOR.pack(b"PK\6\7", 0, end, 1),
+            _END.pack(b"PK\5\6", 0, 0, few, few, min(len(rows), _WIDE), min(start, _WIDE), 0),
+        )
+    )
