@@ -36,7 +36,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests import gguf_files
-from tests.checkpoints import Call, Global, View, floats, legacy_bytes, ordered, view, write_checkpoint
+from tests.checkpoints import (
+    Call,
+    Entry,
+    Global,
+    View,
+    floats,
+    legacy_bytes,
+    ordered,
+    view,
+    write_checkpoint,
+    zip_bytes,
+)
+from tests.formats.builders import npy
 from tests.gguf_files import Info, gguf, key
 from tests.seeds import safetensors_file
 from tests.small_gpt2 import CONFIG, weights
@@ -79,7 +91,7 @@ GGUF_NAMES: Final = {
 
 
 def make_inputs(folder: Path, run: Runner) -> None:
-    """Write every source below `in`."""
+    """Write every source below `in`, those of numpy below `numpy`."""
     inputs = folder / "in"
     for name in ("head", "rows", "safetensors", "safetensors-sharded", "gguf-split"):
         (inputs / name).mkdir(parents=True)
@@ -98,6 +110,7 @@ def make_inputs(folder: Path, run: Runner) -> None:
     _write_split(inputs / "gguf-split", _gguf_arrays(tied))
     (inputs / "llama.gguf").write_bytes(_llama())
     _write_others(inputs)
+    _write_arrays(folder / "numpy", tied)
     # The published form is what `sample` writes, and a parameters folder has no other writer.
     made = (
         ("sample", "in/published"),
@@ -242,6 +255,24 @@ def _write_others(inputs: Path) -> None:
     (inputs / "notes.txt").write_text("nothing to read here\n")
 
 
+def _write_arrays(folder: Path, state: Mapping[str, NDArray[Any]]) -> None:
+    """A model as npz, half of it deflated and in Fortran's order; arrays of every kind; one array; and one of objects."""
+    folder.mkdir()
+    records = []
+    for number, (name, array) in enumerate(state.items()):
+        odd = number % 2 == 1
+        header = f"{{'descr': '<f4', 'fortran_order': {odd}, 'shape': {array.shape}, }}"
+        data = array.tobytes("F" if odd else "C")
+        records.append(Entry(f"transformer.{name}.npy", npy(header, data), deflated=odd))
+    (folder / "model.npz").write_bytes(zip_bytes(records))
+    header = "{'descr': '%s', 'fortran_order': False, 'shape': (2,), }"
+    kinds = {"half": "<f2", "big": ">i2", "bits@bf16": "<u2", "truth/bool": "|b1"}
+    arrays = [Entry(f"{name}.npy", npy(header % kind, b"\1\0\0\1"[: 2 * int(kind[2])])) for name, kind in kinds.items()]
+    (folder / "kinds.npz").write_bytes(zip_bytes(arrays))
+    (folder / "one.npy").write_bytes(npy(header % "<f4", floats(1, 2)))
+    (folder / "objects.npy").write_bytes(npy(header % "|O", b"\x80\2]."))
+
+
 def _damaged(data: bytes) -> bytes:
     """The archive with a byte of its first storage changed, so that its CRC is wrong."""
     at = data.index(b"/data/0") + 200
@@ -291,6 +322,16 @@ def _conversions() -> Iterator[Case]:
         yield Case(f"convert {name} -> parameters", (f"convert {path} @/folder --to parameters",))
         for form in ("storages", "named"):
             yield Case(f"extract {name} -> {form}", (f"extract {path} @/folder --form {form} --sha256",))
+    for dtype in SAFETENSORS:
+        chosen = "" if dtype == "keep" else f" --dtype {dtype}"
+        yield Case(f"convert published -> npz {dtype}", (f"convert in/published @/model.npz{chosen}",))
+    for source in ("head", "plain.bin", "q8_0.gguf", "parameters"):
+        yield Case(f"convert {source.removesuffix('.bin')} -> npz folder", (f"convert in/{source} @/folder --to npz",))
+    for source in ("model.npz", "kinds.npz", "one.npy", "objects.npy"):
+        for output in ("model.safetensors", "model.npz", "folder --to parameters"):
+            yield Case(f"convert {source} -> {output}", (f"convert numpy/{source} @/{output}",))
+    yield Case("convert model.npz -> gguf", ("convert numpy/model.npz @/model.gguf",))
+    yield Case("convert published -> npz sharded refused", ("convert in/published @/model.npz --max-shard-size 40kB",))
     for source in REFUSED:
         name, path = source.removesuffix(".bin"), f"in/{source}"
         for target, output in (("safetensors", "model.safetensors"), ("gguf", "model.gguf"), ("parameters", "folder --to parameters")):  # fmt: skip
@@ -373,6 +414,11 @@ def _commands() -> Iterator[Case]:
     yield case("verify plain inference", "verify in/plain.bin in/plain.bin --level inference")
     yield case("verify quantised with itself", "verify in/q4_0.gguf in/q4_0.gguf")
     yield case("verify --prompt without inference", "verify in/head in/head --prompt a")
+
+    for source in ("model.npz", "kinds.npz", "one.npy", "objects.npy"):
+        yield case(f"inspect {source}", f"inspect numpy/{source}", f"inspect numpy/{source} --json")
+        yield case(f"scan {source}", f"scan numpy/{source} --no-fickling")
+    yield case("verify npz", "convert in/head @/m.npz", "convert in/head @/b.npz --dtype bf16", "verify in/head @/m.npz @/b.npz")  # fmt: skip
 
     yield case("models", "models", "models --json")
     for name in ("111M", "Cerebras-GPT-13B", "7B"):

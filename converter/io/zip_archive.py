@@ -114,7 +114,7 @@ class Archive:
         record = self.records[name]
         if record.method == STORED:
             return bytes(self.source.read(self.payload(record), min(nbytes, record.nbytes)))
-        return next(_inflated(self, record), b"")[:nbytes]
+        return next(_inflated(self, record, nbytes), b"")
 
     def payload(self, record: Record) -> int:
         """Give where a record's data starts, its local header and descriptor checked against the directory."""
@@ -341,8 +341,8 @@ def folded_name(name: str) -> str:
     return normalize("NFC", normalize("NFC", name).casefold())
 
 
-def _inflated(archive: Archive, record: Record) -> Iterator[bytes]:
-    """Inflate a record piece by piece; never more than the directory promises."""
+def _inflated(archive: Archive, record: Record, most: int = 1 << 20) -> Iterator[bytes]:
+    """Inflate a record in pieces of at most `most` bytes; never more than the directory promises."""
     offset, left, produced = archive.payload(record), record.compressed, 0
     inflater = zlib.decompressobj(-15)
     what = f"`{record.name}` in `{archive.name}`"
@@ -352,7 +352,7 @@ def _inflated(archive: Archive, record: Record) -> Iterator[bytes]:
             if left and not waiting:
                 waiting = archive.source.read(offset, min(left, 64 << 10))
                 offset, left = offset + len(waiting), left - len(waiting)
-            data = inflater.decompress(waiting, 1 << 20)
+            data = inflater.decompress(waiting, most)
             waiting = inflater.unconsumed_tail
             produced += len(data)
             if produced > record.nbytes:

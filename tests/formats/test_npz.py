@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -70,6 +70,7 @@ laid_out = st.tuples(numbers, st.sampled_from("CF"), st.booleans()).map(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b.c", "d/e", "ü", "arr 0"]), laid_out, min_size=1), st.booleans())
 def test_reads_what_numpy_saves(state: dict[str, np.ndarray], packed: bool) -> None:
     found = reader.read(saved(np.savez_compressed if packed else np.savez, **state))
@@ -83,6 +84,7 @@ def test_reads_what_numpy_saves(state: dict[str, np.ndarray], packed: bool) -> N
         assert b"".join(bytes(tile) for tile in found[name].tiles()) == wanted
 
 
+@settings(deadline=None)
 @given(laid_out)
 def test_reads_what_numpy_saves_alone(array: np.ndarray) -> None:
     (found,) = reader.read_array(saved(np.save, array)).values()
@@ -92,6 +94,7 @@ def test_reads_what_numpy_saves_alone(array: np.ndarray) -> None:
     assert b"".join(bytes(tile) for tile in found.tiles()) == wanted
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b.c", "d/e", "ü"]), numbers, min_size=1))
 def test_numpy_reads_what_is_written(state: dict[str, np.ndarray]) -> None:
     state = {name: np.array(array, array.dtype.newbyteorder("<"), order="C") for name, array in state.items()}

@@ -21,6 +21,7 @@ NATIVE: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL, U16, U32, U64, C64,
 _KEYS: Final = ["descr", "fortran_order", "shape"]
 _WIDTHS: Final = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}  # bytes of the header's length, by version
 _ALIGNED: Final = 64  # bytes; the data start at a multiple
+_TEXT: Final = 2_000  # characters of a header without its padding: 64 dimensions take 1,400
 _GROWTH: Final = 21  # digits that numpy leaves room for, so that an array can grow in place
 # All tokens that such a literal has. With no operators and no names among them the parser stays shallow.
 _TOKENS: Final = re.compile(r"(?:[\s,:{}()\[\]]|'[^'\\]*'|\"[^\"\\]*\"|True|False|[0-9]{1,20})*").fullmatch
@@ -89,6 +90,10 @@ def parse(head: bytes, what: str) -> Header:
     """
     raw = head[8 + _WIDTHS[head[6:8]] :]
     text = raw.decode("ascii", "replace")
+    if len(text.rstrip()) > _TEXT:
+        raise LimitError(
+            f"{what}: the header of the numpy array has {len(text.rstrip()):,} characters; {_TEXT:,} are read"
+        )
     if not text.endswith("\n") or not text[:-1].isprintable() or not _TOKENS(text):
         raise FormatError(f"{what}: the header of the numpy array is no plain literal of texts, numbers and brackets")
     fields = _fields(text.strip(), what)
