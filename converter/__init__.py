@@ -1,48 +1,88 @@
 """The way out of pickle: inspect, take apart, convert and verify checkpoints without running them.
 
-`open_checkpoint(location)` gives a catalogue; `inspect`, `extract`, `convert` and `verify` take one; `scan` takes locations
-and `download` the name of a model; `models` knows the declared models. Whatever goes wrong is a `ConverterError`. Each is
-imported when it is first asked for.
+`open(location)` gives a catalogue, which is a mapping of names to tensors; `inspect`, `extract`, `convert`, `verify` and
+`scan` take a path, a URL or a catalogue; whatever goes wrong is a ConverterError. Each name is imported when it is first
+asked for.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from converter import models
-    from converter.conversion.convert import convert
-    from converter.conversion.extract import extract
-    from converter.errors import ConverterError
-    from converter.hub.repository import download
-    from converter.inspection.report import inspect
+    from converter.api import convert, declared_models, download, extract, inspect, scan, verify
+    from converter.api import open as open  # noqa: A004 (it is `converter.open`)
+    from converter.errors import (
+        ArchiveError,
+        ConverterError,
+        CutOffError,
+        ForeignFileError,
+        FormatError,
+        LayoutError,
+        LimitError,
+        ManifestError,
+        MissingTensorError,
+        ModelError,
+        OutputError,
+        PickleError,
+        ProgramError,
+        ReadError,
+        SourceError,
+        TruncatedPickleError,
+        UnsafeError,
+        UnsupportedError,
+        WordError,
+    )
+    from converter.limits import Limits
     from converter.opening import open_checkpoint
-    from converter.scanning.scan import scan
-    from converter.verification.verify import verify
+    from converter.tensors.catalogue import Catalogue
+    from converter.tensors.tensor import Tensor
 
     __version__: str
 
+# `open` is no part of it: `from converter import *` leaves Python's own.
 __all__ = [
+    "ArchiveError",
+    "Catalogue",
     "ConverterError",
+    "CutOffError",
+    "ForeignFileError",
+    "FormatError",
+    "LayoutError",
+    "LimitError",
+    "Limits",
+    "ManifestError",
+    "MissingTensorError",
+    "ModelError",
+    "OutputError",
+    "PickleError",
+    "ProgramError",
+    "ReadError",
+    "SourceError",
+    "Tensor",
+    "TruncatedPickleError",
+    "UnsafeError",
+    "UnsupportedError",
+    "WordError",
     "__version__",
     "convert",
+    "declared_models",
     "download",
     "extract",
     "inspect",
-    "models",
     "open_checkpoint",
     "scan",
     "verify",
 ]
 
-_HOMES: Final = {  # where each public name is defined
-    "ConverterError": "converter.errors",
-    "convert": "converter.conversion.convert",
-    "download": "converter.hub.repository",
-    "extract": "converter.conversion.extract",
-    "inspect": "converter.inspection.report",
+_HOMES: Final = {
+    **dict.fromkeys(
+        ("convert", "declared_models", "download", "extract", "inspect", "open", "scan", "verify"), "converter.api"
+    ),
+    **{name: "converter.errors" for name in __all__ if name.endswith("Error")},
+    "Catalogue": "converter.tensors.catalogue",
+    "Limits": "converter.limits",
+    "Tensor": "converter.tensors.tensor",
     "open_checkpoint": "converter.opening",
-    "scan": "converter.scanning.scan",
-    "verify": "converter.verification.verify",
 }
 
 
@@ -50,8 +90,6 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562)."""
     if name in _HOMES:
         return vars(import_module(_HOMES[name]))[name]
-    if name == "models":
-        return import_module("converter.models")
     if name == "__version__":
         from importlib.metadata import version
 
@@ -60,4 +98,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return sorted([*__all__, "open"])

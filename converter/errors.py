@@ -16,6 +16,7 @@ ConverterError              the root: everything this package raises on purpose
 ├─ UnsupportedError         understood, but not something that can be carried over
 ├─ ModelError               no such declared model, or a checkpoint that is not the model it should be
 ├─ OutputError              the output exists, is an input, has no room or no permission
+├─ MissingTensorError       a name that a catalogue does not have; also a KeyError
 ├─ WordError                a word that is none of those an option takes; also a ValueError
 └─ ReadError                a copy that is verified can't be read: what `verify` reports of it, and no failure of `verify`
 
@@ -23,8 +24,10 @@ What follows from a cause is an attribute of its class. Nothing is ever decided 
 that whoever made the file has chosen.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Collection, Sequence
+from typing import ClassVar, Final
+
+_MANY: Final = 10_000  # names: comparing more with one takes seconds
 
 
 class ConverterError(Exception):
@@ -111,6 +114,21 @@ class ModelError(ConverterError):
 
 class OutputError(ConverterError):
     """The output can't be written."""
+
+
+class MissingTensorError(ConverterError, KeyError):
+    """A name that a catalogue does not have. Names that are like it are looked for when the message is asked for."""
+
+    def __init__(self, name: object, names: Collection[str], where: str) -> None:
+        super().__init__(name)
+        self._name, self._names, self._where = name, names, where
+
+    def __str__(self) -> str:
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(self._name), self._names, 3, 0.7) if len(self._names) < _MANY else []
+        hint = f"; did you mean {', '.join(f'`{name}`' for name in near)}?" if near else ""
+        return f"there is no tensor `{self._name!s:.200}` in `{self._where}`{hint}"
 
 
 class WordError(ConverterError, ValueError):

@@ -74,6 +74,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "UnsupportedError": (2, "not-looked-into", "unreadable"),
     "ModelError": (2, "malformed", "unreadable"),
     "OutputError": (2, "malformed", "unreadable"),
+    "MissingTensorError": (2, "malformed", "unreadable"),
     "WordError": (2, "malformed", "unreadable"),
     "ReadError": (2, "malformed", "unreadable"),
 }

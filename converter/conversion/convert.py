@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from converter import formats
 from converter.conversion.job import Job, prepare
 from converter.dtypes import spelled
-from converter.errors import OutputError, WordError
+from converter.errors import OutputError
 from converter.formats.format import Options
 from converter.io.publish import check_target
 from converter.reports import conversion as reports
+from converter.words import check
 
 if TYPE_CHECKING:
     from converter.formats.format import Format
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 def target_format(output: Path, to: str | None) -> Format:
     """The format that an output's ending asks for, or `to`. Raises OutputError where neither says, WordError for others."""
     words = [format.name for format in formats.WRITABLE]
-    if to is not None and to not in words:
-        raise WordError("to", to, words)
+    if to is not None:
+        check("to", to, words)
     asked = next((format for format in formats.WRITABLE if format.ending and output.suffix == format.ending), None)
     if to is None and asked is None:
         endings = [format.ending for format in formats.WRITABLE if format.ending]
@@ -32,6 +33,13 @@ def target_format(output: Path, to: str | None) -> Format:
     if to is not None and asked is not None and to != asked.name:
         raise OutputError(f"`{output}` ends in {output.suffix}, which is not {to}: choose one of them")
     return asked or formats.named(to or "")
+
+
+def check_words(output: Path, to: str | None, dtype: str) -> tuple[Format, str]:
+    """The format and the dtype that are asked for. Raises WordError or OutputError for what there is not."""
+    format, word = target_format(output, to), spelled(dtype)
+    check("dtype", word, list(dict.fromkeys(word for other in formats.WRITABLE for word in other.dtypes)))
+    return format, word
 
 
 def convert(
@@ -59,11 +67,7 @@ def convert(
     `threads` work as there are processors, unless a number is given; what is remote is read by one. Raises WordError for
     a format or dtype that there is not, and the errors of `prepare` and of writing.
     """
-    format = target_format(output, to)
-    words = list(dict.fromkeys(word for other in formats.WRITABLE for word in other.dtypes))
-    dtype = spelled(dtype)
-    if dtype not in words:
-        raise WordError("dtype", dtype, words)
+    format, dtype = check_words(output, to, dtype)
     lone = format.ending is not None and output.suffix == format.ending
 
     def check_output() -> None:

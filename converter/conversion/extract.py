@@ -14,6 +14,7 @@ from converter.formats.parameters.folder import PROPERTIES
 from converter.io.publish import Plan, PlannedFile, check_target, literal, publish
 from converter.models.recognition import recognise
 from converter.reports.conversion import ExtractReport
+from converter.words import FORMS, check
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -25,6 +26,11 @@ def default_folder(catalogue: Catalogue) -> Path:
     if recognition is not None and recognition.model is not None:
         return Path("parameters") / recognition.model.name
     return Path("parameters") / (Path(catalogue.location).resolve().stem or "checkpoint")
+
+
+def check_words(form: str) -> None:
+    """Raise WordError for a form that there is not."""
+    check("form", form, FORMS)
 
 
 def extract(
@@ -46,6 +52,7 @@ def extract(
     before anything is written; without, the report says why it was left out. As many `threads` work as there are
     processors, unless a number is given; what is remote is read by one.
     """
+    check_words(form)
     inputs = catalogue.identities()
 
     def check_output() -> None:

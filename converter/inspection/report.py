@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter import formats
-from converter.errors import WordError
 from converter.formats import uncollected
 from converter.formats.torch.reader import PUBLISHED_WRITER, read_cut_off
 from converter.io.local import LocalFile
@@ -17,13 +16,19 @@ from converter.models import recognition as models
 from converter.pickles.flatten import describe, inner_tensors
 from converter.reports import inspection as reports
 from converter.scanning.danger import verdict
-from converter.words import SORTS
+from converter.words import SORTS, check
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue, Unsupported
     from converter.tensors.tensor import Tensor
 
 _LISTED = 1000  # names inside one opaque value that a report lists
+
+
+def check_words(sort: str | None) -> None:
+    """Raise WordError for a word that `inspect` does not take."""
+    if sort is not None:
+        check("sort", sort, SORTS)
 
 
 @uncollected()
@@ -39,8 +44,7 @@ def inspect(
 
     `progress` is called with the bytes read for statistics since its last call.
     """
-    if sort is not None and sort not in SORTS:
-        raise WordError("sort", sort, SORTS)
+    check_words(sort)
     recognition = _recognise(catalogue)
     said, findings = verdict(catalogue.globals)
     chosen = [(n, t) for n, t in catalogue.items() if filter is None or fnmatchcase(n, filter)]

@@ -260,8 +260,9 @@ def _exchange(one: Path, other: Path) -> None:
     paths = os.fsencode(one), os.fsencode(other)
     if sys.platform == "linux":
         at_cwd, exchange = -100, 2
-        if library.renameat2(at_cwd, paths[0], at_cwd, paths[1], exchange) == 0:
-            return
+        with contextlib.suppress(AttributeError):  # glibc before 2.28 has no such function
+            if library.renameat2(at_cwd, paths[0], at_cwd, paths[1], exchange) == 0:
+                return
     elif sys.platform == "darwin":
         swap = 2
         if library.renamex_np(paths[0], paths[1], swap) == 0:

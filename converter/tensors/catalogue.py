@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Self
 
+from converter.errors import MissingTensorError
 from converter.tensors.tensor import Tensor
+from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.io.traffic import Traffic
     from converter.tensors.tensor import Storage
+
+
+_SHOWN: Final = 20  # tensors that a notebook shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,17 @@ class Catalogue(Mapping[str, Tensor]):
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise MissingTensorError(name, self.tensors, self.location) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The tensor of that name, or `default`."""
+        return self.tensors.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -105,7 +121,25 @@ class Catalogue(Mapping[str, Tensor]):
         return len(self.tensors)
 
     def __repr__(self) -> str:
-        return f"<Catalogue {self.location!r}: {len(self)} tensors, {self.format}>"
+        return f"<Catalogue {self.location!r}: {plural(len(self), 'tensor')}, {self.format}>"
+
+    def _repr_html_(self) -> str:
+        """A table of the first tensors, for notebooks."""
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{escape(safe_text(name))}</td><td>{tensor.dtype.name}</td>"
+            f"<td>{escape(_shape(tensor.shape))}</td><td style='text-align:right'>{nbytes_text(tensor.nbytes)}</td></tr>"
+            for name, tensor in islice(self.tensors.items(), _SHOWN)
+        )
+        rest = f"<p>and {len(self) - _SHOWN:,} more</p>" if len(self) > _SHOWN else ""
+        head = f"<p><b>{escape(safe_text(self.location))}</b>: {plural(len(self), 'tensor')}, {escape(self.format)}</p>"
+        titles = "<tr><th>name</th><th>dtype</th><th>shape</th><th>bytes</th></tr>"
+        return f"{head}<table>{titles}{rows}</table>{rest}"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """What a notebook offers after `catalogue[`."""
+        return list(self.tensors)
 
     def __enter__(self) -> Self:
         return self
@@ -196,3 +230,7 @@ class Catalogue(Mapping[str, Tensor]):
             for source, start, end in storage.spans():
                 found.setdefault(id(source), (source, []))[1].append((start, end))
         return list(found.values())
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "scalar"

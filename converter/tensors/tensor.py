@@ -18,6 +18,7 @@ from converter.dtypes import Dtype
 from converter.errors import LayoutError
 from converter.io.source import STEP, Extent, Source
 from converter.limits import limits
+from converter.text import nbytes_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +87,7 @@ class Storage:
         self.source.prefetch(self.offset + offset, nbytes)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Tensor:
     """A view of a storage, checked when it is built.
 
@@ -125,6 +126,10 @@ class Tensor:
         # Of bytes, whose hash nobody outside the process can foresee: strides can be chosen to collide as numbers.
         numbers = (*self.shape, *self.stride, self.offset)
         return hash((_packer(len(numbers))(*numbers), self.storage.key))
+
+    def __repr__(self) -> str:
+        lies = "" if self.contiguous else ", transposed" if self.transposed else f", stride {list(self.stride)}"
+        return f"<Tensor {self.dtype.name} {list(self.shape)}{lies}, {nbytes_text(self.nbytes)}>"
 
     def _described(self) -> str:
         return f"a {self.dtype.name} tensor of shape {self.shape!s:.300}, stride {self.stride!s:.300}, offset {self.offset}"
@@ -165,6 +170,26 @@ class Tensor:
         """Give the view of `[start:stop]` along the first dimension."""
         offset = self.offset + start * self.stride[0]
         return replace(self, shape=(stop - start, *self.shape[1:]), offset=offset)
+
+    def numpy(self, *, writable: bool = False) -> NDArray[Any]:
+        """Read it as numbers: what numpy lacks (BF16, the 8-bit floats, C32) is widened exactly, to float32 or complex64.
+
+        The array is read-only unless a `writable` copy is asked for. Raises UnsupportedError for packed dtypes, whose
+        elements are parts of a byte: `bits` has those.
+        """
+        from converter.tensors.arrays import numbers
+
+        found = numbers(self)
+        return found.copy() if writable else found
+
+    def bits(self) -> NDArray[Any]:
+        """Read it as it is stored: a read-only array, of unsigned integers where numpy lacks the dtype."""
+        return self.array()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """What `numpy.asarray(tensor)` gives: its numbers."""
+        found = self.numpy(writable=copy is True)
+        return found if dtype is None else found.astype(dtype, copy=False)
 
     def array(self, buffer: bytearray | None = None) -> NDArray[Any]:
         """Read it: a read-only view, strided as the tensor is. BF16, F8 and the like as their raw bits.

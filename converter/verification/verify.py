@@ -22,7 +22,6 @@ from converter.errors import (
     OutputError,
     ReadError,
     UnsupportedError,
-    WordError,
 )
 from converter.formats.companions import CONFIG
 from converter.formats.format import Finding
@@ -40,6 +39,7 @@ from converter.verification.comparison import Outcome, Room, comparable, compare
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_parts
 from converter.words import ENGINES, LEVELS
+from converter.words import check as check_word
 
 if TYPE_CHECKING:
     from converter.inference.engine import Engine
@@ -69,6 +69,12 @@ class Options:
     threshold: Threshold | None = None
 
 
+def check_words(level: str, engine: str) -> None:
+    """Raise WordError for a level or an engine that there is not."""
+    check_word("level", level, LEVELS)
+    check_word("engine", engine, ENGINES)
+
+
 def verify(
     source: Catalogue | Golden,
     outputs: Sequence[str | Path],
@@ -83,9 +89,7 @@ def verify(
     `starting` is told the bytes to come. With `golden`, gives the manifest of the source too, unless something differs.
     """
     options = options or Options()
-    for option, word, words in (("level", options.level, LEVELS), ("engine", options.engine, ENGINES)):
-        if word not in words:
-            raise WordError(option, word, words)
+    check_words(options.level, options.engine)
     original = _Digests(source) if isinstance(source, Golden) else _Checkpoint(source)
     if isinstance(original, _Digests) and (golden or options.level == "inference"):
         what = "no manifest can be made" if golden else "nothing can be computed"

@@ -30,7 +30,7 @@ from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.guards import check_expansion
 from converter.tensors.parts import storage_parts, tensor_parts
 from converter.tensors.tensor import Storage, Tensor
-from converter.words import FORMS
+from converter.words import FORMS, check
 
 SCHEMA: Final = "cerebras-tool/manifest/v1"
 PROPERTIES: Final = "model.properties"
@@ -56,8 +56,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
     Raises UnsupportedError where the catalogue holds no tensors, or `options` name another form.
     """
-    if options.form not in FORMS:
-        raise UnsupportedError(f"a parameters folder has no form `{options.form}`: choose {' or '.join(FORMS)}")
+    check("form", options.form, FORMS)
     if not catalogue:
         raise UnsupportedError(f"`{catalogue.location}` holds no tensors to extract")
     form, sha256 = options.form, options.sha256

@@ -1,0 +1,210 @@
+"""What `import converter` offers: the commands as functions, which take a path, a URL or a catalogue.
+
+Words are checked before anything is read or written: a wrong one is a WordError, which is a ValueError, and lists the
+right ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.tensors.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from converter.hub.repository import Downloaded
+    from converter.limits import Limits
+    from converter.models.declared import Model
+    from converter.reports.conversion import ConversionReport, ExtractReport
+    from converter.reports.inspection import Inspection
+    from converter.reports.scan import ScanReport
+    from converter.reports.verification import Verification
+    from converter.words import DtypeWord, Engine, Form, Level, Sort, Target
+
+    Location = str | PathLike[str] | Catalogue
+    Progress = Callable[[int], None]
+
+
+def open(location: Location, *, root: str | None = None, limits: Limits | None = None) -> Catalogue:
+    """Open a checkpoint: names and layouts are read, tensors when they are asked for. Leaving a `with` closes its files.
+
+    `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name` or a URL; `root` is the key that
+    names start below. Raises a ConverterError that says in a sentence what is wrong.
+    """
+    if isinstance(location, Catalogue):
+        return location
+    from converter.opening import open_checkpoint
+
+    return open_checkpoint(_place(location), root=root, limits=limits)
+
+
+def inspect(
+    source: Location,
+    *,
+    filter: str | None = None,
+    sort: Sort | None = None,
+    stats: bool = False,
+    root: str | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Report what a checkpoint is and holds. `filter` is a glob on names; `stats` reads every tensor."""
+    from converter.inspection import report
+
+    report.check_words(sort)
+    with _opened(source, root) as catalogue:
+        return report.inspect(catalogue, filter=filter, sort=sort, stats=stats, progress=progress)
+
+
+def convert(
+    source: Location,
+    output: str | PathLike[str],
+    *,
+    to: Target | None = None,
+    dtype: DtypeWord | str = "keep",
+    max_shard_size: int | None = None,
+    keep_buffers: bool = False,
+    tokenizer: str | PathLike[str] | None = None,
+    check_crc: bool = True,
+    dry_run: bool = False,
+    force: bool = False,
+    resume: bool = False,
+    ignore_globals: bool = False,
+    threads: int | None = None,
+    root: str | None = None,
+    progress: Progress | None = None,
+) -> ConversionReport:
+    """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
+
+    An output that ends as a format's files do is one file; any other is a folder.
+    """
+    from converter.conversion import convert as conversion
+
+    conversion.check_words(Path(output), to, dtype)
+    with _opened(source, root) as catalogue:
+        return conversion.convert(
+            catalogue,
+            Path(output),
+            to=to,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            keep_buffers=keep_buffers,
+            tokenizer=Path(tokenizer) if tokenizer is not None else None,
+            check_crc=check_crc,
+            dry_run=dry_run,
+            force=force,
+            resume=resume,
+            ignore_globals=ignore_globals,
+            threads=threads,
+            progress=progress,
+        )
+
+
+def extract(
+    source: Location,
+    folder: str | PathLike[str] | None = None,
+    *,
+    form: Form = "storages",
+    properties: str | PathLike[str] | None = None,
+    sha256: bool = False,
+    check_crc: bool = True,
+    force: bool = False,
+    ignore_globals: bool = False,
+    threads: int | None = None,
+    root: str | None = None,
+    progress: Progress | None = None,
+) -> ExtractReport:
+    """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`."""
+    from converter.conversion import extract as extraction
+
+    extraction.check_words(form)
+    with _opened(source, root) as catalogue:
+        return extraction.extract(
+            catalogue,
+            Path(folder) if folder is not None else extraction.default_folder(catalogue),
+            form=form,
+            properties=Path(properties) if properties is not None else None,
+            sha256=sha256,
+            check_crc=check_crc,
+            force=force,
+            ignore_globals=ignore_globals,
+            threads=threads,
+            progress=progress,
+        )
+
+
+def verify(
+    source: Location,
+    *outputs: str | PathLike[str],
+    level: Level = "tensors",
+    tokens: str | PathLike[str] | None = None,
+    prompt: str | None = None,
+    engine: Engine = "numpy",
+    root: str | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Hold copies against their source; the report's `ok` says whether all are equal.
+
+    `source` may also be a manifest of `verify --write-manifest`. Raises a ConverterError only where the source can't be
+    read or an engine can't run: what is wrong with an output is in the report.
+    """
+    from converter.verification import golden
+    from converter.verification.verify import Options, check_words
+    from converter.verification.verify import verify as held
+
+    check_words(level, engine)
+    if not outputs:
+        raise TypeError("verify() needs an output to hold against the source")
+    options = Options(level, Path(tokens) if tokens is not None else None, prompt, engine)
+    places = [_place(output) for output in outputs]
+    if not isinstance(source, Catalogue) and golden.is_golden(Path(source)):
+        return held(golden.load(Path(source)), places, options, progress=progress)[0]
+    with _opened(source, root) as catalogue:
+        return held(catalogue, places, options, progress=progress)[0]
+
+
+def scan(*locations: str | PathLike[str], explain: bool = False, fickling: bool = True) -> ScanReport:
+    """Say what loading files would run, without loading them; the report's `verdict` is the worst of them.
+
+    Locations are files, or folders and repositories with all that is in them.
+    """
+    from converter.scanning.scan import scan as scanned
+
+    if not locations:
+        raise TypeError("scan() needs a location")
+    return scanned([_place(location) for location in locations], explain=explain, fickling=fickling)
+
+
+def download(
+    name: str, folder: str | PathLike[str] | None = None, *, progress: Progress | None = None
+) -> list[Downloaded]:
+    """Download weights and what belongs to them from the Hub, SHA-256 checked where it is known."""
+    from converter.hub.repository import download as downloaded
+
+    return downloaded(name, Path(folder) if folder is not None else None, progress=progress)
+
+
+def declared_models() -> Mapping[str, Model]:
+    """The declared models by name: sizes, links, files, hashes."""
+    from converter.models.declared import declared
+
+    return {model.name: model for model in declared()}
+
+
+@contextmanager
+def _opened(source: Location, root: str | None) -> Iterator[Catalogue]:
+    """The catalogue itself, or one that is open for as long as the block runs."""
+    if isinstance(source, Catalogue):
+        yield source
+        return
+    with open(source, root=root) as catalogue:
+        yield catalogue
+
+
+def _place(location: Location) -> str | Path:
+    """What is opened: a text may be a URL or a repository, anything else is a path."""
+    if isinstance(location, Catalogue):
+        return location.location
+    return location if isinstance(location, str) else Path(location)
