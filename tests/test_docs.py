@@ -69,3 +69,20 @@ def test_commands_stand_in_blocks_that_are_run(page: Path) -> None:
     commands = re.findall(r"^\s*(?:\$ )?cerebras-tool .*$", outside, re.MULTILINE)
 
     assert [command for command in commands if not NETWORK.search(command)] == []
+
+
+def test_the_session_in_python_prints_what_the_page_shows(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    page = ROOT / "docs" / "python.md"
+    code = "import doctest, sys; sys.exit(doctest.testfile(sys.argv[1], module_relative=False)[0] > 0)"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(page)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

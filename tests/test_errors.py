@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from converter import errors
 from converter.cli.app import app
-from converter.errors import ConverterError
+from converter.errors import ConverterError, MissingTensorError
 from converter.formats import open_file
 from converter.formats.foreign import FOREIGN, HEAD, sealed, what
 from converter.scanning.scan import RULES
@@ -85,7 +85,7 @@ def test_what_follows_from_each_cause() -> None:
     assert {kind.rule for kind in CAUSES} <= set(RULES)
 
 
-@pytest.mark.parametrize("kind", CAUSES)
+@pytest.mark.parametrize("kind", [kind for kind in CAUSES if kind is not MissingTensorError])  # it words itself
 def test_a_command_ends_with_the_code_and_the_advice_of_the_cause(
     kind: type[ConverterError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
