@@ -114,7 +114,7 @@ def test_nothing_is_run_imported_or_looked_up(folder: Path, tmp_path: Path) -> N
 
 _READ = """
 from converter.errors import ConverterError
-from converter.formats import open_checkpoint
+from converter.opening import open_checkpoint
 
 def read(path):
     try:

@@ -73,7 +73,7 @@ def test_nothing_is_run_imported_or_looked_up(folder: Path, tmp_path: Path) -> N
 _READ = """
 from converter.pickles import decompile
 from converter.scanning.scan import scan_file
-from converter.io.source import LocalFile
+from converter.io.local import LocalFile
 
 def read(path):
     if path != os.devnull:

@@ -29,7 +29,9 @@ from converter.formats import identify, open_source
 from converter.formats import shards as folder
 from converter.formats.foreign import HEAD
 from converter.formats.gguf import reader as gguf
+from converter.formats.parameters import check as properties
 from converter.formats.parameters import folder as parameters
+from converter.formats.parameters.folder import PROPERTIES
 from converter.formats.safetensors import reader as safetensors_file
 from converter.formats.torch import legacy
 from converter.formats.torch.reader import storage_dtype
@@ -266,10 +268,10 @@ def parse_properties(data: bytes) -> None:
     config, _, text = data.partition(b"\n")
     output, where, right = model()
     settings = _settings(config)
-    (where / companions.PROPERTIES).write_bytes(text)
+    (where / PROPERTIES).write_bytes(text)
     # What the tensors are is known, and takes longer to find out again than all the rest.
-    with patch.object(companions.models, "recognise", lambda *_: _recognised(b"")):
-        findings = list(companions.check_properties(settings, output))
+    with patch.object(properties.models, "recognise", lambda *_: _recognised(b"")):
+        findings = list(properties.check(output, settings))
     assert all(len(what) < 200 and len(sentence) < 1500 for _, what, sentence in findings)
     assert findings == [] or (settings, text) != (None, right)
 
@@ -279,7 +281,7 @@ def model() -> tuple[Catalogue, Path, bytes]:
     """Give the parameters folder of a GPT-2 of one layer, and its model.properties."""
     made = damage.model(n_layer=1, n_head=2, n_embd=4, n_inner=8, n_positions=4, vocab_size=4)
     where = damage.write_parameters(made, _folder() / "model")
-    return open_checkpoint(where), where, (where / companions.PROPERTIES).read_bytes()
+    return open_checkpoint(where), where, (where / PROPERTIES).read_bytes()
 
 
 @lru_cache(1000)

@@ -5,7 +5,6 @@ Source: numpy/lib/_format_impl.py (`_read_array_header`, `_write_array_header`);
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from dataclasses import dataclass
@@ -23,8 +22,10 @@ _WIDTHS: Final = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}  # bytes of the header's l
 _ALIGNED: Final = 64  # bytes; the data start at a multiple
 _TEXT: Final = 2_000  # characters of a header without its padding: 64 dimensions take 1,400
 _GROWTH: Final = 21  # digits that numpy leaves room for, so that an array can grow in place
-# All tokens that such a literal has. With no operators and no names among them the parser stays shallow.
-_TOKENS: Final = re.compile(r"(?:[\s,:{}()\[\]]|'[^'\\]*'|\"[^\"\\]*\"|True|False|[0-9]{1,20})*").fullmatch
+# All tokens that such a literal has, and what closes a bracket.
+_TOKEN: Final = re.compile(r"([,:{}()\[\]]|'[^'\\]*'|\"[^\"\\]*\"|True|False|[0-9]{1,20})\s*")
+_CLOSES: Final = {"(": ")", "[": "]", "{": "}"}
+_DEPTH: Final = 16  # brackets in brackets: a structured dtype has three
 _OTHERS: Final = {  # the letter of a dtype that is no tensor's, and what such an array holds
     "U": "texts",
     "S": "texts",
@@ -94,7 +95,7 @@ def parse(head: bytes, what: str) -> Header:
         raise LimitError(
             f"{what}: the header of the numpy array has {len(text.rstrip()):,} characters; {_TEXT:,} are read"
         )
-    if not text.endswith("\n") or not text[:-1].isprintable() or not _TOKENS(text):
+    if not text.endswith("\n") or not text[:-1].isprintable():
         raise FormatError(f"{what}: the header of the numpy array is no plain literal of texts, numbers and brackets")
     fields = _fields(text.strip(), what)
     dtype, byteorder = _dtype(fields["descr"], what)
@@ -119,15 +120,81 @@ def written(dtype: Dtype, shape: tuple[int, ...]) -> bytes:
 
 def _fields(text: str, what: str) -> dict[str, Any]:
     """The values by key; a key that stood twice would be read in two ways."""
-    try:
-        body = ast.parse(text, mode="eval").body
-        if isinstance(body, ast.Dict):
-            keys = [key.value for key in body.keys if isinstance(key, ast.Constant)]
-            if sorted(map(str, keys)) == _KEYS and len(body.keys) == len(_KEYS):
-                return {str(key): ast.literal_eval(value) for key, value in zip(keys, body.values, strict=True)}
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise FormatError(f"{what}: the header of the numpy array is no Python literal: {str(error)[:120]}") from error
+    literal = _Literal(text, what)
+    value = literal.value(0)
+    if literal.ended and type(value) is dict and sorted(value) == _KEYS:
+        return value
     raise FormatError(f"{what}: the header of the numpy array has other keys than {', '.join(_KEYS)}, each once")
+
+
+class _Literal:
+    """The literal of a header: dicts of texts, tuples, lists, texts, whole numbers, True and False.
+
+    Python's own parser is not asked: it would compile what a file says.
+    """
+
+    def __init__(self, text: str, what: str) -> None:
+        self._text, self._what, self._at = text, what, 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows."""
+        return self._at == len(self._text)
+
+    def value(self, depth: int) -> Any:
+        """Read the next value. Raises FormatError where there is none."""
+        token = self._next()
+        if token in _CLOSES and depth < _DEPTH:
+            return self._within(token, depth + 1)
+        if token[0] in "'\"":
+            return token[1:-1]
+        if token.isdigit():
+            return int(token)
+        if token in ("True", "False"):
+            return token == "True"  # noqa: S105 (a word of the header)
+        raise self._wrong()
+
+    def _within(self, opened: str, depth: int) -> Any:
+        """Read what stands in brackets, up to the one that closes them."""
+        items: list[Any] = []
+        commas = 0
+        while not self._skips(_CLOSES[opened]):
+            if len(items) > commas:
+                raise self._wrong()
+            items.append(self.value(depth))
+            if opened == "{":
+                if not self._skips(":"):
+                    raise self._wrong()
+                items[-1] = (items[-1], self.value(depth))
+            commas += self._skips(",")
+        if opened == "[":
+            return items
+        if opened == "(":
+            return items[0] if len(items) == 1 and not commas else tuple(items)
+        keys = [key for key, _ in items]
+        if not all(type(key) is str for key in keys) or len(set(keys)) < len(keys):
+            raise self._wrong()
+        return dict(items)
+
+    def _next(self) -> str:
+        match = _TOKEN.match(self._text, self._at)
+        if match is None:
+            raise self._wrong()
+        self._at = match.end()
+        return match[1]
+
+    def _skips(self, token: str) -> bool:
+        """Whether `token` comes next; then it is passed over."""
+        match = _TOKEN.match(self._text, self._at)
+        if match is None or match[1] != token:
+            return False
+        self._at = match.end()
+        return True
+
+    def _wrong(self) -> FormatError:
+        return FormatError(
+            f"{self._what}: the header of the numpy array is no plain literal of texts, numbers and brackets"
+        )
 
 
 def _dtype(value: object, what: str) -> tuple[Dtype, str]:
