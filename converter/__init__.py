@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from converter.conversion.convert import convert
     from converter.conversion.extract import extract
     from converter.errors import ConverterError
-    from converter.hub.repository import download
+    from converter.hub.download import download
     from converter.inspection.report import inspect
     from converter.opening import open_checkpoint
     from converter.scanning.scan import scan
@@ -37,7 +37,7 @@ __all__ = [
 _HOMES: Final = {  # where each public name is defined
     "ConverterError": "converter.errors",
     "convert": "converter.conversion.convert",
-    "download": "converter.hub.repository",
+    "download": "converter.hub.download",
     "extract": "converter.conversion.extract",
     "inspect": "converter.inspection.report",
     "open_checkpoint": "converter.opening",

@@ -21,7 +21,7 @@ NAMES = [
     "ConverterError", "__version__", "convert", "download", "extract", "inspect", "models", "open_checkpoint", "scan", "verify",
 ]  # fmt: skip
 HOMES = (
-    "converter.errors:ConverterError converter.conversion.convert:convert converter.hub.repository:download "
+    "converter.errors:ConverterError converter.conversion.convert:convert converter.hub.download:download "
     "converter.conversion.extract:extract converter.inspection.report:inspect converter.opening:open_checkpoint "
     "converter.scanning.scan:scan converter.verification.verify:verify\n"
 )
@@ -36,7 +36,7 @@ def test_dir_shows_the_public_names_alone() -> None:
     [
         "converter",
         "converter.conversion.convert, converter.verification.verify",
-        "converter.conversion.extract, converter.scanning.scan, converter.hub.repository",
+        "converter.conversion.extract, converter.scanning.scan, converter.hub.download",
         "converter.inspection.report, converter.models.recognition, converter.opening, converter.errors, converter.cli.app",
     ],
 )

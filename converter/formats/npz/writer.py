@@ -19,7 +19,7 @@ from converter.formats.npz.reader import BITS
 from converter.io.checksums import crc32, crc32_combine
 from converter.io.parts import Digests, Part
 from converter.io.publish import Piece, PlannedFile, literal
-from converter.io.zip_archive import folded_name, refused_name
+from converter.io.zip_directory import folded_name, refused_name
 from converter.io.zip_writer import Member, directory, lay_out
 from converter.limits import limits
 from converter.models.masks import to_drop
