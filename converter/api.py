@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from converter.tensors.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from converter.hub.repository import Downloaded
+    from converter.hub.download import Downloaded
     from converter.limits import Limits
     from converter.models.declared import Model
     from converter.reports.conversion import ConversionReport, ExtractReport
@@ -181,7 +181,7 @@ def download(
     name: str, folder: str | PathLike[str] | None = None, *, progress: Progress | None = None
 ) -> list[Downloaded]:
     """Download weights and what belongs to them from the Hub, SHA-256 checked where it is known."""
-    from converter.hub.repository import download as downloaded
+    from converter.hub.download import download as downloaded
 
     return downloaded(name, Path(folder) if folder is not None else None, progress=progress)
 

@@ -30,10 +30,12 @@ def open_checkpoint(location: str | Path, *, root: str | None = None, limits: Li
 def _opened(location: str | Path, root: str | None) -> Catalogue:
     path = Path(location)
     if isinstance(location, str) and "/" in location and not os.path.lexists(path):
-        from converter.hub import repository as hub
+        from converter.hub.locations import is_remote
 
-        if hub.is_remote(location):
-            return hub.open_remote(location, root=root)
+        if is_remote(location):
+            from converter.hub.repository import open_remote
+
+            return open_remote(location, root=root)
     try:
         if path.is_dir():
             from converter.formats import shards as folder
@@ -49,8 +51,8 @@ def _opened(location: str | Path, root: str | None) -> Catalogue:
 def folder_beside(catalogue: Catalogue) -> Path | None:
     """The folder that a checkpoint lies in, or is; of one on the Hub, where its small files are in the cache."""
     if "://" in catalogue.location:
-        from converter.hub import repository as hub
+        from converter.hub.download import companions
 
-        return hub.companions(catalogue.location)
+        return companions(catalogue.location)
     location = Path(catalogue.location)
     return location if location.is_dir() else location.parent if location.exists() else None

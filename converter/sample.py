@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from converter.dtypes import BY_NAME, F32
 from converter.errors import ModelError, OutputError
 from converter.formats.torch.writer import Entry, lay_out
 from converter.formats.torch.writer import Layout as FileLayout
+from converter.io.parts import Buffers, Part, hole, known
+from converter.io.publish import Plan, PlannedFile, add, literal
+from converter.io.writer import Progress
 from converter.models.architecture import Parameter
 from converter.models.declared import Layout, Model, ModelFile, find
-from converter.text import os_reason
 
-Progress = Callable[[int], None]  # called with the bytes written since the last call
-
-_TILE: Final = 1 << 20  # bytes of noise made at once: what the cache holds
+_TILE: Final = 1 << 20  # bytes of noise that are made at once: they fit in the processor's cache
 _TINY_SIZES: Final = {"n_layer": 4, "n_head": 4, "n_embd": 64, "n_inner": 256, "n_positions": 64, "vocab_size": 257}
-_WIDE_MODEL: Final = 768  # hidden size from which on 0.02 is loud enough to say different tokens
+_WIDE_MODEL: Final = 768  # hidden size from which noise of a deviation of 0.02 makes a model say different tokens
 _END_OF_TEXT: Final = "<|endoftext|>"
 
 
@@ -39,13 +38,14 @@ class SampleReport:
 
 
 def expected_nbytes(model: Model, file: ModelFile) -> int:
-    """Give the size of a weight file of the published form: without `lm_head.weight`, as torch 1.12 lays it out."""
+    """The size of a weight file of the published form: without `lm_head.weight`, as torch 1.12 lays it out."""
     return _laid_out(model)[file.name].nbytes
 
 
 def sample_nbytes(name: str) -> int:
-    """Give the bytes of all weight files of a sample. Raises ModelError where there is no such model."""
-    return sum(layout.nbytes for layout in _laid_out(_model(name)).values())
+    """The bytes of all files of a sample. Raises ModelError where there is no such model."""
+    model = _model(name)
+    return sum(layout.nbytes for layout in _laid_out(model).values()) + sum(map(len, _documents(model).values()))
 
 
 def write_sample(
@@ -61,33 +61,21 @@ def write_sample(
 
     Masks are what they have to be either way: of a sparse sample they alone take room, 4 MiB a layer.
 
-    `model` is a declared model, `tiny` or `tiny-13B`; these two have vocab.json and merges.txt, too: a token a byte.
-    A seed gives the same weights with every run (of one version of numpy). Raises ModelError where there is no such
-    model, OutputError where it can't be written; then the folder is as it was.
+    `model` is a declared model, `tiny` or `tiny-13B`. These two get vocab.json and merges.txt as well, with a token for
+    each byte. A seed gives the same weights with every run (of one version of numpy). Raises ModelError where there is
+    no such model, OutputError where the sample can't be written; then the folder is as it was.
     """
     written = _model(model)
-    layouts = _laid_out(written)
-    documents = _documents(written)
-    files = {**{name: layout.nbytes for name, layout in layouts.items()}, **{n: len(d) for n, d in documents.items()}}
-    noise = _Noise(written, seed, sparse, progress)
-
-    def fill(name: str, file: BinaryIO) -> None:
-        if name in documents:
-            file.write(documents[name])
-            return
-        layouts[name].write(file, noise.tiles)
-        if progress is not None:
-            progress(layouts[name].overhead)
-
-    try:
-        with _opened(folder) as descriptor:
-            _check_free(folder, files, force=force)
-            _check_room(folder, 0 if sparse else sum(files.values()))
-            _publish(folder, files, fill)
-            os.fsync(descriptor)
-    except OSError as error:
-        raise OutputError(f"`{folder}` can't be written: {os_reason(error)}") from error
-    return SampleReport(written.name, tuple((folder / name, nbytes) for name, nbytes in files.items()), seed, sparse)
+    values = {entry.name: parameter.value for entry, parameter in _state_dict(written)}
+    free = _zeros if sparse else _Noise(written, seed).part
+    files = [
+        PlannedFile(name, layout.pieces(partial(_part, values, free))) for name, layout in _laid_out(written).items()
+    ]
+    files += [PlannedFile(name, (literal(name, document),)) for name, document in _documents(written).items()]
+    names = [file.path for file in files]
+    plan = Plan(tuple(files), folder=True)
+    add(plan, folder, check=partial(_check_free, folder, names, force=force), progress=progress)
+    return SampleReport(written.name, tuple((folder / file.path, file.nbytes) for file in files), seed, sparse)
 
 
 def _model(name: str) -> Model:
@@ -101,13 +89,13 @@ def _model(name: str) -> Model:
 
 
 def _tiny() -> Model:
-    """Give the form of the six single files at sizes of a megabyte."""
+    """The form of the six single files, at sizes of a megabyte."""
     like = find("111M")
     return _miniature("tiny", {**like.config, **_TINY_SIZES}, like.layout, _file("pytorch_model.bin", 60, "archive"))
 
 
 def _tiny_13b() -> Model:
-    """Give the 13B's form, cut inside a layer as that is."""
+    """The form of the 13B, which is cut inside a layer."""
     like = find("13B")
     config = {**like.config, **_TINY_SIZES, "bos_token_id": 256, "eos_token_id": 256}
     one, two = (file.root for file in like.files)
@@ -150,7 +138,7 @@ def _entry(parameter: Parameter, layout: Layout) -> Entry:
 
 
 def _shards(model: Model) -> dict[str, list[Entry]]:
-    """Give the entries of each file. Where a file says its first tensor, it has those up to the next file's."""
+    """The entries of each file. A file begins with the tensor that it names as its first, and ends where the next begins."""
     entries = [entry for entry, _ in _state_dict(model)]
     names = [entry.name for entry in entries]
     starts = [names.index(file.first) if file.first else 0 for file in model.files]
@@ -164,7 +152,7 @@ def _laid_out(model: Model) -> dict[str, FileLayout]:
 
 
 def _documents(model: Model) -> dict[str, bytes]:
-    """Give what lies beside the weights."""
+    """What lies beside the weights."""
     documents = {"config.json": _json(dict(model.config))}
     if model.index:
         shards = _shards(model)
@@ -184,76 +172,60 @@ def _json(document: dict[str, Any]) -> bytes:
 
 
 def _vocabulary() -> dict[str, int]:
-    """Give GPT-2's first 256 tokens, the bytes, as encoder.py `bytes_to_unicode` spells and orders them; and the last."""
+    """GPT-2's first 256 tokens, the bytes, as encoder.py `bytes_to_unicode` spells and orders them; and its last one."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = 256 - len(printable)
     spelled = [chr(code) for code in (*printable, *range(256, 256 + hidden))]
     return {token: number for number, token in enumerate([*spelled, _END_OF_TEXT])}
 
 
-class _Noise:
-    """The values of a sample's tensors."""
+def _part(values: Mapping[str, str | float | None], free: Callable[[Entry], Part], entry: Entry) -> Part:
+    """An entry's storage: a mask as it has to be, and `free` for a tensor whose values nothing prescribes."""
+    value = values[entry.name]
+    if value == "causal":
+        return Part(entry.nbytes, lambda buffers: _causal(entry.shape[-1]))
+    if isinstance(value, int | float):
+        return known(struct.pack("<f", value))
+    return free(entry)
 
-    def __init__(self, model: Model, seed: int, sparse: bool, progress: Progress | None) -> None:
-        self._parameters = {entry.name: parameter for entry, parameter in _state_dict(model)}
+
+class _Noise:
+    """The values of a sample's parameters."""
+
+    def __init__(self, model: Model, seed: int) -> None:
         self._deviation = 0.02 if model.config["n_embd"] >= _WIDE_MODEL else 0.2
         self._seed = seed % (1 << 64)
-        self._sparse = sparse
-        self._progress = progress
 
-    def tiles(self, entry: Entry) -> Iterable[memoryview] | None:
-        """Give an entry's storage, piece by piece, in one buffer; None where a hole will do."""
-        value = self._parameters[entry.name].value
-        if self._sparse and value is None:
-            self._tell(entry.nbytes)
-            return None
-        return self._told(self._tiles(entry, value))
+    def part(self, entry: Entry) -> Part:
+        """An entry's storage."""
+        return Part(entry.nbytes, partial(self._drawn, entry))
 
-    def _told(self, tiles: Iterable[memoryview]) -> Iterator[memoryview]:
-        for tile in tiles:
-            yield tile
-            self._tell(len(tile))
-
-    def _tell(self, nbytes: int) -> None:
-        if self._progress is not None:
-            self._progress(nbytes)
-
-    def _tiles(self, entry: Entry, value: str | float | None) -> Iterable[memoryview]:
-        import numpy as np
-
-        if value == "causal":
-            return [np.tri(entry.shape[-1], dtype=np.uint8).data.cast("B")]
-        if isinstance(value, int | float):
-            return [memoryview(struct.pack("<f", value))]
-        return self._drawn(entry)
-
-    def _drawn(self, entry: Entry) -> Iterator[memoryview]:
-        """Draw a piece while the one before it is written: both take about as long."""
-        from concurrent.futures import ThreadPoolExecutor
-
+    def _drawn(self, entry: Entry, buffers: Buffers) -> Iterator[memoryview]:
         import numpy as np
 
         own = np.random.SeedSequence([self._seed, int.from_bytes(entry.name.encode(), "little")])
         generator = np.random.Generator(np.random.SFC64(own))
         norm = len(entry.shape) == 1 and entry.name.endswith(".weight")
         step = min(entry.size, _TILE // F32.itemsize)
-        buffers = np.empty((2, step), np.float32)
+        with buffers.lent(step * F32.itemsize) as buffer:
+            for start in range(0, entry.size, step):
+                tile = buffer[: (entry.size - start) * F32.itemsize]
+                values = np.frombuffer(tile, np.float32)
+                generator.standard_normal(dtype=np.float32, out=values)
+                values *= np.float32(self._deviation)
+                if norm:
+                    values += np.float32(1)
+                yield tile
 
-        def draw(start: int) -> memoryview:
-            piece = buffers[start // step % 2, : entry.size - start]
-            generator.standard_normal(dtype=np.float32, out=piece)
-            piece *= np.float32(self._deviation)
-            if norm:
-                piece += np.float32(1)
-            return piece.data.cast("B")
 
-        with ThreadPoolExecutor(1) as worker:
-            drawn = worker.submit(draw, 0)
-            for following in range(step, entry.size + step, step):
-                piece = drawn.result()
-                if following < entry.size:
-                    drawn = worker.submit(draw, following)
-                yield piece
+def _zeros(entry: Entry) -> Part:
+    return hole(entry.nbytes)
+
+
+def _causal(positions: int) -> Iterator[memoryview]:
+    import numpy as np
+
+    yield np.tri(positions, dtype=np.uint8).data.cast("B")
 
 
 def _check_free(folder: Path, files: Iterable[str], *, force: bool) -> None:
@@ -267,51 +239,3 @@ def _check_free(folder: Path, files: Iterable[str], *, force: bool) -> None:
     for path in sorted(folder.glob("pytorch_model*")):
         if path.name not in files:
             raise OutputError(f"`{folder}` holds `{path.name}` of another checkpoint: choose another folder")
-
-
-def _check_room(folder: Path, nbytes: int) -> None:
-    disk = os.statvfs(folder)
-    room = disk.f_bavail * disk.f_frsize
-    if nbytes > room:
-        raise OutputError(f"`{folder}` needs {nbytes:,} bytes and there is room for {room:,} on its disk")
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    """Open the folder, locked against a second run; made if it was missing, and taken away again if it stays empty."""
-    made = not folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if isinstance(error, BlockingIOError):
-                raise OutputError(f"`{folder}` is being written by another run: wait for it to end") from error
-            # NFS locks no folders: there nothing warns of a second run.
-        yield descriptor
-    except BaseException:
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _publish(folder: Path, files: Iterable[str], fill: Callable[[str, BinaryIO], None]) -> None:
-    """Write all files beside their places, then rename them: each is absent, old or complete."""
-    partials = {folder / f".{name}.partial": folder / name for name in files}
-    try:
-        for partial, target in partials.items():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            with open(os.open(partial, flags, 0o666), "wb") as file:
-                fill(target.name, file)
-                file.flush()
-                os.fsync(file.fileno())
-        for partial, target in partials.items():
-            partial.replace(target)
-    except BaseException:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 from converter.io.source import Source
-from converter.io.zip_archive import Archive
+from converter.io.zip_records import Archive
 from tests.checkpoints import Entry, zip_bytes
 
 DATA = b"The quick brown fox"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from converter.errors import ArchiveError, SourceError
-from converter.io.zip_archive import Archive
+from converter.io.zip_records import Archive
 from tests.archives import CRC, DATA, Memory, archive, everything, stored, two
 from tests.checkpoints import Entry, zip_bytes
 

@@ -9,7 +9,7 @@ import pytest
 
 from converter.errors import ConverterError
 from converter.io.local import LocalFile
-from converter.io.zip_archive import Archive
+from converter.io.zip_records import Archive
 from converter.opening import open_checkpoint
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from converter.cli.app import app
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.errors import ConverterError, FormatError, ManifestError, SourceError
-from converter.hub.repository import companions, download, is_remote, open_remote
+from converter.hub.download import companions, download
+from converter.hub.locations import is_remote
+from converter.hub.repository import open_remote
 from converter.inspection.report import inspect
-from converter.io import ranges as remote
+from converter.io.ranges import Fetching
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from tests.checkpoints import floats, view, write_checkpoint
@@ -46,12 +49,8 @@ ROOT = Path(__file__).parent.parent
 RUN = CliRunner()
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a checkpoint of a megabyte large enough for everything that 26 GB need."""
-    monkeypatch.setattr(remote, "BLOCK", 16 << 10)
-    monkeypatch.setattr(remote, "WINDOW", 128 << 10)
-    monkeypatch.setattr(remote, "_PEEK", 256)
+# With so small blocks, a checkpoint of a megabyte goes every way that one of 26 GB does.
+SMALL = Fetching(block=16 << 10, window=128 << 10, peek=256)
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -191,18 +190,18 @@ def dropping() -> Callable[[Exchange, Asked], bool]:
 
 @pytest.mark.parametrize("name", [TINY, "someone/sharded"])
 @pytest.mark.parametrize(("connections", "drops"), [(1, False), (8, False), (1, True), (8, True)])
-@pytest.mark.usefixtures("small_blocks")
 def test_converting_over_http_gives_the_same_bytes(
     name: str, connections: int, drops: bool, hub: Hub, tiny: Path, sharded: Path, tmp_path: Path
 ) -> None:
     local = open_checkpoint(tiny if name == TINY else sharded)
+    fetching = replace(SMALL, connections=connections)
     if drops:
         hub.on_store = dropping()
 
     convert(local, tmp_path / "local.safetensors")
-    convert(open_remote(name, connections=connections), tmp_path / "remote.safetensors")
+    convert(open_remote(name, fetching=fetching), tmp_path / "remote.safetensors")
     extract(local, tmp_path / "local")
-    extract(open_remote(name, connections=connections), tmp_path / "remote")
+    extract(open_remote(name, fetching=fetching), tmp_path / "remote")
 
     assert (tmp_path / "remote.safetensors").read_bytes() == (tmp_path / "local.safetensors").read_bytes()
     theirs, ours = everything(tmp_path / "local"), everything(tmp_path / "remote")
@@ -212,9 +211,8 @@ def test_converting_over_http_gives_the_same_bytes(
     assert ours == theirs
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_converting_reads_little_more_than_the_file(hub: Hub, tiny: Path, tmp_path: Path) -> None:
-    catalogue = open_remote(TINY)
+    catalogue = open_remote(TINY, fetching=SMALL)
 
     convert(catalogue, tmp_path / "x.safetensors")
 
@@ -246,22 +244,20 @@ def test_a_conversion_goes_on_after_a_broken_connection(hub: Hub, tiny: Path, tm
 
 
 @pytest.mark.parametrize("to", ["x.safetensors", "x.gguf"])
-@pytest.mark.usefixtures("small_blocks")
 def test_what_we_wrote_reads_back_over_http(to: str, hub: Hub, tiny: Path, tmp_path: Path) -> None:
     convert(open_checkpoint(tiny), tmp_path / to)
     hub.repositories[TINY] = Repository({to: (tmp_path / to).read_bytes()})
 
-    catalogue = open_remote(f"hf://{TINY}/{to}")
+    catalogue = open_remote(f"hf://{TINY}/{to}", fetching=SMALL)
 
     local = open_checkpoint(tmp_path / to)
     assert list(catalogue) == list(local)
     assert all(b"".join(catalogue[name].tiles()) == b"".join(local[name].tiles()) for name in local)
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_any_order_of_reading_gives_the_bytes_of_the_file(hub: Hub, tiny: Path) -> None:
     raw = (tiny / "pytorch_model.bin").read_bytes()
-    (source,) = open_remote(TINY).origin.sources
+    (source,) = open_remote(TINY, fetching=SMALL).origin.sources
     places = [(7919 * step) % (len(raw) - 70_000) for step in range(200)]
     sizes = [1, 30, 300, 5000, 70_000]
 
@@ -500,7 +496,6 @@ def test_a_refusal_is_no_other_kind_of_error(hub: Hub) -> None:
     assert raised.value.__cause__ is None
 
 
-@pytest.mark.usefixtures("small_blocks")
 def test_a_quantised_file_takes_each_byte_once_and_no_more_requests_a_byte_than_a_plain_one(
     hub: Hub, tiny: Path, tmp_path: Path
 ) -> None:
@@ -509,7 +504,7 @@ def test_a_quantised_file_takes_each_byte_once_and_no_more_requests_a_byte_than_
         convert(open_checkpoint(tiny), tmp_path / f"{dtype}.gguf", dtype=dtype)
         content = (tmp_path / f"{dtype}.gguf").read_bytes()
         hub.on_elsewhere = serve({"/x.gguf": content})
-        catalogue = open_remote(f"{hub.url('elsewhere')}/x.gguf")
+        catalogue = open_remote(f"{hub.url('elsewhere')}/x.gguf", fetching=SMALL)
 
         convert(catalogue, tmp_path / f"{dtype}.safetensors")
 

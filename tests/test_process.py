@@ -23,7 +23,7 @@ from converter.dtypes import F32
 from converter.errors import LimitError
 from converter.hub.patience import Patience, waiting
 from converter.hub.repository import open_remote
-from converter.io.ranges import Pool
+from converter.io.pool import Pool
 from converter.io.source import Memory
 from converter.limits import Limits, limits, using
 from converter.opening import open_checkpoint
@@ -38,7 +38,7 @@ RUN = CliRunner()
 LOOK = """
 import gc, importlib, json, locale, logging, os, pkgutil, signal, sys, threading, warnings
 import fickling, huggingface_hub, isal, numpy, rich.console, rich.progress, safetensors, typer, typer.core, typer.main
-import concurrent.futures, huggingface_hub.utils, numpy.typing, safetensors.numpy
+import concurrent.futures, huggingface_hub.file_download, huggingface_hub.utils, numpy.typing, safetensors.numpy
 def look():
     return {
         "handlers": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
@@ -249,9 +249,8 @@ def test_threads_that_compare_work_under_the_limits_of_who_compares(monkeypatch:
 def test_our_requests_are_not_logged_and_those_of_the_host_program_are(
     work: Callable[[Path], object], hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from huggingface_hub import utils
+    from converter.hub.client import httpx
 
-    httpx: Any = utils.httpx  # type: ignore[attr-defined]
     logger = logging.getLogger(httpx.__name__)
     before = (logger.level, logger.propagate, logger.disabled, logger.handlers)
     caplog.set_level("DEBUG")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from converter.errors import OutputError
-from converter.io.parts import Part
-from converter.io.publish import Piece, Plan, PlannedFile, literal, publish
+from converter.io.parts import Buffers, Part, hole
+from converter.io.publish import Piece, Plan, PlannedFile, add, literal, publish
 
 
 def file_plan(*contents: bytes, identity: str = "") -> Plan:
@@ -218,4 +218,74 @@ def test_a_file_size_limit_is_one_sentence_and_leaves_nothing(tmp_path: Path) ->
     )
 
     assert "can't be written: file too large" in done.stderr
+    assert everything(tmp_path) == {}
+
+
+def sparse_plan(nbytes: int) -> Plan:
+    pieces = (literal("start", b"ab"), Piece("zeros", (hole(nbytes),)), literal("end", b"c"))
+    return Plan((PlannedFile("", pieces),), folder=False)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_hole_reads_as_zeros_takes_no_disk_and_counts_as_progress(threads: int, tmp_path: Path) -> None:
+    told: list[int] = []
+
+    publish(sparse_plan(64 << 20), tmp_path / "out", progress=told.append, threads=threads)
+
+    written = (tmp_path / "out").stat()
+    assert written.st_size == (64 << 20) + 3
+    assert written.st_blocks * 512 < 1 << 20
+    assert (tmp_path / "out").read_bytes() == b"ab" + bytes(64 << 20) + b"c"
+    assert sum(told) == (64 << 20) + 3
+
+
+def test_a_hole_may_stand_at_the_end_and_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan((PlannedFile("", (literal("start", b"ab"), Piece("zeros", (hole(8 << 30),)))),), folder=False)
+    room = os.statvfs_result((4096, 4096, 1000, 512, 512, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: room)
+
+    publish(plan, tmp_path / "out")
+
+    assert (tmp_path / "out").stat().st_size == (8 << 30) + 2
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 1 << 20, (1 << 20) + 1])
+def test_the_tiles_of_a_hole_are_zeros(nbytes: int) -> None:
+    assert b"".join(hole(nbytes).tiles(Buffers(1))) == bytes(nbytes)
+
+
+def test_files_are_added_to_a_folder_and_what_else_lies_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / ".b.partial").symlink_to("mine")
+
+    add(folder_plan(a=b"1", b=b"2"), tmp_path, check=lambda: None)
+
+    assert everything(tmp_path) == {"a": b"1", "b": b"2", "mine": b"mine"}
+
+
+def test_where_not_all_files_can_be_added_none_is(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    plan = folder_plan(a=b"1")
+    bad = failing(OSError(errno.EIO, "Input/output error")).files[0].pieces
+    plan = Plan((*plan.files, PlannedFile("b", bad)), folder=True)
+
+    with pytest.raises(OutputError, match="can't be written: input/output error"):
+        add(plan, tmp_path, check=lambda: None)
+    with pytest.raises(OutputError, match="input/output error"):
+        add(plan, tmp_path / "new" / "folder", check=lambda: None)
+
+    assert everything(tmp_path) == {"a": b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_files_are_added_when_a_check_has_passed_that_no_other_run_can_upset(tmp_path: Path) -> None:
+    def check() -> None:
+        with pytest.raises(OutputError, match="is being written by another run"):
+            add(folder_plan(a=b"2"), tmp_path, check=lambda: None)
+        raise OutputError("no")
+
+    with pytest.raises(OutputError, match="no"):
+        add(folder_plan(a=b"1"), tmp_path, check=check)
+
     assert everything(tmp_path) == {}

@@ -482,9 +482,9 @@ def models(
         typer.echo(to_json(ModelsReport(tuple(chosen))))
         return
     from converter.cli import render
-    from converter.hub import repository as hub
+    from converter.hub.cache import in_cache
 
-    cached = {model.name: hub.in_cache(model.repository, [file.name for file in model.files]) for model in chosen}
+    cached = {model.name: in_cache(model.repository, [file.name for file in model.files]) for model in chosen}
     if name is not None:
         render.model_page(chosen[0], cached[chosen[0].name])
     else:
@@ -499,7 +499,7 @@ def download(
 ) -> None:
     """Download weights and what belongs to them from the Hub; SHA-256 checked where it is known."""
     from converter.cli import render
-    from converter.hub import repository as hub
+    from converter.hub import download as hub
 
     with render.progress("downloading", 0, quiet=quiet) as progress:
         done = hub.download(name, folder, starting=progress.start, progress=progress)
@@ -569,7 +569,7 @@ def _open(source: str, root: str | None) -> Catalogue:
 def _announce(source: str) -> None:
     """Say so when something that could be a path is asked of the Hub."""
     if "/" in source and "://" not in source and not os.path.lexists(source):
-        from converter.hub import repository as hub
+        from converter.hub.locations import is_remote
 
-        if hub.is_remote(source):
+        if is_remote(source):
             typer.echo(f"`{safe_text(source)}`: no such path; asking the Hub", err=True)

@@ -1,1 +1,1 @@
-"""Checkpoints on the Hub or at a URL."""
+"""Checkpoints on the Hub or at a URL. Nothing outside of this package imports huggingface_hub."""

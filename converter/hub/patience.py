@@ -1,6 +1,6 @@
 """How long we wait for a server.
 
-It holds for a context, like limits: whoever waits on a server of their own may be less patient.
+A patience is in force for a context, as limits are: who reads from a server nearby may set a shorter one.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds, and the speed that a long answer must have."""
+    """Seconds, and the slowest speed of a long answer."""
 
-    backoff: float = 0.25  # seconds before the second attempt; twice as many before each that follows
-    shortest: float = 30.0  # seconds that any read may take …
-    slowest: int = 20_000  # … and bytes a second that a long one has to bring
+    backoff: float = 0.25  # seconds before the second attempt; they double before each that follows
+    shortest: float = 30.0  # seconds that any read may take
+    slowest: int = 20_000  # bytes a second: a long read may take the time that they need, besides
 
     def seconds(self, size: int) -> float:
-        """Seconds for a read of so many bytes."""
+        """Seconds that a read of `size` bytes may take."""
         return self.shortest + size / self.slowest
 
 

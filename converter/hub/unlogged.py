@@ -12,7 +12,7 @@ from typing import Final
 
 _OURS: Final = ContextVar("converter.unlogged", default=False)
 _PARTS: Final = ("connection", "http11", "http2", "proxy", "socks")
-_LOGGERS: Final = (  # huggingface_hub takes httpx or httpx2
+_LOGGERS: Final = (  # huggingface_hub requires httpx or httpx2
     *("httpx", "httpx2"),
     *(f"{core}.{part}" for core in ("httpcore", "httpcore2") for part in _PARTS),
 )
@@ -22,7 +22,7 @@ _LOGGERS: Final = (  # huggingface_hub takes httpx or httpx2
 def unlogged() -> Iterator[None]:
     """Log nothing of the requests that are made in the body of a `with`."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_is_of_others)  # which does nothing where the filter is there
+        logging.getLogger(name).addFilter(_is_of_others)  # a filter that is there already is not added again
     before = _OURS.set(True)
     try:
         yield

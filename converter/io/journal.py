@@ -49,9 +49,8 @@ class Journal:
 
 
 @contextlib.contextmanager
-def locked(target: Path) -> Iterator[Journal]:
-    """Open the journal of `target` and hold its lock. Raises OutputError where another run holds it."""
-    path = target.with_name(f".{target.name}.partial.journal")
+def locked(target: Path, path: Path) -> Iterator[Journal]:
+    """Open the journal of `target`, which lies at `path`, and hold its lock. Raises OutputError where another run holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         try:

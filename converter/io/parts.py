@@ -12,6 +12,7 @@ from typing import Final
 from converter.io.checksums import crc32, crc32_combine
 
 TILES: Final = 40 << 20  # bytes of all tiles of a run, whatever the number of its threads
+_ZEROS: Final = 1 << 20  # bytes of a tile of zeros
 
 
 class Buffers:
@@ -46,19 +47,37 @@ class Buffers:
 class Part:
     """Bytes of an output that depend on no other part. `tiles` yields exactly `nbytes` bytes, in order.
 
-    Each tile is valid until the next is asked for. `seen` is called with every tile that was written, in order. What is
-    `late` depends on all other parts, as a checksum behind its data does: it is made once they are written.
+    Each tile is valid until the next is asked for. `seen` is called with every tile that was written, in order. A part
+    that is `late` depends on all others, as a checksum behind its data does: it is made once they are written. A `hole`
+    is all zeros: it is not written, takes no disk, and is not `seen`.
     """
 
     nbytes: int
     tiles: Callable[[Buffers], Iterator[memoryview]]
     seen: Callable[[memoryview], None] | None = field(default=None, compare=False)
     late: bool = False
+    hole: bool = False
+
+    @property
+    def written(self) -> int:
+        """Bytes that take disk."""
+        return 0 if self.hole else self.nbytes
 
 
 def known(data: bytes) -> Part:
     """A part whose bytes are known already."""
     return Part(len(data), lambda buffers: iter([memoryview(data)]))
+
+
+def hole(nbytes: int) -> Part:
+    """A part of zeros that takes no disk."""
+    return Part(nbytes, lambda buffers: _zeros(nbytes), hole=True)
+
+
+def _zeros(nbytes: int) -> Iterator[memoryview]:
+    tile = memoryview(bytes(min(nbytes, _ZEROS)))
+    for start in range(0, nbytes, _ZEROS):
+        yield tile[: nbytes - start]
 
 
 class Digests:

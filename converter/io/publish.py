@@ -28,7 +28,7 @@ from converter.io.writer import File, Policy, Progress, cores, missing, present,
 from converter.text import os_reason
 
 KEPT: Final = ("README.md", ".gitignore")  # a folder with nothing else counts as empty, and keeps them
-_ALIKE: Final = 32  # bytes by which a report is known
+_ALIKE: Final = 32  # bytes of a report that have to be those of an older one, which may then be overwritten
 _MARGIN: Final = 1 << 20  # bytes of room for directories and journals
 
 
@@ -77,7 +77,7 @@ class Plan:
 
     `folder` says whether the target is a folder or a file. `identity` says what the bytes depend on besides the plan
     (the sources' names, sizes and times): a partial output is only continued where both are the same.
-    `finish` gives files that depend on what was written before them (a manifest with digests); they are not resumed.
+    `finish` makes the files that depend on what was written before them (a manifest with digests). They are not resumed.
     """
 
     files: tuple[PlannedFile, ...]
@@ -105,8 +105,13 @@ class Plan:
 
 
 def literal(name: str, data: bytes) -> Piece:
-    """Give a piece whose bytes are known already; its name binds a partial output to them."""
+    """A piece whose bytes are known already. A partial output is continued only where they are the same."""
     return Piece(f"{name} {hashlib.sha256(data).hexdigest()}", (known(data),))
+
+
+def late(name: str, nbytes: int, make: Callable[[], bytes]) -> Piece:
+    """A piece of `nbytes` bytes that are known once all other pieces are written."""
+    return Piece(name, (Part(nbytes, lambda buffers: iter([memoryview(make())]), late=True),))
 
 
 def check_target(target: Path, *, folder: bool, force: bool, inputs: Sequence[tuple[int, int]] = ()) -> None:
@@ -151,22 +156,23 @@ def publish(
     """Write a plan to `target`. Raises OutputError where it can't be; then nothing is left, but for what `resume` keeps.
 
     As many `threads` read, check and write as there are processors, unless a number is given; the bytes are the same.
-    With `resume`, what an interrupted run of the same plan on the same sources left whole is kept, and an interruption
-    of this run leaves it for the next. `check` is called before what was written takes the target's place, and may raise.
+    With `resume`, the run keeps the parts that an interrupted run of the same plan on the same sources wrote whole, and
+    leaves its own to the next run if it is interrupted. `check` is called before the output takes the target's place, and
+    may raise.
     """
     target = Path(os.path.abspath(target))
     if any(PurePath(file.path).is_absolute() or ".." in PurePath(file.path).parts for file in plan.files):
         raise AssertionError("a file of a plan lies outside of its target")
     with _explained(target):
         check_target(target, folder=plan.folder, force=force, inputs=inputs)
-        with _parents(target), locked(target) as journal:
-            partial = target.with_name(f".{target.name}.partial")
+        partial = _partial(target)
+        with _parents(target), locked(target, partial.with_name(f"{partial.name}.journal")) as journal:
             files = _placed(plan, plan.files, partial)
             digest = plan.digest()
             whole = present(files, journal.whole(digest)) if resume else frozenset[int]()
             if not whole:
                 _remove(partial)
-            _check_room(target, missing(files, whole))
+            _check_room(target, target.parent, missing(files, whole))
             journal.begin(digest, whole)
             policy = Policy(threads or cores(), plan.passing, progress, journal.note if resume else None)
             try:
@@ -189,6 +195,37 @@ def publish(
             journal.forget()
 
 
+def add(
+    plan: Plan,
+    folder: Path,
+    *,
+    check: Callable[[], None],
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> None:
+    """Write the files of a plan into `folder`, and leave alone what else lies there. Raises OutputError as `publish` does.
+
+    Each file takes the place of one of its name once all are whole. `check` is called before anything is written, when
+    no other run can write there any more, and may raise.
+    """
+    targets = [folder / file.path for file in plan.files]
+    files = [_file(_partial(target), file) for target, file in zip(targets, plan.files, strict=True)]
+    with _explained(folder), _parents(folder / "any"), locked(folder, folder / ".partial.journal") as journal:
+        try:
+            check()
+            _check_room(folder, folder, missing(files, frozenset()))
+            for file in files:
+                _remove(file.path)
+            write(files, Policy(threads or cores(), plan.passing, progress))
+            for file, target in zip(files, targets, strict=True):
+                file.path.replace(target)
+            sync_folder(folder)
+        finally:
+            for file in files:
+                _remove(file.path)
+            journal.forget()
+
+
 def write_report(path: Path, data: bytes) -> None:
     """Write a document to `path`, over an older one of its kind. Raises OutputError where something else is there."""
     with _explained(path):
@@ -201,7 +238,7 @@ def write_report(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _parents(target: Path) -> Iterator[None]:
-    """Make the folders that lead to `target`; where it comes to nothing, remove those that were made."""
+    """Make the folders that lead to `target`, and remove them again if the body of the `with` fails."""
     made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -215,26 +252,29 @@ def _parents(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Make an OutputError of what the system says."""
+    """Raise OutputError with the system's reason for an OSError in the body of the `with`."""
     try:
         yield
     except OSError as error:
         raise OutputError(f"`{target}` can't be written: {os_reason(error)}") from error
 
 
+def _partial(target: Path) -> Path:
+    """Where an output lies while it is written."""
+    return target.with_name(f".{target.name}.partial")
+
+
 def _placed(plan: Plan, files: Sequence[PlannedFile], partial: Path) -> list[File]:
     """The files with their paths in the partial output."""
-    return [
-        File(
-            partial / file.path if plan.folder else partial,
-            tuple(part for piece in file.pieces for part in piece.parts),
-        )
-        for file in files
-    ]
+    return [_file(partial / file.path if plan.folder else partial, file) for file in files]
 
 
-def _check_room(target: Path, nbytes: int) -> None:
-    free = os.statvfs(target.parent)
+def _file(path: Path, planned: PlannedFile) -> File:
+    return File(path, tuple(part for piece in planned.pieces for part in piece.parts))
+
+
+def _check_room(target: Path, folder: Path, nbytes: int) -> None:
+    free = os.statvfs(folder)
     room = free.f_bavail * free.f_frsize
     if nbytes + _MARGIN > room:
         raise OutputError(f"`{target}` needs {nbytes:,} bytes and there is room for {room:,} on its disk")
@@ -275,7 +315,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a partial output; never anything that does not bear our name."""
+    """Remove a partial output."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.is_dir():

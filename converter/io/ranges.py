@@ -1,38 +1,30 @@
-"""A remote object as a source: what was read is kept, what will be read is fetched ahead by several connections.
+"""A remote object as a source. It keeps what was read, and fetches ahead what will be read, by several connections.
 
-Nothing here knows HTTP: an object is a name, a size and `fetch`. Reading runs ahead in the order of the checkpoint's
-storages, which `arrange` is told; what is read in any order (a transposed matrix) goes through a temporary file.
+Nothing here knows HTTP: an object is a name, a size and `fetch`. We fetch ahead in the order of the checkpoint's
+storages, which `arrange` announces. A range that is read in any order (a transposed matrix) goes through a temporary file.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
-from queue import SimpleQueue
-from typing import IO, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from converter.errors import LimitError, SourceError
+from converter.io.pool import CONNECTIONS, Pool, awaited
 from converter.io.source import Source
+from converter.io.spool import Spool
 from converter.limits import limits
 from converter.text import os_reason
 
-_T = TypeVar("_T")
-
-BLOCK: Final = 4 << 20  # bytes of a request while tensors are read
-WINDOW: Final = 32 << 20  # bytes that are fetched ahead; as many may be on their way for nothing
-CONNECTIONS: Final = 8
-_BLOCKS: Final = 64  # that are on their way, where they are small
-_AHEAD: Final = 4 << 10  # bytes read beyond what was asked for: the next header, perhaps
-_GAP: Final = 256  # bytes between storages that are fetched with them: padding
-_PEEK: Final = 4 << 10  # a shorter read looks something up; it does not say where reading goes on
+_BLOCKS: Final = 64  # most requests under way at once, however small they are
+_AHEAD: Final = 4 << 10  # bytes that are read beyond what was asked for: often the next header
+_GAP: Final = 256  # bytes of padding between two storages that are fetched along with them
+_COPIED: Final = 1 << 20  # bytes at a time on their way to the temporary file
 
 Span = tuple[int, int]  # the first byte, and the one after the last
 
@@ -53,51 +45,31 @@ class Object(Protocol):
         ...
 
 
-class Pool:
-    """Threads that fetch. They are daemons: a program may end while one of them still waits for a server."""
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """How remote objects are fetched: connections, and bytes."""
 
-    def __init__(self, connections: int = CONNECTIONS) -> None:
-        self._connections = connections
-        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._threads = 0
-
-    def __del__(self) -> None:
-        for _ in range(self._threads):
-            self._tasks.put(None)
-
-    def submit(self, function: Callable[[], _T]) -> Future[_T]:
-        """Call it in one of the threads, under the limits that are in force here."""
-        if self._threads < self._connections:
-            self._threads += 1
-            threading.Thread(target=_work, args=(self._tasks,), daemon=True).start()
-        future: Future[_T] = Future()
-        self._tasks.put((future, partial(copy_context().run, function)))
-        return future
+    connections: int = CONNECTIONS
+    block: int = 4 << 20  # of a request while tensors are read
+    window: int = 32 << 20  # that are fetched ahead; at most as many are fetched in vain
+    peek: int = 4 << 10  # a shorter read looks something up, and does not tell where reading goes on
 
 
-def _work(tasks: SimpleQueue[Any]) -> None:
-    while (task := tasks.get()) is not None:
-        future, function = task
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-        del task, future, function  # or they would stay until the next one comes
+FETCHING: Final = Fetching()
 
 
 class RemoteFile(Source):
-    """A source over an object, whose `first` bytes were read when it was looked for.
+    """A source over an object. Its `first` bytes are given: they were read to find out its size.
 
-    Reading is fastest in one order by one thread: its own connections fetch ahead of it.
+    One thread that reads in one order is fastest, as the file's own connections fetch ahead of it.
     """
 
     concurrent = False
 
-    def __init__(self, object: Object, pool: Pool, first: memoryview) -> None:
+    def __init__(self, object: Object, pool: Pool, first: memoryview, fetching: Fetching = FETCHING) -> None:
         self.name, self.size, self.version = object.name, object.size, object.etag
-        self._object, self._pool = object, pool
-        self._limits = limits()  # those that it was opened under: it is read later, and by other threads
+        self._object, self._pool, self._fetching = object, pool, fetching
+        self._limits = limits()  # those in force now: it is read later, and by other threads
         self._lock = threading.RLock()
         self._kept = [(0, first)]  # by offset; none overlap
         self._kept_nbytes, self._loads = len(first), 0
@@ -106,23 +78,20 @@ class RemoteFile(Source):
         self._arranged = self._told = False
         self._span: Span | None = None
         self._begun: set[Span] = set()
-        self._stream = _Stream(object, pool, ())
-        self._spool: IO[bytes] | None = None
+        self._stream = _Stream(object, pool, (), fetching)
+        self._spool = Spool()
         self._spooled: Span = (0, 0)
-
-    def __del__(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the temporary file."""
-        spool: IO[bytes] | None = self.__dict__.get("_spool")  # none where opening failed
-        if spool is not None:
-            spool.close()
+        with self._lock:
+            self._spooled = (0, 0)
+            self._spool.close()
 
     def arrange(self, spans: Iterable[Span]) -> None:
-        """Be told where the storages lie, in the order of the catalogue. Opening ends here.
+        """Take note of where the storages lie, in the order of the catalogue. Opening ends here.
 
-        Until there is more to go by, reading runs ahead in that order or that of the file, where it has followed it.
+        Until `expect` says more, we fetch ahead once the storages are read in this order or in that of the file.
         """
         order = list(dict.fromkeys(spans))
         self._spans = sorted(order)
@@ -130,9 +99,9 @@ class RemoteFile(Source):
         self._arranged = True
 
     def expect(self, spans: Iterable[Span]) -> None:
-        """Be told in which order storages will be read from now on: neighbours that are read soon are fetched together."""
+        """Take note of the order in which storages will be read. Neighbours that are read soon are fetched together."""
         with self._lock:
-            self._orders, self._told = (_Order(list(dict.fromkeys(spans)), WINDOW // 2),), True
+            self._orders, self._told = (_Order(list(dict.fromkeys(spans)), self._fetching.window // 2),), True
             self._begun, self._span = set(), None
 
     def read(self, offset: int, size: int) -> memoryview:
@@ -155,35 +124,37 @@ class RemoteFile(Source):
             self._stream.release(offset, offset + size)
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Put a range where it can be read in any order and more than once: in a file that has no name."""
+        """Copy a range to a temporary file, where it can be read in any order and more than once."""
         self._check(offset, size)
         with self._lock:
             if self._spooled[0] <= offset and offset + size <= self._spooled[1]:
                 return
             self._spooled = (0, 0)
-            buffer = memoryview(bytearray(min(size, 1 << 20)))
             try:
-                if self._spool is None:
-                    self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-                self._spool.seek(0)
-                self._spool.truncate()
-                for start in range(offset, offset + size, len(buffer)):
-                    piece = buffer[: min(len(buffer), offset + size - start)]
-                    self.readinto(start, piece)
-                    while piece:
-                        piece = piece[self._spool.write(piece) :]
+                self._spool.clear()
+                self._spool.append(self._pieces(offset, size))
             except OSError as error:
                 raise SourceError(
                     f"`{self.name}`: {size:,} bytes can't be put into a temporary file: {os_reason(error)}"
                 ) from error
             self._spooled = (offset, offset + size)
 
+    def _pieces(self, offset: int, size: int) -> Iterator[memoryview]:
+        """Yield a range in pieces; each is valid until the next is asked for."""
+        buffer = memoryview(bytearray(min(size, _COPIED)))
+        for start in range(offset, offset + size, _COPIED):
+            piece = buffer[: offset + size - start]
+            self.readinto(start, piece)
+            yield piece
+
     def _some(self, offset: int, buffer: memoryview) -> int:
-        """Fill the start of `buffer`; give how many bytes. What is not at hand is fetched first."""
+        """Fill the start of `buffer`. Return how many bytes; what is not at hand is fetched first."""
         while True:
             start, end = self._spooled
-            if start <= offset < end and self._spool is not None:
-                return os.preadv(self._spool.fileno(), [buffer[: end - offset]], offset - start)
+            if start <= offset < end:
+                count = min(len(buffer), end - offset)
+                self._spool.readinto(offset - start, buffer[:count], self.name)
+                return count
             data = self._find(offset)
             if data is None and (data := self._stream.find(offset, len(buffer), self._span_at(offset))) is not None:
                 self._enter(offset)
@@ -206,16 +177,18 @@ class RemoteFile(Source):
             self._keep(offset, size)
             return
         start, end = self._span_at(offset)
-        if size < _PEEK and offset - start >= _PEEK and end - start > BLOCK:
+        peek = self._fetching.peek
+        if size < peek and offset - start >= peek and end - start > self._fetching.block:
             self._keep(offset, size)
             return
         self._stream.drop()
         order = self._enter(offset)
         ahead = iter([(offset, end)]) if order is None else order.from_here(self._span_at(offset), offset, self._begun)
-        self._stream = _Stream(self._object, self._pool, chain.from_iterable(map(self._lacking, ahead)))
+        lacking = chain.from_iterable(map(self._lacking, ahead))
+        self._stream = _Stream(self._object, self._pool, lacking, self._fetching)
 
     def _lacking(self, span: Span) -> Iterator[Span]:
-        """Yield the parts of a span that are not kept: the end of a zip was read with its directory."""
+        """Yield the parts of a span that are not kept yet; the end of a zip is, as it was read with its directory."""
         start, end = span
         for kept, data in self._kept[max(0, bisect_right(self._kept, start, key=_start) - 1) :]:
             if kept >= end:
@@ -227,7 +200,7 @@ class RemoteFile(Source):
             yield start, end
 
     def _keep(self, offset: int, size: int) -> None:
-        """Fetch a range and some more, but nothing twice, and keep it."""
+        """Fetch a range and some bytes behind it, but nothing twice, and keep them."""
         size += _AHEAD
         index = bisect_right(self._kept, offset, key=_start)
         end = self._kept[index][0] if index < len(self._kept) else self.size
@@ -248,7 +221,7 @@ class RemoteFile(Source):
         self._kept_nbytes += size
 
     def _span_at(self, offset: int) -> Span:
-        """Give the storage that a byte belongs to; between storages, the gap."""
+        """The storage that a byte belongs to; for a byte between storages, the gap."""
         index = bisect_right(self._spans, offset, key=_start)
         if index and offset < self._spans[index - 1][1]:
             return self._spans[index - 1]
@@ -308,7 +281,7 @@ def _grouped(spans: Sequence[Span], most: int) -> Iterator[list[Span]]:
 
 @dataclass(slots=True)
 class _Block:
-    """Bytes on their way. `left` counts those of them that were not read for the last time yet."""
+    """Bytes on their way. `left` is how many of them will still be read."""
 
     start: int
     end: int
@@ -319,9 +292,9 @@ class _Block:
 class _Stream:
     """Blocks on their way, in the order in which they will probably be read."""
 
-    def __init__(self, object: Object, pool: Pool, spans: Iterable[Span]) -> None:
-        self._object, self._pool = object, pool
-        self._coming = _blocks(spans)
+    def __init__(self, object: Object, pool: Pool, spans: Iterable[Span], fetching: Fetching) -> None:
+        self._object, self._pool, self._fetching = object, pool, fetching
+        self._coming = _blocks(spans, fetching.block)
         self._blocks: list[_Block] = []
         self._nbytes = 0
         self._released: set[Span] = set()
@@ -335,7 +308,7 @@ class _Stream:
         block = next((block for block in self._blocks if block.start <= offset < block.end), None)
         if block is None:
             return None
-        long = size >= _PEEK
+        long = size >= self._fetching.peek
         if long:
             self._keep(lambda other: not (span[0] <= other.start and other.end <= offset))
         try:
@@ -348,8 +321,8 @@ class _Stream:
         return data[offset - block.start :]
 
     def release(self, start: int, end: int) -> None:
-        """Let go of blocks all of which was read for the last time."""
-        if (start, end) in self._released:  # a view of a storage that another view is of, too
+        """Let go of blocks none of whose bytes will be read again."""
+        if (start, end) in self._released:  # two views of one storage release it twice
             return
         self._released.add((start, end))
         for block in self._blocks:
@@ -372,7 +345,7 @@ class _Stream:
 
     def _fill(self) -> None:
         while (
-            self._nbytes + BLOCK <= WINDOW
+            self._nbytes + self._fetching.block <= self._fetching.window
             and len(self._blocks) < _BLOCKS
             and (found := next(self._coming, None)) is not None
         ):
@@ -381,8 +354,8 @@ class _Stream:
             self._nbytes += end - start
 
 
-def _blocks(spans: Iterable[Span]) -> Iterator[tuple[int, int, int]]:
-    """Cut spans into blocks: start, end, and how many bytes belong to spans. Neighbours are read together."""
+def _blocks(spans: Iterable[Span], most: int) -> Iterator[tuple[int, int, int]]:
+    """Cut spans into blocks of up to `most` bytes; neighbours go into one. Yield start, end, and bytes that are of spans."""
     start = end = wanted = 0
     for first, last in spans:
         if start == end or not 0 <= first - end <= _GAP:
@@ -390,9 +363,9 @@ def _blocks(spans: Iterable[Span]) -> Iterator[tuple[int, int, int]]:
                 yield start, end, wanted
             start, wanted = first, 0
         at, end = first, last
-        while end - start >= BLOCK:
-            yield start, start + BLOCK, wanted + start + BLOCK - at
-            start, wanted = start + BLOCK, 0
+        while end - start >= most:
+            yield start, start + most, wanted + start + most - at
+            start, wanted = start + most, 0
             at = start
         wanted += end - at
     if start < end:
@@ -401,14 +374,6 @@ def _blocks(spans: Iterable[Span]) -> Iterator[tuple[int, int, int]]:
 
 def _submit(object: Object, pool: Pool, start: int, size: int) -> Future[memoryview]:
     return pool.submit(lambda: object.fetch(start, size))
-
-
-def awaited(future: Future[_T], name: str, patience: float) -> _T:
-    """Wait for what a Pool was given: for twice its patience in seconds, as it may wait for a free connection first."""
-    try:
-        return future.result(2 * patience)
-    except TimeoutError:
-        raise SourceError(f"`{name}` can't be read: there was no whole answer in {2 * patience:.0f} seconds") from None
 
 
 def _start(piece: tuple[int, Any]) -> int:

@@ -121,9 +121,9 @@ def write_in_order(file: File) -> None:
 
 
 def missing(files: Sequence[File], whole: frozenset[int]) -> int:
-    """How many bytes of `files` lie outside of the parts that are `whole`."""
+    """How many bytes of disk those parts of `files` take that are not `whole`."""
     parts = (part for file in files for part in file.parts)
-    return sum(part.nbytes for number, part in enumerate(parts) if number not in whole)
+    return sum(part.written for number, part in enumerate(parts) if number not in whole)
 
 
 def present(files: Sequence[File], whole: frozenset[int]) -> frozenset[int]:
@@ -247,6 +247,9 @@ class _Run:
     def _done(self, task: _Task, descriptor: int, buffers: Buffers) -> Iterator[int]:
         """Write a part, or read again what was written of it; yield how many bytes each tile had, unless it is stopped."""
         part, done = task.part, 0
+        if part.hole:
+            yield part.nbytes
+            return
         for tile in _written(task, descriptor, buffers) if task.whole else part.tiles(buffers):
             count = len(tile)
             if self._stopped:
@@ -374,7 +377,10 @@ def _create(files: Sequence[File]) -> None:
     for file in files:
         _make(file.path)
         with _opened(file.path) as descriptor:
-            _reserve(descriptor, file.nbytes)
+            if any(part.hole for part in file.parts):
+                os.ftruncate(descriptor, file.nbytes)
+            else:
+                _reserve(descriptor, file.nbytes)
 
 
 def _make(path: Path) -> None:

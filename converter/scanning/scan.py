@@ -30,7 +30,8 @@ from converter.formats.torch import TORCH_ZIP
 from converter.formats.torch import reader as torch
 from converter.io.local import LocalFile
 from converter.io.source import Memory, Window
-from converter.io.zip_archive import DEFLATED, Archive
+from converter.io.zip_directory import DEFLATED
+from converter.io.zip_records import Archive
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import NAMES, OPCODES, Opaque, PersistentId, decode, run
@@ -185,10 +186,12 @@ _TITLES: Final = frozenset(format.title for format in FORMATS)
 def _sources(location: str) -> Iterator[tuple[Source | FileScan | None, bool]]:
     """Give what there is to scan, and whether it was named itself: bytes, a report of what can't be read, None for a link."""
     if "/" in location and not os.path.lexists(location):
-        from converter.hub import repository as hub
+        from converter.hub.locations import is_remote
 
-        if hub.is_remote(location):
-            remote = list(hub.open_files(location))
+        if is_remote(location):
+            from converter.hub.repository import open_files
+
+            remote = list(open_files(location))
             yield from ((source, len(remote) == 1) for source in remote)
             return
     path = Path(location)

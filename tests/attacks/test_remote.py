@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from converter.errors import ArchiveError, FormatError, LimitError, ManifestError, SourceError
-from converter.hub import repository as remote_hub
+from converter.hub.client import Client
 from converter.hub.repository import open_remote
 from converter.opening import open_checkpoint
 from tests.attacks.commands import assert_sentence, run
@@ -356,12 +356,12 @@ def test_r08_no_redirect_leads_inside(
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, port: [(socket.AF_INET, 1, 6, "", (addresses.get(host, host), 0))]
     )
-    web = remote_hub._Web(1)
-    assert not web.is_inside("hub.example")
+    client = Client()
+    assert not client.is_inside("hub.example")
 
     with pytest.raises(SourceError, match=said):
-        web._redirected(first, target, inside=web.is_inside("hub.example"))
-    assert web._redirected(first, "/y", inside=False) == "https://hub.example/y"
+        client.redirected(first, target, inside=client.is_inside("hub.example"))
+    assert client.redirected(first, "/y", inside=False) == "https://hub.example/y"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from converter.dtypes import F32
 from converter.formats.torch import reader as torch_zip
 from converter.formats.torch.writer import Entry, lay_out
 from converter.io.local import LocalFile
-from converter.io.zip_archive import Archive
+from converter.io.zip_records import Archive
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 

@@ -13,7 +13,7 @@ from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.formats.torch.writer import Entry, lay_out
 from converter.io.local import LocalFile
-from converter.io.zip_archive import Archive
+from converter.io.zip_records import Archive
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
 

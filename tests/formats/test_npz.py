@@ -30,7 +30,7 @@ from converter.formats import identify
 from converter.formats.format import Options
 from converter.formats.npz import reader, writer
 from converter.io.source import Memory
-from converter.io.zip_archive import Archive
+from converter.io.zip_records import Archive
 from converter.opening import open_checkpoint
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Storage, Tensor

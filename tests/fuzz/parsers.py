@@ -36,7 +36,8 @@ from converter.formats.safetensors import reader as safetensors_file
 from converter.formats.torch import legacy
 from converter.formats.torch.reader import storage_dtype
 from converter.io.strict_json import parse_json
-from converter.io.zip_archive import DEFLATED, Archive
+from converter.io.zip_directory import DEFLATED
+from converter.io.zip_records import Archive
 from converter.limits import limits
 from converter.models.families import family
 from converter.models.recognition import Recognition, recognise

@@ -78,15 +78,15 @@ def test_zip64_fields_are_those_that_torch_writes(tmp_path: Path) -> None:
             stored = "/data/" in info.filename
             content = Entry("", F32, (info.file_size // 4,), (1,)) if stored else archive.read(info)
             record = Record(info.filename, content, offset)
-            header, descriptor = record.header(), record.descriptor(info.CRC)
+            header, descriptor = record.member.header(), record.member.descriptor(info.CRC)
             assert info.header_offset == offset
             file.seek(offset)
             assert file.read(len(header)) == header
-            file.seek(record.end - len(descriptor))
+            file.seek(record.member.end - len(descriptor))
             assert file.read(len(descriptor)) == descriptor
             records.append(record)
             checksums.append(info.CRC)
-            offset = record.end
+            offset = record.member.end
         file.seek(offset)
         assert file.read() == Layout(tuple(records)).directory(checksums)
 

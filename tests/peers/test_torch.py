@@ -350,7 +350,7 @@ class TestOptions:
         path = save({"a": torch.arange(5.0)})
         big = path.read_bytes()
         from converter.io.local import LocalFile
-        from converter.io.zip_archive import Archive
+        from converter.io.zip_records import Archive
         from tests.checkpoints import Entry, zip_bytes
 
         archive = Archive(LocalFile(path))
@@ -467,7 +467,7 @@ def test_checkpoints_equal_torchs_reading(folder: Path) -> None:
 
 def test_torchs_pickles_need_no_rare_opcodes(save: Save) -> None:
     from converter.io.local import LocalFile
-    from converter.io.zip_archive import Archive
+    from converter.io.zip_records import Archive
 
     data = Archive(LocalFile(save(model().state_dict()))).read("data.pkl", 1 << 20)
     assert sum(1 for _ in decode(data)) > 50

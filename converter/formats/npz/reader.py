@@ -11,7 +11,8 @@ from converter.formats.npz import ARRAY, NPY, NPZ
 from converter.formats.npz.header import NATIVE, Header, descr, parse, start_of_data
 from converter.io.checksums import crc32, crc32_combine
 from converter.io.local import LocalFile
-from converter.io.zip_archive import Archive, Record
+from converter.io.zip_directory import Record
+from converter.io.zip_records import Archive
 from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.tensor import Storage, Tensor
 

@@ -5,7 +5,6 @@ What numpy lacks (BF16, the 8-bit floats) is written as its bits, an array of un
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -17,9 +16,9 @@ from converter.formats.npz import ARRAY
 from converter.formats.npz.header import NATIVE, written
 from converter.formats.npz.reader import BITS
 from converter.io.checksums import crc32, crc32_combine
-from converter.io.parts import Digests, Part
-from converter.io.publish import Piece, PlannedFile, literal
-from converter.io.zip_archive import folded_name, refused_name
+from converter.io.parts import Digests
+from converter.io.publish import Piece, PlannedFile, late, literal
+from converter.io.zip_directory import folded_name, refused_name
 from converter.io.zip_writer import Member, directory, lay_out
 from converter.limits import limits
 from converter.models.masks import to_drop
@@ -56,7 +55,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     pieces: list[Piece] = []
     for array, member in zip(arrays, members, strict=True):
         pieces += array.pieces(member)
-    pieces.append(_late("directory", len(directory(members, [0] * len(members))), lambda: _listed(arrays, members)))
+    pieces.append(late("directory", len(directory(members, [0] * len(members))), lambda: _listed(arrays, members)))
     catalogue.expect(kept.values())
     return Planned(
         (PlannedFile(SINGLE if options.name is None else "", tuple(pieces)),),
@@ -92,7 +91,7 @@ class _Array:
         return (
             literal(f"header of {self.name}", member.header() + self._header),
             Piece(self.name, self._parts, self.target.name),
-            _late(f"checksum of {self.name}", len(member.descriptor(0)), lambda: member.descriptor(self.checksum())),
+            late(f"checksum of {self.name}", len(member.descriptor(0)), lambda: member.descriptor(self.checksum())),
         )
 
     def checksum(self) -> int:
@@ -102,11 +101,6 @@ class _Array:
     @property
     def _nbytes(self) -> int:
         return sum(part.nbytes for part in self._parts)
-
-
-def _late(name: str, nbytes: int, make: Callable[[], bytes]) -> Piece:
-    """A piece whose bytes are known once all others are."""
-    return Piece(name, (Part(nbytes, lambda buffers: iter([memoryview(make())]), late=True),))
 
 
 def _listed(arrays: list[_Array], members: tuple[Member, ...]) -> bytes:

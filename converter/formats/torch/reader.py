@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
 from converter.formats.torch import TORCH_ZIP
 from converter.io.source import NOWHERE
-from converter.io.zip_archive import Archive, first_record
+from converter.io.zip_directory import first_record
+from converter.io.zip_records import Archive
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed
 from converter.pickles.flatten import flatten

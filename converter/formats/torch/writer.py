@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from converter.dtypes import Dtype
-from converter.io.checksums import crc32, crc32_zeros
+from converter.io.checksums import crc32_zeros
+from converter.io.parts import Digests, Part, known
+from converter.io.publish import Piece, late, literal
 from converter.io.zip_writer import Member, directory
 from converter.io.zip_writer import lay_out as lay_out_members
-
-Tiles = Callable[["Entry"], Iterable[memoryview] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,15 @@ class Record:
         """The record as the archive sees it."""
         return Member(self.name, self.nbytes, self.offset)
 
+    def pieces(self, part: Part, checksum: Callable[[], int]) -> tuple[Piece, Piece, Piece]:
+        """The header, the data, and the CRC-32 behind them, which is known once they have gone by."""
+        member = self.member
+        return (
+            literal(f"header of {self.name}", member.header()),
+            Piece(self.name, (part,)),
+            late(f"checksum of {self.name}", len(member.descriptor(0)), lambda: member.descriptor(checksum())),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -69,39 +78,31 @@ class Layout:
         """Bytes of the file."""
         return self.records[-1].member.end + len(self.directory([0] * len(self.records)))
 
-    @property
-    def overhead(self) -> int:
-        """Bytes of the file that are no tensor's."""
-        return self.nbytes - sum(record.nbytes for record in self.records if isinstance(record.content, Entry))
-
-    def write(self, file: BinaryIO, tiles: Tiles) -> None:
-        """Write the file from its first byte on; `file` has to be empty.
-
-        `tiles` gives an entry's storage in order, in pieces that may use one buffer again; None leaves a hole, which
-        reads as zeros and takes no disk.
-        """
-        checksums = []
+    def pieces(self, made: Callable[[Entry], Part]) -> tuple[Piece, ...]:
+        """The bytes of the file; `made` gives the part that is an entry's storage."""
+        pieces: list[Piece] = []
+        checksums: list[Callable[[], int]] = []
         for record in self.records:
-            content = record.content
-            file.write(record.member.header())
-            if isinstance(content, bytes):
-                file.write(content)
-                crc = crc32(content)
-            elif (made := tiles(content)) is None:
-                file.seek(content.nbytes, 1)
-                crc = crc32_zeros(content.nbytes)
-            else:
-                crc = 0
-                for tile in made:
-                    file.write(tile)
-                    crc = crc32(tile, crc)
-            file.write(record.member.descriptor(crc))
-            checksums.append(crc)
-        file.write(self.directory(checksums))
+            part, checksum = _summed(
+                made(record.content) if isinstance(record.content, Entry) else known(record.content)
+            )
+            pieces += record.pieces(part, checksum)
+            checksums.append(checksum)
+        size = len(self.directory([0] * len(self.records)))
+        pieces.append(late("directory", size, lambda: self.directory([checksum() for checksum in checksums])))
+        return tuple(pieces)
 
     def directory(self, checksums: Sequence[int]) -> bytes:
         """The central directory and the end records."""
         return directory([record.member for record in self.records], checksums)
+
+
+def _summed(part: Part) -> tuple[Part, Callable[[], int]]:
+    """A part, and its CRC-32 once its bytes have gone by."""
+    if part.hole:
+        return part, partial(crc32_zeros, part.nbytes)
+    digests = Digests([part.nbytes])
+    return replace(part, seen=partial(digests.take, 0)), lambda: digests.crc32
 
 
 def lay_out(root: str, entries: Sequence[Entry], *, ordered: bool = False) -> Layout:

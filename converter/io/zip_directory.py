@@ -8,20 +8,13 @@ so that data starts at a multiple of 64, zip64 records always.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
-import zlib
 from collections import Counter
-from collections.abc import Iterator
-from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from converter.errors import ArchiveError, CutOffError, LimitError, SourceError
-from converter.io.checksums import crc32
-from converter.io.source import Derived, Extent
+from converter.errors import ArchiveError, CutOffError, LimitError
 from converter.limits import limits
-from converter.text import os_reason
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -39,10 +32,10 @@ _SENTINEL32: Final = 0xFFFFFFFF
 _SENTINELS: Final = (*4 * (_SENTINEL16,), *2 * (_SENTINEL32,))  # of the end record's six fields
 _STREAMED: Final = 0x0008  # sizes follow the data
 _UTF8: Final = 0x0800
-_DEFLATE_HINTS: Final = 0x0006  # how hard the writer tried: no reader needs it
-_RATIO: Final = 1032  # bytes out of one deflated byte at most: 258 from two bits
-_SECOND_NAME: Final = 0x7075  # extra field with the name once more: some readers prefer it
-# Names as torch's are.
+_DEFLATE_HINTS: Final = 0x0006  # the writer's compression level, which no reader needs
+_RATIO: Final = 1032  # most bytes that one deflated byte can become: two bits can stand for 258
+_SECOND_NAME: Final = 0x7075  # id of an extra field that holds another name, which some readers prefer
+# The form of torch's names; the slower check of other names can be left out for them.
 _ORDINARY: Final = re.compile(r"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*").fullmatch
 _TAIL: Final = 64 << 10  # bytes read at once from the end; usually the whole directory
 
@@ -60,8 +53,8 @@ class Record(NamedTuple):
     limit: int
 
 
-class Archive:
-    """A zip archive's records by name, below their one root folder.
+class Directory:
+    """The records of a zip archive by name, below their one root folder.
 
     `root` is the folder that every record lies in, with its slash; names in `records` have it cut off. It is empty where
     there is no such folder.
@@ -78,46 +71,14 @@ class Archive:
         self.root = ""
         self.records: dict[str, Record] = {}
         self._payloads: dict[int, int] = {}
-        self.spool = _Spool()
         self._read_directory(self._slice(start, size), start, count)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.records
-
-    def open(self, name: str) -> Source:
-        """Give a record's data as a source; what is deflated is inflated once, into a temporary file, when first read."""
-        return self.content(self.records[name])
-
-    def content(self, record: Record) -> Source:
-        """Give a record's data as `open` does."""
-        return _StoredRecord(self, record) if record.method == STORED else _InflatedRecord(self, record)
-
-    def read(self, name: str, limit: int, *, check: bool = True) -> bytes:
-        """Give a small record's data whole, its CRC checked. Raises LimitError past `limit` bytes."""
-        record = self.records[name]
-        if record.nbytes > limit:
-            raise LimitError(f"`{name}` in `{self.name}` has {record.nbytes:,} bytes: at most {limit:,} are read")
-        offset = self.payload(record)
-        if record.method == STORED:
-            data = bytes(self.source.read(offset, record.nbytes))
-        else:
-            data = b"".join(_inflated(self, record))
-        if check and crc32(data) != record.crc32:
-            raise ArchiveError(
-                f"`{name}` in `{self.name}` is damaged: its CRC-32 is {crc32(data):08x}, the directory says "
-                f"{record.crc32:08x}"
-            )
-        return data
-
-    def head(self, name: str, nbytes: int) -> bytes:
-        """Give up to `nbytes` bytes from the start of a record's data, their CRC unchecked."""
-        record = self.records[name]
-        if record.method == STORED:
-            return bytes(self.source.read(self.payload(record), min(nbytes, record.nbytes)))
-        return next(_inflated(self, record, nbytes), b"")
+    def name_of(self, record: Record) -> str:
+        """The archive and the record, as messages call it."""
+        return f"{self.name}:{self.root}{record.name}"
 
     def payload(self, record: Record) -> int:
-        """Give where a record's data starts, its local header and descriptor checked against the directory."""
+        """Where a record's data starts, its local header and descriptor checked against the directory."""
         if (known := self._payloads.get(record.header)) is not None:
             return known
         # The directory leaves out the local header's extra field, which PyTorch pads to align the data.
@@ -168,7 +129,7 @@ class Archive:
         return self.source.read(offset, size)
 
     def _find_directory(self) -> tuple[int, int, int]:
-        """Give the directory's start, its size in bytes, and the number of records."""
+        """The directory's start, its size in bytes, and the number of records."""
         size, end = self.source.size, self.source.size - _END.size
         if end < 0 or bytes(self._tail[-_END.size :][:4]) != b"PK\5\6":
             if (found := bytes(self._tail).rfind(b"PK\5\6")) >= 0:
@@ -209,7 +170,7 @@ class Archive:
         return start, directory_size, count
 
     def _locator(self, end: int) -> tuple[int, tuple[int, ...]] | None:
-        """Give where the zip64 end record starts, and its fields in the order of the short one."""
+        """Where the zip64 end record starts, and its fields in the order of the short one; None where there is none."""
         start = end - _LOCATOR.size
         if start < 0 or bytes(self._slice(start, 4)) != b"PK\6\7":
             return None
@@ -282,7 +243,7 @@ class Archive:
     def _add(self, entries: list[tuple[int, str, int, int, int, int, int]], end: int) -> None:
         first = entries[0][1]
         root = first[: first.find("/") + 1]
-        # Without one root folder it is no checkpoint, but what it is can still be said.
+        # An archive without one root folder is no checkpoint, but callers can still say what it is.
         self.root = root if all(entry[1].startswith(root) for entry in entries) else ""
         ends: dict[int, int] = {}
         limit = end
@@ -300,7 +261,9 @@ class Archive:
             short = name[cut:]
             record = Record(short, method, flags, crc, compressed, nbytes, header, ends[header])
             if name.endswith("/"):
-                self.payload(record)  # as `zip -r` adds them; nothing reads them, so nothing may hide there
+                self.payload(
+                    record
+                )  # `zip -r` adds folders. Nobody reads them, so we check here that nothing hides there
             else:
                 self.records[short] = record
 
@@ -335,148 +298,17 @@ def refused_name(name: str) -> str | None:
 
 
 def folded_name(name: str) -> str:
-    """Give a name as file systems compare it that count neither case nor how an accent is spelled."""
+    """A name folded as file systems do that ignore case and how an accent is spelled."""
     from unicodedata import normalize
 
     return normalize("NFC", normalize("NFC", name).casefold())
 
 
-def _inflated(archive: Archive, record: Record, most: int = 1 << 20) -> Iterator[bytes]:
-    """Inflate a record in pieces of at most `most` bytes; never more than the directory promises."""
-    offset, left, produced = archive.payload(record), record.compressed, 0
-    inflater = zlib.decompressobj(-15)
-    what = f"`{record.name}` in `{archive.name}`"
-    waiting: bytes | memoryview = b""
-    try:
-        while not inflater.eof:
-            if left and not waiting:
-                waiting = archive.source.read(offset, min(left, 64 << 10))
-                offset, left = offset + len(waiting), left - len(waiting)
-            data = inflater.decompress(waiting, most)
-            waiting = inflater.unconsumed_tail
-            produced += len(data)
-            if produced > record.nbytes:
-                raise ArchiveError(f"{what} inflates to more than the {record.nbytes:,} bytes it promises")
-            if data:
-                yield data
-            elif not left and not waiting:
-                break
-    except zlib.error as error:
-        raise ArchiveError(f"{what} can't be inflated: {error}") from error
-    if produced != record.nbytes or not inflater.eof:
-        raise ArchiveError(f"{what} inflates to {produced:,} bytes, not the {record.nbytes:,} it promises")
-    if left or inflater.unused_data:
-        raise ArchiveError(f"{what} goes on for {left + len(inflater.unused_data):,} bytes after its deflated data")
-
-
-class _StoredRecord(Derived):
-    """A stored record as a source; where it starts is looked up when it is first read."""
-
-    def __init__(self, archive: Archive, record: Record) -> None:
-        self._archive, self._record = archive, record
-        self._start = -1
-        super().__init__(archive.source, "", record.nbytes)
-
-    @property
-    def name(self) -> str:
-        """The archive and the record: made when it is asked for, as there may be a million."""
-        return f"{self._archive.name}:{self._archive.root}{self._record.name}"
-
-    @name.setter
-    def name(self, value: str) -> None:
-        """Derived sets a name; this one follows from the record."""
-
-    def spans(self, offset: int, size: int) -> Iterator[Extent]:
-        """Yield the record with its headers: the data start at a byte that only the local header tells."""
-        yield Extent(self._archive.source, self._record.header, self._record.limit)
-
-    def _fill(self, offset: int, buffer: memoryview) -> None:
-        if self._start < 0:
-            self._start = self._archive.payload(self._record)
-        self._archive.source.readinto(self._start + offset, buffer)
-
-    def _base_range(self, offset: int, size: int) -> tuple[int, int]:
-        if self._start < 0:
-            self._start = self._archive.payload(self._record)
-        return self._start + offset, size
-
-
-class _InflatedRecord(Derived):
-    """A deflated record as a source, inflated once, when it is first read."""
-
-    def __init__(self, archive: Archive, record: Record) -> None:
-        super().__init__(archive.source, f"{archive.name}:{archive.root}{record.name}", record.nbytes)
-        self._archive, self._record = archive, record
-        self._start = -1
-        self._inflating = Lock()
-
-    def spans(self, offset: int, size: int) -> Iterator[Extent]:
-        """Yield the record with its headers, all of which is read to inflate any of it."""
-        yield Extent(self._archive.source, self._record.header, self._record.limit)
-
-    def prefetch(self, offset: int, size: int) -> None:
-        """Nothing: what was inflated lies in a local file."""
-
-    def release(self, offset: int, size: int) -> None:
-        """Nothing: what was inflated lies in a local file without a name, which the system may drop by itself."""
-
-    def _fill(self, offset: int, buffer: memoryview) -> None:
-        with self._inflating:
-            if self._start < 0:
-                self._start = self._archive.spool.add(self._archive, self._record)
-        self._archive.spool.readinto(self._start + offset, buffer, self.name)
-
-
-class _Spool:
-    """What was inflated of an archive, one record after another in a temporary file that has no name."""
-
-    def __init__(self) -> None:
-        self._file: int | None = None
-        self._size = 0
-        self._adding = Lock()  # a matrix is gathered by a thread of its own
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-
-    def add(self, archive: Archive, record: Record) -> int:
-        """Inflate a record; give where it starts. Raises SourceError where there is no room for it."""
-        import tempfile
-
-        name = f"{archive.name}:{archive.root}{record.name}"
-        try:
-            with self._adding:
-                if self._file is None:
-                    with tempfile.TemporaryFile(buffering=0) as file:
-                        self._file = os.dup(file.fileno())
-                room = os.fstatvfs(self._file)
-                if record.nbytes > room.f_bavail * room.f_frsize:
-                    raise SourceError(
-                        f"`{name}` inflates to {record.nbytes:,} bytes, more than {tempfile.gettempdir()} has room: name a "
-                        "roomier folder by TMPDIR"
-                    )
-                start = self._size
-                for data in _inflated(archive, record):
-                    view = memoryview(data)
-                    while view:
-                        count = os.pwrite(self._file, view, self._size)
-                        view, self._size = view[count:], self._size + count
-                return start
-        except OSError as error:
-            raise SourceError(f"`{name}` can't be inflated into a temporary file: {os_reason(error)}") from error
-
-    def readinto(self, position: int, buffer: memoryview, name: str) -> None:
-        """Fill `buffer` from `position`."""
-        done = 0
-        while done < len(buffer) and self._file is not None:
-            count = os.preadv(self._file, [buffer[done:]], position + done)
-            if not count:
-                raise SourceError(f"`{name}` ends early: {len(buffer) - done:,} bytes are missing")
-            done += count
-
-
 def _extras(extra: bytes | memoryview, what: str) -> dict[int, bytes]:
-    """Split an extra field by id. Raises ArchiveError where it is no whole number of fields, has one twice or a name."""
+    """The fields of an extra field by id.
+
+    Raises ArchiveError for half a field, a field that is there twice, and a second name of the record.
+    """
     fields: dict[int, bytes] = {}
     position = 0
     while position < len(extra):
@@ -494,7 +326,7 @@ def _extras(extra: bytes | memoryview, what: str) -> dict[int, bytes]:
 
 
 def _wide(extra: bytes, nbytes: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:
-    """Give size, compressed size and offset, those that are at their sentinel from the zip64 extra field."""
+    """Size, compressed size and offset. Those that are at their sentinel come from the zip64 extra field."""
     field = _extras(extra, what).get(1)
     needed = [value == _SENTINEL32 for value in (nbytes, compressed, header)]
     if field is None:
@@ -517,7 +349,7 @@ def _local_sizes(fields: dict[int, bytes], nbytes: int, compressed: int, what: s
 
 
 def first_record(source: Source, limit: int) -> tuple[str, bytes]:
-    """Give the name and up to `limit` bytes of the first record of an archive that has lost its directory.
+    """The name and up to `limit` bytes of the first record of an archive that has lost its directory.
 
     The bytes may run into the next record. Raises ArchiveError where there is no stored record at the start.
     """

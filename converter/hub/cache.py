@@ -1,0 +1,30 @@
+"""The local cache of huggingface_hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+from converter.hub.locations import Place
+
+
+def in_cache(repository: str, files: Iterable[str]) -> dict[str, Path]:
+    """Those of a repository's files that are in the cache for the revision `main`."""
+    found = {file: cached(repository, file, "main") for file in files}
+    return {file: path for file, path in found.items() if path is not None}
+
+
+def cached(repository: str, file: str, revision: str) -> Path | None:
+    """Where the cache holds a file; None where it does not."""
+    found = try_to_load_from_cache(repository, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def snapshot(place: Place) -> Path | None:
+    """The folder of the cache that holds a revision; None where there is none."""
+    for name in ("config.json", "pytorch_model.bin", "model.safetensors", "pytorch_model.bin.index.json"):
+        if (path := cached(place.repository, name, place.revision)) is not None:
+            return path.parent
+    return None

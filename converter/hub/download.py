@@ -1,0 +1,134 @@
+"""Downloads through huggingface_hub, into its cache or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import errors, hf_hub_download
+from huggingface_hub.utils.tqdm import tqdm
+
+from converter.errors import SourceError
+from converter.formats.companions import CONFIG, GENERATION, TOKENIZER
+from converter.hub.cache import snapshot
+from converter.hub.client import Client, httpx
+from converter.hub.locations import check_online, offline, parse
+from converter.hub.repository import Repository, look_up, refusal
+from converter.hub.unlogged import unlogged
+from converter.io.local import LocalFile
+from converter.io.source import STEP
+from converter.models import declared as models
+
+COMPANIONS: Final = (CONFIG, GENERATION, *TOKENIZER)
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A file that was downloaded. `checked` says whose SHA-256 it has: `declared`, `the Hub's`, or None if nobody gave one."""
+
+    path: Path
+    nbytes: int
+    checked: str | None
+
+
+def download(
+    name: str,
+    target: Path | None = None,
+    *,
+    starting: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Downloaded]:
+    """Download a declared model or `owner/name[@revision]` into `target`, or into the local cache; companions too.
+
+    `starting` is called with the bytes of all files, `progress` with those since its last call. Raises SourceError for a
+    file that can't be downloaded, and for one whose SHA-256 is not the declared one or, where none is declared, the Hub's.
+    """
+    declared = models.find(name) if "/" not in name else None
+    place = parse(declared.repository if declared is not None else name)
+    if isinstance(place, str) or place.file is not None:
+        raise SourceError(f"`{name}` is no repository: a declared model or `owner/name` was expected")
+    check_online(str(place))
+    if declared is None:
+        declared = next((model for model in models.declared() if model.repository == place.repository), None)
+    repository = look_up(Client(), place)
+    weights = repository.weights()
+    if declared is not None:
+        weights = [*(file.name for file in declared.files), *([declared.index] if declared.index else [])]
+    hashes = {file.name: file.sha256 for file in declared.files} if declared is not None else {}
+    done = []
+    entries = {
+        file: repository.entry(file) for file in (*weights, *(name for name in COMPANIONS if name in repository.files))
+    }
+    if starting is not None:
+        starting(sum(entry.nbytes or 0 for entry in entries.values()))
+    for file, entry in entries.items():
+        path = _fetched(repository, file, target, progress)
+        wanted, whose = (hashes[file], "declared") if hashes.get(file) else (entry.sha256, "the Hub's")
+        if wanted is not None and (found := _sha256(path)) != wanted:
+            raise SourceError(f"`{path}` has the SHA-256 {found}; {whose} is {wanted}: remove it and download it again")
+        done.append(Downloaded(path, path.stat().st_size, whose if wanted is not None else None))
+    return done
+
+
+def companions(location: str) -> Path | None:
+    """The folder of the local cache with a repository's small files: config.json and the tokenizer.
+
+    None where there are none: at a URL outside the Hub, or in a repository without them.
+    """
+    place = parse(location)
+    if isinstance(place, str):
+        return None
+    if offline():
+        return snapshot(place)
+    repository = look_up(Client(), place)
+    paths = [_fetched(repository, name, None, None) for name in COMPANIONS if name in repository.files]
+    return paths[0].parent if paths else None
+
+
+def _fetched(repository: Repository, file: str, target: Path | None, progress: Callable[[int], None] | None) -> Path:
+    """Download a file through huggingface_hub, into the cache or a folder."""
+
+    class Bar(tqdm):
+        """A progress bar of huggingface_hub that is not shown, and passes the bytes on."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            if progress is not None and n:
+                progress(int(n))
+
+    repository.entry(file)
+    try:
+        with unlogged():
+            path = hf_hub_download(
+                repository.place.repository,
+                file,
+                revision=repository.place.revision,  # and not the commit, so that the cache has it under this name
+                local_dir=target,
+                endpoint=repository.client.endpoint,
+                tqdm_class=Bar,
+            )
+        return Path(path)
+    except errors.HfHubHTTPError as error:
+        answer = error.response
+        raise refusal(repository.client, repository.place, answer.status_code, answer.headers) from None
+    except (errors.LocalEntryNotFoundError, httpx.HTTPError):
+        raise SourceError(f"`{repository.name}/{file}` can't be downloaded: the connection failed") from None
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise SourceError(f"`{repository.name}/{file}` can't be downloaded: {reason}") from None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with LocalFile(path) as file:
+        buffer = memoryview(bytearray(min(STEP, file.size)))
+        for offset in range(0, file.size, STEP):
+            piece = buffer[: min(STEP, file.size - offset)]
+            file.readinto(offset, piece)
+            digest.update(piece)
+    return digest.hexdigest()

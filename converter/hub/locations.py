@@ -1,0 +1,141 @@
+"""What a location means, and which URLs and addresses are allowed. Nothing is read here; only host names are looked up."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from huggingface_hub import constants
+
+from converter.errors import SourceError
+from converter.text import safe_text
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NAME: Final = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_REVISION: Final = r"@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+)"
+_PLAIN: Final = re.compile(rf"(?P<repository>{_NAME})(?:{_REVISION})?", re.ASCII)
+_HUB: Final = re.compile(rf"hf://(?:models/)?(?P<repository>{_NAME})(?:{_REVISION})?(?:/(?P<file>[^?#]+))?/?", re.ASCII)
+_PAGE: Final = re.compile(
+    rf"/(?P<repository>{_NAME})(?:/(?:resolve|blob|raw|tree)/(?P<revision>[^/]+)(?:/(?P<file>.+))?)?/?", re.ASCII
+)
+_ENDING: Final = re.compile(r"\.[a-z][a-z0-9]{1,11}")  # `.bin`, but not the `.7B` of a model's name
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL or names a repository: `owner/name[@revision]`, and there is no such path."""
+    if _URL.match(location):
+        return True
+    found = _PLAIN.fullmatch(location)
+    return (
+        found is not None and not _ENDING.fullmatch(Path(found["repository"]).suffix) and not os.path.lexists(location)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A repository on the Hub, or a file in it."""
+
+    repository: str
+    revision: str = "main"
+    file: str | None = None
+
+    def __str__(self) -> str:
+        return f"hf://{self.repository}@{self.revision}" + (f"/{self.file}" if self.file else "")
+
+
+def parse(location: str) -> Place | str:
+    """The place on the Hub that a location means, or the URL that it is."""
+    if location.startswith("hf://"):
+        found = _HUB.fullmatch(location)
+        if found is None or location.startswith(("hf://datasets/", "hf://spaces/", "hf://buckets/")):
+            raise SourceError(f"`{location}` is no model on the Hub: `hf://owner/name[@revision][/file]` was expected")
+    elif _URL.match(location):
+        parts = checked_url(location)
+        if origin(location) != origin(constants.ENDPOINT) or not (found := _PAGE.fullmatch(parts.path)):
+            return location
+    elif not (found := _PLAIN.fullmatch(location)):
+        raise SourceError(f"`{location}` names no repository: `owner/name[@revision]` was expected")
+    place = {key: unquote(value) for key, value in found.groupdict().items() if value}
+    if not is_plain(place.get("file", "x")) or not is_plain(place.get("revision", "x")):
+        raise SourceError(f"`{location}` leads out of its repository")
+    return Place(**place)
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path stays within its repository and can be printed."""
+    return path.isprintable() and "\\" not in path and all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def offline() -> bool:
+    """Whether the user wants nothing to be asked for."""
+    return constants.HF_HUB_OFFLINE
+
+
+def check_online(what: str) -> None:
+    """Raise SourceError if `what`, which has to be asked for, must not be."""
+    if offline():
+        raise SourceError(f"`{shown(what)}` can't be had offline: HF_HUB_OFFLINE is set")
+
+
+def checked_url(url: str, what: str = "") -> SplitResult:
+    """The parts of a URL. Raises SourceError unless it is https without a user's name, or http to this machine.
+
+    `what` stands in front of the error.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise SourceError(f"{what}`{shown(url)}` is no valid URL") from None
+    if parts.scheme not in ("https", "http"):
+        raise SourceError(f"{what}`{shown(url)}` is refused: only https:// and hf:// are read")
+    if not host or not url.isprintable():
+        raise SourceError(f"{what}`{shown(url)}` is no valid URL")
+    if parts.username is not None or parts.password is not None:
+        raise SourceError(f"{what}`{shown(url)}` is refused: it holds a user's name or password")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise SourceError(f"{what}`{shown(url)}` is refused: http is read from this machine only; use https")
+    return parts
+
+
+def shown(url: str) -> str:
+    """A URL without its query and password, which may be secret."""
+    if not _URL.match(url):
+        return safe_text(url)
+    head = re.split(r"[?#]", url, maxsplit=1)[0]
+    scheme, _, rest = head.partition("://")
+    host, slash, path = rest.partition("/")
+    return safe_text(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of a URL: whom it asks."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def is_inside(host: str) -> bool:
+    """Whether a host's address is one of this machine or of a private network; False for a host without an address."""
+    try:
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return False  # it can't be reached from here; a proxy decides for its own network
+    return any(_is_private(address.partition("%")[0]) for address in addresses)
+
+
+def _is_private(text: str) -> bool:
+    address = ipaddress.ip_address(text)
+    return not ((address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None) or address).is_global

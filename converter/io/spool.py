@@ -1,0 +1,69 @@
+"""Bytes in a temporary file that has no name, so that nothing is left of it however the program ends."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from threading import Lock
+
+from converter.errors import SourceError
+
+
+class Spool:
+    """A temporary file that is made when the first bytes come. The system's refusals reach the caller as OSError."""
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        self._size = 0
+        self._appending = Lock()  # a matrix is gathered by a thread of its own
+
+    def __del__(self) -> None:
+        self.close()
+
+    def room(self) -> int:
+        """How many bytes the disk has room for."""
+        with self._appending:
+            disk = os.fstatvfs(self._opened())
+        return disk.f_bavail * disk.f_frsize
+
+    def append(self, pieces: Iterable[bytes | memoryview]) -> int:
+        """Put bytes behind what is there. Return where they start."""
+        with self._appending:
+            file = self._opened()
+            start = end = self._size
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    count = os.pwrite(file, view, end)
+                    view, end = view[count:], end + count
+            self._size = end
+            return start
+
+    def readinto(self, position: int, buffer: memoryview, name: str) -> None:
+        """Fill `buffer` from `position`; `name` is what an error calls the bytes."""
+        done = 0
+        while done < len(buffer) and self._file is not None:
+            count = os.preadv(self._file, [buffer[done:]], position + done)
+            if not count:
+                raise SourceError(f"`{name}` ends early: {len(buffer) - done:,} bytes are missing")
+            done += count
+
+    def clear(self) -> None:
+        """Remove all bytes."""
+        with self._appending:
+            if self._file is not None:
+                os.ftruncate(self._file, 0)
+            self._size = 0
+
+    def close(self) -> None:
+        """Give the file back to the system; it is made again if more bytes come."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._size = None, 0
+
+    def _opened(self) -> int:
+        if self._file is None:
+            with tempfile.TemporaryFile(buffering=0) as file:
+                self._file = os.dup(file.fileno())
+        return self._file
