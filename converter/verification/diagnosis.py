@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from converter.dtypes import BF16, F16, F32, F64
+from converter.tensors.matrix import Area
 from converter.tensors.tensor import Tensor, row_major
-from converter.verification.comparison import Outcome, equal, floats, read, resembling, rounded
+from converter.verification.comparison import Outcome, equal, resembling
+from converter.verification.roundings import floats, rounded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -202,10 +204,10 @@ def _sample(tensor: Tensor, most: int = _SAMPLE) -> NDArray[Any]:
     """Give the first elements in row-major order, as raw bits."""
     if tensor.contiguous:
         line = replace(tensor, shape=(1, tensor.size), stride=row_major((1, tensor.size)))
-        return read(line, 0, 1, 0, min(most, tensor.size)).reshape(-1)
+        return Area(line, 0, 1, 0, min(most, tensor.size)).read().reshape(-1)
     if len(tensor.shape) == 2:
         rows = max(1, min(tensor.shape[0], most // tensor.shape[1]))
-        return read(tensor, 0, rows, 0, min(tensor.shape[1], most)).reshape(-1)
+        return Area(tensor, 0, rows, 0, min(tensor.shape[1], most)).read().reshape(-1)
     first = bytes(next(tensor.tiles(most * tensor.dtype.itemsize)))
     some: NDArray[Any] = np.frombuffer(first, f"<u{tensor.dtype.itemsize}")
     return some

@@ -36,9 +36,11 @@ from converter.tensors.guards import check_expansion
 from converter.tensors.verified import checked
 from converter.text import os_reason, safe_text
 from converter.verification import surroundings as companions
-from converter.verification.comparison import Outcome, Room, comparable, compare, equal
+from converter.verification.comparison import Outcome, compare, equal
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_parts
+from converter.verification.roundings import comparable
+from converter.verification.walk import Workspace
 from converter.words import ENGINES, LEVELS
 
 if TYPE_CHECKING:
@@ -359,8 +361,8 @@ class _Check:
             self._say(self.location, "readers disagree", problem)
         names = [name for name in self.original.shapes if name in self.tensors and self._fits(name)]
         pairs = {self._pair(name): name for name in reversed(names)}  # tied names are compared once
-        room = Room()
-        outcomes = {pair: self._outcome(name, raw[name], room) for pair, name in pairs.items()}
+        workspace = Workspace()
+        outcomes = {pair: self._outcome(name, raw[name], workspace) for pair, name in pairs.items()}
         self.outcomes = {name: outcomes[self._pair(name)] for name in names}
         try:
             finish()
@@ -394,20 +396,20 @@ class _Check:
             self._say(name, "another shape", f"its shape is {list(found.shape)}: expected {list(shape)}")
         return found.shape == shape
 
-    def _outcome(self, name: str, raw: Tensor, room: Room) -> Outcome:
+    def _outcome(self, name: str, raw: Tensor, workspace: Workspace) -> Outcome:
         try:
-            return self._held(name, self.tensors[name], room)
+            return self._held(name, self.tensors[name], workspace)
         except ReadError as error:
             self._checksums[name] = str(error)  # the bits are looked at all the same
         try:
-            return self._held(name, raw, room)
+            return self._held(name, raw, workspace)
         except ReadError as error:
             raise _BrokenError(name, error.damage, str(error)) from error
 
-    def _held(self, name: str, found: Tensor, room: Room) -> Outcome:
+    def _held(self, name: str, found: Tensor, workspace: Workspace) -> Outcome:
         original = self.original
         if isinstance(original, _Checkpoint):
-            return compare(original.tensors[name], found, room, progress=self._progress)
+            return compare(original.tensors[name], found, workspace, progress=self._progress)
         known, encoding = original.golden.tensors[name], _encoding(found)
         wanted = known.sha256 if encoding == known.dtype else known.converted.get(encoding)
         try:
