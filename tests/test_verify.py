@@ -34,8 +34,9 @@ from converter.tensors.matrix import Area
 from converter.tensors.tensor import Storage, Tensor
 from converter.tensors.verified import checked
 from converter.verification.comparison import compare, equal
+from converter.verification.expected import expect
 from converter.verification.golden import Golden, load
-from converter.verification.verify import Options, verify
+from converter.verification.verify import Options, examine, verify
 from converter.verification.walk import Sizes, Workspace
 from tests.checkpoints import floats, legacy_bytes, view
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
@@ -50,7 +51,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(source: Path, *outputs: Path, **options: Any) -> reports.Verification:
-    return verify(open_checkpoint(source), outputs, **options)[0]
+    return verify(open_checkpoint(source), outputs, **options)
 
 
 def said(output: reports.VerifiedOutput) -> dict[str, str]:
@@ -640,9 +641,7 @@ def test_what_ends_one_thread_ends_the_comparison(fails: int, tmp_path: Path) ->
 
 
 def manifest(source: Path, *outputs: Path) -> Golden:
-    made = verify(open_checkpoint(source), outputs, golden=True)[1]
-    assert made is not None
-    return made
+    return examine(expect(open_checkpoint(source)), outputs).golden()
 
 
 def test_a_manifest_is_the_same_whatever_the_form(source: Path, tmp_path: Path) -> None:
@@ -663,7 +662,7 @@ def test_a_manifest_stands_in_for_the_source(form: str, source: Path, tmp_path: 
     path.write_text(manifest(source, source).text())
     golden = load(path)
 
-    found = verify(golden, [FORMS[form](model(), tmp_path)])[0].outputs[0]
+    found = verify(golden, [FORMS[form](model(), tmp_path)]).outputs[0]
 
     assert (found.verdict, said(found)) == ("identical", {})
 
@@ -676,7 +675,7 @@ def test_a_manifest_finds_the_same_damage(kind: str, form: str, source: Path, tm
     change(made)
     golden = manifest(source, source)
 
-    found = verify(golden, [FORMS[form](made, tmp_path)])[0].outputs[0]
+    found = verify(golden, [FORMS[form](made, tmp_path)]).outputs[0]
 
     assert found.verdict == "different"
     names = said(found)
@@ -696,7 +695,7 @@ def test_a_manifest_knows_the_copies_it_was_written_with(source: Path, tmp_path:
     convert(open_checkpoint(source), tmp_path / "other.gguf", dtype="q4_0")
     golden = manifest(source, *copies)
 
-    found = verify(golden, [*copies, tmp_path / "other.gguf"])[0]
+    found = verify(golden, [*copies, tmp_path / "other.gguf"])
 
     assert [output.verdict for output in found.outputs] == ["equivalent", "equivalent", "different"]
     assert {one.what for one in found.outputs[2].tensors.different} == {"not in the manifest"}

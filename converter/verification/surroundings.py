@@ -5,13 +5,11 @@ Each check gives (name, what, sentence) for every thing that is wrong.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
-from converter.dtypes import BY_NAME
 from converter.errors import ManifestError, ModelError
 from converter.formats.companions import CONFIG, TOKENIZER
 from converter.formats.format import Finding
@@ -153,8 +151,3 @@ def compare_tokenizers(expected: Tokenizer, found: Tokenizer | None) -> Iterator
             "another tokenizer",
             f"the merges differ from the {first + 1:,}th on: {len(found.merges):,}, expected {len(expected.merges):,}",
         )
-
-
-def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Give the bytes of a tensor."""
-    return math.prod(shape) * BY_NAME[dtype].itemsize

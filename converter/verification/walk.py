@@ -226,15 +226,15 @@ def _across(
             deep = max(sizes.turned_rows, sizes.turned // ((bottom - top) * itemsize))
             for start in range(left, right, deep):
                 area = Area(turned, start, min(right, start + deep), top, bottom)
-                then = partial(_turn, workspace, apart, panel[:, start - left : area.bottom - left])
-                yield _Step((_Read(area, output=not turns_ours),), then, waits=start == left)
+                turn = partial(_turn, workspace, apart, panel[:, start - left : area.bottom - left])
+                yield _Step((_Read(area, output=not turns_ours),), turn, waits=start == left)
             row = Area(straight, 0, 2, left, right).extent(sizes.gap) // 2
             deep = max(1, sizes.step // (row * straight.dtype.itemsize))
             for start in range(top, bottom, deep):
                 area = Area(straight, start, min(bottom, start + deep), left, right)
                 beside = panel[start - top : area.bottom - top]
-                then = partial(_beside, beside, indices.at(start, left), ours=turns_ours)
-                yield _Step((_Read(area, output=turns_ours),), then, waits=start == top)
+                pair = partial(_beside, beside, indices.at(start, left), ours=turns_ours)
+                yield _Step((_Read(area, output=turns_ours),), pair, waits=start == top)
 
 
 def _turn(workspace: Workspace, apart: int, panel: NDArray[Any], thread: int, rows: NDArray[Any]) -> None:
