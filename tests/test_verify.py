@@ -38,7 +38,7 @@ from converter.verification.expected import expect
 from converter.verification.golden import Golden, load
 from converter.verification.verify import Options, examine, verify
 from converter.verification.walk import Sizes, Workspace
-from tests.checkpoints import floats, legacy_bytes, view
+from tests.checkpoints import floats, legacy_bytes, view, write_checkpoint
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
 from tests.seeds import safetensors_file
 
@@ -103,6 +103,21 @@ FILES = {
     "gone": (lambda path: path.unlink(), "unreadable"),
     "a page instead": (lambda path: path.write_bytes(b"<!doctype html>" * 5000), "unreadable"),
 }
+
+
+def test_a_transposed_tensor_whose_checksum_is_wrong_is_a_finding(tmp_path: Path) -> None:
+    damaged = [5, 4, 2, 5, 3, 6]
+    write_checkpoint(tmp_path / "a.bin", {"w": view("0", (2, 3), (3, 1))}, {"0": floats(1, 2, 3, 4, 5, 6)})
+    write_checkpoint(tmp_path / "b.bin", {"w": view("0", (3, 2), (2, 1))}, {"0": floats(1, 4, 2, 5, 3, 6)})
+    whole = (tmp_path / "b.bin").read_bytes()
+    (tmp_path / "b.bin").write_bytes(whole.replace(floats(1, 4, 2, 5, 3, 6), floats(*damaged)))
+
+    output = check(tmp_path / "a.bin", tmp_path / "b.bin").outputs[0]
+
+    assert [(wrong.name, wrong.what) for wrong in output.tensors.different] == [
+        ("w", "another shape"),
+        ("w", "checksum"),
+    ]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from converter import formats
 from converter.errors import ConverterError, FormatError, ManifestError, ModelError, ReadError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 IDENTICAL: Final = "identical"
 EQUIVALENT: Final = "equivalent"
 DIFFERENT: Final = "different"
+
+_Found = TypeVar("_Found")
 
 
 class _BrokenError(Exception):
@@ -261,7 +263,7 @@ class _Bits:
 
     def unlike(self, name: str) -> tuple[str, str] | None:
         """Why a tensor can't be compared element by element; None where it can."""
-        return self._expected.unlike(name, self._checked[name], self._checked)
+        return self._read(name, lambda tensors: self._expected.unlike(name, tensors[name], tensors))
 
     def compare(self, names: Sequence[str]) -> dict[str, Outcome]:
         """The outcomes of these tensors. Names of one tensor, in the source and here, are compared once."""
@@ -271,10 +273,13 @@ class _Bits:
         return {name: outcomes[pair] for name, pair in pairs.items()}
 
     def _compare(self, name: str) -> Outcome:
-        """Compare a tensor. Where its checksum is wrong, that is noted, and the elements are compared all the same."""
+        return self._read(name, lambda tensors: self._expected.compare(name, tensors[name], self._workspace))
+
+    def _read(self, name: str, look: Callable[[Mapping[str, Tensor]], _Found]) -> _Found:
+        """What a look at a tensor finds. Where its checksum is wrong, that is noted, and the look is taken all the same."""
         try:
-            return self._expected.compare(name, self._checked[name], self._workspace)
+            return look(self._checked)
         except ReadError as error:
             self.checksums[name] = str(error)
         with _broken_by(ReadError, name=name):
-            return self._expected.compare(name, self._unchecked[name], self._workspace)
+            return look(self._unchecked)
