@@ -151,18 +151,17 @@ def verify(
     read or an engine can't run: what is wrong with an output is in the report.
     """
     from converter.verification import golden
-    from converter.verification.verify import Options, check_words
+    from converter.verification.verify import Options
     from converter.verification.verify import verify as held
 
-    check_words(level, engine)
     if not outputs:
         raise TypeError("verify() needs an output to hold against the source")
     options = Options(level, Path(tokens) if tokens is not None else None, prompt, engine)
     places = [_place(output) for output in outputs]
     if not isinstance(source, Catalogue) and golden.is_golden(Path(source)):
-        return held(golden.load(Path(source)), places, options, progress=progress)[0]
+        return held(golden.load(Path(source)), places, options, progress=progress)
     with _opened(source, root) as catalogue:
-        return held(catalogue, places, options, progress=progress)[0]
+        return held(catalogue, places, options, progress=progress)
 
 
 def scan(*locations: str | PathLike[str], explain: bool = False, fickling: bool = True) -> ScanReport:

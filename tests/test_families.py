@@ -24,7 +24,8 @@ from converter.resources import schemas
 from converter.sample import write_sample
 from converter.tensors.catalogue import Catalogue
 from converter.verification import golden
-from converter.verification.verify import Options, verify, write_manifest
+from converter.verification.expected import expect
+from converter.verification.verify import Options, examine, verify, write_golden
 from tests.checkpoints import floats, view, write_checkpoint
 from tests.gguf_files import Info, gguf, key
 
@@ -104,7 +105,7 @@ def source(known: None, tmp_path: Path) -> Path:
 
 
 def verdicts(source: Path, *outputs: Path) -> list[str]:
-    report, _ = verify(open_checkpoint(source), outputs)
+    report = verify(open_checkpoint(source), outputs)
     return [output.verdict for output in report.outputs]
 
 
@@ -190,11 +191,10 @@ class TestWhatJsonAloneAllows:
         assert open_checkpoint(source)["heron.layers.0.kv.weight"].array().reshape(-1).tolist() == list(right)
         other = heron(tmp_path / "other", change={"layers.0.kv.weight": swapped})
 
-        report, _ = verify(open_checkpoint(source), [other])
-        _, made = verify(open_checkpoint(source), [source], golden=True)
-        assert made is not None
-        write_manifest(made, tmp_path / "golden.json", inputs=[])
-        by_digests, _ = verify(golden.load(tmp_path / "golden.json"), [other])
+        report = verify(open_checkpoint(source), [other])
+        made = examine(expect(open_checkpoint(source)), [source]).golden()
+        write_golden(made, tmp_path / "golden.json", inputs=[])
+        by_digests = verify(golden.load(tmp_path / "golden.json"), [other])
 
         for found in (report, by_digests):
             assert [(wrong.name, wrong.what) for wrong in found.outputs[0].tensors.different] == [
@@ -266,7 +266,7 @@ class TestGguf:
         (tmp_path / "sample" / "config.json").write_text(json.dumps(config | {"activation_function": name}))
         convert(open_checkpoint(tmp_path / "sample"), tmp_path / "o.gguf")
 
-        report, _ = verify(open_checkpoint(tmp_path / "sample"), [tmp_path / "o.gguf"], Options(level="inference"))
+        report = verify(open_checkpoint(tmp_path / "sample"), [tmp_path / "o.gguf"], Options(level="inference"))
 
         assert [output.verdict for output in report.outputs] == ["identical"]
         assert report.outputs[0].inference is not None

@@ -28,7 +28,8 @@ from converter.io.source import Memory
 from converter.limits import Limits, limits, using
 from converter.opening import open_checkpoint
 from converter.tensors.tensor import Storage, Tensor
-from converter.verification import comparison
+from converter.verification.comparison import compare
+from converter.verification.walk import Sizes, Workspace
 from tests.hub_server import TINY, Hub, assert_no_secret
 
 ROOT = Path(__file__).parent.parent
@@ -227,13 +228,12 @@ def test_tensors_are_gathered_ahead_under_the_limits_of_who_reads_them() -> None
     assert {found.rank for found, _ in source.found} == {3}
 
 
-def test_threads_that_compare_work_under_the_limits_of_who_compares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "_RUN", 4096)
+def test_threads_that_compare_work_under_the_limits_of_who_compares() -> None:
     sources = [Asked(bytes(1 << 20)) for _ in range(2)]
     one, other = (Tensor(F32, (512, 512), (512, 1), 0, Storage(s, 0, s.size, "0")) for s in sources)
 
     with using(Limits(rank=3)):
-        comparison.compare(one, other)
+        compare(one, other, Workspace(Sizes(step=4096)))
 
     assert {found for source in sources for found in source.found} == {(Limits(rank=3), False)}
 

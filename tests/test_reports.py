@@ -17,7 +17,8 @@ from converter.opening import open_checkpoint
 from converter.reports.models import ModelsReport
 from converter.resources import load_json, schemas
 from converter.sample import write_sample
-from converter.verification.verify import Options, verify
+from converter.verification.expected import expect
+from converter.verification.verify import Options, examine, verify
 from tests.checkpoints import Call, Global, floats, view, write_checkpoint
 
 
@@ -39,15 +40,14 @@ def documents(tmp_path: Path) -> dict[str, Any]:
     full = inspect(open_checkpoint(checkpoint(tmp_path)), stats=True)
     written = extract(tiny, tmp_path / "out", sha256=True)
     convert(tiny, tmp_path / "x.gguf", dtype="q8_0")
-    verified, golden = verify(tiny, [tmp_path / "x.gguf"], Options(level="inference"), golden=True)
-    failed, _ = verify(tiny, [tmp_path / "x.bin"])
-    assert golden is not None
+    verified = examine(expect(tiny), [tmp_path / "x.gguf"], Options(level="inference"))
+    failed = verify(tiny, [tmp_path / "x.bin"])
     return {
         "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny))],
         "extraction": [json.loads(reports.to_json(written))],
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],
-        "verification": [json.loads(reports.to_json(report)) for report in (verified, failed)],
-        "golden": [json.loads(golden.text())],
+        "verification": [json.loads(reports.to_json(report)) for report in (verified.report, failed)],
+        "golden": [json.loads(verified.golden().text())],
         "models": [json.loads(reports.to_json(ModelsReport(models.declared())))],
     }
 

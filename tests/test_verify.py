@@ -30,12 +30,15 @@ from converter.io.local import LocalFile
 from converter.opening import open_checkpoint
 from converter.reports import verification as reports
 from converter.tensors.catalogue import Catalogue, Origin
+from converter.tensors.matrix import Area
 from converter.tensors.tensor import Storage, Tensor
 from converter.tensors.verified import checked
-from converter.verification import comparison
+from converter.verification.comparison import compare, equal
+from converter.verification.expected import expect
 from converter.verification.golden import Golden, load
-from converter.verification.verify import Options, verify
-from tests.checkpoints import floats, legacy_bytes, view
+from converter.verification.verify import Options, examine, verify
+from converter.verification.walk import Sizes, Workspace
+from tests.checkpoints import floats, legacy_bytes, view, write_checkpoint
 from tests.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
 from tests.seeds import safetensors_file
 
@@ -48,7 +51,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(source: Path, *outputs: Path, **options: Any) -> reports.Verification:
-    return verify(open_checkpoint(source), outputs, **options)[0]
+    return verify(open_checkpoint(source), outputs, **options)
 
 
 def said(output: reports.VerifiedOutput) -> dict[str, str]:
@@ -100,6 +103,21 @@ FILES = {
     "gone": (lambda path: path.unlink(), "unreadable"),
     "a page instead": (lambda path: path.write_bytes(b"<!doctype html>" * 5000), "unreadable"),
 }
+
+
+def test_a_transposed_tensor_whose_checksum_is_wrong_is_a_finding(tmp_path: Path) -> None:
+    damaged = [5, 4, 2, 5, 3, 6]
+    write_checkpoint(tmp_path / "a.bin", {"w": view("0", (2, 3), (3, 1))}, {"0": floats(1, 2, 3, 4, 5, 6)})
+    write_checkpoint(tmp_path / "b.bin", {"w": view("0", (3, 2), (2, 1))}, {"0": floats(1, 4, 2, 5, 3, 6)})
+    whole = (tmp_path / "b.bin").read_bytes()
+    (tmp_path / "b.bin").write_bytes(whole.replace(floats(1, 4, 2, 5, 3, 6), floats(*damaged)))
+
+    output = check(tmp_path / "a.bin", tmp_path / "b.bin").outputs[0]
+
+    assert [(wrong.name, wrong.what) for wrong in output.tensors.different] == [
+        ("w", "another shape"),
+        ("w", "checksum"),
+    ]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -517,19 +535,10 @@ def matrix(path: Path, array: np.ndarray, dtype: Dtype, *, turned: bool, crc32: 
 
 
 @pytest.mark.parametrize("seed", range(48))
-def test_a_matrix_that_lies_turned_over_is_compared_whole(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_matrix_that_lies_turned_over_is_compared_whole(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
-    sizes = {
-        "_RUN": 256,
-        "_PANEL": (1 << 20, 3000)[seed % 2],
-        "_TURNED": 512,
-        "_FEW": 3,
-        "_CALL": (0, 64)[seed // 2 % 2],
-    }
-    for name, value in sizes.items():
-        monkeypatch.setattr(comparison, name, value)
+    sizes = Sizes(step=256, panel=(1 << 20, 3000)[seed % 2], turned=512, turned_rows=3, gap=(0, 64)[seed // 2 % 2])
+    workspace = Workspace(sizes)
     rows, columns = rng.integers(9, 90, 2).tolist()
     dtype = (F32, F16, F64)[seed % 3]
     array = rng.standard_normal((rows, columns)).astype(dtype.numpy)
@@ -543,15 +552,17 @@ def test_a_matrix_that_lies_turned_over_is_compared_whole(
     places = sorted(rng.choice(array.size, int(rng.integers(1, 6)), replace=False).tolist())
     changed.reshape(-1)[places] = 7
 
-    assert comparison.compare(expected, matrix(tmp_path / "same", array, dtype, turned=other_turned)).differing == 0
+    same = matrix(tmp_path / "same", array, dtype, turned=other_turned)
     other = matrix(tmp_path / "other", changed, dtype, turned=other_turned)
-    found = comparison.compare(expected, other)
+
+    assert compare(expected, same, workspace).differing == 0
+    found = compare(expected, other, workspace)
 
     assert (found.differing, found.first, found.found) == (len(places), places[0], 7.0)
     assert found.expected == array.reshape(-1)[places[0]]
     differences = np.abs(array.astype("f8") - changed.astype("f8"))
     assert found.largest == pytest.approx(differences.max(), rel=1e-6)
-    assert not comparison.equal(expected, other)
+    assert not equal(expected, other, workspace)
 
 
 @pytest.mark.parametrize("turned", ["source", "output"])
@@ -565,7 +576,7 @@ def test_an_output_that_is_cut_before_a_matrix_s_turn_is_a_sentence(
     cut(tmp_path / "output", 5000)
 
     with pytest.raises(ReadError, match=r"`.*output` ended at byte \d"):
-        comparison.compare(expected, found)
+        compare(expected, found)
 
 
 @pytest.mark.parametrize("turned", ["source", "output"])
@@ -576,11 +587,10 @@ def test_a_source_that_is_cut_before_a_matrix_s_turn_is_its_reader_s_error(turne
     cut(tmp_path / "source", 5000)
 
     with pytest.raises(SourceError, match=r"`.*source` ended at byte \d"):
-        comparison.compare(expected, found)
+        compare(expected, found)
 
 
-def test_a_damaged_source_is_said_before_a_damaged_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "_RUN", 4096)
+def test_a_damaged_source_is_said_before_a_damaged_output(tmp_path: Path) -> None:
     array = np.ones((64, 256), "<f4")
     for _ in range(20):
         both = {name: matrix(tmp_path / name, array, F32, turned=False, crc32=1) for name in ("source", "output")}
@@ -588,19 +598,16 @@ def test_a_damaged_source_is_said_before_a_damaged_output(tmp_path: Path, monkey
             name: checked(Catalogue({name: tensor}, Origin(name, "x")))[0][name] for name, tensor in both.items()
         }
         with pytest.raises(ArchiveError, match="source"):
-            comparison.compare(damaged["source"], damaged["output"])
+            compare(damaged["source"], damaged["output"], Workspace(Sizes(step=4096)))
 
 
 def test_what_lies_between_narrow_rows_is_not_read(tmp_path: Path) -> None:
     wide = matrix(tmp_path / "source", np.ones((50, 4000), "<f4"), F32, turned=False)
     narrow = Tensor(F32, (50, 4), (4000, 1), 0, wide.storage)
 
-    assert comparison._extent(narrow, 50, 4) == 200
-    assert comparison._extent(wide, 50, 3000) == 49 * 4000 + 3000
-    assert (
-        comparison.compare(narrow, matrix(tmp_path / "output", np.ones((50, 4), "<f4"), F32, turned=False)).differing
-        == 0
-    )
+    assert Area(narrow, 0, 50, 0, 4).extent() == 200
+    assert Area(wide, 0, 50, 0, 3000).extent() == 49 * 4000 + 3000
+    assert compare(narrow, matrix(tmp_path / "output", np.ones((50, 4), "<f4"), F32, turned=False)).differing == 0
 
 
 def test_a_view_strided_both_ways_is_read_once(tmp_path: Path) -> None:
@@ -611,16 +618,15 @@ def test_a_view_strided_both_ways_is_read_once(tmp_path: Path) -> None:
     read = base.storage.source.readinto
     base.storage.source.readinto = lambda offset, buffer: (asked.append(len(buffer)), read(offset, buffer))[1]
 
-    part = comparison.read(view, 0, 32, 0, 32)
+    part = Area(view, 0, 32, 0, 32).read()
 
     assert np.array_equal(part.view("<f4"), whole[::2, ::2])
     assert sum(asked) <= 32 * 64 * 4
 
 
 @pytest.mark.parametrize("fails", [0, 1, 5, 40])
-def test_what_ends_one_thread_ends_the_comparison(fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "_RUN", 4096)
-    monkeypatch.setattr(comparison, "_PANEL", 100_000)
+def test_what_ends_one_thread_ends_the_comparison(fails: int, tmp_path: Path) -> None:
+    workspace = Workspace(Sizes(step=4096, panel=100_000))
     array = np.ones((512, 256), "<f4")
     expected = matrix(tmp_path / "source", array, F32, turned=True)
     found = matrix(tmp_path / "output", array, F32, turned=False)
@@ -634,7 +640,7 @@ def test_what_ends_one_thread_ends_the_comparison(fails: int, tmp_path: Path, mo
 
     def run() -> None:
         try:
-            comparison.compare(expected, found, progress=progress)
+            compare(expected, found, workspace, progress=progress)
             ended.append(None)
         except KeyboardInterrupt as stop:
             ended.append(type(stop))
@@ -650,9 +656,7 @@ def test_what_ends_one_thread_ends_the_comparison(fails: int, tmp_path: Path, mo
 
 
 def manifest(source: Path, *outputs: Path) -> Golden:
-    made = verify(open_checkpoint(source), outputs, golden=True)[1]
-    assert made is not None
-    return made
+    return examine(expect(open_checkpoint(source)), outputs).golden()
 
 
 def test_a_manifest_is_the_same_whatever_the_form(source: Path, tmp_path: Path) -> None:
@@ -673,7 +677,7 @@ def test_a_manifest_stands_in_for_the_source(form: str, source: Path, tmp_path: 
     path.write_text(manifest(source, source).text())
     golden = load(path)
 
-    found = verify(golden, [FORMS[form](model(), tmp_path)])[0].outputs[0]
+    found = verify(golden, [FORMS[form](model(), tmp_path)]).outputs[0]
 
     assert (found.verdict, said(found)) == ("identical", {})
 
@@ -686,7 +690,7 @@ def test_a_manifest_finds_the_same_damage(kind: str, form: str, source: Path, tm
     change(made)
     golden = manifest(source, source)
 
-    found = verify(golden, [FORMS[form](made, tmp_path)])[0].outputs[0]
+    found = verify(golden, [FORMS[form](made, tmp_path)]).outputs[0]
 
     assert found.verdict == "different"
     names = said(found)
@@ -706,7 +710,7 @@ def test_a_manifest_knows_the_copies_it_was_written_with(source: Path, tmp_path:
     convert(open_checkpoint(source), tmp_path / "other.gguf", dtype="q4_0")
     golden = manifest(source, *copies)
 
-    found = verify(golden, [*copies, tmp_path / "other.gguf"])[0]
+    found = verify(golden, [*copies, tmp_path / "other.gguf"])
 
     assert [output.verdict for output in found.outputs] == ["equivalent", "equivalent", "different"]
     assert {one.what for one in found.outputs[2].tensors.different} == {"not in the manifest"}

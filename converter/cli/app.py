@@ -435,8 +435,8 @@ def verify(
     from converter import reports
     from converter.cli import render
     from converter.verification import golden
-    from converter.verification.verify import Options, write_manifest, write_reports
-    from converter.verification.verify import verify as verified
+    from converter.verification.expected import NO_MANIFEST, expect
+    from converter.verification.verify import Options, examine, write_golden, write_reports
 
     if (tokens or prompt is not None) and level == LEVELS[0]:
         raise typer.BadParameter("--tokens and --prompt are for --level inference")
@@ -444,14 +444,13 @@ def verify(
         raise typer.BadParameter("--tokens and --prompt exclude each other")
     options = Options(level, tokens, prompt, engine)
     with render.progress("verifying", 0, quiet=quiet or json) as progress:
-        report, made = verified(
-            golden.load(Path(source)) if golden.is_golden(Path(source)) else _open(source, root),
-            outputs,
-            options,
-            golden=manifest is not None,
-            progress=progress,
-            starting=progress.start,
-        )
+        opened = golden.load(Path(source)) if golden.is_golden(Path(source)) else _open(source, root)
+        expected = expect(opened, progress)
+        if manifest is not None:
+            expected.whole(NO_MANIFEST)
+        found = examine(expected, outputs, options, starting=progress.start)
+        report = found.report
+        made = found.golden() if manifest is not None and report.ok else None
     if json:
         typer.echo(reports.to_json(report))
     else:
@@ -459,7 +458,7 @@ def verify(
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     write_reports(report, junit=junit, summary=Path(summary) if summary else None)
     if manifest is not None and made is not None:
-        write_manifest(made, manifest, inputs=[source, *outputs])
+        write_golden(made, manifest, inputs=[source, *outputs])
     elif manifest is not None:
         typer.echo(f"`{safe_text(str(manifest))}` was not written: an output differs", err=True)
     if not report.ok:

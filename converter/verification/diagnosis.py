@@ -1,6 +1,6 @@
-"""What happened to a tensor that is not what it should be: transposed, swapped, zeroed, a flipped bit.
+"""What happened to a damaged tensor: it was transposed, swapped, zeroed, or a bit flipped.
 
-Every name is found by trying: what was found is looked at as if the damage were undone, and held against the source.
+Every kind of damage is found by trial: it is undone in a view of the tensor, which is then compared with the source.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from converter.dtypes import BF16, F16, F32, F64
+from converter.tensors.matrix import Area
 from converter.tensors.tensor import Tensor, row_major
-from converter.verification.comparison import Outcome, equal, floats, read, resembling, rounded
+from converter.verification.comparison import Outcome, equal, resembling
+from converter.verification.roundings import floats, rounded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_HEAD: Final = 16  # elements that tell candidates apart before all are compared
+_HEAD: Final = 16  # first elements, by which candidates are chosen before all elements are compared
 _SAMPLE: Final = 256 << 10  # elements that are looked at for a shift, a factor or a rounding
-_ROWS: Final = 100_000  # rows, or elements of a vector, up to which another order is looked for
-_MATRIX: Final = 64 << 20  # bytes of a matrix up to which another order is looked for
-_FACTOR: Final = 1e-9  # what may be left of the energy for a tensor to be another times a number
+_ROWS: Final = 100_000  # more rows, or elements of a vector, are not searched for another order
+_MATRIX: Final = 64 << 20  # bytes; a larger matrix is not searched for another order
+_FACTOR: Final = 1e-9  # share of the energy that may remain after a tensor is explained as a multiple of another
 
 
 class Diagnosis:
-    """Names damage, given the tensors as they should be, and what equal parts of some of them hold."""
+    """Names damage, given the tensors as they should be, and what the equal parts of some of them hold."""
 
     def __init__(self, expected: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -> None:
         self._expected, self._parts = expected, parts
         self._heads: dict[tuple[Any, ...], list[str]] = {}
 
     def name(self, name: str, found: Tensor, outcome: Outcome | None, others: Mapping[str, Tensor]) -> tuple[str, str]:
-        """Give what happened, in words and in a sentence. `outcome` is None where the shapes differ."""
+        """What happened, in words and in a sentence. `outcome` is None where the shapes differ."""
         expected = self._expected[name]
         match = equal if found.dtype == expected.dtype and found.storage.encoding is None else resembling
         if outcome is None:
@@ -64,7 +66,7 @@ class Diagnosis:
         return "another shape", sizes
 
     def _permuted(self, name: str, found: Tensor, match: Callable[[Tensor, Tensor], bool]) -> tuple[str, str] | None:
-        """Look whether query, key and value, or what else shares a tensor, stand in another order."""
+        """Look whether the parts of a tensor, such as query, key and value, stand in another order."""
         parts = self._parts.get(name)
         if parts is None:
             return None
@@ -77,7 +79,7 @@ class Diagnosis:
     def _another(
         self, name: str, found: Tensor, others: Mapping[str, Tensor], match: Callable[[Tensor, Tensor], bool]
     ) -> tuple[str, str] | None:
-        """Look whether it is another tensor of the source."""
+        """Look whether the tensor holds the elements of another one of the source."""
         for other in self.candidates(found, exact=match is equal):
             if other != name and match(self._expected[other], found):
                 mutual = other in others and match(self._expected[name], others[other])
@@ -85,7 +87,7 @@ class Diagnosis:
         return None
 
     def candidates(self, found: Tensor, *, exact: bool) -> list[str]:
-        """Give the names of the source's tensors that begin like one that was found, or have its shape."""
+        """Names of the source's tensors that begin like `found`; those of its shape, unless `exact`."""
         if not self._heads:
             for name, tensor in self._expected.items():
                 self._heads.setdefault((tensor.shape, tensor.dtype.name, _head(tensor)), []).append(name)
@@ -94,7 +96,7 @@ class Diagnosis:
         return [name for (shape, *_), names in self._heads.items() if shape == found.shape for name in names]
 
     def _elements(self, expected: Tensor, found: Tensor, outcome: Outcome) -> tuple[str, str] | None:
-        """Look at what happened to the elements where they are."""
+        """Look what happened to elements that are still in their places."""
         if outcome.differing == 1 and outcome.flipped == 1:
             return "one flipped bit", "one element differs in one bit"
         x, y = _sample(expected), _sample(found)
@@ -135,7 +137,7 @@ class Diagnosis:
 
 
 def transposed(found: Tensor) -> Iterator[Tensor]:
-    """Give what a matrix would be had its elements been laid out for the other order."""
+    """Yield what the matrix would be if its elements were laid out in the other order."""
     if len(found.shape) == 2:
         rows, columns = found.shape
         if found.contiguous:
@@ -153,12 +155,12 @@ def cut(tensor: Tensor, count: int) -> list[Tensor]:
 
 
 def orders(count: int) -> list[tuple[int, ...]]:
-    """The ways in which so many parts of a tensor can stand wrong."""
+    """The wrong orders of so many parts of a tensor."""
     return [order for order in permutations(range(count)) if order != tuple(range(count))]
 
 
 def permuted(order: tuple[int, ...], parts: tuple[str, ...]) -> tuple[str, str]:
-    """Name an order of a tensor's parts: which of them stands first, second, third."""
+    """What to call an order of a tensor's parts; `order` says which of them stands first, second, third."""
     moved = [name for index, name in enumerate(parts) if order[index] != index]
     stand = f"its parts stand in the order {', '.join(parts[index] for index in order)}"
     if len(moved) == 2:
@@ -167,7 +169,7 @@ def permuted(order: tuple[int, ...], parts: tuple[str, ...]) -> tuple[str, str]:
 
 
 def exchanged(name: str, other: str, *, mutual: bool) -> tuple[str, str]:
-    """Name a tensor that holds another's elements."""
+    """What to call a tensor that holds the elements of `other`; `mutual` means that the other holds its own."""
     if not mutual:
         return f"a copy of {other}", f"its elements are those of `{other}`"
     here, there = name.split("."), other.split(".")
@@ -179,7 +181,7 @@ def exchanged(name: str, other: str, *, mutual: bool) -> tuple[str, str]:
 
 
 def _laid_out_transposed(expected: Tensor, found: Tensor) -> bool:
-    """Whether the elements, row by row, are those of the other column by column, as far as a sample tells."""
+    """Whether a sample of the elements, row by row, is that of the expected ones column by column."""
     if len(found.shape) != 2 or expected.dtype != found.dtype or 1 in found.shape:
         return False
     for ours, theirs in ((expected.t(), found), (expected, found.t())):
@@ -199,13 +201,13 @@ def _zero(tensor: Tensor) -> bool:
 
 
 def _sample(tensor: Tensor, most: int = _SAMPLE) -> NDArray[Any]:
-    """Give the first elements in row-major order, as raw bits."""
+    """The first elements in row-major order, as raw bits."""
     if tensor.contiguous:
         line = replace(tensor, shape=(1, tensor.size), stride=row_major((1, tensor.size)))
-        return read(line, 0, 1, 0, min(most, tensor.size)).reshape(-1)
+        return Area(line, 0, 1, 0, min(most, tensor.size)).read().reshape(-1)
     if len(tensor.shape) == 2:
         rows = max(1, min(tensor.shape[0], most // tensor.shape[1]))
-        return read(tensor, 0, rows, 0, min(tensor.shape[1], most)).reshape(-1)
+        return Area(tensor, 0, rows, 0, min(tensor.shape[1], most)).read().reshape(-1)
     first = bytes(next(tensor.tiles(most * tensor.dtype.itemsize)))
     some: NDArray[Any] = np.frombuffer(first, f"<u{tensor.dtype.itemsize}")
     return some

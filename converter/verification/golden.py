@@ -1,12 +1,13 @@
-"""The golden manifest: digests of what a checkpoint holds, the same whatever form it is in, to be kept in its place.
+"""The golden manifest: digests of what a checkpoint holds, which stand in for it. They are the same in every form.
 
-Names are without a prefix; masks are left out, and a head that is tied: they follow from the architecture.
+Names stand without a prefix. Masks and a tied head are left out, because they follow from the architecture.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +27,25 @@ _HEX: Final = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True, slots=True)
 class GoldenTensor:
-    """What a tensor must be: SHA-256 of its canonical bytes.
+    """What a tensor must be: the SHA-256 of its canonical bytes.
 
-    `converted` has the digests of copies in another dtype (`F16`, `Q8_0`) that were found equivalent when the manifest was
-    written; those of blocks are of the F32 elements that they stand for.
+    `converted` has the digests of copies in other dtypes (`F16`, `Q8_0`) that were found equivalent when the manifest was
+    written. Blocks are digested as the F32 elements that they stand for.
     """
 
     dtype: str
     shape: tuple[int, ...]
     sha256: str
     converted: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its elements."""
+        return math.prod(self.shape) * BY_NAME[self.dtype].itemsize
+
+    def digest_as(self, encoding: str) -> str | None:
+        """The digest of a right copy in that dtype or encoding; None where the manifest has none."""
+        return self.sha256 if encoding == self.dtype else self.converted.get(encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,7 @@ class Golden:
     tokenizer: Mapping[str, str] | None
 
     def text(self) -> str:
-        """Give the document."""
+        """The document as JSON."""
         document = {
             "schema": SCHEMA,
             "settings": self.settings,
@@ -65,7 +75,7 @@ class Golden:
 
 
 def is_golden(path: Path) -> bool:
-    """Whether a file begins like a JSON document, which no checkpoint does."""
+    """Whether a file begins like a JSON document. No checkpoint does."""
     if not path.is_file():
         return False
     source = LocalFile(path)
@@ -74,7 +84,7 @@ def is_golden(path: Path) -> bool:
 
 
 def load(path: Path) -> Golden:
-    """Load a manifest. Raises ManifestError for a document that is none."""
+    """Load a manifest. Raises ManifestError for any other document."""
     document = load_json(path)
     if document.get("schema") != SCHEMA:
         raise ManifestError(f"`{path}` has the schema {document.get('schema')!r:.80}: `{SCHEMA}` was expected")
@@ -90,8 +100,13 @@ def load(path: Path) -> Golden:
     return Golden(str(path), tensors, tied, settings, tokenizer)
 
 
+def encoding(tensor: Tensor) -> str:
+    """The form that a tensor's elements are stored in: of blocks their encoding, else the dtype."""
+    return tensor.storage.encoding or tensor.dtype.name
+
+
 def digest(tensor: Tensor) -> str:
-    """Give the SHA-256 of a tensor's canonical bytes."""
+    """The SHA-256 of a tensor's canonical bytes."""
     found = hashlib.sha256()
     for tile in tensor.tiles():
         found.update(tile)
@@ -99,7 +114,7 @@ def digest(tensor: Tensor) -> str:
 
 
 def digest_in_parts(tensor: Tensor, order: tuple[int, ...]) -> str:
-    """The SHA-256 that a tensor has with equal parts of its last dimension in another order."""
+    """The SHA-256 that a tensor would have with the equal parts of its last dimension in another order."""
     import numpy as np
 
     found = hashlib.sha256()

@@ -1,17 +1,15 @@
-"""What goes along with weights: config.json, the tokenizer, model.properties. Read here anew, and held against the source's.
+"""What lies beside the weights: config.json and the tokenizer, held against the source's.
 
-Each check gives (name, what, sentence) for every thing that is wrong.
+Each check yields (name, what, sentence) for every thing that is wrong.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
-from converter.dtypes import BY_NAME
 from converter.errors import ManifestError, ModelError
 from converter.formats.companions import CONFIG, TOKENIZER
 from converter.formats.format import Finding
@@ -30,7 +28,7 @@ _DTYPES: Final = ("torch_dtype", "dtype")  # keys of config.json that follow fro
 
 
 def settings(catalogue: Catalogue, config: Mapping[str, Any] | None, family: Family | None) -> dict[str, Any] | None:
-    """What a family's config.json means: sizes and what else the forward pass depends on; None where nothing says it.
+    """What a config.json means to a family: sizes, and what else the forward pass depends on. None where there is none.
 
     `catalogue` has the family's names.
     """
@@ -48,7 +46,7 @@ def settings(catalogue: Catalogue, config: Mapping[str, Any] | None, family: Fam
 
 
 def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Hold what two config.json mean against each other, where both say something."""
+    """Compare the settings of two config.json, as far as both have them."""
     for key in expected or {}:
         if found is not None and key in found and (expected or {})[key] != found[key]:
             yield _config(key, found[key], (expected or {})[key])
@@ -57,14 +55,14 @@ def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] 
 def check_config(
     source: Catalogue, output: Catalogue, family: Family | None, *, lone: bool, converted: bool
 ) -> Iterator[Finding]:
-    """Hold the output's configuration against the source's. A `lone` file promises none beside it."""
+    """Compare the output's configuration with the source's. A `lone` file need not have one beside it."""
     expected, found = source.config, output.config
     if expected is None or (lone and not formats.of(output).self_contained):
         return
     if found is None:
         yield CONFIG, "no config.json", f"`{output.location}` has no config.json: the source has one"
     elif formats.of(output).self_contained or formats.of(source).self_contained:
-        # Of a special token that the embedding has no row for, GGUF says nothing.
+        # GGUF does not mention a special token that has no row in the embedding.
         yield from check_settings(settings(source, expected, family), settings(output, found, family))
     else:
         for key in (*expected, *(key for key in found if key not in expected)):
@@ -80,7 +78,7 @@ def _config(key: str, found: Any, expected: Any) -> Finding:
 
 
 def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
-    """Read the tokenizer inside the file, else the vocab.json and merges.txt `beside` the weights."""
+    """The tokenizer inside the file, else the one in the vocab.json and merges.txt `beside` the weights."""
     inside = formats.of(catalogue).tokenizer(catalogue)
     if inside is not None:
         return inside
@@ -100,7 +98,7 @@ def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
 def check_tokenizer(
     expected: Tokenizer | None, folder: Path | None, output: Catalogue, *, lone: bool
 ) -> Iterator[Finding]:
-    """Hold the tokenizer against the source's, which lies in `folder`: inside GGUF token by token, beside others in bytes."""
+    """Compare the tokenizer with the source's, which lies in `folder`: one inside a file by tokens, others by their bytes."""
     if formats.of(output).self_contained and expected is not None:
         yield from compare_tokenizers(expected, tokenizer(output, beside=False))
     there = folder_beside(output)
@@ -117,7 +115,7 @@ def check_tokenizer(
 
 
 def check_digests(expected: Mapping[str, Any] | None, output: Catalogue) -> Iterator[Finding]:
-    """Hold the tokenizer against digests."""
+    """Compare the tokenizer with digests."""
     found = tokenizer(output)
     if expected is None or (found is None and not formats.of(output).companions):
         return
@@ -130,7 +128,7 @@ def check_digests(expected: Mapping[str, Any] | None, output: Catalogue) -> Iter
 
 
 def compare_tokenizers(expected: Tokenizer, found: Tokenizer | None) -> Iterator[Finding]:
-    """Say where tokens or merges differ."""
+    """Yield where tokens and merges differ."""
     if found is None:
         yield "tokenizer", "no tokenizer", "the file has no tokenizer: the source has one"
         return
@@ -153,8 +151,3 @@ def compare_tokenizers(expected: Tokenizer, found: Tokenizer | None) -> Iterator
             "another tokenizer",
             f"the merges differ from the {first + 1:,}th on: {len(found.merges):,}, expected {len(expected.merges):,}",
         )
-
-
-def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Give the bytes of a tensor."""
-    return math.prod(shape) * BY_NAME[dtype].itemsize

@@ -194,7 +194,7 @@ class WritePromises:
             convert(source, output, to=format.name, dtype=dtype)
 
             wanted = "identical" if dtype in ("keep", "f32") else "equivalent"
-            assert [o.verdict for o in verify(source, [output])[0].outputs] == [wanted], dtype
+            assert [o.verdict for o in verify(source, [output]).outputs] == [wanted], dtype
 
     def test_a_flipped_bit_is_found_in_any_tensor(self, format: Format, model: Path, tmp_path: Path) -> None:
         source = open_checkpoint(model)
@@ -210,7 +210,7 @@ class WritePromises:
             damaged[at + array.nbytes // 2] ^= 1
             put(dict(whole) | {file: bytes(damaged)}, output)
 
-            (report,) = verify(source, [output])[0].outputs
+            (report,) = verify(source, [output]).outputs
             assert report.verdict == "different"
             assert [name.removeprefix("transformer.")] == [
                 d.name.removeprefix("transformer.") for d in report.tensors.different

@@ -28,7 +28,7 @@ def test_what_transformers_saves_is_identical_to_what_torch_saved(tmp_path: Path
     torch.save(model.state_dict(), tmp_path / "source" / "pytorch_model.bin")
     model.save_pretrained(tmp_path / "saved")
 
-    output = verify(open_checkpoint(tmp_path / "source"), [tmp_path / "saved"])[0].outputs[0]
+    output = verify(open_checkpoint(tmp_path / "source"), [tmp_path / "saved"]).outputs[0]
 
     assert (output.verdict, output.tensors.different) == ("identical", ())
 
@@ -41,7 +41,7 @@ def test_other_engines_compute_the_copy_as_numpy_does_the_source(
     convert(open_checkpoint(tiny), tmp_path / name, dtype=dtype)
 
     options = Options(level="inference", engine=engine)
-    output = verify(open_checkpoint(tiny), [tmp_path / name], options)[0].outputs[0]
+    output = verify(open_checkpoint(tiny), [tmp_path / name], options).outputs[0]
 
     assert output.verdict == ("identical" if dtype == "keep" else "equivalent"), output.tensors.different
     assert output.inference is not None

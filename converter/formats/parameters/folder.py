@@ -127,8 +127,8 @@ class _File:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor lies: in `parts` one after another, as a view with this stride and offset (elements)."""
+class _StoredTensor:
+    """Where a tensor is stored: in the files `parts`, joined, as a view with this stride and offset (elements)."""
 
     parts: tuple[str, ...]
     stride: tuple[int, ...]
@@ -139,7 +139,7 @@ class _Place:
 @dataclass(slots=True)
 class _Layout:
     files: list[_File] = field(default_factory=list)
-    places: dict[str, _Place] = field(default_factory=dict)
+    places: dict[str, _StoredTensor] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
 
@@ -164,7 +164,7 @@ def _storages_form(catalogue: Catalogue) -> _Layout:
     for name, tensor in catalogue.items():
         storage = tensor.storage
         path = paths[storage.shard, storage.key]
-        layout.places[name] = _Place((path,), tensor.stride, tensor.offset, storage.byteorder)
+        layout.places[name] = _StoredTensor((path,), tensor.stride, tensor.offset, storage.byteorder)
     return layout
 
 
@@ -179,7 +179,7 @@ def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layou
     layout = _Layout()
     rows = _rows(recognition)
     dropped = set(droppable(catalogue, recognition)) if recognition else set()
-    known: dict[Tensor, _Place] = {}
+    known: dict[Tensor, _StoredTensor] = {}
     for name, tensor in catalogue.items():
         if name in dropped:
             layout.dropped.append(name)
@@ -200,7 +200,9 @@ def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layou
         for path, view in pieces:
             layout.files.append(_File(path, view.nbytes, path, None, "little", partial(tensor_parts, view)))
         stride = _row_major(stored.shape)
-        place = _Place(tuple(path for path, _ in pieces), stride[::-1] if stored is not tensor else stride, 0, "little")
+        place = _StoredTensor(
+            tuple(path for path, _ in pieces), stride[::-1] if stored is not tensor else stride, 0, "little"
+        )
         known[tensor] = layout.places[name] = place
     check_expansion({place.parts[0]: tensor for tensor, place in known.items()})
     return layout

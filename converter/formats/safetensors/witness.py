@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BOOL, F16, F32, F64, I8, I16, I32, I64, U8
 from converter.errors import ConverterError
-from converter.verification.comparison import read
+from converter.tensors.matrix import Area
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -93,7 +93,7 @@ def _differences(file: Any, path: str, tensor: Tensor) -> list[str]:
         area = (slice(row, row + 1), slice(first, last))[2 - len(shape) :]
         theirs = file.get_slice(key)[area] if shape else file.get_tensor(key)
         try:
-            same = theirs.tobytes() == read(matrix, row, row + 1, first, last).tobytes()
+            same = theirs.tobytes() == Area(matrix, row, row + 1, first, last).read().tobytes()
         except ConverterError as error:
             return [str(error)]
         if not same:

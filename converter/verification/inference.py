@@ -1,0 +1,91 @@
+"""What an output computes against what the source does, whose side is computed once for all outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter import formats
+from converter.errors import ModelError, UnsupportedError
+from converter.inference import engines, evaluate
+from converter.inference.engine import Engine, compute
+from converter.opening import folder_beside
+
+if TYPE_CHECKING:
+    from converter.models.architecture import Activation
+    from converter.tensors.catalogue import Catalogue
+    from converter.verification.verify import Options
+
+
+class Inference:
+    """The source's side of the comparison."""
+
+    def __init__(self, source: Catalogue, options: Options) -> None:
+        self._source, self._options = source, options
+        self._model = compute(source)
+        vocab_size, n_positions = self._model.vocab_size, self._model.n_positions
+        if options.tokens is not None:
+            self._tokens = evaluate.load_tokens(options.tokens, vocab_size, n_positions)
+        elif options.prompt is not None:
+            folder = folder_beside(source) or Path()
+            self._tokens = evaluate.encode(options.prompt, folder, vocab_size, n_positions)
+        else:
+            self._tokens = evaluate.builtin_tokens(vocab_size, n_positions)
+        self._references: dict[Any, evaluate.Reference] = {}
+        self._effect: dict[str, Any] | None = None
+
+    def compare(self, location: str, output: Catalogue, *, lone: bool) -> tuple[Mapping[str, Any], list[str]]:
+        """Return what the report says of an output, and a sentence for each thing that is wrong with it."""
+        engine = self._engine(location, output, lone=lone)
+        comparison = evaluate.compare(self._reference(engine.activation), engine)
+        limit = self._options.threshold or evaluate.threshold(self._source, output, engine.name)
+        shortcomings = evaluate.shortcomings(comparison, limit)
+        said = comparison.to_json() | {
+            "tokens": len(self._tokens),
+            "threshold": asdict(limit),
+            "shortcomings": shortcomings,
+            "activation_effect": self._activation_effect() if formats.of(output).tanh else None,
+        }
+        return said, shortcomings
+
+    def _engine(self, location: str, output: Catalogue, *, lone: bool) -> Engine:
+        """The engine that was asked for, over an output. It computes the source's activation, whatever config.json says."""
+        format = formats.of(output)
+        # The config.json beside a lone file need not be the file's own: then the source's counts.
+        own = format.self_contained or not lone
+        config = output.config if own and output.config is not None else self._source.config
+        if self._options.engine not in format.engines:
+            read = " and ".join(other.title for other in formats.FORMATS if self._options.engine in other.engines)
+            raise UnsupportedError(
+                f"{self._options.engine} reads {read}, and `{location}` is {format.title}: use another engine"
+            )
+        if self._options.engine == "transformers":
+            return engines.Transformers(location, config or {}, self._model.activation, self._model.family)
+        if self._options.engine == "llama.cpp":
+            return engines.LlamaCpp(location, self._model.vocab_size)
+        try:
+            return compute(output, config=config, activation=self._model.activation)
+        except UnsupportedError as error:  # the output is at fault, because the source could be computed
+            raise ModelError(str(error)) from error
+
+    def _reference(self, activation: Activation) -> evaluate.Reference:
+        if activation not in self._references:
+            model = self._model
+            if activation != model.activation:
+                model = compute(self._source, activation=activation)
+            self._references[activation] = evaluate.reference(model, self._tokens)
+        return self._references[activation]
+
+    def _activation_effect(self) -> dict[str, Any] | None:
+        """What the tanh form, which llama.cpp and the Java client compute, does to a model trained with erf.
+
+        None where the model was trained with the tanh form. No output is to blame for the difference.
+        """
+        if self._model.activation == "tanh":
+            return None
+        if self._effect is None:
+            tanh = compute(self._source, activation="tanh")
+            self._effect = evaluate.compare(self._reference("erf"), tanh).to_json()
+        return self._effect

@@ -1,0 +1,285 @@
+"""One output on its way to a verdict: its structure, the bits of its tensors, what lies beside it, what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from converter import formats
+from converter.errors import ConverterError, FormatError, ManifestError, ModelError, ReadError
+from converter.models.masks import droppable
+from converter.models.recognition import Recognition, recognise
+from converter.opening import open_checkpoint
+from converter.reports.verification import Difference, VerifiedOutput, VerifiedTensors
+from converter.tensors.verified import checked
+from converter.text import os_reason
+from converter.verification.expected import Copy, Expected, bare, bare_tensors, same
+from converter.verification.walk import Workspace
+
+if TYPE_CHECKING:
+    from converter.models.family import Family
+    from converter.tensors.catalogue import Catalogue
+    from converter.tensors.tensor import Tensor
+    from converter.verification.comparison import Outcome
+    from converter.verification.inference import Inference
+
+IDENTICAL: Final = "identical"
+EQUIVALENT: Final = "equivalent"
+DIFFERENT: Final = "different"
+
+_Found = TypeVar("_Found")
+
+
+class _BrokenError(Exception):
+    """An output that can't be read any further: this is a finding, and no error."""
+
+    def __init__(self, name: str, what: str, detail: str) -> None:
+        super().__init__(detail)
+        self.difference = Difference(name, what, detail)
+
+
+@contextmanager
+def _broken_by(*errors: type[ConverterError], name: str, what: str | None = None) -> Iterator[None]:
+    """Make errors of these classes the last finding of an output. It is called `what`, or what the error's class says."""
+    try:
+        yield
+    except errors as error:
+        raise _BrokenError(name, what or error.damage, str(error)) from error
+
+
+class Output:
+    """An output, and all that is found of it."""
+
+    def __init__(self, expected: Expected, location: str | Path, inference: Inference | None) -> None:
+        self._expected, self._location, self._inference = expected, str(location), inference
+        self._lone = Path(location).is_file()  # a file promises nothing beside it
+        self._format: str | None = None
+        self._tensors: Mapping[str, Tensor] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._different: list[Difference] = []
+        self._missing: list[str] = []
+        self._unexpected: list[str] = []
+        self._computed: Mapping[str, Any] | None = None
+
+    @property
+    def copy(self) -> Copy:
+        """Its tensors, and how those that were compared turned out."""
+        return self._tensors, self._outcomes
+
+    def verify(self) -> VerifiedOutput:
+        """Find all that is wrong, and return the verdict."""
+        try:
+            opened = self._open()
+            self._compare_structure(opened)
+            self._compare_bits(opened.catalogue)
+            self._compare_surroundings(opened)
+            if self._inference is not None:
+                self._compare_computation(opened.catalogue, self._inference)
+        except _BrokenError as error:
+            self._different.append(error.difference)
+        return self._verdict()
+
+    def _verdict(self) -> VerifiedOutput:
+        right = [outcome for outcome in self._outcomes.values() if not outcome.differing]
+        identical = sum(outcome.exact for outcome in right)
+        verdict = IDENTICAL if identical == len(right) else EQUIVALENT
+        return VerifiedOutput(
+            location=self._location,
+            format=self._format,
+            verdict=DIFFERENT if self._different or self._missing or self._unexpected else verdict,
+            tensors=VerifiedTensors(
+                compared=len(self._outcomes),
+                identical=identical,
+                converted=len(right) - identical,
+                different=tuple(self._different),
+                missing=tuple(self._missing),
+                unexpected=tuple(self._unexpected),
+            ),
+            inference=self._computed,
+        )
+
+    def _say(self, name: str, what: str, detail: str) -> None:
+        self._different.append(Difference(name, what, detail))
+
+    def _open(self) -> _Opened:
+        location = self._location if "://" in self._location else Path(self._location)
+        try:
+            with _broken_by(ConverterError, name=self._location):
+                catalogue = open_checkpoint(location)
+                self._format = catalogue.format
+                opened = _Opened(formats.canonical(catalogue), self._expected.family)
+                self._tensors = opened.tensors
+        except OSError as error:
+            raise _BrokenError(self._location, ConverterError.damage, os_reason(error)) from error
+        for problem in opened.catalogue.problems:
+            self._say(self._location, "contradiction", problem)
+        for other in opened.catalogue.unsupported:
+            name = bare(other.name, self._expected.family)
+            self._say(name, "unreadable", f"it is of a kind that is not decoded here: {other.kind}")
+        return opened
+
+    # ---- names and ties
+
+    def _compare_structure(self, opened: _Opened) -> None:
+        self._missing = self._find_missing(opened)
+        for name, found in self._tensors.items():
+            leader = opened.leader(name)
+            if name in self._expected.shapes or found == leader or self._is_mask(opened, name):
+                continue
+            self._unexpected.append(name)
+            self._explain_unexpected(name, leader)
+        for group in self._expected.tied:
+            self._find_lost_ties([name for name in group if name in self._tensors], opened.followers)
+
+    def _find_missing(self, opened: _Opened) -> list[str]:
+        """Names that the output should have. It need not have a tied head or masks, which follow from the architecture."""
+        tied = {name for group in self._expected.tied for name in group}
+        may_follow = tied & opened.followers.keys()
+        there = self._tensors.keys() | opened.undecoded | may_follow
+        absent = [name for name in self._expected.shapes if name not in there]
+        return [name for name in absent if name not in self._expected.masks]
+
+    def _is_mask(self, opened: _Opened, name: str) -> bool:
+        """Whether an unexpected tensor is a mask, which the output may have."""
+        with _broken_by(ConverterError, name=name):
+            return name in opened.buffers and name in opened.masks
+
+    def _explain_unexpected(self, name: str, leader: Tensor | None) -> None:
+        """Say what an unexpected tensor is: a head that was tied, or a tensor under a new name."""
+        found = self._tensors[name]
+        if leader is not None and found.shape == leader.shape and same(leader, found):
+            self._say(name, "lost tie", "it is a copy of the tensor that it follows from")
+            return
+        for missing in self._missing:
+            if self._expected.shapes[missing] == found.shape and self._expected.holds(missing, found):
+                self._say(missing, "renamed", f"its elements are called `{name}`")
+                return
+
+    def _find_lost_ties(self, group: list[str], followers: Mapping[str, str]) -> None:
+        """Say which names of a group are tensors of their own in the output."""
+        for name in group[1:]:
+            if self._tensors[name] != self._tensors[group[0]]:
+                own = next((other for other in (name, group[0]) if other in followers), name)
+                rest = group[0] if own == name else name
+                self._say(own, "lost tie", f"it was one tensor with `{rest}`, and is one of its own")
+
+    # ---- bits
+
+    def _compare_bits(self, catalogue: Catalogue) -> None:
+        bits = _Bits(self._expected, self._tensors, catalogue)
+        for problem in formats.of(catalogue).disagreements(catalogue):
+            self._say(self._location, "readers disagree", problem)
+        names = [name for name in self._expected.shapes if name in self._tensors]
+        self._outcomes = bits.compare([name for name in names if not self._is_unlike(bits, name)])
+        try:
+            bits.finish()
+        except ConverterError as error:
+            self._say(self._location, "checksum", str(error))
+        damaged = [name for name, outcome in self._outcomes.items() if outcome.differing]
+        for name, problem in bits.checksums.items():
+            if name not in damaged:
+                self._say(name, "checksum", problem)
+        for index, name in enumerate(damaged):
+            look, outcome = index < self._expected.explained, self._outcomes[name]
+            explained = self._expected.explain(name, self._tensors[name], outcome, self._tensors, look=look)
+            self._different.append(explained)
+
+    def _is_unlike(self, bits: _Bits, name: str) -> bool:
+        """Whether a tensor can't be compared element by element; says why."""
+        reason = bits.unlike(name)
+        if reason is not None:
+            self._say(name, *reason)
+        return reason is not None
+
+    # ---- what goes along, and what is computed
+
+    def _compare_surroundings(self, opened: _Opened) -> None:
+        expected, output = self._expected, opened.catalogue
+        converted = any(not outcome.exact for outcome in self._outcomes.values())
+        with _broken_by(FormatError, ManifestError, name=self._location):
+            for finding in expected.surroundings(output, opened.recognition, lone=self._lone, converted=converted):
+                self._say(*finding)
+            if not self._lone:
+                for finding in formats.of(output).check(output, expected.settings):
+                    self._say(*finding)
+
+    def _compare_computation(self, catalogue: Catalogue, inference: Inference) -> None:
+        with _broken_by(FormatError, ModelError, ReadError, name="inference", what="can't be computed"):
+            self._computed, shortcomings = inference.compare(self._location, catalogue, lone=self._lone)
+        for shortcoming in shortcomings:
+            self._say("inference", "computes otherwise", shortcoming)
+
+
+class _Opened:
+    """An output's catalogue and tensors, and what follows from the family that is recognised in it."""
+
+    def __init__(self, catalogue: Catalogue, family: Family | None) -> None:
+        self.catalogue, self._family = catalogue, family  # the source's, whose prefix is taken off
+        self.tensors = bare_tensors(catalogue, family)
+
+    @cached_property
+    def recognition(self) -> Recognition | None:
+        """What the output is recognised as."""
+        return recognise(self.catalogue, self.catalogue.config)
+
+    @cached_property
+    def followers(self) -> Mapping[str, str]:
+        """Names of tensors that follow from another one where they are absent, with the other's name."""
+        return self.recognition.family.followers if self.recognition is not None else {}
+
+    @cached_property
+    def undecoded(self) -> Set[str]:
+        """Names of tensors whose elements can't be read."""
+        return {bare(other.name, self._family) for other in self.catalogue.unsupported}
+
+    @cached_property
+    def buffers(self) -> Set[str]:
+        """Names of all that is a buffer in the family."""
+        buffers = self.recognition.buffers if self.recognition is not None else ()
+        return {bare(name, self._family) for name in buffers}
+
+    @cached_property
+    def masks(self) -> Set[str]:
+        """Names of buffers that hold just what the architecture has there."""
+        return {bare(name, self._family) for name in droppable(self.catalogue, self.recognition)}
+
+    def leader(self, name: str) -> Tensor | None:
+        """The tensor that this one follows from."""
+        return self.tensors.get(self.followers.get(name, ""))
+
+
+class _Bits:
+    """The elements of an output. They are read once, and their checksums are checked on the way."""
+
+    def __init__(self, expected: Expected, tensors: Mapping[str, Tensor], catalogue: Catalogue) -> None:
+        copy, self.finish = checked(catalogue)
+        self._expected, self._unchecked = expected, tensors
+        self._checked = bare_tensors(copy, expected.family)
+        self._workspace = Workspace()
+        self.checksums: dict[str, str] = {}  # what is wrong with them, by the tensor's name
+
+    def unlike(self, name: str) -> tuple[str, str] | None:
+        """Why a tensor can't be compared element by element; None where it can."""
+        return self._read(name, lambda tensors: self._expected.unlike(name, tensors[name], tensors))
+
+    def compare(self, names: Sequence[str]) -> dict[str, Outcome]:
+        """The outcomes of these tensors. Names of one tensor, in the source and here, are compared once."""
+        pairs = {name: (self._expected.identity(name), self._checked[name]) for name in names}
+        firsts = {pairs[name]: name for name in reversed(names)}
+        outcomes = {pair: self._compare(name) for pair, name in firsts.items()}
+        return {name: outcomes[pair] for name, pair in pairs.items()}
+
+    def _compare(self, name: str) -> Outcome:
+        return self._read(name, lambda tensors: self._expected.compare(name, tensors[name], self._workspace))
+
+    def _read(self, name: str, look: Callable[[Mapping[str, Tensor]], _Found]) -> _Found:
+        """What a look at a tensor finds. Where its checksum is wrong, that is noted, and the look is taken all the same."""
+        try:
+            return look(self._checked)
+        except ReadError as error:
+            self.checksums[name] = str(error)
+        with _broken_by(ReadError, name=name):
+            return look(self._unchecked)

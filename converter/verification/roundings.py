@@ -1,0 +1,161 @@
+"""What a change of dtype may do to an element, and no more.
+
+The writers have roundings of their own: these are numpy's and ours, and the bounds of GGUF's blocks follow from the
+blocks' definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.tensors.tensor import Tensor
+
+BLOCK: Final = 32  # elements of a block in GGUF's encodings
+
+# 8-bit formats: bits of the mantissa, bias, whether the largest exponent means infinity and NaN, codes that are NaN.
+_SMALL: Final = {
+    F8_E4M3.name: (3, 7, False, (0x7F, 0xFF)),
+    F8_E5M2.name: (2, 15, True, ()),
+    F8_E4M3FNUZ.name: (3, 8, False, (0x80,)),
+    F8_E5M2FNUZ.name: (2, 16, False, (0x80,)),
+}
+# Symmetric encodings have this many levels on either side of zero; affine ones have this many steps above the minimum.
+_SYMMETRIC: Final = {"Q8_0": 127, "Q5_0": 16, "Q4_0": 8}
+_AFFINE: Final = {"Q5_1": 31, "Q4_1": 15}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How elements of two dtypes are compared. `unequal` makes a mask of those that differ by more than is allowed.
+
+    `exact` means that every bit must be equal. `in_blocks` means that the output holds blocks of GGUF: its elements are
+    F32 by now, and both tensors must be read in the output's order, in whole blocks.
+    """
+
+    unequal: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+    exact: bool
+    in_blocks: bool = False
+
+
+def rule(expected: Tensor, found: Tensor, *, bounded: bool) -> Rule:
+    """The rule for two tensors. `bounded` allows blocks their bounds even where the source has the same encoding."""
+    source, target, encoding = expected.dtype, found.dtype, found.storage.encoding
+    if encoding is not None and (bounded or expected.storage.encoding != encoding):
+        return Rule(
+            lambda x, y: _out_of_bounds(floats(x, source), y.view("<f4"), encoding), exact=False, in_blocks=True
+        )
+    if source == target:
+        return Rule(_unequal, exact=True)
+
+    def unequal(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        mask: NDArray[Any] = rounded(floats(x, source), target) != y
+        if mask.any():
+            mask &= ~(np.isnan(floats(x, source)) & np.isnan(floats(y, target)))
+        return mask
+
+    return Rule(unequal, exact=False)
+
+
+def comparable(expected: Tensor, found: Tensor) -> bool:
+    """Whether one dtype can stand for the other: the same, or both floating-point and wide enough to be rounded to."""
+    return expected.dtype == found.dtype or (
+        expected.dtype.floating and expected.dtype.packed == 1 and found.dtype in (F64, F32, F16, BF16)
+    )
+
+
+def floats(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
+    """The values of raw bits: F64 as F64, other floating-point numbers as F32, the rest as they are."""
+    if dtype in (F64, F32, F16):
+        values: NDArray[Any] = bits.view(dtype.numpy)
+        return values.astype("<f4") if dtype is F16 else values
+    if dtype is BF16:
+        return (bits.astype("<u4") << np.uint32(16)).view("<f4")
+    if dtype is F8_E8M0:
+        wide = bits.astype("<u4") << np.uint32(23)
+        wide[bits == 0] = 1 << 22  # 2^-127, a subnormal number
+        wide[bits == 0xFF] = 0x7FC00000
+        return wide.view("<f4")
+    if dtype.name not in _SMALL:
+        return bits.view(dtype.numpy)
+    mantissa, bias, ieee, nan = _SMALL[dtype.name]
+    # Shift the code so that its exponent and mantissa line up with F32's. Then only the bias differs, which the factor
+    # corrects.
+    size = ((bits & 0x7F).astype("<u4") << np.uint32(23 - mantissa)).view("<f4") * np.float32(2.0 ** (127 - bias))
+    if ieee:
+        size[(bits & 0x7C) == 0x7C] = np.inf
+        size[(bits & 0x7F) > 0x7C] = np.nan
+    result = np.where(bits & 0x80, -size, size)
+    result[np.isin(bits, nan)] = np.nan
+    return result.astype("<f4")
+
+
+def rounded(values: NDArray[Any], target: Dtype) -> NDArray[Any]:
+    """The raw bits of F32 or F64 values as `target`: the nearest value, and of two the even one; F64 goes by way of F32."""
+    if target is F64:
+        return values.astype("<f8").view("<u8")
+    with np.errstate(all="ignore"):
+        singles = values.astype("<f4", copy=False)
+        if target is F16:
+            return singles.astype("<f2").view("<u2")
+        bits = singles.view("<u4")
+        if target is F32:
+            return bits
+        high, low = bits >> np.uint32(16), bits & np.uint32(0xFFFF)
+        up = (low > 0x8000) | ((low == 0x8000) & (high % 2 == 1))
+        return np.where(np.isnan(singles), high | 0x40, high + up).astype("<u2")
+
+
+def bounds(values: NDArray[Any], encoding: str) -> NDArray[Any]:
+    """How far an encoding may move each of [blocks, 32] F32 values.
+
+    Levels lie one step apart, so a value may move by half a step. A little more is allowed for float arithmetic, and
+    for what rounding the scale (and minimum) to half precision moves the value's level. Q5_0 and Q4_0 have one level
+    less on the side that does not hold the block's value furthest from zero: there a value may move by a whole step.
+    """
+    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    furthest = np.maximum(np.abs(low), np.abs(high))
+    if encoding in _AFFINE:
+        levels = _AFFINE[encoding]
+        step = (high - low) / levels
+        extra: NDArray[Any] | int = _half_error(np.abs(low))
+        heights = values - low
+        allowed = np.broadcast_to(step * (0.5 + 1e-4), values.shape)
+    else:
+        levels = _SYMMETRIC[encoding]
+        step, extra, heights = furthest / levels, 0, np.abs(values)
+        allowed = np.broadcast_to(step * (0.5 + 1e-4), values.shape)
+        if encoding != "Q8_0":
+            other_side = np.where(high > -low, values < 0, np.where(high < -low, values > 0, values != 0))
+            clipped = other_side & (np.abs(values) > (levels - 0.5 - 1e-4) * step)
+            allowed = np.where(clipped, step * (1 + 1e-4), allowed)
+    reached = np.minimum(np.nan_to_num(heights / step) + 1, levels)
+    result: NDArray[Any] = allowed + reached * _half_error(step) + extra + furthest * 2.0**-21
+    return result
+
+
+def _half_error(values: NDArray[Any]) -> NDArray[Any]:
+    """The error of rounding to half precision: half a unit in the last of 11 bits, or of a subnormal number."""
+    error: NDArray[Any] = np.maximum(values * 2.0**-11, 2.0**-25)
+    return error
+
+
+def _unequal(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    mask: NDArray[Any] = x != y
+    return mask
+
+
+def _out_of_bounds(values: NDArray[Any], found: NDArray[Any], encoding: str) -> NDArray[Any]:
+    blocks = values.astype("<f4", copy=False).reshape(-1, BLOCK)
+    with np.errstate(all="ignore"):
+        near = np.abs(blocks - found.reshape(-1, BLOCK)) <= bounds(blocks, encoding)
+    result: NDArray[Any] = ~near.reshape(values.shape)
+    return result

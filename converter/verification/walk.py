@@ -1,0 +1,280 @@
+"""Two matrices read side by side, in steps that several threads share.
+
+Where one lies row by row and the other column by column, one of them is turned over in memory on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Condition, Lock
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from converter.errors import ConverterError, ReadError
+from converter.io.source import Memory
+from converter.tensors.matrix import GAP, Area, bits
+from converter.tensors.tensor import Tensor, row_major
+from converter.verification.roundings import BLOCK
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LINE: Final = 64  # bytes of a line of the processor's cache
+
+
+_Where: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much a comparison handles at a time, in bytes where nothing else is said."""
+
+    step: int = 2 << 20  # compared at a time: it stays in the cache
+    panel: int = 64 << 20  # of a matrix that is turned over at a time: a larger matrix is read in shorter rows
+    turned: int = 1 << 20  # of rows that are turned over in one go: they stay in the cache
+    turned_rows: int = 32  # minimum number of rows in one go; fewer would make the writes too short
+    gap: int = GAP  # between two rows that are read in one call
+
+
+class Workspace:
+    """The memory of comparisons, lent again from one to the next: new pages would take as long as filling them."""
+
+    def __init__(self, sizes: Sizes | None = None) -> None:
+        self.sizes = sizes or Sizes()
+        self._held: dict[str, NDArray[Any]] = {}
+
+    def lend(self, what: str, rows: int, columns: int, dtype: np.dtype[Any], apart: int = 0) -> NDArray[Any]:
+        """Lend [rows, columns], with `apart` unused elements after each row."""
+        nbytes = rows * (columns + apart) * dtype.itemsize
+        held = self._held.get(what)
+        if held is None or len(held) < nbytes:
+            held = self._held[what] = np.empty(nbytes, "u1")
+        return held[:nbytes].view(dtype).reshape(rows, columns + apart)[:, :columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The raw bits of the same elements of both tensors. `where` makes row-major indices of a mask over them."""
+
+    expected: NDArray[Any]
+    found: NDArray[Any]
+    where: _Where
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An area that a step reads, of the source or of the `output`."""
+
+    area: Area
+    output: bool
+
+    def __call__(self, workspace: Workspace, memory: str) -> NDArray[Any]:
+        """Return its bits, in the workspace's memory of that name. Raises ReadError where the output is at fault."""
+        gap = workspace.sizes.gap
+        lent = workspace.lend(memory, 1, self.area.extent(gap), bits(self.area.matrix.dtype))[0]
+        try:
+            return self.area.read(lent, gap=gap)
+        except ConverterError as error:
+            raise (ReadError(str(error)) if self.output else error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a thread does at a time: it reads one or two areas and makes of them a pair, or part of a panel.
+
+    `then` gets the number of the thread and what was read. A step that `waits` begins after all earlier steps are done.
+    """
+
+    reads: tuple[_Read, ...]
+    then: Callable[..., Pair | None]
+    waits: bool = False
+
+
+class Walk:
+    """A way over two tensors of one shape, which several threads may go together.
+
+    `in_blocks` keeps whole blocks of GGUF, in the output's order.
+    """
+
+    def __init__(self, expected: Tensor, found: Tensor, workspace: Workspace, *, in_blocks: bool) -> None:
+        self._workspace, self._turn, self._busy = workspace, Condition(), 0
+        self._reading = (Lock(), Lock())
+        transposed = found.transposed if in_blocks else expected.transposed
+        one, other = _matrices(expected, found, transposed=transposed)
+        indices = _Indices(expected.shape[-1] if transposed else one.shape[1], transposed)
+        if not expected.size:
+            self._steps: Iterator[_Step] = iter(())
+        elif one.stride[1] == other.stride[1]:
+            self._steps = _along(one, other, indices, workspace.sizes)
+        else:
+            by_rows = not in_blocks and one.stride[1] < other.stride[1]
+            self._steps = _across(one, other, indices, workspace, by_rows=by_rows, in_blocks=in_blocks)
+        self._next = next(self._steps, None)
+
+    def pairs(self, thread: int = 0) -> Generator[Pair]:
+        """Yield the pairs of the steps that no other thread has taken. Where one thread fails, all end."""
+        try:
+            while True:
+                with self._turn:
+                    self._turn.wait_for(lambda: not (self._busy and self._next is not None and self._next.waits))
+                    if (step := self._next) is None:
+                        return
+                    self._next, self._busy = next(self._steps, None), self._busy + 1
+                    self._reading[0].acquire()
+                pair = step.then(thread, *self._read(step.reads, thread))
+                if pair is not None:
+                    yield pair
+                with self._turn:
+                    self._busy -= 1
+                    self._turn.notify_all()
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Have every thread end after the step that it is at."""
+        with self._turn:
+            self._next = None
+            self._turn.notify_all()
+
+    def _read(self, reads: Sequence[_Read], thread: int) -> Iterator[NDArray[Any]]:
+        """Read a step's areas.
+
+        CRCs take the least work if the bytes come in order. So where CRCs are taken, a step begins to read when the
+        step before it has read its first area, and may still be reading its second.
+        """
+        storages = [read.area.matrix.storage for read in reads]
+        ordered = any(storage.crc32 is not None or not storage.source.concurrent for storage in storages)
+        held = self._reading[0]
+        try:
+            for index, (read, own) in enumerate(zip(reads, self._reading, strict=False)):
+                if index and ordered:
+                    own.acquire()
+                    held.release()
+                    held = own
+                elif not index and not ordered:
+                    held.release()
+                yield read(self._workspace, f"area {index} of {thread}")
+        finally:
+            if ordered:
+                held.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _Indices:
+    """Row-major indices in a tensor of `columns` columns; our rows are its columns where we read it `transposed`."""
+
+    columns: int
+    transposed: bool
+
+    def at(self, top: int, left: int) -> _Where:
+        """The function that makes indices of a mask whose first element lies at that row and column."""
+
+        def where(mask: NDArray[Any]) -> NDArray[Any]:
+            rows, columns = np.nonzero(mask)
+            i, j = rows + top, columns + left
+            index: NDArray[Any] = j * self.columns + i if self.transposed else i * self.columns + j
+            return index
+
+        return where
+
+
+def _along(one: Tensor, other: Tensor, indices: _Indices, sizes: Sizes) -> Iterator[_Step]:
+    """Walk over two matrices that lie the same way: several rows a step, or less than one where rows are long."""
+    rows, columns = one.shape
+    size = sizes.step // max(one.dtype.itemsize, other.dtype.itemsize)
+    wide = min(columns, size)
+    high = min(rows, size // wide)
+    for top in range(0, rows, high):
+        for left in range(0, columns, wide):
+            place = (top, min(rows, top + high), left, min(columns, left + wide))
+            reads = (_Read(Area(one, *place), output=False), _Read(Area(other, *place), output=True))
+            yield _Step(reads, partial(_side_by_side, indices.at(top, left)))
+
+
+def _across(
+    one: Tensor, other: Tensor, indices: _Indices, workspace: Workspace, *, by_rows: bool, in_blocks: bool
+) -> Iterator[_Step]:
+    """Walk over two matrices, one of which lies row by row (`one` if `by_rows`) and the other column by column.
+
+    The one with the shorter rows is turned over into a panel of memory, and the other, which stays straight, is read
+    along the panel. Each step makes few calls that take long, because threads hinder each other if each asks for the
+    interpreter again and again.
+    """
+    sizes = workspace.sizes
+    ours, theirs = (one, other.t()) if by_rows else (one.t(), other)
+    turns_ours = in_blocks or ours.shape[1] <= ours.shape[0]
+    turned, straight = (ours, theirs) if turns_ours else (theirs, ours)
+    indices = replace(indices, transposed=indices.transposed != (by_rows if turns_ours else not by_rows))
+    rows, columns = straight.shape
+    itemsize = turned.dtype.itemsize
+    # A matrix that does not fit into the panel is cut across its longer rows, between blocks of GGUF.
+    high, wide = rows, columns
+    if rows * columns * itemsize > sizes.panel and columns >= rows:
+        wide = max(BLOCK, sizes.panel // (rows * itemsize) // BLOCK * BLOCK)
+    elif rows * columns * itemsize > sizes.panel:
+        high = max(1, sizes.panel // (columns * itemsize))
+    # Rows that lie a power of two apart would all find their lines in the same few places of the cache.
+    apart = max(1, _LINE // itemsize)
+    for top in range(0, rows, high):
+        for left in range(0, columns, wide):
+            bottom, right = min(rows, top + high), min(columns, left + wide)
+            panel = workspace.lend("panel", bottom - top, right - left, bits(turned.dtype), apart)
+            deep = max(sizes.turned_rows, sizes.turned // ((bottom - top) * itemsize))
+            for start in range(left, right, deep):
+                area = Area(turned, start, min(right, start + deep), top, bottom)
+                turn = partial(_turn, workspace, apart, panel[:, start - left : area.bottom - left])
+                yield _Step((_Read(area, output=not turns_ours),), turn, waits=start == left)
+            row = Area(straight, 0, 2, left, right).extent(sizes.gap) // 2
+            deep = max(1, sizes.step // (row * straight.dtype.itemsize))
+            for start in range(top, bottom, deep):
+                area = Area(straight, start, min(bottom, start + deep), left, right)
+                beside = panel[start - top : area.bottom - top]
+                pair = partial(_beside, beside, indices.at(start, left), ours=turns_ours)
+                yield _Step((_Read(area, output=turns_ours),), pair, waits=start == top)
+
+
+def _turn(workspace: Workspace, apart: int, panel: NDArray[Any], thread: int, rows: NDArray[Any]) -> None:
+    """Turn rows over into their place in the panel, by way of a copy whose rows lie `apart`."""
+    spread = workspace.lend(f"rows to turn over of {thread}", len(rows), rows.shape[1], rows.dtype, apart)
+    np.copyto(spread, rows)
+    np.copyto(panel, spread.T)
+
+
+def _beside(panel: NDArray[Any], where: _Where, _: int, straight: NDArray[Any], *, ours: bool) -> Pair:
+    return Pair(panel, straight, where) if ours else Pair(straight, panel, where)
+
+
+def _side_by_side(where: _Where, _: int, one: NDArray[Any], other: NDArray[Any]) -> Pair:
+    return Pair(np.ascontiguousarray(one), np.ascontiguousarray(other), where)
+
+
+def _matrices(expected: Tensor, found: Tensor, *, transposed: bool) -> tuple[Tensor, Tensor]:
+    """Both tensors as matrices: transposed, or with all dimensions but the first joined."""
+    if transposed:
+        expected, found = expected.t(), found.t()
+    if len(expected.shape) == 2:
+        return expected, found
+    shape = (1, *expected.shape, *(1,) * (not expected.shape))
+    if len(expected.shape) > 2:
+        shape = (expected.shape[0], math.prod(expected.shape[1:]))
+    return _reshaped(expected, shape), _reshaped(found, shape)
+
+
+def _reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tensor.contiguous:
+        return replace(tensor, shape=shape, stride=row_major(shape))
+    if len(tensor.shape) == 1:
+        return replace(tensor, shape=shape, stride=(0, *tensor.stride))
+    # No format here writes a view of three dimensions or more that is not contiguous: it is read whole, once.
+    gathered = Memory(b"".join(bytes(tile) for tile in tensor.tiles()), tensor.storage.source.name)
+    return Tensor(
+        tensor.dtype,
+        shape,
+        row_major(shape),
+        0,
+        replace(tensor.storage, source=gathered, offset=0, nbytes=tensor.nbytes, byteorder="little", crc32=None),
+    )
