@@ -81,10 +81,10 @@ PLAIN = {"w": view("0", (2,))}
 
 VERDICTS: dict[str, tuple[bytes, str, str]] = {
     "a checkpoint": (torch_zip(PLAIN), "plain", "PyTorch checkpoint (zip)"),
-    "a legacy stream": (legacy_bytes({"w": view("0", (2,))}, {"0": floats(1, 2)}), "plain", "PyTorch checkpoint (legacy stream, before torch 1.6)"),
+    "a legacy stream": (legacy_bytes({"w": view("0", (2,))}, {"0": floats(1, 2)}), "plain", "PyTorch checkpoint (legacy stream)"),
     "a checkpoint with a trainer's arguments": (torch_zip(PLAIN | {"args": NAMESPACE}), "unknown-globals", "PyTorch checkpoint (zip)"),
     "a checkpoint that runs a program": (torch_zip(PLAIN | {"x": LS}), "dangerous", "PyTorch checkpoint (zip)"),
-    "a legacy stream that runs a program": (legacy_bytes({"w": view("0", (2,)), "x": LS}, {"0": floats(1, 2)}), "dangerous", "PyTorch checkpoint (legacy stream, before torch 1.6)"),
+    "a legacy stream that runs a program": (legacy_bytes({"w": view("0", (2,)), "x": LS}, {"0": floats(1, 2)}), "dangerous", "PyTorch checkpoint (legacy stream)"),
     "a bare pickle of text": (dumps({"a": 1}), "plain", "pickle"),
     "a bare pickle that runs a program": (dumps(LS), "dangerous", "pickle"),
     "protocol 0": (ECHO, "dangerous", "pickle"),

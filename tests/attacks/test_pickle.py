@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from converter.cli.render import fold
-from converter.errors import ConverterError, FormatError, LayoutError, LimitError, ManifestError, PickleError
+from converter.errors import (
+    ConverterError,
+    CutOffError,
+    FormatError,
+    LayoutError,
+    LimitError,
+    ManifestError,
+    PickleError,
+)
 from converter.inspection.report import inspect
 from converter.limits import Limits, limits
 from converter.opening import open_checkpoint
@@ -394,8 +402,8 @@ LEGACY: dict[str, tuple[bytes, type[ConverterError]]] = {
     "keys in another order": (legacy_bytes(VALUE, STORAGES, keys=["9", "10"]), LayoutError),
     "bytes behind": (legacy_bytes(VALUE, STORAGES, after=b"!"), LayoutError),
     "a zip behind": (legacy_bytes(VALUE, STORAGES, after=b"PK\5\6" + bytes(18)), LayoutError),
-    "a size of gigabytes in 300 bytes": (legacy_bytes({"a": tensor(storage("0", 1 << 30), 1)}, {"0": b"abcd"}), LayoutError),
-    "a size past the file": (legacy_bytes({"a": tensor(storage("0", 1 << 40), 1)}, {"0": b"abcd"}), LayoutError),
+    "a size of gigabytes in 300 bytes": (legacy_bytes({"a": tensor(storage("0", 1 << 30), 1)}, {"0": b"abcd"}), CutOffError),
+    "a size past the file": (legacy_bytes({"a": tensor(storage("0", 1 << 40), 1)}, {"0": b"abcd"}), CutOffError),
     "a size past 2^60": (legacy_bytes({"a": tensor(storage("0", 1 << 62), 1)}, {"0": b"abcd"}), PickleError),
     "a negative size": (legacy_bytes({"a": tensor(storage("0", -1), 1)}, {"0": b"abcd"}), PickleError),
     "a storage of two classes": (
@@ -408,7 +416,7 @@ LEGACY: dict[str, tuple[bytes, type[ConverterError]]] = {
     "a view past its storage": (legacy_bytes({"a": tensor(storage("0", 1), 2)}, {"0": b"abcd"}), LayoutError),
     "a pickle that is none": (legacy_bytes(VALUE, STORAGES, pickle=b"\xff"), PickleError),
     "an id that is none": (legacy_bytes({"a": Persistent("0")}, {}), PickleError),
-    "nothing behind the magic number": (LEGACY_MAGIC, PickleError),
+    "nothing behind the magic number": (LEGACY_MAGIC, CutOffError),
     **{
         f"the part {part}": (legacy_bytes({"a": tensor(storage("10", 6, part), 1)}, {"10": STORAGES["10"]}), ConverterError)
         for part in (("p", 4, 3), ("p", -1, 2), ("p", 0, -1), ("p", 0, 7), ("p", 0), "p", (5, 0, 1), ("p", "0", 1), ("p", True, 1))
