@@ -22,7 +22,7 @@ from converter.errors import SourceError
 from converter.io.local import LocalFile
 from converter.io.source import Memory
 from converter.limits import Limits, using
-from converter.pickles.machine import NAMES
+from converter.pickles.opcodes import NAMES
 from converter.reports import to_json
 from converter.reports.scan import FileScan
 from converter.resources import load_json

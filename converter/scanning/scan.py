@@ -33,7 +33,9 @@ from converter.io.source import Memory, Window
 from converter.io.zip_archive import DEFLATED, Archive
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import NAMES, OPCODES, Opaque, PersistentId, decode, run
+from converter.pickles.machine import run
+from converter.pickles.opcodes import NAMES, OPCODES, decode
+from converter.pickles.values import Opaque, PersistentId
 from converter.reports.scan import (
     CallReport,
     FileScan,

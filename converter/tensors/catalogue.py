@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Something in a checkpoint that is no tensor, kept inert. `value` is a node of `converter.pickles.machine`."""
+    """Something in a checkpoint that is no tensor, kept inert. `value` is one of `converter.pickles.values`."""
 
     name: str
     kind: str
