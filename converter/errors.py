@@ -35,7 +35,7 @@ class ConverterError(Exception):
 
     exit_code: ClassVar[int] = 2  # of the command that it ends
     advice: ClassVar[str] = ""  # what a command adds to the sentence
-    rule: ClassVar[str] = "malformed"  # under which `scan` reports it: a key of `converter.scanning.scan.RULES`
+    rule: ClassVar[str] = "malformed"  # under which `scan` reports it: a key of `converter.scanning.rules.RULES`
     damage: ClassVar[str] = "unreadable"  # what `verify` calls a copy that raises it
 
 

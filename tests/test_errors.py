@@ -13,7 +13,7 @@ from converter.cli.app import app
 from converter.errors import ConverterError, MissingTensorError
 from converter.formats import open_file
 from converter.formats.foreign import FOREIGN, HEAD, sealed, what
-from converter.scanning.scan import RULES
+from converter.scanning.rules import RULES
 from tests.checkpoints import Entry, checkpoint_entries, dumps, floats, view, zip_bytes
 from tests.gguf_files import Info, gguf, key
 from tests.seeds import safetensors_file

@@ -9,16 +9,18 @@ import pytest
 
 from converter.errors import ConverterError
 from converter.limits import Limits, using
-from converter.pickles import machine
+from converter.pickles import fast_tensors
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import OPCODES, Dict, Known, Opaque, PersistentId, decode, run
+from converter.pickles.machine import run
+from converter.pickles.opcodes import OPCODES, decode
+from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
 from tests.checkpoints import dumps, ordered, view
 
 SHAPES = [(), (6,), (2, 3), (300, 70000), (1, 2, 3), (1, 1, 2, 3), (1, 1, 1, 2, 3), (0, 4)]
 SIZES = {str(key): 1 << 30 for key in range(200)}
 FUNCTION = ("torch._utils", "_rebuild_tensor_v2")
 # A tensor is what it was made of, but for the hooks, which are not kept: so more can be made of nonsense, and be compared.
-PLAIN = {**TABLE, FUNCTION: Known(*FUNCTION, lambda args: ("tensor", *args[:5], len(args)))}
+PLAIN = {**TABLE, FUNCTION: TableEntry(*FUNCTION, lambda args: ("tensor", *args[:5], len(args)))}
 
 
 def state_dict(count: int = 90) -> Any:
@@ -43,7 +45,7 @@ def remembered(data: bytes) -> bytes:
 
 def outcome(data: bytes, *, fast: bool) -> tuple[Any, int]:
     """Give what running a pickle comes to, comparable, and how many tensors were run in one go."""
-    matches, original = 0, machine._TENSOR
+    matches, original = 0, fast_tensors.TENSOR
 
     def counted(data: bytes, position: int) -> Any:
         nonlocal matches
@@ -52,7 +54,7 @@ def outcome(data: bytes, *, fast: bool) -> tuple[Any, int]:
         return match
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "_TENSOR", counted)
+        patch.setattr(fast_tensors, "TENSOR", counted)
         try:
             pickled = run(data, PLAIN)
         except ConverterError as error:
@@ -64,7 +66,7 @@ def plain(value: Any, seen: dict[int, int]) -> Any:
     """Give a value as tuples and text; what can be changed gets a number, so that sharing shows."""
     if type(value) is tuple:
         return tuple(plain(inner, seen) for inner in value)
-    if type(value) is Known:
+    if type(value) is TableEntry:
         return value.module, value.name
     if type(value) is PersistentId:
         return "persistent", plain(value.value, seen)

@@ -13,11 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ConverterError, PickleError, TruncatedPickleError
-from converter.pickles.machine import NAMES, OPCODES, Dict, Known, Opaque, PersistentId, decode, run
+from converter.pickles.machine import run
+from converter.pickles.opcodes import NAMES, OPCODES, decode
+from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
 from tests.checkpoints import Call, Global, Pickler, dumps
 
-PAIR = Known("torch", "pair", lambda args: ("pair", *args))
-NAME = Known("torch", "name")
+PAIR = TableEntry("torch", "pair", lambda args: ("pair", *args))
+NAME = TableEntry("torch", "name")
 TABLE = {("torch", "pair"): PAIR, ("torch", "name"): NAME}
 
 

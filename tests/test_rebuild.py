@@ -12,7 +12,8 @@ import pytest
 from converter.errors import ConverterError
 from converter.opening import open_checkpoint
 from converter.pickles.closed_table import TABLE, Special
-from converter.pickles.machine import Dict, Known, run
+from converter.pickles.machine import run
+from converter.pickles.values import Dict, TableEntry
 from converter.tensors.catalogue import Catalogue
 from converter.tensors.tensor import Tensor
 from tests.checkpoints import CLASSES, UNTYPED, Call, Global, Persistent, Raw, dumps, view, write_checkpoint
@@ -198,7 +199,7 @@ class TestTable:
         for _ in range(3 * sys.getrecursionlimit()):
             deep = (deep,)
         odd = [None, True, -1, 1 << 70, 0.5, "x", b"x", (), [], Dict(), TABLE["torch", "float32"], deep, ((1,), "a")]
-        known: Known = TABLE[pair]
+        known: TableEntry = TABLE[pair]
 
         for count in range(9):
             for first in odd:

@@ -22,13 +22,15 @@ from converter.errors import SourceError
 from converter.io.local import LocalFile
 from converter.io.source import Memory
 from converter.limits import Limits, using
-from converter.pickles.machine import NAMES
+from converter.pickles.opcodes import NAMES
 from converter.reports import to_json
 from converter.reports.scan import FileScan
 from converter.resources import load_json
 from converter.sample import write_sample
 from converter.scanning import sarif, second_opinion
-from converter.scanning.scan import RULES, _noteworthy, _seen, fails, scan, scan_file
+from converter.scanning.pickle_stream import noteworthy, run_pickle
+from converter.scanning.rules import RULES
+from converter.scanning.scan import fails, scan, scan_file
 from tests.checkpoints import (
     LEGACY_MAGIC,
     Call,
@@ -525,7 +527,7 @@ def test_calls_and_texts_are_those_of_pickletools(value: Any, protocol: int) -> 
         ):
             texts.append((at, argument))
 
-    found = list(_noteworthy(b"before" + data + b"behind", 6))
+    found = list(noteworthy(b"before" + data + b"behind", 6))
 
     assert Counter(NAMES[code] for code, _, _ in found if NAMES[code] in CALLED) == calls
     assert [at - 6 for _, argument, at in found if argument is not None] == [at for at, _ in texts]
@@ -545,7 +547,7 @@ def test_a_record_of_many_pickles_is_copied_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_pickle_that_fails_is_let_go() -> None:
-    error = _seen(b"\x80\2](]]]]", 0).error
+    error = run_pickle(b"\x80\2](]]]]", 0).error
 
     assert error is not None
     assert error.__traceback__ is error.__context__ is error.__cause__ is None

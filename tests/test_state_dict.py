@@ -10,8 +10,9 @@ import pytest
 
 from converter.errors import FormatError
 from converter.opening import open_checkpoint
-from converter.pickles.flatten import describe, flatten, inner_tensors
-from converter.pickles.machine import Dict, Known, Opaque
+from converter.pickles.flatten import flatten
+from converter.pickles.values import Dict, Opaque, TableEntry
+from converter.pickles.walk import describe, inner_tensors
 from converter.tensors.catalogue import Catalogue
 from tests.checkpoints import Call, Global, Raw, floats, ordered, view, write_checkpoint
 
@@ -148,7 +149,7 @@ def test_nesting_up_to_the_limit_is_read(opened: Open) -> None:
     [
         ("short", '"short"'), ("x" * 100, '"' + "x" * 60 + '…"'), (None, "None"), (True, "True"), (3, "3"), (10**50, "1" + "0" * 39 + "…"),
         (1.5, "1.5"), (Dict([1, 2, 3, 4]), "dict of 2"), ([1], "list of 1"), ((), "tuple of 0"), (b"abc", "bytes of 3"),
-        (Opaque("a", "b"), "a.b"), (Opaque("a", "b", ()), "a.b(…)"), (Opaque("a" * 4000, "b"), "a" * 90), (Known("a", "b"), "a.b"),
+        (Opaque("a", "b"), "a.b"), (Opaque("a", "b", ()), "a.b(…)"), (Opaque("a" * 4000, "b"), "a" * 90), (TableEntry("a", "b"), "a.b"),
         (object(), "object"),
     ],
 )  # fmt: skip

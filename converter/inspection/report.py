@@ -13,7 +13,7 @@ from converter.formats import uncollected
 from converter.formats.torch.reader import PUBLISHED_WRITER, read_cut_off
 from converter.io.local import LocalFile
 from converter.models import recognition as models
-from converter.pickles.flatten import describe, inner_tensors
+from converter.pickles.walk import describe, inner_tensors
 from converter.reports import inspection as reports
 from converter.scanning.danger import verdict
 from converter.words import SORTS, check

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from converter.dtypes import BY_STORAGE, BY_TORCH, U8, Dtype
 from converter.errors import LayoutError, PickleError
 from converter.limits import limits
-from converter.pickles.machine import Dict, Known, Opaque
+from converter.pickles.values import Dict, Opaque, TableEntry
 from converter.tensors.tensor import Storage, Tensor
 
 
@@ -35,7 +35,7 @@ class StorageClass:
 
 
 class Special:
-    """A tensor of a kind that has no plain bytes: quantised, sparse, nested, without data … Listed, never carried."""
+    """A tensor of a kind that has no plain bytes: quantised, sparse, nested, without data … It is listed, never converted."""
 
     __slots__ = ("args", "dtype", "function", "kind", "shape")
 
@@ -111,7 +111,7 @@ def _rebuild_tensor_v3(args: tuple[Any, ...]) -> object:
 
 
 def _with_metadata(tensor: Tensor, metadata: list[Any], function: str) -> object:
-    """Look at the marks of lazy conjugation and negation: the stored values are then not the tensor's."""
+    """Return the tensor, or a Special where it is lazily conjugated or negated: the stored values are not its own."""
     marks = metadata[0] if metadata else None
     if marks is None:
         return tensor
@@ -132,13 +132,13 @@ def _with_metadata(tensor: Tensor, metadata: list[Any], function: str) -> object
 
 
 def _dtype(value: object) -> Dtype:
-    if type(value) is Known and isinstance(value.value, Dtype):
+    if type(value) is TableEntry and isinstance(value.value, Dtype):
         return value.value
     raise PickleError(f"a tensor's dtype is {_named(value)}, which is no torch.dtype")
 
 
 def _named(value: object) -> str:
-    return f"{value.module}.{value.name}" if isinstance(value, Known | Opaque) else f"a {type(value).__name__}"
+    return f"{value.module}.{value.name}" if isinstance(value, TableEntry | Opaque) else f"a {type(value).__name__}"
 
 
 def _rebuild_parameter(args: tuple[Any, ...]) -> object:
@@ -162,28 +162,28 @@ def _is_tensor(data: object, function: str) -> object:
 
 
 def _rebuild_from_type(args: tuple[Any, ...]) -> object:
-    """Build what a tensor with attributes holds; a subclass proper stays special."""
+    """Return the tensor inside a tensor that has attributes; a true subclass stays a Special."""
     _arguments(args, 4, 4, "torch._tensor._rebuild_from_type_v2")
     function, kind, inner, _ = args
-    if type(function) is Known and function.build is _rebuild_from_type:
+    if type(function) is TableEntry and function.build is _rebuild_from_type:
         raise PickleError("torch._tensor._rebuild_from_type_v2 is given itself: subclasses do not nest")
-    if type(function) is Known and function.build is not None and type(inner) is tuple:
+    if type(function) is TableEntry and function.build is not None and type(inner) is tuple:
         made = function.build(inner)
-        if type(kind) is Known and isinstance(made, Tensor):
+        if type(kind) is TableEntry and isinstance(made, Tensor):
             return made
         shape = made.shape if isinstance(made, Tensor | Special) else None
         dtype = made.dtype.name if isinstance(made, Tensor) else made.dtype if isinstance(made, Special) else None
-        # What its state holds (a DTensor's shard) stays reachable, to be listed.
+        # Keep the state (a DTensor's shard) reachable, so that it is listed.
         return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (made, args[3]), dtype, shape)
     return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (inner, args[3]))
 
 
-def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int | None = None) -> Known:
+def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int | None = None) -> TableEntry:
     module, _, name = function.rpartition(".")
 
     def build(args: tuple[Any, ...]) -> object:
         dtype = shape = None
-        if dtype_at is not None and len(args) > dtype_at and type(args[dtype_at]) is Known:
+        if dtype_at is not None and len(args) > dtype_at and type(args[dtype_at]) is TableEntry:
             value = args[dtype_at].value
             dtype = value.name if isinstance(value, Dtype) else None
         if size_at is not None and len(args) > size_at and type(args[size_at]) is tuple:
@@ -194,13 +194,13 @@ def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int
             dtype = args[0].dtype.name
         return Special(kind, function, args, dtype, shape)
 
-    return Known(module, name, build)
+    return TableEntry(module, name, build)
 
 
 def _ordered_dict(args: tuple[Any, ...]) -> object:
-    """Python 3 writes OrderedDict() and fills it; Python 2 gave it a list of [key, value], which is used up here.
+    """Python 3 writes OrderedDict() and fills it; Python 2 passes a list of [key, value] pairs.
 
-    It was made for this call. Given again and again, a short pickle would make dicts without end.
+    We empty that list after use, so that a pickle cannot pass one list to many calls and multiply it.
     """
     _arguments(args, 0, 1, "collections.OrderedDict")
     made = Dict()
@@ -221,36 +221,36 @@ def _size(args: tuple[Any, ...]) -> object:
     return _sizes(tuple(sizes) if type(sizes) is list and len(sizes) <= limits().rank else sizes, "torch.Size")
 
 
-def _named_value(module: str, name: str) -> Known:
-    """A call of this yields a name and nothing else: a device, a layout."""
+def _named_value(module: str, name: str) -> TableEntry:
+    """An entry whose call makes a name and nothing else: a device, a layout."""
 
     def build(args: tuple[Any, ...]) -> object:
         return f"{module}.{name}{args!r}" if len(args) <= 2 and all(_plain(a) for a in args) else name
 
-    return Known(module, name, build)
+    return TableEntry(module, name, build)
 
 
 def _plain(value: object) -> bool:
     return (type(value) is str and len(value) < 80) or (type(value) is int and value.bit_length() <= 64)
 
 
-def _table() -> dict[tuple[str, str], Known]:
+def _table() -> dict[tuple[str, str], TableEntry]:
     utils = "torch._utils"
     rows = [
-        Known("collections", "OrderedDict", _ordered_dict),
-        Known("torch", "Size", _size),
-        Known("torch", "Tensor"),
-        Known("torch.nn.parameter", "Parameter"),
-        Known("torch.nn.parameter", "Buffer"),
+        TableEntry("collections", "OrderedDict", _ordered_dict),
+        TableEntry("torch", "Size", _size),
+        TableEntry("torch", "Tensor"),
+        TableEntry("torch.nn.parameter", "Parameter"),
+        TableEntry("torch.nn.parameter", "Buffer"),
         _named_value("torch", "device"),
         _named_value("torch.serialization", "_get_layout"),
-        Known(utils, "_rebuild_tensor", _rebuild_tensor),
-        Known(utils, "_rebuild_tensor_v2", _rebuild_tensor_v2),
-        Known(utils, "_rebuild_tensor_v3", _rebuild_tensor_v3),
-        Known(utils, "_rebuild_parameter", _rebuild_parameter),
-        Known(utils, "_rebuild_parameter_with_state", _rebuild_parameter_with_state),
+        TableEntry(utils, "_rebuild_tensor", _rebuild_tensor),
+        TableEntry(utils, "_rebuild_tensor_v2", _rebuild_tensor_v2),
+        TableEntry(utils, "_rebuild_tensor_v3", _rebuild_tensor_v3),
+        TableEntry(utils, "_rebuild_parameter", _rebuild_parameter),
+        TableEntry(utils, "_rebuild_parameter_with_state", _rebuild_parameter_with_state),
         *(
-            Known(module, name, _rebuild_from_type)
+            TableEntry(module, name, _rebuild_from_type)
             for module in ("torch._tensor", "torch.tensor")
             for name in ("_rebuild_from_type_v2", "_rebuild_from_type")
         ),
@@ -264,17 +264,17 @@ def _table() -> dict[tuple[str, str], Known]:
         _special("device", f"{utils}._rebuild_device_tensor_from_cpu_tensor", dtype_at=1),
         _special("device", f"{utils}._rebuild_xla_tensor", dtype_at=1),
         *(
-            Known("torch", name)
+            TableEntry("torch", name)
             for name in ("per_tensor_affine", "per_channel_affine", "per_tensor_symmetric", "per_channel_symmetric")
         ),
-        *(Known("torch", name, value=dtype) for name, dtype in BY_TORCH.items()),
+        *(TableEntry("torch", name, value=dtype) for name, dtype in BY_TORCH.items()),
         *(
-            Known(module, name, value=StorageClass(name, dtype))
+            TableEntry(module, name, value=StorageClass(name, dtype))
             for name, dtype in BY_STORAGE.items()
             for module in ("torch", "torch.cuda")
         ),
         *(
-            Known("torch.storage", name, value=StorageClass(name, U8, untyped=True))
+            TableEntry("torch.storage", name, value=StorageClass(name, U8, untyped=True))
             for name in ("UntypedStorage", "_UntypedStorage")
         ),
     ]

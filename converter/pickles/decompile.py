@@ -1,12 +1,12 @@
-"""What a pickle would run, as a line of Python to be read by a person. It is text; nothing evaluates it."""
+"""What a pickle would run, as a line of Python for a person to read. It is text; nothing evaluates it."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from converter.pickles.closed_table import Special, Typed
-from converter.pickles.flatten import describe
-from converter.pickles.machine import Dict, Known, Opaque, PersistentId
+from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
+from converter.pickles.walk import describe
 from converter.tensors.tensor import Tensor
 
 LENGTH: Final = 400  # characters of one expression
@@ -22,7 +22,7 @@ def expression(value: object) -> str:
 
 
 def _written(value: Any, depth: int, left: list[int]) -> str:
-    """`left` is how many characters may still come: values that share values would multiply."""
+    """`left` is how many characters may still be written: values that share values would multiply the text."""
     if left[0] <= 0 or depth < 0:
         return "…"
     if type(value) is Opaque:
@@ -40,10 +40,10 @@ def _written(value: Any, depth: int, left: list[int]) -> str:
         text = repr(value[:_TEXT]) + ("…" if len(value) > _TEXT else "")
     elif type(value) is PersistentId:
         text = f"persistent_load({_written(value.value, depth - 1, left)})"
-    elif isinstance(value, Known | Tensor | Special | Typed):
+    elif isinstance(value, TableEntry | Tensor | Special | Typed):
         text = describe(value)
     elif type(value) is int and value.bit_length() > 64:
-        text = f"{value:#x}"[:_TEXT]  # Python refuses to write very long ones in decimal
+        text = f"{value:#x}"[:_TEXT]  # Python refuses to write very long integers in decimal
     else:
         text = repr(value)
     left[0] -= len(text)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import NoneType
 from typing import Any, Final
 
 from converter.errors import FormatError, LayoutError, LimitError
 from converter.limits import limits
-from converter.pickles.closed_table import Special, Typed
-from converter.pickles.machine import Dict, Known, Opaque, PersistentId
+from converter.pickles.closed_table import Special
+from converter.pickles.values import Dict, Opaque
+from converter.pickles.walk import inside, key_text
 from converter.tensors.catalogue import Other, Unsupported
 from converter.tensors.tensor import Tensor
 
-# Where trainers put the state dict; when all tensors are below one of these, it is left out of their names.
+# Keys below which trainers put the state dict; when all tensors are below one of these, names leave it out.
 ROOTS: Final = ("state_dict", "model", "module")
-_SHARED: Final = 4  # times a place may be passed on average before containers that share look like a bomb
-_ENTERED: Final = 100_000  # containers that are looked through for tensors that are only listed
+_SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
 _LETTERS: Final = 256  # bytes that a name may have on average
-_PLAIN: Final = frozenset((str, bytes, bytearray, int, float, bool, NoneType, Known))
 
 
 @dataclass(slots=True)
@@ -56,7 +54,7 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     if top is not value and type(value) is Dict:
         for key, inner in value.pairs():
             if inner is not top:
-                flattened.others.append(_other(_key(key), inner))
+                flattened.others.append(_other(key_text(key), inner))
     if isinstance(top, Tensor | Special):
         _add(flattened, "tensor", top)
         return flattened
@@ -69,60 +67,8 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     return flattened
 
 
-def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None) -> list[tuple[str, Tensor | Special]]:
-    """Name the first `most` tensors inside a value, through what is opaque too; each container is entered once.
-
-    `seen` are those that were entered before, for another value that may share them; with 100,000 it ends.
-    """
-    found: list[tuple[str, Tensor | Special]] = []
-    seen = set() if seen is None else seen
-    # A name is joined when its turn comes: all of them would be large.
-    waiting: list[tuple[str, str, object]] = [] if id(value) in seen else [("", "", value)]
-    seen.add(id(value))
-    while waiting and len(seen) < _ENTERED and len(found) < most:
-        above, key, node = waiting.pop()
-        name = _below(above, key)
-        if isinstance(node, Tensor | Special):
-            found.append((name, node))
-        inside = []
-        for key, inner in _inside(node):
-            if isinstance(inner, Tensor) or (type(inner) not in _PLAIN and inner and id(inner) not in seen):
-                seen.add(id(inner))
-                inside.append((name, key, inner))
-        waiting += reversed(inside)
-    return found
-
-
-def _below(name: str, key: str) -> str:
-    """Join for display: names this deep are nobody's, and whole ones would grow with the square of the depth."""
-    return f"{name}.{key[: limits().name]}"[: limits().name] if name and key else name or key[: limits().name]
-
-
-def describe(value: object) -> str:
-    """Say in a few words what a value is. Never more than about 100 characters, whatever the value holds."""
-    if isinstance(value, str):
-        return f'"{value[:60]}…"' if len(value) > 60 else f'"{value}"'
-    if value is None or isinstance(value, bool | int | float):
-        # Python refuses to write very long ones in decimal.
-        text = f"{value:#x}" if isinstance(value, int) and value.bit_length() > 10_000 else str(value)
-        return text if len(text) <= 40 else text[:40] + "…"
-    if isinstance(value, Dict):
-        return f"dict of {len(value) // 2:,}"
-    if isinstance(value, list | tuple | bytes):
-        return f"{type(value).__name__} of {len(value):,}"
-    if isinstance(value, Opaque):
-        return f"{value.module}.{value.name}"[:90] + ("(…)" if value.args is not None else "")
-    if isinstance(value, Known):
-        return f"{value.module}.{value.name}"
-    if isinstance(value, Special):
-        return f"{value.kind} tensor"
-    if isinstance(value, Typed):
-        return f"storage of {value.storage.nbytes:,} bytes"
-    return type(value).__name__
-
-
 def _plain(value: Dict) -> dict[str, Tensor] | None:
-    """Give the tensors of a dict of names and tensors and nothing else: then there is nothing to flatten."""
+    """The tensors of a dict that holds names and tensors and nothing else; None where it holds anything more."""
     names, tensors = value[::2], value[1::2]
     if set(map(type, names)) != {str} or set(map(type, tensors)) != {Tensor} or sum(map(len, names)) > limits().names:
         return None
@@ -146,21 +92,13 @@ def _other(name: str, value: object) -> Other:
     return Other(name, "dict" if kind == "Dict" else "None" if value is None else kind, value)
 
 
-def _key(key: object) -> str:
-    if isinstance(key, str):
-        return key
-    if isinstance(key, bytes):
-        return key.decode("latin-1")
-    return describe(key)
-
-
 def _chosen(value: object, root: str) -> object:
     keys: list[str] = []
     node = value
     while root:
         if type(node) is not Dict:
             raise FormatError(f"there is no `{root}` in the checkpoint: it is no dict there")
-        keys = [_key(key) for key, _ in node.pairs()]
+        keys = [key_text(key) for key, _ in node.pairs()]
         fits = [key for key in keys if root == key or root.startswith(key + ".")]
         if not fits:
             listed = ", ".join(f"`{key}`" for key in keys[:12]) or "nothing"
@@ -171,35 +109,16 @@ def _chosen(value: object, root: str) -> object:
     return node
 
 
-def _inside(node: object) -> Iterator[tuple[str, Any]]:
-    """Give what a value holds, with a name for each."""
-    if type(node) is Dict:
-        for key, inner in node.pairs():
-            yield _key(key), inner
-    elif type(node) in (list, tuple):
-        for index, inner in enumerate(node):  # type: ignore[arg-type]
-            yield str(index), inner
-    elif type(node) is Opaque:
-        for inner in (node.callee, node.args, node.kwargs, *(node.state or ())):
-            yield "", inner
-        for index, inner in enumerate(node.items or ()):
-            yield str(index), inner
-    elif type(node) is Special:
-        yield "", node.args
-    elif type(node) is PersistentId:
-        yield "", node.value
-
-
 class _Several(list[Any]):
     """Containers that hold one and the same value."""
 
 
 def _holding(value: object) -> tuple[set[int], int]:
-    """Give the ids of the plain containers that lead to a tensor without passing something opaque, and count places.
+    """The ids of the plain containers that lead to a tensor without passing something opaque, and the number of places.
 
-    Raises LayoutError where one of them has a key twice: which of the two counts differs from reader to reader.
+    Raises LayoutError where one of them has a key twice: readers differ in which of the two counts.
     """
-    parents: dict[int, Any] = {id(value): _Several()}  # of most there is one, and a list of it would be large
+    parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
     leaves, places = [value] if isinstance(value, Tensor | Special) else [], 0
     waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) else []
     while waiting:
@@ -208,7 +127,7 @@ def _holding(value: object) -> tuple[set[int], int]:
         for inner in node[1::2] if type(node) is Dict else node:
             kind = type(inner)
             leaf = kind is Tensor or kind is Special
-            if leaf or ((kind is tuple or kind is list or kind is Dict) and inner):  # what is empty leads nowhere
+            if leaf or ((kind is tuple or kind is list or kind is Dict) and inner):  # empty ones lead nowhere
                 above = parents.get(id(inner))
                 if above is None:
                     parents[id(inner)] = node
@@ -234,21 +153,21 @@ def _check_keys(node: Dict) -> None:
     names: set[str] = set()
     for key in node[::2]:
         if type(key) in (str, int, bytes):
-            name = _key(key)
+            name = key_text(key)
             if name in names:
                 raise LayoutError(f"the key `{name[:80]}` stands twice in one dict")
             names.add(name)
 
 
 def _leaves(top: object, holding: set[int], most: int) -> Iterator[tuple[str, object]]:
-    """Give names and values below `top`, in order. Containers without tensors are leaves themselves.
+    """Yield the names and values below `top`, in order. Containers without tensors are leaves themselves.
 
-    Raises LimitError after `most` steps, those into containers included.
+    Raises LimitError after `most` steps; a step into a container counts.
     """
     if id(top) not in holding:
-        yield from ([("", top)] if type(top) is not Dict else ((_key(key), inner) for key, inner in top.pairs()))
+        yield from ([("", top)] if type(top) is not Dict else ((key_text(key), inner) for key, inner in top.pairs()))
         return
-    iterators = [_inside(top)]
+    iterators = [inside(top)]
     names, steps = [""], 0
     while iterators:
         step = next(iterators[-1], None)
@@ -269,7 +188,7 @@ def _leaves(top: object, holding: set[int], most: int) -> Iterator[tuple[str, ob
                     f"`{name[:80]}` is nested deeper than {limits().depth} containers or {limits().line:,} characters, or "
                     "contains itself"
                 )
-            iterators.append(_inside(inner))
+            iterators.append(inside(inner))
             names.append(name)
         else:
             yield name, inner

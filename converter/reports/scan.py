@@ -45,7 +45,7 @@ class PickleReport:
 
 @dataclass(frozen=True, slots=True)
 class FindingReport:
-    """A reason. `level` is `error`, `warning` or `note`; `rule` a key of `converter.scan.RULES`; `byte` within `place`."""
+    """A reason. `level` is `error`, `warning` or `note`; `rule` a key of `scanning.rules.RULES`; `byte` within `place`."""
 
     rule: str
     level: str

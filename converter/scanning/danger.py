@@ -1,21 +1,17 @@
-"""What is known of the globals that a pickle names: which are dangerous, why, and where that was seen."""
+"""What is known of the globals that a pickle names: which are dangerous, why, and where they were abused."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from converter.scanning.rules import DANGEROUS, PLAIN, UNKNOWN
+
 if TYPE_CHECKING:
     from converter.tensors.catalogue import GlobalUse
 
-PLAIN: Final = "plain"
-UNKNOWN: Final = "unknown-globals"
-DANGEROUS: Final = "dangerous"
-MALFORMED: Final = "malformed"
-VERDICTS: Final = (PLAIN, UNKNOWN, DANGEROUS, MALFORMED)  # each worse than the one before
-
-# Modules by which a pickle runs code, reads or writes files, or reaches the network when it is loaded, and what for.
-# The list only chooses words: what is outside the closed table is refused whether it stands here or not.
+# Modules whose functions run code, read or write files, or reach the network when a pickle that names them is loaded. The
+# list only chooses words: a global outside the closed table is refused whether its module stands here or not.
 _RUNS: Final = "runs programs"
 _CODE: Final = "runs Python code"
 _IMPORTS: Final = "imports and calls by name"
@@ -50,7 +46,7 @@ _DANGEROUS_BUILTINS: Final = frozenset(
 
 
 def danger(module: str, name: str) -> str | None:
-    """Say what a global is known to be abused for, or None."""
+    """What a global is known to be abused for, or None."""
     if module in _BUILTINS:
         return _CODE if name.split(".", maxsplit=1)[0] in _DANGEROUS_BUILTINS or "__" in name else None
     if module == "torch" and name.split(".", maxsplit=1)[0] in (
@@ -68,7 +64,7 @@ def danger(module: str, name: str) -> str | None:
         reason = _DANGEROUS_MODULES.get(".".join(parts[:count]))
         if reason is not None:
             return None if (module, name) in _HARMLESS else reason
-    # A dotted name walks attributes: `Tensor.__class__.__base__` ends anywhere.
+    # A dotted name walks attributes: `Tensor.__class__.__base__` can end at any object.
     return _IMPORTS if "." in name or "__" in name else None
 
 
@@ -84,13 +80,13 @@ _HARMLESS: Final = frozenset((("pathlib", "PosixPath"), ("pathlib", "PurePosixPa
 
 
 def evidence(module: str, name: str) -> str | None:
-    """Say where a dangerous global was seen abused, where that is on public record."""
+    """Where the abuse of a dangerous global is on public record, or None."""
     parts = [*module.split("."), *name.split(".")]
     return next((found for count in range(len(parts), 0, -1) if (found := _SEEN.get(".".join(parts[:count])))), None)
 
 
 _OWN: Final = "picklescan's GHSA-"
-_SEEN: Final = {  # a module, or what is below it, and where its abuse in a pickle is on public record
+_SEEN: Final = {  # a module or global: where its abuse, or that of anything below it, is on public record
     **dict.fromkeys(("os", "posix", "nt", "builtins.eval", "builtins.exec", "__builtin__.eval"),
                     "Python's own warning about pickle"),
     "pip": "CVE-2025-1716", "asyncio": "CVE-2025-10157", "pkgutil": f"{_OWN}vvpj-8cmc-gx39", "pty": f"{_OWN}vqmv-47xg-9wpr",
@@ -108,7 +104,7 @@ _SEEN: Final = {  # a module, or what is below it, and where its abuse in a pick
 
 
 def verdict(uses: Sequence[GlobalUse]) -> tuple[str, list[str]]:
-    """Give `plain`, `unknown-globals` or `dangerous`, and a sentence for each global that is not plain."""
+    """The verdict `plain`, `unknown-globals` or `dangerous`, and a sentence for each global that is not plain."""
     findings: dict[str, None] = {}
     worst = PLAIN
     for use in uses:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from converter.io.publish import write_report
-from converter.scanning.scan import RULES
+from converter.scanning.rules import RULES
 
 if TYPE_CHECKING:
     from converter.reports.scan import FileScan, FindingReport, ScanReport
@@ -22,7 +22,7 @@ _IDS: Final = tuple(RULES)
 
 
 def to_sarif(report: ScanReport) -> dict[str, Any]:
-    """Give a scan as a SARIF log with one run. Files are named relative to the current folder where they are below it."""
+    """A scan as a SARIF log with one run. Files below the current folder are named relative to it."""
     return {
         "$schema": _SCHEMA,
         "version": "2.1.0",
@@ -72,7 +72,7 @@ def _rule(id: str) -> dict[str, Any]:
 def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any]:
     physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(file.location), "index": index}}
     location: dict[str, Any] = {"physicalLocation": physical}
-    # Inside an archive a byte counts from the start of its record, which no region can say.
+    # Inside an archive bytes count from the start of a record, which a region cannot say.
     if finding.byte is not None and not finding.place:
         physical["region"] = {"byteOffset": finding.byte, "byteLength": 1}
     if finding.place:
@@ -88,7 +88,7 @@ def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any
 
 
 def _printable(text: str) -> str:
-    """Dashboards show messages as they are."""
+    """A text without control characters: dashboards show messages as they are."""
     from converter.text import safe_text
 
     return safe_text(text, 2000)
@@ -105,5 +105,5 @@ def _uri(location: str) -> str:
 
 
 def _quoted(path: PurePath) -> str:
-    # A path is bytes; a name that is no text keeps them.
+    # A path is bytes; a name that is no valid text keeps its bytes.
     return quote(str(path).encode("utf-8", "surrogateescape"), safe="/")

@@ -22,7 +22,7 @@ _SHOWN: Final = 20  # tensors that a notebook shows
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Something in a checkpoint that is no tensor, kept inert. `value` is a node of `converter.pickles.machine`."""
+    """Something in a checkpoint that is no tensor, kept inert. `value` is one of `converter.pickles.values`."""
 
     name: str
     kind: str

@@ -26,8 +26,9 @@ from converter.inspection.report import inspect
 from converter.limits import Limits, limits
 from converter.opening import open_checkpoint
 from converter.pickles.closed_table import TABLE
-from converter.pickles.flatten import describe, inner_tensors
-from converter.pickles.machine import Opaque, PersistentId, run
+from converter.pickles.machine import run
+from converter.pickles.values import Opaque, PersistentId
+from converter.pickles.walk import describe, inner_tensors
 from tests.attacks.commands import (
     TENSORS,
     WEIGHTS,

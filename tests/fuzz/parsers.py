@@ -42,10 +42,13 @@ from converter.limits import limits
 from converter.models.families import family
 from converter.models.recognition import Recognition, recognise
 from converter.opening import open_checkpoint
-from converter.pickles import machine
+from converter.pickles import fast_tensors
 from converter.pickles.closed_table import TABLE, Special, Typed
-from converter.pickles.flatten import describe, flatten, inner_tensors
-from converter.pickles.machine import NAMES, Dict, Opaque, PersistentId, Pickled, decode, run
+from converter.pickles.flatten import flatten
+from converter.pickles.machine import run
+from converter.pickles.opcodes import NAMES, decode
+from converter.pickles.values import Dict, Opaque, PersistentId, Pickled
+from converter.pickles.walk import describe, inner_tensors
 from converter.tensors.catalogue import Catalogue
 from converter.tensors.tensor import Storage, Tensor
 from converter.verification import surroundings as companions
@@ -99,7 +102,7 @@ def _compare_with_zipfile(data: bytes, archive: Archive, found: dict[str, bytes]
 def parse_machine(data: bytes) -> None:
     """Pickletools reads the same opcodes, and opcode by opcode the value is the same as with tensors run in one go."""
     first = _run(data)
-    with patch.object(machine, "_TENSOR", lambda *_: None):
+    with patch.object(fast_tensors, "TENSOR", lambda *_: None):
         second = _run(data)
     if isinstance(first, ConverterError) or isinstance(second, ConverterError):
         assert (type(first), str(first)) == (type(second), str(second))

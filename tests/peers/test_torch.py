@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from converter.dtypes import BY_TORCH, DTYPES
 from converter.errors import ConverterError
 from converter.opening import open_checkpoint
-from converter.pickles.machine import decode
+from converter.pickles.opcodes import decode
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Tensor
 

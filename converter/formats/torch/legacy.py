@@ -16,8 +16,10 @@ from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed
-from converter.pickles.flatten import describe, flatten
-from converter.pickles.machine import Dict, PersistentId, Pickled, run
+from converter.pickles.flatten import flatten
+from converter.pickles.machine import run
+from converter.pickles.values import Dict, PersistentId, Pickled
+from converter.pickles.walk import describe
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage, Tensor
 

@@ -15,7 +15,8 @@ from converter.io.zip_records import Archive
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed
 from converter.pickles.flatten import flatten
-from converter.pickles.machine import Known, Opaque, run
+from converter.pickles.machine import run
+from converter.pickles.values import Opaque, TableEntry
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage
 
@@ -113,9 +114,9 @@ def _promised(value: Any) -> object:
 
 def storage_dtype(known: object) -> StorageClass:
     """Give the storage class that a persistent id names. Raises PickleError for any other global."""
-    if type(known) is Known and type(known.value) is StorageClass:
+    if type(known) is TableEntry and type(known.value) is StorageClass:
         return known.value
-    name = f"{known.module}.{known.name}" if isinstance(known, Known | Opaque) else type(known).__name__
+    name = f"{known.module}.{known.name}" if isinstance(known, TableEntry | Opaque) else type(known).__name__
     raise PickleError(f"a persistent id names {name}, which is no storage class of torch")
 
 

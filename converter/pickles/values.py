@@ -1,0 +1,85 @@
+"""What a pickle becomes here: inert values, which hold what was asked for and do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Dict(list[Any]):
+    """A dict or OrderedDict as a list of its keys and values: `[key, value, key, value, …]`. BUILD sets `state`."""
+
+    __slots__ = ("state",)
+
+    state: object
+
+    def pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Return the keys with their values, in order."""
+        values = iter(self)
+        return zip(values, values, strict=True)
+
+
+class Opaque:
+    """A global outside the table, or something that calling it would have made. Nothing was called.
+
+    `args` is None for the bare global. `how` is the opcode that would have called it. `callee` is what would have been
+    called, where that is not the global itself but something it had made. `state` lists what BUILD was given, `items`
+    what was put in, both in order.
+    """
+
+    __slots__ = ("args", "callee", "how", "items", "kwargs", "module", "name", "state")
+
+    def __init__(
+        self, module: str, name: str, args: object = None, how: str = "", callee: Opaque | None = None
+    ) -> None:
+        self.module = module
+        self.name = name
+        self.args = args
+        self.how = how
+        self.callee = callee
+        self.kwargs: object = None
+        self.state: list[object] | None = None
+        self.items: list[object] | None = None
+
+    def __repr__(self) -> str:
+        called = "" if self.args is None else "(…)"
+        return f"<Opaque {self.module}.{self.name}{called}>"
+
+
+class PersistentId:
+    """What a persistent id stands for, where the caller did not say how to find it. `value` is the id."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+class TableEntry:
+    """A global of the closed table: `build` makes a value from the arguments; it is None for a global that is only named.
+
+    `value` is what the name stands for, such as a dtype.
+    """
+
+    __slots__ = ("build", "module", "name", "value")
+
+    def __init__(
+        self, module: str, name: str, build: Callable[[tuple[Any, ...]], object] | None = None, value: object = None
+    ) -> None:
+        self.module = module
+        self.name = name
+        self.build = build
+        self.value = value
+
+
+Table = Mapping[tuple[str, str], TableEntry]
+
+
+@dataclass(slots=True)
+class Pickled:
+    """What one pickle holds: its value, where it ends, and the globals it names with the byte of their first mention."""
+
+    value: object
+    end: int
+    globals: dict[tuple[str, str], int] = field(default_factory=dict)

@@ -1,0 +1,95 @@
+"""Looking into an inert value: what it holds, the tensors anywhere inside it, and what it is in a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import NoneType
+from typing import Any, Final
+
+from converter.limits import limits
+from converter.pickles.closed_table import Special, Typed
+from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
+from converter.tensors.tensor import Tensor
+
+_ENTERED: Final = 100_000  # containers that are looked through for tensors that are only listed
+_LEAVES: Final = frozenset((str, bytes, bytearray, int, float, bool, NoneType, TableEntry))  # they hold nothing
+
+
+def inside(node: object) -> Iterator[tuple[str, Any]]:
+    """Yield what a value holds, with a name for each."""
+    if type(node) is Dict:
+        for key, inner in node.pairs():
+            yield key_text(key), inner
+    elif type(node) in (list, tuple):
+        for index, inner in enumerate(node):  # type: ignore[arg-type]
+            yield str(index), inner
+    elif type(node) is Opaque:
+        for inner in (node.callee, node.args, node.kwargs, *(node.state or ())):
+            yield "", inner
+        for index, inner in enumerate(node.items or ()):
+            yield str(index), inner
+    elif type(node) is Special:
+        yield "", node.args
+    elif type(node) is PersistentId:
+        yield "", node.value
+
+
+def key_text(key: object) -> str:
+    """The text that stands for a dict's key in a name."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bytes):
+        return key.decode("latin-1")
+    return describe(key)
+
+
+def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None) -> list[tuple[str, Tensor | Special]]:
+    """The first `most` tensors inside a value, with names; opaque values and containers are each entered once.
+
+    `seen` are those that were entered before, for another value that may share them; the search ends with 100,000.
+    """
+    found: list[tuple[str, Tensor | Special]] = []
+    seen = set() if seen is None else seen
+    # A name is joined only when its value is entered: the names of all that wait would take much memory.
+    waiting: list[tuple[str, str, object]] = [] if id(value) in seen else [("", "", value)]
+    seen.add(id(value))
+    while waiting and len(seen) < _ENTERED and len(found) < most:
+        above, key, node = waiting.pop()
+        name = _below(above, key)
+        if isinstance(node, Tensor | Special):
+            found.append((name, node))
+        entered = []
+        for key, inner in inside(node):
+            if isinstance(inner, Tensor) or (type(inner) not in _LEAVES and inner and id(inner) not in seen):
+                seen.add(id(inner))
+                entered.append((name, key, inner))
+        waiting += reversed(entered)
+    return found
+
+
+def _below(name: str, key: str) -> str:
+    """Join two names for display, cut short: whole names would grow with the square of the depth."""
+    return f"{name}.{key[: limits().name]}"[: limits().name] if name and key else name or key[: limits().name]
+
+
+def describe(value: object) -> str:
+    """What a value is, in a few words: never more than about 100 characters, whatever it holds."""
+    if isinstance(value, str):
+        return f'"{value[:60]}…"' if len(value) > 60 else f'"{value}"'
+    if value is None or isinstance(value, bool | int | float):
+        # Python refuses to write very long integers in decimal.
+        text = f"{value:#x}" if isinstance(value, int) and value.bit_length() > 10_000 else str(value)
+        return text if len(text) <= 40 else text[:40] + "…"
+    if isinstance(value, Dict):
+        return f"dict of {len(value) // 2:,}"
+    if isinstance(value, list | tuple | bytes):
+        return f"{type(value).__name__} of {len(value):,}"
+    if isinstance(value, Opaque):
+        return f"{value.module}.{value.name}"[:90] + ("(…)" if value.args is not None else "")
+    if isinstance(value, TableEntry):
+        return f"{value.module}.{value.name}"
+    if isinstance(value, Special):
+        return f"{value.kind} tensor"
+    if isinstance(value, Typed):
+        return f"storage of {value.storage.nbytes:,} bytes"
+    return type(value).__name__

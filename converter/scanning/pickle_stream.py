@@ -1,0 +1,266 @@
+"""Pickles one after another, run without loading anything: of a source no more is read than its pickles take.
+
+All globals are kept inert here, those of the closed table too, so that a pickle whose tensors make no sense is still read
+to its end. Nothing here reports anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from converter.errors import ConverterError, LimitError, TruncatedPickleError
+from converter.formats import uncollected
+from converter.io.source import Memory, Source
+from converter.limits import limits
+from converter.pickles.closed_table import TABLE
+from converter.pickles.machine import run
+from converter.pickles.opcodes import FIXED_WIDTHS, OPCODES, STACK_GLOBAL, STOP, decode
+from converter.pickles.values import Opaque, PersistentId
+from converter.scanning.budget import Budget
+from converter.scanning.danger import danger
+from converter.scanning.place import Claim
+
+FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; more where there is
+_GROWTH: Final = 16  # times as much is read when a pickle goes on; it is then run again from its start
+_ENOUGH: Final = 32  # opcodes in a row: text that happens to start like a pickle has fewer
+_SHORT: Final = 10  # characters: a text of no more than these holds no pickle
+_CALLS: Final = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD", "EXT1", "EXT2", "EXT4")
+_CALLS_WITHOUT_ARGUMENT: Final = frozenset(
+    OPCODES[name][0] for name in _CALLS if not FIXED_WIDTHS.get(OPCODES[name][1], 1)
+)
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*(?:\[-?\d+\])?")
+_SPELLED: Final = re.compile(rb"[ci][A-Za-z_][\w.]{0,60}\n[A-Za-z_][\w.]{0,60}\n")  # GLOBAL and INST, as text
+_BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-9+/\s]{9,}={0,2}\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class PickleRun:
+    """One pickle, run inert. `error` says why it could not be run to its end, `reached` how far it was decoded.
+
+    `globals` have the byte of their first mention; `calls` and `texts` the byte of their opcode. `calls` are those outside
+    the closed table, as many as are listed; `opcodes` counts those that construct calls; `texts` may be pickles themselves.
+    """
+
+    start: int
+    end: int | None
+    globals: dict[tuple[str, str], int]
+    calls: list[tuple[int, Opaque]]
+    error: ConverterError | None
+    reached: int
+    opcodes: dict[str, int]
+    texts: list[tuple[int, bytes]]
+    tensors: int
+    decoded: int  # opcodes
+
+    @property
+    def plausible(self) -> bool:
+        """Whether the globals it names look like names: bytes that are no pickle at all can sometimes be run, too."""
+        named = [
+            (module, name)
+            for module, name in self.globals
+            if _IDENTIFIER.fullmatch(module) and _IDENTIFIER.fullmatch(name)
+        ]
+        if not named or self.error is None:
+            return bool(named)
+        return bool(self.calls) or self.decoded > _ENOUGH or any(danger(module, name) for module, name in named)
+
+
+class PickleStream:
+    """The pickles that stand one after another in a source. What they take is counted in `budget`.
+
+    After `runs`, `end` is the byte where the pickles end, and `cut` the byte where it stopped because too many pickles
+    were listed, or None.
+    """
+
+    def __init__(self, source: Source, budget: Budget, claim: Claim) -> None:
+        self.source = source
+        self.budget = budget
+        self.claim = claim
+        self.end = 0
+        self.cut: int | None = None
+        self._data = b""  # the source, as far as it was read
+
+    def runs(self, start: int = 0, most: int | None = None) -> Iterator[PickleRun]:
+        """Yield the pickles from `start` on, at most `most`. `end` stays `start` where there is none."""
+        source, count = self.source, 0
+        position = self.end = start
+        unproven: list[PickleRun] = []  # these could be run, but so could a text that starts with `N.`
+        while position < source.size and (most is None or count + len(unproven) < most):
+            if self.budget.pickles + len(unproven) >= limits().scan_pickles:
+                self.cut, self.end = position, source.size
+                return
+            found = self.run_at(position)
+            proven = found.plausible or self._is_expected(found, first=not count)
+            if found.error is not None and not proven:
+                break
+            unproven.append(found)
+            if proven or found.end == source.size:
+                yield from unproven
+                count += len(unproven)
+                unproven.clear()
+            if found.end is None:
+                self.end = source.size
+                return
+            position = found.end
+        self.end = unproven[0].start if unproven else position
+
+    def run_at(self, start: int) -> PickleRun:
+        """Run the pickle at `start`; more of the source is read as long as there is a pickle that goes on."""
+        source, expected = self.source, self.claim is not Claim.DATA
+        most = min(source.size, start + max(0, self.budget.pickle_nbytes))
+        data = self._data
+        if isinstance(source, Memory) and (expected or bytes(source.read(start, 1)) == b"\x80"):
+            # One copy for all the pickles of a record.
+            data = data if len(data) >= most else bytes(source.read(0, most))
+        elif len(data) < min(start + FIRST, source.size):
+            data = bytes(source.read(0, min(max(start + FIRST, 2 * len(data)), source.size)))
+        while True:
+            found = run_pickle(data, start)
+            error = found.error
+            if not isinstance(error, TruncatedPickleError) or error.needs > source.size:
+                break
+            # Where no pickle is expected, more is read only if the data starts like one.
+            if not (expected or found.plausible or data[start : start + 1] == b"\x80"):
+                break
+            if error.needs > most:
+                past = f"its pickles have more than {limits().pickle_bytes:,} bytes: give --limit pickle_bytes=… to read on"
+                found = replace(found, error=LimitError(past))
+                break
+            size = max(error.needs, _GROWTH * len(data))
+            # Read all of it if that is not much more, because each time the pickle is run again from its start.
+            data = bytes(source.read(0, min(most, size if 2 * size < source.size else source.size)))
+        self._data = data
+        self.budget.run_nbytes += max(found.reached - start, 0)
+        return found
+
+    def _is_expected(self, found: PickleRun, *, first: bool) -> bool:
+        """Whether a pickle that names nothing plausible is one all the same."""
+        if self.claim is Claim.DATA:
+            return False
+        if (self.claim is Claim.PICKLE and first) or isinstance(found.error, LimitError):
+            return True
+        proto = self._data[found.start : found.start + 2]
+        return proto[:1] == b"\x80" and len(proto) == 2 and proto[1] <= 5
+
+
+def run_pickle(data: bytes, start: int) -> PickleRun:
+    """Run a pickle inert, and go over it once more for what the machine does not keep: calls, and texts that are pickles."""
+    used: dict[tuple[str, str], int] = {}
+    calls: list[tuple[int, Opaque]] = []
+    end: int | None = None
+    error: ConverterError | None = None
+    reached = start
+    tensors = 0
+
+    def called(at: int, made: Opaque) -> None:
+        nonlocal tensors
+        if (made.module, made.name) in TABLE:
+            tensors += made.name.startswith("_rebuild_")
+        elif len(calls) < limits().scan_findings:
+            calls.append((at, made))
+
+    counts, texts = [0] * 256, []
+    try:
+        with uncollected():
+            reached = end = run(data, {}, _persistent, start, used=used, called=called).end
+        for code, argument, at in noteworthy(data, start):
+            counts[code] += 1
+            if argument is not None and (raw := _pickle_in(argument)):
+                texts.append((at, raw))
+    except ConverterError as problem:
+        error, last, reached = problem.with_traceback(None), ["", ""], start
+        error.__context__ = error.__cause__ = None  # their frames would keep all that was made
+        for code, argument, at in _decoded(data, start):
+            counts[code] += 1
+            reached = at
+            kind = type(argument)
+            if kind is str or kind is bytes:
+                last = [last[1], argument if kind is str else ""]
+                if len(argument) > _SHORT and (raw := _pickle_in(argument)):
+                    texts.append((at, raw))
+            # The machine stopped here; another reader may have gone on, so the globals that follow count, too.
+            elif kind is tuple:
+                used.setdefault(argument, at)
+            elif code == STACK_GLOBAL and last[0]:
+                used.setdefault((last[0], last[1]), at)
+    opcodes = {name: counts[OPCODES[name][0]] for name in _CALLS if counts[OPCODES[name][0]]}
+    return PickleRun(start, end, used, calls, error, reached, opcodes, texts, tensors, sum(counts))
+
+
+def _persistent(value: Any) -> object:
+    """Keep a persistent id inert; `('module', class, …)`, which torch before 0.4 wrote, stands for the class."""
+    if type(value) is tuple and len(value) == 4 and value[0] == "module":
+        return value[1]
+    return PersistentId(value)
+
+
+def _decoded(data: bytes, start: int) -> Iterator[tuple[int, Any, int]]:
+    """Yield the opcodes up to the first that is malformed."""
+    with suppress(ConverterError):
+        yield from decode(data, start)
+
+
+def noteworthy(data: bytes, position: int) -> Iterator[tuple[int, str | bytes | None, int]]:
+    """Yield those opcodes of a sound pickle that construct calls, and those whose text may be a pickle."""
+    start = position
+    while True:
+        position = _PASS_OVER(data, position).end()  # type: ignore[union-attr]
+        code = data[position]
+        if code in _CALLS_WITHOUT_ARGUMENT:
+            yield code, None, position
+            position += 1
+            continue
+        here = decode(data, position, start=start)
+        code, argument, at = next(here)
+        yield code, argument if isinstance(argument, str | bytes) and len(argument) > _SHORT else None, at
+        if code == STOP:
+            return
+        position = next(here)[2]
+
+
+def _passing_over() -> Callable[[bytes, int], re.Match[bytes] | None]:
+    """One regex for opcodes that are neither calls nor long texts, so that Python needn't look at each."""
+    codes: dict[int, bytes] = {}
+    for name, (code, written) in OPCODES.items():
+        if written in FIXED_WIDTHS and name not in _CALLS and name != "STOP":
+            width = FIXED_WIDTHS[written]
+            codes[width] = codes.get(width, b"") + re.escape(bytes([code]))
+    choices = [b"[" + those + b"]" + (b".{%d}" % width if width else b"+") for width, those in codes.items()]
+    short = [(length, b".{%d}" % length) for length in range(_SHORT + 1)]
+    for names, zeros in ((("SHORT_BINUNICODE", "SHORT_BINBYTES", "SHORT_BINSTRING", "LONG1"), b""),
+                         (("BINUNICODE", "BINBYTES", "BINSTRING"), b"\0\0\0")):  # fmt: skip
+        those = b"".join(re.escape(bytes([OPCODES[name][0]])) for name in names)
+        choices += [b"[" + those + b"]" + re.escape(bytes([length])) + zeros + rest for length, rest in short]
+    choices += [b"c[^\n]*\n[^\n]*\n", b"[ILFgp][^\n]*\n"]
+    return re.compile(b"(?:" + b"|".join(choices) + b")*+", re.DOTALL).match
+
+
+_PASS_OVER: Final = _passing_over()
+
+
+def _pickle_in(text: str | bytes) -> bytes | None:
+    """The bytes of a text that may be a pickle, perhaps in base64, or None."""
+    if isinstance(text, str):
+        if not (text[0] == "\x80" or text[0].isascii()):
+            return None
+        try:
+            text = text.encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+    if text[0] == 0x80:
+        return text if text[1] <= 5 else None
+    if _SPELLED.search(text, 0, 4096):
+        return text
+    if _BASE64.fullmatch(text):
+        try:
+            raw = base64.b64decode(text)
+        except (binascii.Error, ValueError):
+            return None
+        return raw if raw[:1] == b"\x80" or _SPELLED.search(raw, 0, 4096) else None
+    return None

@@ -1,0 +1,81 @@
+"""The verdicts, and the kinds of finding that lead to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+PLAIN: Final = "plain"
+UNKNOWN: Final = "unknown-globals"
+DANGEROUS: Final = "dangerous"
+MALFORMED: Final = "malformed"
+VERDICTS: Final = (PLAIN, UNKNOWN, DANGEROUS, MALFORMED)  # each worse than the one before
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A kind of finding: its level as SARIF spells it, the verdict it leads to, and what it means."""
+
+    level: str
+    verdict: str
+    title: str
+    meaning: str
+
+
+RULES: Final = {
+    "dangerous-global": Rule(
+        "error",
+        DANGEROUS,
+        "A global that is known to run code",
+        "Unpickling the file imports this global and usually calls it. It is known to run code, to read or write files, "
+        "or to reach the network. Do not load the file.",
+    ),
+    "unknown-global": Rule(
+        "warning",
+        UNKNOWN,
+        "A global outside the closed table",
+        "The pickle names something that a checkpoint of tensors does not need. Unpickling imports it, whatever it is.",
+    ),
+    "nested-pickle": Rule(
+        "warning",
+        PLAIN,
+        "A pickle inside data",
+        "Text, bytes or a storage hold a pickle of their own. It is inert until something unpickles it.",
+    ),
+    "hidden-data": Rule(
+        "warning",
+        PLAIN,
+        "Data that nothing refers to",
+        "The archive holds records that no tensor refers to and torch.save does not write: room to hide things.",
+    ),
+    "unchecked": Rule(
+        "note",
+        PLAIN,
+        "Saved without CRCs",
+        "The archive has no CRCs, so damage to it can't be noticed.",
+    ),
+    "program": Rule(
+        "warning",
+        PLAIN,
+        "A program, not a checkpoint",
+        "The archive is one that torch runs as a program (TorchScript, torch.package, torch.export).",
+    ),
+    "malformed": Rule(
+        "error",
+        MALFORMED,
+        "Malformed, or to be understood in two ways",
+        "Readers disagree on what such a file holds; a scanner may see another file than the program that loads it.",
+    ),
+    "not-looked-into": Rule(
+        "error",
+        MALFORMED,
+        "Not looked into",
+        "The file, or a part of it, is in a form that this program does not open, or past a limit.",
+    ),
+    "second-opinion": Rule(
+        "warning",
+        PLAIN,
+        "fickling disagrees",
+        "fickling comes to another result. Its opinion stands beside the verdict and does not change it.",
+    ),
+}
