@@ -4,6 +4,9 @@ VENV := .venv
 PEERS := .venv-peers
 FUZZ := .venv-fuzz
 RUNS ?= 0
+COUNT ?= 300
+SEED ?= 7
+MODULES ?=
 SECONDS ?= 60
 BIN := $(VENV)/bin
 
@@ -17,7 +20,7 @@ LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
 LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
 
-.PHONY: demo test test-peers test-large record check fix bench ceilings llama.cpp fuzz wheel clean
+.PHONY: demo test test-peers test-large record check fix bench ceilings llama.cpp fuzz mutants wheel clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
@@ -71,6 +74,10 @@ $(PEERS)/llama.cpp/build/bin/llama-quantize: $(PEERS)/.done
 # A minute a parser, or: make fuzz PARSER="zip gguf" RUNS=1000000 SECONDS=0
 fuzz: $(FUZZ)/.done
 	$(FUZZ)/bin/python -m tests.fuzz.run --runs $(RUNS) --seconds $(SECONDS) $(PARSER)
+
+# Small changes to the package, and whether the tests notice: docs/tests.md. Hours; not in CI.
+mutants: $(VENV)/.done
+	$(BIN)/python -m tests.mutants --count $(COUNT) --seed $(SEED) $(MODULES) --out mutants.json --write
 
 wheel: $(VENV)/.done
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,0 +1,392 @@
+"""Small changes to the package, one at a time, and whether the tests notice: `python -m tests.mutants --count 300 --seed 7`.
+
+A sample is taken of all the places where a comparison, a boundary, a constant, a condition, a return value, an argument, a
+default, an entry of a table or a statement can be changed. Each change is made in a copy of the checkout, and the tests that
+are nearest to the module by their imports run on it until one fails. What survives is printed as a diff. The counts go to
+tests/data/mutants.json, and from there, by `--page`, to docs/tests.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import datetime
+import json
+import os
+import re
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final
+
+from tests.changes import Mutant, mutants, sampled
+
+ROOT: Final = Path(__file__).parent.parent
+SUMMARY: Final = ROOT / "tests" / "data" / "mutants.json"
+EQUIVALENT: Final = ROOT / "tests" / "data" / "mutants_equivalent.json"
+PAGE: Final = ROOT / "docs" / "tests.md"
+MARKS: Final = ("<!-- mutants: start -->\n", "<!-- mutants: end -->\n")
+
+# They hold figures, texts or the shape of the code: what a change to behaviour breaks is not seen by them, or only by chance.
+LEFT_OUT: Final = ("tests/peers/*", "tests/bench/*", "tests/test_bench.py", "tests/test_guard.py", "tests/test_docs.py",
+                   "tests/test_packaging.py", "tests/test_structure.py", "tests/test_record.py", "tests/test_ci.py",
+                   "tests/test_corpus*.py", "tests/test_scan_corpus.py")  # fmt: skip
+FILES: Final = 8  # test files a module, the nearest
+NAMED: Final = 2  # imports that a test file is nearer by where it is called like the module
+SECONDS: Final = 20  # of processor time beyond twice what the unchanged module's tests take
+WALL: Final = 900  # seconds, for tests that only wait
+PYTEST: Final = """
+import sys, time, pytest
+code = pytest.main(sys.argv[1:])
+print("processor time:", time.process_time())
+sys.exit(code)
+"""
+ADDRESSES: Final = 16 << 30  # bytes of memory: a change may ask for any number
+
+# ---- the tests that concern a module ----------------------------------------------------------------------------------------
+
+
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of ours that a file imports, those of its functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name in known}
+
+
+def concerned(root: Path, most: int) -> Callable[[str], list[str]]:
+    """A function that gives the test files of a module, the nearest first: by how many imports lie between."""
+    known = {
+        _dotted(path.relative_to(root)): path for top in ("converter", "tests") for path in (root / top).rglob("*.py")
+    }
+    users: dict[str, set[str]] = {name: set() for name in known}
+    for name, path in known.items():
+        for used in imports(path, known):
+            users[used].add(name)
+
+    def files(module: str) -> list[str]:
+        distances, waiting = {_dotted(Path(module)): 0}, deque([_dotted(Path(module))])
+        while waiting:
+            name = waiting.popleft()
+            for user in sorted(users[name]):
+                if user not in distances:
+                    distances[user] = distances[name] + 1
+                    waiting.append(user)
+        near = sorted(
+            (distance - NAMED * _alike(file, module), file)
+            for name, distance in distances.items()
+            if (file := str(known[name].relative_to(root))).rpartition("/")[2].startswith("test_")
+            and not _left_out(file)
+        )
+        return [file for _, file in near[:most]]
+
+    return files
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def _alike(file: str, module: str) -> bool:
+    """Whether the two names share the start of a word."""
+    words, others = (
+        re.findall(r"[a-z0-9]{3,}", path.split("/", 1)[1].removesuffix(".py").replace("test_", ""))
+        for path in (file, module)
+    )
+    return any(word[:4] == other[:4] for word in words for other in others)
+
+
+def _left_out(file: str) -> bool:
+    return any(fnmatch(file, pattern) for pattern in LEFT_OUT)
+
+
+# ---- running --------------------------------------------------------------------------------------------------------------
+
+
+class Checkout:
+    """A copy of all that tests need, in which one module at a time is changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+        )
+        for name in listed.stdout.decode().split("\0"):
+            if name and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        subprocess.run([sys.executable, "-m", "compileall", "-q", "converter"], cwd=folder, check=True)
+
+    def write(self, module: str, text: bytes) -> None:
+        path = self.folder / module
+        path.write_bytes(text)
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            compiled.unlink()  # it could be of the same size and second
+
+    def test(
+        self, files: Sequence[str], deselected: Sequence[str], seconds: float | None, *options: str
+    ) -> tuple[str, str]:
+        """`passed`, `failed` or `time`, and what was printed."""
+        command = [sys.executable, "-c", PYTEST, "-q", "-p", "no:cacheprovider", "--tb=no", "-rf", *options]
+        command += [word for name in deselected for word in ("--deselect", name)] + list(files)
+        environment = os.environ | {
+            "PYTHONPATH": str(self.folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": str(self.folder / ".tmp"),
+        }
+        (self.folder / ".tmp").mkdir(exist_ok=True)
+        limit = None if seconds is None else int(seconds) + 1
+        with subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True, preexec_fn=partial(_limited, limit),
+        ) as process:  # fmt: skip
+            try:
+                said, _ = process.communicate(timeout=WALL)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                said, _ = process.communicate()
+                return "time", said
+        shutil.rmtree(self.folder / ".tmp", ignore_errors=True)
+        if process.returncode == -signal.SIGTERM:
+            raise InterruptedError("the tests were ended from outside")
+        result = {0: "passed", -signal.SIGXCPU: "time", -signal.SIGKILL: "time"}.get(process.returncode, "failed")
+        return result, said
+
+
+def _limited(seconds: int | None) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if seconds is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+
+
+class Baselines:
+    """How each test file does on the unchanged package: the tests that fail then are not asked.
+
+    `kept` is a file to find it in, and to put it into for the next run.
+    """
+
+    def __init__(self, kept: Path | None) -> None:
+        known = json.loads(kept.read_text()) if kept is not None and kept.is_file() else {"failing": {}, "seconds": {}}
+        self.failing: dict[str, list[str]] = known["failing"]
+        self.seconds: dict[str, float] = known["seconds"]
+        self._kept = kept
+
+    def keep(self) -> None:
+        if self._kept is not None:
+            self._kept.write_text(json.dumps({"failing": self.failing, "seconds": self.seconds}))
+
+    def measure(self, checkout: Checkout, file: str) -> None:
+        _, said = checkout.test([file], [], None)
+        self.failing[file] = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+        self.seconds[file] = float(re.findall(r"^processor time: ([\d.]+)", said, re.MULTILINE)[-1])
+
+
+def run(
+    sample: Sequence[Mutant],
+    settled: Sequence[dict[str, Any]],
+    *,
+    workers: int,
+    most: int,
+    until: float,
+    kept: Path | None,
+    out: Path | None,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Every mutant with what became of it: `killed`, `time` (killed, too), `survived` or `equivalent`.
+
+    Those that were not begun `until` then are left out; as the sample has no order, the rest is a sample, too.
+    """
+    files = concerned(ROOT, most)
+    known = {
+        (one["module"], tuple(one["before"]), tuple(one["after"])): one["reason"]
+        for one in json.loads(EQUIVALENT.read_text())
+    }
+    texts = {one.module: (ROOT / one.module).read_bytes() for one in sample}
+    killers: dict[str, Counter[str]] = {}
+    results = list(settled)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        free: SimpleQueue[Checkout] = SimpleQueue()
+        for index in range(workers):
+            free.put(Checkout(Path(folder, str(index))))
+        measured = Baselines(kept)
+
+        def measure(file: str) -> None:
+            checkout = free.get()
+            measured.measure(checkout, file)
+            free.put(checkout)
+            say(f"{file}: {measured.seconds[file]:.0f} s, {len(measured.failing[file])} failing unchanged")
+
+        with ThreadPoolExecutor(workers) as pool:
+            asked = {file for one in sample for file in files(one.module)}
+            list(pool.map(measure, sorted(asked - measured.seconds.keys())))
+        measured.keep()
+
+        def one(mutant: Mutant) -> None:
+            text = texts[mutant.module]
+            before, after = mutant.lines(text)
+            result = asdict(mutant) | {"before": before, "after": after}
+            if (mutant.module, tuple(before), tuple(after)) in known:
+                results.append(result | {"result": "equivalent"})
+                return
+            if time.monotonic() > until:
+                return
+            chosen = files(mutant.module)
+            failing = [name for file in chosen for name in measured.failing[file]]
+            counts = killers.setdefault(mutant.module, Counter())
+            order = sorted(chosen, key=lambda file: (-counts[file], measured.seconds[file]))  # what ends soonest first
+            checkout = free.get()
+            try:
+                checkout.write(mutant.module, mutant.applied(text))
+                began = time.monotonic()
+                outcome, said = checkout.test(
+                    order, failing, 2 * sum(map(measured.seconds.__getitem__, chosen)) + SECONDS, "-x"
+                )
+                checkout.write(mutant.module, text)
+            finally:
+                free.put(checkout)
+            by = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+            if by is not None:
+                counts[by[1].partition("::")[0]] += 1
+            outcome = {"passed": "survived", "failed": "killed"}.get(outcome, outcome)
+            results.append(
+                result | {"result": outcome, "by": by[1] if by else None, "seconds": round(time.monotonic() - began, 1)}
+            )
+            if out is not None:
+                out.write_text(json.dumps(results, indent=1))  # so far: a run may be ended
+            say(f"{len(results)}/{len(settled) + len(sample)} {outcome} {mutant.module}:{mutant.line} {mutant.kind}")
+            if outcome == "survived":
+                say(
+                    "".join(f"    - {line[:200]}\n" for line in before)
+                    + "".join(f"    + {line[:200]}\n" for line in after)
+                )
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(one, sample))
+    return results
+
+
+# ---- what is told -----------------------------------------------------------------------------------------------------------
+
+
+def summed(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """The counts of each module."""
+    modules: dict[str, dict[str, int]] = {}
+    for one in results:
+        counts = modules.setdefault(
+            one["module"], {"mutants": 0, "killed": 0, "time": 0, "equivalent": 0, "survived": 0}
+        )
+        counts["mutants"] += 1
+        counts[one["result"]] += 1
+    return dict(sorted(modules.items()))
+
+
+def page() -> None:
+    """Put the table of the last runs into docs/tests.md."""
+    runs = json.loads(SUMMARY.read_text())
+    lines = []
+    for one in runs:
+        counts = Counter[str]()
+        lines += [
+            f"`{one['command']}`, {one['date']}:\n",
+            "\n",
+            "| module | changes | killed | of them by time | equivalent | survived |\n",
+            "|---|---:|---:|---:|---:|---:|\n",
+        ]
+        for module, row in one["modules"].items():
+            counts.update(row)
+            lines.append(f"| {module.removeprefix('converter/')} | {_row(row)} |\n")
+        lines += [f"| **all** | {_row(counts)} |\n", "\n"]
+    before, rest = PAGE.read_text().split(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + "".join(lines) + MARKS[1] + rest.split(MARKS[1])[1])
+
+
+def _row(counts: Any) -> str:
+    killed = counts["killed"] + counts["time"]
+    return " | ".join(
+        f"{n:,}" for n in (counts["mutants"], killed, counts["time"], counts["equivalent"], counts["survived"])
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=300, help="how many changes are tried")
+    parser.add_argument("--seed", type=int, default=7, help="the same seed takes the same sample of the same code")
+    parser.add_argument("--module", action="append", metavar="GLOB", help="such as 'io/*.py'; may be given again")
+    parser.add_argument("--workers", type=int, default=2, help="how many run at once")
+    parser.add_argument("--files", type=int, default=FILES, help="how many test files a module are asked, the nearest")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no other change after that time")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="JSON", help="keep how the unchanged package does, for the next run"
+    )
+    parser.add_argument("--out", type=Path, help="write every change and what became of it, as JSON")
+    parser.add_argument("--again", type=Path, metavar="JSON", help="try only what survived, of a file that --out wrote")
+    parser.add_argument(
+        "--write", action="store_true", help="write the counts to tests/data/mutants.json, and the page"
+    )
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    began = time.monotonic()
+    if options.page:
+        page()
+        return
+    patterns = [f"converter/{pattern}" for pattern in options.module or ["*"]]
+    modules = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "converter").rglob("*.py"))
+    chosen = [name for name in modules if any(fnmatch(name, pattern) for pattern in patterns)]
+    texts = {module: (ROOT / module).read_bytes() for module in chosen}
+    every = [one for module, text in texts.items() for one in mutants(module, text)]
+    sample = sampled(every, texts, options.count, options.seed)
+    settled: list[dict[str, Any]] = []
+    if options.again:
+        earlier = json.loads(options.again.read_text())
+        settled = [one for one in earlier if one["result"] != "survived"]
+        fields = ("module", "line", "kind", "start", "end", "new")
+        sample = [Mutant(*(one[name] for name in fields)) for one in earlier if one["result"] == "survived"]
+    print(f"{len(sample)} of {len(every):,} changes to {len(chosen)} modules", flush=True)
+    results = run(
+        sample,
+        settled,
+        workers=options.workers,
+        most=options.files,
+        until=began + 60 * options.minutes,
+        kept=options.baseline,
+        out=options.out,
+        say=partial(print, flush=True),
+    )
+    modules_counts = summed(results)
+    total = Counter[str]()
+    for row in modules_counts.values():
+        total.update(row)
+    print(json.dumps({"all": dict(total), **modules_counts}, indent=1))
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=1))
+    if options.write:
+        words = [f"--count {options.count}", f"--seed {options.seed}", f"--files {options.files}"]
+        words += [f"--module {shlex.quote(pattern)}" for pattern in options.module or []]
+        runs = json.loads(SUMMARY.read_text()) if SUMMARY.is_file() else []
+        command = f"python -m tests.mutants {' '.join(words)}"
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        runs = [one for one in runs if one["command"] != command]
+        runs.append({"command": command, "date": today, "seed": options.seed, "modules": modules_counts})
+        SUMMARY.write_text(json.dumps(runs, indent=1) + "\n")
+        page()
+
+
+if __name__ == "__main__":
+    main()
