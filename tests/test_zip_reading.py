@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from converter.io.zip_archive import Archive
 
 from converter.hub.repository import open_remote
 from converter.io import ranges
-from converter.io.zip_archive import Archive
 from converter.opening import open_checkpoint
 from converter.verification.verify import verify
 from tests.archives import Memory

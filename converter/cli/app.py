@@ -49,7 +49,7 @@ def _one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[s
             raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, known))}.")
         return word
 
-    return {"parser": parser, "metavar": f"[{'|'.join(known)}]"}
+    return {"parser": parser, "metavar": f"<{'|'.join(known)}>"}
 
 
 def _targets() -> list[str]:

@@ -37,7 +37,6 @@ FOREIGN: Final = (
     Foreign(b"BZh", "a bzip2 file", "unpack it first", sealed=True),
     Foreign(b"\xfd7zXZ\0", "an xz file", "unpack it first", sealed=True),
     Foreign(b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first", sealed=True),
-    Foreign(b"\x93NUMPY", "a numpy array (npy)"),
     Foreign(b"\x89HDF", "an HDF5 file, as Keras writes them"),
     Foreign(b"lmgg", "a GGML file of before GGUF"),
     Foreign(b"fmgg", "a GGML file of before GGUF"),
