@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from converter.io.parts import Buffers, Part
 from converter.io.source import STEP
-from converter.tensors.tensor import Storage, Tensor
 
 if TYPE_CHECKING:
+    from converter.tensors.tensor import Storage, Tensor
+
     # From a view and its canonical bytes to those that are written.
     Made = Callable[[Tensor, Iterator[memoryview], Buffers], Iterator[memoryview]]
 

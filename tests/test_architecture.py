@@ -1,0 +1,270 @@
+"""docs/architecture.md, held against the code: the files that it names, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from converter.scanning.rules import VERDICTS
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+MOST_LINES: Final = 430
+MOST_FLAT: Final = 14  # modules in converter/ itself
+
+# A module imports from its own room and from the rows above. Rooms that share a row do not import one another.
+ORDER: Final = (
+    ("ground",),
+    ("io",),
+    ("tensors",),
+    ("pickles",),
+    ("models",),
+    ("formats",),
+    ("hub",),
+    ("opening",),
+    ("reports",),
+    ("scanning", "inference", "sample"),
+    ("inspection", "conversion", "verification"),
+    ("api",),
+    ("cli",),
+)
+# The modules that lie flat in converter/ and do not have a room's name.
+FLAT: Final = dict.fromkeys(("errors", "limits", "dtypes", "text", "words", "resources"), "ground") | {
+    "__init__": "api",
+    "__main__": "cli",
+}
+
+# What breaks a rule today, and why. A test fails as well when an entry is no longer needed: these tables only shrink.
+UPWARD: Final[dict[tuple[str, str], str]] = {}  # (module, what it imports)
+_RECORD: Final = "the record names its reader for `lazily`, and the reader takes the format's name from the record"
+CIRCLES: Final[dict[tuple[str, ...], str]] = {  # the modules of a circle, sorted, below converter.formats
+    ("gguf", "gguf.reader", "gguf.writer"): f"{_RECORD}; the writer takes GGUF's constants from the reader",
+    ("npz", "npz.header", "npz.reader", "npz.writer"): f"{_RECORD}; header and writer take constants from it, too",
+    (
+        "parameters",
+        "parameters.check",
+        "parameters.folder",
+    ): f"{_RECORD}; the check takes a file's name from the reader",
+    (
+        "safetensors",
+        "safetensors.reader",
+        "safetensors.writer",
+    ): f"{_RECORD}; the writer takes constants from the reader",
+    ("torch", "torch.legacy", "torch.reader"): _RECORD,
+}
+LONG: Final = {
+    "cli/app.py": "holds all commands: each would be a module of its own",
+    "cli/render.py": "prints every report: it would be a module for each report",
+    "formats/gguf/reader.py": "reads the file and also maps its names, metadata and tokenizer, which belong in modules of their own",
+}
+TABLES: Final[frozenset[str]] = frozenset()  # long files that hold nothing but rows
+
+
+def module_name(path: Path) -> str:
+    """The name that `import` has for a file below the project's folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PATHS = {module_name(path): path for path in sorted((ROOT / "converter").rglob("*.py"))}
+
+
+def imported(text: str, modules: Mapping[str, object] = PATHS, package: str = "converter") -> set[str]:
+    """The modules of `modules` that a module in `package` imports when it runs, in a function or not.
+
+    A module's whole name in a string counts, since `lazily` and `import_module` take it. `if TYPE_CHECKING:` does not.
+    """
+    found: set[str] = set()
+    for node in running(ast.parse(text)):
+        match node:
+            case ast.Import(names=names):
+                found.update(alias.name for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+                base = ".".join([*above, *([module] if module else [])])
+                inner = (f"{base}.{alias.name}" for alias in names)
+                found.update(name if name in modules else base for name in inner)
+            case ast.Constant(value=str(value)) if "." in value:
+                found.add(value)
+    return found & modules.keys()
+
+
+def running(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a tree, without what only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for other in node.orelse:
+                yield other
+                yield from running(other)
+        else:
+            yield node
+            yield from running(node)
+
+
+def room(module: str) -> str:
+    """The room that a module lies in."""
+    flat = module.split(".")[1] if "." in module else "__init__"
+    return FLAT.get(flat, flat)
+
+
+def upward(graph: Mapping[str, set[str]]) -> set[tuple[str, str]]:
+    """The imports, as pairs of modules, that go to a room which is not above the importer's in ORDER."""
+    row = {name: at for at, names in enumerate(ORDER) for name in names}
+    return {
+        (module, other)
+        for module, others in graph.items()
+        for other in others
+        if room(module) != room(other) and row[room(module)] <= row[room(other)]
+    }
+
+
+def circles(graph: Mapping[str, set[str]]) -> set[tuple[str, ...]]:
+    """The largest sets of modules in which each imports every other, directly or through others; each set sorted."""
+    reached = {module: reach(module, graph) for module in graph}
+    together = {
+        module: {module, *(other for other in others if module in reached[other])} for module, others in reached.items()
+    }
+    return {tuple(sorted(modules)) for modules in together.values() if len(modules) > 1}
+
+
+def reach(module: str, graph: Mapping[str, set[str]]) -> set[str]:
+    """The modules that a module imports, directly or through others."""
+    waiting, seen = [module], set[str]()
+    while waiting:
+        new = graph[waiting.pop()] - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+GRAPH = {
+    name: imported(path.read_text(), package=name if path.stem == "__init__" else name.rpartition(".")[0]) - {name}
+    for name, path in PATHS.items()
+}
+
+# ---- the rules -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_module_lies_in_a_room() -> None:
+    assert {room(module) for module in PATHS} == {name for row in ORDER for name in row}
+
+
+def test_imports_go_one_way() -> None:
+    assert upward(GRAPH) == UPWARD.keys()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    found = {tuple(module.removeprefix("converter.formats.") for module in circle) for circle in circles(GRAPH)}
+
+    assert found == CIRCLES.keys()
+
+
+def test_no_file_is_too_long_but_tables() -> None:
+    lines = {str(path.relative_to(ROOT / "converter")): len(path.read_text().splitlines()) for path in PATHS.values()}
+
+    assert {file for file, count in lines.items() if count > MOST_LINES} == LONG.keys() | TABLES
+
+
+def test_few_modules_lie_flat() -> None:
+    assert len(list((ROOT / "converter").glob("*.py"))) <= MOST_FLAT
+
+
+# ---- the rules see what they are about -----------------------------------------------------------------------------------
+
+SEEN = dict.fromkeys(("converter", "converter.io", "converter.io.local", "converter.errors", "converter.formats.gguf"))
+
+
+def test_imports_are_seen_however_they_are_written() -> None:
+    for text in (
+        "import converter.io.local",
+        "import converter.io.local as local",
+        "from converter.io import local",
+        "from converter.io.local import LocalFile",
+        "def f():\n    from converter.io.local import LocalFile",
+        "if TYPE_CHECKING:\n    pass\nelse:\n    import converter.io.local",
+        "from . import local",
+        "from .local import LocalFile",
+        "from ..io import local",
+        "read = lazily('converter.io.local', 'read')",
+    ):
+        assert imported(text, SEEN, "converter.io") == {"converter.io.local"}, text
+    assert imported("from converter import convert", SEEN) == {"converter"}
+    assert imported("from converter import io, convert", SEEN) == {"converter", "converter.io"}
+
+
+def test_what_does_not_run_is_no_import() -> None:
+    for text in (
+        "if TYPE_CHECKING:\n    from converter.io import local",
+        "if typing.TYPE_CHECKING:\n    from converter.io import local",
+        "import json\nfrom pathlib import Path",
+        '"""See converter.io.local for more."""',
+    ):
+        assert imported(text, SEEN) == set(), text
+
+
+def test_wrong_arrows_are_seen() -> None:
+    graph = {
+        "converter.io.local": {"converter.errors", "converter.io.source", "converter.tensors.tensor"},
+        "converter.errors": {"converter.limits"},  # in one room
+        "converter.scanning.scan": {
+            "converter.reports.scan",
+            "converter.sample",
+        },  # a room above, a room of the same row
+        "converter.opening": {"converter"},
+        "converter.cli.app": {"converter.api"},
+    }
+
+    assert upward(graph) == {
+        ("converter.io.local", "converter.tensors.tensor"),
+        ("converter.scanning.scan", "converter.sample"),
+        ("converter.opening", "converter"),
+    }
+
+
+def test_circles_are_seen() -> None:
+    graph = {"a": {"b", "e"}, "b": {"c"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a", "e"}, "g": set[str]()}
+
+    assert circles(graph) == {("a", "b", "c"), ("d", "e")}
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == set()
+
+
+# ---- the pages -----------------------------------------------------------------------------------------------------------
+
+
+def named_files(page: str) -> list[str]:
+    """The paths that stand in backticks on a page; NAME in one stands for any name."""
+    return [word for word in re.findall(r"`([\w./-]+)`", page) if "/" in word or Path(word).suffix in (".py", ".md")]
+
+
+def test_every_file_that_the_page_names_exists() -> None:
+    named = named_files(PAGE)
+
+    assert len(named) > 20
+    assert [path for path in named if not list(ROOT.glob(path.replace("NAME", "*").rstrip("/")))] == []
+
+
+def test_files_are_seen_on_a_page() -> None:
+    page = "`a.py`, `b/c/`, `d/NAME.json`, `word`, `F32`, `make test`"
+
+    assert named_files(page) == ["a.py", "b/c/", "d/NAME.json"]
+
+
+def test_the_page_lists_the_rooms_in_their_order() -> None:
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", PAGE, re.MULTILINE)
+
+    assert [(int(row), name) for row, name in rows] == [
+        (at, name) for at, names in enumerate(ORDER, start=1) for name in names
+    ]
+
+
+def test_the_glossary_has_a_line_a_word_in_order() -> None:
+    entries = [line for line in GLOSSARY.splitlines() if line.startswith(("* ", "  "))]
+    words = [match[1] for line in entries if (match := re.fullmatch(r"\* \*\*([^*]+)\*\*: .+\.", line))]
+
+    assert len(words) == len(entries)
+    assert words == sorted(set(words), key=str.lower)
+    assert {*VERDICTS, "identical", "equivalent", "different"} <= {*words}
