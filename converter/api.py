@@ -12,7 +12,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.errors import WordError
 from converter.tensors.catalogue import Catalogue
+from converter.words import check_count
 
 if TYPE_CHECKING:
     from converter.hub.download import Downloaded
@@ -35,6 +37,7 @@ def open(location: Location, *, root: str | None = None, limits: Limits | None =
     names start below. Raises a ConverterError that says in a sentence what is wrong.
     """
     if isinstance(location, Catalogue):
+        _check_root(root)
         return location
     from converter.opening import open_checkpoint
 
@@ -83,6 +86,8 @@ def convert(
     from converter.conversion import convert as conversion
 
     conversion.check_words(Path(output), to, dtype)
+    check_count("max_shard_size", max_shard_size)
+    check_count("threads", threads)
     with _opened(source, root) as catalogue:
         return conversion.convert(
             catalogue,
@@ -196,10 +201,16 @@ def declared_models() -> Mapping[str, Model]:
 def _opened(source: Location, root: str | None) -> Iterator[Catalogue]:
     """The catalogue itself, or one that is open for as long as the block runs."""
     if isinstance(source, Catalogue):
+        _check_root(root)
         yield source
         return
     with open(source, root=root) as catalogue:
         yield catalogue
+
+
+def _check_root(root: str | None) -> None:
+    if root is not None:
+        raise WordError("root", root, ("None: the catalogue is open already, and `open` takes the root",))
 
 
 def _place(location: Location) -> str | Path:

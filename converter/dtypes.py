@@ -96,5 +96,5 @@ _SPELLINGS: Final = {"fp32": "f32", "fp16": "f16", "fp64": "f64"} | {
 
 def spelled(text: str) -> str:
     """The word that options have for a dtype, however people spell it: `f16` of `float16`, `fp16`, `half` and `F16`."""
-    word = text.strip().lower().removeprefix("torch.")
-    return _SPELLINGS.get(word, word)
+    word = text.strip().lower().removeprefix("torch.") if isinstance(text, str) else text
+    return _SPELLINGS.get(word, word) if isinstance(word, str) else word

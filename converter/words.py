@@ -24,6 +24,12 @@ ENGINES: Final[tuple[Engine, ...]] = ("numpy", "transformers", "llama.cpp")
 FAIL_ON: Final[tuple[FailOn, ...]] = ("dangerous", "unknown")  # the mildest verdict that fails; malformed always does
 
 
+def check_count(option: str, count: object) -> None:
+    """Raise WordError unless `count` is a whole number from 1, or None."""
+    if count is not None and (type(count) is not int or count < 1):
+        raise WordError(option, count, ("a whole number from 1",))
+
+
 def check(option: str, word: object, words: Sequence[str]) -> None:
     """Raise WordError unless `word` is one of `words`."""
     if word not in words:

@@ -51,6 +51,7 @@ for path in (*warm, os.devnull):
     read(path)
 b"x".decode("raw-unicode-escape")
 events, reading = [], ""
+temporary = tempfile.gettempdir()  # asked for before the hook is there: it opens a file itself
 harmless = {harmless!r}
 
 def hook(event, arguments):
@@ -61,7 +62,7 @@ def hook(event, arguments):
     # What is deflated is inflated into a file without a name.
     if event in ("open", "os.remove") and not isinstance(arguments[0], int):
         at = os.fspath(arguments[0])
-        if at == tempfile.gettempdir() or os.path.dirname(at) == tempfile.gettempdir():
+        if temporary in (at, os.path.dirname(at)):
             return
     if event == "open":
         path = os.fspath(arguments[0]) if not isinstance(arguments[0], int) else ""

@@ -84,6 +84,35 @@ def test_a_wrong_word_lists_the_right_ones_before_anything_is_read_or_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_shard_size": -5},
+        {"max_shard_size": "5GB"},
+        {"max_shard_size": 0},
+        {"threads": 0},
+        {"dtype": None},
+        {"dtype": ["f16"]},
+    ],
+)
+def test_a_wrong_number_is_a_value_error_before_anything_is_read(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ct.convert(tmp_path / "absent", tmp_path / "out.safetensors", **wrong)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_output_can_not_take_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ct.OutputError, match="leave --max-shard-size out"):
+        ct.convert(tiny, tmp_path / "plain", to="parameters", max_shard_size=1000)
+    with pytest.raises(ct.SourceError, match="is no folder: --tokenizer"):
+        ct.convert(tiny, tmp_path / "out", to="safetensors", tokenizer=tmp_path / "absent")
+    with pytest.raises(ct.WordError, match="root"):
+        ct.inspect(ct.open(tiny), root="model")
+
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("word", ["bfloat16", "BF16", "torch.bfloat16"])
 def test_a_dtype_may_be_spelled_as_people_do(word: str, tiny: Path, tmp_path: Path) -> None:
     assert ct.convert(tiny, tmp_path / "x.safetensors", dtype=word).dtype == "bf16"

@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from converter.formats import FORMATS
+
 PACKAGE = Path(__file__).parent.parent / "converter"
 MODULES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
@@ -38,9 +40,10 @@ def test_the_rule_sees_every_way_to_ask() -> None:
 # ---- no format and no family is known by its name, but where it is at home ------------------------------------------------
 
 AT_HOME = ("formats/", "models/", "cli/")
-NAMES = {"torch-zip", "torch-legacy", "safetensors", "gguf", "parameters"} | {
+NAMES = {format.name for format in FORMATS} | {
     path.stem for path in (PACKAGE.parent / "schemas" / "architectures").glob("*.json")
 }
+BEGINNINGS = {name[:length] for name in NAMES for length in range(3, len(name) + 1)}
 
 
 def compared(tree: ast.AST) -> Iterator[str]:
@@ -51,6 +54,13 @@ def compared(tree: ast.AST) -> Iterator[str]:
             literal = [one for side in sides for one in ([side] if isinstance(side, ast.Constant) else _inside(side))]
             if any(isinstance(one, ast.Constant) and one.value in NAMES for one in literal):
                 yield ast.unparse(node)
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("startswith", "endswith")
+            and any(isinstance(one, ast.Constant) and one.value in BEGINNINGS for one in node.args)
+        ):
+            yield ast.unparse(node)
         elif isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant) and node.value.value in NAMES:
             yield f"case {ast.unparse(node)}"
 
@@ -69,10 +79,10 @@ def test_no_format_and_no_family_is_compared_by_name_outside_its_home() -> None:
 
 
 def test_the_rule_sees_every_comparison_with_a_name() -> None:
-    code = "a == 'gguf'\n'gpt2' != b\nc in ('x', 'safetensors')\nd not in {'torch-zip'}\n'gguf' in e\nf == 'other'\ng('gguf')\nmatch h:\n case 'gguf': pass"
+    code = "a == 'gguf'\n'gpt2' != b\nc in ('x', 'safetensors')\nd not in {'torch-zip'}\n'gguf' in e\nf == 'other'\ng('gguf')\ni == 'npz'\nj.startswith('torch')\nmatch h:\n case 'gguf': pass"
 
     assert list(compared(ast.parse(code))) == [
-        "a == 'gguf'", "'gpt2' != b", "c in ('x', 'safetensors')", "d not in {'torch-zip'}", "'gguf' in e", "case 'gguf'",
+        "a == 'gguf'", "'gpt2' != b", "c in ('x', 'safetensors')", "d not in {'torch-zip'}", "'gguf' in e", "i == 'npz'", "j.startswith('torch')", "case 'gguf'",
     ]  # fmt: skip
 
 

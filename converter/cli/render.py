@@ -188,7 +188,7 @@ def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
             )
             if names
         )
-    if found.source.format.startswith("torch"):
+    if formats.named(found.source.format).pickled:
         said = found.safety
         words = {
             "plain": "plain: it asks for nothing but tensors",
@@ -256,7 +256,7 @@ def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
     lines = [_Line(t.name, t, 1, t) for t in found.tensors] if unfold else fold(found.tensors)
     strided = any(not line.first.contiguous for line in lines)
     # Elsewhere a storage is the tensor itself.
-    wide = out.width >= _WIDE and found.source.format.startswith("torch")
+    wide = out.width >= _WIDE and formats.named(found.source.format).pickled
     rows = []
     for line in lines:
         tensor = line.first

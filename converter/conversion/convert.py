@@ -13,7 +13,7 @@ from converter.errors import OutputError
 from converter.formats.format import Options
 from converter.io.publish import check_target
 from converter.reports import conversion as reports
-from converter.words import check
+from converter.words import check, check_count
 
 if TYPE_CHECKING:
     from converter.formats.format import Format
@@ -68,6 +68,8 @@ def convert(
     a format or dtype that there is not, and the errors of `prepare` and of writing.
     """
     format, dtype = check_words(output, to, dtype)
+    check_count("max_shard_size", max_shard_size)
+    check_count("threads", threads)
     lone = format.ending is not None and output.suffix == format.ending
 
     def check_output() -> None:

@@ -14,7 +14,7 @@ from converter.formats.parameters.folder import PROPERTIES
 from converter.io.publish import Plan, PlannedFile, check_target, literal, publish
 from converter.models.recognition import recognise
 from converter.reports.conversion import ExtractReport
-from converter.words import FORMS, check
+from converter.words import FORMS, check, check_count
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -53,6 +53,7 @@ def extract(
     processors, unless a number is given; what is remote is read by one.
     """
     check_words(form)
+    check_count("threads", threads)
     inputs = catalogue.identities()
 
     def check_output() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
-from converter.errors import ModelError, UnsupportedError
+from converter.errors import ModelError, SourceError, UnsupportedError
 from converter.formats.companions import CONFIG, GENERATION, LICENCES, TOKENIZER
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
@@ -113,6 +113,8 @@ def prepare(
             finish()
             catalogue.check_unchanged()
 
+    if options.tokenizer is not None and not options.tokenizer.is_dir():
+        raise SourceError(f"`{options.tokenizer}` is no folder: --tokenizer names one with vocab.json and merges.txt")
     beside = folder_beside(catalogue) if format.self_contained or (folder and format.companions) else None
     given = options.tokenizer
     if given is None and format.self_contained and beside is not None and is_beside(beside):

@@ -133,7 +133,8 @@ class Format:
     Verifying. `disagreements` asks a second reader of the format. `engines` can compute such a model. `tanh`: what runs
     this form computes GELU by tanh, whatever the model was trained with.
 
-    Scanning. `contents` is what a scanner looks through: records of an archive, pickles one after another, an array
+    Scanning. `pickled`: a pickle says what the file holds, so that its globals and its strides are worth showing.
+    `contents` is what a scanner looks through: records of an archive, pickles one after another, an array
     of numpy, or nothing.
     """
 
@@ -157,6 +158,7 @@ class Format:
     disagreements: Callable[[Catalogue], Sequence[str]] = _no_disagreements
     engines: tuple[str, ...] = ("numpy",)
     tanh: bool = False
+    pickled: bool = False
     contents: Literal["records", "pickles", "array", "nothing"] = "nothing"
 
     @property

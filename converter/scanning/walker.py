@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import ConverterError, TruncatedPickleError
 from converter.formats import FORMATS
 from converter.formats.foreign import HEAD, sealed, what
+from converter.formats.npz import ARRAY, NPZ
 from converter.formats.torch import TORCH_ZIP
 from converter.formats.torch import reader as torch
 from converter.io.source import Memory, Window
@@ -132,7 +133,8 @@ class Walker:
             self.read_strictly(source, torch.read)
         if checkpoint:
             return TORCH_ZIP.title
-        return "numpy archive (npz)" if all(name.endswith(".npy") for name in archive.records) else "zip archive"
+        arrays = bool(archive.records) and all(name.endswith(ARRAY) for name in archive.records)
+        return NPZ.title if arrays else "zip archive"
 
     def record(self, source: Source, place: Place) -> None:
         """Look at a record that may hold pickles."""

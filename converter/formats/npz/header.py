@@ -23,7 +23,7 @@ _ALIGNED: Final = 64  # bytes; the data start at a multiple
 _TEXT: Final = 2_000  # characters of a header without its padding: 64 dimensions take 1,400
 _GROWTH: Final = 21  # digits that numpy leaves room for, so that an array can grow in place
 # All tokens that such a literal has, and what closes a bracket.
-_TOKEN: Final = re.compile(r"([,:{}()\[\]]|'[^'\\]*'|\"[^\"\\]*\"|True|False|[0-9]{1,20})\s*")
+_TOKEN: Final = re.compile(r"([,:{}()\[\]]|'[^'\\]*'|\"[^\"\\]*\"|True|False|0|[1-9][0-9]{0,19})\s*")
 _CLOSES: Final = {"(": ")", "[": "]", "{": "}"}
 _DEPTH: Final = 16  # brackets in brackets: a structured dtype has three
 _OTHERS: Final = {  # the letter of a dtype that is no tensor's, and what such an array holds

@@ -57,6 +57,8 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     Raises UnsupportedError where the catalogue holds no tensors, or `options` name another form.
     """
     check("form", options.form, FORMS)
+    if options.max_shard_size is not None:
+        raise OutputError("a parameters folder has a file a tensor or storage: leave --max-shard-size out")
     if not catalogue:
         raise UnsupportedError(f"`{catalogue.location}` holds no tensors to extract")
     form, sha256 = options.form, options.sha256

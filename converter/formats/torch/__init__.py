@@ -21,6 +21,7 @@ TORCH_ZIP: Final = Format(
     read=lazily("converter.formats.torch.reader", "read"),
     endings=_ENDINGS,
     engines=("numpy", "transformers"),
+    pickled=True,
     contents="records",
 )
 TORCH_LEGACY: Final = Format(
@@ -30,5 +31,6 @@ TORCH_LEGACY: Final = Format(
     read=lazily("converter.formats.torch.legacy", "read"),
     endings=_ENDINGS,
     engines=("numpy", "transformers"),
+    pickled=True,
     contents="pickles",
 )
