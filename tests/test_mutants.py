@@ -83,7 +83,7 @@ def test_the_nearest_test_files_come_first() -> None:
     files = concerned(ROOT, 3)
 
     assert files("converter/scanning/danger.py")[0] == "tests/test_danger.py"
-    assert "tests/test_archive.py" in files("converter/io/zip_archive.py")
+    assert "tests/attacks/test_zip.py" in files("converter/io/zip_records.py")
     assert all(len(files(module)) == 3 for module in ("converter/errors.py", "converter/io/journal.py"))
 
 

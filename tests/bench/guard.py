@@ -26,6 +26,7 @@ from converter.dtypes import F32
 from converter.formats.torch import reader as torch_zip
 from converter.formats.torch.writer import Entry, lay_out
 from converter.io.local import LocalFile
+from converter.io.parts import known
 from converter.io.zip_records import Archive
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
@@ -81,6 +82,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from converter.formats.torch.reader import read
 from converter.io.local import LocalFile
+from converter.io.parts import known
 read(LocalFile(sys.argv[2]))
 """
 
@@ -97,7 +99,8 @@ def checkpoint_of(path: Path, count: int) -> Path:
     entry = Entry("", F32, (4, 4), (1, 4))
     entries = [replace(entry, name=f"transformer.h.{number}.attn.c_proj.weight") for number in range(count)]
     with open(path, "wb") as file:
-        lay_out("archive", entries).write(file, lambda entry: [memoryview(bytes(entry.nbytes))])
+        for piece in lay_out("archive", entries).pieces(lambda entry: known(bytes(entry.nbytes))):
+            file.writelines(piece.tiles())
     return path
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.formats.torch.writer import Entry, lay_out
 from converter.io.local import LocalFile
+from converter.io.parts import Part
 from converter.io.zip_records import Archive
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
@@ -62,7 +63,7 @@ class Inputs:
         storages = {name: tensor.storage for name, tensor in source.items()}
         entries = [Entry(name, t.dtype, t.shape, _row_major(t.shape)) for name, t in source.items()]
 
-        def tiles(entry: Entry) -> Iterable[memoryview]:
+        def tiles(entry: Entry) -> Iterator[memoryview]:
             storage = storages[entry.name]
             for start in range(0, storage.nbytes, _PIECE):
                 piece = memoryview(bytearray(min(_PIECE, storage.nbytes - start)))
@@ -72,7 +73,8 @@ class Inputs:
         path = self._work / f"{size}-contiguous" / "pytorch_model.bin"
         path.parent.mkdir()
         with open(path, "wb") as file:
-            lay_out("archive", entries).write(file, tiles)
+            for piece in lay_out("archive", entries).pieces(lambda entry: Part(entry.nbytes, lambda _: tiles(entry))):
+                file.writelines(piece.tiles())
         return path
 
     def _many(self, count: str) -> Path:
