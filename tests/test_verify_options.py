@@ -11,8 +11,9 @@ import pytest
 
 from converter.inference import evaluate
 from converter.opening import open_checkpoint
+from converter.verification.expected import expect
 from converter.verification.golden import Golden
-from converter.verification.verify import Options, verify
+from converter.verification.verify import Options, examine, verify
 from tests.attacks.commands import run
 from tests.damage import Model, model, write_safetensors, write_source
 
@@ -97,7 +98,7 @@ def test_a_folder_without_a_configuration_is_computed_by_the_source_s(source: Pa
     shutil.copytree(copy, tmp_path / "copy")
     (tmp_path / "copy" / "config.json").unlink()
 
-    (output,) = verify(open_checkpoint(source), [tmp_path / "copy"], Options(level="inference"))[0].outputs
+    (output,) = verify(open_checkpoint(source), [tmp_path / "copy"], Options(level="inference")).outputs
 
     assert output.inference is not None
     assert output.inference["max_difference"] == 0
@@ -113,7 +114,7 @@ def test_a_lone_file_beside_another_s_configuration_is_computed_by_the_source_s(
     config = json.loads((copy / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"n_head": heads}))
 
-    (output,) = verify(open_checkpoint(source), [tmp_path / "x.safetensors"], Options(level="inference"))[0].outputs
+    (output,) = verify(open_checkpoint(source), [tmp_path / "x.safetensors"], Options(level="inference")).outputs
 
     assert output.inference is not None
     assert output.inference["max_difference"] == 0
@@ -124,9 +125,7 @@ def test_a_lone_file_beside_another_s_configuration_is_computed_by_the_source_s(
 
 
 def golden_of(source: Path) -> Golden:
-    made = verify(open_checkpoint(source), [source], golden=True)[1]
-    assert made is not None
-    return made
+    return examine(expect(open_checkpoint(source)), [source]).golden()
 
 
 ATTN, FC = "h.1.attn.c_attn.weight", "h.1.mlp.c_fc.weight"
@@ -174,7 +173,7 @@ def test_by_a_manifest_damage_is_called_what_it_is(kind: str, source: Path, tmp_
     made = model(scale=0.2)
     change(made)
 
-    (output,) = verify(golden_of(source), [write_safetensors(made, tmp_path)])[0].outputs
+    (output,) = verify(golden_of(source), [write_safetensors(made, tmp_path)]).outputs
 
     (found,) = output.tensors.different
     assert (found.name, found.what) == (name, what)
@@ -197,7 +196,7 @@ class Given:
 
 
 def reference_of(logits: np.ndarray, tokens: tuple[int, ...]) -> evaluate.Reference:
-    return evaluate.Reference("erf", tokens, len(tokens), logits)  # type: ignore[arg-type]
+    return evaluate.Reference("erf", tokens, len(tokens), logits)
 
 
 LOGITS = np.array([[0.0, -1.0, -3.0], [2.0, 2.0, -1.0], [0.5, 0.25, 0.0]], dtype=np.float32)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converter.io.zip_archive import Archive
 
 from converter.hub.repository import open_remote
 from converter.io import ranges
+from converter.io.zip_records import Archive
 from converter.opening import open_checkpoint
 from converter.verification.verify import verify
 from tests.archives import Memory
@@ -128,7 +128,7 @@ def test_a_whole_zip_with_a_damaged_record_is_not_called_truncated(at: int, fiel
     data = path.read_bytes()
     (tmp_path / "y.bin").write_bytes(_damaged(data, b"archive/data.pkl", at))
 
-    (output,) = verify(open_checkpoint(path), [tmp_path / "y.bin"])[0].outputs
+    (output,) = verify(open_checkpoint(path), [tmp_path / "y.bin"]).outputs
 
     assert output.verdict == "different"
     assert [found.what for found in output.tensors.different] == ["unreadable"]
@@ -139,6 +139,6 @@ def test_a_zip_that_ends_early_is_called_truncated(short: int, tmp_path: Path) -
     path = write_checkpoint(tmp_path / "x.bin", {"w": view("0", (4,))}, {"0": floats(1, 2, 3, 4)})
     (tmp_path / "y.bin").write_bytes(path.read_bytes()[:-short])
 
-    (output,) = verify(open_checkpoint(path), [tmp_path / "y.bin"])[0].outputs
+    (output,) = verify(open_checkpoint(path), [tmp_path / "y.bin"]).outputs
 
     assert [found.what for found in output.tensors.different] == ["truncated"]
