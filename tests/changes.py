@@ -64,10 +64,10 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield "operator", _with(node, op=COMPUTED[type(node.op)]())
         case ast.Constant(value=bool()):
             yield "constant", ast.Constant(not node.value)
-        case ast.Constant(value=int()):
-            yield "constant", ast.Constant(node.value + 1)
-            if node.value:
-                yield "constant", ast.Constant(node.value - 1)
+        case ast.Constant(value=int() as number):
+            yield "constant", ast.Constant(number + 1)
+            if number:
+                yield "constant", ast.Constant(number - 1)
         case ast.IfExp():
             yield "condition", _with(node, body=node.orelse, orelse=node.body)
         case ast.If() | ast.While():

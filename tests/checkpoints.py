@@ -287,7 +287,7 @@ def zip_bytes(
             "method": 8 * entry.deflated, "time": 0, "date": 0, **true, "name": name, "extra": b"", "comment": b"",
             "disk": 0, "internal": 0, "external": 0, "header": header,
         }  # fmt: skip
-        directory += _central(fields | entry.central)
+        directory += _central({**fields, **entry.central})
     out += between
     start = len(out)
     out += directory
@@ -312,7 +312,9 @@ def zip_bytes(
 
 def _header(form: str, fields: Mapping[str, Any], first: Sequence[str]) -> bytes:
     values = [fields[name] for name in (*first, "compressed", "nbytes")]
-    return struct.pack(form, *values, len(fields["name"]), len(fields["extra"])) + fields["name"] + fields["extra"]
+    lengths = (len(fields["name"]), len(fields["extra"]))
+    header: bytes = struct.pack(form, *values, *lengths) + fields["name"] + fields["extra"]
+    return header
 
 
 def _central(fields: Mapping[str, Any]) -> bytes:
@@ -320,7 +322,8 @@ def _central(fields: Mapping[str, Any]) -> bytes:
     lengths = (len(fields["name"]), len(fields["extra"]), len(fields["comment"]))
     last = (fields["disk"], fields["internal"], fields["external"], fields["header"])
     packed = struct.pack("<4s6H3L5H2L", *(fields[name] for name in first), *lengths, *last)
-    return packed + fields["name"] + fields["extra"] + fields["comment"]
+    record: bytes = packed + fields["name"] + fields["extra"] + fields["comment"]
+    return record
 
 
 def _deflate(data: bytes) -> bytes:

@@ -203,8 +203,11 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _resolve(self, hub: Hub) -> None:
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", urlsplit(self.path).path)
-        repository = self._allowed(hub, match[1]) if match else self.reply(404)
-        if repository is None or match is None:
+        if match is None:
+            self.reply(404)
+            return
+        repository = self._allowed(hub, match[1])
+        if repository is None:
             return
         if unquote(match[2]) not in ("main", repository.commit, "refs/pr/1"):
             self.reply(404, headers={"X-Error-Code": "RevisionNotFound"})

@@ -140,7 +140,7 @@ def _write_safetensors(inputs: Path, state: Mapping[str, NDArray[Any]]) -> None:
     entries = {f"transformer.{name}": ("F32", array.shape, array.tobytes()) for name, array in state.items()}
     (inputs / "safetensors" / "model.safetensors").write_bytes(safetensors_file(entries, {"format": "pt"}))
     names = list(entries)
-    where = {}
+    where: dict[str, str] = {}
     for number, part in enumerate((names[:9], names[9:]), 1):
         file = f"model-{number:05}-of-00002.safetensors"
         data = safetensors_file({name: entries[name] for name in part}, {"format": "pt"})

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,8 @@ def test_a_public_name_can_be_replaced_and_put_back() -> None:
         patch.setattr(converter, "convert", len)
         from converter import convert
 
-        assert convert is converter.convert is len
+        replaced: Any = len
+        assert convert is converter.convert is replaced
 
     assert converter.convert is real
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.bench import report, results
 from tests.bench.report import render
-from tests.bench.tasks import GOALS, TASKS
+from tests.bench.tasks import GOALS, TASKS, Goal
 
 PAGE = results.ROOT / "docs" / "performance.md"
 
@@ -116,7 +116,7 @@ def test_every_plot_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.task}: {goal.way} to {goal.to}")
-def test_a_goal_names_rows_of_its_task(goal: object) -> None:
+def test_a_goal_names_rows_of_its_task(goal: Goal) -> None:
     names = {way.name for way in TASKS[goal.task].ways}
 
     assert goal.way in names

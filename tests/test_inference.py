@@ -6,7 +6,9 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from converter.inference import evaluate
 from converter.inference.activations import gelu_erf, gelu_tanh
 from converter.inference.engines import LlamaCpp, Transformers
 from converter.inference.gpt2 import Gpt2, layer_norm
+from converter.models.architecture import Activation
 from converter.models.families import family
 from tests.small_gpt2 import CONFIG, TOKENS, catalogue, weights
 
@@ -23,7 +26,7 @@ GOLDEN = json.loads(Path(__file__).with_name("data").joinpath("golden_logits.jso
 PREFIXES = ("", "transformer.")
 
 
-def model(**options: object) -> Gpt2:
+def model(**options: Any) -> Gpt2:
     return Gpt2(catalogue(weights()), **options)
 
 
@@ -61,7 +64,7 @@ def test_the_tanh_gelu_is_exact_to_float32_on_a_fine_grid() -> None:
 
 
 @pytest.mark.parametrize("gelu", [gelu_erf, gelu_tanh])
-def test_a_gelu_of_the_largest_numbers_is_zero_or_themselves(gelu) -> None:
+def test_a_gelu_of_the_largest_numbers_is_zero_or_themselves(gelu: Callable[[np.ndarray], object]) -> None:
     x = np.array([-3e38, -1e9, -50, 0, 50, 1e9, 3e38, np.inf, np.nan], np.float32)
 
     gelu(x)
@@ -234,7 +237,7 @@ def test_eight_bit_weights_are_widened() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_refuses_a_configuration_that_it_does_not_compute(changes: dict, error: type, words: str) -> None:
+def test_refuses_a_configuration_that_it_does_not_compute(changes: dict[str, Any], error: type, words: str) -> None:
     with pytest.raises(error) as caught:
         Gpt2(catalogue(weights(), CONFIG | changes))
 
@@ -285,7 +288,7 @@ def test_refuses_weights_that_are_whole_numbers() -> None:
     ],
     ids=str,
 )
-def test_refuses_tokens_that_the_model_has_not(tokens: list, words: str) -> None:
+def test_refuses_tokens_that_the_model_has_not(tokens: list[int], words: str) -> None:
     with pytest.raises(ModelError) as caught:
         model().logits(tokens)
 
@@ -304,7 +307,7 @@ class Fixed:
     """An engine that gives what it was given."""
 
     name = "fixed"
-    activation = "erf"
+    activation: Activation = "erf"
 
     def __init__(self, logits: np.ndarray, *, log_probabilities: bool = False) -> None:
         self._logits, self.log_probabilities = logits, log_probabilities
@@ -340,15 +343,21 @@ def test_measures_what_two_lists_of_logits_differ_by() -> None:
     assert found.spread == pytest.approx(math.sqrt((ln3 / 2) ** 2 / 2), rel=1e-6)
     assert found.kl_divergence == pytest.approx((0.25 * math.log(3 / 8) + 0.75 * math.log(9 / 4)) / 2, rel=1e-6)
     assert found.top1_agreement == 0.5
-    assert (found.perplexity, found.other_perplexity) == (pytest.approx(2), pytest.approx(2))
+    two: Any = pytest.approx(2)
+    assert (found.perplexity, found.other_perplexity) == (two, two)
 
 
 def test_an_engine_of_log_probabilities_is_compared_without_their_constant() -> None:
     source = two_positions([[5, 5], [7, 7]])
     halves = np.full((2, 2), -math.log(2), np.float32)
 
-    assert evaluate.compare(source, Fixed(halves, log_probabilities=True)).max_difference < 1e-6
-    assert evaluate.compare(source, Fixed(halves)).max_difference > 5
+    normalised = evaluate.compare(source, Fixed(halves, log_probabilities=True)).max_difference
+    as_they_are = evaluate.compare(source, Fixed(halves)).max_difference
+
+    assert normalised is not None
+    assert normalised < 1e-6
+    assert as_they_are is not None
+    assert as_they_are > 5
 
 
 def test_names_the_first_greedy_token_that_is_another() -> None:
@@ -420,6 +429,7 @@ def test_the_effect_of_the_other_gelu_is_reported_apart() -> None:
     found = evaluate.activation_effect(catalogue(weights()), TOKENS[:6])
 
     assert (found.source_activation, found.activation) == ("erf", "tanh")
+    assert found.max_difference is not None
     assert 1e-4 < found.max_difference < 0.05
 
 
@@ -483,7 +493,9 @@ def test_refuses_a_file_of_other_things(text: str, error: type, words: str, tmp_
     ],
     ids=["tokenizers", "transformers", "llama.cpp"],
 )
-def test_a_missing_package_is_a_sentence_that_names_the_extra(call, words: str, monkeypatch, tmp_path: Path) -> None:
+def test_a_missing_package_is_a_sentence_that_names_the_extra(
+    call: Callable[[Path], object], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for package in ("tokenizers", "transformers", "torch", "xllamacpp"):
         monkeypatch.setitem(sys.modules, package, None)
 

@@ -179,7 +179,7 @@ def test_findings_past_the_limit_are_counted(tmp_path: Path) -> None:
     assert [len(f["pickles"][0]["calls"]) for f in (at, past)] == [6, 5]
 
 
-OPINIONS = {
+OPINIONS: dict[str, tuple[int, Callable[[Path], Path]]] = {
     "opinion_bytes": (len(SOUND), lambda folder: written(SOUND)(folder)[-1]),
     "opinion_tensors": (2, lambda folder: write_checkpoint(folder / "x.bin", {"a": view("0", (2,)), "b": view("0", (1,))}, WEIGHTS)),
 }  # fmt: skip

@@ -6,6 +6,7 @@ import io
 import pickle  # to write; nothing here reads with it
 import pickletools
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -58,8 +59,9 @@ def decoded(data: bytes) -> list[tuple[str, Any, int]]:
 
 def disassembled(data: bytes) -> list[tuple[str, Any, int]]:
     """What CPython's disassembler sees, in our terms: pairs of names, STRINGs as bytes."""
-    found = []
-    for op, argument, at in pickletools.genops(data):
+    found: list[tuple[str, Any, int]] = []
+    given: Iterable[tuple[pickletools.OpcodeInfo, Any, Any]] = pickletools.genops(data)
+    for op, argument, at in given:
         if op.name in ("GLOBAL", "INST"):
             argument = tuple(argument.split(" ", 1))
         elif op.name == "STRING":
@@ -114,7 +116,7 @@ class TestAgainstPickletools:
 
     def test_the_python_pickler_writes_the_same(self, name: str, protocol: int) -> None:
         file = io.BytesIO()
-        pickle._Pickler(file, protocol).dump(VALUES[name])  # type: ignore[attr-defined]
+        pickle._Pickler(file, protocol).dump(VALUES[name])
 
         assert decoded(file.getvalue()) == disassembled(file.getvalue())
 
@@ -147,7 +149,7 @@ def test_bytes_come_back_equal_from_protocol_3_on(original: bytes, protocol: int
         assert value(data) == original
 
 
-ARGUMENTS = {  # every opcode that has an argument, with the bytes of one and the argument
+ARGUMENTS: dict[str, list[tuple[bytes, Any]]] = {  # every opcode that has an argument, with the bytes of one and the argument
     "INT": [(b"-7\n", -7), (b"00\n", False), (b"01\n", True)], "BININT": [(b"\xff\xff\xff\xff", -1)],
     "BININT1": [(b"\xff", 255)], "BININT2": [(b"\xff\xff", 65535)], "LONG": [(b"5L\n", 5), (b"-5\n", -5)],
     "LONG1": [(b"\0", 0), (b"\2\0\xff", -256)], "LONG4": [(b"\1\0\0\0\x80", -128)],

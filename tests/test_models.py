@@ -3,6 +3,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,7 @@ def keys(documents: Iterable[Mapping[str, object]]) -> set[str]:
     return {key for document in documents for key in document}
 
 
-def names(kind: type) -> set[str]:
+def names(kind: Any) -> set[str]:
     return set(kind.__match_args__)
 
 
@@ -697,8 +698,8 @@ class TestFolders:
             size = f"{nbytes:,} bytes" if nbytes else file.listed_size
             assert f"* [{file.name}]({file.url}), {size}\n" in text
             assert file.listed_size in text or file.nbytes_is == "published"
-        for file in (*model.companions, *([model.index] if model.index else [])):
-            assert f"[{file}]({model.url(file)})" in text
+        for beside in (*model.companions, *([model.index] if model.index else [])):
+            assert f"[{beside}]({model.url(beside)})" in text
         assert f"cerebras-tool download {short} checkpoints/{model.name}\n" in text
         assert f"cerebras-tool extract checkpoints/{model.name}\n" in text
         assert all(f"{count} " in text or f"`0` to `{count - 1}`" in text for count in storages)

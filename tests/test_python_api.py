@@ -62,12 +62,12 @@ class TestEveryFunctionTakesEverySource:
 
 
 WRONG = {
-    "to": (lambda at, out: ct.convert(at, out, to="onnx"), "to is 'onnx': choose safetensors, gguf, parameters, npz"),
+    "to": (lambda at, out: ct.convert(at, out, to="onnx"), "to is 'onnx': choose safetensors, gguf, parameters, npz"),  # type: ignore[arg-type]
     "dtype": (lambda at, out: ct.convert(at, f"{out}.gguf", dtype="q9_9"), "dtype is 'q9_9': choose keep, f32, f16"),
-    "form": (lambda at, out: ct.extract(at, out, form="nmaed"), "form is 'nmaed': choose storages, named"),
-    "sort": (lambda at, out: ct.inspect(at, sort="sise"), "sort is 'sise': choose name, size"),
-    "level": (lambda at, out: ct.verify(at, at, level="bits"), "level is 'bits': choose tensors, inference"),
-    "engine": (lambda at, out: ct.verify(at, at, engine="torch"), "engine is 'torch': choose numpy, transformers, llama"),
+    "form": (lambda at, out: ct.extract(at, out, form="nmaed"), "form is 'nmaed': choose storages, named"),  # type: ignore[arg-type]
+    "sort": (lambda at, out: ct.inspect(at, sort="sise"), "sort is 'sise': choose name, size"),  # type: ignore[arg-type]
+    "level": (lambda at, out: ct.verify(at, at, level="bits"), "level is 'bits': choose tensors, inference"),  # type: ignore[arg-type]
+    "engine": (lambda at, out: ct.verify(at, at, engine="torch"), "engine is 'torch': choose numpy, transformers, llama"),  # type: ignore[arg-type]
 }  # fmt: skip
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from converter.errors import LimitError, SourceError
 from converter.hub.repository import open_remote
-from converter.io.ranges import Pool, RemoteFile
+from converter.io.pool import Pool
+from converter.io.ranges import RemoteFile
 from converter.limits import Limits, using
 from tests.hub_server import Exchange, Hub, serve
 from tests.seeds import safetensors_file

@@ -538,9 +538,14 @@ def test_a_record_of_many_pickles_is_copied_once(monkeypatch: pytest.MonkeyPatch
     data = b"\x80\2N." * 500 + b"\x80\2B" + struct.pack("<I", 100_000) + b"a" * 100_000 + b"."
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         archive.writestr("x.pkl", data)
-    copied = []
+    copied: list[int] = []
     read = Memory.read
-    monkeypatch.setattr(Memory, "read", lambda self, at, size: (copied.append(size), read(self, at, size))[1])
+
+    def noted(self: Memory, at: int, size: int) -> Any:
+        copied.append(size)
+        return read(self, at, size)
+
+    monkeypatch.setattr(Memory, "read", noted)
 
     assert len(scan_file(LocalFile(tmp_path / "many.zip"), fickling=False).pickles) == 501
     assert sum(copied) < 3 * len(data)
@@ -550,4 +555,5 @@ def test_a_pickle_that_fails_is_let_go() -> None:
     error = run_pickle(b"\x80\2](]]]]", 0).error
 
     assert error is not None
-    assert error.__traceback__ is error.__context__ is error.__cause__ is None
+    traceback: Any = error.__traceback__
+    assert traceback is error.__context__ is error.__cause__ is None

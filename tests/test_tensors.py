@@ -192,7 +192,7 @@ def test_tiles_that_are_gathered_ahead_are_numpys_bytes_in_order() -> None:
 def test_a_failure_ahead_comes_when_its_tile_is_due() -> None:
     cut = storage(bytes(6_000_000))
     tensor = Tensor(F32, (1500, 1000), (1, 1500), 0, cut)
-    cut.source.size = 0  # type: ignore[misc]
+    cut.source.size = 0
 
     with pytest.raises(SourceError):
         list(tensor.tiles(1 << 20))

@@ -56,7 +56,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray[Any, Any]]]:
     """A checkpoint of every shape, row-major and transposed, and its arrays."""
     generator = np.random.default_rng(5)
-    tensors, storages, arrays = {}, {}, {}
+    tensors, storages = {}, {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     for key, (name, shape) in enumerate(SHAPES.items()):
         values = generator.standard_normal(shape, "f4")
         storages[str(key)] = values.tobytes()
@@ -219,7 +220,7 @@ class TestErrors:
                 together.wait()
                 threading.Event().wait(0.05 * (4 - number))  # the later the part, the earlier it fails
                 raise OutputError(f"part {number}")
-                yield memoryview(b"")
+                yield memoryview(b"")  # type: ignore[unreachable]
 
             return Part(1, tiles)
 
@@ -413,10 +414,12 @@ def test_a_source_that_can_not_be_read_by_several_is_read_by_one(
     asked: list[int | None] = []
     monkeypatch.setattr(writer, "_TOGETHER", 1)
     real: Callable[..., None] = writer.write
-    monkeypatch.setattr(
-        "converter.io.publish.write",
-        lambda files, policy, *rest: (asked.append(policy.threads), real(files, policy, *rest)),
-    )
+
+    def noted(files: Any, policy: Any, *rest: Any) -> None:
+        asked.append(policy.threads)
+        real(files, policy, *rest)
+
+    monkeypatch.setattr("converter.io.publish.write", noted)
     catalogue = open_checkpoint(tiny)
     catalogue.origin.sources[0].concurrent = False
 

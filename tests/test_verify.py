@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
@@ -96,7 +97,7 @@ def cut(path: Path, nbytes: int) -> None:
         file.truncate(nbytes)
 
 
-FILES = {
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a byte short": (lambda path: cut(path, path.stat().st_size - 1), "truncated"),
     "half of it": (lambda path: cut(path, path.stat().st_size // 2), "truncated"),
     "empty": (lambda path: cut(path, 0), "truncated"),
@@ -337,10 +338,12 @@ class Otherwise:
 
         class Slice:
             def get_dtype(self) -> str:
-                return told.get("dtype", whole.get_dtype())
+                dtype: str = told.get("dtype", whole.get_dtype())
+                return dtype
 
             def get_shape(self) -> list[int]:
-                return told.get("shape", whole.get_shape())
+                shape: list[int] = told.get("shape", whole.get_shape())
+                return shape
 
             def __getitem__(self, area: Any) -> Any:
                 return told.get("read", lambda array: array)(whole[area])
@@ -487,7 +490,8 @@ def test_blocks_are_held_to_half_a_step(dtype: str, source: Path, tmp_path: Path
     convert(open_checkpoint(source), output, dtype=dtype)
     whole = output.read_bytes()
     scales = {"q8_0": 2, "q5_1": 8, "q5_0": 6, "q4_1": 4, "q4_0": 2}[dtype]  # bytes of a block before its low bits
-    offset = open_checkpoint(output)["blk.0.ffn_up.weight"].storage.source._offset
+    file: Any = open_checkpoint(output)["blk.0.ffn_up.weight"].storage.source
+    offset = file._offset
     caught = {1: 0, 2: 0}
     for at in range(16):
         for bit in caught:
@@ -520,7 +524,8 @@ def test_the_first_element_that_differs_is_shown_with_both_values(source: Path, 
         one = check(source, write(made, tmp_path / form)).outputs[0].tensors.different[0]
 
         assert (one.name, one.elements, one.differing, one.index) == ("h.1.mlp.c_proj.weight", 4096, 2, (5, 6))
-        assert (one.expected, one.found, one.largest) == (float(expected), 1.5, pytest.approx(20, rel=1e-5))
+        largest: Any = pytest.approx(20, rel=1e-5)
+        assert (one.expected, one.found, one.largest) == (float(expected), 1.5, largest)
 
 
 # ---- matrices turned over, by two threads --------------------------------------------------------------------------
@@ -614,9 +619,15 @@ def test_a_view_strided_both_ways_is_read_once(tmp_path: Path) -> None:
     whole = np.arange(64 * 64, dtype="<f4").reshape(64, 64)
     base = matrix(tmp_path / "source", whole, F32, turned=False)
     view = Tensor(F32, (32, 32), (128, 2), 0, base.storage)
-    asked = []
-    read = base.storage.source.readinto
-    base.storage.source.readinto = lambda offset, buffer: (asked.append(len(buffer)), read(offset, buffer))[1]
+    asked: list[int] = []
+    file: Any = base.storage.source
+    read = file.readinto
+
+    def noted(offset: int, buffer: memoryview) -> Any:
+        asked.append(len(buffer))
+        return read(offset, buffer)
+
+    file.readinto = noted
 
     part = Area(view, 0, 32, 0, 32).read()
 

@@ -50,6 +50,11 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def link_to_pipe(path: Path) -> None:
+    pipe(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
 def listening(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(path))
@@ -58,7 +63,7 @@ def listening(path: Path) -> None:
 ODD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "I01 a pipe": (pipe, "not a regular file"),
     "I01 a link to a pipe": (
-        lambda path: (pipe(path.with_name("pipe")), path.symlink_to("pipe")),
+        link_to_pipe,
         "not a regular file",
     ),
     "I01 a socket": (listening, "can't be opened|not a regular file"),
@@ -100,7 +105,8 @@ def test_i01_what_lies_beside_is_never_waited_for_either(beside: str, tmp_path: 
     ):
         ended = run(*command)
         assert ended.code in (0, 2)
-        assert ended.code == 0 or not assert_sentence(ended.err)
+        if ended.code != 0:
+            assert_sentence(ended.err)
 
 
 @pytest.mark.parametrize(

@@ -840,8 +840,8 @@ def test_p17_nothing_breaks_what_looks_at_it(name: str, tmp_path: Path) -> None:
         ended = run_command(*command)
         assert ended.code in (0, 1)
         assert all(character == "\n" or character.isprintable() for character in ended.out + ended.err)
-    for command in (("inspect", path, "--json", "--stats"), ("scan", path, "--explain", "--json", "--no-fickling")):
-        document = run_command(*command).out
+    for asked in (("inspect", path, "--json", "--stats"), ("scan", path, "--explain", "--json", "--no-fickling")):
+        document = run_command(*asked).out
         assert document.isascii()
         json.loads(document, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
     assert run_command("convert", path, tmp_path / "x.safetensors").code in (0, 2)

@@ -37,6 +37,16 @@ from tests.hub_server import (
 )
 
 
+def replied(exchange: Exchange, *reply: Any) -> bool:
+    exchange.reply(*reply)
+    return True
+
+
+def redirected(exchange: Exchange, to: str, **headers: str) -> bool:
+    exchange.redirect(to, **headers)
+    return True
+
+
 @pytest.mark.parametrize(
     ("location", "said"),
     [
@@ -238,9 +248,7 @@ def test_r07_the_token_goes_to_the_hub_alone(hub: Hub, tiny: Path) -> None:
     hub.on_elsewhere = serve({"/model": raw})
     hub.on_resolve = lambda exchange: (
         "bin" in exchange.path
-        and bool(
-            exchange.redirect(f"{hub.url('elsewhere')}/model", X_Repo_Commit=COMMIT, Set_Cookie="canary=cookie") or True
-        )
+        and redirected(exchange, f"{hub.url('elsewhere')}/model", X_Repo_Commit=COMMIT, Set_Cookie="canary=cookie")
     )
 
     catalogue = open_remote(TINY)
@@ -269,8 +277,8 @@ def test_r06_small_files_may_be_redirected_within_the_hub(hub: Hub, tiny: Path) 
 
 
 def test_r07_a_description_that_is_redirected_takes_no_token_along(hub: Hub) -> None:
-    hub.on_api = lambda exchange: bool(exchange.redirect(f"{hub.url('elsewhere')}/api") or True)
-    hub.on_elsewhere = lambda exchange: bool(exchange.reply(200, b'{"sha": "x"}') or True)
+    hub.on_api = lambda exchange: redirected(exchange, f"{hub.url('elsewhere')}/api")
+    hub.on_elsewhere = lambda exchange: replied(exchange, 200, b'{"sha": "x"}')
 
     with pytest.raises(ManifestError, match="does not describe a repository"):
         open_remote(TINY)
@@ -287,7 +295,7 @@ def test_r07_a_description_that_is_redirected_takes_no_token_along(hub: Hub) -> 
     ],
 )  # fmt: skip
 def test_r02_a_description_that_is_none_is_refused(body: bytes, hub: Hub) -> None:
-    hub.on_api = lambda exchange: bool(exchange.reply(200, body) or True)
+    hub.on_api = lambda exchange: replied(exchange, 200, body)
 
     with pytest.raises((ManifestError, FormatError)):
         open_remote(TINY)
@@ -299,14 +307,14 @@ def test_r02_a_listing_without_sizes_is_enough(hub: Hub) -> None:
         "sha": COMMIT,
         "siblings": [{"rfilename": "pytorch_model.bin"}, {"rfilename": "config.json", "size": -1}],
     }
-    hub.on_api = lambda exchange: bool(exchange.reply(200, json.dumps(listing).encode()) or True)
+    hub.on_api = lambda exchange: replied(exchange, 200, json.dumps(listing).encode())
 
     assert len(open_remote(TINY)) == 60
 
 
 def test_r04_a_listing_that_lies_about_a_size_is_noticed(hub: Hub) -> None:
     listing = {"sha": COMMIT, "siblings": [{"rfilename": "pytorch_model.bin", "size": 10**15}]}
-    hub.on_api = lambda exchange: bool(exchange.reply(200, json.dumps(listing).encode()) or True)
+    hub.on_api = lambda exchange: replied(exchange, 200, json.dumps(listing).encode())
 
     with pytest.raises(SourceError, match="was changed"):
         open_remote(TINY)
@@ -314,13 +322,12 @@ def test_r04_a_listing_that_lies_about_a_size_is_noticed(hub: Hub) -> None:
 
 def test_r09_names_and_layouts_that_want_too_much_are_refused(hub: Hub) -> None:
     header = struct.pack("<Q", 90_000_000) + b"{" + b" " * 1000
-    hub.on_elsewhere = lambda exchange: bool(
-        exchange.reply(206, header[:1000], {"Content-Range": f"bytes 0-131071/{10**12}", "Content-Length": "131072"})
-        or True
+    hub.on_elsewhere = lambda exchange: replied(
+        exchange, 206, header[:1000], {"Content-Range": f"bytes 0-131071/{10**12}", "Content-Length": "131072"}
     )
     hub.repositories[TINY] = Repository({"model.safetensors": header + bytes(200_000)})
     listing = {"sha": COMMIT, "siblings": [{"rfilename": "model.safetensors"}]}
-    hub.on_api = lambda exchange: bool(exchange.reply(200, json.dumps(listing).encode()) or True)
+    hub.on_api = lambda exchange: replied(exchange, 200, json.dumps(listing).encode())
 
     def huge(exchange: Exchange, asked: Asked) -> bool:
         total = 10**12
@@ -330,8 +337,8 @@ def test_r09_names_and_layouts_that_want_too_much_are_refused(hub: Hub) -> None:
         return True
 
     hub.on_store = huge
-    hub.on_resolve = lambda exchange: bool(
-        exchange.redirect(f"{hub.url('store')}/{TINY}/model.safetensors?Signature={SIGNATURE}") or True
+    hub.on_resolve = lambda exchange: redirected(
+        exchange, f"{hub.url('store')}/{TINY}/model.safetensors?Signature={SIGNATURE}"
     )
     with pytest.raises(LimitError, match="bytes for names and layouts"):
         open_remote(TINY)

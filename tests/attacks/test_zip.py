@@ -8,6 +8,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def written(folder: Path, data: bytes, name: str = "x.bin") -> Path:
     return folder / name
 
 
+def flagged(flag: int) -> bytes:
+    return zip_bytes([Entry("a/x", DATA, central={"flags": 0x0808 | flag}, local={"flags": 0x0808 | flag})])
+
+
+def of_method(method: int) -> bytes:
+    return zip_bytes([Entry("a/x", DATA, local={"method": method}, central={"method": method})])
+
+
+def beside(name: bytes | str) -> bytes:
+    return zip_bytes([Entry("a/x", DATA), Entry(name, DATA)])
+
+
 # What a reader may not be tricked by: (bytes of the archive, part of the sentence).
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "Z01 a name twice": (lambda: zip_bytes([Entry("a/x", DATA), Entry("a/x", b"other")]), "twice"),
@@ -71,7 +84,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     **{
         f"Z03 flag {flag:#x}": (
-            lambda flag=flag: zip_bytes([Entry("a/x", DATA, central={"flags": 0x0808 | flag}, local={"flags": 0x0808 | flag})]),
+            partial(flagged, flag),
             "flags",
         )
         for flag in (0x1, 0x2, 0x4, 0x10, 0x20, 0x40, 0x1000, 0x2000, 0x8000)
@@ -80,7 +93,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "Z04 a wrong CRC": (lambda: two().replace(b"quick", b"Quick"), "damaged"),
     **{
         f"Z05 method {method}": (
-            lambda method=method: zip_bytes([Entry("a/x", DATA, local={"method": method}, central={"method": method})]),
+            partial(of_method, method),
             f"method {method}",
         )
         for method in (1, 9, 12, 14, 93, 99)
@@ -173,7 +186,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "Z09 a directory of nothing": (lambda: zip_bytes([]), "empty"),
     "Z09 a record without a signature": (lambda: zip_bytes([Entry("a/x", DATA, central={"signature": b"PK\1\3"})]), "signature"),
     **{
-        f"Z10 the name {name!r}": (lambda name=name: zip_bytes([Entry("a/x", DATA), Entry(name, DATA)]), "record")
+        f"Z10 the name {name!r}": (partial(beside, name), "record")
         for name in (b"/a/y", b"a/../y", b"..", b"a/./y", b"a\\y", b"a/\0y", b"a/\x1b[31m", b"a/\n", b"a//y", b"", b"a/\xff",
                      "a/\u202ey".encode(), b"a/\x7f")
     },
@@ -464,7 +477,7 @@ def test_z02_overwritten_fields_are_refused_or_change_nothing(draw: st.DataObjec
     assert found == {"x": DATA, "y": b"more" * 9}
 
 
-ZIPS = {
+ZIPS: dict[str, tuple[Callable[[], list[Entry]], str]] = {
     "TorchScript": (lambda: [*sound(), Entry("archive/constants.pkl", b"x")], "TorchScript"),
     "TorchScript of 1.0": (
         lambda: [Entry("archive/model.json", b"{}"), Entry("archive/tensors/0", b"x")],

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.small_gpt2 import CONFIG, TOKENS, weights
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
     "gelu": {},
     "gelu_new": {"activation_function": "gelu_new"},
     "untied": {"tie_word_embeddings": False},
@@ -36,15 +36,18 @@ def model(changes: dict[str, object]) -> GPT2LMHeadModel:
     return built
 
 
-@torch.no_grad()
 def logits(changes: dict[str, object]) -> list[list[float]]:
-    return model(changes)(torch.tensor([TOKENS])).logits[0].tolist()
+    with torch.no_grad():
+        found: list[list[float]] = model(changes)(torch.tensor([TOKENS])).logits[0].tolist()
+    return found
 
 
 def greedy(changes: dict[str, object], count: int) -> list[int]:
     given = torch.tensor([[13, 9]])
     options = {"max_new_tokens": count, "do_sample": False, "pad_token_id": 0}
-    return model(changes).generate(given, attention_mask=torch.ones_like(given), **options)[0, 2:].tolist()
+    tokens = model(changes).generate(given, attention_mask=torch.ones_like(given), **options)
+    found: list[int] = tokens[0, 2:].tolist()
+    return found
 
 
 golden = {name: [[float(f"{x:.8g}") for x in row] for row in logits(changes)] for name, changes in VARIANTS.items()}

@@ -151,7 +151,8 @@ class ReadPromises:
 
     def test_two_threads_read_one_catalogue(self, format: Format, tmp_path: Path) -> None:
         catalogue = open_checkpoint(put(builder(format).write(TWO), tmp_path / "x"))
-        expected, found = contents(catalogue), []
+        expected = contents(catalogue)
+        found: list[dict[str, tuple[str, tuple[int, ...], bytes]]] = []
         threads = [
             threading.Thread(target=lambda: found.extend(contents(catalogue) for _ in range(20))) for _ in range(2)
         ]

@@ -112,8 +112,8 @@ def test_numpy_reads_what_is_written(state: dict[str, np.ndarray]) -> None:
             array = state[info.filename.removesuffix(".npy")]
             assert archive.read(info) == bytes(saved(np.save, array).read(0, info.file_size))
             assert info.compress_type == zipfile.ZIP_STORED
-    archive = Archive(Memory(data))
-    assert all(archive.payload(record) % 64 == 0 for record in archive.records.values())
+    laid = Archive(Memory(data))
+    assert all(laid.payload(record) % 64 == 0 for record in laid.records.values())
 
 
 def test_what_numpy_lacks_is_written_as_its_bits_and_comes_back() -> None:
