@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from converter.hub.repository import open_remote
-from converter.io import ranges
+from converter.io.ranges import Fetching
 from converter.io.zip_records import Archive
 from converter.opening import open_checkpoint
 from converter.verification.verify import verify
@@ -59,16 +59,13 @@ ROWS, COLUMNS, ALL = 300, 200, 320_000  # 240 kB of a storage of 1.28 MB: too li
 
 
 @pytest.mark.parametrize("before", [20_000, 200_000, ALL - ROWS * COLUMNS])
-def test_a_transposed_view_over_http_has_its_own_bytes(
-    before: int, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ranges, "BLOCK", 64 << 10)
+def test_a_transposed_view_over_http_has_its_own_bytes(before: int, hub: Hub, tmp_path: Path) -> None:
     numbers = np.arange(ALL, dtype="<f4")
     first = (-1 - numbers[:200_000]).tobytes()
     value = {"first": view("0", (200_000,)), "turned": view("1", (COLUMNS, ROWS), (1, COLUMNS), before)}
     content = write_checkpoint(tmp_path / "x.bin", value, {"0": first, "1": numbers.tobytes()}).read_bytes()
     hub.on_elsewhere = serve({"/x.bin": content})
-    catalogue = open_remote(f"{hub.url('elsewhere')}/x.bin")
+    catalogue = open_remote(f"{hub.url('elsewhere')}/x.bin", fetching=Fetching(block=64 << 10))
 
     found = b"".join(bytes(tile) for tile in catalogue["turned"].tiles())
 
