@@ -135,7 +135,7 @@ def test_a_changed_dtype_is_torchs(tmp_path: Path, name: str) -> None:
     changed = {key: value.to(getattr(torch, BY_NAME[name].torch)) for key, value in tensors.items()}
     check_equal(tmp_path / "out", changed, conversion)
     if name != "F64":
-        lost = sum((changed[key].float() != tensors[key]).sum().item() for key in conversion.converted)
+        lost = sum((changed[key].float() != tensors[key]).sum().item() for key in conversion.losses)
         assert sum(loss.rounded + loss.underflowed for loss in conversion.losses.values()) == lost
 
 
