@@ -11,6 +11,7 @@ import pytest
 
 from converter.errors import OutputError
 from converter.io.journal import locked
+from converter.io.publish import Plan, PlannedFile, literal, publish
 
 DIGEST = "5d41402abc4b2a76b9719d911017c592"
 
@@ -118,3 +119,14 @@ def test_others_may_do_with_it_what_the_umask_lets_them(tmp_path: Path) -> None:
         os.umask(before)
 
     assert stat.S_IMODE(journal_of(tmp_path / "x").stat().st_mode) == 0o640
+
+
+def test_every_folder_above_an_output_is_made(tmp_path: Path) -> None:
+    file = Plan((PlannedFile("", (literal("0", b"abc"),)),), folder=False)
+    folder = Plan((PlannedFile("deep/deeper/deepest", (literal("0", b"def"),)),), folder=True)
+
+    publish(file, tmp_path / "one" / "two" / "three" / "x")
+    publish(folder, tmp_path / "four" / "five" / "six")
+
+    assert (tmp_path / "one" / "two" / "three" / "x").read_bytes() == b"abc"
+    assert (tmp_path / "four" / "five" / "six" / "deep" / "deeper" / "deepest").read_bytes() == b"def"
