@@ -25,7 +25,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -140,7 +140,7 @@ class Checkout:
             compiled.unlink()  # it could be of the same size and second
 
     def test(
-        self, files: Sequence[str], deselected: Sequence[str], seconds: float | None, *options: str
+        self, files: Sequence[str], deselected: Sequence[str], seconds: float | None, *options: str, again: bool = False
     ) -> tuple[str, str]:
         """`passed`, `failed` or `time`, and what was printed."""
         command = [sys.executable, "-c", PYTEST, "-q", "-p", "no:cacheprovider", "--tb=no", "-rf", *options]
@@ -163,8 +163,8 @@ class Checkout:
                 said, _ = process.communicate()
                 return "time", said
         shutil.rmtree(self.folder / ".tmp", ignore_errors=True)
-        if process.returncode == -signal.SIGTERM:
-            raise InterruptedError("the tests were ended from outside")
+        if process.returncode == -signal.SIGTERM and not again:  # somebody else ended it, unless it does so once more
+            return self.test(files, deselected, seconds, *options, again=True)
         result = {0: "passed", -signal.SIGXCPU: "time", -signal.SIGKILL: "time"}.get(process.returncode, "failed")
         return result, said
 
@@ -336,7 +336,12 @@ def main() -> None:
         "--baseline", type=Path, metavar="JSON", help="keep how the unchanged package does, for the next run"
     )
     parser.add_argument("--out", type=Path, help="write every change and what became of it, as JSON")
-    parser.add_argument("--again", type=Path, metavar="JSON", help="try only what survived, of a file that --out wrote")
+    parser.add_argument(
+        "--again",
+        type=Path,
+        metavar="JSON",
+        help="go on with a file that --out wrote: try what survived and what was not begun",
+    )
     parser.add_argument(
         "--write", action="store_true", help="write the counts to tests/data/mutants.json, and the page"
     )
@@ -354,10 +359,9 @@ def main() -> None:
     sample = sampled(every, texts, options.count, options.seed)
     settled: list[dict[str, Any]] = []
     if options.again:
-        earlier = json.loads(options.again.read_text())
-        settled = [one for one in earlier if one["result"] != "survived"]
-        fields = ("module", "line", "kind", "start", "end", "new")
-        sample = [Mutant(*(one[name] for name in fields)) for one in earlier if one["result"] == "survived"]
+        settled = [one for one in json.loads(options.again.read_text()) if one["result"] != "survived"]
+        known = {tuple(one[field.name] for field in fields(Mutant)) for one in settled}
+        sample = [one for one in sample if astuple(one) not in known]
     print(f"{len(sample)} of {len(every):,} changes to {len(chosen)} modules", flush=True)
     results = run(
         sample,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from converter.verification.expected import expect
 from converter.verification.golden import Golden
 from converter.verification.verify import Options, examine, verify
 from tests.attacks.commands import run
+from tests.checkpoints import floats, view, write_checkpoint
 from tests.damage import Model, model, write_safetensors, write_source
 
 
@@ -180,6 +182,37 @@ def test_by_a_manifest_damage_is_called_what_it_is(kind: str, source: Path, tmp_
     (found,) = output.tensors.different
     assert (found.name, found.what) == (name, what)
     assert detail is None or found.detail == detail
+
+
+def test_a_manifest_leaves_out_what_follows_from_the_architecture(tmp_path: Path) -> None:
+    """A head that is the embedding, under its second name, and the masks; a head of its own is kept."""
+    tied, own = model(), model(seed=8)
+    tied.tied = True
+    own.tensors["lm_head.weight"] = np.ones((40, 32), "<f4")
+
+    manifests = [
+        golden_of(write_source(made, tmp_path / str(number))) for number, made in enumerate((model(), tied, own))
+    ]
+
+    plain, with_tie, with_head = (set(manifest.tensors) for manifest in manifests)
+    assert plain == set(model().tensors)
+    assert with_tie == plain
+    assert with_head == plain | {"lm_head.weight"}
+    assert [manifest.tied for manifest in manifests] == [(), (), ()]
+
+
+def test_a_manifest_of_no_known_family_has_every_name_and_every_tie(tmp_path: Path) -> None:
+    value = {"a": view("0", (2,)), "b": view("1", (2,)), "lm_head.weight": view("0", (2,))}
+    path = write_checkpoint(tmp_path / "x.bin", value, {"0": floats(1, 2), "1": floats(3, 4)})
+
+    made = golden_of(path)
+
+    assert {name: tensor.sha256 for name, tensor in made.tensors.items()} == {
+        "a": hashlib.sha256(floats(1, 2)).hexdigest(),
+        "b": hashlib.sha256(floats(3, 4)).hexdigest(),
+        "lm_head.weight": hashlib.sha256(floats(1, 2)).hexdigest(),
+    }
+    assert made.tied == (("a", "lm_head.weight"),)
 
 
 # ---- the numbers behind it -----------------------------------------------------------------------------------------------------

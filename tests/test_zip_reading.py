@@ -1,11 +1,13 @@
 """How much of a zip is read and held: a deflated record piece by piece, a remote one by the ranges its views need."""
 
+import struct
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from converter.errors import ArchiveError
 from converter.hub.repository import open_remote
 from converter.io.ranges import Fetching
 from converter.io.zip_records import Archive
@@ -139,3 +141,31 @@ def test_a_zip_that_ends_early_is_called_truncated(short: int, tmp_path: Path) -
     (output,) = verify(open_checkpoint(path), [tmp_path / "y.bin"]).outputs
 
     assert [found.what for found in output.tensors.different] == ["truncated"]
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------------
+
+
+def flagged(flags: int, *, deflated: bool) -> bytes:
+    """A record of eight equal bytes as other writers have it, with its sizes in the local header, and these flags."""
+    data = b"a" * 8
+    payload = bytes.fromhex("4b4c840000") if deflated else data  # what zlib makes of it
+    true = {"flags": flags, "crc32": 0xBF848046, "compressed": len(payload), "nbytes": 8}
+    behind = struct.pack("<4s3L", b"PK\7\x08", 0xBF848046, len(payload), 8) if flags & 8 else b""
+    entry = Entry("a/x", data, deflated, local=true, central={"flags": flags}, descriptor=behind, payload=payload)
+    return zip_bytes([entry])
+
+
+@pytest.mark.parametrize("deflated", [False, True], ids=["stored", "deflated"])
+@pytest.mark.parametrize("bit", range(16))
+def test_flags_that_change_what_a_record_holds_are_refused(bit: int, deflated: bool) -> None:
+    """Bits 1 and 2 say how hard a deflater tried, 11 that the name is UTF-8; 3 is for sizes behind the data. 0 is encrypted."""
+    read = {11, 1, 2, 3} if deflated else {11, 3}
+
+    if bit in read:
+        assert Archive(Memory(flagged(1 << bit, deflated=deflated))).read("x", 8) == b"a" * 8
+    else:
+        with pytest.raises(
+            ArchiveError, match=rf"has flags {1 << bit:#06x}: encrypted or patched records are not read"
+        ):
+            Archive(Memory(flagged(1 << bit, deflated=deflated)))
