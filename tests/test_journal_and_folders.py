@@ -4,13 +4,13 @@ import os
 import stat
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
 
 from converter.errors import OutputError
-from converter.io.journal import locked
+from converter.io.journal import Journal, locked
 from converter.io.publish import Plan, PlannedFile, literal, publish
 
 DIGEST = "5d41402abc4b2a76b9719d911017c592"
@@ -18,6 +18,10 @@ DIGEST = "5d41402abc4b2a76b9719d911017c592"
 
 def journal_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial.journal")
+
+
+def held(target: Path) -> AbstractContextManager[Journal]:
+    return locked(target, journal_of(target))
 
 
 WRITTEN = {
@@ -42,12 +46,12 @@ def test_what_a_journal_says_is_whole(kind: str, tmp_path: Path) -> None:
     text, whole = WRITTEN[kind]
     journal_of(tmp_path / "x").write_bytes(text.encode("latin-1"))
 
-    with locked(tmp_path / "x") as journal:
+    with held(tmp_path / "x") as journal:
         assert journal.whole(DIGEST) == whole
 
 
 def test_what_is_noted_stands_in_lines_of_ranges(tmp_path: Path) -> None:
-    with locked(tmp_path / "x") as journal:
+    with held(tmp_path / "x") as journal:
         journal.begin(DIGEST, [])
         assert journal_of(tmp_path / "x").read_text() == f"{DIGEST}\n"
         journal.note([4, 2, 3])
@@ -60,7 +64,7 @@ def test_what_is_noted_stands_in_lines_of_ranges(tmp_path: Path) -> None:
 def test_a_journal_that_begins_anew_forgets_what_it_said(tmp_path: Path) -> None:
     journal_of(tmp_path / "x").write_text(f"another\n{'0-100' * 50}\n")
 
-    with locked(tmp_path / "x") as journal:
+    with held(tmp_path / "x") as journal:
         journal.begin(DIGEST, {0, 1, 5})
 
         assert journal_of(tmp_path / "x").read_text() == f"{DIGEST}\n0-1\n5-5\n"
@@ -68,15 +72,15 @@ def test_a_journal_that_begins_anew_forgets_what_it_said(tmp_path: Path) -> None
 
 
 def test_only_one_run_has_it(tmp_path: Path) -> None:
-    inner = "import sys\nfrom pathlib import Path\nfrom converter.io.journal import locked\nwith locked(Path(sys.argv[1])): print('mine')"
-    words = [sys.executable, "-c", inner, str(tmp_path / "x")]
+    inner = "import sys\nfrom pathlib import Path\nfrom converter.io.journal import locked\nwith locked(Path(sys.argv[1]), Path(sys.argv[2])): print('mine')"
+    words = [sys.executable, "-c", inner, str(tmp_path / "x"), str(journal_of(tmp_path / "x"))]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
-    with locked(tmp_path / "x") as journal:
+    with held(tmp_path / "x") as journal:
         journal.begin(DIGEST, [])
         with (
             pytest.raises(OutputError, match="is being written by another run: wait for it to end"),
-            locked(tmp_path / "x"),
+            held(tmp_path / "x"),
         ):
             pass
         second = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -88,12 +92,12 @@ def test_only_one_run_has_it(tmp_path: Path) -> None:
 
 
 def test_it_stays_where_there_is_something_to_resume_and_goes_where_there_is_not(tmp_path: Path) -> None:
-    with suppress(KeyError), locked(tmp_path / "empty"):
+    with suppress(KeyError), held(tmp_path / "empty"):
         raise KeyError
-    with suppress(KeyError), locked(tmp_path / "begun") as journal:
+    with suppress(KeyError), held(tmp_path / "begun") as journal:
         journal.begin(DIGEST, [0])
         raise KeyError
-    with locked(tmp_path / "done") as journal:
+    with held(tmp_path / "done") as journal:
         journal.begin(DIGEST, [0])
         journal.forget()
         journal.forget()
@@ -105,7 +109,7 @@ def test_a_link_under_its_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     journal_of(tmp_path / "x").symlink_to("precious")
 
-    with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "x") as journal:
+    with pytest.raises(OSError, match="symbolic links"), held(tmp_path / "x") as journal:
         journal.begin(DIGEST, [])
     assert (tmp_path / "precious").read_text() == "precious"
 
@@ -113,7 +117,7 @@ def test_a_link_under_its_name_is_not_followed(tmp_path: Path) -> None:
 def test_others_may_do_with_it_what_the_umask_lets_them(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with locked(tmp_path / "x") as journal:
+        with held(tmp_path / "x") as journal:
             journal.begin(DIGEST, [])
     finally:
         os.umask(before)
