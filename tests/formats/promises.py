@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import random
 import resource
@@ -308,12 +307,9 @@ class WritePromises:
         assert everything(tmp_path) == {}
 
     def test_any_number_of_threads_gives_the_same_bytes(self, format: Format, model: Path, tmp_path: Path) -> None:
-        if "threads" not in inspect.signature(convert).parameters:
-            pytest.skip("`convert` has no argument `threads` yet")
         written = []
         for threads in (1, 2, 5):
-            options: dict[str, Any] = {"threads": threads}
-            convert(open_checkpoint(model), target(format, tmp_path / str(threads)), to=format.name, **options)
+            convert(open_checkpoint(model), target(format, tmp_path / str(threads)), to=format.name, threads=threads)
             written.append(everything(tmp_path / str(threads)))
 
         assert written[0]
