@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -117,6 +117,12 @@ class _InflatedRecord(Derived):
 
     def prefetch(self, offset: int, size: int) -> None:
         """Nothing: what was inflated lies in a local file."""
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Nothing: a range of what is inflated is no range of the archive."""
+
+    def arrange(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Nothing: a range of what is inflated is no range of the archive."""
 
     def release(self, offset: int, size: int) -> None:
         """Nothing: the temporary file's pages are the system's to drop."""
