@@ -2,6 +2,7 @@
 
 import struct
 import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,22 @@ def test_flags_that_change_what_a_record_holds_are_refused(bit: int, deflated: b
             ArchiveError, match=rf"has flags {1 << bit:#06x}: encrypted or patched records are not read"
         ):
             Archive(Memory(flagged(1 << bit, deflated=deflated)))
+
+
+def test_what_is_announced_for_an_inflated_record_does_not_reach_the_archive() -> None:
+    """A range of what is inflated lies nowhere in the archive, so a base that looks at ranges must not be given one."""
+
+    class Listening(Memory):
+        def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+            heard.extend(ranges)
+
+        arrange = expect
+
+    heard: list[tuple[int, int]] = []
+    record = Archive(Listening(flagged(0, deflated=True))).open("x")
+
+    record.expect([(0, 4)])
+    record.arrange([(0, 4)])
+
+    assert heard == []
+    assert bytes(record.read(0, 4)) == b"aaaa"
