@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from converter.hub.patience import Patience, waiting
 from converter.sample import write_sample
-from tests.hub_server import TINY, Hub, Repository, files_of
+from tests.build.hub_server import TINY, Hub, Repository, files_of
 
 # An example may take as long as a busy machine makes it; what must be fast is measured in processor time.
 settings.register_profile("patient", deadline=None)

@@ -43,7 +43,7 @@ MARKS: Final = ("<!-- mutants: start -->\n", "<!-- mutants: end -->\n")
 # They hold figures, texts or the shape of the code: what a change to behaviour breaks is not seen by them, or only by chance.
 LEFT_OUT: Final = ("tests/peers/*", "tests/bench/*", "tests/test_bench.py", "tests/test_guard.py", "tests/test_docs.py",
                    "tests/test_packaging.py", "tests/test_structure.py", "tests/test_record.py", "tests/test_ci.py",
-                   "tests/test_corpus*.py", "tests/test_scan_corpus.py")  # fmt: skip
+                   "tests/test_corpus*.py", "tests/scanning/test_corpus.py")  # fmt: skip
 FILES: Final = 8  # test files a module, the nearest
 NAMED: Final = 2  # imports that a test file is nearer by where it is called like the module
 SECONDS: Final = 20  # of processor time beyond twice what the unchanged module's tests take

@@ -35,8 +35,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tests import gguf_files
-from tests.checkpoints import (
+from tests.build import gguf_files
+from tests.build.checkpoints import (
     Call,
     Entry,
     Global,
@@ -48,10 +48,10 @@ from tests.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )
+from tests.build.gguf_files import Info, gguf, key
+from tests.build.seeds import safetensors_file
+from tests.build.small_gpt2 import CONFIG, weights
 from tests.formats.builders import npy
-from tests.gguf_files import Info, gguf, key
-from tests.seeds import safetensors_file
-from tests.small_gpt2 import CONFIG, weights
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RECORD: Final = ROOT / "tests" / "data" / "record.json"
@@ -472,7 +472,7 @@ class Runner:
         self._idle: queue.Queue[tuple[int, subprocess.Popen[str]]] = queue.Queue()
         self._workers = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.forked"], cwd=folder, env=environment(folder), text=True,
+                [sys.executable, "-m", "tests.build.forked"], cwd=folder, env=environment(folder), text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )
             for _ in range(workers)

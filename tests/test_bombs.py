@@ -19,7 +19,7 @@ from converter.errors import ConverterError
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
 from converter.scanning.scan import scan
-from tests.bombs import BOMBS, write
+from tests.build.bombs import BOMBS, write
 
 PACKAGE = str(Path(__file__).parent.parent / "converter")
 SMALL = 8_000  # bytes; a bomb of one unit may have more

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from converter.formats import open_source
+from tests.build.gguf_files import Bytes
+from tests.build.layouts import zip_fields
 from tests.corpus import CASES
-from tests.gguf_files import Bytes
-from tests.layouts import zip_fields
 from tests.test_mutations import FEW, ZIPS, as_told, attempt, mutations
 
 LARGEST = 40_000  # bytes of one

@@ -11,7 +11,7 @@ import pytest
 from converter.errors import ConverterError, FormatError, LayoutError, ManifestError, SourceError
 from converter.io.strict_json import load_json
 from converter.opening import open_checkpoint
-from tests.checkpoints import floats, legacy_bytes, view, write_checkpoint, write_shards
+from tests.build.checkpoints import floats, legacy_bytes, view, write_checkpoint, write_shards
 
 A, B = {"a": view("0", (2,))}, {"b": view("0", (3,)), "c": view("1", (1,))}
 ONE, TWO = {"0": floats(1, 2)}, {"0": floats(3, 4, 5), "1": floats(6)}

@@ -18,7 +18,7 @@ import pytest
 from converter import limits
 from converter.limits import Limits
 from tests.attacks.commands import assert_sentence, everything, run
-from tests.checkpoints import (
+from tests.build.checkpoints import (
     Call,
     Entry,
     Global,
@@ -31,8 +31,8 @@ from tests.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )
-from tests.gguf_files import gguf, key
-from tests.hub_server import Hub, serve
+from tests.build.gguf_files import gguf, key
+from tests.build.hub_server import Hub, serve
 
 SOUND = dumps({"w": view("0", (2,))}, {"0": 8})
 WEIGHTS = {"0": floats(1, 2)}

@@ -82,7 +82,7 @@ def test_a_sample_is_the_same_for_the_same_seed_and_has_nothing_that_changes_not
 def test_the_nearest_test_files_come_first() -> None:
     files = concerned(ROOT, 3)
 
-    assert files("converter/scanning/danger.py")[0] == "tests/test_danger.py"
+    assert files("converter/scanning/danger.py")[0] == "tests/scanning/test_danger.py"
     assert "tests/attacks/test_zip.py" in files("converter/io/zip_records.py")
     assert all(len(files(module)) == 3 for module in ("converter/errors.py", "converter/io/journal.py"))
 

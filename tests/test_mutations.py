@@ -22,10 +22,10 @@ from converter.formats import open_source
 from converter.formats.gguf import reader as gguf
 from converter.formats.torch import legacy
 from converter.tensors.verified import checked
-from tests import seeds
+from tests.build import seeds
+from tests.build.gguf_files import Bytes
+from tests.build.layouts import Field, gguf_fields, legacy_fields, pickle_fields, sealed, zip_fields
 from tests.fuzz.parsers import accepts, parameters_folder
-from tests.gguf_files import Bytes
-from tests.layouts import Field, gguf_fields, legacy_fields, pickle_fields, sealed, zip_fields
 
 MANY, FEW = 1000, 350  # mutations of a file; of a pickle, or of a file from outside
 READ = re.compile(r"/(data\.pkl|version|\.data/version|byteorder|data/.*|tensors/.*)$")

@@ -30,7 +30,7 @@ from converter.opening import open_checkpoint
 from converter.tensors.tensor import Storage, Tensor
 from converter.verification.comparison import compare
 from converter.verification.walk import Sizes, Workspace
-from tests.hub_server import TINY, Hub, assert_no_secret
+from tests.build.hub_server import TINY, Hub, assert_no_secret
 
 ROOT = Path(__file__).parent.parent
 RUN = CliRunner()

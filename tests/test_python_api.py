@@ -16,7 +16,7 @@ from converter.dtypes import BF16, BOOL, C32, F4, F8_E4M3, F16, F32, Dtype
 from converter.formats import WRITABLE
 from converter.io.source import Memory
 from converter.tensors.tensor import Storage, Tensor
-from tests.checkpoints import row_major
+from tests.build.checkpoints import row_major
 
 NAME = "transformer.h.1.attn.c_attn.weight"
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from converter.cli.app import MISTAKE, app
 from converter.formats import open_file
-from tests.checkpoints import floats, view, write_checkpoint
+from tests.build.checkpoints import floats, view, write_checkpoint
 
 RUN = CliRunner()
 WEIGHTS = {"0": floats(1, 2)}

@@ -16,8 +16,8 @@ from converter.errors import ConverterError, CutOffError, FormatError, LayoutErr
 from converter.formats.gguf.reader import Array, read
 from converter.opening import open_checkpoint
 from tests.attacks.commands import assert_malformed, assert_sentence, everything, run
-from tests.checkpoints import view, write_checkpoint
-from tests.gguf_files import BF16, F16, F32, Q4_0, Q4_K, Q8_0, Bytes, Info, gguf, info, key, text
+from tests.build.checkpoints import view, write_checkpoint
+from tests.build.gguf_files import BF16, F16, F32, Q4_0, Q4_K, Q8_0, Bytes, Info, gguf, info, key, text
 
 ARCHITECTURE = key("general.architecture", "string", "gpt2")
 FOUR = struct.pack("<4f", 1, 2, 3, 4)

@@ -30,7 +30,7 @@ from tests.attacks.commands import (
     run,
     scanned,
 )
-from tests.checkpoints import (
+from tests.build.checkpoints import (
     Call,
     Global,
     checkpoint_entries,
@@ -41,7 +41,7 @@ from tests.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )
-from tests.gguf_files import Info, gguf
+from tests.build.gguf_files import Info, gguf
 
 ROOT = Path(__file__).parent.parent.parent
 

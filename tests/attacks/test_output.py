@@ -25,9 +25,9 @@ from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal
 from converter.opening import open_checkpoint
 from converter.text import safe_text
 from tests.attacks.commands import TENSORS, WEIGHTS, assert_refused, assert_sentence, everything, run
-from tests.checkpoints import Call, Global, Raw, floats, view, write_checkpoint, zip_bytes
-from tests.checkpoints import Entry as Record
-from tests.children import interruptible
+from tests.build.checkpoints import Call, Global, Raw, floats, view, write_checkpoint, zip_bytes
+from tests.build.checkpoints import Entry as Record
+from tests.build.children import interruptible
 
 ROOT = Path(__file__).parent.parent.parent
 

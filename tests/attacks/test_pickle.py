@@ -44,7 +44,7 @@ from tests.attacks.commands import (
     scanned,
 )
 from tests.attacks.commands import run as run_command
-from tests.checkpoints import (
+from tests.build.checkpoints import (
     LEGACY_MAGIC,
     Call,
     Entry,

@@ -19,9 +19,9 @@ from converter.hub.client import Client
 from converter.hub.repository import open_remote
 from converter.opening import open_checkpoint
 from tests.attacks.commands import assert_sentence, run
-from tests.checkpoints import Entry as Record
-from tests.checkpoints import zip_bytes
-from tests.hub_server import (
+from tests.build.checkpoints import Entry as Record
+from tests.build.checkpoints import zip_bytes
+from tests.build.hub_server import (
     COMMIT,
     SIGNATURE,
     TINY,

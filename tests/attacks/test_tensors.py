@@ -21,7 +21,7 @@ from tests.attacks.commands import (
     run,
     scanned,
 )
-from tests.checkpoints import (
+from tests.build.checkpoints import (
     Call,
     Entry,
     Global,
@@ -33,7 +33,7 @@ from tests.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )
-from tests.rebuilt import (
+from tests.build.rebuilt import (
     BYTES,
     FLOATS,
     FROM_TYPE,

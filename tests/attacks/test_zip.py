@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from converter.errors import ArchiveError, ConverterError, CutOffError, LimitError
 from converter.opening import open_checkpoint
-from tests.archives import CRC, DATA, archive, everything, stored, two
 from tests.attacks.commands import (
     TENSORS,
     WEIGHTS,
@@ -31,7 +30,8 @@ from tests.attacks.commands import (
     scanned,
 )
 from tests.attacks.commands import everything as below
-from tests.checkpoints import Call, Entry, Global, checkpoint_entries, dumps, floats, view, zip_bytes
+from tests.build.archives import CRC, DATA, archive, everything, stored, two
+from tests.build.checkpoints import Call, Entry, Global, checkpoint_entries, dumps, floats, view, zip_bytes
 
 ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
 

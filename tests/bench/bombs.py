@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from converter.errors import ConverterError
-from tests.bombs import BOMBS, write
+from tests.build.bombs import BOMBS, write
 
 MEBIBYTE = 1 << 20
 

@@ -1,4 +1,4 @@
-"""Write golden_logits.json: what transformers computes for the small model of tests/small_gpt2.py.
+"""Write golden_logits.json: what transformers computes for the small model of tests/build/small_gpt2.py.
 
 PYTHONPATH=. python tests/data/make_golden.py     # torch 2.13.0, transformers 5.23.0
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.small_gpt2 import CONFIG, TOKENS, weights
+from tests.build.small_gpt2 import CONFIG, TOKENS, weights
 
 VARIANTS: dict[str, dict[str, object]] = {
     "gelu": {},

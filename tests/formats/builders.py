@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests import gguf_files
-from tests.checkpoints import (
+from tests.build import gguf_files
+from tests.build.checkpoints import (
     CLASSES,
     UNTYPED,
     Entry,
@@ -24,8 +24,8 @@ from tests.checkpoints import (
     view,
     zip_bytes,
 )
-from tests.gguf_files import Info, gguf
-from tests.seeds import safetensors_file
+from tests.build.gguf_files import Info, gguf
+from tests.build.seeds import safetensors_file
 
 Files = Mapping[str, bytes]  # by name; `` alone for a checkpoint that is a file
 

@@ -24,10 +24,10 @@ from converter.formats.format import Format
 from converter.opening import open_checkpoint
 from converter.tensors.catalogue import Catalogue
 from converter.verification.verify import verify
-from tests import damage
-from tests.checkpoints import CLASSES, UNTYPED
+from tests.build import damage
+from tests.build.checkpoints import CLASSES, UNTYPED
+from tests.build.hub_server import Hub, serve
 from tests.formats.builders import BUILDERS, TWO, VIEWS, WRONG, Builder, Files, Stored, put
-from tests.hub_server import Hub, serve
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = {

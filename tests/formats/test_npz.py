@@ -35,7 +35,7 @@ from converter.opening import open_checkpoint
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Storage, Tensor
 from converter.tensors.verified import checked
-from tests.checkpoints import Entry, checkpoint_entries, floats, row_major, view, zip_bytes
+from tests.build.checkpoints import Entry, checkpoint_entries, floats, row_major, view, zip_bytes
 from tests.formats.builders import npy
 
 CODES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "c8", "c16")

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from tests import seeds
+from tests.build import seeds
 from tests.fuzz.parsers import model, parameters_folder
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -52,9 +52,9 @@ from converter.pickles.walk import describe, inner_tensors
 from converter.tensors.catalogue import Catalogue
 from converter.tensors.tensor import Storage, Tensor
 from converter.verification import surroundings as companions
-from tests import damage
-from tests.checkpoints import floats, view, write_checkpoint
-from tests.gguf_files import Bytes
+from tests.build import damage
+from tests.build.checkpoints import floats, view, write_checkpoint
+from tests.build.gguf_files import Bytes
 
 MOST = 1 << 16  # bytes of a tensor that are read: views may repeat theirs up to any size
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.layouts import Field, gguf_fields, legacy_fields, pickle_fields, sealed, zip_fields
+from tests.build.layouts import Field, gguf_fields, legacy_fields, pickle_fields, sealed, zip_fields
 
 ROOT = Path(__file__).parent.parent.parent
 CORPUS = Path(__file__).parent / "corpus"

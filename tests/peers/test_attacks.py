@@ -14,7 +14,18 @@ from converter.errors import ConverterError
 from converter.opening import open_checkpoint
 from converter.tensors.guards import check_portable
 from converter.tensors.verified import checked
-from tests.checkpoints import Call, Entry, Global, Persistent, Raw, checkpoint_entries, dumps, floats, view, zip_bytes
+from tests.build.checkpoints import (
+    Call,
+    Entry,
+    Global,
+    Persistent,
+    Raw,
+    checkpoint_entries,
+    dumps,
+    floats,
+    view,
+    zip_bytes,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own
 

@@ -21,7 +21,7 @@ from converter.formats.gguf.reader import Array, canonical
 from converter.io.publish import Plan, publish
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
-from tests import plans
+from tests.build import plans
 from tests.peers.llama import Model
 
 SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 64, "n_inner": 256, "n_positions": 64}

@@ -20,7 +20,7 @@ from converter.io.publish import Plan, publish
 from converter.models import recognition as models
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
-from tests import plans
+from tests.build import plans
 
 CONFIG = {
     "model_type": "gpt2", "activation_function": "gelu", "n_embd": 48, "n_head": 4, "n_layer": 3, "n_inner": 192,

@@ -354,7 +354,7 @@ class TestOptions:
         big = path.read_bytes()
         from converter.io.local import LocalFile
         from converter.io.zip_records import Archive
-        from tests.checkpoints import Entry, zip_bytes
+        from tests.build.checkpoints import Entry, zip_bytes
 
         archive = Archive(LocalFile(path))
         records = {name: archive.read(name, 1 << 20) for name in archive.records}
@@ -377,7 +377,7 @@ def test_many_tensors(count: int, save: Save) -> None:
 
 
 def test_our_writer_of_tests_is_read_by_torch(tmp_path: Path) -> None:
-    from tests.checkpoints import floats, legacy_bytes, view, write_checkpoint
+    from tests.build.checkpoints import floats, legacy_bytes, view, write_checkpoint
 
     value = {"w": view("0", (2, 3)), "t": view("0", (3, 2), (1, 3)), "e": view("1", (2,), dtype="F8_E4M3")}
     path = write_checkpoint(tmp_path / "a.bin", value, {"0": floats(0, 1, 2, 3, 4, 5), "1": b"ab"})

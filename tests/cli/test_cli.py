@@ -1,0 +1,277 @@
+"""The commands as a person meets them: what is said, where, and with which exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from converter.cli.app import app
+from converter.sample import write_sample
+from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint, write_shards
+
+ROOT = Path(__file__).parent.parent.parent
+RUN = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_sample(folder, "tiny")
+    return folder
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_inspect_says_which_model_it_is_and_folds_the_layers(tiny: Path) -> None:
+    done = RUN.invoke(app, ["inspect", str(tiny)])
+
+    assert done.exit_code == 0
+    assert done.stdout.startswith("GPT-2 with 4 layers of 64, no declared model, complete\n")
+    assert "transformer.h.{0..3}.attn.c_attn.weight" in done.stdout
+    assert "220,608" in done.stdout
+    assert done.stderr == ""
+
+
+def test_eighty_columns_are_enough(tmp_path: Path) -> None:
+    import io
+
+    from rich.console import Console
+
+    from converter.cli import render
+    from converter.inspection import report as inspection
+    from converter.opening import open_checkpoint
+
+    write_sample(tmp_path, "111M", sparse=True)
+    written = io.StringIO()
+    render.inspection(inspection.inspect(open_checkpoint(tmp_path)), out=Console(file=written, width=80))
+
+    lines = written.getvalue().splitlines()
+    assert any(line.startswith("  name below transformer ") for line in lines)
+    rows = [line for line in lines if "h.{0..9}." in line]
+    assert len(rows) == 14
+    assert all(row.rstrip().endswith("B") and len(row) <= 80 for row in rows)
+
+
+def test_all_unfolds(tiny: Path) -> None:
+    done = RUN.invoke(app, ["inspect", str(tiny), "--all"])
+
+    assert "transformer.h.3.attn.c_attn.weight" in done.stdout
+    assert "{" not in done.stdout
+
+
+def test_json_is_one_ascii_document(tiny: Path) -> None:
+    done = RUN.invoke(app, ["inspect", str(tiny), "--json"])
+
+    report = json.loads(done.stdout)
+    assert done.stdout.isascii()
+    assert report["totals"] == {"tensors": 60, "parameters": 220_608, "nbytes": 898_832}
+    assert report["tensors"][2] == {
+        "name": "transformer.h.0.attn.c_attn.weight", "dtype": "F32", "shape": [64, 192], "stride": [1, 64], "offset": 0,
+        "storage": "2", "shard": None, "nbytes": 49_152, "contiguous": False,
+    }  # fmt: skip
+    assert report["safety"]["globals"] == [
+        "collections.OrderedDict", "torch.ByteStorage", "torch.FloatStorage", "torch._utils._rebuild_tensor_v2",
+    ]  # fmt: skip
+
+
+def test_filter_and_sort_choose_tensors_and_keep_the_totals(tiny: Path) -> None:
+    done = RUN.invoke(app, ["inspect", str(tiny), "--json", "--filter", "*.h.1.*.c_*.weight", "--sort", "size"])
+
+    report = json.loads(done.stdout)
+    names = [tensor["name"].removeprefix("transformer.h.1.") for tensor in report["tensors"]]
+    assert names == ["mlp.c_fc.weight", "mlp.c_proj.weight", "attn.c_attn.weight", "attn.c_proj.weight"]
+    assert report["totals"]["tensors"] == 60
+
+
+def test_stats_are_those_of_the_numbers(tmp_path: Path) -> None:
+    values = floats(1.0, -2.0, 0.0, float("nan"), float("inf"), 4.0)
+    tensors = {"w": view("0", (2, 3), (1, 2)), "h": view("1", (3,), dtype="BF16"), "n": view("2", (2,), dtype="I64")}
+    storages = {
+        "0": values,
+        "1": b"\x80\x3f\x00\xc0\x00\x00",
+        "2": (7).to_bytes(8, "little") + (1).to_bytes(8, "little"),
+    }
+    path = write_checkpoint(tmp_path / "x.bin", tensors, storages)
+
+    done = RUN.invoke(app, ["inspect", str(path), "--json", "--stats"])
+
+    w, h, n = (tensor["stats"] for tensor in json.loads(done.stdout)["tensors"])
+    # [1, 0, inf; -2, nan, 4] row by row
+    assert {key: w[key] for key in ("min", "max", "mean", "zeros", "nan", "inf")} == {
+        "min": -2.0, "max": 4.0, "mean": 0.75, "zeros": 1, "nan": 1, "inf": 1,
+    }  # fmt: skip
+    assert w["std"] == pytest.approx(2.165063509461097)
+    # Of the six floats in that order, by sha256sum.
+    assert w["sha256"] == "be0b1f08096ed202f722b3633ea6a526cc5c5e20e3d39cb7efd088029f0cb3d1"
+    assert (h["min"], h["max"], h["zeros"]) == (-2.0, 1.0, 1)
+    assert (n["min"], n["max"], n["mean"], n["std"]) == (1.0, 7.0, 4.0, 3.0)
+
+
+def test_inspect_names_what_is_dangerous_and_runs_nothing(tmp_path: Path) -> None:
+    payload = Call(Global("posix", "system"), (f"touch {tmp_path / 'ran'}",))
+    path = write_checkpoint(tmp_path / "x.bin", {"w": view("0", (1,)), "x": payload}, {"0": floats(1.0)})
+
+    done = RUN.invoke(app, ["inspect", str(path), "--json"])
+
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert report["safety"]["verdict"] == "dangerous"
+    assert "posix.system" in report["safety"]["globals"]
+    assert report["others"] == [{"name": "x", "kind": "posix.system", "value": "posix.system(…)", "tensors": []}]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_extract_then_inspect_the_folder(tiny: Path, tmp_path: Path) -> None:
+    done = RUN.invoke(app, ["extract", str(tiny), str(tmp_path / "out")])
+    again = RUN.invoke(app, ["extract", str(tiny), str(tmp_path / "out")])
+    looked = RUN.invoke(app, ["inspect", str(tmp_path / "out")])
+
+    assert done.exit_code == 0
+    assert "60 files, 898.8 kB" in done.stdout
+    assert again.exit_code == 2
+    assert "give --force" in again.stderr
+    assert "parameters folder · 60 files" in looked.stdout
+
+
+def test_models_lists_the_seven_and_one(tmp_path: Path) -> None:
+    listed = RUN.invoke(app, ["models"])
+    one = RUN.invoke(app, ["models", "6.7b"])
+    unknown = RUN.invoke(app, ["models", "7B"])
+
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == [
+        f"Cerebras-GPT-{size}" for size in ("111M", "256M", "590M", "1.3B", "2.7B", "6.7B", "13B")
+    ]
+    assert "26,767,978,209 bytes (published)" in one.stdout
+    assert "962ebf74faa3e819a8793be79c3829911a24fb40053b8ae9fc3d51eb7f32eb3a" in one.stdout
+    assert unknown.exit_code == 2
+    assert "`7B` is no model that is declared here" in unknown.stderr
+
+
+def test_demo_shows_the_whole_way(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "converter", "demo", str(tmp_path / "demo")],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+
+    assert done.stderr == ""
+    assert "  $ cerebras-tool inspect" in done.stdout
+    assert (tmp_path / "demo" / "parameters" / "manifest.json").exists()
+
+
+def wrong_uses(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
+    """Give the ways to use it wrongly: arguments, and what the one sentence has to say."""
+    write_sample(tmp_path / "tiny", "tiny")
+    data = (tmp_path / "tiny" / "pytorch_model.bin").read_bytes()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.bin").write_bytes(data[:-1])
+    (tmp_path / "head.bin").write_bytes(data[:5000])
+    (tmp_path / "nothing.bin").write_bytes(b"")
+    (tmp_path / "page.bin").write_bytes(b"<!DOCTYPE html><html>404</html>")
+    (tmp_path / "pointer.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    write_checkpoint(tmp_path / "short.bin", {"w": view("0", (2,), numel=2)}, {"0": floats(1.0)})
+    (tmp_path / "shards").mkdir()
+    shards = write_shards(
+        tmp_path / "shards", [{"a": view("0", (1,))}, {"b": view("0", (1,))}], [{"0": floats(1.0)}, {"0": floats(2.0)}]
+    )
+    shards[1].unlink()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    return {
+        "no such file": (["inspect", "absent.bin"], "`absent.bin` does not exist"),
+        "a folder with nothing in it": (["inspect", "empty"], "`empty` holds no weight file"),
+        "an empty file": (["inspect", "nothing.bin"], "is an empty file"),
+        "an error page": (["inspect", "page.bin"], "is an HTML page"),
+        "an LFS pointer": (["inspect", "pointer.bin"], "git lfs pull"),
+        "a file without its last byte": (["inspect", "cut.bin"], "cut.bin"),
+        "the first 5,000 bytes": (["extract", "head.bin", "out"], "it was cut off; download it again"),
+        "a record that is too short": (["extract", "short.bin", "out"], "storage `0`"),
+        "a missing shard": (["extract", "shards", "out"], "`pytorch_model-00002-of-00002.bin`"),
+        "a dangling link": (["inspect", "dangling"], "can't be opened"),
+        "a device": (["inspect", "/dev/null"], "is not a regular file"),
+        "an output that exists": (["extract", "tiny", "tiny"], "tiny"),
+        "an output that is the input": (["extract", "tiny", "tiny", "--force"], "holds the input"),
+        "a root that is not there": (["inspect", "tiny", "--root", "model"], "there is no `model`"),
+        "an unknown sample": (["sample", "out", "--model", "14B"], "14B"),
+    }
+
+
+USES = ["no such file", "a folder with nothing in it", "an empty file", "an error page", "an LFS pointer",
+        "a file without its last byte", "the first 5,000 bytes", "a record that is too short", "a missing shard",
+        "a dangling link", "a device", "an output that exists", "an output that is the input", "a root that is not there",
+        "an unknown sample"]  # fmt: skip
+
+
+@pytest.mark.parametrize("use", USES)
+def test_wrong_use_is_one_sentence_and_nothing_written(
+    use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses = wrong_uses(tmp_path)
+    assert list(uses) == USES
+    arguments, said = uses[use]
+    monkeypatch.chdir(tmp_path)
+    before = everything(tmp_path)
+
+    done = RUN.invoke(app, arguments)
+
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert everything(tmp_path) == before
+
+
+def test_a_broken_download_of_a_declared_model_is_recognised(tmp_path: Path) -> None:
+    write_sample(tmp_path, "111M", sparse=True)
+    with (tmp_path / "pytorch_model.bin").open("r+b") as file:
+        file.truncate(100_000_000)
+
+    done = RUN.invoke(app, ["inspect", str(tmp_path / "pytorch_model.bin")])
+
+    assert done.exit_code == 2
+    assert "it has 100,000,000 of the 486,188,257 bytes of Cerebras-GPT-111M's pytorch_model.bin (21%)" in done.stderr
+
+
+def test_a_file_of_another_size_than_the_published_one_is_said(tmp_path: Path) -> None:
+    write_sample(tmp_path, "111M", sparse=True)
+
+    done = RUN.invoke(app, ["inspect", str(tmp_path), "--json"])
+
+    report = json.loads(done.stdout)
+    assert report["model"]["name"] == "Cerebras-GPT-111M"
+    assert report["problems"] == []
+
+
+LIGHT = """
+import sys
+from typer.testing import CliRunner
+from converter.cli.app import app
+done = CliRunner().invoke(app, ["inspect", sys.argv[1]] + sys.argv[2:])
+assert done.exit_code == 0, done.output
+print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
+print(len(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_inspect_imports_only_what_it_needs(tiny: Path, options: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, str(tiny), *options], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    modules, _ = done.stdout.split("\n", 1)
+    loaded = set(modules.split())
+    assert not loaded & {"numpy", "huggingface_hub", "fickling", "torch", "safetensors", "httpx2"}
+    if options:  # rich imports the module pickle for its own styles
+        assert "pickle" not in loaded
+
+
+def test_version_is_one_line() -> None:
+    done = RUN.invoke(app, ["--version"])
+
+    assert done.exit_code == 0
+    assert done.stdout == "cerebras-tool 0.1.0\n"

@@ -1,0 +1,463 @@
+"""However many threads write, the bytes are the same, an error ends all of them, and memory stays small."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converter.conversion.convert import convert
+from converter.conversion.extract import extract
+from converter.errors import ArchiveError, OutputError
+from converter.io import writer
+from converter.io.checksums import crc32_combine
+from converter.io.parts import Buffers, Digests, Part
+from converter.io.publish import Piece, Plan, PlannedFile, publish
+from converter.opening import open_checkpoint
+from converter.tensors import parts
+from converter.tensors.verified import checked
+from tests.build.checkpoints import view, write_checkpoint
+
+ROOT = Path(__file__).parent.parent.parent
+THREADS = (1, 2, 3, 8)
+SHAPES = {"empty": (0, 5), "scalar": (), "row": (1, 3000), "odd": (701, 333), "vector": (5001,), "cube": (17, 31, 13)}
+
+
+def everything(path: Path) -> dict[str, bytes]:
+    if path.is_file():
+        return {"": path.read_bytes()}
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make parts, tiles and jobs so small that a tiny checkpoint gives every thread many of them."""
+    monkeypatch.setattr(parts, "_RUN", 64 << 10)
+    monkeypatch.setattr(parts, "_STRIDED", 40_000)
+    monkeypatch.setattr(writer, "_TOGETHER", 10_000)
+    monkeypatch.setattr(writer, "TILES", 100_000)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray[Any, Any]]]:
+    """A checkpoint of every shape, row-major and transposed, and its arrays."""
+    generator = np.random.default_rng(5)
+    tensors, storages = {}, {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for key, (name, shape) in enumerate(SHAPES.items()):
+        values = generator.standard_normal(shape, "f4")
+        storages[str(key)] = values.tobytes()
+        tensors[name] = view(str(key), shape)
+        tensors[f"{name}.t"] = view(str(key), shape[::-1], tuple(s // 4 for s in values.strides)[::-1])
+        arrays |= {name: values, f"{name}.t": values.T}
+    path = write_checkpoint(tmp_path_factory.mktemp("shapes") / "x.bin", tensors, storages)
+    return path, arrays
+
+
+class TestBytes:
+    @pytest.mark.usefixtures("small")
+    @pytest.mark.parametrize("threads", THREADS)
+    def test_safetensors_has_numpys_bytes(
+        self, shapes: tuple[Path, dict[str, np.ndarray[Any, Any]]], tmp_path: Path, threads: int
+    ) -> None:
+        path, arrays = shapes
+        convert(open_checkpoint(path), tmp_path / "x.safetensors", threads=threads)
+
+        data = (tmp_path / "x.safetensors").read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        tied = json.loads(header.pop("__metadata__").get("cerebras_tool.tied", "{}"))
+        found = {name: data[start + e["data_offsets"][0] : start + e["data_offsets"][1]] for name, e in header.items()}
+        assert found == {name: array.tobytes() for name, array in arrays.items() if name not in tied}
+
+    @pytest.mark.usefixtures("small")
+    @pytest.mark.parametrize("threads", THREADS)
+    def test_f16_has_numpys_bytes_and_counts_every_element_once(
+        self, shapes: tuple[Path, dict[str, np.ndarray[Any, Any]]], tmp_path: Path, threads: int
+    ) -> None:
+        path, arrays = shapes
+        report = convert(open_checkpoint(path), tmp_path / "x.safetensors", dtype="f16", threads=threads)
+
+        written = open_checkpoint(tmp_path / "x.safetensors")
+        halves = {name: arrays[name].astype("<f2") for name in written}
+        assert {name: tensor.array().tobytes() for name, tensor in written.items()} == {
+            name: half.tobytes() for name, half in halves.items()
+        }
+        kept = [name for name in arrays if name in {p.name for f in report.files for p in f.tensors}]
+        assert report.loss.rounded + report.loss.underflowed == sum(
+            int((halves[name].astype("f4") != arrays[name]).sum()) for name in kept
+        )
+
+    @pytest.mark.usefixtures("small")
+    @pytest.mark.parametrize(
+        ("output", "options"),
+        [
+            ("x.safetensors", {}),
+            ("x.safetensors", {"dtype": "bf16"}),
+            ("folder", {"to": "safetensors", "max_shard_size": 200_000}),
+            ("x.gguf", {}),
+            ("x.gguf", {"dtype": "q8_0"}),
+            ("x.gguf", {"dtype": "q4_0"}),
+            ("parameters", {"to": "parameters"}),
+        ],
+        ids=str,
+    )
+    def test_every_format_has_the_same_bytes(
+        self, tiny: Path, tmp_path: Path, output: str, options: dict[str, Any]
+    ) -> None:
+        for threads in THREADS:
+            convert(open_checkpoint(tiny), tmp_path / str(threads) / output, threads=threads, **options)
+
+        first, *others = [everything(tmp_path / str(threads)) for threads in THREADS]
+        assert all(other == first for other in others)
+
+    @pytest.mark.usefixtures("small")
+    @pytest.mark.parametrize("form", ["storages", "named"])
+    @pytest.mark.parametrize("sha256", [False, True])
+    def test_a_folder_has_the_right_digests(self, tiny: Path, tmp_path: Path, form: str, sha256: bool) -> None:
+        import hashlib
+
+        for threads in THREADS:
+            extract(open_checkpoint(tiny), tmp_path / str(threads), form=form, sha256=sha256, threads=threads)
+
+        first, *others = [everything(tmp_path / str(threads)) for threads in THREADS]
+        assert all(other == first for other in others)
+        for entry in json.loads(first["manifest.json"])["files"]:
+            data = first[entry["path"]]
+            assert entry["crc32"] == f"{zlib.crc32(data):08x}"
+            assert entry.get("sha256") == (hashlib.sha256(data).hexdigest() if sha256 else None)
+
+    @pytest.mark.usefixtures("small")
+    @pytest.mark.parametrize("threads", THREADS)
+    def test_progress_counts_every_byte_once_in_the_main_thread(self, tiny: Path, tmp_path: Path, threads: int) -> None:
+        told: list[tuple[int, bool]] = []
+
+        def progress(nbytes: int) -> None:
+            told.append((nbytes, threading.current_thread() is threading.main_thread()))
+
+        report = convert(open_checkpoint(tiny), tmp_path / "x.safetensors", threads=threads, progress=progress)
+
+        assert sum(nbytes for nbytes, _ in told) == report.nbytes
+        assert all(main for _, main in told)
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))
+def test_crcs_of_runs_combine_to_zlibs(data: bytes, cuts: list[int]) -> None:
+    ends = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    runs = [data[start:end] for start, end in itertools.pairwise(ends)]
+
+    whole = 0
+    for run in runs:
+        whole = crc32_combine(whole, zlib.crc32(run), len(run))
+
+    digests = Digests([len(run) for run in runs])
+    for index in random.Random(len(data)).sample(range(len(runs)), len(runs)):
+        digests.take(index, memoryview(runs[index]))
+    assert whole == digests.crc32 == zlib.crc32(data)
+
+
+def test_a_long_run_combines() -> None:
+    first, second = os.urandom(1000), bytes(range(256)) * 4100
+
+    assert crc32_combine(zlib.crc32(first), zlib.crc32(second), len(second)) == zlib.crc32(first + second)
+
+
+def test_sha256_takes_one_part_only() -> None:
+    with pytest.raises(AssertionError):
+        Digests([1, 2], sha256=True)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("threads", THREADS)
+    @pytest.mark.parametrize("failing", [0, 1, 17, 39])
+    def test_an_error_stops_all_threads_and_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, failing: int
+    ) -> None:
+        monkeypatch.setattr(writer, "_TOGETHER", 1)
+        begun: list[int] = []
+
+        def part(number: int) -> Part:
+            def tiles(buffers: Buffers) -> Iterator[memoryview]:
+                begun.append(number)
+                if number == failing:
+                    raise ValueError(number)
+                threading.Event().wait(0.002)
+                yield memoryview(bytes(100))
+
+            return Part(100, tiles)
+
+        pieces = tuple(Piece(str(number), (part(number),)) for number in range(40))
+        before = threading.active_count()
+        with pytest.raises(ValueError, match=str(failing)):
+            publish(Plan((PlannedFile("", pieces),), folder=False), tmp_path / "out", threads=threads)
+
+        assert list(tmp_path.iterdir()) == []
+        assert threading.active_count() == before
+        assert max(begun) <= failing + 2 * threads
+
+    def test_of_several_errors_that_of_the_earliest_part_is_raised(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer, "_TOGETHER", 1)
+        together = threading.Barrier(4)
+
+        def part(number: int) -> Part:
+            def tiles(buffers: Buffers) -> Iterator[memoryview]:
+                together.wait()
+                threading.Event().wait(0.05 * (4 - number))  # the later the part, the earlier it fails
+                raise OutputError(f"part {number}")
+                yield memoryview(b"")  # type: ignore[unreachable]
+
+            return Part(1, tiles)
+
+        pieces = tuple(Piece(str(number), (part(number),)) for number in range(4))
+        with pytest.raises(OutputError, match="part 0"):
+            publish(Plan((PlannedFile("", pieces),), folder=False), tmp_path / "out", threads=4)
+
+    @pytest.mark.parametrize("count", [9, 11])
+    @pytest.mark.parametrize("threads", [1, 3])
+    def test_a_part_of_another_size_than_planned_is_our_mistake(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, threads: int
+    ) -> None:
+        monkeypatch.setattr(writer, "_TOGETHER", 1)
+        wrong = Part(10, lambda buffers: iter([memoryview(bytes(count))]))
+        right = Part(10, lambda buffers: iter([memoryview(bytes(10))]))
+
+        with pytest.raises(AssertionError, match="were planned"):
+            publish(
+                Plan((PlannedFile("", (Piece("a", (right, wrong, right)),)),), folder=False),
+                tmp_path / "out",
+                threads=threads,
+            )
+
+    @pytest.mark.usefixtures("small")
+    @pytest.mark.parametrize("threads", THREADS)
+    @pytest.mark.parametrize("where", [0.0, 0.3, 0.7, 1.0])
+    @pytest.mark.parametrize("turn", [False, True], ids=["row-major", "transposed"])
+    def test_one_wrong_bit_is_found(self, tmp_path: Path, threads: int, where: float, turn: bool) -> None:
+        values = np.random.default_rng(1).standard_normal((400, 300), "f4").tobytes()
+        shape, stride = ((300, 400), (1, 300)) if turn else ((400, 300), (300, 1))
+        path = write_checkpoint(tmp_path / "x.bin", {"w": view("0", shape, stride)}, {"0": values})
+        data = bytearray(path.read_bytes())
+        data[data.index(values) + int(where * (len(values) - 1))] ^= 1
+        path.write_bytes(data)
+
+        with pytest.raises(ArchiveError, match="is damaged"):
+            convert(open_checkpoint(path), tmp_path / "x.safetensors", threads=threads)
+        assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("threads", THREADS)
+def test_a_storage_in_order_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    values = np.random.default_rng(1).standard_normal((700, 300), "f4").tobytes()
+    path = write_checkpoint(tmp_path / "x.bin", {"w": view("0", (700, 300))}, {"0": values})
+    catalogue = open_checkpoint(path)
+    asked: list[tuple[int, int]] = []
+    source = catalogue.origin.sources[0]
+    fill = source._fill
+
+    def counted(offset: int, buffer: memoryview) -> None:
+        asked.append((offset, len(buffer)))
+        fill(offset, buffer)
+
+    monkeypatch.setattr(source, "_fill", counted)
+    convert(catalogue, tmp_path / "x.safetensors", threads=threads)
+
+    start = path.read_bytes().index(values)
+    assert sum(size for offset, size in asked if offset >= start and offset + size <= start + len(values)) == len(
+        values
+    )
+
+
+def random_reads(size: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    return st.lists(st.tuples(st.integers(0, size - 1), st.integers(0, size)), max_size=60)
+
+
+@given(random_reads(200), st.booleans(), st.booleans())
+def test_whatever_is_read_the_crc_is_checked(reads: list[tuple[int, int]], damaged: bool, scattered: bool) -> None:
+    from converter.dtypes import U8
+    from converter.io.source import Memory
+    from converter.tensors.catalogue import Catalogue, Origin
+    from converter.tensors.tensor import Storage, Tensor
+
+    data = bytes(range(200))
+    storage = Storage(Memory(data), 0, 200, "0", crc32=zlib.crc32(data) ^ damaged)
+    catalogue, finish = checked(Catalogue({"w": Tensor(U8, (200,), (1,), 0, storage)}, Origin("x", "torch-zip")))
+    source = catalogue["w"].storage
+    found = 0
+    for start, count in reads:
+        buffer = memoryview(bytearray(min(count, 200 - start)))
+        if scattered:
+            source.prefetch(0, 200)
+        try:
+            source.readinto(start, buffer)
+        except ArchiveError:
+            found += 1
+        else:
+            assert buffer == data[start : start + len(buffer)]
+    try:
+        finish()
+    except ArchiveError:
+        found += 1
+    assert found == (damaged and bool(reads))
+
+
+SLOW = """
+import sys, time
+from converter.io import writer
+from converter.tensors import parts
+writer._TOGETHER = parts._RUN = parts._STRIDED = 4096
+writer._SYNCED = 20_000
+write = writer._write_all
+def slowly(descriptor, data, offset):
+    write(descriptor, data, offset)
+    print(flush=True)
+    time.sleep(0.01)
+writer._write_all = slowly
+from converter.cli.app import app
+app(sys.argv[1:])
+"""
+
+
+def interruptible() -> None:
+    """Let Control-C end a child: a suite in the background ignores it, and a child would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start(*words: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW, *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=interruptible,
+    )
+
+
+@pytest.mark.parametrize("lines", [1, 30, 120])
+@pytest.mark.parametrize("command", ["convert", "extract"])
+def test_control_c_leaves_nothing(tiny: Path, tmp_path: Path, command: str, lines: int) -> None:
+    target = tmp_path / "deep" / ("x.safetensors" if command == "convert" else "folder")
+    with start(command, tiny, target, "--threads", 4) as running:
+        assert running.stdout is not None
+        for _ in range(lines):
+            assert running.stdout.readline() == b"\n"
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=30)
+
+    assert running.returncode in (130, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "options"),
+    [("x.safetensors", []), ("x.gguf", ["--dtype", "q8_0"]), ("folder", ["--to", "parameters"])],
+    ids=["safetensors", "gguf", "parameters"],
+)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Control-C"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    tiny: Path, tmp_path: Path, number: int, output: str, options: list[str]
+) -> None:
+    words = ["convert", tiny, tmp_path / "out" / output, *options, "--resume", "--threads", 3]
+    with start(*words) as running:
+        assert running.stdout is not None
+        for _ in range(60):
+            assert running.stdout.readline() == b"\n"
+        running.send_signal(number)
+        running.communicate(timeout=30)
+    journal = (tmp_path / "out" / f".{output}.partial.journal").read_bytes()
+    with start(*words) as again:
+        written = again.communicate(timeout=60)[0].count(b"\n")
+    with start(*words[:2], tmp_path / "anew" / output, *options) as anew:
+        in_all = anew.communicate(timeout=60)[0].count(b"\n")
+
+    assert (again.returncode, anew.returncode) == (0, 0)
+    assert everything(tmp_path / "out") == everything(tmp_path / "anew")
+    assert journal.count(b"\n") > 1
+    assert written < in_all
+
+
+def test_a_partial_output_that_was_cut_is_not_taken_for_whole(tiny: Path, tmp_path: Path) -> None:
+    words = ["convert", tiny, tmp_path / "x.safetensors", "--resume", "--threads", 2]
+    with start(*words) as running:
+        assert running.stdout is not None
+        for _ in range(60):
+            running.stdout.readline()
+        running.kill()
+        running.communicate(timeout=30)
+    os.truncate(tmp_path / ".x.safetensors.partial", 5000)
+    with start(*words) as again:
+        again.communicate(timeout=60)
+
+    convert(open_checkpoint(tiny), tmp_path / "whole.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_a_source_that_can_not_be_read_by_several_is_read_by_one(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(writer, "_TOGETHER", 1)
+    real: Callable[..., None] = writer.write
+
+    def noted(files: Any, policy: Any, *rest: Any) -> None:
+        asked.append(policy.threads)
+        real(files, policy, *rest)
+
+    monkeypatch.setattr("converter.io.publish.write", noted)
+    catalogue = open_checkpoint(tiny)
+    catalogue.origin.sources[0].concurrent = False
+
+    convert(catalogue, tmp_path / "x.safetensors", threads=8)
+    extract(catalogue, tmp_path / "folder", threads=8)
+
+    assert asked == [1, 1]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x"])
+def test_a_number_of_threads_that_is_none_is_refused(tiny: Path, tmp_path: Path, number: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "converter", "convert", str(tiny), str(tmp_path / "x.gguf"), "--threads", number],
+        cwd=ROOT, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "--threads" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["keep", "f16"])
+def test_eight_threads_take_no_more_memory_than_two(tmp_path: Path, dtype: str) -> None:
+    """A gathered tile is the same 40 MiB in all, however many threads share it."""
+    values = np.random.default_rng(1).standard_normal(40 << 20, "f4").tobytes()
+    tensors = {"a": view("0", (5 << 10, 8 << 10), (1, 5 << 10)), "b": view("0", (8 << 10, 5 << 10))}
+    path = write_checkpoint(tmp_path / "x.bin", tensors, {"0": values})
+    # What a child's ru_maxrss says begins with its parent's memory; the kernel's own mark begins anew.
+    script = (
+        "import sys; from converter.cli.app import app\n"
+        "try: app(sys.argv[1:])\n"
+        "finally: print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    words = ["convert", path, tmp_path / "x.safetensors", "--dtype", dtype, "--threads", "8"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, words)], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+
+    largest = int(done.stdout.split()[-1]) * 1024
+    assert largest < 130_000_000
