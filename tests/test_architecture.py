@@ -57,8 +57,6 @@ CIRCLES: Final[dict[tuple[str, ...], str]] = {  # the modules of a circle, sorte
     ("torch", "torch.legacy", "torch.reader"): _RECORD,
 }
 LONG: Final = {
-    "cli/app.py": "holds all commands: each would be a module of its own",
-    "cli/render.py": "prints every report: it would be a module for each report",
     "formats/gguf/reader.py": "reads the file and also maps its names, metadata and tokenizer, which belong in modules of their own",
 }
 TABLES: Final[frozenset[str]] = frozenset()  # long files that hold nothing but rows

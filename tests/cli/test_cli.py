@@ -42,13 +42,13 @@ def test_eighty_columns_are_enough(tmp_path: Path) -> None:
 
     from rich.console import Console
 
-    from converter.cli import render
+    from converter.cli.render.inspection import show
     from converter.inspection import report as inspection
     from converter.opening import open_checkpoint
 
     write_sample(tmp_path, "111M", sparse=True)
     written = io.StringIO()
-    render.inspection(inspection.inspect(open_checkpoint(tmp_path)), out=Console(file=written, width=80))
+    show(inspection.inspect(open_checkpoint(tmp_path)), out=Console(file=written, width=80))
 
     lines = written.getvalue().splitlines()
     assert any(line.startswith("  name below transformer ") for line in lines)

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from converter.cli.render import heading
+from converter.cli.render.inspection import heading
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.errors import ModelError, UnsupportedError
