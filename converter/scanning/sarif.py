@@ -15,7 +15,7 @@ from converter.io.publish import write_report
 from converter.scanning.rules import RULES
 
 if TYPE_CHECKING:
-    from converter.reports.scan import FileScan, FindingReport, ScanReport
+    from converter.reports.scan import FileScan, FindingReport, PolicyReport, ScanReport
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _IDS: Final = tuple(RULES)
@@ -41,6 +41,7 @@ def to_sarif(report: ScanReport) -> dict[str, Any]:
                     for index, file in enumerate(report.files)
                     for finding in file.findings
                 ],
+                **({"properties": _run_properties(report.policy)} if report.policy is not None else {}),
             }
         ],
     }
@@ -69,6 +70,18 @@ def _rule(id: str) -> dict[str, Any]:
     }
 
 
+def _run_properties(policy: PolicyReport) -> dict[str, Any]:
+    return {
+        "policy": {
+            "entries": policy.entries,
+            "accepted": policy.accepted,
+            "files": policy.files,
+            "expired": [*map(_printable, policy.expired)],
+            "unused": [*map(_printable, policy.unused)],
+        }
+    }
+
+
 def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any]:
     physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(file.location), "index": index}}
     location: dict[str, Any] = {"physicalLocation": physical}
@@ -78,13 +91,18 @@ def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any
     if finding.place:
         location["logicalLocations"] = [{"fullyQualifiedName": _printable(finding.place), "kind": "member"}]
     at = f" (byte {finding.byte:,} of {finding.place})" if finding.place and finding.byte is not None else ""
-    return {
+    call = f"; called: {finding.call}" if finding.call is not None else ""
+    result = {
         "ruleId": finding.rule,
         "ruleIndex": _IDS.index(finding.rule),
         "level": RULES[finding.rule].level,
-        "message": {"text": _printable(finding.message + at)},
+        "message": {"text": _printable(finding.message + at + call)},
         "locations": [location],
     }
+    if finding.accepted is not None:
+        justification = _printable(finding.accepted)
+        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": justification}]
+    return result
 
 
 def _printable(text: str) -> str:

@@ -20,7 +20,7 @@ from converter.limits import limits
 from converter.pickles.opcodes import NAMES
 from converter.reports.scan import CallReport, PickleReport
 from converter.scanning.budget import Budget
-from converter.scanning.findings import Findings, global_report
+from converter.scanning.findings import Findings
 from converter.scanning.pickle_stream import FIRST, PickleRun, PickleStream, run_pickle
 from converter.scanning.place import Claim, Place
 
@@ -248,7 +248,8 @@ class Walker:
         """Add a pickle, and those inside its texts."""
         sent, name = self.findings.sent, place.name
         sent.tensors += found.tensors
-        named = [global_report(module, global_name, at) for (module, global_name), at in found.globals.items()]
+        first = {(call.module, call.name): call for _, call in reversed(found.calls)}
+        named = self.findings.global_reports(found.globals, first)
         listed, calls = tuple(named[: limits().scan_findings]), self.calls(found, source) if self.explain else ()
         self.findings.pickles.append(PickleReport(name, found.start, found.end, found.opcodes, listed, calls))
         self.budget.pickles += 1

@@ -23,10 +23,16 @@ def scan(
         str,
         typer.Option(
             "--fail-on",
-            help="Exit with 1 for unknown globals, too, or only for dangerous ones.",
+            help="Exit with 1 for unknown globals, too, or only for dangerous ones and those that fickling holds for unsafe.",
             **one_of(FAIL_ON),
         ),
     ] = FAIL_ON[-1],
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy", metavar="FILE", help="Globals that you accept (TOML), from outside of what is scanned."
+        ),
+    ] = None,
     no_fickling: Annotated[bool, typer.Option("--no-fickling", help="Ask for no second opinion.")] = False,
     json: Json = False,
     sarif: Annotated[
@@ -39,7 +45,7 @@ def scan(
 
     for source in sources:
         announce(source)
-    report = scanning.scan(sources, explain=explain, fickling=not no_fickling)
+    report = scanning.scan(sources, explain=explain, fickling=not no_fickling, policy=policy)
     if sarif is not None:
         from converter.scanning.sarif import write_sarif
 
