@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info
 from typer.models import CommandInfo
 
+from converter.cli.streams import without_commands_on_streams
 from converter.dtypes import spelled
 from converter.errors import ConverterError, CutOffError
 from converter.text import os_reason, safe_text
@@ -182,14 +183,16 @@ def _terminated() -> Iterator[None]:
 
 def main() -> None:
     """Be the program: run what the command line says, and end the process."""
-    try:
-        app(prog_name="cerebras-tool")
-    finally:
+    with without_commands_on_streams():
         try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Whoever read our output is gone, and the interpreter would complain of it once more when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            app(prog_name="cerebras-tool")
+        finally:
+            try:
+                sys.stderr.flush()
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # Whoever read our output is gone, and the interpreter would complain of it once more when it ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.callback(invoke_without_command=False)
@@ -546,7 +549,7 @@ def _nbytes(text: str | None) -> int | None:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]I?|)B?", text.strip().upper())
     size = int(float(match[1]) * units[match[2]]) if match else 0
     if size < 1:
-        raise typer.BadParameter(f"`{text}` is no size such as 5GB")
+        raise typer.BadParameter(f"`{safe_text(text)}` is no size such as 5GB")
     return size
 
 
