@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_command_from_info
 from typer.models import CommandInfo
 
+from converter.cli.streams import without_commands_on_streams
 from converter.errors import ConverterError
 from converter.text import safe_text
 
@@ -70,14 +71,16 @@ app = _App(
 
 def main() -> None:
     """Be the program: run what the command line says, and end the process."""
-    try:
-        app(prog_name="cerebras-tool")
-    finally:
+    with without_commands_on_streams():
         try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Whoever read our output is gone, and the interpreter would complain of it once more when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            app(prog_name="cerebras-tool")
+        finally:
+            try:
+                sys.stderr.flush()
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # Whoever read our output is gone, and the interpreter would complain of it once more when it ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.callback(invoke_without_command=False)

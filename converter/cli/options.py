@@ -46,5 +46,5 @@ def nbytes(text: str | None) -> int | None:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]I?|)B?", text.strip().upper())
     size = int(float(match[1]) * units[match[2]]) if match else 0
     if size < 1:
-        raise typer.BadParameter(f"`{text}` is no size such as 5GB")
+        raise typer.BadParameter(f"`{safe_text(text)}` is no size such as 5GB")
     return size

@@ -16,6 +16,7 @@ from converter.models import recognition as models
 from converter.pickles.walk import describe, inner_tensors
 from converter.reports import inspection as reports
 from converter.scanning.danger import verdict
+from converter.text import safe_text
 from converter.words import SORTS, check
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ def check_words(sort: str | None) -> None:
         check("sort", sort, SORTS)
 
 
+def _fits(name: str, filter: str) -> bool:
+    return fnmatchcase(name, filter) or safe_text(name) == filter
+
+
 @uncollected()
 def inspect(
     catalogue: Catalogue,
@@ -40,14 +45,14 @@ def inspect(
     stats: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> reports.Inspection:
-    """Report on a catalogue. `filter` is a glob on names and `sort` is "name" or "size" (largest first); totals keep all.
+    """Report on a catalogue. `filter` is a glob on names, or a name as it is printed; totals keep all.
 
-    `progress` is called with the bytes read for statistics since its last call.
+    `sort` is "name" or "size" (largest first). `progress` is called with the bytes read for statistics since its last call.
     """
     check_words(sort)
     recognition = _recognise(catalogue)
     said, findings = verdict(catalogue.globals)
-    chosen = [(n, t) for n, t in catalogue.items() if filter is None or fnmatchcase(n, filter)]
+    chosen = [(n, t) for n, t in catalogue.items() if filter is None or _fits(n, filter)]
     if stats:
         from converter.tensors.guards import check_expansion
 
