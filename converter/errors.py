@@ -95,7 +95,7 @@ class ManifestError(ConverterError):
 class LimitError(ConverterError):
     """Well-formed, but larger than the limits allow."""
 
-    advice = "; docs/security.md has the limits that `--limit` raises"
+    advice = "; docs/security/limits.md has the limits that `--limit` raises"
     rule = "not-looked-into"
 
 

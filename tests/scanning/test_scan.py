@@ -47,6 +47,7 @@ from tests.build.checkpoints import (
 from tests.build.gguf_files import Info, gguf, key, text
 from tests.build.hub_server import Hub, Repository
 from tests.build.seeds import safetensors_file
+from tests.reports.closed import closed
 
 RUN = CliRunner()
 ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
@@ -351,7 +352,7 @@ def everything(tmp_path: Path) -> list[Path]:
 
 
 def test_the_report_fits_its_schema_and_uses_all_of_it(tmp_path: Path) -> None:
-    schema = load_json("reports", "scan.json")
+    schema = closed(load_json("reports", "scan.json"))
     report = scan(everything(tmp_path), explain=True)
     document = json.loads(to_json(report))
 
