@@ -87,5 +87,5 @@ def extract(
         nbytes=job.plan.nbytes,
         tensors=job.planned.tensors,
         properties=None if text is None else str(properties or folder / PROPERTIES),
-        notes=job.planned.notes,
+        notes=job.notes,
     )

@@ -16,7 +16,7 @@ from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed
-from converter.pickles.flatten import flatten
+from converter.pickles.flatten import facts, flatten
 from converter.pickles.machine import run
 from converter.pickles.values import Dict, PersistentId, Pickled
 from converter.pickles.walk import describe
@@ -62,7 +62,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
             GlobalUse(module, name, (module, name) in TABLE, at, source.name)
             for (module, name), at in stream.used.items()
         ),
-        metadata={"root": flattened.root},
+        metadata=facts(flattened),
     )
 
 

@@ -14,7 +14,7 @@ from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed
-from converter.pickles.flatten import flatten
+from converter.pickles.flatten import facts, flatten
 from converter.pickles.machine import run
 from converter.pickles.values import Opaque, TableEntry
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
@@ -78,7 +78,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
         problems=tuple(storages.problems()),
         unchecked=any(s.crc32 is None and s.nbytes for s in every),
         metadata={
-            "root": flattened.root,
+            **facts(flattened),
             "folder": storages.folder,
             "writer": next((writer for record, writer in _WRITERS if record in archive), None),
         },
