@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from converter.text import safe_text
+
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
 Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="The key that tensor names start below.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
