@@ -15,8 +15,8 @@ from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.pickles.walk import describe, inner_tensors
 from converter.reports import inspection as reports
-from converter.scanning.danger import verdict
 from converter.text import safe_text
+from converter.scanning.rules import PLAIN
 from converter.words import SORTS, check
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def inspect(
     """
     check_words(sort)
     recognition = _recognise(catalogue)
-    said, findings = verdict(catalogue.globals)
+    said, findings = _verdict(catalogue)
     chosen = [(n, t) for n, t in catalogue.items() if filter is None or _fits(n, filter)]
     if stats:
         from converter.tensors.guards import check_expansion
@@ -154,6 +154,15 @@ def statistics(tensor: Tensor, progress: Callable[[int], None] | None = None) ->
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:
+    """The verdict on what the pickles name, and its reasons. The tables of names are loaded where one is unknown."""
+    if all(use.known for use in catalogue.globals):
+        return PLAIN, []
+    from converter.scanning.danger import verdict
+
+    return verdict(catalogue.globals)
 
 
 def _recognise(catalogue: Catalogue) -> models.Recognition | None:
