@@ -63,17 +63,19 @@ def run(
     *,
     used: dict[tuple[str, str], int] | None = None,
     called: Callable[[int, Opaque], None] | None = None,
+    behind: Callable[[int, Opaque], int] | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
     `persistent` returns what a persistent id stands for. Globals are added to `used` as they are named, so that a caller
     has them even when the pickle turns out to be malformed further on. `called` is called for every call and BUILD outside
-    the table, with its byte and what it would have made or changed, even when the pickle throws that away again. Raises
-    PickleError and its kin, and whatever ConverterError the functions of `table` raise.
+    the table, with its byte and what it would have made or changed, even when the pickle throws that away again. `behind` is
+    asked after each BUILD of what is outside the table, with the byte behind it, how many bytes stand there that belong to no
+    opcode. Raises PickleError and its kin, and whatever ConverterError the functions of `table` raise.
     """
     used = {} if used is None else used
     try:
-        return _Machine(table, persistent, used, called).run(data, position)
+        return _Machine(table, persistent, used, called, behind).run(data, position)
     except ConverterError:
         raise
     # Any of these means that the pickle misuses the stack; callers see one PickleError.
@@ -90,11 +92,13 @@ class _Machine:
         persistent: Callable[[object], object],
         used: dict[tuple[str, str], int],
         called: Callable[[int, Opaque], None] | None,
+        behind: Callable[[int, Opaque], int] | None,
     ) -> None:
         self.table = table
         self.persistent = persistent
         self.used = used
         self.called = called
+        self.behind = behind
         self.limits = limits()
         self.found: dict[tuple[str, str], TableEntry] = {}
         # Picklers number what they put from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
@@ -196,6 +200,9 @@ class _Machine:
                 else:
                     framed = framed or code == FRAME
                     stack = self.rest(code, argument, at, stack, below)
+                    if code == op.BUILD and self.behind is not None and type(stack[-1]) is Opaque:
+                        position = at + 1 + self.behind(at + 1, stack[-1])
+                        break
                 if count >= due:
                     due = count + BATCH
                     self.check(count, len(memo) + len(sparse), len(stack), at)

@@ -20,7 +20,7 @@ from converter.io.zip_ends import archive_ends
 from converter.limits import limits
 from converter.pickles.opcodes import NAMES
 from converter.reports.scan import CallReport, PickleReport
-from converter.scanning import numpy_walk, tar_walk, zip_walk
+from converter.scanning import joblib_walk, numpy_walk, tar_walk, zip_walk
 from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings, global_report
 from converter.scanning.pickle_stream import FIRST, PickleRun, PickleStream
@@ -202,17 +202,24 @@ class Walker:
         """Add the pickles that stand one after another; return the byte where they end: `start` where there is none."""
         stream = PickleStream(source, self.budget, place.claim)
         for found in stream.runs(start, most):
+            if not start and (end := joblib_walk.look(self, source, place, found)) is not None:
+                return end
             self.add(found, source, place)
         if stream.cut is not None:
             message = f"more than {limits().scan_pickles:,} pickles"
             self.findings.report("not-looked-into", message, place.name, stream.cut)
         return stream.end
 
-    def add(self, found: PickleRun, source: Source, place: Place) -> None:
-        """Add a pickle, and those inside its texts."""
+    def add(
+        self, found: PickleRun, source: Source, place: Place, known: frozenset[tuple[str, str]] = frozenset()
+    ) -> None:
+        """Add a pickle, and those inside its texts. `known` are globals that the file's layout makes harmless."""
         sent, name = self.findings.sent, place.name
         sent.tensors += found.tensors
         named = [global_report(module, global_name, at) for (module, global_name), at in found.globals.items()]
+        named = (
+            [replace(one, known=True) if (one.module, one.name) in known else one for one in named] if known else named
+        )
         listed, calls = tuple(named[: limits().scan_findings]), self.calls(found, source) if self.explain else ()
         self.findings.pickles.append(PickleReport(name, found.start, found.end, found.opcodes, listed, calls))
         self.budget.pickles += 1
