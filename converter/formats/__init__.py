@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import CutOffError, ForeignFileError, FormatError
 from converter.formats.foreign import HEAD, what
 from converter.formats.format import Format
+from converter.formats.readings import check_single
 from converter.formats.records import FORMATS as FORMATS
 from converter.formats.records import WRITABLE as WRITABLE
 from converter.io.local import LocalFile
@@ -73,15 +74,20 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def read(format: Format, source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    """Read one checkpoint file of a format."""
+def read(
+    format: Format, source: Source, head: bytes, *, root: str | None = None, shard: int | None = None
+) -> Catalogue:
+    """Read one checkpoint file of a format, which its first HEAD bytes show. Raises AmbiguousError where it is another, too."""
     if format.read is None:
         raise FormatError(f"`{source.name}`: a {format.title} is no file")
+    archive, pickled = format.contents == "records", format.contents == "pickles"
+    check_single(source, head, format.title, pickled=pickled, archive=archive)
     return format.read(source, root=root, shard=shard)
 
 
 def open_source(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read one checkpoint from its bytes, wherever they are."""
-    format = identify(bytes(source.read(0, min(HEAD, source.size))), source.name)
+    head = bytes(source.read(0, min(HEAD, source.size)))
+    format = identify(head, source.name)
     with uncollected():
-        return read(format, source, root=root, shard=shard)
+        return read(format, source, head, root=root, shard=shard)

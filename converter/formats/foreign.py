@@ -20,6 +20,7 @@ class Foreign:
     offset: int = 0
     sealed: bool = False
     any_case: bool = False  # of letters in `magic`, which is lower case
+    unopened: str = "unpack it, and scan what comes out"  # what `scan` says of one that is sealed
 
     def matches(self, head: bytes) -> bool:
         """Whether a file's first HEAD bytes show this kind."""
@@ -37,7 +38,12 @@ FOREIGN: Final = (
     Foreign(b"BZh", "a bzip2 file", "unpack it first", sealed=True),
     Foreign(b"\xfd7zXZ\0", "an xz file", "unpack it first", sealed=True),
     Foreign(b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first", sealed=True),
-    Foreign(b"\x89HDF", "an HDF5 file, as Keras writes them"),
+    Foreign(
+        b"\x89HDF",
+        "an HDF5 file, as Keras writes them",
+        sealed=True,
+        unopened="it is not opened here, and Keras may find layers of Python code in it",
+    ),
     Foreign(b"lmgg", "a GGML file of before GGUF"),
     Foreign(b"fmgg", "a GGML file of before GGUF"),
     Foreign(b"tjgg", "a GGML file of before GGUF"),
@@ -46,7 +52,7 @@ FOREIGN: Final = (
     Foreign(
         b"ustar",
         "a tar archive",
-        "torch of before 0.1.10 wrote such checkpoints; load it with torch and save it again",
+        "torch of before 0.1.10 wrote such checkpoints; `scan` tells what is in it",
         offset=257,
         sealed=True,
     ),

@@ -246,7 +246,7 @@ def _open_url(client: Client, url: str, root: str | None) -> Catalogue:
 
 def _read(source: Source, root: str | None, shard: int | None) -> Catalogue:
     head = bytes(source.read(0, min(HEAD, source.size)))
-    return read_format(identify(head, source.name), source, root=root, shard=shard)
+    return read_format(identify(head, source.name), source, head, root=root, shard=shard)
 
 
 def _ready(catalogue: Catalogue, client: Client) -> Catalogue:

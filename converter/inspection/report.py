@@ -15,8 +15,8 @@ from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.pickles.walk import describe, inner_tensors
 from converter.reports import inspection as reports
-from converter.text import safe_text
 from converter.scanning.rules import PLAIN
+from converter.text import safe_text
 from converter.words import SORTS, check
 
 if TYPE_CHECKING:

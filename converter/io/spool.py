@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from threading import Lock
 
 from converter.errors import SourceError
+from converter.io.source import Source
 
 
 class Spool:
@@ -67,3 +68,13 @@ class Spool:
             with tempfile.TemporaryFile(buffering=0) as file:
                 self._file = os.dup(file.fileno())
         return self._file
+
+
+class Spooled(Source):
+    """The first `size` bytes of a spool as a source."""
+
+    def __init__(self, spool: Spool, size: int, name: str) -> None:
+        self.name, self.size, self._spool = name, size, spool
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        self._spool.readinto(offset, buffer, self.name)

@@ -67,12 +67,15 @@ def run(
     called: Callable[[int, Opaque], None] | None = None,
     note: Note | None = None,
     total: int | None = None,
+    behind: Callable[[int, Opaque], int] | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
     `persistent` returns what a persistent id stands for. Globals are added to `used` as they are named, so that a caller
     has them even when the pickle turns out to be malformed further on. `called` is called for every call and BUILD outside
-    the table, with its byte and what it would have made or changed, even when the pickle throws that away again.
+    the table, with its byte and what it would have made or changed, even when the pickle throws that away again. `behind` is
+    asked after each BUILD of what is outside the table, with the byte behind it, how many bytes stand there that belong to no
+    opcode.
 
     With `note` the run is lenient: it does what the most lenient unpickler does, and calls `note` with the byte, the error
     that a strict run would have raised, and whether every unpickler stops there. Even then it goes on, to see what else is
@@ -82,7 +85,7 @@ def run(
     """
     used = {} if used is None else used
     try:
-        return _Machine(table, persistent, used, called, note).run(data, position, total)
+        return _Machine(table, persistent, used, called, note, behind).run(data, position, total)
     except _MISUSE as error:
         raise _misuse(error) from error
 
@@ -101,12 +104,14 @@ class _Machine:
         used: dict[tuple[str, str], int],
         called: Callable[[int, Opaque], None] | None,
         note: Note | None,
+        behind: Callable[[int, Opaque], int] | None,
     ) -> None:
         self.table = table
         self.persistent = persistent
         self.used = used
         self.called = called
         self.note = note
+        self.behind = behind
         self.stopped: list[PickleError] = []  # errors behind which no unpickler goes on
         self.protocol = 0
         self.limits = limits()
@@ -173,7 +178,7 @@ class _Machine:
                                 opcodes, position = self.fast.run(data, at + 1, stack)
                                 if opcodes:
                                     count += opcodes
-                                    reader = decode(data, position, start=start)
+                                    reader = decode(data, position, start=start, refuse=self.refuse, total=total)
                                     break
                         else:
                             stack[-1] = self.call(callee, args, code, at)
@@ -212,6 +217,10 @@ class _Machine:
                     else:
                         framed = framed or code == FRAME
                         stack = self.rest(code, argument, at, stack, below)
+                        if code == op.BUILD and self.behind is not None and type(stack[-1]) is Opaque:
+                            position = at + 1 + self.behind(at + 1, stack[-1])
+                            reader = decode(data, position, start=start, refuse=self.refuse, total=total)
+                            break
                     if count >= due:
                         due = count + BATCH
                         self.check(count, len(memo) + len(sparse), len(stack), at)

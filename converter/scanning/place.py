@@ -24,3 +24,7 @@ class Place:
     name: str = ""
     depth: int = 0
     claim: Claim = Claim.WHOLE
+
+    def into(self) -> Place:
+        """The place of what an archive here holds."""
+        return Place(f"{self.name}/", self.depth + 1)

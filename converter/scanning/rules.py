@@ -7,9 +7,10 @@ from typing import Final
 
 PLAIN: Final = "plain"
 UNKNOWN: Final = "unknown-globals"
+PROGRAM: Final = "program"
 DANGEROUS: Final = "dangerous"
 MALFORMED: Final = "malformed"
-VERDICTS: Final = (PLAIN, UNKNOWN, DANGEROUS, MALFORMED)  # each worse than the one before
+VERDICTS: Final = (PLAIN, UNKNOWN, PROGRAM, DANGEROUS, MALFORMED)  # each worse than the one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,10 @@ RULES: Final = {
     ),
     "program": Rule(
         "warning",
-        PLAIN,
+        PROGRAM,
         "A program, not a checkpoint",
-        "The archive is one that torch runs as a program (TorchScript, torch.package, torch.export).",
+        "What opens the file as what it is runs code that the file holds: TorchScript, torch.package, torch.export, a Keras "
+        "layer of Python code, an ONNX model with operators from elsewhere. Its pickles are looked into; the code is not.",
     ),
     "malformed": Rule(
         "error",

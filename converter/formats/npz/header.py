@@ -89,15 +89,7 @@ def parse(head: bytes, what: str) -> Header:
     Raises FormatError for what is no such header, UnsafeError for an array of objects, UnsupportedError for other dtypes
     that tensors do not have.
     """
-    raw = head[8 + _WIDTHS[head[6:8]] :]
-    text = raw.decode("ascii", "replace")
-    if len(text.rstrip()) > _TEXT:
-        raise LimitError(
-            f"{what}: the header of the numpy array has {len(text.rstrip()):,} characters; {_TEXT:,} are read"
-        )
-    if not text.endswith("\n") or not text[:-1].isprintable():
-        raise FormatError(f"{what}: the header of the numpy array is no plain literal of texts, numbers and brackets")
-    fields = _fields(text.strip(), what)
+    fields = _fields(_text(head, what), what)
     dtype, byteorder = _dtype(fields["descr"], what)
     shape, fortran = fields["shape"], fields["fortran_order"]
     if type(fortran) is not bool:
@@ -109,6 +101,11 @@ def parse(head: bytes, what: str) -> Header:
     return Header(dtype, byteorder, shape, fortran, len(head))
 
 
+def descriptor(head: bytes, what: str) -> Any:
+    """What the header of an array says of its dtype: a text, or tuples and lists of them. Raises as `parse` does."""
+    return _fields(_text(head, what), what)["descr"]
+
+
 def written(dtype: Dtype, shape: tuple[int, ...]) -> bytes:
     """The bytes before the data of a row-major array, as numpy writes them."""
     text = f"{{'descr': '{descr(dtype)}', 'fortran_order': False, 'shape': {shape!r}, }}"
@@ -116,6 +113,17 @@ def written(dtype: Dtype, shape: tuple[int, ...]) -> bytes:
     length = len(text) + 1
     padding = -(10 + length) % _ALIGNED
     return MAGIC + b"\1\0" + (length + padding).to_bytes(2, "little") + text.encode() + b" " * padding + b"\n"
+
+
+def _text(head: bytes, what: str) -> str:
+    text = head[8 + _WIDTHS[head[6:8]] :].decode("ascii", "replace")
+    if len(text.rstrip()) > _TEXT:
+        raise LimitError(
+            f"{what}: the header of the numpy array has {len(text.rstrip()):,} characters; {_TEXT:,} are read"
+        )
+    if not text.endswith("\n") or not text[:-1].isprintable():
+        raise FormatError(f"{what}: the header of the numpy array is no plain literal of texts, numbers and brackets")
+    return text.strip()
 
 
 def _fields(text: str, what: str) -> dict[str, Any]:

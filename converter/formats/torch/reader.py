@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
 from converter.formats.torch import PUBLISHED_WRITER, ZIP_NAME
+from converter.formats.torch.records import another_case, program
 from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
     from converter.io.source import Source
 
 _FOLDERS: Final = ("data/", "tensors/")  # torch 1.5 and later; 1.4
-_MARKS: Final = (  # a record, and what an archive is that holds it
-    (
-        "constants.pkl",
-        "a TorchScript program: save its state dict with `torch.save(torch.jit.load(path).state_dict(), …)`",
-    ),
-    ("model.json", "a TorchScript program of torch 1.0 to 1.2: load it with torch and save its state dict"),
-    (".data/extern_modules", "a torch.package: load it with torch and save its state dict"),
-    (".data/python_version", "a torch.package: load it with torch and save its state dict"),
-    ("archive_format", "a program of torch.export (pt2): save its state dict instead"),
-)
 _WRITERS: Final = (  # a record, and which versions write it: the first that is there tells
     (".format_version", "torch 2.7 or later"),
     ("byteorder", "torch 2.1 to 2.6"),
@@ -178,9 +169,10 @@ class _Storages:
 
 def _check_kind(archive: Archive) -> None:
     name = archive.name
-    for record, what in _MARKS:
-        if record in archive or any(n.endswith("/" + record) for n in archive.records if not archive.root):
-            raise ProgramError(f"`{name}` is {what}")
+    if (what := program(archive)) is not None:
+        raise ProgramError(f"`{name}` is {what}")
+    if (odd := next(another_case(archive), None)) is not None:
+        raise FormatError(odd)
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         raise ForeignFileError(

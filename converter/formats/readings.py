@@ -1,0 +1,80 @@
+"""All the kinds of file that the same bytes are, for whoever opens them: a file that is two of them is refused.
+
+A scanner, a viewer and a loader need not agree on which one counts: torch tries tar first, then zip, then pickle, by the first
+bytes; zipfile and torch.jit look at the last ones; joblib inflates; safetensors and GGUF go by their headers.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from converter.errors import ConverterError, FormatError, TruncatedPickleError
+from converter.io.codecs import beginning, codec
+from converter.io.tar import is_header
+from converter.io.zip_ends import archive_ends
+from converter.pickles.machine import run
+from converter.pickles.opcodes import NAMES
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+
+TAR: Final = "a tar archive"
+ZIP: Final = "a zip archive behind something else"
+PICKLE: Final = "a pickle"
+_LOOKED_AT: Final = 8 << 20  # bytes at the start of a file in which a pickle has to name something
+_FIRST: Final = 64 << 10  # bytes that show whether something can be inflated
+_ZIP: Final = b"PK\3\4"
+_MODULE: Final = re.compile(r"[A-Za-z_][\w.]{0,200}").fullmatch
+
+
+class AmbiguousError(FormatError):
+    """A file that is two kinds of file at once."""
+
+
+def check_single(source: Source, head: bytes, title: str, *, pickled: bool, archive: bool) -> None:
+    """Raise AmbiguousError where a file, whose first HEAD bytes show that it is `title`, is something else, too.
+
+    `pickled`: such a file starts with a pickle. `archive`: it is a zip archive.
+    """
+    others = other_readings(source, head, pickled=pickled, archive=archive)
+    if others:
+        raise AmbiguousError(f"`{source.name}` is two files in one: as {title}, and as {' and as '.join(others)}")
+
+
+def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool) -> list[str]:
+    """What else a file is: see `check_single`."""
+    found = []
+    if is_header(head):
+        found.append(TAR)
+    kind = codec(head)
+    if kind is not None and beginning(bytes(source.read(0, min(_FIRST, source.size))), kind):
+        found.append(kind.title)
+    if not archive and archive_ends(source) is not None:
+        found.append(ZIP)
+    if not pickled and names_a_global(source, head):
+        found.append(PICKLE)
+    return found
+
+
+def names_a_global(source: Source, head: bytes) -> bool:
+    """Whether a file, read as a pickle, names a global: by then an unpickler has imported it."""
+    if head[:1] == b"" or head[0] not in NAMES:
+        return False
+    size = len(head)
+    while True:
+        used: dict[tuple[str, str], int] = {}
+        needs = 0
+        try:
+            run(head, {}, used=used)
+        except TruncatedPickleError as error:
+            needs = error.needs
+        except ConverterError:
+            pass
+        if any(_MODULE(module) and _MODULE(name) for module, name in used):
+            return True
+        most = min(source.size, _LOOKED_AT)
+        if not size < needs <= most:
+            return False
+        size = min(most, max(needs, 16 * size))
+        head = bytes(source.read(0, size))

@@ -1,0 +1,63 @@
+"""The names of records that torch's readers look up, and which archives are programs by them.
+
+torch's reader of zip archives (miniz) looks a name up without regard to the case of ASCII letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from converter.io.zip_records import Archive
+
+PICKLE: Final = "data.pkl"
+_ASK: Final = "ask whoever made it for the weights alone, as safetensors"
+MARKS: Final = (  # a record, and what an archive is that holds it
+    ("constants.pkl", "a TorchScript program"),
+    ("model.json", "a TorchScript program of torch 1.0 to 1.2"),
+    (".data/extern_modules", "a torch.package, which holds Python code"),
+    (".data/python_version", "a torch.package, which holds Python code"),
+    ("archive_format", "a program of torch.export (pt2)"),
+    ("serialized_exported_program.json", "a program of torch.export (pt2)"),
+)
+KNOWN: Final = (
+    PICKLE,
+    "version",
+    "byteorder",
+    ".format_version",
+    ".storage_alignment",
+    ".data/version",
+    ".data/serialization_id",
+    *(record for record, _ in MARKS),
+)
+_FOLDERS: Final = ("data/", "tensors/", "code/")
+
+
+def program(archive: Archive) -> str | None:
+    """What program an archive is, by the records that only such archives have; None where it is none."""
+    names = {name.lower() for name in archive.records}
+    ends = names if archive.root else {part for name in names for part in _ends(name)}
+    return next((f"{what}: {_ASK}" for record, what in MARKS if record in ends), None)
+
+
+def another_case(archive: Archive) -> Iterator[str]:
+    """Yield a sentence for each record that torch would take for one that it knows, and others would not."""
+    for name in archive.records:
+        folded = name.lower()
+        if name == folded:
+            continue
+        ends = {folded} if archive.root else _ends(folded)
+        known = next((record for record in KNOWN if record in ends), None)
+        known = known or next((folder for folder in _FOLDERS if folded.startswith(folder)), None)
+        if known is not None and not (name.endswith(known) or name.startswith(known)):
+            yield (
+                f"`{archive.root}{name}` in `{archive.name}` is `{known}` to torch, which does not look at the case, and "
+                "something else to others"
+            )
+
+
+def _ends(name: str) -> set[str]:
+    """What a name is below each of its folders: `a/b/c` is `b/c` and `c`, too. Folders that deep are nobody's."""
+    parts = name.split("/")[-3:]
+    return {"/".join(parts[start:]) for start in range(len(parts))}

@@ -1,0 +1,51 @@
+"""Where a zip archive could start from the end of a file: Python's zipfile and torch's miniz look for its end record there.
+
+Both take the last end record within 65,557 bytes of the end, whatever comment it promises and whatever stands before.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+
+REACH: Final = 65_557  # bytes from the end: an end record, and the longest comment
+_END: Final = struct.Struct("<4s4H2LH")
+_END64: Final = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR: Final = struct.Struct("<4sLQL")
+_SIGNATURE: Final = b"PK\5\6"
+_ENTRY: Final = b"PK\1\2"
+_MOST: Final = 1000  # end records that are looked at; each has 22 bytes
+
+
+def archive_ends(source: Source, *, tail: bytes | None = None) -> int | None:
+    """The byte of an end record whose directory is there, the last such one; None where there is none.
+
+    `tail` is the end of the file, if it was read already.
+    """
+    if tail is None:
+        size = min(REACH, source.size)
+        tail = bytes(source.read(source.size - size, size))
+    at, looked_at = tail.rfind(_SIGNATURE), 0
+    while at >= 0 and looked_at < _MOST:
+        if len(tail) - at >= _END.size and _has_directory(source, tail, at):
+            return source.size - len(tail) + at
+        at, looked_at = tail.rfind(_SIGNATURE, 0, at), looked_at + 1
+    return None
+
+
+def _has_directory(source: Source, tail: bytes, at: int) -> bool:
+    """Whether a directory stands where the end record at `at` of the tail says, or right before it."""
+    end = source.size - len(tail) + at
+    *_, size, start, _ = _END.unpack_from(tail, at)
+    places = {start, end - size}
+    if at >= _LOCATOR.size and tail[at - _LOCATOR.size : at].startswith(b"PK\6\7"):
+        *_, wide, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        for place in (wide, end - _LOCATOR.size - _END64.size):
+            if 0 <= place <= source.size - _END64.size:
+                record = _END64.unpack(source.read(place, _END64.size))
+                if record[0] == b"PK\6\6":
+                    places |= {record[-1], place - record[-2]}
+    return any(0 <= place <= end - 4 and bytes(source.read(place, 4)) == _ENTRY for place in places)

@@ -1,0 +1,86 @@
+"""The members of a checkpoint that torch before 0.1.10 wrote as a tar: pickles with bytes of numbers between them.
+
+Source: torch/serialization.py, `legacy_load`. `pickle` and `sys_info` are plain pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.errors import ConverterError, FormatError, TruncatedPickleError
+from converter.formats.torch.reader import storage_dtype
+from converter.io.source import Window
+from converter.limits import limits
+from converter.pickles.closed_table import TABLE
+from converter.pickles.machine import run
+from converter.scanning.pickle_stream import run_pickle
+from converter.scanning.place import Place
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+    from converter.scanning.walker import Walker
+
+_FIRST: Final = 2048  # bytes read of a pickle; those of a tensor or a storage have about 100
+_MOST: Final = 16 << 20  # bytes of a pickle: the list of views may be long
+Raw = Callable[["Source", int, Any], int]  # how many bytes follow a pickle with this value, which ends at this byte
+
+
+def _numbers_of_storage(source: Source, position: int, value: Any) -> int:
+    """A count of elements (8 bytes), and the elements of (key, location, storage class)."""
+    numel = int.from_bytes(source.read(position, 8), "little", signed=True)
+    if numel < 0:
+        raise FormatError(f"a storage of {numel:,} elements at byte {position:,}")
+    return 8 + numel * storage_dtype(value[2]).dtype.itemsize
+
+
+def _numbers_of_tensor(source: Source, position: int, value: Any) -> int:
+    """A count of dimensions in 8 bytes, sizes, strides and an offset of 8 bytes each."""
+    rank = int.from_bytes(source.read(position, 4), "little", signed=True)
+    if rank < 0:
+        raise FormatError(f"a tensor of {rank:,} dimensions at byte {position:,}")
+    return 8 + 16 * rank + 8
+
+
+LAYOUTS: Final[dict[str, Raw]] = {"storages": _numbers_of_storage, "tensors": _numbers_of_tensor}
+
+
+def look(walker: Walker, source: Source, place: Place, raw: Raw) -> None:
+    """Look at each pickle of a member, and pass over the bytes behind it."""
+    position = 0
+    count: int | None = None
+    while position < source.size:
+        size = min(_FIRST, source.size - position)
+        while True:
+            data = bytes(source.read(position, size))
+            found = run_pickle(data, 0)
+            more = min(_MOST, source.size - position)
+            if not isinstance(found.error, TruncatedPickleError) or size >= more:
+                break
+            size = min(more, max(found.error.needs, 16 * size))
+        walker.budget.run_nbytes += found.reached
+        if walker.budget.pickles >= limits().scan_pickles:
+            message = f"more than {limits().scan_pickles:,} pickles"
+            walker.findings.report("not-looked-into", message, place.name, position)
+            return
+        at = Place(f"{place.name}, byte {position:,}", place.depth, place.claim)
+        walker.add(found, Window(source, position, source.size - position), at)
+        if found.end is None:
+            return
+        position += found.end
+        value = _value(data)
+        if count is None:
+            count = value if type(value) is int else 0
+        elif type(value) is tuple and len(value) == 3 and count > 0:
+            count -= 1
+            position += raw(source, position, value)
+    if position > source.size:
+        raise FormatError(f"the numbers at the end of `{place.name}` are cut off")
+
+
+def _value(data: bytes) -> Any:
+    """What a pickle of the closed table holds; None for any other."""
+    try:
+        return run(data, TABLE).value
+    except ConverterError:
+        return None

@@ -1,0 +1,52 @@
+"""The way through a tar archive: every member. Its names, links and devices are only reported; nothing is extracted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from converter.errors import ConverterError
+from converter.io.source import Window
+from converter.io.tar import Member, members
+from converter.io.zip_directory import refused_name
+from converter.scanning import tar_checkpoint
+from converter.scanning.place import Claim, Place
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
+    from converter.scanning.walker import Walker
+
+_PICKLE_NAMES: Final = (".pkl", ".pickle")
+
+
+def look(walker: Walker, source: Source, place: Place) -> None:
+    """Look at every member of a tar archive."""
+    found: dict[str, Member] = {}
+    try:
+        for member in members(source):
+            inner = f"{place.name}{member.name}"
+            if member.name in found:
+                walker.findings.report("malformed", f"`{member.name:.200}` is there twice", inner)
+            elif (reason := refused_name(member.name.removesuffix("/"))) is not None:
+                walker.findings.report("malformed", f"its name {reason}", inner)
+            if member.other and member.other != "a folder":
+                walker.findings.report("malformed", f"{member.other}, where files were expected", inner)
+            # One name may stand twice: what stands first is looked into, too.
+            if not member.other and member.nbytes:
+                _member(walker, source, member, place)
+            found[member.name] = member
+    except ConverterError as error:
+        walker.findings.report(error.rule, str(error), place.name.rstrip("/"))
+
+
+def _member(walker: Walker, source: Source, member: Member, place: Place) -> None:
+    claim = Claim.PICKLE if member.name.lower().endswith(_PICKLE_NAMES) else Claim.WHOLE
+    inner = Place(f"{place.name}{member.name}", place.depth, claim)
+    content = Window(source, member.offset, member.nbytes, inner.name)
+    layout = tar_checkpoint.LAYOUTS.get(member.name.removeprefix("./"))
+    try:
+        if layout is None:
+            walker.record(content, inner)
+        else:
+            tar_checkpoint.look(walker, content, inner, layout)
+    except ConverterError as error:
+        walker.findings.report(error.rule, str(error), inner.name)
