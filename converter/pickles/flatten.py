@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from converter.dtypes import Dtype
 from converter.errors import FormatError, LayoutError, LimitError
 from converter.limits import limits
-from converter.pickles.closed_table import Special
-from converter.pickles.values import Dict, Opaque
+from converter.pickles.closed_table import Attributed, Special
+from converter.pickles.values import Dict, Opaque, TableEntry
 from converter.pickles.walk import inside, key_text
 from converter.tensors.catalogue import Other, Unsupported
 from converter.tensors.tensor import Tensor
 
 # Keys below which trainers put the state dict; when all tensors are below one of these, names leave it out.
 ROOTS: Final = ("state_dict", "model", "module")
+_TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
 _LETTERS: Final = 256  # bytes that a name may have on average
 
@@ -46,16 +48,14 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     if root is not None:
         top, flattened.root = _chosen(value, root), root
     elif type(value) is Dict:
-        below = [
-            (key, inner) for key, inner in value.pairs() if id(inner) in holding or isinstance(inner, Tensor | Special)
-        ]
+        below = [(key, inner) for key, inner in value.pairs() if id(inner) in holding or isinstance(inner, _TENSORS)]
         if len(below) == 1 and type(below[0][1]) is Dict and type(below[0][0]) is str and below[0][0] in ROOTS:
             flattened.root, top = below[0]
     if top is not value and type(value) is Dict:
         for key, inner in value.pairs():
             if inner is not top:
                 flattened.others.append(_other(key_text(key), inner))
-    if isinstance(top, Tensor | Special):
+    if isinstance(top, _TENSORS):
         _add(flattened, "tensor", top)
         return flattened
     letters, most = 0, min(limits().names, _LETTERS * places + (1 << 20))
@@ -81,6 +81,10 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
         if name in flattened.tensors:
             raise LayoutError(f"two tensors are both called `{name}`")
         flattened.tensors[name] = leaf
+    elif isinstance(leaf, Attributed):
+        _add(flattened, name, leaf.tensor)
+        for attributes in leaf.attributes:
+            flattened.others.append(_other(f"{name}.__dict__", attributes))
     elif isinstance(leaf, Special):
         flattened.unsupported.append(Unsupported(name, leaf.kind, leaf.dtype, leaf.shape))
     else:
@@ -119,14 +123,14 @@ def _holding(value: object) -> tuple[set[int], int]:
     Raises LayoutError where one of them has a key twice: readers differ in which of the two counts.
     """
     parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
-    leaves, places = [value] if isinstance(value, Tensor | Special) else [], 0
+    leaves, places = [value] if isinstance(value, _TENSORS) else [], 0
     waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) else []
     while waiting:
         node = waiting.pop()
         places += len(node)
         for inner in node[1::2] if type(node) is Dict else node:
             kind = type(inner)
-            leaf = kind is Tensor or kind is Special
+            leaf = kind in _TENSORS
             if leaf or ((kind is tuple or kind is list or kind is Dict) and inner):  # empty ones lead nowhere
                 above = parents.get(id(inner))
                 if above is None:
@@ -150,13 +154,29 @@ def _holding(value: object) -> tuple[set[int], int]:
 
 
 def _check_keys(node: Dict) -> None:
+    keys = node[::2]
+    if set(map(type, keys)) == {str} and len(set(keys)) == len(keys):
+        return
     names: set[str] = set()
-    for key in node[::2]:
-        if type(key) in (str, int, bytes):
-            name = key_text(key)
-            if name in names:
-                raise LayoutError(f"the key `{name[:80]}` stands twice in one dict")
-            names.add(name)
+    for key in keys:
+        name = _identity(key)
+        if name in names:
+            raise LayoutError(f"the key `{key_text(key)[:80]}` stands twice in one dict")
+        names.add(name)
+
+
+def _identity(key: object) -> str:
+    """A text that is the same for keys that Python takes for equal (1, True and 1.0), or that have the same name here.
+
+    Keys other than text, bytes and numbers are told apart by their descriptions only, which may be the same for two.
+    """
+    if isinstance(key, float) and key.is_integer():
+        key = int(key)
+    if isinstance(key, bool):
+        key = int(key)
+    if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
+        return key.value.torch  # which has aliases: torch.half is torch.float16
+    return key_text(key)
 
 
 def _leaves(top: object, holding: set[int], most: int) -> Iterator[tuple[str, object]]:

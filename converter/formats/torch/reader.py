@@ -13,7 +13,7 @@ from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
 from converter.limits import limits
-from converter.pickles.closed_table import TABLE, StorageClass, Typed
+from converter.pickles.closed_table import TABLE, StorageClass, Typed, is_meta
 from converter.pickles.flatten import flatten
 from converter.pickles.machine import run
 from converter.pickles.values import Opaque, TableEntry
@@ -136,13 +136,13 @@ class _Storages:
             for name, record in archive.records.items()
             if name.startswith(self.folder)
         }  # fmt: skip
-        self.mentioned: dict[str, StorageClass] = {}
+        self.mentioned: dict[str, tuple[StorageClass, bool]] = {}
 
     def persistent(self, value: Any) -> object:
         """Give the storage that a persistent id stands for: ('storage', class, key, location, numel)."""
         if type(value) is not tuple or len(value) != 5 or value[0] != "storage":
             raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
-        _, known, key, _, numel = value
+        _, known, key, location, numel = value
         if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 63:
             raise PickleError("a persistent id has a key that is not text, or no count of elements")
         kind = storage_dtype(known)
@@ -151,15 +151,16 @@ class _Storages:
             raise LayoutError(
                 f"storage `{key[:80]}` is missing: there is no `{self.folder}{key[:80]}` in `{self.archive.name}`"
             )
-        first = self.mentioned.setdefault(key, kind)
-        if first is not kind and first != kind:
-            raise LayoutError(f"storage `{key}` is {first.name} in one place and {kind.name} in another")
+        mention = (kind, is_meta(location))
+        first = self.mentioned.setdefault(key, mention)
+        if first != mention:
+            raise LayoutError(f"storage `{key}` is {_said(*first)} in one place and {_said(*mention)} in another")
         if numel * kind.dtype.itemsize != storage.nbytes:
             raise LayoutError(
                 f"storage `{key}` in `{self.archive.name}` should have {numel:,} elements of {kind.dtype.name}, "
                 f"{numel * kind.dtype.itemsize:,} bytes; its record has {storage.nbytes:,}"
             )
-        return Typed(storage, kind.dtype, kind.untyped)
+        return Typed(storage, kind.dtype, kind.untyped, mention[1])
 
     def problems(self) -> list[str]:
         """Say which records nothing refers to: a place to hide things, and space lost."""
@@ -177,11 +178,16 @@ class _Storages:
         return found
 
 
+def _said(kind: StorageClass, meta: bool) -> str:
+    return f"{kind.name} without data (on the device `meta`)" if meta else kind.name
+
+
 def _check_kind(archive: Archive) -> None:
     name = archive.name
     for record, what in _MARKS:
         if record in archive or any(n.endswith("/" + record) for n in archive.records if not archive.root):
             raise ProgramError(f"`{name}` is {what}")
+    _check_case(archive)
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         raise ForeignFileError(
@@ -200,6 +206,20 @@ def _check_kind(archive: Archive) -> None:
     text = archive.read(version, 64, check=archive.records[version].crc32 != 0)
     if not text.strip().isdigit() or not 1 <= int(text) <= 10:
         raise FormatError(f"`{name}` has format version {text[:20]!r}: 1 to 10 are known")
+
+
+def _check_case(archive: Archive) -> None:
+    """Raise FormatError where torch would find another record than we do: it looks them up without regard to case."""
+    found: dict[str, str] = {record: record for record in (*_KEPT, *(record for record, _ in _MARKS))}
+    for name in archive.records:
+        folder, slash, key = name.partition("/")
+        other = found.setdefault(name.lower(), name)
+        if other != name or (slash and folder != folder.lower() and f"{folder.lower()}/" in _FOLDERS):
+            meant = other if other != name else f"{folder.lower()}/{key}"
+            raise FormatError(
+                f"`{archive.name}` holds a record `{name:.200}`, which torch takes for `{meant:.200}`: it looks records up "
+                "without regard to upper and lower case"
+            )
 
 
 def _byteorder(archive: Archive) -> str:
