@@ -11,18 +11,33 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from converter.dtypes import BY_STORAGE, BY_TORCH, U8, Dtype
-from converter.errors import LayoutError, PickleError
+from converter.errors import LayoutError, LimitError, PickleError
 from converter.limits import limits
 from converter.pickles.values import Dict, Opaque, TableEntry
 from converter.tensors.tensor import Storage, Tensor
 
+_META: Final = ("meta", b"meta")  # the location of a storage that has a size and no data
+_QUANTISED: Final = frozenset(name for name in BY_TORCH if name.startswith(("qint", "quint")))
+_ATTRIBUTES: Final = 100  # of one tensor: a pickle can pass one dict to many calls, and each looks at all its keys
+# Assigning to these changes a tensor or its bytes: they are the attributes that torch 2.13 gives a setter.
+SETTERS: Final = frozenset(
+    (
+        *("data", "real", "imag", "names", "requires_grad", "volatile", "grad", "grad_dtype", "grad_fn"),
+        *("_grad", "_grad_fn", "_backward_hooks", "_post_accumulate_grad_hooks"),
+    )
+)
+
 
 class Typed(NamedTuple):
-    """A storage as a pickle mentions it: with the dtype of its class, or untyped (bytes)."""
+    """A storage as a pickle mentions it: with the dtype of its class, or untyped (bytes).
+
+    `meta` marks one that torch.load leaves without data, because the pickle says that it was on the device `meta`.
+    """
 
     storage: Storage
     dtype: Dtype
     untyped: bool = False
+    meta: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,21 @@ class Special:
         self.args = args
         self.dtype = dtype
         self.shape = shape
+
+
+class Attributed:
+    """A tensor to which torch.load would give plain attributes. `attributes` are what the pickle sets, in order."""
+
+    __slots__ = ("attributes", "tensor")
+
+    def __init__(self, tensor: Tensor | Special, attributes: tuple[object, ...]) -> None:
+        self.tensor = tensor
+        self.attributes = attributes
+
+
+def is_meta(location: object) -> bool:
+    """Whether torch.load gives a storage with this location no data."""
+    return type(location) in (str, bytes) and location in _META
 
 
 def _arguments(args: tuple[Any, ...], least: int, most: int, function: str) -> None:
@@ -78,11 +108,16 @@ def _check_hooks(requires_grad: object, hooks: object) -> None:
         raise PickleError("backward_hooks is not an empty OrderedDict: the tensor has hooks, which are code")
 
 
-def _tensor(storage: object, offset: object, size: object, stride: object, dtype: Dtype | None = None) -> Tensor:
+def _tensor(
+    storage: object, offset: object, size: object, stride: object, dtype: Dtype | None = None
+) -> Tensor | Special:
     if type(storage) is not Typed:
         raise PickleError(f"a tensor is built on a {type(storage).__name__}, not on a storage")
     shape, steps = _sizes(size, "a tensor's size"), _sizes(stride, "a tensor's stride")
-    return Tensor(dtype or storage.dtype, shape, steps, _whole(offset, "a storage offset"), storage.storage)
+    tensor = Tensor(dtype or storage.dtype, shape, steps, _whole(offset, "a storage offset"), storage.storage)
+    if storage.meta or tensor.dtype.torch in _QUANTISED:
+        return Special("meta" if storage.meta else "quantised", "torch.load", (), tensor.dtype.name, shape)
+    return tensor
 
 
 def _rebuild_tensor(args: tuple[Any, ...]) -> object:
@@ -103,15 +138,24 @@ def _rebuild_tensor_v2(args: tuple[Any, ...]) -> object:
 
 def _rebuild_tensor_v3(args: tuple[Any, ...]) -> object:
     _arguments(args, 7, 8, "torch._utils._rebuild_tensor_v3")
-    storage, offset, size, stride, requires_grad, hooks, dtype, *metadata = args
+    storage, offset, size, stride, requires_grad, hooks, named, *metadata = args
     _check_hooks(requires_grad, hooks)
-    return _with_metadata(
-        _tensor(storage, offset, size, stride, _dtype(dtype)), metadata, "torch._utils._rebuild_tensor_v3"
-    )
+    dtype = _dtype(named)
+    tensor = _tensor(storage, offset, size, stride, dtype)
+    # torch.load swaps the bytes of a big-endian file by the storage's dtype, whatever the tensor's dtype is.
+    if storage.storage.byteorder == "big" and storage.dtype.swapped != dtype.swapped:
+        raise LayoutError(
+            f"a {dtype.name} tensor lies on a big-endian storage of {storage.dtype.name} (key `{storage.storage.key:.80}`): "
+            "torch.load would not put its bytes into the right order"
+        )
+    return _with_metadata(tensor, metadata, "torch._utils._rebuild_tensor_v3")
 
 
-def _with_metadata(tensor: Tensor, metadata: list[Any], function: str) -> object:
-    """Return the tensor, or a Special where it is lazily conjugated or negated: the stored values are not its own."""
+def _with_metadata(tensor: Tensor | Special, metadata: list[Any], function: str) -> object:
+    """Return the tensor, or a Special where it is lazily conjugated or negated: the stored values are not its own.
+
+    torch asks only whether the mark is there, not whether it is true (torch/csrc/jit/serialization/pickler.h).
+    """
     marks = metadata[0] if metadata else None
     if marks is None:
         return tensor
@@ -123,12 +167,10 @@ def _with_metadata(tensor: Tensor, metadata: list[Any], function: str) -> object
     for key, value in marks.pairs():
         if key not in ("conj", "neg") or type(value) is not bool:
             raise PickleError(f"{function} has metadata other than `conj` and `neg`, true or false")
-        kinds += [key] if value else []
-    return (
-        Special(f"{' and '.join(kinds)} view", function, (tensor,), tensor.dtype.name, tensor.shape)
-        if kinds
-        else tensor
-    )
+        kinds.append(key)
+    if not kinds or isinstance(tensor, Special):
+        return tensor
+    return Special(f"{' and '.join(kinds)} view", function, (tensor,), tensor.dtype.name, tensor.shape)
 
 
 def _dtype(value: object) -> Dtype:
@@ -150,15 +192,46 @@ def _rebuild_parameter(args: tuple[Any, ...]) -> object:
 
 def _rebuild_parameter_with_state(args: tuple[Any, ...]) -> object:
     _arguments(args, 4, 4, "torch._utils._rebuild_parameter_with_state")
-    data, requires_grad, hooks, _ = args
+    data, requires_grad, hooks, state = args
     _check_hooks(requires_grad, hooks)
-    return _is_tensor(data, "torch._utils._rebuild_parameter_with_state")
+    function = "torch._utils._rebuild_parameter_with_state"
+    return _with_state(_is_tensor(data, function), state, function)
 
 
 def _is_tensor(data: object, function: str) -> object:
+    """Return the tensor that a parameter is made of; the parameter does not get the attributes that it has."""
+    if isinstance(data, Attributed):
+        return data.tensor
     if isinstance(data, Tensor | Special | Opaque):
         return data
     raise PickleError(f"{function} is given a {type(data).__name__}, not a tensor")
+
+
+def _with_state(made: object, state: object, function: str) -> object:
+    """Return the tensor with the attributes that torch would set on it (`_set_obj_state` of torch/_utils.py).
+
+    `state` is a dict, or a tuple of a dict and one for slots; each may be None. Raises LayoutError where an attribute is one
+    by which torch changes the tensor itself.
+    """
+    if type(state) is tuple and len(state) != 2:
+        raise PickleError(f"{function} has a state of {len(state):,} parts: a dict, or two, were expected")
+    parts = [part for part in (state if type(state) is tuple else (state,)) if part is not None]
+    for part in parts:
+        if type(part) is not Dict:
+            raise PickleError(f"{function} sets a {type(part).__name__} as attributes, not a dict")
+        if len(part) > 2 * _ATTRIBUTES:
+            raise LimitError(
+                f"{function} sets {len(part) // 2:,} attributes of a tensor: at most {_ATTRIBUTES} are read"
+            )
+        for key in part[::2]:
+            if type(key) is not str:
+                raise PickleError(f"{function} sets an attribute whose name is a {type(key).__name__}, not text")
+            if key in SETTERS or key.startswith("__"):
+                raise LayoutError(f"{function} sets `{key:.80}` of a tensor, which would change the tensor itself")
+    attributes = tuple(part for part in parts if part)
+    if isinstance(made, Attributed):
+        return Attributed(made.tensor, (*made.attributes, *attributes))
+    return Attributed(made, attributes) if attributes and isinstance(made, Tensor | Special) else made
 
 
 def _rebuild_from_type(args: tuple[Any, ...]) -> object:
@@ -169,8 +242,10 @@ def _rebuild_from_type(args: tuple[Any, ...]) -> object:
         raise PickleError("torch._tensor._rebuild_from_type_v2 is given itself: subclasses do not nest")
     if type(function) is TableEntry and function.build is not None and type(inner) is tuple:
         made = function.build(inner)
-        if type(kind) is TableEntry and isinstance(made, Tensor):
-            return made
+        if type(kind) is TableEntry and isinstance(made, Tensor | Attributed):
+            return _with_state(made, args[3], "torch._tensor._rebuild_from_type_v2")
+        if isinstance(made, Attributed):
+            made = made.tensor
         shape = made.shape if isinstance(made, Tensor | Special) else None
         dtype = made.dtype.name if isinstance(made, Tensor) else made.dtype if isinstance(made, Special) else None
         # Keep the state (a DTensor's shard) reachable, so that it is listed.
@@ -198,9 +273,9 @@ def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int
 
 
 def _ordered_dict(args: tuple[Any, ...]) -> object:
-    """Python 3 writes OrderedDict() and fills it; Python 2 passes a list of [key, value] pairs.
+    """Python 3 writes OrderedDict() and fills it; Python 2 passes a list of [key, value] pairs, which is copied.
 
-    We empty that list after use, so that a pickle cannot pass one list to many calls and multiply it.
+    The machine bounds how much is copied: a pickle can pass one list to many calls.
     """
     _arguments(args, 0, 1, "collections.OrderedDict")
     made = Dict()
@@ -208,10 +283,8 @@ def _ordered_dict(args: tuple[Any, ...]) -> object:
         raise PickleError(f"collections.OrderedDict is given a {type(args[0]).__name__}, not a list of pairs")
     for pair in args[0] if args else ():
         if type(pair) not in (list, tuple) or len(pair) != 2:
-            raise PickleError("collections.OrderedDict is given something that is no list of pairs, or a list again")
+            raise PickleError("collections.OrderedDict is given something that is no list of pairs")
         made += pair
-    if args:
-        args[0][:] = [None]
     return made
 
 
@@ -237,8 +310,9 @@ def _plain(value: object) -> bool:
 def _table() -> dict[tuple[str, str], TableEntry]:
     utils = "torch._utils"
     rows = [
-        TableEntry("collections", "OrderedDict", _ordered_dict),
-        TableEntry("torch", "Size", _size),
+        # OrderedDict.__new__ ignores its arguments: only __init__ takes them.
+        TableEntry("collections", "OrderedDict", _ordered_dict, new=lambda _: Dict()),
+        TableEntry("torch", "Size", _size, new=_size),
         TableEntry("torch", "Tensor"),
         TableEntry("torch.nn.parameter", "Parameter"),
         TableEntry("torch.nn.parameter", "Buffer"),

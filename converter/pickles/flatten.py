@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from converter.dtypes import Dtype
 from converter.errors import FormatError, LayoutError, LimitError
 from converter.limits import limits
-from converter.pickles.closed_table import Special
+from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.modules import settings, state_dict
-from converter.pickles.values import Dict, Opaque
+from converter.pickles.values import Dict, Opaque, TableEntry
 from converter.pickles.walk import inside, key_text
 from converter.pickles.weights import PREFIXES, Chosen, choose
 from converter.tensors.catalogue import Other, Unsupported
 from converter.tensors.tensor import Tensor
 
+_TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
 _LETTERS: Final = 256  # bytes that a name may have on average
 
@@ -60,7 +62,7 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     for name, inner in chosen.beside:
         flattened.others.append(_other(name, inner))
     top = chosen.value
-    if isinstance(top, Tensor | Special):
+    if isinstance(top, _TENSORS):
         _add(flattened, "tensor", top)
         return flattened
     letters, most = 0, min(limits().names, _LETTERS * held.places + (1 << 20))
@@ -106,6 +108,10 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
         if name in flattened.tensors:
             raise LayoutError(f"two tensors are both called `{name}`")
         flattened.tensors[name] = leaf
+    elif isinstance(leaf, Attributed):
+        _add(flattened, name, leaf.tensor)
+        for attributes in leaf.attributes:
+            flattened.others.append(_other(f"{name}.__dict__", attributes))
     elif isinstance(leaf, Special):
         flattened.unsupported.append(Unsupported(name, leaf.kind, leaf.dtype, leaf.shape))
     else:
@@ -151,7 +157,7 @@ class _Held:
         self.containers: set[int] = set()
         self.places = 0
         parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
-        leaves = [value] if isinstance(value, Tensor | Special) else []
+        leaves = [value] if isinstance(value, _TENSORS) else []
         waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) or self._opens(value) else []
         while waiting:
             node = waiting.pop()
@@ -159,7 +165,7 @@ class _Held:
             self.places += len(inside)
             for inner in inside[1::2] if type(inside) is Dict else inside:
                 kind = type(inner)
-                leaf = kind is Tensor or kind is Special
+                leaf = kind in _TENSORS
                 # Empty containers lead nowhere.
                 if (
                     leaf
@@ -186,7 +192,7 @@ class _Held:
                         _check_keys(opened)
 
     def __call__(self, value: object) -> bool:
-        return id(value) in self.containers or isinstance(value, Tensor | Special)
+        return id(value) in self.containers or isinstance(value, _TENSORS)
 
     def _opens(self, value: object) -> bool:
         """Whether a value is a whole module, whose state dict is made once."""
@@ -200,13 +206,29 @@ class _Held:
 
 
 def _check_keys(node: Dict) -> None:
+    keys = node[::2]
+    if set(map(type, keys)) == {str} and len(set(keys)) == len(keys):
+        return
     names: set[str] = set()
-    for key in node[::2]:
-        if type(key) in (str, int, bytes):
-            name = key_text(key)
-            if name in names:
-                raise LayoutError(f"the key `{name[:80]}` stands twice in one dict")
-            names.add(name)
+    for key in keys:
+        name = _identity(key)
+        if name in names:
+            raise LayoutError(f"the key `{key_text(key)[:80]}` stands twice in one dict")
+        names.add(name)
+
+
+def _identity(key: object) -> str:
+    """A text that is the same for keys that Python takes for equal (1, True and 1.0), or that have the same name here.
+
+    Keys other than text, bytes and numbers are told apart by their descriptions only, which may be the same for two.
+    """
+    if isinstance(key, float) and key.is_integer():
+        key = int(key)
+    if isinstance(key, bool):
+        key = int(key)
+    if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
+        return key.value.torch  # which has aliases: torch.half is torch.float16
+    return key_text(key)
 
 
 def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]:

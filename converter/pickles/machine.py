@@ -119,6 +119,7 @@ class _Machine:
         # Picklers number what they put from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
         # random salt, so that a pickle cannot choose numbers that collide.
         self.memo: list[Any] = []
+        self.size = self.copied = 0  # bytes of the pickle, and what calls have copied out of their arguments
         self.sparse: dict[int, Any] = {}
         self.salt = int.from_bytes(os.urandom(7), "little")
         self.fast = FastTensors(self.memo, self.sparse, persistent)
@@ -128,6 +129,7 @@ class _Machine:
 
         Opcodes are compared here by bare names: with `op.NAME` the loop takes a tenth longer.
         """
+        self.size = len(data)
         stack: list[Any] = []
         below: list[list[Any]] = []  # the stacks under each open MARK
         memo, sparse = self.memo, self.sparse
@@ -173,7 +175,9 @@ class _Machine:
                         args = stack.pop()
                         callee = stack[-1]
                         if type(callee) is TableEntry and type(args) is tuple and callee.build is not None:
-                            stack[-1] = callee.build(args)
+                            made = stack[-1] = callee.build(args)
+                            if type(made) is Dict and made:
+                                self.copy(len(made), at)
                             if not framed:
                                 opcodes, position = self.fast.run(data, at + 1, stack)
                                 if opcodes:
@@ -308,6 +312,8 @@ class _Machine:
                 made = self.call(stack[-1], args, code, at)
                 if isinstance(made, Opaque):
                     made.kwargs = kwargs
+                elif kwargs:
+                    raise PickleError(f"NEWOBJ_EX at byte {at:,} gives arguments by name to a call that takes none")
                 stack[-1] = made
             case op.OBJ:
                 items, stack = stack, self.unmarked(below, code, at)
@@ -331,6 +337,15 @@ class _Machine:
                 self.refuse(at, PickleError(outside))
                 stack.append(Lost() if code == op.NEXT_BUFFER else stack.pop())
         return stack
+
+    def copy(self, count: int, at: int) -> None:
+        """Count what a call copied out of its arguments: a pickle can pass one list to many calls, which would multiply it.
+
+        No list has more items than its pickle has bytes, so a list that is passed once is never too long.
+        """
+        self.copied += count
+        if self.copied > 2 * self.size:
+            raise LimitError(f"at byte {at:,} a list is passed to more calls than a checkpoint needs: they multiply it")
 
     def unmarked(self, below: list[list[Any]], code: int, at: int) -> list[Any]:
         """Return the stack as it was at the last MARK."""
@@ -366,11 +381,12 @@ class _Machine:
                 raise PickleError(
                     f"{NAMES[code]} at byte {at:,} gives {callee.module}.{callee.name} no tuple of arguments"
                 )
-            if callee.build is None:
+            build = callee.new if code in (op.NEWOBJ, op.NEWOBJ_EX) else callee.build
+            if build is None:
                 raise PickleError(
                     f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which makes nothing"
                 )
-            return callee.build(args)
+            return build(args)
         if type(callee) is Opaque:
             how = NAMES[code]
             made = Opaque(callee.module, callee.name, args, how, callee if callee.args is not None else None)

@@ -59,17 +59,24 @@ class PersistentId:
 class TableEntry:
     """A global of the closed table: `build` makes a value from the arguments; it is None for a global that is only named.
 
+    `new` does the same for NEWOBJ, which calls a class's `__new__` and not its `__init__`; it is None for functions.
     `value` is what the name stands for, such as a dtype.
     """
 
-    __slots__ = ("build", "module", "name", "value")
+    __slots__ = ("build", "module", "name", "new", "value")
 
     def __init__(
-        self, module: str, name: str, build: Callable[[tuple[Any, ...]], object] | None = None, value: object = None
+        self,
+        module: str,
+        name: str,
+        build: Callable[[tuple[Any, ...]], object] | None = None,
+        value: object = None,
+        new: Callable[[tuple[Any, ...]], object] | None = None,
     ) -> None:
         self.module = module
         self.name = name
         self.build = build
+        self.new = new
         self.value = value
 
 

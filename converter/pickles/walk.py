@@ -7,7 +7,7 @@ from types import NoneType
 from typing import Any, Final
 
 from converter.limits import limits
-from converter.pickles.closed_table import Special, Typed
+from converter.pickles.closed_table import Attributed, Special, Typed
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
 from converter.tensors.tensor import Tensor
 
@@ -30,6 +30,9 @@ def inside(node: object) -> Iterator[tuple[str, Any]]:
             yield str(index), inner
     elif type(node) is Special:
         yield "", node.args
+    elif type(node) is Attributed:
+        for inner in (node.tensor, *node.attributes):
+            yield "", inner
     elif type(node) is PersistentId:
         yield "", node.value
 
@@ -90,6 +93,8 @@ def describe(value: object) -> str:
         return f"{value.module}.{value.name}"
     if isinstance(value, Special):
         return f"{value.kind} tensor"
+    if isinstance(value, Attributed):
+        return "tensor with attributes"
     if isinstance(value, Typed):
         return f"storage of {value.storage.nbytes:,} bytes"
     return type(value).__name__

@@ -19,7 +19,7 @@ from converter.pickles.opcodes import NAMES, OPCODES, decode
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
 from tests.build.checkpoints import Call, Global, Pickler, dumps
 
-PAIR = TableEntry("torch", "pair", lambda args: ("pair", *args))
+PAIR = TableEntry("torch", "pair", lambda args: ("pair", *args), new=lambda args: ("pair", *args))
 NAME = TableEntry("torch", "name")
 TABLE = {("torch", "pair"): PAIR, ("torch", "name"): NAME}
 

@@ -15,7 +15,7 @@ from converter.formats.torch import LEGACY_NAME
 from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
 from converter.limits import limits
-from converter.pickles.closed_table import TABLE, StorageClass, Typed
+from converter.pickles.closed_table import TABLE, StorageClass, Typed, is_meta
 from converter.pickles.flatten import facts, flatten
 from converter.pickles.machine import run
 from converter.pickles.values import Dict, PersistentId, Pickled
@@ -99,6 +99,7 @@ class _Mentioned:
     def __init__(self, shard: int | None) -> None:
         self.shard = shard
         self.kinds: dict[str, tuple[StorageClass, int]] = {}
+        self.views: dict[str, tuple[str, int, int]] = {}  # by key: the storage's key, offset and size in elements
         self.placed: dict[str, Storage] = {}
 
     def persistent(self, value: Any) -> object:
@@ -107,9 +108,11 @@ class _Mentioned:
             return value[1]
         if type(value) is not tuple or len(value) not in (5, 6) or value[0] != "storage":
             raise PickleError("a persistent id is not ('storage', class, key, location, number of elements, view)")
-        _, known, key, _, numel, *views = value
+        _, known, key, location, numel, *views = value
         if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 60:
             raise PickleError("a persistent id has a key that is not text, or no count of elements")
+        if is_meta(location):
+            raise LayoutError(f"storage `{key[:80]}` was on the device `meta`: it has no data, which this stream needs")
         kind = storage_dtype(known)
         if self.kinds.setdefault(key, (kind, numel)) != (kind, numel):
             raise LayoutError(f"storage `{key[:80]}` is mentioned twice with different classes or sizes")
@@ -130,6 +133,10 @@ class _Mentioned:
         ):
             raise PickleError("the view of a storage is not (key, offset, size)")
         key, offset, size = view
+        # torch.load keeps views and storages in one table, and a key that is there already stands for what is there.
+        mention = (storage.key, offset, size)
+        if self.views.setdefault(key, mention) != mention:
+            raise LayoutError(f"the view `{key[:80]}` of a storage is mentioned twice with different places or sizes")
         itemsize = kind.dtype.itemsize
         if offset < 0 or size < 0 or (offset + size) * itemsize > storage.nbytes:
             raise LayoutError(f"the view `{key[:80]}` reaches over the end of storage `{storage.key[:80]}`")
@@ -148,6 +155,8 @@ class _Mentioned:
 
     def place(self, source: Source, position: int, keys: list[str]) -> None:
         """Walk the storages behind the pickles: a count of elements (8 bytes) and the elements, in the order of `keys`."""
+        if (shared := next(iter(self.views.keys() & self.kinds.keys()), None)) is not None:
+            raise LayoutError(f"`{source.name}`: `{shared[:80]}` is the key of a storage and of a view of one")
         if len(set(keys)) != len(keys) or set(keys) != set(self.kinds):
             raise LayoutError(f"`{source.name}`: the list of storages and the storages mentioned differ")
         for key in keys:

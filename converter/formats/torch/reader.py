@@ -14,7 +14,7 @@ from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
 from converter.limits import limits
-from converter.pickles.closed_table import TABLE, StorageClass, Typed
+from converter.pickles.closed_table import TABLE, StorageClass, Typed, is_meta
 from converter.pickles.flatten import facts, flatten
 from converter.pickles.machine import run
 from converter.pickles.values import Opaque, TableEntry
@@ -126,13 +126,13 @@ class _Storages:
             for name, record in archive.records.items()
             if name.startswith(self.folder)
         }  # fmt: skip
-        self.mentioned: dict[str, StorageClass] = {}
+        self.mentioned: dict[str, tuple[StorageClass, bool]] = {}
 
     def persistent(self, value: Any) -> object:
         """Give the storage that a persistent id stands for: ('storage', class, key, location, numel)."""
         if type(value) is not tuple or len(value) != 5 or value[0] != "storage":
             raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
-        _, known, key, _, numel = value
+        _, known, key, location, numel = value
         if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 63:
             raise PickleError("a persistent id has a key that is not text, or no count of elements")
         kind = storage_dtype(known)
@@ -141,15 +141,16 @@ class _Storages:
             raise LayoutError(
                 f"storage `{key[:80]}` is missing: there is no `{self.folder}{key[:80]}` in `{self.archive.name}`"
             )
-        first = self.mentioned.setdefault(key, kind)
-        if first is not kind and first != kind:
-            raise LayoutError(f"storage `{key}` is {first.name} in one place and {kind.name} in another")
+        mention = (kind, is_meta(location))
+        first = self.mentioned.setdefault(key, mention)
+        if first != mention:
+            raise LayoutError(f"storage `{key}` is {_said(*first)} in one place and {_said(*mention)} in another")
         if numel * kind.dtype.itemsize != storage.nbytes:
             raise LayoutError(
                 f"storage `{key}` in `{self.archive.name}` should have {numel:,} elements of {kind.dtype.name}, "
                 f"{numel * kind.dtype.itemsize:,} bytes; its record has {storage.nbytes:,}"
             )
-        return Typed(storage, kind.dtype, kind.untyped)
+        return Typed(storage, kind.dtype, kind.untyped, mention[1])
 
     def problems(self) -> list[str]:
         """Say which records nothing refers to: a place to hide things, and space lost."""
@@ -165,6 +166,10 @@ class _Storages:
                 listed = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
                 found.append(f"`{self.archive.name}` holds {len(names):,} {what} ({nbytes:,} bytes): {listed}")
         return found
+
+
+def _said(kind: StorageClass, meta: bool) -> str:
+    return f"{kind.name} without data (on the device `meta`)" if meta else kind.name
 
 
 def _check_kind(archive: Archive) -> None:

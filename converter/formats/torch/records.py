@@ -42,9 +42,15 @@ def program(archive: Archive) -> str | None:
 
 
 def another_case(archive: Archive) -> Iterator[str]:
-    """Yield a sentence for each record that torch would take for one that it knows, and others would not."""
+    """Yield a sentence for each record that torch would take for one that it knows, or for another of the archive."""
+    seen: dict[str, str] = {}
     for name in archive.records:
         folded = name.lower()
+        if (first := seen.setdefault(folded, name)) != name:
+            yield (
+                f"`{archive.root}{name:.200}` and `{archive.root}{first:.200}` in `{archive.name}` are one record to torch, "
+                "which does not look at the case, and two to others"
+            )
         if name == folded:
             continue
         ends = {folded} if archive.root else _ends(folded)
