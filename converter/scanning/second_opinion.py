@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    import subprocess
+    from types import TracebackType
 
 _MEMORY: Final = 1 << 30  # bytes of address space
 _SECONDS: Final = 30  # of processor time for one answer
@@ -102,6 +102,10 @@ class Opinions:
 
 def _started(deadline: float) -> subprocess.Popen[bytes]:
     """The process, once it answers: without a network if that can be had. Raises OSError."""
+    # Most scans start none, and these modules take a part of their time.
+    import subprocess
+    from importlib.util import find_spec
+
     # -I: no folder that someone is standing in, and no variable, lends its modules. So it is told where fickling lies.
     found = find_spec("fickling")
     folder = str(Path(found.origin).parent.parent) if found is not None and found.origin else ""
@@ -141,6 +145,8 @@ def _answer(process: subprocess.Popen[bytes], sent: bytes, deadline: float) -> b
 
 def _received(process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
     """So many bytes, or fewer if the process ends. Raises TimeoutError."""
+    import select
+
     if process.stdout is None:
         raise OSError("the process has no output")
     pipe, parts = process.stdout.fileno(), bytearray()
