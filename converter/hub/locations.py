@@ -28,13 +28,25 @@ _ENDING: Final = re.compile(r"\.[a-z][a-z0-9]{1,11}")  # `.bin`, but not the `.7
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL or names a repository: `owner/name[@revision]`, and there is no such path."""
-    if _URL.match(location):
-        return True
+    """Whether a location is a URL or names a repository: `owner/name[@revision]`, and there is no folder `owner` here."""
+    return bool(_URL.match(location)) or (_names_repository(location) and not _begins_here(location))
+
+
+def hint(location: str) -> str:
+    """What to say besides of a path that does not exist and could be meant for the Hub."""
+    if not _names_repository(location) or not _begins_here(location):
+        return ""
+    owner = location.partition("/")[0]
+    return f"; `{owner}` is here, so the Hub was not asked: `hf://{location}` asks it"
+
+
+def _names_repository(location: str) -> bool:
     found = _PLAIN.fullmatch(location)
-    return (
-        found is not None and not _ENDING.fullmatch(Path(found["repository"]).suffix) and not os.path.lexists(location)
-    )
+    return found is not None and not _ENDING.fullmatch(Path(found["repository"]).suffix)
+
+
+def _begins_here(location: str) -> bool:
+    return os.path.lexists(location.partition("/")[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from converter.hub import client as asking
 from converter.hub.addresses import UnknownHostError, addresses, is_loopback, is_private
 from converter.hub.client import Client
 from converter.hub.download import download
+from converter.hub.locations import checked_url
 from converter.hub.patience import Patience, waiting
 from converter.hub.repository import open_remote
 from tests.attacks.commands import assert_sentence, run
@@ -332,7 +333,7 @@ def test_which_proxy_is_asked(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    assert asking._proxy(asking.checked_url(url)) == proxy
+    assert asking._proxy(checked_url(url)) == proxy
 
 
 def test_a_proxy_is_given_the_name_and_looks_it_up_itself(
