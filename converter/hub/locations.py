@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from huggingface_hub import constants
 
 from converter.errors import SourceError
+from converter.hub.offline import wanted
 from converter.text import safe_text
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -86,13 +87,18 @@ def is_plain(path: str) -> bool:
 
 def offline() -> bool:
     """Whether the user wants nothing to be asked for."""
-    return constants.HF_HUB_OFFLINE
+    return wanted() or constants.HF_HUB_OFFLINE
+
+
+def why_offline() -> str:
+    """What made it so, in the middle of a sentence."""
+    return "`--offline` is given" if wanted() else "HF_HUB_OFFLINE is set"
 
 
 def check_online(what: str) -> None:
     """Raise SourceError if `what`, which has to be asked for, must not be."""
     if offline():
-        raise SourceError(f"`{shown(what)}` can't be had offline: HF_HUB_OFFLINE is set")
+        raise SourceError(f"`{shown(what)}` can't be had offline: {why_offline()}")
 
 
 def checked_url(url: str, what: str = "") -> SplitResult:
