@@ -291,7 +291,7 @@ def test_a_certificate_is_checked_for_the_host_and_not_for_the_address(
     assert client.load(f"https://hub.example:{tls}/x", 10, lambda status, headers: None) is None
 
     # Nor is the connection that was made for another host at the same address used for it.
-    with pytest.raises(SourceError, match="its certificate is not trusted .*other.example"):
+    with pytest.raises(SourceError, match=r"its certificate is not trusted .*other\.example"):
         client.load(f"https://other.example:{tls}/x", 10, lambda status, headers: None)
     assert asked_for == [f"hub.example:{tls}"]
 
