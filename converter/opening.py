@@ -30,12 +30,14 @@ def open_checkpoint(location: str | Path, *, root: str | None = None, limits: Li
 def _opened(location: str | Path, root: str | None) -> Catalogue:
     path = Path(location)
     if isinstance(location, str) and "/" in location and not os.path.lexists(path):
-        from converter.hub.locations import is_remote
+        from converter.hub.locations import hint, is_remote
 
         if is_remote(location):
             from converter.hub.repository import open_remote
 
             return open_remote(location, root=root)
+        if more := hint(location):
+            raise SourceError(f"`{location}` does not exist{more}")
     try:
         if path.is_dir():
             from converter.formats import shards as folder

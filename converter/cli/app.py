@@ -89,11 +89,18 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask nobody for anything; what is in the local cache is read.")
+    ] = False,
     limit: Annotated[
         list[str] | None,
         typer.Option("--limit", metavar="NAME=VALUE", help="Set a limit on what inputs may ask for; docs/security.md."),
     ] = None,
 ) -> None:
+    if offline:
+        from converter.hub.offline import staying_offline
+
+        context.with_resource(staying_offline())  # until this invocation ends
     if limit:
         from converter import limits
 

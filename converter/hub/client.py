@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -108,8 +109,7 @@ class Client:
                 try:
                     self._addresses[host] = addresses(host, self._connecting())
                 except UnknownHostError as error:
-                    self._unknown[host] = str(error)
-                    return ()
+                    self._addresses[host], self._unknown[host] = (), str(error)
             return self._addresses[host]
 
     def _connecting(self) -> float:
@@ -118,7 +118,7 @@ class Client:
             return float(self._timeout.connect)
         if not self._until:
             self._until = time.monotonic() + self.patience.first
-        return max(0.01, min(self._until - time.monotonic(), self._timeout.connect))
+        return max(0.01, min(self._until - time.monotonic(), float(self._timeout.connect)))
 
     def get(
         self, url: str, headers: Mapping[str, str], *, inside: bool, seen: Callable[[str, Any], None] | None = None
@@ -180,9 +180,7 @@ class Client:
                     min(deadline, self._until) if alone else deadline
                 ):
                     tried = f" (attempt {attempt} of {_ATTEMPTS})"
-                    said = (
-                        "; is there a network? With HF_HUB_OFFLINE=1 only the local cache is read" if alone else tried
-                    )
+                    said = "; is there a network? With `--offline` only the local cache is read" if alone else tried
                     raise SourceError(f"`{name}` can't be read: {again}{said}") from None
             time.sleep(wait)
             backoff *= 2
@@ -209,6 +207,7 @@ class Client:
             return self._asked(url, None, sent, proxy, self._connecting())
         found = self.addresses(host)
         if not found:
+            self._addresses.pop(host, None)  # the next attempt asks again
             raise UnreachedError(f"no connection (`{shown(host)}`: {safe_text(self._unknown[host], 100).lower()})")
         if parts.scheme == "http" and not all(map(is_loopback, found)):
             raise SourceError(
@@ -241,6 +240,8 @@ class Client:
             with unlogged():
                 response = session.send(request, stream=True, follow_redirects=False)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            if (wrong := _distrust(error)) is not None:
+                raise SourceError(f"`{shown(url)}` can't be read: its certificate is not trusted ({wrong})") from None
             raise UnreachedError(self._reason(error)) from None
         except httpx.HTTPError as error:
             raise AgainError(self._reason(error)) from None
@@ -298,6 +299,15 @@ class Client:
 def _certificates() -> Any:
     """Whom we trust: the usual certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name."""
     return httpx.create_ssl_context(trust_env=True)
+
+
+def _distrust(error: BaseException | None) -> str | None:
+    """What is wrong with a certificate, if that is the cause of an error."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return safe_text(error.verify_message, 100)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _proxy(parts: SplitResult) -> str | None:

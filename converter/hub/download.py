@@ -1,4 +1,4 @@
-"""Downloads through huggingface_hub, into its cache or a folder."""
+"""Downloads from one commit: into a folder as any output is written, or through huggingface_hub into its cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import errors, hf_hub_download
+from huggingface_hub import constants, errors, hf_hub_download
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import tqdm
 
 from converter.errors import SourceError
@@ -16,11 +17,14 @@ from converter.formats.companions import CONFIG, GENERATION, TOKENIZER
 from converter.hub.cache import snapshot
 from converter.hub.client import Client, httpx
 from converter.hub.locations import check_online, offline, parse
-from converter.hub.repository import Repository, look_up, refusal
+from converter.hub.repository import Entry, Repository, look_up, refusal
 from converter.hub.unlogged import unlogged
 from converter.io.local import LocalFile
+from converter.io.publish import Piece, Plan, PlannedFile, literal, publish
 from converter.io.source import STEP
 from converter.models import declared as models
+from converter.tensors.parts import storage_parts
+from converter.tensors.tensor import Storage
 
 COMPANIONS: Final = (CONFIG, GENERATION, *TOKENIZER)
 
@@ -44,7 +48,8 @@ def download(
     """Download a declared model or `owner/name[@revision]` into `target`, or into the local cache; companions too.
 
     `starting` is called with the bytes of all files, `progress` with those since its last call. Raises SourceError for a
-    file that can't be downloaded, and for one whose SHA-256 is not the declared one or, where none is declared, the Hub's.
+    file that can't be downloaded, and for one whose SHA-256 is not the declared one or, where none is declared, the Hub's;
+    OutputError where `target` can't be written. What was interrupted goes on where it ended.
     """
     declared = models.find(name) if "/" not in name else None
     place = parse(declared.repository if declared is not None else name)
@@ -65,11 +70,18 @@ def download(
     if starting is not None:
         starting(sum(entry.nbytes or 0 for entry in entries.values()))
     for file, entry in entries.items():
-        path = _fetched(repository, file, target, progress)
         wanted, whose = (hashes[file], "declared") if hashes.get(file) else (entry.sha256, "the Hub's")
+        if target is None:
+            path = _fetched(repository, file, progress)
+        else:
+            path = target / file
+            if not _is_there(path, entry, wanted):
+                _write(repository, file, path, progress)
         if wanted is not None and (found := _sha256(path)) != wanted:
             raise SourceError(f"`{path}` has the SHA-256 {found}; {whose} is {wanted}: remove it and download it again")
         done.append(Downloaded(path, path.stat().st_size, whose if wanted is not None else None))
+    if target is None:
+        _remember(repository)
     return done
 
 
@@ -84,12 +96,41 @@ def companions(location: str) -> Path | None:
     if offline():
         return snapshot(place)
     repository = look_up(Client(), place)
-    paths = [_fetched(repository, name, None, None) for name in COMPANIONS if name in repository.files]
+    paths = [_fetched(repository, name, None) for name in COMPANIONS if name in repository.files]
     return paths[0].parent if paths else None
 
 
-def _fetched(repository: Repository, file: str, target: Path | None, progress: Callable[[int], None] | None) -> Path:
-    """Download a file through huggingface_hub, into the cache or a folder."""
+def _is_there(path: Path, entry: Entry, wanted: str | None) -> bool:
+    """Whether a file was downloaded before, by its size and SHA-256."""
+    if wanted is None or path.is_symlink() or not path.is_file() or path.stat().st_size != entry.nbytes:
+        return False
+    return _sha256(path) == wanted
+
+
+def _write(repository: Repository, file: str, path: Path, progress: Callable[[int], None] | None) -> None:
+    """Write a file of the commit to a path; what an interrupted run wrote of it is kept."""
+    source = repository.open(file)
+    source.arrange([(0, source.size)])
+    piece = Piece(file, storage_parts(Storage(source, 0, source.size, file)))
+    plan = Plan((PlannedFile("", (piece,)),), folder=False, identity=f"{repository.name}/{file}")
+    try:
+        publish(plan, path, force=True, resume=True, progress=progress, check=source.check_unchanged, threads=1)
+    finally:
+        source.close()
+
+
+def _remember(repository: Repository) -> None:
+    """Note in the cache which commit the revision is, so that it is found by that name without a network."""
+    place = repository.place
+    if place.revision == repository.commit:
+        return
+    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=place.repository, repo_type="model"))
+    document = literal("commit", repository.commit.encode())
+    publish(Plan((PlannedFile("", (document,)),), folder=False), folder / "refs" / place.revision, force=True)
+
+
+def _fetched(repository: Repository, file: str, progress: Callable[[int], None] | None) -> Path:
+    """Download a file through huggingface_hub into its cache."""
 
     class Bar(tqdm):
         """A progress bar of huggingface_hub that is not shown, and passes the bytes on."""
@@ -107,8 +148,7 @@ def _fetched(repository: Repository, file: str, target: Path | None, progress: C
             path = hf_hub_download(
                 repository.place.repository,
                 file,
-                revision=repository.place.revision,  # and not the commit, so that the cache has it under this name
-                local_dir=target,
+                revision=repository.commit,  # and not the revision, which may be another commit by now
                 endpoint=repository.client.endpoint,
                 tqdm_class=Bar,
             )

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from huggingface_hub import constants
 
 from converter.errors import SourceError
+from converter.hub.offline import wanted
 from converter.text import safe_text
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -28,13 +29,25 @@ _ENDING: Final = re.compile(r"\.[a-z][a-z0-9]{1,11}")  # `.bin`, but not the `.7
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL or names a repository: `owner/name[@revision]`, and there is no such path."""
-    if _URL.match(location):
-        return True
+    """Whether a location is a URL or names a repository: `owner/name[@revision]`, and there is no folder `owner` here."""
+    return bool(_URL.match(location)) or (_names_repository(location) and not _begins_here(location))
+
+
+def hint(location: str) -> str:
+    """What to say besides of a path that does not exist and could be meant for the Hub."""
+    if not _names_repository(location) or not _begins_here(location):
+        return ""
+    owner = location.partition("/")[0]
+    return f"; `{owner}` is here, so the Hub was not asked: `hf://{location}` asks it"
+
+
+def _names_repository(location: str) -> bool:
     found = _PLAIN.fullmatch(location)
-    return (
-        found is not None and not _ENDING.fullmatch(Path(found["repository"]).suffix) and not os.path.lexists(location)
-    )
+    return found is not None and not _ENDING.fullmatch(Path(found["repository"]).suffix)
+
+
+def _begins_here(location: str) -> bool:
+    return os.path.lexists(location.partition("/")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +87,18 @@ def is_plain(path: str) -> bool:
 
 def offline() -> bool:
     """Whether the user wants nothing to be asked for."""
-    return constants.HF_HUB_OFFLINE
+    return wanted() or constants.HF_HUB_OFFLINE
+
+
+def why_offline() -> str:
+    """What made it so, in the middle of a sentence."""
+    return "`--offline` is given" if wanted() else "HF_HUB_OFFLINE is set"
 
 
 def check_online(what: str) -> None:
     """Raise SourceError if `what`, which has to be asked for, must not be."""
     if offline():
-        raise SourceError(f"`{shown(what)}` can't be had offline: HF_HUB_OFFLINE is set")
+        raise SourceError(f"`{shown(what)}` can't be had offline: {why_offline()}")
 
 
 def checked_url(url: str, what: str = "") -> SplitResult:

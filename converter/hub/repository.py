@@ -19,7 +19,7 @@ from converter.formats.companions import CONFIG
 from converter.formats.foreign import HEAD
 from converter.hub.cache import cached, snapshot
 from converter.hub.client import Client
-from converter.hub.locations import Place, check_online, is_plain, offline, parse, shown
+from converter.hub.locations import Place, check_online, is_plain, offline, parse, shown, why_offline
 from converter.hub.remote_object import RemoteObject
 from converter.io.local import LocalFile
 from converter.io.ranges import FETCHING, Fetching
@@ -214,7 +214,7 @@ def _open_cached(place: Place, root: str | None) -> Catalogue:
     else:
         found = cached(place.repository, place.file, place.revision)
     if found is None:
-        raise SourceError(f"`{place}` is not in the local cache, and HF_HUB_OFFLINE is set")
+        raise SourceError(f"`{place}` is not in the local cache, and {why_offline()}")
     if place.file is None:
         catalogue = shards.read(found, root=root)
     else:

@@ -204,7 +204,8 @@ def publish(
                 files = _placed(plan, plan.files, root, partial)
             if not plan.folder:
                 parent.make(partial)
-            made = _identity(parent, partial)
+            if (made := _identity(parent, partial)) is None:
+                raise OutputError(f"`{target}` can't be written: what was written of it is gone")
             journal.begin(_key(digest, made), whole)
             policy = Policy(threads or cores(), plan.passing, progress, journal.note if resume else None)
             write(files, policy, whole)

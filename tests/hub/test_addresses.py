@@ -23,12 +23,15 @@ from converter.hub import client as asking
 from converter.hub.addresses import UnknownHostError, addresses, is_loopback, is_private
 from converter.hub.client import Client
 from converter.hub.download import download
+from converter.hub.locations import checked_url
 from converter.hub.patience import Patience, waiting
 from converter.hub.repository import open_remote
 from tests.attacks.commands import assert_sentence, run
 from tests.build.hub_server import TINY, Hub
 
 ROOT = Path(__file__).parent.parent.parent
+
+IDLE = os.getloadavg()[0] < (os.cpu_count() or 1)  # where the machine is busy, seconds say little
 
 # Address, and whether it is one of this machine or of a private network, or leads to one.
 ADDRESSES: dict[str, bool] = {
@@ -288,7 +291,7 @@ def test_a_certificate_is_checked_for_the_host_and_not_for_the_address(
     assert client.load(f"https://hub.example:{tls}/x", 10, lambda status, headers: None) is None
 
     # Nor is the connection that was made for another host at the same address used for it.
-    with pytest.raises(SourceError, match="no connection"):
+    with pytest.raises(SourceError, match=r"its certificate is not trusted .*other\.example"):
         client.load(f"https://other.example:{tls}/x", 10, lambda status, headers: None)
     assert asked_for == [f"hub.example:{tls}"]
 
@@ -332,7 +335,7 @@ def test_which_proxy_is_asked(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    assert asking._proxy(asking.checked_url(url)) == proxy
+    assert asking._proxy(checked_url(url)) == proxy
 
 
 def test_a_proxy_is_given_the_name_and_looks_it_up_itself(
@@ -355,6 +358,18 @@ def test_a_proxy_is_given_the_name_and_looks_it_up_itself(
         open_remote("https://behind-the-proxy.invalid/x.bin")
 
     assert set(lines) == {b"CONNECT behind-the-proxy.invalid:443 HTTP/1.1"}
+
+
+def test_behind_a_proxy_a_host_that_nobody_here_knows_is_looked_up_once(
+    connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = Resolver()
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    client = Client()
+
+    for _ in range(5):
+        assert client.redirected("https://hub.example/x", "https://cdn.example/y", inside=False)
+    assert resolver.asked == ["cdn.example"]
 
 
 @pytest.mark.parametrize("proxy", ["socks9://x:1", "gopher://x", "http://[::1"])
@@ -425,13 +440,13 @@ def test_without_a_network_there_is_one_sentence_within_two_seconds(
 
     ended = run(*words)
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < (2 if IDLE else 10)
     assert (ended.code, ended.out) == (2, "")
     *announced, sentence = ended.err.splitlines(keepends=True)
     assert len(announced) <= 1
     assert_sentence(sentence)
     assert said in sentence
-    assert "is there a network? With HF_HUB_OFFLINE=1 only the local cache is read" in sentence
+    assert "is there a network? With `--offline` only the local cache is read" in sentence
 
 
 def test_a_program_without_a_network_ends_within_two_seconds(tmp_path: Path) -> None:
@@ -444,8 +459,7 @@ def test_a_program_without_a_network_ends_within_two_seconds(tmp_path: Path) -> 
         env=clean | settings, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
-    # The machine that runs the tests may be busy; starting Python is no part of what is promised.
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < (4 if IDLE else 60)
     assert done.returncode == 2
     assert "no connection" in done.stderr
 
@@ -479,17 +493,35 @@ def test_a_host_that_can_be_none_has_no_address(host: str) -> None:
         addresses(host, 5)
 
 
-def test_offline_nothing_is_looked_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [((), "HF_HUB_OFFLINE is set"), (("--offline",), "`--offline` is given")],
+    ids=["by environment", "by option"],
+)
+def test_offline_nothing_is_looked_up(
+    options: tuple[str, ...], said: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("a host was looked up"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", not options)
     with waiting(Patience()):
         for words in (
             ("inspect", TINY), ("inspect", f"hf://{TINY}"), ("inspect", "https://example.org/x.bin"), ("scan", f"hf://{TINY}"),
             ("download", TINY), ("download", "111M"), ("convert", TINY, "x.gguf"), ("models",), ("models", "111M"),
         ):  # fmt: skip
-            ended = run(*words)
+            ended = run(*options, *words)
             assert ended.code == (0 if words[0] == "models" else 2), words
-            assert ended.code == 0 or "HF_HUB_OFFLINE is set" in ended.err
-    with pytest.raises(SourceError, match="HF_HUB_OFFLINE is set"):
-        download(TINY)
+            assert ended.code == 0 or said in ended.err
+    if not options:
+        with pytest.raises(SourceError, match=said):
+            download(TINY)
     assert hub.seen == []
+
+
+def test_the_option_holds_for_one_invocation(hub: Hub, tmp_path: Path) -> None:
+    download(TINY)
+    hub.seen.clear()
+
+    assert run("--offline", "inspect", TINY).code == 0
+    assert hub.seen == []
+    assert run("inspect", TINY).code == 0
+    assert hub.seen != []

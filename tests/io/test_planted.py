@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import stat
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from converter.errors import OutputError
-from converter.io import publish as publishing
 from converter.io.folder import Folder, identity
 from converter.io.parts import Part
 from converter.io.publish import Piece, Plan, PlannedFile, add, literal, publish, write_report
@@ -38,7 +38,7 @@ KINDS: dict[str, Plant] = {
     "a link to itself": lambda place, precious: place.symlink_to(place.name),
     "a hard link": lambda place, precious: place.hardlink_to(precious / "file"),
     "a pipe": lambda place, precious: os.mkfifo(place),
-    "a folder": lambda place, precious: shutil.copytree(precious, place) and None,
+    "a folder": lambda place, precious: print(shutil.copytree(precious, place)),
 }
 FILE = Plan((PlannedFile("", (literal("0", b"abc"),)),), folder=False)
 FOLDER = Plan((PlannedFile("a", (literal("0", b"abc"),)), PlannedFile("b/c", (literal("1", b"d"),))), folder=True)
@@ -349,7 +349,7 @@ def test_where_the_kernel_swaps_nothing_the_old_output_is_never_lost(
         def renameat2(*_: object) -> int:
             return -1
 
-    monkeypatch.setattr(publishing.ctypes, "CDLL", lambda *_, **__: Library)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library)
     plan = FOLDER if folder else FILE
     publish(plan, tmp_path / "out")
     (tmp_path / ".out.old").mkdir()
