@@ -1,0 +1,112 @@
+"""Run the oracle: `python -m tests.peers.oracle --pickles 1000000 --containers 200000 --seed 1`.
+
+Files are numbered, and a number and a seed make the same file again. What is done is written to `--state` after each range,
+and a run with the same state goes on where the last one stopped. Exit code 1 where a sentence does not hold of some file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parent.parent.parent.parent
+_RANGE = {"pickles": 5000, "containers": 1000}  # files that are one unit of work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pickles", type=int, default=20_000)
+    parser.add_argument("--containers", type=int, default=4_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="workers; each has a process of loaders, too")
+    parser.add_argument("--state", type=Path, default=_ROOT / ".oracle" / "state.jsonl", help="what is done")
+    parser.add_argument("--findings", type=Path, default=_ROOT / ".oracle" / "findings", help="a folder for what is found")
+    parser.add_argument("--again", action="store_true", help="forget what is done")
+    options = parser.parse_args()
+    options.state.parent.mkdir(parents=True, exist_ok=True)
+    options.findings.mkdir(parents=True, exist_ok=True)
+    if options.again:
+        options.state.unlink(missing_ok=True)
+    done = [json.loads(line) for line in options.state.read_text().splitlines()] if options.state.exists() else []
+    done = [entry for entry in done if entry["seed"] == options.seed]
+    known = {(entry["what"], entry["first"], entry["count"]) for entry in done}
+    todo: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    for what in ("pickles", "containers"):
+        count = -(-getattr(options, what) // 50) * 50
+        for first in range(0, count, _RANGE[what]):
+            size = min(_RANGE[what], count - first)
+            if (what, first, size) not in known:
+                todo.put({"what": what, "seed": options.seed, "first": first, "count": size, "folder": str(options.findings)})
+    lock = threading.Lock()
+
+    def work() -> None:
+        command = [sys.executable, "-m", "tests.peers.oracle.worker"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()
+            while not todo.empty():
+                process.stdin.write(json.dumps(todo.get()) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+                if not line:
+                    raise SystemExit("a worker ended: see what it printed")
+                entry = json.loads(line)
+                with lock:
+                    done.append(entry)
+                    with open(options.state, "a", encoding="utf-8") as file:
+                        file.write(line)
+                    rate = entry["figures"]["files"] / entry["seconds"]
+                    print(f"{entry['what']} from {entry['first']:,}: {rate:,.0f} a second, {entry['kinds'] or 'none found'}", file=sys.stderr, flush=True)
+            process.stdin.close()
+
+    threads = [threading.Thread(target=work) for _ in range(min(options.jobs, max(1, todo.qsize())))]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(table(done, options.seed))
+    print(f"{time.monotonic() - start:,.0f} s")
+    sys.exit(1 if any(entry["kinds"] for entry in done) else 0)
+
+
+def table(done: list[dict[str, Any]], seed: int) -> str:
+    """The figures of all ranges, as a table in Markdown."""
+    rows = [f"| seed {seed} | pickles | containers |", "|---|---:|---:|"]
+    figures: dict[str, Counter[str]] = {"pickles": Counter(), "containers": Counter()}
+    kinds: dict[str, Counter[str]] = {"pickles": Counter(), "containers": Counter()}
+    slowest: dict[str, float] = dict.fromkeys(figures, 0.0)
+    for entry in done:
+        figures[entry["what"]].update(entry["figures"])
+        kinds[entry["what"]].update(entry["kinds"])
+        slowest[entry["what"]] = max(slowest[entry["what"]], entry["slowest"][0])
+    names = ["files", "asked outside", *sorted({name for counts in figures.values() for name in counts if name.startswith("verdict")}),
+             "torch gave weights", "both gave weights", "loaders ended by a file"]  # fmt: skip
+    for name in names:
+        rows.append(f"| {TITLES.get(name, name)} | {figures['pickles'][name]:,} | {figures['containers'][name]:,} |")
+    rows.append(f"| slowest file of ours, s | {slowest['pickles']:.2f} | {slowest['containers']:.2f} |")
+    rows.append(f"| **a sentence does not hold** | {kinds['pickles'].total():,} | {kinds['containers'].total():,} |")
+    for name in sorted({name for counts in kinds.values() for name in counts}):
+        rows.append(f"| {name} | {kinds['pickles'][name]:,} | {kinds['containers'][name]:,} |")
+    return "\n".join(rows)
+
+
+TITLES = {
+    "asked outside": "a loader asked for a global outside the table",
+    "torch gave weights": "torch.load(weights_only=True) gave tensors",
+    "both gave weights": "… and so did we: compared",
+    "loaders ended by a file": "loaders that a file ended (memory, time, a crash)",
+}
+
+if __name__ == "__main__":
+    main()

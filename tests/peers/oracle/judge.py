@@ -1,0 +1,121 @@
+"""What we say of a file, and whether the oracle's sentences hold of it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from converter.errors import ConverterError
+from converter.formats import open_source
+from converter.io.source import Memory
+from converter.pickles.flatten import ROOTS
+from converter.scanning.scan import scan_file
+from converter.tensors.guards import check_expansion, check_portable
+from tests.peers.oracle.child import CONTAINER
+
+_SLOW = 1.0  # seconds of processor time: the files of the oracle have a few kilobytes
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Our verdict; the tensors that we would convert, by name (None where we refuse); how we failed; seconds it took."""
+
+    verdict: str
+    tensors: dict[str, list[Any]] | None
+    refused: str
+    failure: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A file of which a sentence does not hold. `kind` says how, without what differs from file to file."""
+
+    kind: str
+    detail: str
+    name: str
+    what: int
+    data: bytes = field(repr=False)
+
+
+def ours(what: int, name: str, data: bytes) -> Ours:
+    """Scan a file, and open a container as `convert` does."""
+    start = time.process_time()
+    verdict, tensors, refused, failure = "", None, "", ""
+    try:
+        verdict = scan_file(Memory(data, name), fickling=False).verdict
+    except ConverterError as error:
+        verdict, refused = "refused", str(error)
+    except Exception as error:
+        failure = f"scan: {_where(error)}"
+    if what == CONTAINER:
+        try:
+            catalogue = open_source(Memory(data, name))
+            check_portable(catalogue, ignore_globals=False, no_crc=False)
+            check_expansion(catalogue)
+            tensors = {key: _facts(tensor) for key, tensor in catalogue.items()}
+        except ConverterError as error:
+            refused = str(error)
+        except Exception as error:
+            failure = failure or f"open: {_where(error)}"
+    return Ours(verdict, tensors, refused, failure, time.process_time() - start)
+
+
+def _where(error: Exception) -> str:
+    """The failure, and the line of ours that it came from."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        if "converter" in trace.tb_frame.f_code.co_filename:
+            place = f"{trace.tb_frame.f_code.co_filename.rpartition('converter/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {place}"
+
+
+def _facts(tensor: Any) -> list[Any]:
+    digest = hashlib.sha1()
+    if tensor.nbytes > 1 << 24:
+        return [f"torch.{tensor.dtype.torch}", list(tensor.shape), "large"]
+    for piece in tensor.tiles():
+        digest.update(piece)
+    return [f"torch.{tensor.dtype.torch}", list(tensor.shape), digest.hexdigest()]
+
+
+def judge(what: int, name: str, data: bytes, said: Ours, answer: dict[str, Any]) -> Finding | None:
+    """The first sentence that does not hold, or None."""
+    if said.failure:
+        return Finding(f"failure: {said.failure}", said.failure, name, what, data)
+    if answer["ran"]:
+        if said.verdict == "plain":
+            return Finding(f"ran: {answer['ran'][0].split()[0]}", answer["ran"][0], name, what, data)
+    if answer["asked"] and said.verdict == "plain":
+        loader, *pair = answer["asked"][0]
+        loaders = ", ".join(entry[0] for entry in answer["asked"])
+        return Finding(f"plain, but asked for by {loader}", f"{pair!r} asked for by {loaders}", name, what, data)
+    for key in ("weights", "safetensors"):
+        if answer.get(key) and said.tensors is not None and (problem := _differs(answer[key], said.tensors)):
+            return Finding(f"{key}: {problem.partition(':')[0]}", f"{problem}; torch gives {answer[key]!r:.2000}; ours are {said.tensors!r:.2000}", name, what, data)
+    if said.seconds > _SLOW:
+        return Finding("slow", f"{said.seconds:.2f} s for {len(data):,} bytes", name, what, data)
+    return None
+
+
+def _differs(theirs: list[list[Any]], tensors: dict[str, list[Any]]) -> str | None:
+    """How torch's tensors and ours differ, or None."""
+    for root in ("", *(f"{root}." for root in ROOTS)):
+        if all(name.startswith(root) for name, *_ in theirs):
+            named = {name[len(root) :]: facts for name, *facts in theirs}
+            if set(named) == set(tensors) or (root and len(theirs) == 1 and set(tensors) == {"tensor"}):
+                break
+    else:
+        return f"other names: {[name for name, *_ in theirs]!r:.300} and {list(tensors)!r:.300}"
+    if len(named) != len(theirs):
+        return "a name that torch has twice"
+    for name, facts in named.items():
+        mine = tensors.get(name, tensors.get("tensor"))
+        assert mine is not None
+        for field_name, one, other in zip(("dtype", "shape", "bytes"), facts, mine, strict=True):
+            if one != other and "large" not in (one, other):
+                return f"another {field_name}: `{name}` is {one} in torch and {other} here"
+    return None
