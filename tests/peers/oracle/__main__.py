@@ -27,9 +27,13 @@ def main() -> None:
     parser.add_argument("--pickles", type=int, default=20_000)
     parser.add_argument("--containers", type=int, default=4_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="workers; each has a process of loaders, too")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="workers; each has a process of loaders, too"
+    )
     parser.add_argument("--state", type=Path, default=_ROOT / ".oracle" / "state.jsonl", help="what is done")
-    parser.add_argument("--findings", type=Path, default=_ROOT / ".oracle" / "findings", help="a folder for what is found")
+    parser.add_argument(
+        "--findings", type=Path, default=_ROOT / ".oracle" / "findings", help="a folder for what is found"
+    )
     parser.add_argument("--again", action="store_true", help="forget what is done")
     options = parser.parse_args()
     options.state.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +49,9 @@ def main() -> None:
         for first in range(0, count, _RANGE[what]):
             size = min(_RANGE[what], count - first)
             if (what, first, size) not in known:
-                todo.put({"what": what, "seed": options.seed, "first": first, "count": size, "folder": str(options.findings)})
+                todo.put(
+                    {"what": what, "seed": options.seed, "first": first, "count": size, "folder": str(options.findings)}
+                )
     lock = threading.Lock()
 
     def work() -> None:
@@ -66,7 +72,11 @@ def main() -> None:
                     with open(options.state, "a", encoding="utf-8") as file:
                         file.write(line)
                     rate = entry["figures"]["files"] / entry["seconds"]
-                    print(f"{entry['what']} from {entry['first']:,}: {rate:,.0f} a second, {entry['kinds'] or 'none found'}", file=sys.stderr, flush=True)
+                    print(
+                        f"{entry['what']} from {entry['first']:,}: {rate:,.0f} a second, {entry['kinds'] or 'none found'}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
             process.stdin.close()
 
     threads = [threading.Thread(target=work) for _ in range(min(options.jobs, max(1, todo.qsize())))]
@@ -92,13 +102,17 @@ def table(done: list[dict[str, Any]], seed: int) -> str:
         slowest[entry["what"]] = max(slowest[entry["what"]], entry["slowest"][0])
     names = ["files", "asked outside", *sorted({name for counts in figures.values() for name in counts if name.startswith("verdict")}),
              "torch gave weights", "both gave weights", "loaders ended by a file"]  # fmt: skip
-    for name in names:
-        rows.append(f"| {TITLES.get(name, name)} | {figures['pickles'][name]:,} | {figures['containers'][name]:,} |")
-    rows.append(f"| slowest file of ours, s | {slowest['pickles']:.2f} | {slowest['containers']:.2f} |")
-    rows.append(f"| **a sentence does not hold** | {kinds['pickles'].total():,} | {kinds['containers'].total():,} |")
-    for name in sorted({name for counts in kinds.values() for name in counts}):
-        rows.append(f"| {name} | {kinds['pickles'][name]:,} | {kinds['containers'][name]:,} |")
-    return "\n".join(rows)
+    whats = ("pickles", "containers")
+    cells: list[tuple[str, list[str]]] = [
+        (TITLES.get(name, name), [f"{figures[what][name]:,}" for what in whats]) for name in names
+    ]
+    cells.append(("slowest file of ours, s", [f"{slowest[what]:.2f}" for what in whats]))
+    cells.append(("**a sentence does not hold**", [f"{kinds[what].total():,}" for what in whats]))
+    cells += [
+        (name, [f"{kinds[what][name]:,}" for what in whats])
+        for name in sorted({*kinds["pickles"], *kinds["containers"]})
+    ]
+    return "\n".join([*rows, *(f"| {title} | {' | '.join(values)} |" for title, values in cells)])
 
 
 TITLES = {

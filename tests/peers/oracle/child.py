@@ -108,7 +108,9 @@ def _guard() -> None:
 
 
 def _hook(ran: list[str], event: str, arguments: tuple[object, ...]) -> None:
-    writes = event == "open" and len(arguments) > 1 and isinstance(arguments[1], str) and set("wax+") & set(arguments[1])
+    writes = (
+        event == "open" and len(arguments) > 1 and isinstance(arguments[1], str) and set("wax+") & set(arguments[1])
+    )
     if writes or event.startswith(_FORBIDDEN):
         ran.append(f"{event} {arguments!r}"[:200])
         raise RuntimeError(f"the oracle's loaders may not: {event}")

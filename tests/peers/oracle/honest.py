@@ -25,7 +25,7 @@ def _values() -> list[Any]:
     optimizer = torch.optim.AdamW(model.parameters())
     return [
         {"a": [1, 2.5, "x"], "b": (None, True, b"raw")},
-        {1: "a", True: "b", 1.0: "c"},
+        {1: "a", 2.5: "b", None: "c"},
         collections.OrderedDict(a=1, b={"c": [1, 2, 3]}),
         collections.Counter("hello"),
         collections.defaultdict(list, a=[1]),
@@ -118,7 +118,12 @@ def joblib_files() -> list[bytes]:
 def arrays() -> list[bytes]:
     """Files of numpy: npy and npz."""
     found = []
-    for array in (np.arange(4.0), np.array([1, None, "a"], dtype=object), np.zeros((2, 2), "i4"), np.zeros(2, [("a", "O"), ("b", "f4")])):
+    for array in (
+        np.arange(4.0),
+        np.array([1, None, "a"], dtype=object),
+        np.zeros((2, 2), "i4"),
+        np.zeros(2, [("a", "O"), ("b", "f4")]),
+    ):
         for save in (np.save, np.savez, np.savez_compressed):
             file = io.BytesIO()
             save(file, array)  # type: ignore[operator]

@@ -86,16 +86,21 @@ def judge(what: int, name: str, data: bytes, said: Ours, answer: dict[str, Any])
     """The first sentence that does not hold, or None."""
     if said.failure:
         return Finding(f"failure: {said.failure}", said.failure, name, what, data)
-    if answer["ran"]:
-        if said.verdict == "plain":
-            return Finding(f"ran: {answer['ran'][0].split()[0]}", answer["ran"][0], name, what, data)
+    if answer["ran"] and said.verdict == "plain":
+        return Finding(f"ran: {answer['ran'][0].split()[0]}", answer["ran"][0], name, what, data)
     if answer["asked"] and said.verdict == "plain":
         loader, *pair = answer["asked"][0]
         loaders = ", ".join(entry[0] for entry in answer["asked"])
         return Finding(f"plain, but asked for by {loader}", f"{pair!r} asked for by {loaders}", name, what, data)
     for key in ("weights", "safetensors"):
         if answer.get(key) and said.tensors is not None and (problem := _differs(answer[key], said.tensors)):
-            return Finding(f"{key}: {problem.partition(':')[0]}", f"{problem}; torch gives {answer[key]!r:.2000}; ours are {said.tensors!r:.2000}", name, what, data)
+            return Finding(
+                f"{key}: {problem.partition(':')[0]}",
+                f"{problem}; torch gives {answer[key]!r:.2000}; ours are {said.tensors!r:.2000}",
+                name,
+                what,
+                data,
+            )
     if said.seconds > _SLOW:
         return Finding("slow", f"{said.seconds:.2f} s for {len(data):,} bytes", name, what, data)
     return None

@@ -117,17 +117,17 @@ def _torch(data: bytes) -> None:
 
 def _torch_tar(data: bytes) -> None:
     """What torch does with a tar, which it unpacks into a folder; here the members stay in memory."""
-    archive = tarfile.open(fileobj=io.BytesIO(data), mode="r:", format=tarfile.PAX_FORMAT)
-    for name, numbers in (("storages", _after_storage), ("tensors", _after_tensor)):
-        member = archive.extractfile(name)
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:", format=tarfile.PAX_FORMAT) as archive:
+        for name, numbers in (("storages", _after_storage), ("tensors", _after_tensor)):
+            member = archive.extractfile(name)
+            assert member is not None
+            for _ in range(min(recorder.load(member, encoding="utf-8"), _PATIENCE)):
+                numbers(member, recorder.load(member, encoding="utf-8"))
+            if name == "storages":
+                recorder.load(member, encoding="utf-8")
+        member = archive.extractfile("pickle")
         assert member is not None
-        for _ in range(min(recorder.load(member, encoding="utf-8"), _PATIENCE)):
-            numbers(member, recorder.load(member, encoding="utf-8"))
-        if name == "storages":
-            recorder.load(member, encoding="utf-8")
-    member = archive.extractfile("pickle")
-    assert member is not None
-    PatientC(member, encoding="utf-8").load()
+        PatientC(member, encoding="utf-8").load()
 
 
 def _after_storage(file: Any, entry: Any) -> None:

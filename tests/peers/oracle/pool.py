@@ -10,12 +10,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _PATIENCE = 60  # seconds without an answer
 _ROOT = Path(__file__).parent.parent.parent.parent
-NOTHING: dict[str, Any] = {"asked": [], "weights": None, "ran": [], "died": True}  # the answer about a file that ended it
+NOTHING: dict[str, Any] = {
+    "asked": [],
+    "weights": None,
+    "ran": [],
+    "died": True,
+}  # the answer about a file that ended it
 
 
 class Child:
@@ -45,13 +51,11 @@ class Child:
         process = self.process or self.start()
         self.sent = list(files)
         assert process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             process.stdin.write(struct.pack("<I", len(files)))
             for what, data in files:
                 process.stdin.write(struct.pack("<BI", what, len(data)) + data)
             process.stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def answers(self) -> list[dict[str, Any]]:
         """Wait for the answers to what was sent."""
@@ -63,7 +67,7 @@ class Child:
                 found.append(answer)
                 continue
             self.deaths += 1
-            self.close()
+            self.stop()
             found.append(NOTHING)
             self.ask(waiting[len(found) :])
             self.sent = waiting
@@ -87,14 +91,17 @@ class Child:
         return json.loads(packed) if packed else None
 
     def close(self) -> None:
-        """End the process."""
+        """End the process for good."""
+        self.stop()
+        self.folder.cleanup()
+
+    def stop(self) -> None:
+        """End the process; the next question starts another."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             for stream in (self.process.stdin, self.process.stdout):
                 if stream is not None:
-                    try:
+                    with suppress(BrokenPipeError):
                         stream.close()
-                    except BrokenPipeError:
-                        pass
             self.process = None

@@ -93,7 +93,21 @@ class Program:
         if self.rng.random() < 0.6:
             self.add(b"G" + struct.pack(">d", self.rng.choice((0.0, -1.5, 1e300, float("inf"), float("nan")))))
             return
-        odd = (b"1_0.5", b" 1.5", b"1.5 ", b"nan", b"-inf", b"infinity", b"0x1p3", b"1e400", b"", b"1.", b".5", b"1\r", b"1,5")
+        odd = (
+            b"1_0.5",
+            b" 1.5",
+            b"1.5 ",
+            b"nan",
+            b"-inf",
+            b"infinity",
+            b"0x1p3",
+            b"1e400",
+            b"",
+            b"1.",
+            b".5",
+            b"1\r",
+            b"1,5",
+        )
         self.add(b"F" + (self.rng.choice(odd) if self.is_odd() else b"1.5") + b"\n")
 
     def text(self, value: str | bytes) -> None:
@@ -109,7 +123,9 @@ class Program:
         elif way == 5:
             text = raw.decode("utf-8", "replace").encode("raw-unicode-escape").replace(b"\n", b"\\u000a")
             if self.is_odd():
-                text = b"".join(b"\\u%04x" % byte for byte in raw[:40]) + self.rng.choice((b"", b"\\ud800", b"\\", b"\\u12"))
+                text = b"".join(b"\\u%04x" % byte for byte in raw[:40]) + self.rng.choice(
+                    (b"", b"\\ud800", b"\\", b"\\u12")
+                )
             self.add(b"V" + text + b"\n")
         elif way == 6 and len(raw) < 256:
             self.add(b"U" + bytes([len(raw)]) + raw)
@@ -174,7 +190,10 @@ class Program:
         rng = self.rng
         choice: list[Callable[[], None]] = [self.integer, self.real, self.short, self.data, self.word, self.word]
         if depth < 4:
-            choice += [lambda way=way: way(depth + 1) for way in (self.tuple, self.list, self.dict, self.set, self.call, self.call)]  # type: ignore[misc]
+            choice += [
+                lambda way=way: way(depth + 1)
+                for way in (self.tuple, self.list, self.dict, self.set, self.call, self.call)
+            ]  # type: ignore[misc]
         rng.choice(choice)()
         if rng.random() < 0.3:
             self.put()
@@ -183,7 +202,9 @@ class Program:
 
     def word(self) -> None:
         odd = self.is_odd() and self.is_odd()
-        self.text(self.rng.choice(_ODD_BYTES) if odd else self.rng.choice(("a", "w", "os", "system", "k" * 30, "\u00e9")))
+        self.text(
+            self.rng.choice(_ODD_BYTES) if odd else self.rng.choice(("a", "w", "os", "system", "k" * 30, "\u00e9"))
+        )
 
     def short(self) -> None:
         if self.memo and self.rng.random() < 0.4:
@@ -254,7 +275,9 @@ class Program:
             self.add(b"o")
         elif way == 7:
             self.value(depth)
-            self.add(b"Q") if rng.random() < 0.7 else self.add(b"0", b"P" + rng.choice((b"1", b"a b", b"", b"\xff")) + b"\n")
+            self.add(b"Q") if rng.random() < 0.7 else self.add(
+                b"0", b"P" + rng.choice((b"1", b"a b", b"", b"\xff")) + b"\n"
+            )
         else:
             self.glob(pair)
             if rng.random() < 0.3:

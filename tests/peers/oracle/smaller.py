@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pickletools
+import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from converter.errors import ConverterError
-from converter.pickles.opcodes import decode
+from converter.pickles.closed_table import TABLE
+from converter.pickles.machine import run
 from tests.peers.oracle.child import PICKLE
 from tests.peers.oracle.judge import Finding, judge, ours
 from tests.peers.oracle.pool import Child
 
+_VARIES = re.compile(r"0x[0-9a-f]+|[\d,]+|b'.*?'|b\".*?\"")
 _MOST = 400  # files that are tried for one finding
 
 
@@ -18,13 +22,14 @@ def smaller(finding: Finding, child: Child) -> Finding:
     """The smallest file found for which the same does not hold."""
     best = finding
     left = _MOST
+    why = cause(finding.data) if finding.what == PICKLE else ""
 
     def still(data: bytes) -> bool:
         nonlocal best, left
         left -= 1
         said = ours(finding.what, finding.name, data)
         found = judge(finding.what, finding.name, data, said, child.one(finding.what, data))
-        if found is not None and found.kind == finding.kind:
+        if found is not None and found.kind == finding.kind and (finding.what != PICKLE or cause(data) == why):
             best = found
             return True
         return False
@@ -60,7 +65,7 @@ def _pieces(data: bytes) -> list[bytes]:
     """The opcodes of a pickle as far as they can be told apart, and the rest byte by byte."""
     places = list(_places(data))
     rest = [data[at : at + 1] for at in range(places[-1] if places else 0, len(data))]
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)] + rest
+    return [data[start:end] for start, end in pairwise(places)] + rest
 
 
 def _places(data: bytes) -> Iterator[int]:
@@ -82,11 +87,15 @@ def opcodes(data: bytes) -> str:
     return "; ".join(found[:60])
 
 
-def decoded(data: bytes) -> str:
-    """Where our decoder stops, and why."""
+def cause(data: bytes) -> str:
+    """Where our machine stops, without what differs from file to file."""
+    return _VARIES.sub("…", stopped(data))[:120]
+
+
+def stopped(data: bytes) -> str:
+    """Where our machine stops, and why."""
     try:
-        for _ in decode(data):
-            pass
+        end = run(data, TABLE).end
     except ConverterError as error:
         return str(error)
-    return "decoded to its end"
+    return "runs to its end" if end == len(data) else "bytes follow it"

@@ -24,7 +24,20 @@ _NAMES = ("w", "b", "w.b", "layer.0.w", "0", "1", "state_dict", "model", "module
 _KEYS: tuple[Any, ...] = (0, 1, True, False, None, 1.0, 2, "1", "True", "None", b"w", b"1", (1,), ("a", 1), -1, 2**70)
 _UTILS = "torch._utils"
 _HOOKS = Call(Global("collections", "OrderedDict"))
-_LOCATIONS: tuple[Any, ...] = ("meta", "cuda:0", "CPU", "cpu:0", b"cpu", "", None, "mps", "xla:0", "cpu\n", "hpu", "meta:0")
+_LOCATIONS: tuple[Any, ...] = (
+    "meta",
+    "cuda:0",
+    "CPU",
+    "cpu:0",
+    b"cpu",
+    "",
+    None,
+    "mps",
+    "xla:0",
+    "cpu\n",
+    "hpu",
+    "meta:0",
+)
 
 
 @dataclass
@@ -55,8 +68,8 @@ class Tree:
     def is_odd(self) -> bool:
         return self.rng.random() < self.odd
 
-    def storage(self, legacy: Any = None) -> tuple[Any, str, int, int]:
-        """A persistent id, its dtype, the elements that it has, bytes an element."""
+    def storage(self, legacy: Any = None) -> tuple[Any, str, int]:
+        """A persistent id, its dtype, the elements that it has."""
         rng = self.rng
         key = rng.choice(tuple(self.storages))
         dtype = self.dtypes[key]
@@ -75,14 +88,23 @@ class Tree:
             location = rng.choice(_LOCATIONS)
         said: Any = key
         if self.is_odd() and self.is_odd():
-            said = rng.choice((int(key) if key.isdigit() else key, key.encode(), key.swapcase(), f"./{key}", f"0/../{key}", f"{key}\0"))
-        return Persistent(("storage", Global(module, name), said, location, count)), dtype, count, itemsize
+            said = rng.choice(
+                (
+                    int(key) if key.isdigit() else key,
+                    key.encode(),
+                    key.swapcase(),
+                    f"./{key}",
+                    f"0/../{key}",
+                    f"{key}\0",
+                )
+            )
+        return Persistent(("storage", Global(module, name), said, location, count)), dtype, count
 
     def tensor(self) -> Any:
         rng = self.rng
         if self.made and rng.random() < 0.2:
             return rng.choice(self.made)
-        storage, dtype, count, itemsize = self.storage()
+        storage, dtype, count = self.storage()
         untyped = dtype in UNTYPED
         if untyped:
             count //= UNTYPED[dtype][1]
@@ -99,15 +121,24 @@ class Tree:
                     stride, rng.choice((True, False, 0, None)), rng.choice((_HOOKS, None, {})))  # fmt: skip
         function = "_rebuild_tensor_v2"
         if untyped or (self.is_odd() and rng.random() < 0.5):
-            kind = UNTYPED[dtype][0] if untyped else rng.choice(("float32", "float64", "int8", "uint16", "complex64", "bool"))
+            kind = (
+                UNTYPED[dtype][0]
+                if untyped
+                else rng.choice(("float32", "float64", "int8", "uint16", "complex64", "bool"))
+            )
             function, args = "_rebuild_tensor_v3", (*args, Global("torch", kind))
         elif rng.random() < 0.05:
             function, args = "_rebuild_tensor", args[:4]
         if function != "_rebuild_tensor" and self.is_odd():
-            args = (*args, rng.choice(({}, None, {"conj": True}, {"neg": True}, {"conj": False}, {"x": True}, {"conj": 1})))
+            args = (
+                *args,
+                rng.choice(({}, None, {"conj": True}, {"neg": True}, {"conj": False}, {"x": True}, {"conj": 1})),
+            )
         made: Any = Call(Global(_UTILS, function), args)
         if self.is_odd() and self.is_odd():
-            made = replace(made, state=rng.choice(({}, {"x": 1}, args[:4], None, (None, {"data": 1}), {"data": storage})))
+            made = replace(
+                made, state=rng.choice(({}, {"x": 1}, args[:4], None, (None, {"data": 1}), {"data": storage}))
+            )
         if rng.random() < 0.25:
             made = self.wrapped(made)
         self.made.append(made)
@@ -118,7 +149,21 @@ class Tree:
         rng = self.rng
         state: Any = rng.choice(({}, {"note": 1}, ((), {}), (None, {"note": 1}), None, ({"note": 1}, {"note": 2})))
         if self.is_odd():
-            name = rng.choice(("data", "requires_grad", "real", "grad", "names", "shape", "T", "_backward_hooks", "imag", "__class__", "__dict__"))
+            name = rng.choice(
+                (
+                    "data",
+                    "requires_grad",
+                    "real",
+                    "grad",
+                    "names",
+                    "shape",
+                    "T",
+                    "_backward_hooks",
+                    "imag",
+                    "__class__",
+                    "__dict__",
+                )
+            )
             value: Any = rng.choice((1, True, None, tensor, "x", {}))
             if self.made:
                 value = rng.choice((value, rng.choice(self.made)))
@@ -129,9 +174,14 @@ class Tree:
         if way == 1:
             return Call(Global(_UTILS, "_rebuild_parameter_with_state"), (tensor, True, _HOOKS, state))
         if way == 2:
-            kind = rng.choice((Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"), Global("torch", "FloatTensor")))
+            kind = rng.choice(
+                (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"), Global("torch", "FloatTensor"))
+            )
             args = tensor.args if isinstance(tensor, Call) else ()
-            return Call(Global("torch._tensor", "_rebuild_from_type_v2"), (Global(_UTILS, "_rebuild_tensor_v2"), kind, args, state))
+            return Call(
+                Global("torch._tensor", "_rebuild_from_type_v2"),
+                (Global(_UTILS, "_rebuild_tensor_v2"), kind, args, state),
+            )
         return Call(Global("torch.nn.parameter", "Parameter"), (tensor, True))
 
     def shape(self, count: int) -> tuple[int, ...]:
@@ -260,7 +310,11 @@ def legacy_stream(rng: random.Random, weights: Weights) -> bytes:
 def records(rng: random.Random, weights: Weights, pickle: bytes | None = None) -> list[Entry]:
     """The records of the checkpoint's archive."""
     root = rng.choice(("archive",) * 6 + ("a/b", "x", "ARCHIVE", "data"))
-    found = {"data.pkl": weights.pickle if pickle is None else pickle, ".format_version": b"1", ".storage_alignment": b"64"}
+    found = {
+        "data.pkl": weights.pickle if pickle is None else pickle,
+        ".format_version": b"1",
+        ".storage_alignment": b"64",
+    }
     if weights.byteorder is not None:
         found["byteorder"] = weights.byteorder
     found |= {f"data/{key}": data for key, data in weights.storages.items()}

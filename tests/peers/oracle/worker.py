@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.peers.oracle.child import CONTAINER, PICKLE
-from tests.peers.oracle.containers import Seeds, container, seeds
+from tests.peers.oracle.containers import container
 from tests.peers.oracle.judge import Finding, judge, ours
 from tests.peers.oracle.pool import Child
 from tests.peers.oracle.programs import joined, pickle_pieces
-from tests.peers.oracle.smaller import decoded, opcodes, smaller
+from tests.peers.oracle.smaller import opcodes, smaller, stopped
+from tests.peers.oracle.zips import Seeds, seeds
 
 BATCH = 50  # files that are made from one seed, and sent together
 _EXAMPLES = 3  # findings of one kind in a range that are made smaller and kept
@@ -35,7 +36,9 @@ def made(what: int, seed: int, batch: int, honest: Seeds) -> list[tuple[str, str
     return [("pickle", rng.choice(names), joined(pickle_pieces(rng, honest.pickles))) for _ in range(BATCH)]
 
 
-def run(what: int, seed: int, first: int, count: int, honest: Seeds, child: Child, folder: Path | None) -> dict[str, Any]:
+def run(
+    what: int, seed: int, first: int, count: int, honest: Seeds, child: Child, folder: Path | None
+) -> dict[str, Any]:
     """Judge the files `first` to `first + count`, both multiples of BATCH; give figures and findings."""
     figures: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
@@ -72,9 +75,15 @@ def write(small: Finding, found: Finding, folder: Path | None) -> None:
         return
     place = folder / (hashlib.sha1(small.data).hexdigest()[:10] + ("" if small.what == PICKLE else "-container"))
     place.with_suffix(".bin").write_bytes(small.data)
-    lines = [small.kind, small.detail, f"name: {small.name}", f"{len(small.data)} bytes, of {len(found.data)}", f"hex: {small.data[:4000].hex()}"]
+    lines = [
+        small.kind,
+        small.detail,
+        f"name: {small.name}",
+        f"{len(small.data)} bytes, of {len(found.data)}",
+        f"hex: {small.data[:4000].hex()}",
+    ]
     if small.what == PICKLE:
-        lines += [f"opcodes: {opcodes(small.data)}", f"our decoder: {decoded(small.data)}"]
+        lines += [f"opcodes: {opcodes(small.data)}", f"our machine: {stopped(small.data)}"]
     place.with_suffix(".txt").write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
