@@ -169,16 +169,27 @@ def verify(
         return held(catalogue, places, options, progress=progress)
 
 
-def scan(*locations: str | PathLike[str], explain: bool = False, fickling: bool = True) -> ScanReport:
+def scan(
+    *locations: str | PathLike[str],
+    explain: bool = False,
+    fickling: bool = True,
+    policy: str | PathLike[str] | None = None,
+) -> ScanReport:
     """Say what loading files would run, without loading them; the report's `verdict` is the worst of them.
 
-    Locations are files, or folders and repositories with all that is in them.
+    Locations are files, or folders and repositories with all that is in them. `policy` is a TOML file of unknown globals
+    that you accept: they are counted, and change no verdict.
     """
     from converter.scanning.scan import scan as scanned
 
     if not locations:
         raise TypeError("scan() needs a location")
-    return scanned([_place(location) for location in locations], explain=explain, fickling=fickling)
+    return scanned(
+        [_place(location) for location in locations],
+        explain=explain,
+        fickling=fickling,
+        policy=Path(policy) if policy is not None else None,
+    )
 
 
 def download(

@@ -18,6 +18,7 @@ ConverterError              the root: everything this package raises on purpose
 ├─ OutputError              the output exists, is an input, has no room or no permission
 ├─ MissingTensorError       a name that a catalogue does not have; also a KeyError
 ├─ WordError                a word that is none of those an option takes; also a ValueError
+├─ PolicyError              a policy of `scan` that can't be used: malformed, or from the folder that is scanned
 └─ ReadError                a copy that is verified can't be read: what `verify` reports of it, and no failure of `verify`
 
 What follows from a cause is an attribute of its class. Nothing is ever decided by the text of a message: it holds names
@@ -94,7 +95,7 @@ class ManifestError(ConverterError):
 class LimitError(ConverterError):
     """Well-formed, but larger than the limits allow."""
 
-    advice = "; docs/security.md has the limits that `--limit` raises"
+    advice = "; docs/security/limits.md has the limits that `--limit` raises"
     rule = "not-looked-into"
 
 
@@ -136,6 +137,10 @@ class WordError(ConverterError, ValueError):
 
     def __init__(self, option: str, word: object, words: Sequence[str]) -> None:
         super().__init__(f"{option} is {word!r:.80}: choose {', '.join(words)}")
+
+
+class PolicyError(ConverterError):
+    """A policy of `scan` that can't be used."""
 
 
 class ReadError(ConverterError):

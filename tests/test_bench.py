@@ -81,7 +81,7 @@ Words.
 
 <!-- bench: 590M extract -->
 
-{report.table(EXTRACTED)}
+{report.table(EXTRACTED, "`make bench MODEL=590M ROUNDS=3 ONLY=extract`: ")}
 
 <!-- /bench -->
 
@@ -95,7 +95,7 @@ More words.
 |---|---|---:|---:|---:|---|---:|---:|---:|
 | Taking apart | cerebras-tool extract | 2.00 | 1.50 | 0.50 | python -m zipfile | 0.500 | 30 | 20 |
 
-2.44 GB; 2026-11-25, 3 rounds, outputs on tmpfs, page cache warm; 2 cores.
+`make bench MODEL=111M`: 2.44 GB; 2026-11-25, 3 rounds, outputs on tmpfs, page cache warm; 2 cores.
 
 <!-- /bench -->
 """
@@ -112,7 +112,19 @@ def test_every_plot_is_on_the_page() -> None:
     shown = re.findall(r"!\[[^]]*\]\(performance/(\S+\.svg)\)", PAGE.read_text())
 
     assert sorted(shown) == sorted(path.name for path in results.FOLDER.glob("*.svg"))
-    assert sorted(shown) == sorted(f"{name}.svg" for name in results.plotted(results.load()))
+    assert sorted(shown) == sorted(f"{name}.svg" for name in ["overview", *results.plotted(results.load())])
+
+
+def test_the_picture_shows_what_cp_ours_and_a_peer_have_in_common() -> None:
+    alone = result(way("cerebras-tool extract", "ours", 1.0))
+
+    rows = results.compared({"extract": EXTRACTED, "engine": alone})
+
+    assert {task: [way["name"] for way in ways] for task, ways in rows.items()} == {
+        "extract": ["cp", "cerebras-tool extract", "python -m zipfile"]
+    }
+    assert results.broadest({"any": {"a": alone, "b": alone}, "111M": {"a": alone}, "590M": {"a": alone}}) == "590M"
+    assert results.broadest({"111M": {"a": alone, "b": alone}, "590M": {"a": alone}}) == "111M"
 
 
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.task}: {goal.way} to {goal.to}")

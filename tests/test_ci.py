@@ -59,6 +59,11 @@ def test_the_action_verifies(seed: int, code: int, tmp_path: Path) -> None:
     report = (tmp_path / "output").read_text().strip().removeprefix("junit=")
     assert Path(report).read_text().count("<testsuite ") == 2
     assert "| different |" in (tmp_path / "summary").read_text() or code == 0
+    # Between these two lines the runner obeys nothing; the exit code is still the tool's.
+    first, *_, last = done.stdout.splitlines()
+    token = first.removeprefix("::stop-commands::")
+    assert re.fullmatch(r"cerebras-tool-[0-9a-f]{64}", token)
+    assert last == f"::{token}::"
 
 
 @pytest.mark.packaging

@@ -13,18 +13,37 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "THIRD_PARTY.md")] + sorted((ROOT / "docs").rglob("*.md"))
 NETWORK = re.compile(r"cerebras-tool download | hf://| https://| cerebras/")  # what can't be run in a test
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
 def run(command: str, folder: Path) -> str:
-    words = shlex.split(command)
-    if words[0] == "cerebras-tool":
-        words = [sys.executable, "-m", "converter", *words[1:]]
-    environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return "".join(f"{line.rstrip()}\n" for line in (done.stdout + done.stderr).splitlines())
+    """What a command prints; of commands with ` | ` between them, what the last one prints."""
+    text = ""
+    for words in piped(command):
+        program = [sys.executable, "-m", "converter"] if words[0] == "cerebras-tool" else words[:1]
+        environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+        done = subprocess.run(
+            [*program, *words[1:]],
+            cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        text = done.stdout + done.stderr
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def piped(command: str) -> list[list[str]]:
+    """The words of each command of a pipe."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="|")
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    parts: list[list[str]] = [[]]
+    for word in lexer:
+        if word == "|":
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
 
 
 def commands(block: str) -> list[tuple[str, str]]:

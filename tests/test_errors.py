@@ -104,7 +104,7 @@ def test_a_command_ends_with_the_code_and_the_advice_of_the_cause(
 
 def test_past_a_limit_a_command_says_where_limits_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [kind.__name__ for kind in CAUSES if kind.advice] == ["LimitError"]
-    assert errors.LimitError.advice == "; docs/security.md has the limits that `--limit` raises"
+    assert errors.LimitError.advice == "; docs/security/limits.md has the limits that `--limit` raises"
 
 
 SOUND = checkpoint_entries({"w": view("0", (2,))}, {"0": floats(1, 2)})

@@ -239,7 +239,7 @@ def test_every_limit_is_tested_here() -> None:
 
 
 def test_every_limit_has_its_reason_where_it_is_and_stands_in_the_documentation() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "security" / "limits.md").read_text()
     source = inspect.getsource(limits)
 
     for field in dataclasses.fields(Limits):

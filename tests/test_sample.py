@@ -296,7 +296,7 @@ class TestWriting:
     def test_refuses_a_path_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
 
-        with pytest.raises(OutputError, match="can't be written: file exists"):
+        with pytest.raises(OutputError, match="can't be written: not a directory"):
             write_sample(tmp_path / "file")
 
     def test_refuses_more_bytes_than_the_disk_has_room_for(

@@ -119,7 +119,7 @@ def _report(job: Job, *, dry_run: bool) -> reports.ConversionReport:
             underflowed=sum(loss.underflowed for loss in losses),
             rounded=sum(loss.rounded for loss in losses),
         ),
-        notes=job.planned.notes,
+        notes=job.notes,
     )
 
 

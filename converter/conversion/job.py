@@ -16,10 +16,13 @@ from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal
 from converter.models.recognition import Recognition, recognise
 from converter.models.vocabulary import is_beside
 from converter.opening import folder_beside
+from converter.scanning.danger import verdict
+from converter.scanning.rules import DANGEROUS
 from converter.tensors.guards import check_portable
 from converter.tensors.parts import storage_parts
 from converter.tensors.tensor import Storage
 from converter.tensors.verified import checked
+from converter.text import listed
 
 if TYPE_CHECKING:
     from converter.formats.format import Format, Options, Planned
@@ -40,6 +43,18 @@ class Job:
     planned: Planned
     plan: Plan
     check: Callable[[], None]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the output: what the format's plan says, and what was taken from the source."""
+        module, unknown = self.source.metadata.get("module"), self.source.unknown_globals()
+        taken = [f"the state dict of a whole module, {module}; nothing was called"] if module else []
+        if unknown and module:
+            taken.append(f"its pickle names {listed(unknown)}")
+        prefix = self.source.metadata.get("prefix")
+        if prefix:
+            taken.append(f"`{prefix}` was left out of every name")
+        return (*taken, *self.planned.notes)
 
     @property
     def model(self) -> str | None:
@@ -98,7 +113,7 @@ def prepare(
     Raises UnsupportedError, UnsafeError, ManifestError or ModelError for what can't be carried over whole.
     """
     _check_dtype(format, options.dtype)
-    check_portable(catalogue, ignore_globals=ignore_globals, no_crc=not check_crc)
+    check_portable(catalogue, ignore_globals=ignore_globals or _only_classes(catalogue), no_crc=not check_crc)
     check_output()
     folder = options.name is None
     tensors = formats.canonical(catalogue)
@@ -126,6 +141,11 @@ def prepare(
     identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers))
     plan = Plan((*planned.files, *companions), folder=folder, identity=identity, finish=planned.finish)
     return Job(catalogue, output, format, options, recognition, planned, plan, check)
+
+
+def _only_classes(catalogue: Catalogue) -> bool:
+    """Whether a whole module is converted and nothing that its pickle names is dangerous: its classes have to be named."""
+    return bool(catalogue.metadata.get("module")) and verdict(catalogue.globals)[0] != DANGEROUS
 
 
 def _check_dtype(format: Format, dtype: str) -> None:

@@ -1,7 +1,8 @@
 """One GET, hop by hop, with retries: to whom the token goes, which redirects are followed, and how long we wait.
 
 URLs and the token are huggingface_hub's. We make the requests ourselves, because each redirect is checked, and each read
-is bounded in requests and in time. Source: RFC 9110.
+is bounded in requests and in time. A host is looked up once; the addresses that were checked are those that we connect to.
+Where a proxy is set, it looks up hosts itself, and what it connects to is its affair. Source: RFC 9110.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module, metadata
 from typing import Any, Final, TypeVar
-from urllib.parse import urljoin
+from urllib.parse import SplitResult, urljoin
+from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import constants, get_token
 
 from converter.errors import ConverterError, SourceError
-from converter.hub.locations import checked_url, is_inside, origin, shown
+from converter.hub.addresses import UnknownHostError, addresses, is_loopback, is_private
+from converter.hub.locations import checked_url, origin, shown
 from converter.hub.patience import patience
 from converter.hub.unlogged import unlogged
 from converter.io.pool import Pool, awaited
@@ -59,6 +62,10 @@ class AgainError(Exception):
         self.wait = wait
 
 
+class UnreachedError(AgainError):
+    """There was no connection."""
+
+
 class Client:
     """Asks servers for one checkpoint. It knows the Hub and its token, and counts the traffic."""
 
@@ -70,9 +77,13 @@ class Client:
         self.endpoint = constants.ENDPOINT
         self._timeout = httpx.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT, pool=None)
         self._home = origin(self.endpoint)
-        self._sessions: dict[bool, Any] = {}
-        self._private: dict[str, bool] = {}  # by host
-        self._lock = threading.Lock()
+        # By proxy and origin, so that no connection that was made for one host is used for another.
+        self._sessions: dict[tuple[str | None, tuple[str, str, int]], Any] = {}
+        self._addresses: dict[str, tuple[str, ...]] = {}  # by host
+        self._unknown: dict[str, str] = {}  # why a host has none
+        self._met = False  # whether anybody has ever answered
+        self._until = 0.0  # when the time for a first connection is over; 0 before anything was asked for
+        self._lock, self._looking = threading.Lock(), threading.Lock()
 
     def __del__(self) -> None:
         for session in self.__dict__.get("_sessions", {}).values():  # none where making the first one failed
@@ -87,10 +98,27 @@ class Client:
         return origin(url) == self._home
 
     def is_inside(self, host: str) -> bool:
-        """Whether a host's address is one of this machine or of a private network; it is looked up once."""
-        if host not in self._private:
-            self._private[host] = is_inside(host)
-        return self._private[host]
+        """Whether one of a host's addresses is of this machine or of a private network; False where it has none."""
+        return any(map(is_private, self.addresses(host)))
+
+    def addresses(self, host: str) -> tuple[str, ...]:
+        """The addresses of a host, which is looked up once; none where it can't be: a proxy may know it."""
+        with self._looking:
+            if host not in self._addresses:
+                try:
+                    self._addresses[host] = addresses(host, self._connecting())
+                except UnknownHostError as error:
+                    self._unknown[host] = str(error)
+                    return ()
+            return self._addresses[host]
+
+    def _connecting(self) -> float:
+        """Seconds that making a connection may take now."""
+        if self._met:
+            return float(self._timeout.connect)
+        if not self._until:
+            self._until = time.monotonic() + self.patience.first
+        return max(0.01, min(self._until - time.monotonic(), self._timeout.connect))
 
     def get(
         self, url: str, headers: Mapping[str, str], *, inside: bool, seen: Callable[[str, Any], None] | None = None
@@ -102,7 +130,7 @@ class Client:
         """
         first = url
         for _ in range(_HOPS + 1):
-            response = self._send(url, headers)
+            response = self._send(url, headers, inside=inside)
             try:
                 if seen is not None:
                     seen(url, response)
@@ -147,8 +175,15 @@ class Client:
                 return once(deadline)
             except AgainError as again:
                 wait = backoff if again.wait is None else again.wait
-                if attempt == _ATTEMPTS or time.monotonic() + wait > deadline:
-                    raise SourceError(f"`{name}` can't be read: {again} (attempt {attempt} of {_ATTEMPTS})") from None
+                alone = isinstance(again, UnreachedError) and not self._met
+                if attempt == _ATTEMPTS or time.monotonic() + wait > (
+                    min(deadline, self._until) if alone else deadline
+                ):
+                    tried = f" (attempt {attempt} of {_ATTEMPTS})"
+                    said = (
+                        "; is there a network? With HF_HUB_OFFLINE=1 only the local cache is read" if alone else tried
+                    )
+                    raise SourceError(f"`{name}` can't be read: {again}{said}") from None
             time.sleep(wait)
             backoff *= 2
         raise AssertionError
@@ -164,28 +199,73 @@ class Client:
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise AgainError(self._reason(error)) from None
 
-    def _send(self, url: str, headers: Mapping[str, str]) -> Any:
+    def _send(self, url: str, headers: Mapping[str, str], *, inside: bool) -> Any:
         parts = checked_url(url)
-        # No proxy may be asked for what is on this machine.
-        direct = parts.scheme == "http"
-        with self._lock:
-            if direct not in self._sessions:
-                self._sessions[direct] = httpx.Client(trust_env=not direct, timeout=self._timeout)
-        session = self._sessions[direct]
+        host, proxy = parts.hostname or "", _proxy(parts)
         sent = {"user-agent": _user_agent(), "accept-encoding": "identity", "accept": "*/*", **headers}
         if self.is_home(url) and (token := self.token()) is not None:
             sent["authorization"] = f"Bearer {token}"
+        if proxy is not None:
+            return self._asked(url, None, sent, proxy, self._connecting())
+        found = self.addresses(host)
+        if not found:
+            raise UnreachedError(f"no connection (`{shown(host)}`: {safe_text(self._unknown[host], 100).lower()})")
+        if parts.scheme == "http" and not all(map(is_loopback, found)):
+            raise SourceError(
+                f"`{shown(url)}` is refused: its address is not of this machine, and http is read from there only"
+            )
+        if not inside and any(map(is_private, found)):
+            raise SourceError(f"`{shown(url)}` can't be read: its address has become one of a private network")
+        for left in range(len(found), 0, -1):
+            try:
+                return self._asked(url, found[-left], sent, None, self._connecting() / left)
+            except UnreachedError:
+                if left == 1:
+                    # The host may have moved: the next attempt looks it up again, and checks what it finds.
+                    self._addresses.pop(host, None)
+                    raise
+        raise AssertionError
+
+    def _asked(self, url: str, address: str | None, headers: dict[str, str], proxy: str | None, seconds: float) -> Any:
+        """The answer of one server. With an address it is asked there, and is still the host that the URL names."""
         self.traffic.add(1, 0)
+        session = self._session(url, proxy)
         try:
-            request = session.build_request("GET", url, headers=sent)
+            target, extensions = httpx.URL(url), {}
+            if address is not None:
+                headers = headers | {"host": target.netloc.decode("ascii")}
+                extensions = {"sni_hostname": target.raw_host.decode("ascii").strip("[]")}
+                target = target.copy_with(host=address)
+            timeout = httpx.Timeout(self._timeout.read, connect=seconds, pool=None)
+            request = session.build_request("GET", target, headers=headers, timeout=timeout, extensions=extensions)
             with unlogged():
-                return session.send(request, stream=True, follow_redirects=False)
+                response = session.send(request, stream=True, follow_redirects=False)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            raise UnreachedError(self._reason(error)) from None
         except httpx.HTTPError as error:
             raise AgainError(self._reason(error)) from None
         except (httpx.InvalidURL, ValueError):
             raise SourceError(f"`{shown(url)}` can't be asked for") from None
         finally:
             session.cookies.clear()
+        self._met = True
+        return response
+
+    def _session(self, url: str, proxy: str | None) -> Any:
+        key = (proxy, origin(url))
+        with self._lock:
+            if key not in self._sessions:
+                verify = _certificates() if url.startswith("https:") or proxy is not None else False
+                try:
+                    # What the environment says of proxies was read before, and is not asked for again.
+                    self._sessions[key] = httpx.Client(
+                        trust_env=False, verify=verify, proxy=proxy, timeout=self._timeout, follow_redirects=False
+                    )
+                except (ImportError, ValueError, httpx.InvalidURL):
+                    raise SourceError(
+                        f"`{shown(url)}` can't be read: its proxy is of a kind that is not known here; http:// and https:// are"
+                    ) from None
+            return self._sessions[key]
 
     def redirected(self, url: str, location: str, *, inside: bool) -> str:
         """Where a redirect leads. Raises SourceError where it must not be followed."""
@@ -205,11 +285,29 @@ class Client:
 
     def _reason(self, error: Exception) -> str:
         """What went wrong, in words that hold no URL."""
+        if isinstance(error, httpx.ConnectTimeout):
+            return "no connection (nobody answered in time)"
         if isinstance(error, httpx.TimeoutException):
             return f"nothing came for {self._timeout.read:g} seconds"
         if isinstance(error, httpx.ConnectError | httpx.ProxyError):
             return f"no connection ({safe_text(str(error), 100).lower()})"
         return "the answer broke off"
+
+
+@cache
+def _certificates() -> Any:
+    """Whom we trust: the usual certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name."""
+    return httpx.create_ssl_context(trust_env=True)
+
+
+def _proxy(parts: SplitResult) -> str | None:
+    """The proxy that the environment has for a URL; None for what is on this machine."""
+    host = parts.hostname or ""
+    known = getproxies()
+    found = known.get(parts.scheme) or known.get("all")
+    if not found or parts.scheme == "http" or proxy_bypass(f"{host}:{parts.port}" if parts.port else host):
+        return None
+    return found if "://" in found else f"http://{found}"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a location means, and which URLs and addresses are allowed. Nothing is read here; only host names are looked up."""
+"""What a location means, and which URLs are allowed. Nothing is read here, and no name of a host looked up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import os
 import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -125,17 +124,3 @@ def _is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
-
-
-def is_inside(host: str) -> bool:
-    """Whether a host's address is one of this machine or of a private network; False for a host without an address."""
-    try:
-        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        return False  # it can't be reached from here; a proxy decides for its own network
-    return any(_is_private(address.partition("%")[0]) for address in addresses)
-
-
-def _is_private(text: str) -> bool:
-    address = ipaddress.ip_address(text)
-    return not ((address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None) or address).is_global

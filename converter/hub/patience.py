@@ -14,6 +14,7 @@ from typing import Final
 class Patience:
     """Seconds, and the slowest speed of a long answer."""
 
+    first: float = 1.25  # seconds until a first connection: where there is no network, that is said within two
     backoff: float = 0.25  # seconds before the second attempt; they double before each that follows
     shortest: float = 30.0  # seconds that any read may take
     slowest: int = 20_000  # bytes a second: a long read may take the time that they need, besides

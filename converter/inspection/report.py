@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from converter import formats
 from converter.formats import uncollected
-from converter.formats.torch.reader import PUBLISHED_WRITER, read_cut_off
+from converter.formats.torch import PUBLISHED_WRITER
 from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.pickles.walk import describe, inner_tensors
 from converter.reports import inspection as reports
 from converter.scanning.danger import verdict
+from converter.text import safe_text
 from converter.words import SORTS, check
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ def check_words(sort: str | None) -> None:
         check("sort", sort, SORTS)
 
 
+def _fits(name: str, filter: str) -> bool:
+    return fnmatchcase(name, filter) or safe_text(name) == filter
+
+
 @uncollected()
 def inspect(
     catalogue: Catalogue,
@@ -40,14 +45,14 @@ def inspect(
     stats: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> reports.Inspection:
-    """Report on a catalogue. `filter` is a glob on names and `sort` is "name" or "size" (largest first); totals keep all.
+    """Report on a catalogue. `filter` is a glob on names, or a name as it is printed; totals keep all.
 
-    `progress` is called with the bytes read for statistics since its last call.
+    `sort` is "name" or "size" (largest first). `progress` is called with the bytes read for statistics since its last call.
     """
     check_words(sort)
     recognition = _recognise(catalogue)
     said, findings = verdict(catalogue.globals)
-    chosen = [(n, t) for n, t in catalogue.items() if filter is None or fnmatchcase(n, filter)]
+    chosen = [(n, t) for n, t in catalogue.items() if filter is None or _fits(n, filter)]
     if stats:
         from converter.tensors.guards import check_expansion
 
@@ -79,6 +84,8 @@ def inspect(
 def cut_off(path: str | Path) -> str | None:
     """Say how much of a declared model's file a broken download holds, if enough is there to recognise it."""
     source = LocalFile(path)
+    from converter.formats.torch.reader import read_cut_off  # which no other file than PyTorch's needs
+
     catalogue = read_cut_off(source)
     recognition = models.recognise(catalogue) if catalogue is not None else None
     if recognition is None or recognition.model is None or catalogue is None:

@@ -11,16 +11,26 @@ from pathlib import Path
 from typing import Final
 
 from converter.errors import OutputError
+from converter.io.folder import Folder, identity
 
 _MOST: Final = 16 << 20  # bytes of a journal that are read
+_FIRST: Final = 200  # bytes of its first line at most
+_ATTEMPTS: Final = 10  # to open the one that is there
+_MADE: Final = re.compile(r"[0-9a-f]{64} (\d{1,20}):(\d{1,20})\n", re.ASCII)
 _RANGE: Final = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
 class Journal:
-    """A line with the plan's digest, then lines with the numbers of parts that are whole and synced: `3-17`."""
+    """A line with the plan's digest and what the partial output is, then lines with parts that are whole and synced: `3-17`."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path, self._descriptor = path, descriptor
+    def __init__(self, folder: int, name: str, descriptor: int) -> None:
+        self._folder, self._name, self._descriptor = folder, name, descriptor
+
+    @property
+    def made(self) -> tuple[int, int] | None:
+        """Device and number of the partial output that an earlier run made; None where it says nothing of one."""
+        found = _MADE.match(os.pread(self._descriptor, _FIRST, 0).decode("ascii", "replace"))
+        return (int(found[1]), int(found[2])) if found else None
 
     def whole(self, digest: str) -> frozenset[int]:
         """The numbers of the parts that are whole; none where the journal belongs to another plan."""
@@ -45,27 +55,44 @@ class Journal:
 
     def forget(self) -> None:
         """Remove it: there is nothing to resume."""
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._name, dir_fd=self._folder)
 
 
 @contextlib.contextmanager
-def locked(target: Path, path: Path) -> Iterator[Journal]:
-    """Open the journal of `target`, which lies at `path`, and hold its lock. Raises OutputError where another run holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"`{target}` is being written by another run: wait for it to end") from error
-        journal = Journal(path, descriptor)
+def locked(target: Path, folder: Folder, name: str) -> Iterator[Journal]:
+    """Open the journal `name` of `target` in a folder, and hold its lock.
+
+    Raises OutputError where another run holds it, or where something else has its name.
+    """
+    with _opened(target, folder, name) as descriptor:
+        journal = Journal(folder.descriptor, name, descriptor)
         try:
             yield journal
         except BaseException:
             if not os.fstat(descriptor).st_size:
                 journal.forget()
             raise
-    finally:
-        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(target: Path, folder: Folder, name: str) -> Iterator[int]:
+    other = f"`{target}` is being written by another run: wait for it to end"
+    for _ in range(_ATTEMPTS):
+        with contextlib.ExitStack() as stack:
+            here = Folder(folder.path, folder.descriptor)  # which has made nothing yet
+            here.make(name)
+            descriptor = stack.enter_context(here.writing(name))
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(other) from error
+            status = folder.status(name)
+            # A run that has just ended removed it before we had its lock: then there is another one, or none.
+            if status is not None and identity(status) == identity(os.fstat(descriptor)):
+                yield descriptor
+                return
+    raise OutputError(other)
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ import ctypes.util
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -21,10 +22,11 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from converter.errors import OutputError
+from converter.io.folder import Folder, identity, is_plain
 from converter.io.journal import locked
-from converter.io.local import outgrow_memory
+from converter.io.local import LocalFile, outgrow_memory
 from converter.io.parts import TILES, Buffers, Part, known
-from converter.io.writer import File, Policy, Progress, cores, missing, present, sync_folder, write, write_in_order
+from converter.io.writer import File, Policy, Progress, cores, missing, present, write, write_in_order
 from converter.text import os_reason
 
 KEPT: Final = ("README.md", ".gitignore")  # a folder with nothing else counts as empty, and keeps them
@@ -119,27 +121,38 @@ def check_target(target: Path, *, folder: bool, force: bool, inputs: Sequence[tu
 
     `inputs` are (device, inode) of the files that are read.
     """
-    with _explained(target), contextlib.suppress(FileNotFoundError):
-        status = target.lstat()
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a file"
-        if stat.S_ISLNK(status.st_mode):
-            raise OutputError(f"`{target}` is a symbolic link: name the place it leads to")
-        if (status.st_dev, status.st_ino) in inputs:
-            raise OutputError(f"`{target}` is the input itself: choose another output")
-        if stat.S_ISDIR(status.st_mode) != folder or not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
-            raise OutputError(
-                f"`{target}` exists and is {what}, where {'a folder' if folder else 'a file'} should be written"
-            )
-        if folder:
-            for entry in target.rglob("*"):
-                inner = entry.lstat()
-                if (inner.st_dev, inner.st_ino) in inputs:
-                    raise OutputError(f"`{target}` holds the input `{entry.name}`: choose another output")
-            if force or all(entry.name in KEPT and entry.is_file() for entry in target.iterdir()):
-                return
+    whole = Path(os.path.abspath(target))
+    with _explained(target), contextlib.suppress(FileNotFoundError), Folder.opened(whole.parent) as parent:
+        _check(target, parent, whole.name, folder=folder, force=force, inputs=inputs)
+
+
+def _check(
+    target: Path, parent: Folder, name: str, *, folder: bool, force: bool, inputs: Sequence[tuple[int, int]]
+) -> None:
+    status = parent.status(name or ".")
+    if status is None:
+        return
+    what = "a folder" if stat.S_ISDIR(status.st_mode) else "a file"
+    if stat.S_ISLNK(status.st_mode):
+        raise OutputError(f"`{target}` is a symbolic link: name the place it leads to")
+    if identity(status) in inputs:
+        raise OutputError(f"`{target}` is the input itself: choose another output")
+    if stat.S_ISDIR(status.st_mode) != folder or not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+        raise OutputError(
+            f"`{target}` exists and is {what}, where {'a folder' if folder else 'a file'} should be written"
+        )
+    if folder:
+        empty = True
+        for where, folders, files, descriptor in os.fwalk(name or ".", dir_fd=parent.descriptor):
+            for entry in (*folders, *files):
+                inner = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
+                if identity(inner) in inputs:
+                    raise OutputError(f"`{target}` holds the input `{entry}`: choose another output")
+                empty = empty and where == (name or ".") and entry in KEPT and is_plain(inner)
+        if not (force or empty):
             raise OutputError(f"`{target}` exists and is not empty: give --force to replace it")
-        if not force:
-            raise OutputError(f"`{target}` exists: give --force to replace it")
+    elif not force:
+        raise OutputError(f"`{target}` exists: give --force to replace it")
 
 
 def publish(
@@ -163,36 +176,54 @@ def publish(
     target = Path(os.path.abspath(target))
     if any(PurePath(file.path).is_absolute() or ".." in PurePath(file.path).parts for file in plan.files):
         raise AssertionError("a file of a plan lies outside of its target")
-    with _explained(target):
-        check_target(target, folder=plan.folder, force=force, inputs=inputs)
-        partial = _partial(target)
-        with _parents(target), locked(target, partial.with_name(f"{partial.name}.journal")) as journal:
-            files = _placed(plan, plan.files, partial)
-            digest = plan.digest()
-            whole = present(files, journal.whole(digest)) if resume else frozenset[int]()
+    check_target(target, folder=plan.folder, force=force, inputs=inputs)
+    partial = f".{target.name}.partial"
+    with (
+        _explained(target),
+        _parents(target) as parent,
+        locked(target, parent, f"{partial}.journal") as journal,
+        contextlib.ExitStack() as stack,
+    ):
+        # Once more, in the folder that is held now: the path to it may lead elsewhere than before.
+        _check(target, parent, target.name, folder=plan.folder, force=force, inputs=inputs)
+        before, left, made = parent.status(target.name), parent.status(partial), journal.made
+        ours = left is not None and identity(left) == made and left.st_uid == os.geteuid()
+        digest, whole = plan.digest(), frozenset[int]()
+        if resume and ours and made is not None:
+            root = stack.enter_context(parent.inner(partial, make=False)) if plan.folder else parent
+            files = _placed(plan, plan.files, root, partial)
+            whole = present(files, journal.whole(_key(digest, made)))
+        if not whole:
+            parent.remove(partial, made)
+            files = _placed(plan, plan.files, parent, partial)
+        _check_room(target, parent.descriptor, missing(files, whole))
+        made = None
+        try:
             if not whole:
-                _remove(partial)
-            _check_room(target, target.parent, missing(files, whole))
-            journal.begin(digest, whole)
+                root = stack.enter_context(parent.inner(partial, make=True)) if plan.folder else parent
+                files = _placed(plan, plan.files, root, partial)
+            if not plan.folder:
+                parent.make(partial)
+            made = _identity(parent, partial)
+            journal.begin(_key(digest, made), whole)
             policy = Policy(threads or cores(), plan.passing, progress, journal.note if resume else None)
-            try:
-                if plan.folder:
-                    partial.mkdir(exist_ok=True)
-                write(files, policy, whole)
-                for file in _placed(plan, plan.finish() if plan.finish else (), partial):
-                    write_in_order(file)
-                if plan.folder:
-                    for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
-                        sync_folder(folder)
-                if check is not None:
-                    check()
-                _swap(partial, target, folder=plan.folder)
-            except BaseException:
-                if not resume:
-                    _remove(partial)
-                    journal.forget()
-                raise
-            journal.forget()
+            write(files, policy, whole)
+            late = _placed(plan, plan.finish() if plan.finish else (), root, partial)
+            for file in late:
+                write_in_order(file)
+            if plan.folder:
+                root.sync(file.name for file in (*files, *late))
+            if check is not None:
+                check()
+            if _identity(parent, partial) != made or _identity(parent, target.name) != (before and identity(before)):
+                raise OutputError(f"`{target}` was changed by another program while it was written: start again")
+            _swap(parent, root, target.name, partial, folder=plan.folder, before=before)
+        except BaseException:
+            if not resume:
+                parent.remove(partial, made)
+                journal.forget()
+            raise
+        journal.forget()
 
 
 def add(
@@ -208,21 +239,26 @@ def add(
     Each file takes the place of one of its name once all are whole. `check` is called before anything is written, when
     no other run can write there any more, and may raise.
     """
-    targets = [folder / file.path for file in plan.files]
-    files = [_file(_partial(target), file) for target, file in zip(targets, plan.files, strict=True)]
-    with _explained(folder), _parents(folder / "any"), locked(folder, folder / ".partial.journal") as journal:
+    if any("/" in file.path for file in plan.files):
+        raise AssertionError("files that are added lie in the folder itself")
+    with (
+        _explained(folder),
+        _parents(Path(os.path.abspath(folder)) / "any") as inside,
+        locked(folder, inside, ".partial.journal") as journal,
+    ):
+        files = [_file(inside, f".{file.path}.partial", file) for file in plan.files]
         try:
             check()
-            _check_room(folder, folder, missing(files, frozenset()))
+            _check_room(folder, inside.descriptor, missing(files, frozenset()))
             for file in files:
-                _remove(file.path)
+                inside.remove(file.name)
             write(files, Policy(threads or cores(), plan.passing, progress))
-            for file, target in zip(files, targets, strict=True):
-                file.path.replace(target)
-            sync_folder(folder)
+            for file, planned in zip(files, plan.files, strict=True):
+                _rename(inside, file.name, planned.path)
+            inside.sync()
         finally:
             for file in files:
-                _remove(file.path)
+                inside.remove(file.name)
             journal.forget()
 
 
@@ -230,23 +266,31 @@ def write_report(path: Path, data: bytes) -> None:
     """Write a document to `path`, over an older one of its kind. Raises OutputError where something else is there."""
     with _explained(path):
         if path.is_file() and path.stat().st_size:
-            with path.open("rb") as file:
-                if file.read(_ALIKE) != data[:_ALIKE]:
+            with LocalFile(path) as file:
+                if file.read(0, min(_ALIKE, file.size)) != data[:_ALIKE]:
                     raise OutputError(f"`{path}` exists and is no older report: choose another path")
     publish(Plan((PlannedFile("", (literal(path.name, data),)),), folder=False), path, force=True)
 
 
 @contextlib.contextmanager
-def _parents(target: Path) -> Iterator[None]:
-    """Make the folders that lead to `target`, and remove them again if the body of the `with` fails."""
+def _parents(target: Path) -> Iterator[Folder]:
+    """Make the folders that lead to `target`, and remove them again if the body of the `with` fails; give the last of them.
+
+    What leads to the first that is there is the user's path, with links in it or without; what is made is no link.
+    """
     made = [parent for parent in target.parents if not parent.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        with contextlib.ExitStack() as stack:
+            parent = stack.enter_context(Folder.opened(made[-1].parent if made else target.parent))
+            for folder in reversed(made):
+                with contextlib.suppress(FileExistsError):  # another run may make the same ones
+                    os.mkdir(folder.name, dir_fd=parent.descriptor)
+                parent = stack.enter_context(parent.inner(folder.name, make=False))
+            yield parent
     except BaseException:
         with contextlib.suppress(OSError):
-            for parent in made:
-                parent.rmdir()
+            for folder in made:
+                folder.rmdir()
         raise
 
 
@@ -259,64 +303,79 @@ def _explained(target: Path) -> Iterator[None]:
         raise OutputError(f"`{target}` can't be written: {os_reason(error)}") from error
 
 
-def _partial(target: Path) -> Path:
-    """Where an output lies while it is written."""
-    return target.with_name(f".{target.name}.partial")
+def _key(digest: str, made: tuple[int, int]) -> str:
+    """The first line of the journal: the plan, and the partial output that the parts below lie in."""
+    return f"{digest} {made[0]}:{made[1]}"
 
 
-def _placed(plan: Plan, files: Sequence[PlannedFile], partial: Path) -> list[File]:
-    """The files with their paths in the partial output."""
-    return [_file(partial / file.path if plan.folder else partial, file) for file in files]
+def _identity(folder: Folder, name: str) -> tuple[int, int] | None:
+    status = folder.status(name)
+    return None if status is None else identity(status)
 
 
-def _file(path: Path, planned: PlannedFile) -> File:
-    return File(path, tuple(part for piece in planned.pieces for part in piece.parts))
+def _placed(plan: Plan, files: Sequence[PlannedFile], root: Folder, partial: str) -> list[File]:
+    """The files as they lie in the partial output: below `root`, or under the one name."""
+    return [_file(root, file.path if plan.folder else partial, file) for file in files]
 
 
-def _check_room(target: Path, folder: Path, nbytes: int) -> None:
+def _file(folder: Folder, name: str, planned: PlannedFile) -> File:
+    return File(folder, name, tuple(part for piece in planned.pieces for part in piece.parts))
+
+
+def _check_room(target: Path, folder: int, nbytes: int) -> None:
     free = os.statvfs(folder)
     room = free.f_bavail * free.f_frsize
     if nbytes + _MARGIN > room:
         raise OutputError(f"`{target}` needs {nbytes:,} bytes and there is room for {room:,} on its disk")
 
 
-def _swap(partial: Path, target: Path, *, folder: bool) -> None:
+def _swap(
+    parent: Folder, root: Folder, name: str, partial: str, *, folder: bool, before: os.stat_result | None
+) -> None:
     """Put what was written in the place of what was there."""
-    if folder and target.exists():
-        for name in KEPT:
-            if (target / name).is_file() and not (partial / name).exists():
-                shutil.copy2(target / name, partial / name)
-        _exchange(partial, target)
-        sync_folder(target.parent)
-        _remove(partial)
+    if folder and before is not None:
+        with parent.inner(name, make=False) as old:
+            for kept in KEPT:
+                _keep(old, root, kept)
+        _exchange(parent, partial, name)
+        parent.sync()
+        parent.remove(partial, identity(before))
     else:
-        partial.replace(target)
-        sync_folder(target.parent)
+        _rename(parent, partial, name)
+        parent.sync()
 
 
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two folders in one step where the kernel can, so that the target is never absent."""
+def _keep(old: Folder, new: Folder, name: str) -> None:
+    """Copy a file with its mode and times, unless the new output has one of its name, or it is no plain file of its own."""
+    status = old.status(name)
+    if status is None or not is_plain(status) or new.status(name) is not None:
+        return
+    reading = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=old.descriptor)
+    with os.fdopen(reading, "rb") as source:
+        if identity(os.fstat(reading)) != identity(status):
+            raise OutputError(f"`{old.path / name}` was changed by another program: start again")
+        new.make(name)
+        with new.writing(name) as writing, os.fdopen(writing, "wb", closefd=False) as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fchmod(writing, stat.S_IMODE(status.st_mode))
+            os.utime(writing, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _rename(folder: Folder, name: str, to: str) -> None:
+    os.replace(name, to, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
+
+
+def _exchange(folder: Folder, one: str, other: str) -> None:
+    """Swap two entries of a folder in one step where the kernel can, so that the target is never absent."""
     library = ctypes.CDLL(None, use_errno=True)
-    paths = os.fsencode(one), os.fsencode(other)
-    if sys.platform == "linux":
-        at_cwd, exchange = -100, 2
-        with contextlib.suppress(AttributeError):  # glibc before 2.28 has no such function
-            if library.renameat2(at_cwd, paths[0], at_cwd, paths[1], exchange) == 0:
-                return
-    elif sys.platform == "darwin":
-        swap = 2
-        if library.renamex_np(paths[0], paths[1], swap) == 0:
+    places = folder.descriptor, os.fsencode(one), folder.descriptor, os.fsencode(other)
+    exchange = 2  # in both systems
+    with contextlib.suppress(AttributeError):  # glibc before 2.28 has no such function
+        swap = library.renameatx_np if sys.platform == "darwin" else library.renameat2
+        if swap(*places, exchange) == 0:
             return
-    aside = other.with_name(f".{other.name}.old")
-    _remove(aside)
-    other.rename(aside)
-    one.rename(other)
-    aside.rename(one)
-
-
-def _remove(path: Path) -> None:
-    """Remove a partial output."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.is_dir():
-        shutil.rmtree(path)
+    aside = f".{other}.{secrets.token_hex(8)}.old"
+    _rename(folder, other, aside)
+    _rename(folder, one, other)
+    _rename(folder, aside, one)

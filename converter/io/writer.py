@@ -11,7 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Final
 
+from converter.io.folder import Folder
 from converter.io.local import drop
 from converter.io.parts import TILES, Buffers, Part
 from converter.io.source import STEP
@@ -29,7 +30,6 @@ _SYNCED: Final = 256 << 20  # bytes between two entries of the journal
 _BEHIND: Final = 64 << 20  # bytes that are written before they are sent to the disk
 _FILES: Final = 64  # files that are whole before they are synced
 _PATIENCE: Final = 5.0  # seconds that threads are given to stop; they open no more files
-_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 Progress = Callable[[int], None]  # called with the bytes written since the last call
 
@@ -43,10 +43,16 @@ def cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to be written at `path`: its parts follow each other."""
+    """A file to be written in a folder: its parts follow each other. `name` has `/` between folders."""
 
-    path: Path
+    folder: Folder
+    name: str
     parts: tuple[Part, ...]
+
+    @property
+    def path(self) -> Path:
+        """What messages call it."""
+        return self.folder.path / self.name
 
     @property
     def nbytes(self) -> int:
@@ -109,8 +115,8 @@ def write(files: Sequence[File], policy: Policy, whole: frozenset[int] = frozens
 
 def write_in_order(file: File) -> None:
     """Write a file in this thread, and sync it."""
-    _make(file.path)
-    with _opened(file.path) as descriptor:
+    file.folder.make(file.name)
+    with file.folder.writing(file.name) as descriptor:
         os.ftruncate(descriptor, 0)
         offset = 0
         for part in file.parts:
@@ -131,7 +137,8 @@ def present(files: Sequence[File], whole: frozenset[int]) -> frozenset[int]:
     found = set()
     number = 0
     for file in files:
-        size = file.path.stat().st_size if file.path.is_file() else 0
+        status = file.folder.status(file.name)
+        size = status.st_size if status is not None and file.folder.is_ours(file.name) else 0
         end = 0
         for part in file.parts:
             end += part.nbytes
@@ -139,15 +146,6 @@ def present(files: Sequence[File], whole: frozenset[int]) -> frozenset[int]:
                 found.add(number)
             number += 1
     return frozenset(found)
-
-
-def sync_folder(path: Path) -> None:
-    """Sync the entries of a folder."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Run:
@@ -232,7 +230,7 @@ class _Run:
         """Do tasks one after another, and tell of it unless the run was stopped."""
         untold = 0
         for file, tasks in groupby(job, lambda task: task.file):
-            with _opened(self._files[file].path) as descriptor:
+            with self._files[file].folder.writing(self._files[file].name) as descriptor:
                 for task in tasks:
                     self._at[worker] = task.number
                     for nbytes in self._done(task, descriptor, buffers):
@@ -319,14 +317,14 @@ class _Disk:
 
     def _sync(self, files: Iterable[int]) -> None:
         for file in files:
-            with _opened(self._files[file].path) as descriptor:
+            with self._files[file].folder.writing(self._files[file].name) as descriptor:
                 os.fsync(descriptor)
                 if self._policy.passing and not self._left[file]:
                     drop(descriptor)
 
     def _give_back(self, tasks: Sequence[_Task]) -> None:
         for file, some in groupby(sorted(tasks, key=lambda task: task.number), lambda task: task.file):
-            with _opened(self._files[file].path) as descriptor:
+            with self._files[file].folder.writing(self._files[file].name) as descriptor:
                 for start, end in _ranges(some):
                     drop(descriptor, start, end - start)
 
@@ -375,26 +373,12 @@ def _nbytes(tasks: Sequence[_Task]) -> int:
 def _create(files: Sequence[File]) -> None:
     """Make the files, so that a thread that is left behind makes none where the partial output was removed."""
     for file in files:
-        _make(file.path)
-        with _opened(file.path) as descriptor:
+        file.folder.make(file.name)
+        with file.folder.writing(file.name) as descriptor:
             if any(part.hole for part in file.parts):
                 os.ftruncate(descriptor, file.nbytes)
             else:
                 _reserve(descriptor, file.nbytes)
-
-
-def _make(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, _FLAGS | os.O_CREAT, 0o666))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, _FLAGS)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _written(task: _Task, descriptor: int, buffers: Buffers) -> Iterator[memoryview]:

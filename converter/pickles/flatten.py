@@ -9,61 +9,71 @@ from typing import Any, Final
 from converter.errors import FormatError, LayoutError, LimitError
 from converter.limits import limits
 from converter.pickles.closed_table import Special
+from converter.pickles.modules import settings, state_dict
 from converter.pickles.values import Dict, Opaque
 from converter.pickles.walk import inside, key_text
+from converter.pickles.weights import PREFIXES, Chosen, choose
 from converter.tensors.catalogue import Other, Unsupported
 from converter.tensors.tensor import Tensor
 
-# Keys below which trainers put the state dict; when all tensors are below one of these, names leave it out.
-ROOTS: Final = ("state_dict", "model", "module")
 _SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
 _LETTERS: Final = 256  # bytes that a name may have on average
 
 
 @dataclass(slots=True)
 class Flattened:
-    """The tensors by name in the order of the pickle, and what is no tensor."""
+    """The tensors by name in the order of the pickle, and what is no tensor.
+
+    `root` is the way to the part that the names start below, its keys joined with dots; `prefix` what a wrapper had put
+    before every name, which the names leave out. `module` is the class of a whole module, whose state dict it is.
+    """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unsupported: list[Unsupported] = field(default_factory=list)
     others: list[Other] = field(default_factory=list)
     root: str = ""
+    prefix: str = ""
+    module: str = ""
 
 
 def flatten(value: object, root: str | None = None) -> Flattened:
-    """Name every tensor by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
+    """Name every tensor of the weights by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
 
-    When all tensors are below one key of ROOTS, names start below it; `root` chooses another key. Lists count from 0.
-    Raises FormatError for a root that is not there, LayoutError for two tensors of one name or a key that stands twice on
-    the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
+    A whole module has the names of its `state_dict()`. Which part are the weights is the rule of `pickles.weights`; `root`
+    chooses another part, and names start below it. Lists count from 0. Raises FormatError for a root that is not there,
+    LayoutError for two tensors of one name or a key that stands twice on the way to one, LimitError for nesting past the
+    limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
     if root is None and type(value) is Dict and (plain := _plain(value)) is not None:
-        flattened.tensors = plain
+        flattened.tensors, flattened.prefix = _without_prefix(plain)
         return flattened
-    holding, places = _holding(value)
-    top = value
+    held = _Held(value)
     if root is not None:
-        top, flattened.root = _chosen(value, root), root
-    elif type(value) is Dict:
-        below = [
-            (key, inner) for key, inner in value.pairs() if id(inner) in holding or isinstance(inner, Tensor | Special)
-        ]
-        if len(below) == 1 and type(below[0][1]) is Dict and type(below[0][0]) is str and below[0][0] in ROOTS:
-            flattened.root, top = below[0]
-    if top is not value and type(value) is Dict:
-        for key, inner in value.pairs():
-            if inner is not top:
-                flattened.others.append(_other(key_text(key), inner))
+        chosen = _chosen(value, root, held)
+        flattened.root = root
+    else:
+        chosen = choose(value, held)
+        if chosen.value is not value and type(chosen.value) is Dict:
+            held.containers.add(id(chosen.value))  # it may be a dict without some of its parts
+        flattened.root = ".".join(chosen.keys)
+    for name, inner in chosen.beside:
+        flattened.others.append(_other(name, inner))
+    top = chosen.value
     if isinstance(top, Tensor | Special):
         _add(flattened, "tensor", top)
         return flattened
-    letters, most = 0, min(limits().names, _LETTERS * places + (1 << 20))
-    for name, leaf in _leaves(top, holding, _SHARED * places + 1024):
+    letters, most = 0, min(limits().names, _LETTERS * held.places + (1 << 20))
+    for name, leaf in _leaves(top, held, _SHARED * held.places + 1024):
         letters += len(name) if name.isascii() else 4 * len(name)
         if letters > most:
-            raise LimitError(f"{places:,} values have names of more than {most:,} bytes: no more are read")
+            raise LimitError(f"{held.places:,} values have names of more than {most:,} bytes: no more are read")
         _add(flattened, name, leaf)
+    if id(top) in held.modules:
+        flattened.module = f"{top.module}.{top.name}"
+        flattened.others += [_other(name, inner) for name, inner in settings(top)]
+    elif root is None:
+        flattened.tensors, flattened.prefix = _without_prefix(flattened.tensors)
     return flattened
 
 
@@ -74,6 +84,21 @@ def _plain(value: Dict) -> dict[str, Tensor] | None:
         return None
     found = dict(zip(names, tensors, strict=True))
     return found if len(found) == len(names) else None
+
+
+def facts(flattened: Flattened) -> dict[str, str]:
+    """What a catalogue's metadata says of the part that was chosen."""
+    return {"root": flattened.root, "prefix": flattened.prefix, "module": flattened.module}
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Leave out what wrappers put before every name: `module.`, `_orig_mod.`, or one after the other."""
+    prefix = ""
+    while fits := [p for p in PREFIXES if tensors and all(name.startswith(prefix + p) for name in tensors)]:
+        prefix += fits[0]
+    if not prefix or prefix in tensors:
+        return tensors, ""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items()}, prefix
 
 
 def _add(flattened: Flattened, name: str, leaf: object) -> None:
@@ -92,61 +117,86 @@ def _other(name: str, value: object) -> Other:
     return Other(name, "dict" if kind == "Dict" else "None" if value is None else kind, value)
 
 
-def _chosen(value: object, root: str) -> object:
-    keys: list[str] = []
-    node = value
-    while root:
+def _chosen(value: object, root: str, held: _Held) -> Chosen:
+    """The part that a root names, whose keys are joined with dots."""
+    chosen, rest = Chosen([], value), root
+    while rest:
+        node = held.opened(chosen.value)
         if type(node) is not Dict:
             raise FormatError(f"there is no `{root}` in the checkpoint: it is no dict there")
-        keys = [key_text(key) for key, _ in node.pairs()]
-        fits = [key for key in keys if root == key or root.startswith(key + ".")]
+        keys = [key_text(key) for key in node[::2]]
+        fits = [key for key in keys if rest == key or rest.startswith(key + ".")]
         if not fits:
             listed = ", ".join(f"`{key}`" for key in keys[:12]) or "nothing"
             raise FormatError(f"there is no `{root}` in the checkpoint: its keys are {listed}")
         key = max(fits, key=len)
-        node = node[2 * keys.index(key) + 1]
-        root = root[len(key) + 1 :]
-    return node
+        chosen.enter(key, node[2 * keys.index(key) + 1], node)
+        rest = rest[len(key) + 1 :]
+    return chosen
 
 
 class _Several(list[Any]):
     """Containers that hold one and the same value."""
 
 
-def _holding(value: object) -> tuple[set[int], int]:
-    """The ids of the plain containers that lead to a tensor without passing something opaque, and the number of places.
+class _Held:
+    """Which values lead to a tensor without passing something opaque. Called with a value, it tells whether this one does.
 
-    Raises LayoutError where one of them has a key twice: readers differ in which of the two counts.
+    `places` counts the values in all containers; `modules` has the state dict of each whole module by its id. Raises
+    LayoutError where a dict on the way to a tensor has a key twice: readers differ in which of the two counts.
     """
-    parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
-    leaves, places = [value] if isinstance(value, Tensor | Special) else [], 0
-    waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) else []
-    while waiting:
-        node = waiting.pop()
-        places += len(node)
-        for inner in node[1::2] if type(node) is Dict else node:
-            kind = type(inner)
-            leaf = kind is Tensor or kind is Special
-            if leaf or ((kind is tuple or kind is list or kind is Dict) and inner):  # empty ones lead nowhere
-                above = parents.get(id(inner))
-                if above is None:
-                    parents[id(inner)] = node
-                    (leaves if leaf else waiting).append(inner)
-                elif type(above) is _Several:
-                    above.append(node)
-                elif above is not node:
-                    parents[id(inner)] = _Several((above, node))
-    holding: set[int] = set()
-    rising: list[Any] = leaves
-    while rising:
-        above = parents[id(rising.pop())]
-        for parent in above if type(above) is _Several else (above,):
-            if id(parent) not in holding:
-                holding.add(id(parent))
-                rising.append(parent)
-                if type(parent) is Dict:
-                    _check_keys(parent)
-    return holding, places
+
+    def __init__(self, value: object) -> None:
+        self.modules: dict[int, Dict] = {}
+        self.containers: set[int] = set()
+        self.places = 0
+        parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
+        leaves = [value] if isinstance(value, Tensor | Special) else []
+        waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) or self._opens(value) else []
+        while waiting:
+            node = waiting.pop()
+            inside = self.opened(node)
+            self.places += len(inside)
+            for inner in inside[1::2] if type(inside) is Dict else inside:
+                kind = type(inner)
+                leaf = kind is Tensor or kind is Special
+                # Empty containers lead nowhere.
+                if (
+                    leaf
+                    or ((kind is tuple or kind is list or kind is Dict) and inner)
+                    or (kind is Opaque and self._opens(inner))
+                ):
+                    above = parents.get(id(inner))
+                    if above is None:
+                        parents[id(inner)] = node
+                        (leaves if leaf else waiting).append(inner)
+                    elif type(above) is _Several:
+                        above.append(node)
+                    elif above is not node:
+                        parents[id(inner)] = _Several((above, node))
+        rising: list[Any] = leaves
+        while rising:
+            above = parents[id(rising.pop())]
+            for parent in above if type(above) is _Several else (above,):
+                if id(parent) not in self.containers:
+                    self.containers.add(id(parent))
+                    rising.append(parent)
+                    opened = self.opened(parent)
+                    if type(opened) is Dict:
+                        _check_keys(opened)
+
+    def __call__(self, value: object) -> bool:
+        return id(value) in self.containers or isinstance(value, Tensor | Special)
+
+    def _opens(self, value: object) -> bool:
+        """Whether a value is a whole module, whose state dict is made once."""
+        if id(value) not in self.modules and (made := state_dict(value)) is not None:
+            self.modules[id(value)] = made
+        return id(value) in self.modules
+
+    def opened(self, value: Any) -> Any:
+        """The container itself, or a whole module's state dict."""
+        return self.modules.get(id(value), value)
 
 
 def _check_keys(node: Dict) -> None:
@@ -159,15 +209,15 @@ def _check_keys(node: Dict) -> None:
             names.add(name)
 
 
-def _leaves(top: object, holding: set[int], most: int) -> Iterator[tuple[str, object]]:
+def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]:
     """Yield the names and values below `top`, in order. Containers without tensors are leaves themselves.
 
     Raises LimitError after `most` steps; a step into a container counts.
     """
-    if id(top) not in holding:
+    if id(top) not in held.containers:
         yield from ([("", top)] if type(top) is not Dict else ((key_text(key), inner) for key, inner in top.pairs()))
         return
-    iterators = [inside(top)]
+    iterators = [inside(held.opened(top))]
     names, steps = [""], 0
     while iterators:
         step = next(iterators[-1], None)
@@ -182,13 +232,15 @@ def _leaves(top: object, holding: set[int], most: int) -> Iterator[tuple[str, ob
             )
         key, inner = step
         name = f"{names[-1]}.{key}" if len(names) > 1 else key
-        if id(inner) in holding:
+        if id(inner) in held.containers:
             if len(iterators) >= limits().depth or len(name) > limits().line:
                 raise LimitError(
                     f"`{name[:80]}` is nested deeper than {limits().depth} containers or {limits().line:,} characters, or "
                     "contains itself"
                 )
-            iterators.append(inside(inner))
+            iterators.append(inside(held.opened(inner)))
             names.append(name)
-        else:
+        elif (
+            id(inner) not in held.modules
+        ):  # a module without tensors, such as torch.nn.ReLU, has no name in state_dict()
             yield name, inner

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from converter.text import json_without_commands
+
 
 def to_json(report: Any) -> str:
-    """Give a report as one JSON document: ASCII, its schema first, no NaN."""
-    return json.dumps({"schema": report.schema} | _plain(report), indent=2, allow_nan=False)
+    """Give a report as one JSON document: ASCII, its schema first, no NaN, nothing that a CI takes for a command."""
+    document = json.dumps({"schema": report.schema} | _plain(report), indent=2, allow_nan=False)
+    return json_without_commands(document)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,11 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class GlobalReport:
-    """A global that a pickle names, `byte` bytes into it. `danger` is what it does when loaded, `evidence` who abused it."""
+    """A global that a pickle names, `byte` bytes into it. `danger` is what it does when loaded, `evidence` who abused it.
+
+    Outside the closed table: `call` is its first call, cut short; `library` the known package that it is from; `accepted`
+    the policy's reason.
+    """
 
     module: str
     name: str
@@ -17,6 +21,9 @@ class GlobalReport:
     known: bool
     danger: str | None
     evidence: str | None
+    call: str | None = None
+    library: str | None = None
+    accepted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +52,44 @@ class PickleReport:
 
 @dataclass(frozen=True, slots=True)
 class FindingReport:
-    """A reason. `level` is `error`, `warning` or `note`; `rule` a key of `scanning.rules.RULES`; `byte` within `place`."""
+    """A reason. `level` is `error`, `warning` or `note`; `rule` a key of `scanning.rules.RULES`; `byte` within `place`.
+
+    Of a global: its whole `name`, and what GlobalReport says of it.
+    """
 
     rule: str
     level: str
     message: str
     place: str
     byte: int | None
+    name: str | None = None
+    call: str | None = None
+    library: str | None = None
+    accepted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpinionReport:
-    """What fickling says, in its words. `severity` is None where it was not asked, or failed; `note` says why."""
+    """What fickling says, in its words. `severity` is None where it was not asked, or failed; `note` says why.
+
+    `alarmed` is whether it holds the file for unsafe: LIKELY_UNSAFE or worse.
+    """
 
     version: str
     severity: str | None
     reasons: tuple[str, ...]
     agrees: bool | None
     note: str | None
+    alarmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FileScan:
-    """What was found in one file. `unlisted` counts findings past the limit of how many are listed."""
+    """What was found in one file. `unlisted` counts findings past the limit of how many are listed.
+
+    `accepted` counts the unknown globals that a policy accepts, `unaccepted` those that none does. The verdict does not
+    change by that.
+    """
 
     location: str
     kind: str
@@ -77,6 +99,23 @@ class FileScan:
     unlisted: int
     pickles: tuple[PickleReport, ...]
     fickling: OpinionReport | None
+    accepted: int = 0
+    unaccepted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """What became of a policy: how many unknown globals of how many files it accepted, what no longer counts or fits nothing.
+
+    `expired` and `unused` list the entries' globals.
+    """
+
+    name: str
+    entries: int
+    accepted: int
+    files: int
+    expired: tuple[str, ...]
+    unused: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +128,4 @@ class ScanReport:
     files: tuple[FileScan, ...]
     skipped: int
     links: int
+    policy: PolicyReport | None = None

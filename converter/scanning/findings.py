@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.reports.scan import FindingReport, GlobalReport, PickleReport
+from converter.scanning.calls import brief
 from converter.scanning.danger import danger, evidence
+from converter.scanning.libraries import library
 from converter.scanning.rules import RULES, VERDICTS
+
+if TYPE_CHECKING:
+    from converter.pickles.values import Opaque
+    from converter.scanning.policy import Policy
 
 
 @dataclass(slots=True)
@@ -29,10 +37,13 @@ class Sent:
 class Findings:
     """The findings of one file. `unlisted` counts those past the limit of how many are listed."""
 
+    policy: Policy | None = None
     findings: list[FindingReport] = field(default_factory=list)
     pickles: list[PickleReport] = field(default_factory=list)
     sent: Sent = field(default_factory=Sent)
     unlisted: int = 0
+    accepted: int = 0  # unknown globals that the policy accepts
+    unaccepted: int = 0  # unknown globals that it does not
     worst: int = 0  # the worst verdict so far, as its index in VERDICTS
 
     @property
@@ -42,30 +53,52 @@ class Findings:
 
     def report(self, rule: str, message: str, place: str = "", byte: int | None = None) -> None:
         """Add a finding, unless it is there already or there are too many for anyone to read."""
-        self.worst = max(self.worst, VERDICTS.index(RULES[rule].verdict))
-        finding = FindingReport(rule, RULES[rule].level, message, place, byte)
+        self.add(FindingReport(rule, RULES[rule].level, message, place, byte))
+
+    def add(self, finding: FindingReport) -> None:
+        """Add a finding as `report` does."""
+        self.worst = max(self.worst, VERDICTS.index(RULES[finding.rule].verdict))
         if len(self.findings) >= limits().scan_findings:
             self.unlisted += 1
-        elif finding not in self.findings[-50:] and (place or all(message != f.message for f in self.findings)):
+        elif finding not in self.findings[-50:] and (
+            finding.place or all(finding.message != known.message for known in self.findings)
+        ):
             self.findings.append(finding)
 
     def judge(self, named: GlobalReport, place: str) -> None:
         """Report what is wrong with a global that a pickle names."""
         if named.known:
             return
+        path = f"{named.module}.{named.name}"
         if named.danger is None:
-            message = (
-                f"{named.module}.{named.name} is outside the closed table: a checkpoint of tensors does not need it"
-            )
-            self.report("unknown-global", message, place, named.byte)
+            self.accepted += named.accepted is not None
+            self.unaccepted += named.accepted is None
+            known = library(named.module)
+            words = known.words if known is not None else "a checkpoint of tensors does not need it"
+            rule, message = "unknown-global", f"{path} is outside the closed table: {words}"
         else:
             source = f" ({named.evidence})" if named.evidence else ""
-            message = f"{named.module}.{named.name} {named.danger} when the file is unpickled{source}"
-            self.report("dangerous-global", message, place, named.byte)
+            rule, message = "dangerous-global", f"{path} {named.danger} when the file is unpickled{source}"
+        self.add(
+            FindingReport(
+                rule, RULES[rule].level, message, place, named.byte, path, named.call, named.library, named.accepted
+            )
+        )
 
+    def global_reports(
+        self, globals: Mapping[tuple[str, str], int], calls: Mapping[tuple[str, str], Opaque]
+    ) -> list[GlobalReport]:
+        """What is known of the globals that a pickle names, given the byte and, if it is called, the first call of each."""
+        return [self._global(module, name, at, calls.get((module, name))) for (module, name), at in globals.items()]
 
-def global_report(module: str, name: str, at: int) -> GlobalReport:
-    """What is known of a global that a pickle names at byte `at`."""
-    if (module, name) in TABLE:
-        return GlobalReport(module, name, at, True, None, None)
-    return GlobalReport(module, name, at, False, danger(module, name), evidence(module, name))
+    def _global(self, module: str, name: str, at: int, call: Opaque | None) -> GlobalReport:
+        if (module, name) in TABLE:
+            return GlobalReport(module, name, at, True, None, None)
+        why, said = danger(module, name), brief(call) if call is not None else None
+        if why is not None:
+            return GlobalReport(module, name, at, False, why, evidence(module, name), said)
+        known = library(module)
+        accepted = self.policy.accepts(module, name) if self.policy is not None else None
+        return GlobalReport(
+            module, name, at, False, None, None, said, known.package if known is not None else None, accepted
+        )

@@ -6,6 +6,7 @@ Source: OASIS, Static Analysis Results Interchange Format 2.1.0, errata 01.
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final
@@ -13,12 +14,16 @@ from urllib.parse import quote
 
 from converter.io.publish import write_report
 from converter.scanning.rules import RULES
+from converter.text import json_without_commands, safe_text
 
 if TYPE_CHECKING:
-    from converter.reports.scan import FileScan, FindingReport, ScanReport
+    from converter.reports.scan import FileScan, FindingReport, PolicyReport, ScanReport
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _IDS: Final = tuple(RULES)
+_ESCAPE: Final = re.compile(r"(%[0-9A-Fa-f]{2})")
+_IN_PATH: Final = "/:@!$&'()*+,;="  # of what is reserved, what a path may hold
+_IN_AUTHORITY: Final = "[]:!$&'()*+,;="
 
 
 def to_sarif(report: ScanReport) -> dict[str, Any]:
@@ -41,6 +46,7 @@ def to_sarif(report: ScanReport) -> dict[str, Any]:
                     for index, file in enumerate(report.files)
                     for finding in file.findings
                 ],
+                **({"properties": _run_properties(report.policy)} if report.policy is not None else {}),
             }
         ],
     }
@@ -48,7 +54,8 @@ def to_sarif(report: ScanReport) -> dict[str, Any]:
 
 def write_sarif(report: ScanReport, path: Path) -> None:
     """Write a scan to a file, over an older one. Raises OutputError."""
-    write_report(path, (json.dumps(to_sarif(report), indent=2) + "\n").encode())
+    document = json_without_commands(json.dumps(to_sarif(report), indent=2))
+    write_report(path, f"{document}\n".encode())
 
 
 def _version() -> str:
@@ -69,6 +76,18 @@ def _rule(id: str) -> dict[str, Any]:
     }
 
 
+def _run_properties(policy: PolicyReport) -> dict[str, Any]:
+    return {
+        "policy": {
+            "entries": policy.entries,
+            "accepted": policy.accepted,
+            "files": policy.files,
+            "expired": [*map(_printable, policy.expired)],
+            "unused": [*map(_printable, policy.unused)],
+        }
+    }
+
+
 def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any]:
     physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(file.location), "index": index}}
     location: dict[str, Any] = {"physicalLocation": physical}
@@ -78,30 +97,41 @@ def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any
     if finding.place:
         location["logicalLocations"] = [{"fullyQualifiedName": _printable(finding.place), "kind": "member"}]
     at = f" (byte {finding.byte:,} of {finding.place})" if finding.place and finding.byte is not None else ""
-    return {
+    call = f"; called: {finding.call}" if finding.call is not None else ""
+    result = {
         "ruleId": finding.rule,
         "ruleIndex": _IDS.index(finding.rule),
         "level": RULES[finding.rule].level,
-        "message": {"text": _printable(finding.message + at)},
+        "message": {"text": _printable(finding.message + at + call)},
         "locations": [location],
     }
+    if finding.accepted is not None:
+        justification = _printable(finding.accepted)
+        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": justification}]
+    return result
 
 
 def _printable(text: str) -> str:
     """A text without control characters: dashboards show messages as they are."""
-    from converter.text import safe_text
-
     return safe_text(text, 2000)
 
 
 def _uri(location: str) -> str:
-    path = PurePath(location)
-    if path.is_absolute():
+    """A location as a URI, or as one relative to the current folder. Source: RFC 3986."""
+    scheme, remote, rest = location.partition("://")
+    if remote:  # never in a path, in which slashes that follow each other are one
+        authority, slash, path = rest.partition("/")
+        # In a URL what is escaped stays as it is; on the Hub the name of a file is text.
+        kept = _ESCAPE.split(path) if scheme in ("https", "http") else [path]
+        quoted = "".join(part if number % 2 else quote(part, safe=_IN_PATH) for number, part in enumerate(kept))
+        return f"{scheme}://{quote(authority, safe=_IN_AUTHORITY)}{slash}{quoted}"
+    local = PurePath(location)
+    if local.is_absolute():
         here = Path.cwd()
-        if not path.is_relative_to(here):
-            return "file://" + _quoted(path)
-        path = path.relative_to(here)
-    return _quoted(path)
+        if not local.is_relative_to(here):
+            return "file://" + _quoted(local)
+        local = local.relative_to(here)
+    return _quoted(local)
 
 
 def _quoted(path: PurePath) -> str:

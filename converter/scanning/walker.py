@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import ConverterError, TruncatedPickleError
 from converter.formats import FORMATS
 from converter.formats.foreign import HEAD, sealed, what
-from converter.formats.npz import ARRAY, NPZ
-from converter.formats.torch import TORCH_ZIP
+from converter.formats.npz import ARRAY
+from converter.formats.records import NPZ, TORCH_ZIP
 from converter.formats.torch import reader as torch
 from converter.io.source import Memory, Window
 from converter.io.zip_directory import DEFLATED
@@ -20,7 +20,7 @@ from converter.limits import limits
 from converter.pickles.opcodes import NAMES
 from converter.reports.scan import CallReport, PickleReport
 from converter.scanning.budget import Budget
-from converter.scanning.findings import Findings, global_report
+from converter.scanning.findings import Findings
 from converter.scanning.pickle_stream import FIRST, PickleRun, PickleStream, run_pickle
 from converter.scanning.place import Claim, Place
 
@@ -248,14 +248,17 @@ class Walker:
         """Add a pickle, and those inside its texts."""
         sent, name = self.findings.sent, place.name
         sent.tensors += found.tensors
-        named = [global_report(module, global_name, at) for (module, global_name), at in found.globals.items()]
+        first = {(call.module, call.name): call for _, call in reversed(found.calls)}
+        named = self.findings.global_reports(found.globals, first)
         listed, calls = tuple(named[: limits().scan_findings]), self.calls(found, source) if self.explain else ()
         self.findings.pickles.append(PickleReport(name, found.start, found.end, found.opcodes, listed, calls))
         self.budget.pickles += 1
         for one in named:
             self.findings.judge(one, name)
+        for at, note in found.notes:
+            self.findings.report(note.rule, str(note), name, at)
         if found.error is not None:
-            self.findings.report(found.error.rule, str(found.error), name, found.reached)
+            self.findings.report(found.error.rule, str(found.error), name, found.failed)
         if not place.depth:
             nbytes = (source.size if found.end is None else found.end) - found.start
             sent.nbytes += nbytes

@@ -10,7 +10,8 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from converter.cli.app import MISTAKE, app
+from converter.cli.app import app
+from converter.cli.commands import MISTAKE
 from converter.formats import open_file
 from tests.build.checkpoints import floats, view, write_checkpoint
 

@@ -51,7 +51,7 @@ writer._TOGETHER = parts._RUN = 8
 write = writer._write_all
 def slowly(descriptor, data, offset):
     write(descriptor, data, offset)
-    print("writing", flush=True)
+    print("writing\\n", end="", flush=True)  # in one call, as two threads may be here
     time.sleep(60)
 writer._write_all = slowly
 from converter.cli.app import app

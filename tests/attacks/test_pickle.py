@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from converter.cli.render import fold
+from converter.cli.render.inspection import fold
 from converter.errors import (
     ConverterError,
     CutOffError,

@@ -1,12 +1,38 @@
-"""Time and memory against the size of the model, an SVG for each task that was measured at more than one size."""
+"""SVGs: one of all tasks at one size, and time and memory against size for each task that was measured at several."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.bench import results
 from tests.bench.results import UNSIZED, Results
 from tests.bench.tasks import OURS, TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def overview(found: Results) -> Figure:
+    """Draw all tasks at one size: our time and the best peer's, as multiples of what `cp` takes."""
+    from matplotlib.figure import Figure
+
+    size = results.broadest(found)
+    rows = results.compared(found[size])
+    figure = Figure(figsize=(9, 0.5 + 0.55 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, (cp, ours, peer) in enumerate(rows.values()):
+        for way, at, colour in ((ours, place - 0.2, "tab:blue"), (peer, place + 0.2, "tab:gray")):
+            times = results.ratio(way, cp)
+            axes.barh(at, times, height=0.38, color=colour)
+            label = "cerebras-tool" if way is ours else way["name"]
+            axes.text(times, at, f" {times:.2g}  {label}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [TASKS[task].title for task in rows])
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.margins(x=0.4)
+    axes.set_xlabel(f"seconds, as a multiple of what cp takes for the same file ({size}); shorter is better")
+    return figure
 
 
 def draw(found: Results, folder: Path) -> list[Path]:
@@ -16,7 +42,8 @@ def draw(found: Results, folder: Path) -> list[Path]:
 
     # The same results give the same file.
     mpl.rcParams |= {"svg.hashsalt": "bench", "svg.fonttype": "none", "font.size": 9}
-    drawn = []
+    drawn = [folder / "overview.svg"]
+    overview(found).savefig(drawn[0], metadata={"Date": None})
     for name in results.plotted(found):
         task = TASKS[name]
         measured = [

@@ -1,7 +1,7 @@
 """From results to the tables of docs/performance.md, which stand between markers; what else is on the page stays.
 
-`<!-- bench: SIZE TASK -->` … `<!-- /bench -->` is a task's table, `SIZE goals` what must hold, `SIZE all` our rows of all
-tasks of a size, `all plots` the plots.
+Each stands between `<!-- bench: SIZE TASK -->` and `<!-- /bench -->`. In place of TASK, `goals` is what must hold, and
+`all` our rows of all tasks of that size. `all overview` is the one picture, and `all plots` the others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _MARKED = re.compile(r"<!-- bench: (\S+) (\S+) -->\n.*?<!-- /bench -->", re.DOTA
 _MEASURED_MEMORY = ("inspect", "extract", "safetensors", "gguf")
 
 
-def table(result: Result) -> str:
-    """Give a task's table, the conditions below it."""
+def table(result: Result, command: str = "") -> str:
+    """A task's table, and below it the command, if given, and the conditions."""
     base, peer = results.base(result), results.best_peer(result)
     base_name = f"× {base['name']}" if base else "–"
     lines = [
@@ -28,11 +28,11 @@ def table(result: Result) -> str:
     lines += [f"| {way['name']} | {' | '.join(_figures(way, base, peer))} |" for way in result["ways"]]
     versions = " · ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
     skipped = [f"not measured: {name}, {why}" for name, why in result["skipped"].items()]
-    return "\n".join([*lines, "", "; ".join([_conditions(result), versions, *skipped]) + "."])
+    return "\n".join([*lines, "", command + "; ".join([_conditions(result), versions, *skipped]) + "."])
 
 
-def summary(of_size: dict[str, Result]) -> str:
-    """Give our rows of all tasks of a size in one table."""
+def summary(of_size: dict[str, Result], command: str = "") -> str:
+    """Our rows of all tasks of a size in one table, and below it the command, if given, and the conditions."""
     lines = [
         "| | | seconds | × cp | × best peer | | CPU seconds | resident MB | of it anonymous |",
         "|---|---|---:|---:|---:|---|---:|---:|---:|",
@@ -44,7 +44,8 @@ def summary(of_size: dict[str, Result]) -> str:
                 cells = [TASKS[task].title, way["name"], *_figures(way, base, peer)]
                 cells.insert(5, peer["name"] if peer else "")
                 lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *dict.fromkeys(_conditions(result) + ".\n" for result in of_size.values())]).rstrip()
+    said = dict.fromkeys(f"{command}{_conditions(result)}{_ours(result)}.\n" for result in of_size.values())
+    return "\n".join([*lines, "", *said]).rstrip()
 
 
 def goals(found: Results, size: str) -> str:
@@ -85,13 +86,15 @@ def render(page: str, found: Results) -> str:
         size, task = match[1], match[2]
         if task == "plots":
             text = plots(found)
+        elif task == "overview":
+            text = f"![All tasks, {results.broadest(found)}](performance/overview.svg)"
         elif task == "goals":
             text = goals(found, size)
         elif task == "all":
-            text = summary(found.get(size, {}))
+            text = summary(found.get(size, {}), f"`make bench MODEL={size}`: ")
         else:
             result = found.get(size, {}).get(task)
-            text = table(result) if result else "Not measured yet."
+            text = table(result, _command(size, task, result)) if result else "Not measured yet."
         return f"<!-- bench: {size} {task} -->\n\n{text}\n\n<!-- /bench -->"
 
     return _MARKED.sub(replaced, page)
@@ -112,6 +115,17 @@ def _conditions(result: Result) -> str:
     rounds = f"{result['rounds']} round{'s' * (result['rounds'] > 1)}"
     said = f"{result['date']}, {rounds}, {result['where']}, page cache warm; {result['machine']}"
     return f"{result['nbytes'] / 1e9:.2f} GB; {said}" if result["nbytes"] else said
+
+
+def _ours(result: Result) -> str:
+    """Which version of ours was measured."""
+    version = result["versions"].get("cerebras-tool")
+    return f"; cerebras-tool {version}" if version else ""
+
+
+def _command(size: str, task: str, result: Result) -> str:
+    model = "" if size == UNSIZED else f"MODEL={size} "
+    return f"`make bench {model}ROUNDS={result['rounds'] // TASKS[task].often} ONLY={task}`: "
 
 
 def _goal(goal: Goal, result: Result) -> str:

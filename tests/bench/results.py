@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tests.bench.tasks import BASE, PEER, TASKS
+from tests.bench.tasks import BASE, OURS, PEER, TASKS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "performance"
@@ -35,6 +35,22 @@ def plotted(found: Results) -> list[str]:
     """Give the tasks that were measured at more than one size."""
     sized = [task for size, tasks in found.items() if size != UNSIZED for task in tasks]
     return [task for task in TASKS if sized.count(task) > 1]
+
+
+def broadest(found: Results) -> str:
+    """The size that most tasks were measured at; of several the largest."""
+    return max(found, key=lambda size: (size != UNSIZED, len(found[size]), list(found).index(size)))
+
+
+def compared(of_size: dict[str, Result]) -> dict[str, tuple[Result, Result, Result]]:
+    """By task: `cp`, our first way, and the best peer. Tasks that lack one of them are left out."""
+    rows = {}
+    for task, result in of_size.items():
+        ours = next((way for way in result["ways"] if way["side"] == OURS), None)
+        cp, peer = base(result), best_peer(result)
+        if ours and cp and peer:
+            rows[task] = (cp, ours, peer)
+    return rows
 
 
 def median(way: Result) -> float:

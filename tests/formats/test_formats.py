@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.cli import app
+from converter.cli.commands import convert
 from converter.formats import FORMATS, WRITABLE
 from converter.formats.format import Format
 from tests.formats.promises import FreePromises, ReadPromises, RemotePromises, WritePromises, write_model
@@ -48,5 +48,5 @@ def test_formats_have_names_of_their_own() -> None:
 
 
 def test_the_command_offers_what_is_written() -> None:
-    assert app._targets() == [format.name for format in WRITABLE]
+    assert [format.name for format in WRITABLE] == convert._TARGETS
     assert set(WRITABLE) == {format for format in FORMATS if format.plan}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from converter.errors import OutputError
+from converter.io.folder import Folder
 from converter.io.journal import Journal, locked
 from converter.io.publish import Plan, PlannedFile, literal, publish
 
@@ -21,7 +22,7 @@ def journal_of(target: Path) -> Path:
 
 
 def held(target: Path) -> AbstractContextManager[Journal]:
-    return locked(target, journal_of(target))
+    return locked(target, Folder.opened(target.parent), journal_of(target).name)
 
 
 WRITTEN = {
@@ -72,7 +73,7 @@ def test_a_journal_that_begins_anew_forgets_what_it_said(tmp_path: Path) -> None
 
 
 def test_only_one_run_has_it(tmp_path: Path) -> None:
-    inner = "import sys\nfrom pathlib import Path\nfrom converter.io.journal import locked\nwith locked(Path(sys.argv[1]), Path(sys.argv[2])): print('mine')"
+    inner = "import sys\nfrom pathlib import Path\nfrom converter.io.folder import Folder\nfrom converter.io.journal import locked\nwith locked(Path(sys.argv[1]), Folder.opened(Path(sys.argv[2]).parent), Path(sys.argv[2]).name): print('mine')"
     words = [sys.executable, "-c", inner, str(tmp_path / "x"), str(journal_of(tmp_path / "x"))]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)}
 

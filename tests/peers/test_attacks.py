@@ -1,4 +1,4 @@
-"""Where docs/security.md calls us stricter or laxer than PyTorch: files of ours, harmless ones, loaded by both."""
+"""Where docs/security/threats.md calls us stricter or laxer than PyTorch: files of ours, harmless ones, loaded by both."""
 
 from __future__ import annotations
 

@@ -18,8 +18,10 @@ from converter.reports.models import ModelsReport
 from converter.resources import load_json, schemas
 from converter.sample import write_sample
 from converter.verification.expected import expect
+from converter.verification.golden import load as load_golden
 from converter.verification.verify import Options, examine, verify
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
+from tests.reports.closed import closed, places_that_refuse
 
 
 def checkpoint(folder: Path) -> Path:
@@ -59,6 +61,55 @@ def test_what_is_printed_fits_the_schema(name: str, tmp_path: Path) -> None:
 
     for document in documents(tmp_path)[name]:
         jsonschema.validate(document, schema)
+        jsonschema.validate(document, closed(schema))
+
+
+@pytest.mark.parametrize("path", sorted((schemas() / "reports").glob("*.json")), ids=lambda path: path.stem)
+def test_a_schema_allows_what_a_later_version_adds(path: Path) -> None:
+    assert places_that_refuse(json.loads(path.read_text())) == []
+
+
+def test_places_that_refuse_are_found() -> None:
+    shut = {"additionalProperties": False, "properties": {"a": {"enum": ["x"]}, "b": {"items": {"enum": ["x", None]}}}}
+    opened = {"properties": {"a": {"anyOf": [{"enum": ["x"]}, {"type": "string"}]}}}
+
+    assert places_that_refuse(shut) == ["", "/properties/a", "/properties/b/items"]
+    assert places_that_refuse(opened) == []
+
+
+def test_a_closed_schema_refuses_an_unknown_field_and_an_unknown_word() -> None:
+    word = {"anyOf": [{"enum": ["x"]}, {"type": "string"}]}
+    maybe = {"anyOf": [{"enum": ["x"]}, {"type": ["string", "null"]}]}
+    schema = closed({"type": "object", "properties": {"a": word, "properties": {"type": "array", "items": maybe}}})
+
+    jsonschema.validate({"a": "x", "properties": ["x", None]}, schema)
+    for document in ({"a": "y"}, {"c": 1}, {"properties": ["y"]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(document, schema)
+
+
+def test_a_manifest_with_unknown_fields_is_read(tmp_path: Path) -> None:
+    write_sample(tmp_path / "tiny", "tiny")
+    extract(open_checkpoint(tmp_path / "tiny"), tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    more = {"from a later version": {"x": [1]}}
+    for key in ("files", "tensors"):
+        manifest[key] = [entry | more for entry in manifest[key]]
+    path.write_text(json.dumps(manifest | {"source": manifest["source"] | more} | more))
+
+    assert verify(open_checkpoint(tmp_path / "tiny"), [tmp_path / "out"]).ok
+
+
+def test_a_golden_manifest_with_unknown_fields_is_read(tmp_path: Path) -> None:
+    write_sample(tmp_path / "tiny", "tiny")
+    tiny = open_checkpoint(tmp_path / "tiny")
+    document = json.loads(examine(expect(tiny), [tmp_path / "tiny"], Options()).golden().text())
+    more = {"from a later version": {"x": [1]}}
+    document["tensors"] = {name: entry | more for name, entry in document["tensors"].items()}
+    (tmp_path / "golden.json").write_text(json.dumps(document | more))
+
+    assert verify(load_golden(tmp_path / "golden.json"), [tmp_path / "tiny"]).ok
 
 
 def properties(schema: dict[str, Any], at: str = "") -> set[str]:
@@ -82,7 +133,7 @@ def present(document: Any, at: str = "") -> set[str]:
 def test_the_schema_has_no_field_that_is_never_printed(name: str, tmp_path: Path) -> None:
     printed = set().union(*(present(document) for document in documents(tmp_path)[name]))
 
-    assert properties(load_json("reports", f"{name}.json")) <= printed
+    assert properties(closed(load_json("reports", f"{name}.json"))) <= printed
 
 
 def test_every_schema_is_tested_here() -> None:

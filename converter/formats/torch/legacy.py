@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
-from converter.formats.torch import TORCH_LEGACY
+from converter.formats.torch import LEGACY_NAME
 from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed
-from converter.pickles.flatten import flatten
+from converter.pickles.flatten import facts, flatten
 from converter.pickles.machine import run
 from converter.pickles.values import Dict, PersistentId, Pickled
 from converter.pickles.walk import describe
@@ -54,7 +54,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     flattened = flatten(pickled.value, root)
     return Catalogue(
         {name: mentioned.whole(tensor) for name, tensor in flattened.tensors.items()},
-        Origin(source.name, TORCH_LEGACY.name, (File(source.name, source.size),), (source,)),
+        Origin(source.name, LEGACY_NAME, (File(source.name, source.size),), (source,)),
         storages=tuple(mentioned.placed.values()),
         others=tuple(flattened.others),
         unsupported=tuple(flattened.unsupported),
@@ -62,7 +62,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
             GlobalUse(module, name, (module, name) in TABLE, at, source.name)
             for (module, name), at in stream.used.items()
         ),
-        metadata={"root": flattened.root},
+        metadata=facts(flattened),
     )
 
 

@@ -1,0 +1,107 @@
+"""The commands, a module each: parse, call, print, exit. They decide nothing. What all of them share is here."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, ParamSpec
+
+import typer
+
+from converter.errors import ConverterError, CutOffError
+from converter.text import os_reason, safe_text
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
+
+_P = ParamSpec("_P")
+MISTAKE: Final = "a mistake of this program, please report it"
+
+
+class Exit(IntEnum):
+    """0: done, or equal. 1: the check failed. 2: it could not be done."""
+
+    DONE = 0
+    FAILED = 1
+    ERROR = 2
+
+
+def command(function: Callable[_P, None]) -> Callable[_P, None]:
+    """Make a function a command whose errors are one sentence on stderr and exit code 2."""
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            with _terminated():
+                function(*args, **kwargs)
+        except ConverterError as error:
+            raise _refused(f"{error}{error.advice}", error.exit_code) from None
+        except BrokenPipeError:  # whoever read our output has seen enough
+            raise typer.Exit(Exit.DONE) from None
+        except OSError as error:
+            what = f"`{error.filename}`: " if error.filename is not None else ""
+            raise _refused(f"{what}{os_reason(error)}") from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:  # whatever bytes it was made for: no traceback, and nothing half done
+            if sys.flags.dev_mode:
+                raise
+            raise _refused(f"{MISTAKE}: {type(error).__name__}: {error}") from None
+
+    return run
+
+
+def _refused(said: str, code: int = Exit.ERROR) -> typer.Exit:
+    typer.echo(f"error: {safe_text(said, 2000)}", err=True)
+    return typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """Make SIGTERM an exception while a command runs, so that what it began is removed, as by Control-C."""
+    before = signal.getsignal(signal.SIGTERM)
+    # Only the main thread may set a handler, and one that was not set from Python could not be put back.
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def opened(source: str, root: str | None) -> Catalogue:
+    """Open the checkpoint that SOURCE names. Where its file is cut off, the error says how far it goes."""
+    from converter.opening import open_checkpoint
+
+    announce(source)
+    try:
+        return open_checkpoint(source, root=root)
+    except CutOffError:
+        from converter.inspection import report as inspection
+
+        said = inspection.cut_off(source) if Path(source).is_file() else None
+        if said is not None:
+            raise CutOffError(said) from None
+        raise
+
+
+def announce(source: str) -> None:
+    """Say so when something that could be a path is asked of the Hub."""
+    if "/" in source and "://" not in source and not os.path.lexists(source):
+        from converter.hub.locations import is_remote
+
+        if is_remote(source):
+            typer.echo(f"`{safe_text(source)}`: no such path; asking the Hub", err=True)

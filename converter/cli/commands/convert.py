@@ -1,0 +1,77 @@
+"""`convert`: a checkpoint in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from converter.cli.commands import command, opened
+from converter.cli.options import Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, nbytes, one_of
+from converter.dtypes import spelled
+from converter.formats import WRITABLE
+
+_TARGETS: Final = [format.name for format in WRITABLE]
+_ENDINGS: Final = [format.ending for format in WRITABLE if format.ending]
+_DTYPES: Final = dict.fromkeys(word for format in WRITABLE for word in format.dtypes)
+
+
+@command
+def convert(
+    source: Source,
+    output: Annotated[Path, typer.Argument(help=f"A file ({', '.join(_ENDINGS)}), or a folder.")],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="The format, where OUTPUT's ending does not say.", **one_of(_TARGETS)),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="What floating-point tensors become.", **one_of(_DTYPES, spelled))
+    ] = "keep",
+    max_shard_size: Annotated[
+        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Cut into files of at most this size: 5GB.")
+    ] = None,
+    keep_buffers: Annotated[bool, typer.Option("--keep-buffers", help="Carry the masks over, too.")] = False,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="DIR", help="The folder with vocab.json and merges.txt.")
+    ] = None,
+    no_crc: NoCrc = False,
+    threads: Threads = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
+    force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
+    ignore_globals: IgnoreGlobals = False,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert to safetensors, GGUF, npz or a parameters folder, streaming: memory does not grow with the model."""
+    from converter import reports
+    from converter.cli.progress import showing
+    from converter.cli.render.conversion import show_conversion
+    from converter.conversion.convert import convert as converted
+
+    size = nbytes(max_shard_size)
+    catalogue = opened(source, root)
+    with showing("converting", 0, quiet=quiet or json) as progress:
+        report = converted(
+            catalogue,
+            output,
+            to=to,
+            dtype=dtype,
+            max_shard_size=size,
+            keep_buffers=keep_buffers,
+            tokenizer=tokenizer,
+            check_crc=not no_crc,
+            dry_run=dry_run,
+            force=force,
+            resume=resume,
+            ignore_globals=ignore_globals,
+            threads=threads,
+            progress=progress,
+            starting=progress.start,
+        )
+    if json:
+        typer.echo(reports.to_json(report))
+    else:
+        show_conversion(report)

@@ -1,0 +1,20 @@
+"""`demo`: the whole way on a tiny checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from converter.cli.commands import command
+
+
+@command
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="Where to; a temporary folder if not given.")] = None,
+) -> None:
+    """Show the whole way on a tiny checkpoint, in seconds."""
+    from converter.cli import demo as demonstration
+
+    demonstration.run(folder)

@@ -1,0 +1,29 @@
+"""`download`: weights from the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from converter.cli.commands import command
+from converter.cli.options import Quiet
+from converter.text import safe_text
+
+
+@command
+def download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="`Cerebras-GPT-111M`, `111M`, or owner/name[@revision].")],
+    folder: Annotated[Path | None, typer.Argument(help="Where to; the local cache of the Hub if not given.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Download weights and what belongs to them from the Hub; SHA-256 checked where it is known."""
+    from converter.cli.progress import showing
+    from converter.hub import download as hub
+
+    with showing("downloading", 0, quiet=quiet) as progress:
+        done = hub.download(name, folder, starting=progress.start, progress=progress)
+    for file in done:
+        checked = f", SHA-256 is {file.checked}" if file.checked is not None else ""
+        typer.echo(f"{safe_text(str(file.path))}: {file.nbytes:,} bytes{checked}")

@@ -1,0 +1,59 @@
+"""`extract`: a checkpoint as plain files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from converter.cli.commands import command, opened
+from converter.cli.options import Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, one_of
+from converter.words import FORMS
+
+
+@command
+def extract(
+    source: Source,
+    folder: Annotated[Path | None, typer.Argument(help="Where to; `parameters/<model>` if not given.")] = None,
+    form: Annotated[
+        str, typer.Option("--form", help="Raw storages by key, or one file a parameter by name.", **one_of(FORMS))
+    ] = FORMS[0],
+    properties: Annotated[
+        Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
+    ] = None,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Put the SHA-256 of every file into the manifest.")] = False,
+    threads: Threads = None,
+    no_crc: NoCrc = False,
+    force: Force = False,
+    ignore_globals: IgnoreGlobals = False,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take a checkpoint apart into plain files, with a manifest that reads back and the Java client's properties."""
+    from converter import reports
+    from converter.cli.progress import showing
+    from converter.cli.render.conversion import show_extraction
+    from converter.conversion import extract as extraction
+
+    catalogue = opened(source, root)
+    target = folder or extraction.default_folder(catalogue)
+    total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
+    with showing("extracting", total, quiet=quiet or json) as progress:
+        report = extraction.extract(
+            catalogue,
+            target,
+            form=form,
+            properties=properties,
+            sha256=sha256,
+            check_crc=not no_crc,
+            force=force,
+            ignore_globals=ignore_globals,
+            threads=threads,
+            progress=progress,
+        )
+    if json:
+        typer.echo(reports.to_json(report))
+    else:
+        show_extraction(report)

@@ -1,0 +1,49 @@
+"""`inspect`: what a checkpoint is and holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from converter.cli.commands import command, opened
+from converter.cli.options import Json, Quiet, Root, Source, one_of
+from converter.words import SORTS
+
+
+@command
+def inspect(
+    source: Source,
+    all: Annotated[bool, typer.Option("--all", help="Every tensor on a line of its own.")] = False,
+    filter: Annotated[
+        str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name fits.")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", help="Order of the tensors; else that of the file.", **one_of(SORTS))
+    ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Read every tensor: range, mean, deviation, NaN, SHA-256.")
+    ] = False,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a checkpoint is and holds. Nothing in it is executed; without --stats no tensor is read."""
+    from converter import reports
+    from converter.inspection import report as inspection
+
+    catalogue = opened(source, root)
+    if stats:
+        from converter.cli.progress import showing
+
+        total = sum(tensor.nbytes for tensor in catalogue.values())
+        with showing("reading", total, quiet=quiet or json) as progress:
+            report = inspection.inspect(catalogue, filter=filter, sort=sort, stats=True, progress=progress)
+    else:
+        report = inspection.inspect(catalogue, filter=filter, sort=sort)
+    if json:
+        typer.echo(reports.to_json(report))
+        return
+    from converter.cli.render.inspection import show
+
+    show(report, unfold=all)

@@ -1,0 +1,73 @@
+"""`verify`: copies held against their source."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from converter.cli.commands import Exit, command, opened
+from converter.cli.options import Json, Quiet, Root, one_of
+from converter.text import safe_text
+from converter.words import ENGINES, LEVELS
+
+
+@command
+def verify(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a manifest of --write-manifest.")],
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Files or folders to hold against it.")],
+    level: Annotated[
+        str,
+        typer.Option("--level", help="The bits of every tensor, or also what the model computes.", **one_of(LEVELS)),
+    ] = LEVELS[0],
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", metavar="FILE", help="Token ids to compute with, else a fixed sequence.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="A text to compute with, by the source's tokenizer.")
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="What computes the outputs.", **one_of(ENGINES))] = ENGINES[0],
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--write-manifest", metavar="PATH", help="Write digests to verify by later, without the source."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too.")] = None,
+    root: Root = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prove that copies are equal to their source. Ends with 1 where one is not, and says what is wrong with it."""
+    from converter import reports
+    from converter.cli.progress import showing
+    from converter.cli.render.verification import show
+    from converter.verification import golden
+    from converter.verification.expected import NO_MANIFEST, expect
+    from converter.verification.verify import Options, examine, write_golden, write_reports
+
+    if (tokens or prompt is not None) and level == LEVELS[0]:
+        raise typer.BadParameter("--tokens and --prompt are for --level inference")
+    if tokens and prompt is not None:
+        raise typer.BadParameter("--tokens and --prompt exclude each other")
+    options = Options(level, tokens, prompt, engine)
+    with showing("verifying", 0, quiet=quiet or json) as progress:
+        origin = golden.load(Path(source)) if golden.is_golden(Path(source)) else opened(source, root)
+        expected = expect(origin, progress)
+        if manifest is not None:
+            expected.whole(NO_MANIFEST)
+        found = examine(expected, outputs, options, starting=progress.start)
+        report = found.report
+        made = found.golden() if manifest is not None and report.ok else None
+    if json:
+        typer.echo(reports.to_json(report))
+    else:
+        show(report)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    write_reports(report, junit=junit, summary=Path(summary) if summary else None)
+    if manifest is not None and made is not None:
+        write_golden(made, manifest, inputs=[source, *outputs])
+    elif manifest is not None:
+        typer.echo(f"`{safe_text(str(manifest))}` was not written: an output differs", err=True)
+    if not report.ok:
+        raise typer.Exit(Exit.FAILED)

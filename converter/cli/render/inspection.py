@@ -1,0 +1,221 @@
+"""What `inspect` found, on a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from converter import formats
+from converter.cli.render import console, empty_table, indented, listed, numbered, together
+from converter.text import nbytes_text, safe_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from converter.reports.inspection import Inspection, OtherReport, TensorReport
+
+_WIDE: Final = 110  # columns from which storages are shown
+_WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
+_VERDICTS: Final = {"plain": "green", "unknown-globals": "yellow", "dangerous": "bold red", "malformed": "bold red"}
+
+
+def show(found: Inspection, *, unfold: bool = False, out: Console | None = None) -> None:
+    """Print what `inspect` found."""
+    out = out or console()
+    out.print(Text(heading(found), style="bold"))
+    files = found.source.files
+    total = sum(file.nbytes for file in files)
+    shards = f"{len(files)} files, " if len(files) > 1 else ""
+    kind = formats.named(found.source.format).title
+    if found.source.writer is not None:
+        kind = f"{kind}, written by {found.source.writer}"
+    out.print(Text(f"{safe_text(found.source.location)} · {kind} · {shards}{total:,} bytes"))
+    out.print()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in _facts(found):
+        grid.add_row(label, text)
+    out.print(Padding(grid, (0, 0, 0, 2), expand=False))
+    out.print()
+    if found.tensors:
+        _tensor_table(found, out, unfold)
+    if any(tensor.stats for tensor in found.tensors):
+        out.print()
+        _statistics_table(found, out)
+    if found.others:
+        out.print()
+        _others_table(found.others, out, unfold)
+    for problem in (*found.problems, *found.safety.findings):
+        out.print()
+        out.print(Text(f"! {safe_text(problem, 400)}", style="yellow"))
+
+
+def heading(inspection: Inspection) -> str:
+    """Say in a line what a checkpoint is."""
+    model = inspection.model
+    if model is None:
+        return "Unknown architecture" if inspection.tensors or inspection.totals.tensors else "No tensors"
+    name = model.name if model.name is not None else f"{model.title}, no declared model"
+    if model.complete:
+        return f"{name}, complete"
+    lacking = [
+        f"{len(names):,} parameters {what}"
+        for names, what in ((model.missing, "missing"), (model.mismatched, "of another shape"))
+        if names
+    ]
+    return f"{name}, incomplete: {' and '.join(lacking)}"
+
+
+def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
+    """Give what is worth knowing before the table, each with its label."""
+    totals = found.totals
+    yield "tensors", Text(f"{totals.tensors:,}")
+    yield "parameters", Text(f"{totals.parameters:,}")
+    sizes: Counter[str] = Counter()
+    for tensor in found.tensors:
+        sizes[tensor.dtype] += tensor.nbytes
+    by_dtype = ", ".join(f"{nbytes_text(n)} {dtype}" for dtype, n in sizes.most_common())
+    yield "data", Text(nbytes_text(totals.nbytes) + (f" ({by_dtype})" if len(sizes) > 1 else f" {''.join(sizes)}"))
+    if found.source.requests is not None and found.source.bytes_read is not None:
+        yield "read", Text(f"{nbytes_text(found.source.bytes_read)} in {found.source.requests:,} requests")
+    views = sum(not tensor.contiguous for tensor in found.tensors)
+    if views:
+        yield "layout", Text(f"{views:,} tensors are views that don't lie row by row (transposed: see stride)")
+    for names in found.tied[:8]:
+        yield "tied", Text(" = ".join(safe_text(name) for name in names[:6]))
+    if len(found.tied) > 8:
+        yield "tied", Text(f"and {len(found.tied) - 8:,} more groups")
+    if found.model is not None:
+        yield from (
+            (what, Text(listed(names, 6)))
+            for names, what in (
+                (found.model.missing, "missing"),
+                (found.model.mismatched, "other shape"),
+                (found.model.unexpected, "unexpected"),
+            )
+            if names
+        )
+    if formats.named(found.source.format).pickled:
+        said = found.safety
+        words = {
+            "plain": "plain: it asks for nothing but tensors",
+            "unknown-globals": "unknown globals: it asks for more than tensors",
+            "dangerous": "DANGEROUS: loading it with pickle would run code",
+        }[said.verdict]
+        yield "pickle", Text(words, style=_VERDICTS[said.verdict])
+        yield "asks for", Text(listed(said.globals, 12))
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A row of the table: one tensor, or several that differ only by the numbers in their names."""
+
+    name: str
+    first: TensorReport
+    count: int
+    last: TensorReport
+
+
+def fold(tensors: Sequence[TensorReport]) -> list[_Line]:
+    """Put tensors that differ only by the first number in their names into one line each, where the first one stands."""
+    groups: dict[tuple[Any, ...], list[tuple[int, TensorReport]]] = {}
+    for tensor in tensors:
+        number, around = numbered(tensor.name)
+        key = (around, tensor.dtype, f"{tensor.shape}{tensor.stride}", tensor.contiguous)
+        groups.setdefault(key, []).append((number or 0, tensor))
+    lines = []
+    for (around, *_), members in groups.items():
+        if len(members) == 1 or len(around) == 1:
+            lines += [_Line(tensor.name, tensor, 1, tensor) for _, tensor in members]
+        else:
+            name = together(around, (number for number, _ in members))
+            lines.append(_Line(name, members[0][1], len(members), members[-1][1]))
+    return lines
+
+
+def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
+    lines = [_Line(t.name, t, 1, t) for t in found.tensors] if unfold else fold(found.tensors)
+    strided = any(not line.first.contiguous for line in lines)
+    # Elsewhere a storage is the tensor itself.
+    wide = out.width >= _WIDE and formats.named(found.source.format).pickled
+    rows = []
+    for line in lines:
+        tensor = line.first
+        row = [safe_text(line.name), tensor.dtype, "×".join(map(str, tensor.shape)) or "scalar"]
+        if strided:
+            row.append("" if tensor.contiguous else ",".join(map(str, tensor.stride)))
+        if wide:
+            row.append(_storage(line))
+        rows.append([*row, (f"{line.count}×" if line.count > 1 else "") + nbytes_text(tensor.nbytes)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    prefix = _common(line.name for line in lines) if sum(widths) + 2 * len(widths) > out.width else ""
+    table = empty_table()
+    table.add_column(f"name below {prefix.rstrip('.')}" if prefix else "name", overflow="fold")
+    table.add_column("dtype", no_wrap=True)
+    table.add_column("shape", overflow="fold")
+    if strided:
+        table.add_column("stride", overflow="fold")
+    if wide:
+        table.add_column("storage", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    for name, *rest in rows:
+        table.add_row(*(Text(cell) for cell in (name.removeprefix(prefix), *rest)))
+    out.print(indented(table))
+
+
+def _common(names: Iterable[str]) -> str:
+    """Give the plain words up to a dot that all names start with, so that a narrow table can leave them out."""
+    prefix = os.path.commonprefix(list(names))  # noqa: RUF071 (cut at a dot below)
+    prefix = prefix[: prefix.rfind(".") + 1]
+    return prefix if _WORDS.fullmatch(prefix) else ""
+
+
+def _storage(line: _Line) -> str:
+    ends = [line.first] if line.count == 1 else [line.first, line.last]
+    named = [(f"{end.shard}/" if end.shard is not None else "") + safe_text(end.storage, 24) for end in ends]
+    return " … ".join(named)
+
+
+def _statistics_table(found: Inspection, out: Console) -> None:
+    table = empty_table()
+    for name in ("name", "min", "max", "mean", "std", "zeros", "NaN", "Inf", "sha256"):
+        table.add_column(
+            name,
+            overflow="fold" if name == "name" else "ellipsis",
+            no_wrap=name != "name",
+            justify="left" if name in ("name", "sha256") else "right",
+        )
+    for tensor in found.tensors:
+        stats = tensor.stats
+        if stats is not None:
+            numbers = [
+                "" if value is None else f"{value:.4g}" for value in (stats.min, stats.max, stats.mean, stats.std)
+            ]
+            counts = [f"{value:,}" for value in (stats.zeros, stats.nan, stats.inf)]
+            table.add_row(*(Text(cell) for cell in (safe_text(tensor.name), *numbers, *counts, stats.sha256[:12])))
+    out.print(indented(table))
+
+
+def _others_table(others: Sequence[OtherReport], out: Console, unfold: bool) -> None:
+    most = len(others) if unfold else 20
+    out.print(Text("Besides tensors that can be carried over:", style="bold"))
+    table = empty_table()
+    for name in ("name", "is", "value"):
+        table.add_column(name, overflow="fold")
+    for other in others[:most]:
+        inside = f"holds {len(other.tensors):,} tensors: {listed(other.tensors, 3)}" if other.tensors else ""
+        table.add_row(
+            *(Text(cell) for cell in (safe_text(other.name), safe_text(other.kind), inside or safe_text(other.value)))
+        )
+    out.print(indented(table))
+    if len(others) > most:
+        out.print(Text(f"  and {len(others) - most:,} more: give --all"))

@@ -1,0 +1,100 @@
+"""What `verify` found, on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.text import Text
+
+from converter import formats
+from converter.cli.render import console, empty_table, indented, numbered, together
+from converter.text import safe_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from converter.reports.verification import Verification, VerifiedTensors
+
+_SHOWN: Final = 40  # lines of what is wrong with one output
+
+
+def show(report: Verification) -> None:
+    """Print what `verify` found: a line an output, and what is wrong with each."""
+    out = console()
+    for output in report.outputs:
+        tensors = output.tensors
+        kind = f" · {formats.named(output.format).title}" if output.format else ""
+        style = "bold red" if output.verdict == "different" else "green"
+        line = Text.assemble((f"{output.verdict:<10}", style), f"  {safe_text(output.location)}{kind}")
+        out.print(line, soft_wrap=True)
+        counts = [f"{tensors.compared:,} tensors compared"]
+        counts += [f"{tensors.identical:,} identical in every bit"] if tensors.identical else []
+        counts += [f"{tensors.converted:,} within what their dtype allows"] if tensors.converted else []
+        if output.format:
+            out.print(Text(f"            {', '.join(counts)}"))
+        wrong = _wrong(tensors)
+        if wrong:
+            _wrong_table(wrong, out)
+        if output.inference is not None:
+            _inference(output.inference, out)
+
+
+def _wrong(tensors: VerifiedTensors) -> list[tuple[str, str, str]]:
+    """Give what is wrong as (name, what, detail); names that differ by a number alone share a line."""
+    rows: list[tuple[str, str, str]] = []
+    for names, what in ((tensors.missing, "missing"), (tensors.unexpected, "unexpected")):
+        rows += [(name, what, "") for name in names]
+    for found in tensors.different:
+        detail = found.detail
+        if found.index is not None and found.differing is not None:
+            detail += f"; {found.differing:,} of {found.elements:,} differ, the first at {list(found.index)}"
+            if found.found is not None and found.expected is not None:
+                detail += f": {found.found:.6g}, expected {found.expected:.6g}"
+            if found.largest:
+                detail += f"; by {found.largest:.3g} at most"
+        rows.append((found.name, found.what, detail))
+    groups: dict[tuple[tuple[str, ...], str, str], list[tuple[str, int | None]]] = {}
+    for name, what, detail in rows:
+        number, around = numbered(name)
+        groups.setdefault((around, what, detail), []).append((name, number))
+    folded = []
+    for (around, what, detail), members in groups.items():
+        numbers = [number for _, number in members if number is not None]
+        name = together(around, numbers) if len(numbers) > 1 else members[0][0]
+        folded.append((name, what, detail))
+    return folded
+
+
+def _wrong_table(rows: Sequence[tuple[str, str, str]], out: Console) -> None:
+    table = empty_table()
+    for name in ("name", "what", "detail"):
+        table.add_column(name, overflow="fold")
+    for row in rows[:_SHOWN]:
+        table.add_row(*(Text(safe_text(cell, 400)) for cell in row))
+    out.print(indented(table))
+    if len(rows) > _SHOWN:
+        out.print(Text(f"  and {len(rows) - _SHOWN:,} more: see --json"))
+
+
+def _inference(found: Mapping[str, Any], out: Console) -> None:
+    """Print how far what an output computes is from what the source does."""
+
+    def number(key: str, of: Mapping[str, Any] = found) -> str:
+        return "no number" if of[key] is None else f"{of[key]:.3g}"
+
+    greedy = found["greedy_difference"]
+    same = f"{len(found['greedy']):,} greedy tokens equal" if greedy is None else f"greedy token {greedy + 1} differs"
+    lines = [
+        f"{found['engine']}, {found['activation']} GELU, {found['tokens']:,} tokens: logits differ by "
+        f"{number('max_difference')} at most, {number('mean_difference')} on average; KL divergence "
+        f"{number('kl_divergence')}",
+        f"likeliest token equal at {found['top1_agreement']:.1%} of {found['positions']:,} positions; {same}; perplexity "
+        f"{number('other_perplexity')}, source {number('perplexity')}",
+    ]
+    effect = found["activation_effect"]
+    if effect is not None:
+        moved = number("max_difference", effect)
+        lines.append(f"apart from that, the tanh GELU of what runs this form moves logits by {moved} at most")
+    for line in lines:
+        out.print(Text(f"            {line}"), soft_wrap=True)

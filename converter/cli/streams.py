@@ -1,0 +1,78 @@
+"""stdout and stderr of the program, on which no line is a command to the runner of a CI."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TextIO
+
+from converter.text import without_commands
+
+_HELD: Final = 1 << 16  # characters of a line that is not ended yet
+
+
+class Lines(io.TextIOBase):
+    """A text stream that escapes commands in whole lines, whoever writes them and wherever a long line was wrapped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._held = ""  # the beginning of a line
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the stream below."""
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        """How the stream below treats what it can't encode."""
+        return self._stream.errors
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor below."""
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write whole lines, and keep the beginning of the last until its end comes, or `flush`."""
+        lines, end, rest = text.rpartition("\n")
+        if end:
+            said, self._held = without_commands(self._held + lines + end), rest
+            self._stream.write(said)
+        else:
+            self._held += text
+        # A terminal shows what comes without an end of line, such as a bar, at once.
+        if len(self._held) > _HELD or self.isatty():
+            self._let_go()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is kept, too."""
+        self._let_go()
+        self._stream.flush()
+
+    def _let_go(self) -> None:
+        said, self._held = without_commands(self._held), ""
+        if said:
+            self._stream.write(said)
+
+
+@contextmanager
+def without_commands_on_streams() -> Iterator[None]:
+    """Put such streams in the place of `sys.stdout` and `sys.stderr` for the body of a `with`."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Lines(before[0]), Lines(before[1])
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

@@ -1,0 +1,87 @@
+"""What is true of the classes that well-known libraries leave in checkpoints: nothing is known of what they do."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Library(NamedTuple):
+    """A package, what its globals are (one and many), and what unpickling them does where that is not to import it."""
+
+    package: str
+    one: str
+    many: str
+    follows: str = ""
+
+    @property
+    def words(self) -> str:
+        """What one global of it is, and what follows."""
+        return f"{self.one}; {self.effect}"
+
+    @property
+    def effect(self) -> str:
+        """What unpickling one of them does."""
+        return self.follows or f"unpickling imports {self.package.partition('.')[0]}"
+
+
+# The longest package that a module lies in counts.
+LIBRARIES: Final = {
+    row.package: row
+    for row in (
+        Library("torch.nn", "a layer of torch", "layers of torch"),
+        Library("torch.nn.parallel", "a wrapper of torch for several devices", "wrappers of torch for several devices"),
+        Library("torch.optim", "an optimizer or scheduler of torch", "optimizers and schedulers of torch"),
+        Library("torch.distributed", "a part of a sharded checkpoint of torch", "parts of a sharded checkpoint of torch"),
+        Library("torch.ao", "a quantised layer of torch or its settings", "quantised layers of torch and their settings"),
+        Library("torch.quantization", "a setting of torch's quantisation", "settings of torch's quantisation"),
+        Library("torch.utils.data", "a data set or loader of torch", "data sets and loaders of torch"),
+        Library("torch", "something of torch", "globals of torch"),
+        Library("numpy", "something of numpy", "globals of numpy"),
+        Library("scipy", "something of scipy", "globals of scipy"),
+        Library("pandas", "a table of pandas or a part of one", "tables of pandas and their parts"),
+        Library("sklearn", "an estimator of scikit-learn or a part of one", "estimators of scikit-learn and their parts"),
+        Library("xgboost", "a model of XGBoost or a part of one", "models of XGBoost and their parts"),
+        Library("lightgbm", "a model of LightGBM or a part of one", "models of LightGBM and their parts"),
+        Library("ultralytics", "a layer or model of Ultralytics", "layers and models of Ultralytics"),
+        Library("models", "a layer or model of YOLOv5 or YOLOv7", "layers and models of YOLOv5 or YOLOv7"),
+        Library("transformers", "a model or setting of transformers", "models and settings of transformers"),
+        Library("tokenizers", "a tokenizer", "tokenizers"),
+        Library("accelerate", "a setting of accelerate", "settings of accelerate"),
+        Library("peft", "an adapter of peft", "adapters of peft"),
+        Library("diffusers", "a model or scheduler of diffusers", "models and schedulers of diffusers"),
+        Library("datasets", "a data set of datasets", "data sets of datasets"),
+        Library("timm", "a layer or model of timm", "layers and models of timm"),
+        Library("torchvision", "a layer or transform of torchvision", "layers and transforms of torchvision"),
+        Library("torchaudio", "a layer or transform of torchaudio", "layers and transforms of torchaudio"),
+        Library("lightning", "something of Lightning", "globals of Lightning"),
+        Library("lightning_fabric", "something of Lightning", "globals of Lightning"),
+        Library("pytorch_lightning", "something of Lightning", "globals of Lightning"),
+        Library("torchmetrics", "a metric of torchmetrics", "metrics of torchmetrics"),
+        Library("omegaconf", "a configuration of OmegaConf", "configurations of OmegaConf"),
+        Library("fairseq", "a part of fairseq", "parts of fairseq"),
+        Library("megatron", "a part of Megatron", "parts of Megatron"),
+        Library("deepspeed", "a part of DeepSpeed", "parts of DeepSpeed"),
+        Library("mmcv", "a part of MMCV", "parts of MMCV"),
+        Library("mmengine", "a part of MMEngine", "parts of MMEngine"),
+        Library("detectron2", "a part of Detectron2", "parts of Detectron2"),
+        Library("monai", "a layer or transform of MONAI", "layers and transforms of MONAI"),
+        Library("sentence_transformers", "a part of Sentence Transformers", "parts of Sentence Transformers"),
+        Library("torch_geometric", "a part of PyTorch Geometric", "parts of PyTorch Geometric"),
+        Library("speechbrain", "a part of SpeechBrain", "parts of SpeechBrain"),
+        Library("keras", "a layer or model of Keras", "layers and models of Keras"),
+        Library("tensorflow", "something of TensorFlow", "globals of TensorFlow"),
+        Library("jax", "something of JAX", "globals of JAX"),
+        Library("__torch__", "a class of TorchScript", "classes of TorchScript", "unpickling needs torch.jit, which compiles it"),
+        Library("__main__", "a global of the script that saved the file", "globals of the script that saved the file",
+                "unpickling looks for it in the program that loads the file"),
+    )
+}  # fmt: skip
+
+
+def library(module: str) -> Library | None:
+    """The library that a module belongs to, or None."""
+    while module:
+        if (found := LIBRARIES.get(module)) is not None:
+            return found
+        module = module.rpartition(".")[0]
+    return None
