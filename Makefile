@@ -37,7 +37,7 @@ test-peers: $(PEERS)/.done
 
 # Files made at random, opened by the real loaders and by us: docs/security/oracle.md. It goes on where it was stopped.
 oracle: $(PEERS)/.done
-	$(PEERS)/bin/python -m tests.peers.oracle --pickles $(PICKLES) --containers $(CONTAINERS) --seed $(SEED)
+	$(PEERS)/bin/python -m tests.peers.oracle --pickles $(PICKLES) --containers $(CONTAINERS) --seed $(SEED) $(OPTIONS)
 
 # Everything the program prints and writes, held against tests/data/record.json.
 record: $(VENV)/.done

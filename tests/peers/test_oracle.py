@@ -22,7 +22,7 @@ from tests.peers.oracle.pool import Child
 from tests.peers.oracle.zips import seeds
 
 PAYLOAD = b"\x80\x02cos\nmkdir\nX\3\0\0\0hit\x85R."
-PLAIN = Ours("plain", {}, "", "", 0.0)
+PLAIN = Ours("plain", {}, [], "", "", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,7 @@ def test_the_same_numbers_make_the_same_files() -> None:
 
 
 def test_what_the_table_knows_by_a_name_of_python_2_it_knows_by_that_of_today() -> None:
+    """So that it does not matter whether a loader translates names, as they do up to protocol 2."""
     for module, name in TABLE:
         now = _compat_pickle.NAME_MAPPING.get((module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
         assert now in TABLE, (module, name)

@@ -1,12 +1,14 @@
 """Run the oracle: `python -m tests.peers.oracle --pickles 1000000 --containers 200000 --seed 1`.
 
 Files are numbered, and a number and a seed make the same file again. What is done is written to `--state` after each range,
-and a run with the same state goes on where the last one stopped. Exit code 1 where a sentence does not hold of some file.
+and a run with the same state goes on where the last one stopped, if it is of the same commit. Exit code 1 where a sentence
+does not hold of some file.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import queue
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parent.parent.parent.parent
+PAGE = _ROOT / "docs" / "security" / "oracle.md"
 _RANGE = {"pickles": 5000, "containers": 1000}  # files that are one unit of work
 
 
@@ -35,13 +38,15 @@ def main() -> None:
         "--findings", type=Path, default=_ROOT / ".oracle" / "findings", help="a folder for what is found"
     )
     parser.add_argument("--again", action="store_true", help="forget what is done")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/security/oracle.md")
     options = parser.parse_args()
     options.state.parent.mkdir(parents=True, exist_ok=True)
     options.findings.mkdir(parents=True, exist_ok=True)
     if options.again:
         options.state.unlink(missing_ok=True)
     done = [json.loads(line) for line in options.state.read_text().splitlines()] if options.state.exists() else []
-    done = [entry for entry in done if entry["seed"] == options.seed]
+    commit = _commit()
+    done = [entry for entry in done if (entry["seed"], entry["commit"]) == (options.seed, commit)]
     known = {(entry["what"], entry["first"], entry["count"]) for entry in done}
     todo: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     for what in ("pickles", "containers"):
@@ -50,7 +55,14 @@ def main() -> None:
             size = min(_RANGE[what], count - first)
             if (what, first, size) not in known:
                 todo.put(
-                    {"what": what, "seed": options.seed, "first": first, "count": size, "folder": str(options.findings)}
+                    {
+                        "what": what,
+                        "seed": options.seed,
+                        "first": first,
+                        "count": size,
+                        "commit": commit,
+                        "folder": str(options.findings),
+                    }
                 )
     lock = threading.Lock()
 
@@ -64,8 +76,8 @@ def main() -> None:
                 process.stdin.write(json.dumps(todo.get()) + "\n")
                 process.stdin.flush()
                 line = process.stdout.readline()
-                if not line:
-                    raise SystemExit("a worker ended: see what it printed")
+                if not line:  # it printed why
+                    return
                 entry = json.loads(line)
                 with lock:
                     done.append(entry)
@@ -85,9 +97,31 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    print(table(done, options.seed))
+    figures = table(done, options.seed)
+    print(figures)
     print(f"{time.monotonic() - start:,.0f} s")
+    counts = Counter({what: sum(entry["count"] for entry in done if entry["what"] == what) for what in _RANGE})
+    if any(counts[what] < getattr(options, what) for what in _RANGE):
+        sys.exit("a worker ended before it was done: give the same command again to go on")
+    if options.write:
+        command = f"make oracle PICKLES={options.pickles} CONTAINERS={options.containers} SEED={options.seed}"
+        write(f"`{command}`, {commit}, {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}:\n\n{figures}")
     sys.exit(1 if any(entry["kinds"] for entry in done) else 0)
+
+
+def _commit() -> str:
+    """The commit that is checked out, marked where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def write(text: str) -> None:
+    """Put the figures between the page's markers."""
+    start, end = "<!-- figures: start -->\n", "<!-- figures: end -->"
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(start)
+    PAGE.write_text(f"{before}{start}{text}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
 def table(done: list[dict[str, Any]], seed: int) -> str:

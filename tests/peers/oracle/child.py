@@ -6,6 +6,7 @@ answer to each is a length and JSON.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -59,7 +60,10 @@ def _file(requests: BinaryIO) -> tuple[int, bytes]:
 
 def _warm() -> None:
     """Let each library import what it imports late, on files of our own, before that is forbidden."""
+    import encodings
+    import importlib
     import io
+    import pkgutil
 
     import joblib
     import numpy as np
@@ -67,6 +71,9 @@ def _warm() -> None:
 
     from tests.peers.oracle import loaders
 
+    for found in pkgutil.iter_modules(encodings.__path__):  # a pickle may name any
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"encodings.{found.name}")
     for save in (
         lambda file: torch.save({"w": torch.ones(2)}, file),
         lambda file: torch.save({"w": torch.ones(2)}, file, _use_new_zipfile_serialization=False),

@@ -10,8 +10,8 @@ from typing import Any
 from converter.errors import ConverterError
 from converter.formats import open_source
 from converter.io.source import Memory
-from converter.pickles.flatten import ROOTS
 from converter.scanning.scan import scan_file
+from converter.tensors.catalogue import Catalogue
 from converter.tensors.guards import check_expansion, check_portable
 from tests.peers.oracle.child import CONTAINER
 
@@ -20,10 +20,14 @@ _SLOW = 1.0  # seconds of processor time: the files of the oracle have a few kil
 
 @dataclass(frozen=True)
 class Ours:
-    """Our verdict; the tensors that we would convert, by name (None where we refuse); how we failed; seconds it took."""
+    """Our verdict; the tensors that we would convert, by their names in the file (None where we refuse); how we failed.
+
+    `beside` are the names of what the report says is left out. `seconds` are of processor time.
+    """
 
     verdict: str
     tensors: dict[str, list[Any]] | None
+    beside: list[str]
     refused: str
     failure: str
     seconds: float
@@ -44,6 +48,7 @@ def ours(what: int, name: str, data: bytes) -> Ours:
     """Scan a file, and open a container as `convert` does."""
     start = time.process_time()
     verdict, tensors, refused, failure = "", None, "", ""
+    beside: list[str] = []
     try:
         verdict = scan_file(Memory(data, name), fickling=False).verdict
     except ConverterError as error:
@@ -55,12 +60,21 @@ def ours(what: int, name: str, data: bytes) -> Ours:
             catalogue = open_source(Memory(data, name))
             check_portable(catalogue, ignore_globals=False, no_crc=False)
             check_expansion(catalogue)
-            tensors = {key: _facts(tensor) for key, tensor in catalogue.items()}
+            tensors = {_full_name(catalogue, key): _facts(tensor) for key, tensor in catalogue.items()}
+            beside = [other.name for other in catalogue.others]
         except ConverterError as error:
             refused = str(error)
         except Exception as error:
             failure = failure or f"open: {_where(error)}"
-    return Ours(verdict, tensors, refused, failure, time.process_time() - start)
+    return Ours(verdict, tensors, beside, refused, failure, time.process_time() - start)
+
+
+def _full_name(catalogue: Catalogue, name: str) -> str:
+    """The keys that lead to a tensor from the top of the file: names start below the part that holds the weights."""
+    root, prefix = (str(catalogue.metadata.get(what) or "") for what in ("root", "prefix"))
+    if name == "tensor" and len(catalogue) == 1 and root:
+        return root
+    return f"{root}.{prefix}{name}" if root else f"{prefix}{name}"
 
 
 def _where(error: Exception) -> str:
@@ -93,7 +107,7 @@ def judge(what: int, name: str, data: bytes, said: Ours, answer: dict[str, Any])
         loaders = ", ".join(entry[0] for entry in answer["asked"])
         return Finding(f"plain, but asked for by {loader}", f"{pair!r} asked for by {loaders}", name, what, data)
     for key in ("weights", "safetensors"):
-        if answer.get(key) and said.tensors is not None and (problem := _differs(answer[key], said.tensors)):
+        if answer.get(key) and said.tensors is not None and (problem := _differs(answer[key], said)):
             return Finding(
                 f"{key}: {problem.partition(':')[0]}",
                 f"{problem}; torch gives {answer[key]!r:.2000}; ours are {said.tensors!r:.2000}",
@@ -106,21 +120,20 @@ def judge(what: int, name: str, data: bytes, said: Ours, answer: dict[str, Any])
     return None
 
 
-def _differs(theirs: list[list[Any]], tensors: dict[str, list[Any]]) -> str | None:
+def _differs(theirs: list[list[Any]], said: Ours) -> str | None:
     """How torch's tensors and ours differ, or None."""
-    for root in ("", *(f"{root}." for root in ROOTS)):
-        if all(name.startswith(root) for name, *_ in theirs):
-            named = {name[len(root) :]: facts for name, *facts in theirs}
-            if set(named) == set(tensors) or (root and len(theirs) == 1 and set(tensors) == {"tensor"}):
-                break
-    else:
-        return f"other names: {[name for name, *_ in theirs]!r:.300} and {list(tensors)!r:.300}"
+    mine = said.tensors or {}
+    named = {name: facts for name, *facts in theirs}
     if len(named) != len(theirs):
         return "a name that torch has twice"
+    if more := sorted(set(mine) - set(named)):
+        return f"other names: torch has no {more!r:.300}, but {list(named)!r:.300}"
     for name, facts in named.items():
-        mine = tensors.get(name, tensors.get("tensor"))
-        assert mine is not None
-        for field_name, one, other in zip(("dtype", "shape", "bytes"), facts, mine, strict=True):
+        if name not in mine:
+            if not any(name == other or name.startswith(f"{other}.") for other in said.beside):
+                return f"left out without a word: `{name}`"
+            continue
+        for field_name, one, other in zip(("dtype", "shape", "bytes"), facts, mine[name], strict=True):
             if one != other and "large" not in (one, other):
                 return f"another {field_name}: `{name}` is {one} in torch and {other} here"
     return None

@@ -60,7 +60,7 @@ class Tree:
         self.dtypes: dict[str, str] = {}
         for key in rng.sample(("0", "1", "2", "10", "a", "A"), rng.randrange(1, 4)):
             self.dtypes[key] = rng.choice(tuple(CLASSES)) if rng.random() < 0.8 else rng.choice(tuple(UNTYPED))
-            self.storages[key] = rng.randbytes(rng.choice((0, 4, 8, 16, 32, 48)))
+            self.storages[key] = rng.randbytes(rng.choice((0, 16, 32, 48)))
             if self.dtypes[key] == "BOOL":
                 self.storages[key] = bytes(byte & 1 for byte in self.storages[key])
         self.made: list[Any] = []
@@ -132,7 +132,7 @@ class Tree:
         if function != "_rebuild_tensor" and self.is_odd():
             args = (
                 *args,
-                rng.choice(({}, None, {"conj": True}, {"neg": True}, {"conj": False}, {"x": True}, {"conj": 1})),
+                rng.choice(({}, None, {}, {"conj": True}, {"neg": False}, {"conj": False}, {"x": True}, {"conj": 1})),
             )
         made: Any = Call(Global(_UTILS, function), args)
         if self.is_odd() and self.is_odd():
@@ -147,6 +147,7 @@ class Tree:
     def wrapped(self, tensor: Any) -> Any:
         """A parameter, or a tensor with a state."""
         rng = self.rng
+        grad = rng.random() < 0.1  # integers can't have it
         state: Any = rng.choice(({}, {"note": 1}, ((), {}), (None, {"note": 1}), None, ({"note": 1}, {"note": 2})))
         if self.is_odd():
             name = rng.choice(
@@ -170,9 +171,9 @@ class Tree:
             state = rng.choice(({name: value}, ({}, {name: value}), (None, {name: value})))
         way = rng.randrange(4)
         if way == 0:
-            return Call(Global(_UTILS, "_rebuild_parameter"), (tensor, rng.choice((True, False)), _HOOKS))
+            return Call(Global(_UTILS, "_rebuild_parameter"), (tensor, grad, _HOOKS))
         if way == 1:
-            return Call(Global(_UTILS, "_rebuild_parameter_with_state"), (tensor, True, _HOOKS, state))
+            return Call(Global(_UTILS, "_rebuild_parameter_with_state"), (tensor, grad, _HOOKS, state))
         if way == 2:
             kind = rng.choice(
                 (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"), Global("torch", "FloatTensor"))
@@ -182,7 +183,7 @@ class Tree:
                 Global("torch._tensor", "_rebuild_from_type_v2"),
                 (Global(_UTILS, "_rebuild_tensor_v2"), kind, args, state),
             )
-        return Call(Global("torch.nn.parameter", "Parameter"), (tensor, True))
+        return Call(Global("torch.nn.parameter", "Parameter"), (tensor, grad))
 
     def shape(self, count: int) -> tuple[int, ...]:
         rng = self.rng
@@ -202,7 +203,7 @@ class Tree:
 
     def plain(self) -> Any:
         rng = self.rng
-        return rng.choice((1, "text", None, True, 2.5, b"raw", [], {}, (), Call(Global("torch", "Size"), ((1, 2),)), Global("torch", "float32"),
+        return rng.choice((1, "text", None, True, 2.5, "", [], {}, (), Call(Global("torch", "Size"), ((1, 2),)), Global("torch", "float32"),
                            Call(Global("torch", "device"), ("cpu",)), Call(Global("collections", "Counter"), ({"a": 1},)),
                            Call(Global("builtins", "set"), ([1, 2],)), Call(Global("_codecs", "encode"), ("abc", "latin1"))))  # fmt: skip
 
@@ -274,7 +275,9 @@ def checkpoint(rng: random.Random) -> Weights:
             plain = joined(mutated(rng, split(plain), rng.choice((1, 1, 2))))
         except ValueError:
             plain = plain[:-1]
-    order = rng.choice((b"little",) * 12 + (b"big", b"big", None, b"", b"Little", b"little\n", b"native"))
+    order = rng.choice(
+        (b"little",) * 40 + (b"big", b"big", b"big", b"big", None, None, b"", b"Little", b"little\n", b"native")
+    )
     itemsizes = {key: CLASSES.get(dtype, ("", 1))[1] for key, dtype in tree.dtypes.items()}
     return Weights(plain, legacy, tree.storages, itemsizes, order)
 
@@ -309,7 +312,7 @@ def legacy_stream(rng: random.Random, weights: Weights) -> bytes:
 
 def records(rng: random.Random, weights: Weights, pickle: bytes | None = None) -> list[Entry]:
     """The records of the checkpoint's archive."""
-    root = rng.choice(("archive",) * 6 + ("a/b", "x", "ARCHIVE", "data"))
+    root = rng.choice(("archive",) * 30 + ("a/b", "x", "ARCHIVE", "data"))
     found = {
         "data.pkl": weights.pickle if pickle is None else pickle,
         ".format_version": b"1",
