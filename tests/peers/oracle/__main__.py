@@ -71,12 +71,13 @@ def main() -> None:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdout.readline()
+            if not process.stdout.readline():  # it ended, and said why itself
+                return
             while not todo.empty():
                 process.stdin.write(json.dumps(todo.get()) + "\n")
                 process.stdin.flush()
                 line = process.stdout.readline()
-                if not line:  # it printed why
+                if not line:
                     return
                 entry = json.loads(line)
                 with lock:
