@@ -8,6 +8,8 @@ COUNT ?= 300
 SEED ?= 7
 MODULES ?=
 SECONDS ?= 60
+PICKLES ?= 20000
+CONTAINERS ?= 4000
 BIN := $(VENV)/bin
 
 # For `make bench`: sizes and tasks with commas between, and options of `python -m tests.bench --help`.
@@ -20,7 +22,7 @@ LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
 LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
 
-.PHONY: demo test test-peers test-large record check fix bench ceilings llama.cpp fuzz mutants wheel clean
+.PHONY: demo test test-peers oracle test-large record check fix bench ceilings llama.cpp fuzz mutants wheel clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
@@ -32,6 +34,10 @@ test: $(VENV)/.done
 # The comparisons with torch, transformers, gguf and llama.cpp.
 test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" -n auto --dist loadfile -m "not large" tests/peers
+
+# Files made at random, opened by the real loaders and by us: docs/security/oracle.md. It goes on where it was stopped.
+oracle: $(PEERS)/.done
+	$(PEERS)/bin/python -m tests.peers.oracle --pickles $(PICKLES) --containers $(CONTAINERS) --seed $(SEED) $(OPTIONS)
 
 # Everything the program prints and writes, held against tests/data/record.json.
 record: $(VENV)/.done
