@@ -7,7 +7,7 @@ from typing import Final
 
 from converter.errors import ConverterError
 from converter.limits import limits
-from converter.pickles.values import Dict
+from converter.pickles.values import Dict, Opaque
 
 # Is told the byte, what a strict run would have raised, and whether every unpickler stops there.
 Note = Callable[[int, ConverterError, bool], None]
@@ -28,7 +28,12 @@ def sets_nothing(state: object) -> bool:
 
 
 def _is_empty(state: object) -> bool:
-    return state is None or (type(state) in (Dict, list, tuple, str, bytes, int, float, bool) and not state)
+    # What a call makes may be empty, too.
+    return (
+        state is None
+        or type(state) is Opaque
+        or (type(state) in (Dict, list, tuple, str, bytes, int, float, bool) and not state)
+    )
 
 
 def in_python_3(module: str, name: str) -> tuple[str, str]:
@@ -44,9 +49,12 @@ def writable(text: str) -> str:
     return text[: limits().line].encode("utf-8", "backslashreplace").decode()
 
 
-def python2_string(data: bytes) -> str | bytes:
-    """Return a string of Python 2, which was text or bytes: text where it is UTF-8, as torch.load reads it."""
+def python2_string(data: bytes, *, lenient: bool) -> str | bytes:
+    """Return a string of Python 2, which was text or bytes: text where it is UTF-8, as torch.load reads it.
+
+    To a lenient run the others are text, too, since numpy.load and pickle.load can read them as Latin-1.
+    """
     try:
         return data.decode()
     except UnicodeDecodeError:
-        return data
+        return data.decode("latin-1") if lenient else data

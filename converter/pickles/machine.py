@@ -67,6 +67,7 @@ def run(
     called: Callable[[int, Opaque], None] | None = None,
     note: Note | None = None,
     total: int | None = None,
+    skips: bool = False,
     behind: Callable[[int, Opaque], int] | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
@@ -79,13 +80,13 @@ def run(
 
     With `note` the run is lenient: it does what the most lenient unpickler does, and calls `note` with the byte, the error
     that a strict run would have raised, and whether every unpickler stops there. Even then it goes on, to see what else is
-    named, until the pickle can't be decoded. `total` is the size of all that there is, where `data` is only its beginning.
+    named, until the pickle can't be decoded. `total` and `skips` are those of `decode`.
 
     Raises PickleError and its kin, and whatever ConverterError the functions of `table` raise.
     """
     used = {} if used is None else used
     try:
-        return _Machine(table, persistent, used, called, note, behind).run(data, position, total)
+        return _Machine(table, persistent, used, called, note, behind).run(data, position, total, skips)
     except _MISUSE as error:
         raise _misuse(error) from error
 
@@ -124,7 +125,7 @@ class _Machine:
         self.salt = int.from_bytes(os.urandom(7), "little")
         self.fast = FastTensors(self.memo, self.sparse, persistent)
 
-    def run(self, data: bytes, position: int, total: int | None) -> Pickled:
+    def run(self, data: bytes, position: int, total: int | None, skips: bool) -> Pickled:
         """Run the opcodes. For speed, those that checkpoints are made of are compared first.
 
         Opcodes are compared here by bare names: with `op.NAME` the loop takes a tenth longer.
@@ -135,7 +136,7 @@ class _Machine:
         memo, sparse = self.memo, self.sparse
         persistent, count, framed, marks = self.persistent, 0, False, self.limits.marks
         start, at, due = position, position, BATCH
-        reader = decode(data, position, refuse=self.refuse, total=total)
+        reader = decode(data, position, refuse=self.refuse, total=total, skips=skips)
         while True:
             try:
                 for code, argument, at in reader:
@@ -182,7 +183,9 @@ class _Machine:
                                 opcodes, position = self.fast.run(data, at + 1, stack)
                                 if opcodes:
                                     count += opcodes
-                                    reader = decode(data, position, start=start, refuse=self.refuse, total=total)
+                                    reader = decode(
+                                        data, position, start=start, refuse=self.refuse, total=total, skips=skips
+                                    )
                                     break
                         else:
                             stack[-1] = self.call(callee, args, code, at)
@@ -214,8 +217,6 @@ class _Machine:
                         if below or len(stack) != 1:
                             left = f"STOP at byte {at:,} leaves {len(stack):,} values and {len(below):,} open MARKs"
                             self.refuse(at, PickleError(left))
-                        if count > self.limits.opcodes:
-                            raise LimitError(f"a pickle of {count:,} opcodes: at most {self.limits.opcodes:,} are run")
                         self.check(count, len(memo) + len(sparse), 1, at)
                         return Pickled(stack[-1], at + 1, self.used)
                     else:
@@ -223,7 +224,7 @@ class _Machine:
                         stack = self.rest(code, argument, at, stack, below)
                         if code == op.BUILD and self.behind is not None and type(stack[-1]) is Opaque:
                             position = at + 1 + self.behind(at + 1, stack[-1])
-                            reader = decode(data, position, start=start, refuse=self.refuse, total=total)
+                            reader = decode(data, position, start=start, refuse=self.refuse, total=total, skips=skips)
                             break
                     if count >= due:
                         due = count + BATCH
@@ -239,7 +240,7 @@ class _Machine:
                 stack.append(Lost())
 
     def refuse(self, at: int, error: ConverterError) -> None:
-        """Raise what a strict run refuses; a lenient one notes it, and goes on as some unpickler does."""
+        """Raise what a strict run refuses. A lenient one notes it and goes on."""
         if self.note is None:
             raise error
         self.note(at, error, False)
@@ -266,7 +267,7 @@ class _Machine:
             case op.UNICODE | op.BINUNICODE8 | op.BINBYTES | op.SHORT_BINBYTES | op.BINBYTES8 | op.BYTEARRAY8:
                 stack.append(argument)
             case op.STRING | op.BINSTRING | op.SHORT_BINSTRING:
-                stack.append(python2_string(argument))
+                stack.append(python2_string(argument, lenient=self.note is not None))
             case op.EMPTY_DICT:
                 stack.append(Dict())
             case op.EMPTY_LIST:
@@ -319,17 +320,18 @@ class _Machine:
                 items, stack = stack, self.unmarked(below, code, at)
                 stack.append(self.call(items[0], tuple(items[1:]), code, at))
             case op.INST:
+                found = self.find(
+                    argument[0], argument[1], at
+                )  # before the MARK: Python's unpickler imports it without one
                 items, stack = stack, self.unmarked(below, code, at)
-                stack.append(self.call(self.find(argument[0], argument[1], at), tuple(items), code, at))
+                stack.append(self.call(found, tuple(items), code, at))
             case op.EXT1 | op.EXT2 | op.EXT4:
                 # The number of a global that some process registered with copyreg; the file does not say which.
                 stack.append(self.find("copyreg", f"_extension_registry[{argument}]", at))
             case op.PERSID:
                 stack.append(self.persistent(argument))
-            case op.PROTO:
-                self.protocol = argument
-            case op.FRAME:
-                pass
+            case op.PROTO | op.FRAME:
+                self.protocol = argument if code == op.PROTO else self.protocol
             case _:  # NEXT_BUFFER, READONLY_BUFFER
                 outside = (
                     f"{NAMES[code]} at byte {at:,} refers to a buffer outside the pickle, which a file does not have"

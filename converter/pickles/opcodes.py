@@ -136,6 +136,7 @@ def decode(
     start: int | None = None,
     refuse: Refuse = _strictly,
     total: int | None = None,
+    skips: bool = False,
 ) -> Iterator[tuple[int, Any, int]]:
     """Yield every opcode up to STOP as (code, argument, byte where it starts).
 
@@ -146,7 +147,8 @@ def decode(
     `refuse` is given the byte and the error of what any reader refuses, though some unpickler goes on: C's or Python's of
     CPython 3.11 to 3.14, or torch's. It raises, or returns to have the rest read as that unpickler reads it;
     where none goes on, decode raises.
-    `total` is the size of all that there is, where `data` is only its beginning.
+    `total` is the size of all that there is, where `data` is only its beginning. With `skips`, an argument that reaches over
+    the end of its frame begins behind the frame: C's unpickler reads it so from a file that has no peek(), such as BytesIO.
 
     Raises PickleError, TruncatedPickleError, LimitError; no length makes it allocate more than there is to read.
     """
@@ -176,29 +178,30 @@ def decode(
             continue
         if kind == _UINT8:
             if position >= limit:
-                limit = _crossed(code, at, position + 1, limit, size, refuse)
+                position, limit = _crossed(code, at, position, 1, limit, size, refuse, skips)
             argument: Any = data[position]
             position += 1
             if code == PROTO and (argument > 5 or at != start):
                 refuse(at, PickleError(f"PROTO {argument} at byte {at:,}: protocols 0 to 5, once, at the start"))
         elif kind == _UINT32:
             if position + 4 > limit:
-                limit = _crossed(code, at, position + 4, limit, size, refuse)
+                position, limit = _crossed(code, at, position, 4, limit, size, refuse, skips)
             (argument,) = _UINT32_AT(data, position)
             position += 4
         elif kind == _TEXT32 or kind == _TEXT8:
             width = 4 if kind == _TEXT32 else 1
             if position + width > limit:
-                limit = _crossed(code, at, position + width, limit, size, refuse)
+                position, limit = _crossed(code, at, position, width, limit, size, refuse, skips)
             length = _UINT32_AT(data, position)[0] if width == 4 else data[position]
-            position += width + length
-            if position > limit:
-                limit = _crossed(code, at, position, limit, size, refuse)
-            argument = _text(data[position - length : position], at, refuse)
+            position += width
+            if position + length > limit:
+                position, limit = _crossed(code, at, position, length, limit, size, refuse, skips)
+            argument = _text(data[position : position + length], at, refuse)
+            position += length
         elif kind <= _DOUBLE:
             width, unpack = _FIXED[kind]
             if position + width > limit:
-                limit = _crossed(code, at, position + width, limit, size, refuse)
+                position, limit = _crossed(code, at, position, width, limit, size, refuse, skips)
             (argument,) = unpack(data, position)
             position += width
             if kind == _UINT64:
@@ -206,37 +209,44 @@ def decode(
                 # the end of the file, and only refuses what crosses the end of a frame.
                 if frame > at:
                     refuse(at, PickleError(f"FRAME at byte {at:,} within another frame"))
+                inner = position + argument <= limit != size
+                if skips and limit != size and not inner:
+                    position = limit
                 frame = position + argument
                 if frame > total:
                     refuse(at, _missing(code, at, frame, total))
                     frame = total
                 if frame > size:
                     raise _missing(code, at, frame, size)
-                limit = frame if argument else size
+                if not (skips and inner):
+                    limit = frame if argument else size
         elif kind in _PREFIX:
             width = _PREFIX[kind]
             if position + width > limit:
-                limit = _crossed(code, at, position + width, limit, size, refuse)
+                position, limit = _crossed(code, at, position, width, limit, size, refuse, skips)
             length = int.from_bytes(data[position : position + width], "little")
-            position += width + length
+            position += width
             if kind == _INTEGER32 and length >> 31:
                 raise PickleError(f"LONG4 at byte {at:,} has a negative length")
-            if position > limit:
-                limit = _crossed(code, at, position, limit, size, refuse)
+            if position + length > limit:
+                # Bytes are read straight to where they go, at first from what is left of the frame.
+                linear = kind in (_BYTES8, _BYTES32, _BYTES64)
+                position, limit = _crossed(code, at, position, length, limit, size, refuse, skips and not linear)
             if kind in (_INTEGER8, _INTEGER32) and length > limits().integer:
                 long = f"an integer of {length:,} bytes at byte {at:,}: at most {limits().integer:,} are read"
                 refuse(at, LimitError(long))
-            argument = data[position - length : position]
+            argument = data[position : position + length]
+            position += length
             if kind == _TEXT64:
                 argument = _text(argument, at, refuse)
             elif kind in (_INTEGER8, _INTEGER32):
                 argument = int.from_bytes(argument, "little", signed=True)
         elif kind == _LINE:
-            line, position, limit = _line(data, position, at, limit, total, refuse)
+            line, position, limit = _line(data, position, at, limit, total, refuse, skips)
             argument = _line_argument(code, line, at, refuse)
         elif kind == _TWO_LINES:
-            module, position, limit = _line(data, position, at, limit, total, refuse)
-            name, position, limit = _line(data, position, at, limit, total, refuse)
+            module, position, limit = _line(data, position, at, limit, total, refuse, skips)
+            name, position, limit = _line(data, position, at, limit, total, refuse, skips)
             argument = (_text(module, at, refuse), _text(name, at, refuse))
         else:
             raise PickleError(f"byte {at:,} is {code:#04x}, which is no opcode")
@@ -247,12 +257,15 @@ def _missing(code: int, at: int, end: int, size: int) -> TruncatedPickleError:
     return TruncatedPickleError(f"{NAMES[code]} at byte {at:,} needs {end - size:,} bytes more than there are", end)
 
 
-def _crossed(code: int, at: int, end: int, limit: int, size: int, refuse: Refuse) -> int:
-    """Refuse an opcode that ends behind `limit`. Return where the data ends, because C's unpickler leaves the frame."""
-    if end > size:
-        raise _missing(code, at, end, size)
+def _crossed(
+    code: int, at: int, position: int, width: int, limit: int, size: int, refuse: Refuse, skips: bool
+) -> tuple[int, int]:
+    """Refuse `width` bytes that end behind `limit`. Return where they begin, and the end of the data: the frame is left."""
+    position, begin = limit if skips else position, position
+    if position + width > size:
+        raise _missing(code, at, begin + width if begin + width > size else position + width, size)
     refuse(at, PickleError(f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}"))
-    return size
+    return position, size
 
 
 def _text(data: bytes, at: int, refuse: Refuse) -> str:
@@ -268,7 +281,9 @@ def _text(data: bytes, at: int, refuse: Refuse) -> str:
     return text
 
 
-def _line(data: bytes, position: int, at: int, limit: int, total: int, refuse: Refuse) -> tuple[bytes, int, int]:
+def _line(
+    data: bytes, position: int, at: int, limit: int, total: int, refuse: Refuse, skips: bool
+) -> tuple[bytes, int, int]:
     """Return a line without its end, the byte behind that, and the end of the frame around that."""
     size, end = len(data), data.find(b"\n", position, min(limit, position + limits().line + 1))
     if end >= 0:
@@ -276,12 +291,13 @@ def _line(data: bytes, position: int, at: int, limit: int, total: int, refuse: R
     if limit - position > limits().line:
         refuse(at, LimitError(f"a line of more than {limits().line:,} bytes at byte {at:,}"))
     end = data.find(b"\n", position)
+    if end >= limit:
+        behind = limit
+        _, limit = _crossed(data[at], at, position, end + 1 - position, limit, size, refuse, False)
+        if skips:
+            position, end = behind, data.find(b"\n", behind)
     if end >= 0:
-        return (
-            data[position:end],
-            end + 1,
-            limit if end < limit else _crossed(data[at], at, end + 1, limit, size, refuse),
-        )
+        return data[position:end], end + 1, limit
     if size < total:
         raise _missing(data[at], at, size + 1, size)
     # Python's unpickler takes what is left for a line, and drops its last byte.

@@ -202,10 +202,11 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
     try:
         with uncollected():
             end = run(data, {}, _persistent, start, used=used, called=called).end
-    except ConverterError as problem:
-        errors.append((start, _let_go(problem)))
+    except ConverterError as refused:
+        problem = _let_go(refused)
+        errors.append((len(data), problem))
         goes_on = isinstance(problem, TruncatedPickleError) and len(data) < problem.needs <= total
-        if not goes_on and data[start] in NAMES:
+        if not goes_on and start < len(data) and data[start] in NAMES:
             for seen in (used, calls, notes, errors):
                 seen.clear()
             tensors = 0
@@ -213,7 +214,9 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
                 with uncollected():
                     end = run(data, {}, _persistent, start, used=used, called=called, note=note, total=total).end
             except ConverterError as last:
-                errors.append((start, _let_go(last)))
+                errors.append((len(data), _let_go(last)))
+            if not errors and not notes:
+                notes.append((start, problem))
     counts, texts, reached, decoded = [0] * 256, [], start, 0
     strictly = end is not None and not errors and not notes
     for code, argument, at in noteworthy(data, start) if strictly else _decoded(data, start, total):
@@ -225,10 +228,17 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
             which = f"{NAMES[code]} at byte {at:,} names a global by a number, whose meaning the file does not hold"
             notes.append((at, UnsupportedError(which)))
         decoded += not errors or at < errors[0][0]
+    if counts[FRAME] and not strictly:
+        listed = {at for at, _ in calls}
+        with suppress(ConverterError), uncollected():
+            run(
+                data, {}, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
+                called=lambda at, made: None if at in listed else called(at, made),
+            )  # fmt: skip
     return PickleRun(
         start, end, used, calls, errors[0][1] if errors else None, reached if end is None else end,
         {name: counts[OPCODES[name][0]] for name in _CALLS if counts[OPCODES[name][0]]},
-        texts, tensors, decoded, max(errors[0][0], start) if errors else start, notes,
+        texts, tensors, decoded, min(errors[0][0], reached) if errors else start, notes,
     )  # fmt: skip
 
 
