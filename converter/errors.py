@@ -4,6 +4,7 @@ ConverterError              the root: everything this package raises on purpose
 ├─ SourceError              the bytes can't be had: absent, not a regular file, changed while they were read
 ├─ FormatError              not a checkpoint this package reads; says what it is instead
 │  ├─ CutOffError           a file that ends too early: a download that broke off
+│  ├─ AmbiguousError        a file that is two kinds of file at once
 │  ├─ ForeignFileError      a file that is something else: a gzip file, an HTML page, a numpy array
 │  └─ ProgramError          an archive that torch runs as a program: TorchScript, torch.package, torch.export
 ├─ ArchiveError             a zip directory that two readers could understand differently
@@ -54,6 +55,10 @@ class CutOffError(FormatError):
     """A file that ends too early."""
 
     damage = "truncated"
+
+
+class AmbiguousError(FormatError):
+    """A file that is two kinds of file at once."""
 
 
 class ForeignFileError(FormatError):

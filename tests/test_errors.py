@@ -62,6 +62,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "SourceError": (2, "not-looked-into", "unreadable"),
     "FormatError": (2, "malformed", "unreadable"),
     "CutOffError": (2, "malformed", "truncated"),
+    "AmbiguousError": (2, "malformed", "unreadable"),
     "ForeignFileError": (2, "not-looked-into", "unreadable"),
     "ProgramError": (2, "program", "unreadable"),
     "ArchiveError": (2, "malformed", "unreadable"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from converter.errors import ConverterError, FormatError, TruncatedPickleError
+from converter.errors import AmbiguousError, ConverterError, TruncatedPickleError
 from converter.io.codecs import beginning, codec
 from converter.io.tar import is_header
 from converter.io.zip_ends import archive_ends
@@ -26,10 +26,6 @@ _LOOKED_AT: Final = 8 << 20  # bytes at the start of a file in which a pickle ha
 _FIRST: Final = 64 << 10  # bytes that show whether something can be inflated
 _ZIP: Final = b"PK\3\4"
 _MODULE: Final = re.compile(r"[A-Za-z_][\w.]{0,200}").fullmatch
-
-
-class AmbiguousError(FormatError):
-    """A file that is two kinds of file at once."""
 
 
 def check_single(source: Source, head: bytes, title: str, *, pickled: bool, archive: bool) -> None:

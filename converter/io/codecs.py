@@ -159,7 +159,7 @@ def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
     """
     if kind.inflater is None:
         raise UnsupportedError(f"no library that inflates {kind.title} is installed")
-    position, waiting, inner, streams = 0, b"", kind.inflater(), 0
+    position, waiting, inner, streams, fresh = 0, b"", kind.inflater(), 0, True
     while True:
         if inner.needs_input and not waiting and position < source.size:
             waiting = bytes(source.read(position, min(_READ, source.size - position)))
@@ -172,6 +172,7 @@ def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
                 raise ArchiveError(f"something follows the end of {kind.title}, before byte {position:,}") from error
             raise ArchiveError(f"{kind.title} can't be inflated up to byte {position:,}: {error!s:.100}") from error
         if data:
+            fresh = False
             yield data
         if inner.eof:
             streams += 1
@@ -181,8 +182,10 @@ def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
                 position, waiting = position + len(waiting), waiting.lstrip(kind.padding)
             if not waiting and position >= source.size:
                 return
-            inner = kind.inflater()
+            inner, fresh = kind.inflater(), True
         elif ended and not data and inner.needs_input:
+            if streams and fresh:
+                raise ArchiveError(f"something follows the end of {kind.title}, before byte {position:,}")
             raise ArchiveError(f"{kind.title} is cut off")
 
 

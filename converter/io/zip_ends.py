@@ -20,32 +20,32 @@ _ENTRY: Final = b"PK\1\2"
 _MOST: Final = 1000  # end records that are looked at; each has 22 bytes
 
 
-def archive_ends(source: Source, *, tail: bytes | None = None) -> int | None:
+def archive_ends(source: Source, *, whole: bool = False) -> int | None:
     """The byte of an end record whose directory is there, the last such one; None where there is none.
 
-    `tail` is the end of the file, if it was read already.
+    `whole`: offsets have to count from the start of the file, as torch's miniz wants them. An archive that lies in another
+    as it is does not count then.
     """
-    if tail is None:
-        size = min(REACH, source.size)
-        tail = bytes(source.read(source.size - size, size))
+    size = min(REACH, source.size)
+    tail = bytes(source.read(source.size - size, size))
     at, looked_at = tail.rfind(_SIGNATURE), 0
     while at >= 0 and looked_at < _MOST:
-        if len(tail) - at >= _END.size and _has_directory(source, tail, at):
+        if len(tail) - at >= _END.size and _has_directory(source, tail, at, whole=whole):
             return source.size - len(tail) + at
         at, looked_at = tail.rfind(_SIGNATURE, 0, at), looked_at + 1
     return None
 
 
-def _has_directory(source: Source, tail: bytes, at: int) -> bool:
+def _has_directory(source: Source, tail: bytes, at: int, *, whole: bool) -> bool:
     """Whether a directory stands where the end record at `at` of the tail says, or right before it."""
     end = source.size - len(tail) + at
     *_, size, start, _ = _END.unpack_from(tail, at)
-    places = {start, end - size}
+    places = {start} if whole else {start, end - size}
     if at >= _LOCATOR.size and tail[at - _LOCATOR.size : at].startswith(b"PK\6\7"):
         *_, wide, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-        for place in (wide, end - _LOCATOR.size - _END64.size):
+        for place in (wide,) if whole else (wide, end - _LOCATOR.size - _END64.size):
             if 0 <= place <= source.size - _END64.size:
                 record = _END64.unpack(source.read(place, _END64.size))
                 if record[0] == b"PK\6\6":
-                    places |= {record[-1], place - record[-2]}
+                    places |= {record[-1]} if whole else {record[-1], place - record[-2]}
     return any(0 <= place <= end - 4 and bytes(source.read(place, 4)) == _ENTRY for place in places)

@@ -67,14 +67,17 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
     for found in stream.runs(0, 1):
         seen |= found.globals.keys()
         walker.add(found, without, inner, known=WRAPPERS)
+    for array in arrays:
+        if array.objects:
+            content = Window(source, array.start, array.end - array.start)
+            nested = Place(f"{way}objects of an array, byte {array.start:,}", place.depth + 1, Claim.PICKLE)
+            for found in PickleStream(content, walker.budget, Claim.PICKLE).runs(0, 1):
+                seen |= found.globals.keys()
+                walker.add(found, content, nested)
     if {pair for pair, at in plainly.globals.items() if at >= arrays[0].start} - seen:
         message = "to joblib these bytes are the numbers of an array, and to pickle opcodes that name globals"
         walker.findings.report("malformed", message, place.name, arrays[0].start)
         walker.add(plainly, source, replace(place, name=f"{way}read by pickle"))
-    for array in arrays:
-        if array.objects:
-            nested = Place(f"{way}objects of an array, byte {array.start:,}", place.depth + 1, Claim.PICKLE)
-            walker.pickles(Window(source, array.start, array.end - array.start), nested)
     return stream.end + sum(array.end - array.start for array in arrays)
 
 

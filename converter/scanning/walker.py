@@ -20,7 +20,7 @@ from converter.io.zip_ends import archive_ends
 from converter.limits import limits
 from converter.pickles.opcodes import NAMES
 from converter.reports.scan import CallReport, PickleReport
-from converter.scanning import joblib_walk, numpy_walk, tar_walk, zip_walk
+from converter.scanning import joblib_walk, numpy_walk, onnx, tar_walk, zip_walk
 from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings
 from converter.scanning.pickle_stream import FIRST, PickleRun, PickleStream
@@ -52,7 +52,9 @@ class Walker:
         kind = self.content(source, _FILE, head, format)
         archive = format is not None and format.contents == "records"
         if not archive:
-            zip_walk.at_the_end(self, source, archive_ends(source))
+            # What lies in a member as it is has been looked into.
+            opened = format is None and (is_header(head) or codec(head) is not None)
+            zip_walk.at_the_end(self, source, archive_ends(source, whole=opened))
         self.ambiguous(source, head, format, kind)
         return kind
 
@@ -75,6 +77,8 @@ class Walker:
         if (archive := sealed(head)) is not None:
             self.unopened(archive, place)
             return archive.title
+        if onnx.matches(head) and onnx.look(self, source, place.name):
+            return onnx.TITLE
         end = self.pickles(source, place)
         if not end and place.claim is not Claim.PICKLE:
             return what(head)
@@ -83,8 +87,10 @@ class Walker:
 
     def ambiguous(self, source: Source, head: bytes, format: Format | None, kind: str) -> None:
         """Report what else a file is, and look into it."""
-        pickled = format is None or format.contents == "pickles"
-        others = other_readings(source, head, pickled=pickled and kind == _PICKLE, archive=True)
+        # Two lines of a text can be a GLOBAL: of what is no known kind, `content` has looked whether it is a pickle.
+        known = format is not None or is_header(head) or codec(head) is not None or sealed(head) is not None
+        pickled = not known or (format is not None and format.contents == "pickles")
+        others = other_readings(source, head, pickled=pickled, archive=True)
         for other in others:
             if other == kind:
                 continue

@@ -17,7 +17,7 @@ from converter.io.tar import is_header
 from converter.io.zip_directory import DEFLATED
 from converter.io.zip_records import Archive
 from converter.limits import limits
-from converter.scanning import programs
+from converter.scanning import onnx, programs
 from converter.scanning.pickle_stream import FIRST, run_pickle
 from converter.scanning.place import Claim, Place
 
@@ -146,6 +146,8 @@ def _may_hold_something(head: bytes, claim: Claim, nbytes: int) -> bool:
     if head.startswith((ZIP, MAGIC)) or claim is Claim.PICKLE or TORCH_LEGACY.matches(head):
         return True
     if claim is not Claim.DATA and (sealed(head) is not None or codec(head) is not None or is_header(head)):
+        return True
+    if claim is not Claim.DATA and onnx.matches(head):
         return True
     if head[:1] == b"\x80" and head[1:2] <= b"\5":
         return True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.build.checkpoints import LEGACY_MAGIC, Entry, checkpoint_entries, dumps, floats, legacy_bytes, zip_bytes
+from tests.build.containers import joblib, node, onnx, padded, pax, tar, tar_header
 from tests.build.gguf_files import Info, gguf, key, text
 from tests.build.seeds import safetensors_file
 
@@ -136,6 +138,18 @@ def extra_fields(size: int) -> bytes:
     )
 
 
+def tar_of_records(text: str) -> bytes:
+    """A tar archive with these pax records, `key=value` with a semicolon behind each."""
+    data = pax(dict(one.split("=") for one in text.split(";") if one))
+    return tar_header(b"x", len(data), kind=b"x") + padded(data) + tar({"a": b"N."})
+
+
+def script(code: bytes) -> bytes:
+    """A TorchScript program with this code."""
+    entries = checkpoint_entries(None, {}, pickle=b"\x80\2N.")
+    return zip_bytes([*entries, Entry("archive/constants.pkl", b"\x80\2)."), Entry("archive/code/a.py", code)])
+
+
 def header(made: Bytes) -> Bytes:
     """A safetensors file with this header."""
     return lambda size: struct.pack("<Q", len(made(size))) + made(size)
@@ -197,6 +211,22 @@ BOMBS: dict[str, tuple[str, Bytes]] = {
     "a legacy stream of empty lists": ("model.bin", lambda size: legacy_bytes(None, {}, pickle=b"\x80\2](" + b"]" * size + b"e.")),
     "a legacy stream of keys": ("model.bin", lambda size: legacy_bytes(None, {}, keys=[f"{n}" for n in range(size // 10)])),
     "a legacy stream without an end": ("model.bin", lambda size: LEGACY_MAGIC + dumps(1001) + dumps({}) + b"](" + b"N" * size),
+    "a tar of empty members": ("model.bin", lambda size: tar({f"{number}": b"" for number in range(size // 512)})),
+    "a tar of pax records": ("model.bin", lambda size: tar_of_records("".join(f"{n}=1;" for n in range(size // 16)))),
+    "a tar of links": ("model.bin", lambda size: tar_header(b"a", 0, kind=b"2") * (size // 512) + bytes(1024)),
+    "a zlib stream of a pickle": ("model.joblib", lambda size: zlib.compress(b"\x80\2](" + b"]" * size + b"e.", 0)),
+    "zlib streams of a byte": ("model.joblib", lambda size: zlib.compress(b"N") * (size // 9)),
+    "arrays of joblib": ("model.joblib", lambda size: joblib(*[(b"", (0,), "f8")] * (size // 250))),
+    "objects of joblib": ("model.joblib", lambda size: joblib(*[(b"N.", (1,), "O8")] * (size // 250))),
+    "ONNX nodes": ("model.onnx", lambda size: onnx(*[b""] * (size // 2))),
+    "ONNX operators": ("model.onnx", lambda size: onnx(*(node(f"{n}", "mine") for n in range(size // 20)))),
+    "a Keras model of empty lists": (
+        "model.keras",
+        lambda size: zip_bytes([Entry("config.json", b'{"a":[[]' + b",[]" * (size // 3) + b"]}"), Entry("metadata.json", b"{}")]),
+    ),
+    "TorchScript of dots": ("model.pt", lambda size: script(b"ops.a" * (size // 5))),
+    "TorchScript of a long name": ("model.pt", lambda size: script(b"ops." + b"a" * size)),
+    "TorchScript of names": ("model.pt", lambda size: script(b"".join(b"ops.a%d.b(" % n for n in range(size // 12)))),
     "safetensors of many names": ("model.safetensors", names),
     "safetensors of a long shape": ("model.safetensors", header(lambda size: b'{"a":' + ENTRY % (b"0" + b",0" * (size // 2)) + b"}")),
     **{name.replace("JSON", "safetensors,", 1): ("model.safetensors", header(made)) for name, made in DOCUMENTS.items()},
