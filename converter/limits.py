@@ -41,6 +41,7 @@ class Limits:
     expansion: int = 4  # times that views may repeat the file's bytes, besides 64 MiB: real ones repeat none
     remote_bytes: int = 64 << 20  # names and layouts of a remote file: 100,000 tensors take 20 MB
     remote_requests: int = 1000  # to open one: a legacy stream needs one a storage, a zip five
+    stdin_bytes: int = 64 << 30  # of standard input, kept in a temporary file: the largest single files have 50 GB
     scan_pickles: int = 10_000  # pickles of one file that scan lists: joblib and shelve write a few hundred
     scan_findings: int = 1000  # reasons, globals and calls that are listed of one file: nobody reads more
     scan_nesting: int = 3  # archives and pickles inside one another that scan follows

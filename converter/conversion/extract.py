@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from converter.conversion.job import prepare
 from converter.errors import ModelError
 from converter.formats.format import Options
-from converter.formats.parameters import PARAMETERS
 from converter.formats.parameters.folder import PROPERTIES
+from converter.formats.records import PARAMETERS
 from converter.io.publish import Plan, PlannedFile, check_target, literal, publish
 from converter.models.recognition import recognise
 from converter.reports.conversion import ExtractReport

@@ -1,4 +1,4 @@
-"""The formats: a package each, listed in one tuple; and which one a file or a folder is."""
+"""The formats, a package each with a record in `records`; and which one a file or a folder is."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import CutOffError, ForeignFileError, FormatError
 from converter.formats.foreign import HEAD, what
 from converter.formats.format import Format
-from converter.formats.gguf import GGUF
-from converter.formats.npz import NPY, NPZ
-from converter.formats.parameters import PARAMETERS
-from converter.formats.safetensors import SAFETENSORS
-from converter.formats.torch import TORCH_LEGACY, TORCH_ZIP
+from converter.formats.records import FORMATS as FORMATS
+from converter.formats.records import WRITABLE as WRITABLE
 from converter.io.local import LocalFile
 
 if TYPE_CHECKING:
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
 
 _LEAST: Final = 8  # bytes: no checkpoint has fewer
 
-# The order decides where a file could be of two.
-FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY)
-WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS, NPZ) if format.plan is not None)
 _BY_NAME: Final = {format.name: format for format in FORMATS}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from converter import formats
 from converter.formats import uncollected
-from converter.formats.torch.reader import PUBLISHED_WRITER, read_cut_off
+from converter.formats.torch import PUBLISHED_WRITER
 from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.pickles.walk import describe, inner_tensors
@@ -79,6 +79,8 @@ def inspect(
 def cut_off(path: str | Path) -> str | None:
     """Say how much of a declared model's file a broken download holds, if enough is there to recognise it."""
     source = LocalFile(path)
+    from converter.formats.torch.reader import read_cut_off  # which no other file than PyTorch's needs
+
     catalogue = read_cut_off(source)
     recognition = models.recognise(catalogue) if catalogue is not None else None
     if recognition is None or recognition.model is None or catalogue is None:

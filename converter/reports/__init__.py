@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from itertools import chain, islice
+from typing import Any, Final
+
+_TOKENS: Final = 1 << 10  # of JSON in a piece
 
 
 def to_json(report: Any) -> str:
     """Give a report as one JSON document: ASCII, its schema first, no NaN."""
-    return json.dumps({"schema": report.schema} | _plain(report), indent=2, allow_nan=False)
+    return "".join(json_pieces(report)).removesuffix("\n")
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        found = ((field, getattr(value, field.name)) for field in fields(value))
-        return {
-            field.name: _plain(inner)
-            for field, inner in found
-            if inner is not None or "absent" not in field.metadata  # rather than null
-        }
+def json_pieces(report: Any) -> Iterator[str]:
+    """Yield that document in pieces of some kilobytes, and a newline at its end."""
+    encoder = json.JSONEncoder(indent=2, allow_nan=False, default=_plain)
+    tokens = chain(encoder.iterencode({"schema": report.schema} | _plain(report)), "\n")
+    while piece := "".join(islice(tokens, _TOKENS)):
+        yield piece
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """What JSON does not know as an object, down to its fields."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(inner) for inner in value]
-    return value
+        return dict(value)
+    if not is_dataclass(value):
+        raise TypeError(f"{type(value).__name__} has no place in a report")
+    found = ((field, getattr(value, field.name)) for field in fields(value))
+    return {
+        field.name: inner
+        for field, inner in found
+        if inner is not None or "absent" not in field.metadata  # rather than null
+    }

@@ -79,3 +79,6 @@ RULES: Final = {
         "fickling comes to another result. Its opinion stands beside the verdict and does not change it.",
     ),
 }
+
+# The order of reports: what does harm comes first, then what could, the worst first.
+SHOWN: Final = (DANGEROUS, *(verdict for verdict in reversed(VERDICTS) if verdict != DANGEROUS))

@@ -6,23 +6,24 @@ Nothing is loaded. Where a strict reader refuses the file, scanning goes on as f
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from converter.errors import SourceError
+from converter.errors import ConverterError, SourceError
 from converter.formats import FORMATS
-from converter.io.local import LocalFile
+from converter.formats.foreign import HEAD, what
 from converter.limits import limits
 from converter.reports.scan import FileScan, FindingReport, OpinionReport, ScanReport
 from converter.scanning.findings import Findings
-from converter.scanning.rules import PLAIN, RULES, UNKNOWN, VERDICTS
+from converter.scanning.rules import PLAIN, RULES, SHOWN, UNKNOWN, VERDICTS
 from converter.scanning.second_opinion import Opinions
+from converter.scanning.sources import Item, Location
 from converter.scanning.walker import Walker
-from converter.text import os_reason
+from converter.text import plural
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -32,19 +33,29 @@ _TITLES: Final = frozenset(format.title for format in FORMATS)
 
 
 def scan(
-    locations: Sequence[str | Path], *, explain: bool = False, fickling: bool = True, policy: Path | None = None
+    locations: Sequence[str | Path | Source],
+    *,
+    explain: bool = False,
+    fickling: bool = True,
+    policy: Path | None = None,
+    starting: Callable[[int], None] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> ScanReport:
-    """Scan files, folders and repositories; links in a folder are counted, not followed.
+    """Scan files, folders and repositories. Dangerous files come first in the report, then the others, the worst first.
 
-    `explain` adds what would be called, as expressions. A file without a pickle is reported as plain if it was named
-    itself, and only counted if it lies in a folder. `policy` is a file of accepted globals, see `converter.scanning.policy`.
-    Raises SourceError for a location that can't be read, or a folder with nothing to scan; PolicyError for a policy that
-    is malformed or lies in what is scanned.
+    `explain` adds what would be called, as expressions. In a folder, a file that is no checkpoint and holds no pickle is
+    only counted; one that was named itself is reported as not looked into. What can't be read in a folder is reported,
+    too, and the rest is scanned. `starting` is told how many files there are, `progress` the name of each before it is
+    scanned. `policy` is a file of accepted globals, see `converter.scanning.policy`. Raises SourceError for a location that
+    can't be read, or a folder with nothing to scan; PolicyError for a policy that is malformed or lies in what is scanned.
     """
-    accepted = _policy(policy, locations) if policy is not None else None
+    places = [Location(location) for location in locations]
+    accepted = _policy(policy, places) if policy is not None else None
     with Opinions() if fickling else nullcontext() as opinions:
-        files, skipped, links = _files(locations, explain, opinions, accepted)
+        look = partial(_scanned, explain=explain, opinions=opinions, policy=accepted)
+        files, skipped, links = _files(places, look, starting, progress)
     worst = max((VERDICTS.index(file.verdict) for file in files), default=0)
+    files.sort(key=lambda file: SHOWN.index(file.verdict))
     by_policy = None
     if accepted is not None:
         counts = [file.accepted for file in files if file.accepted]
@@ -52,38 +63,39 @@ def scan(
     return ScanReport(VERDICTS[worst], tuple(files), skipped, links, by_policy)
 
 
-def _policy(path: Path, locations: Sequence[str | Path]) -> Policy:
+def _policy(path: Path, places: Sequence[Location]) -> Policy:
     from converter.scanning import policy
 
-    policy.check_place(path, (Path(location) for location in locations))
+    scanned = [folder for place in places for folder in place.folders()]
+    policy.check_place(path, scanned)
     return policy.load(path)
 
 
 def _files(
-    locations: Sequence[str | Path], explain: bool, opinions: Opinions | None, policy: Policy | None
+    places: Sequence[Location],
+    look: Callable[[Source], FileScan],
+    starting: Callable[[int], None] | None,
+    progress: Callable[[str], None] | None,
 ) -> tuple[list[FileScan], int, int]:
-    """Scan what lies at the locations; count what holds no pickle, and links."""
+    """Look at all that lies at the places; count what holds no pickle, and links."""
     files: list[FileScan] = []
     skipped = links = 0
-    for location in locations:
-        before = len(files)
-        for source, named in _sources(str(location)):
-            if source is None:
-                links += 1
-                continue
-            if isinstance(source, FileScan):
-                found = source
-            else:
-                found = _scanned(source, explain, opinions, policy)
-            if named or found.pickles or found.verdict != PLAIN or found.kind in _TITLES:
-                files.append(found)
-            else:
+    if starting is not None:
+        starting(sum(place.count() for place in places))
+    for place in places:
+        before, skipped_before = len(files), skipped
+        for item in place.items():
+            if progress is not None:
+                progress(item.name)
+            found = _item(item, look)
+            links += item.open is None
+            if found is None:
                 skipped += 1
+            else:
+                files.append(found)
         if len(files) == before:
-            raise SourceError(
-                f"`{location}` holds nothing to scan: {skipped:,} files without a pickle, {links:,} links or special "
-                "files, which are not followed"
-            )
+            without = plural(skipped - skipped_before, "file")
+            raise SourceError(f"`{place.name}` holds nothing to scan: {without} without a pickle")
     return files, skipped, links
 
 
@@ -107,12 +119,16 @@ def scan_file(
 ) -> FileScan:
     """Scan one file."""
     with Opinions() if fickling else nullcontext() as opinions:
-        return _scanned(source, explain, opinions, policy)
+        return _scanned(source, explain=explain, opinions=opinions, policy=policy)
 
 
-def _scanned(source: Source, explain: bool, opinions: Opinions | None, policy: Policy | None) -> FileScan:
+def _scanned(source: Source, *, explain: bool, opinions: Opinions | None, policy: Policy | None) -> FileScan:
     found = Findings(policy)
-    kind = Walker(found, explain=explain).file(source)
+    try:
+        kind = Walker(found, explain=explain).file(source)
+    except ConverterError as error:  # a file that vanishes, shrinks or can't be read any more
+        found.report(error.rule, str(error))
+        kind = "unreadable"
     verdict = found.verdict  # the opinion does not change it
     # It can change something only where globals are unknown: what is plain names none, all else fails in any case.
     opinion = _second_opinion(found, opinions) if opinions is not None and verdict == UNKNOWN else None
@@ -130,39 +146,34 @@ def _scanned(source: Source, explain: bool, opinions: Opinions | None, policy: P
     )
 
 
-def _sources(location: str) -> Iterator[tuple[Source | FileScan | None, bool]]:
-    """Yield what there is to scan, and whether it was named itself: bytes, a report of what can't be read, None for a link."""
-    if "/" in location and not os.path.lexists(location):
-        from converter.hub.locations import is_remote
-
-        if is_remote(location):
-            from converter.hub.repository import open_files
-
-            remote = list(open_files(location))
-            yield from ((source, len(remote) == 1) for source in remote)
-            return
-    path = Path(location)
-    if not path.is_dir():
-        yield LocalFile(path), True
-        return
-    for parent, names, files in os.walk(path, onerror=_unreadable):
-        names.sort()
-        yield from ((None, False) for name in names if Path(parent, name).is_symlink())
-        for name in sorted(files):
-            inner = Path(parent, name)
-            if not stat.S_ISREG(inner.lstat().st_mode):
-                yield None, False
-                continue
-            try:
-                yield LocalFile(inner), False
-            except SourceError as error:
-                rule = RULES[error.rule]
-                finding = FindingReport(error.rule, rule.level, str(error), "", None)
-                yield FileScan(str(inner), "unreadable", 0, rule.verdict, (finding,), 0, (), None), False
+def _item(item: Item, look: Callable[[Source], FileScan]) -> FileScan | None:
+    """Scan what there is to scan. None for a file in a folder that is no checkpoint and holds no pickle."""
+    if item.open is None:
+        return _unseen(item.name, item.kind, item.why)
+    try:
+        source = item.open()
+    except SourceError as error:
+        if item.named:
+            raise
+        return _unseen(item.name, "unreadable", str(error))
+    with closing(source):
+        found = look(source)
+        if found.pickles or found.verdict != PLAIN or found.kind in _TITLES:
+            return found
+        if not item.named:
+            return None
+        nothing_known = source.size > 0 and found.kind == what(bytes(source.read(0, min(HEAD, source.size))))
+    if not nothing_known:
+        return found
+    unknown = _unseen(item.name, found.kind, f"{found.kind}: nothing is known of what it holds")
+    return replace(found, verdict=unknown.verdict, findings=unknown.findings)
 
 
-def _unreadable(error: OSError) -> None:
-    raise SourceError(f"`{error.filename}` can't be read: {os_reason(error)}") from error
+def _unseen(name: str, kind: str, why: str) -> FileScan:
+    """The report of something that was not looked into."""
+    rule = RULES["not-looked-into"]
+    finding = FindingReport("not-looked-into", rule.level, why, "", None)
+    return FileScan(name, kind, 0, rule.verdict, (finding,), 0, (), None)
 
 
 def _second_opinion(found: Findings, opinions: Opinions) -> OpinionReport:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import ConverterError, TruncatedPickleError
 from converter.formats import FORMATS
 from converter.formats.foreign import HEAD, sealed, what
-from converter.formats.npz import ARRAY, NPZ
-from converter.formats.torch import TORCH_ZIP
+from converter.formats.npz import ARRAY
+from converter.formats.records import NPZ, TORCH_ZIP
 from converter.formats.torch import reader as torch
 from converter.io.source import Memory, Window
 from converter.io.zip_directory import DEFLATED

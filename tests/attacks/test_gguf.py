@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ConverterError, CutOffError, FormatError, LayoutError, LimitError
-from converter.formats.gguf.reader import Array, read
+from converter.formats.gguf.metadata import Array
+from converter.formats.gguf.reader import read
 from converter.opening import open_checkpoint
 from tests.attacks.commands import assert_malformed, assert_sentence, everything, run
 from tests.build.checkpoints import view, write_checkpoint

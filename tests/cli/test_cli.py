@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from converter.cli.app import app
+from converter.conversion.convert import convert
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint, write_shards
 
@@ -44,7 +46,6 @@ def test_eighty_columns_are_enough(tmp_path: Path) -> None:
 
     from converter.cli.render.inspection import show
     from converter.inspection import report as inspection
-    from converter.opening import open_checkpoint
 
     write_sample(tmp_path, "111M", sparse=True)
     written = io.StringIO()
@@ -253,18 +254,24 @@ from converter.cli.app import app
 done = CliRunner().invoke(app, ["inspect", sys.argv[1]] + sys.argv[2:])
 assert done.exit_code == 0, done.output
 print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
-print(len(sys.modules))
+print(sum(name.partition(".")[0] == "converter" for name in sys.modules))
 """
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_inspect_imports_only_what_it_needs(tiny: Path, options: list[str]) -> None:
+@pytest.mark.parametrize("ending", ["bin", "safetensors", "gguf", "npz"])
+def test_inspect_imports_only_what_it_needs(tiny: Path, tmp_path: Path, ending: str, options: list[str]) -> None:
+    path = tiny
+    if ending != "bin":
+        path = tmp_path / f"model.{ending}"
+        convert(open_checkpoint(tiny), path)
     done = subprocess.run(
-        [sys.executable, "-c", LIGHT, str(tiny), *options], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", LIGHT, str(path), *options], cwd=ROOT, capture_output=True, text=True, check=True
     )
 
-    modules, _ = done.stdout.split("\n", 1)
+    modules, ours = done.stdout.splitlines()
     loaded = set(modules.split())
+    assert int(ours) <= 60
     assert not loaded & {"numpy", "huggingface_hub", "fickling", "torch", "safetensors", "httpx2"}
     if options:  # rich imports the module pickle for its own styles
         assert "pickle" not in loaded

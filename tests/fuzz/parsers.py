@@ -28,7 +28,9 @@ from converter.errors import ConverterError, FormatError
 from converter.formats import identify, open_source
 from converter.formats import shards as folder
 from converter.formats.foreign import HEAD
+from converter.formats.gguf import names
 from converter.formats.gguf import reader as gguf
+from converter.formats.gguf.metadata import Array
 from converter.formats.parameters import check as properties
 from converter.formats.parameters import folder as parameters
 from converter.formats.parameters.folder import PROPERTIES
@@ -209,13 +211,13 @@ def parse_gguf(data: bytes) -> None:
         raise FormatError("no GGUF file")
     catalogue = gguf.read(Bytes(data))
     for value in catalogue.metadata.values():
-        if isinstance(value, gguf.Array):
+        if isinstance(value, Array):
             assert sum(1 for _ in value) == len(value) <= len(data)
     for tensor in catalogue.values():
         if tensor.storage.encoding is None and tensor.size:
             assert 0 <= tensor.storage.offset <= tensor.storage.offset + tensor.storage.nbytes <= len(data)
     _read_tensors(catalogue)
-    gguf.canonical(catalogue)
+    names.canonical(catalogue)
 
 
 def parse_index(data: bytes) -> None:

@@ -15,7 +15,7 @@ from converter.cli.render.inspection import heading
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.errors import ModelError, UnsupportedError
-from converter.formats.gguf import reader as gguf_reader
+from converter.formats.gguf import names as gguf_names
 from converter.inspection.report import inspect
 from converter.models import families
 from converter.models.recognition import recognise
@@ -246,7 +246,7 @@ class TestGguf:
         keys = [key("general.architecture", "string", "heron"), key("heron.block_count", "u32", 1)]
         (tmp_path / "heron.gguf").write_bytes(gguf(keys, infos, bytes(224)))
 
-        found = gguf_reader.canonical(open_checkpoint(tmp_path / "heron.gguf"))
+        found = gguf_names.canonical(open_checkpoint(tmp_path / "heron.gguf"))
 
         assert {name: tensor.shape for name, tensor in found.items()} == {
             "heron.embed.weight": (6, 4),
@@ -319,4 +319,4 @@ class TestAnArchitectureThatNobodyKnows:
     def test_it_has_no_config(self, llama: Path) -> None:
         catalogue: Catalogue = open_checkpoint(llama)
 
-        assert gguf_reader.canonical(catalogue).config is None
+        assert gguf_names.canonical(catalogue).config is None

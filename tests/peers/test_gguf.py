@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from converter.formats.gguf import GGUF
 from converter.formats.gguf.blocks import BY_NAME, QUANTISED, dequantise, quantised
-from converter.formats.gguf.reader import Array, canonical
+from converter.formats.gguf.metadata import Array
+from converter.formats.gguf.names import canonical
+from converter.formats.records import GGUF
 from converter.io.publish import Plan, publish
 from converter.opening import open_checkpoint
 from converter.sample import write_sample

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from converter.conversion.convert import convert
 from converter.errors import FormatError, ManifestError, ModelError, UnsupportedError
-from converter.formats.gguf.reader import canonical
+from converter.formats.gguf.names import canonical
 from converter.inference import evaluate
 from converter.inference.engines import LlamaCpp, Transformers
 from converter.inference.gpt2 import Gpt2

@@ -270,20 +270,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "f"
 
 
-def test_a_folder_is_walked_without_following_links(folder: Path) -> None:
-    report = scan([folder], fickling=False)
-
-    assert [(Path(file.location).name, file.verdict) for file in report.files] == [
-        ("x.pkl", "unknown-globals"), ("pytorch_model.bin", "plain"),
-    ]  # fmt: skip
-    assert (report.skipped, report.links, report.verdict) == (4, 3, "unknown-globals")
-
-
 def test_a_folder_with_nothing_to_scan_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
-    (tmp_path / "b").symlink_to("a.txt")
+    (tmp_path / "b.txt").symlink_to("a.txt")
 
-    with pytest.raises(SourceError, match="1 files without a pickle, 1 links"):
+    with pytest.raises(SourceError, match="holds nothing to scan: 1 file without a pickle"):
         scan([tmp_path])
 
 
@@ -297,7 +288,8 @@ def test_a_link_that_is_named_is_followed(folder: Path) -> None:
         (dumps(1), [], 0), (dumps(NAMESPACE), [], 1), (dumps(LS), [], 1), (dumps(1)[:-1], [], 1),
         (dumps(1), ["--fail-on", "dangerous"], 0), (dumps(NAMESPACE), ["--fail-on", "dangerous"], 0),
         (dumps(LS), ["--fail-on", "dangerous"], 1), (dumps(1)[:-1], ["--fail-on", "dangerous"], 1),
-        (dumps(NAMESPACE), ["--fail-on", "unknown"], 1), (b"hello", [], 0),
+        (dumps(NAMESPACE), ["--fail-on", "unknown"], 1), (b"hello", [], 1),
+        (b"", [], 0),
     ],
 )  # fmt: skip
 def test_exit_code(data: bytes, options: list[str], code: int, tmp_path: Path) -> None:
@@ -333,10 +325,10 @@ def test_a_repository_is_scanned_file_by_file(monkeypatch: pytest.MonkeyPatch, t
         one = scan(["hf://someone/model/config.json"], fickling=False)
 
     assert [(file.location.rsplit("/", 1)[1], file.verdict) for file in report.files] == [
-        ("pytorch_model.bin", "plain"), ("training_args.bin", "dangerous"),
+        ("training_args.bin", "dangerous"), ("pytorch_model.bin", "plain"),
     ]  # fmt: skip
     assert report.skipped == 1
-    assert [file.verdict for file in one.files] == ["plain"]
+    assert [file.verdict for file in one.files] == ["malformed"]  # nothing is known of it
 
 
 # ---- JSON and SARIF -------------------------------------------------------------------------------------------------
@@ -360,7 +352,7 @@ def test_the_report_fits_its_schema_and_uses_all_of_it(tmp_path: Path) -> None:
     properties = schema["properties"]["files"]["items"]["properties"]
     assert set(properties["findings"]["items"]["properties"]["rule"]["enum"]) == set(RULES)
     assert document["files"][0]["pickles"][0]["calls"]
-    assert [file["verdict"] for file in document["files"]] == ["dangerous", "malformed", "plain", "malformed"]
+    assert [file["verdict"] for file in document["files"]] == ["dangerous", "malformed", "malformed", "plain"]
 
 
 def test_sarif_keeps_the_published_rules(tmp_path: Path) -> None:

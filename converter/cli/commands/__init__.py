@@ -19,9 +19,11 @@ from converter.errors import ConverterError, CutOffError
 from converter.text import os_reason, safe_text
 
 if TYPE_CHECKING:
+    from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
 
 _P = ParamSpec("_P")
+STANDARD_INPUT: Final = "-"
 MISTAKE: Final = "a mistake of this program, please report it"
 
 
@@ -96,6 +98,13 @@ def opened(source: str, root: str | None) -> Catalogue:
         if said is not None:
             raise CutOffError(said) from None
         raise
+
+
+def standard_input() -> Source:
+    """Standard input, which `-` stands for, up to its end."""
+    from converter.io.standard_input import StandardInput
+
+    return StandardInput()
 
 
 def announce(source: str) -> None:

@@ -6,14 +6,19 @@ from typing import Annotated
 
 import typer
 
-from converter.cli.commands import command, opened
-from converter.cli.options import Json, Quiet, Root, Source, one_of
+from converter.cli.commands import STANDARD_INPUT, command, opened, standard_input
+from converter.cli.options import Json, Quiet, Root, one_of
 from converter.words import SORTS
 
 
 @command
 def inspect(
-    source: Source,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A file, a folder, owner/name, hf://…, https://…, or - for standard input."
+        ),
+    ],
     all: Annotated[bool, typer.Option("--all", help="Every tensor on a line of its own.")] = False,
     filter: Annotated[
         str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name fits.")
@@ -32,7 +37,12 @@ def inspect(
     from converter import reports
     from converter.inspection import report as inspection
 
-    catalogue = opened(source, root)
+    if source == STANDARD_INPUT:
+        from converter.formats import open_source
+
+        catalogue = open_source(standard_input(), root=root)
+    else:
+        catalogue = opened(source, root)
     if stats:
         from converter.cli.progress import showing
 

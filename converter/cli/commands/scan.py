@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from converter.cli.commands import Exit, announce, command
-from converter.cli.options import Json, one_of
+from converter.cli.commands import STANDARD_INPUT, Exit, announce, command, standard_input
+from converter.cli.options import Json, Quiet, one_of
 from converter.words import FAIL_ON
 
 
@@ -16,7 +17,10 @@ from converter.words import FAIL_ON
 def scan(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE…", help="Files of any kind, folders or repositories with all that is in them."),
+        typer.Argument(
+            metavar="SOURCE…",
+            help="Files of any kind, folders or repositories with all that is in them, - for standard input.",
+        ),
     ],
     explain: Annotated[bool, typer.Option("--explain", help="Show what loading would call, as expressions.")] = False,
     fail_on: Annotated[
@@ -33,28 +37,45 @@ def scan(
             "--policy", metavar="FILE", help="Globals that you accept (TOML), from outside of what is scanned."
         ),
     ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Only a line for each file that is not plain, and the counts.")
+    ] = False,
     no_fickling: Annotated[bool, typer.Option("--no-fickling", help="Ask for no second opinion.")] = False,
     json: Json = False,
     sarif: Annotated[
         Path | None, typer.Option("--sarif", metavar="PATH", help="Write the findings as SARIF 2.1.0, too.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Say what the pickles in files ask for, and whether that is known to be abused. Nothing in them is executed."""
     from converter import reports
+    from converter.cli import lines
+    from converter.cli.following import following
     from converter.scanning import scan as scanning
 
+    if sources.count(STANDARD_INPUT) > 1:
+        raise typer.BadParameter("standard input can be read once: give one -")
     for source in sources:
         announce(source)
-    report = scanning.scan(sources, explain=explain, fickling=not no_fickling, policy=policy)
+    places = [standard_input() if source == STANDARD_INPUT else source for source in sources]
+    with following("scanning", quiet=quiet or json) as progress:
+        report = scanning.scan(
+            places,
+            explain=explain,
+            fickling=not no_fickling,
+            policy=policy,
+            starting=progress.start,
+            progress=progress,
+        )
     if sarif is not None:
         from converter.scanning.sarif import write_sarif
 
         write_sarif(report, sarif)
     if json:
-        typer.echo(reports.to_json(report))
+        with contextlib.suppress(BrokenPipeError):  # where the reader has seen enough, the exit code is the verdict's
+            for piece in reports.json_pieces(report):
+                typer.echo(piece, nl=False)
     else:
-        from converter.cli import lines
-
-        lines.scan(report)
+        lines.scan(report, summary=summary)
     if scanning.fails(report, unknown=fail_on == FAIL_ON[-1]):
         raise typer.Exit(Exit.FAILED)

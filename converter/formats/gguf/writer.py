@@ -15,8 +15,10 @@ from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
+from converter.formats.gguf import MAGIC
 from converter.formats.gguf.blocks import BY_NAME, Encoding, quantised
-from converter.formats.gguf.reader import ACTIVATION, ALIGNMENT, ARRAY, MAGIC, STRING, TOKENIZER, TYPES
+from converter.formats.gguf.metadata import ALIGNMENT, ARRAY, STRING, TYPES
+from converter.formats.gguf.names import ACTIVATION, TOKENIZER
 from converter.io.parts import Buffers, Part, known
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.models.families import runnable

@@ -2,33 +2,13 @@
 
 from typing import Final
 
-from converter.formats.format import Format, lazily
-
+NPZ_NAME: Final = "npz"
+NPY_NAME: Final = "npy"
 MAGIC: Final = b"\x93NUMPY"  # an array's first bytes
 ARRAY: Final = ".npy"  # what the names of records end in
 
 
-def _first_is_array(head: bytes) -> bool:
+def first_is_array(head: bytes) -> bool:
     """Whether a zip's first record is an array: all of an npz are, and none that torch.save writes."""
     end = 30 + int.from_bytes(head[26:28], "little")
     return head.startswith(b"PK\3\4") and head[30:end].endswith(ARRAY.encode())
-
-
-NPZ: Final = Format(
-    name="npz",
-    title="numpy archive (npz)",
-    matches=_first_is_array,
-    read=lazily("converter.formats.npz.reader", "read"),
-    endings=(".npz",),
-    plan=lazily("converter.formats.npz.writer", "plan"),
-    dtypes=("keep", "f32", "f16", "bf16"),
-    contents="records",
-)
-# It has no endings: in a folder, .npy files lie beside weights for many reasons.
-NPY: Final = Format(
-    name="npy",
-    title="numpy array (npy)",
-    matches=lambda head: head.startswith(MAGIC),
-    read=lazily("converter.formats.npz.reader", "read_array"),
-    contents="array",
-)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
-from converter.formats.torch import TORCH_LEGACY
+from converter.formats.torch import LEGACY_NAME
 from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
 from converter.limits import limits
@@ -54,7 +54,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     flattened = flatten(pickled.value, root)
     return Catalogue(
         {name: mentioned.whole(tensor) for name, tensor in flattened.tensors.items()},
-        Origin(source.name, TORCH_LEGACY.name, (File(source.name, source.size),), (source,)),
+        Origin(source.name, LEGACY_NAME, (File(source.name, source.size),), (source,)),
         storages=tuple(mentioned.placed.values()),
         others=tuple(flattened.others),
         unsupported=tuple(flattened.unsupported),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
-from converter.formats.torch import TORCH_ZIP
+from converter.formats.torch import PUBLISHED_WRITER, ZIP_NAME
 from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
@@ -34,7 +34,6 @@ _MARKS: Final = (  # a record, and what an archive is that holds it
     (".data/python_version", "a torch.package: load it with torch and save its state dict"),
     ("archive_format", "a program of torch.export (pt2): save its state dict instead"),
 )
-PUBLISHED_WRITER: Final = "torch 1.5 to 2.0"
 _WRITERS: Final = (  # a record, and which versions write it: the first that is there tells
     (".format_version", "torch 2.7 or later"),
     ("byteorder", "torch 2.1 to 2.6"),
@@ -68,7 +67,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     every = list(storages.storages.values())
     return Catalogue(
         flattened.tensors,
-        Origin(source.name, TORCH_ZIP.name, (File(source.name, source.size),), (source,)),
+        Origin(source.name, ZIP_NAME, (File(source.name, source.size),), (source,)),
         storages=tuple(every),
         others=tuple(flattened.others),
         unsupported=tuple(flattened.unsupported),
@@ -98,7 +97,7 @@ def read_cut_off(source: Source) -> Catalogue | None:
         pickled = run(data, TABLE, _promised)
         return Catalogue(
             flatten(pickled.value).tensors,
-            Origin(source.name, TORCH_ZIP.name, (File(source.name, source.size),), (source,)),
+            Origin(source.name, ZIP_NAME, (File(source.name, source.size),), (source,)),
         )
     except ConverterError:
         return None

@@ -1,0 +1,70 @@
+"""A line on a terminal that follows a scan from file to file; nothing but typer is imported for it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator
+from typing import Final, TextIO
+
+from converter.text import safe_text
+
+_REFRESH: Final = 0.1  # seconds
+
+
+class Following:
+    """A line on a terminal that says how many files are done, and which one is being looked at."""
+
+    def __init__(self, what: str, out: TextIO | None) -> None:
+        self._what, self._out = what, out
+        self._done = self._total = 0
+        self._shown = 0.0  # when, in seconds
+
+    def start(self, total: int) -> None:
+        """Say how many files there are."""
+        self._total = total
+
+    def __call__(self, name: str) -> None:
+        """Say which file is looked at next."""
+        if self._out is not None and time.monotonic() - self._shown >= _REFRESH:
+            self._shown = time.monotonic()
+            said = f"{self._what} {self._done:,}/{self._total:,} "
+            width = shutil.get_terminal_size().columns - len(said) - 1
+            self._out.write(f"\r\x1b[K{said}{in_columns(safe_text(name, 8000), width)}")
+            self._out.flush()
+        self._done += 1
+
+    def end(self) -> None:
+        """Remove the line."""
+        if self._out is not None and self._shown:
+            self._out.write("\r\x1b[K")
+            self._out.flush()
+
+
+@contextlib.contextmanager
+def following(what: str, *, quiet: bool = False) -> Iterator[Following]:
+    """Show on stderr how far a scan is; nothing where that is no terminal."""
+    progress = Following(what, None if quiet or not sys.stderr.isatty() else sys.stderr)
+    try:
+        yield progress
+    finally:
+        progress.end()
+
+
+def shortened(text: str, width: int = 200) -> str:
+    """A text of at most `width` characters: what is longer is cut in its middle, as names tell most at their ends."""
+    if len(text) <= width:
+        return text
+    behind = (width - 1) * 2 // 3
+    return f"{text[: width - 1 - behind]}…{text[len(text) - behind :]}"
+
+
+def in_columns(text: str, width: int) -> str:
+    """A text that takes at most `width` columns of a terminal, cut in its middle; some characters take two."""
+    if len(text) + sum(unicodedata.east_asian_width(character) in "WF" for character in text) <= width:
+        return text
+    wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return shortened(text, max(width // 2 if wide else width, 1))

@@ -1,0 +1,100 @@
+"""A GGUF file in the words of its family: the names, shapes and settings that Hugging Face has, and the tokenizer."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.errors import LayoutError, UnsupportedError
+from converter.formats.gguf.metadata import Array
+from converter.models import families as registry
+from converter.models.vocabulary import Tokenizer
+
+if TYPE_CHECKING:
+    from converter.models.family import Family
+    from converter.tensors.catalogue import Catalogue
+    from converter.tensors.tensor import Tensor
+
+_UNUSED: Final = 5  # llama_token_type
+ACTIVATION: Final = "cerebras_tool.activation_function"  # a key of ours: what the model was trained with
+_EMBEDDING: Final = "token_embd.weight"  # has a row for each token
+TOKENIZER: Final = "tokenizer.ggml."  # what keys of the tokenizer begin with
+
+
+def canonical(catalogue: Catalogue) -> Catalogue:
+    """A GGUF catalogue with its family's names, its matrices in their shape there, and a config.json.
+
+    Names that are no row of the family stay; where no family is known, the catalogue stays as it is.
+    """
+    found = catalogue.metadata.get("general.architecture")
+    known = next(
+        (family for family in registry.families() if family.gguf_name is not None and family.gguf_name == found), None
+    )
+    if known is None:
+        return catalogue
+    rows = {row.gguf: row for row in known.row_table if row.gguf}
+    prefix = known.prefixes[-1]
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in catalogue.items():
+        number = name.split(".")[1] if name.startswith("blk.") else ""
+        row = rows.get(name.replace(f"blk.{number}.", "blk.{layer}.", 1) if number.isdecimal() else name)
+        if row is None:
+            tensors[name] = tensor
+        else:
+            ours = row.named(prefix).replace("{layer}", number)
+            tensors[ours] = tensor.t() if row.gguf_transposed else tensor
+    if len(tensors) != len(catalogue):
+        raise LayoutError(f"`{catalogue.location}` holds a tensor by its name here and by its name there")
+    return catalogue.with_tensors(tensors, catalogue.storages).with_origin(config=_config(catalogue, known))
+
+
+def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
+    """The tokenizer inside a file, without the padding that fills the embedding's last rows."""
+    if TOKENIZER + "tokens" not in catalogue.metadata:
+        return None
+    arrays = {key: value for key, value in catalogue.metadata.items() if isinstance(value, Array)}
+    tokens = dict(enumerate(arrays.get(TOKENIZER + "tokens", ())))
+    kinds = list(arrays.get(TOKENIZER + "token_type", ()))
+    padding = {number for number, kind in enumerate(kinds) if kind == _UNUSED}
+    kept = {number: token for number, token in tokens.items() if number not in padding or token != f"[PAD{number}]"}
+    return Tokenizer(kept, tuple(arrays.get(TOKENIZER + "merges", ())))
+
+
+def says_activation(catalogue: Catalogue) -> bool:
+    """Whether a file says which form of GELU the model was trained with: only our writer notes it."""
+    return ACTIVATION in catalogue.metadata
+
+
+def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
+    """What a config.json of Hugging Face says of such a model."""
+    metadata = catalogue.metadata
+    config: dict[str, Any] = {"architectures": [known.transformers]} if known.transformers else {}
+    config["model_type"] = known.model_type
+    # llama.cpp computes the tanh form, unless the writer noted what the model was trained with.
+    asked = known.activation_setting("tanh")
+    config |= {key: metadata.get(ACTIVATION, name) for key, name in asked.items()}
+    for row in known.metadata:
+        value = metadata.get(row.key, known.setting(row.value, {}))
+        if value is not None:
+            config[known.config_key(row.value)] = _shortest(value) if row.type == "f32" else value
+    for parameter in known.row_table:
+        found = catalogue.get(parameter.gguf or "") if parameter.gguf == _EMBEDDING else None
+        if found is not None and found.shape:
+            config.setdefault(known.config_key(str(parameter.shape[0])), found.shape[0])
+    for key in known.special_tokens:
+        if TOKENIZER + key in metadata:
+            config[key] = metadata[TOKENIZER + key]
+    for key, value in config.items():
+        if isinstance(value, Array) or (type(value) is float and not math.isfinite(value)):
+            raise UnsupportedError(f"`{catalogue.location}` says `{key}` is {value!r}, which no config.json can hold")
+    config["tie_word_embeddings"] = "output.weight" not in catalogue
+    return config
+
+
+def _shortest(value: Any) -> Any:
+    """Give the number with the fewest digits that F32 makes the same of: 1e-05, not 9.999999747378752e-06."""
+    if type(value) is not float or not 0 < value < 1:
+        return value
+    texts = (f"{value:.{digits}g}" for digits in range(1, 10))
+    return next((float(text) for text in texts if struct.pack("<f", float(text)) == struct.pack("<f", value)), value)

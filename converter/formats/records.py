@@ -1,0 +1,94 @@
+"""The formats: a record each, which says all that a format can do. Its functions are imported when they are called.
+
+A reader never asks its record: records name the readers, and the modules of a format import only what lies beside them.
+"""
+
+from typing import Final
+
+from converter.formats import gguf, npz, parameters, safetensors, torch
+from converter.formats.format import Format, lazily
+
+_TORCH_ENDINGS: Final = (".bin", ".pt", ".pth", ".ckpt")
+
+NPZ: Final = Format(
+    name=npz.NPZ_NAME,
+    title="numpy archive (npz)",
+    matches=npz.first_is_array,
+    read=lazily("converter.formats.npz.reader", "read"),
+    endings=(".npz",),
+    plan=lazily("converter.formats.npz.writer", "plan"),
+    dtypes=("keep", "f32", "f16", "bf16"),
+    contents="records",
+)
+TORCH_ZIP: Final = Format(
+    name=torch.ZIP_NAME,
+    title="PyTorch checkpoint (zip)",
+    matches=lambda head: head.startswith(b"PK\3\4"),  # a zip's local header: PyTorch itself looks no further
+    read=lazily("converter.formats.torch.reader", "read"),
+    endings=_TORCH_ENDINGS,
+    engines=("numpy", "transformers"),
+    pickled=True,
+    contents="records",
+)
+TORCH_LEGACY: Final = Format(
+    name=torch.LEGACY_NAME,
+    title="PyTorch checkpoint (legacy stream)",
+    matches=lambda head: head.startswith(torch.LEGACY),
+    read=lazily("converter.formats.torch.legacy", "read"),
+    endings=_TORCH_ENDINGS,
+    engines=("numpy", "transformers"),
+    pickled=True,
+    contents="pickles",
+)
+GGUF: Final = Format(
+    name=gguf.NAME,
+    title="GGUF",
+    matches=lambda head: head.startswith(gguf.MAGIC),
+    read=lazily("converter.formats.gguf.reader", "read"),
+    endings=(".gguf",),
+    canonical=lazily("converter.formats.gguf.names", "canonical"),
+    plan=lazily("converter.formats.gguf.writer", "plan"),
+    dtypes=("keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
+    self_contained=True,
+    tokenizer=lazily("converter.formats.gguf.names", "tokenizer"),
+    says_activation=lazily("converter.formats.gguf.names", "says_activation"),
+    engines=("numpy", "llama.cpp"),
+    tanh=True,
+)
+SAFETENSORS: Final = Format(
+    name=safetensors.NAME,
+    title="safetensors",
+    matches=safetensors.has_header,
+    read=lazily("converter.formats.safetensors.reader", "read"),
+    endings=(".safetensors",),
+    plan=lazily("converter.formats.safetensors.writer", "plan"),
+    dtypes=("keep", "f32", "f16", "bf16"),
+    shard=50_000_000_000,  # what transformers cuts at
+    check=lazily("converter.formats.safetensors.check", "check"),
+    disagreements=lazily("converter.formats.safetensors.witness", "disagreements"),
+    engines=("numpy", "transformers"),
+)
+PARAMETERS: Final = Format(
+    name=parameters.NAME,
+    title="parameters folder",
+    is_folder=lambda path: (path / parameters.MANIFEST).is_file(),
+    read_folder=lazily("converter.formats.parameters.folder", "read_folder"),
+    plan=lazily("converter.formats.parameters.folder", "plan"),
+    dtypes=("keep",),
+    whole_folder=True,
+    companions=False,
+    check=lazily("converter.formats.parameters.check", "check"),
+    tanh=True,
+)
+# It has no endings: in a folder, .npy files lie beside weights for many reasons.
+NPY: Final = Format(
+    name=npz.NPY_NAME,
+    title="numpy array (npy)",
+    matches=lambda head: head.startswith(npz.MAGIC),
+    read=lazily("converter.formats.npz.reader", "read_array"),
+    contents="array",
+)
+
+# The order decides where a file could be of two.
+FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY)
+WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS, NPZ) if format.plan is not None)
