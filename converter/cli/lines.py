@@ -51,7 +51,11 @@ def scan(report: ScanReport, *, summary: bool = False) -> None:
     listed = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in SHOWN if counts[verdict])
     if summary or len(report.files) > 1 or report.skipped or report.links:
         skipped = f"; {report.skipped:,} without a pickle skipped" if report.skipped else ""
-        links = f"; {report.links:,} links or special files not followed" if report.links else ""
+        links = (
+            f"; {plural(report.links, 'link or special file', 'links or special files')} not followed"
+            if report.links
+            else ""
+        )
         lines.append(typer.style(f"{plural(len(report.files), 'file')}: {listed}{skipped}{links}", bold=True))
     if report.policy is not None:
         lines += _policy(report.policy)

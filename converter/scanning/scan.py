@@ -165,7 +165,7 @@ def _item(item: Item, look: Callable[[Source], FileScan]) -> FileScan | None:
         nothing_known = source.size > 0 and found.kind == what(bytes(source.read(0, min(HEAD, source.size))))
     if not nothing_known:
         return found
-    unknown = _unseen(item.name, found.kind, f"{found.kind}: nothing is known of what it holds")
+    unknown = _unseen(item.name, found.kind, "nothing is known of such a file, so it was not looked into")
     return replace(found, verdict=unknown.verdict, findings=unknown.findings)
 
 

@@ -108,7 +108,8 @@ class _Tree:
     def items(self) -> Iterator[Item]:
         """Yield the files, and all else that is no folder."""
         given: set[tuple[_Identity, str]] = set()
-        for path, entry in _walk(self._root):
+        for place, entry in _walk(self._root):
+            path = str(Path(place))  # without `./`
             try:
                 if isinstance(entry, OSError):
                     raise entry
