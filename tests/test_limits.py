@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from converter import limits
+from converter.cli.app import app
 from converter.limits import Limits
 from tests.attacks.commands import assert_sentence, everything, run
 from tests.build.checkpoints import (
@@ -231,7 +233,17 @@ def test_opening_a_remote_file_may_take_as_many_bytes_as_the_limit_says(hub: Hub
     )
 
 
-TESTED_ABOVE = {"scan_findings", "remote_requests", "remote_bytes"}
+def test_standard_input_may_be_as_long_as_the_limit_says() -> None:
+    at, past = (
+        CliRunner().invoke(app, ["--limit", f"stdin_bytes={most}", "scan", "--no-fickling", "-"], input=dumps(1))
+        for most in (len(dumps(1)), len(dumps(1)) - 1)
+    )
+
+    assert (at.exit_code, past.exit_code) == (0, 2)
+    assert_sentence(past.stderr)
+
+
+TESTED_ABOVE = {"stdin_bytes", "scan_findings", "remote_requests", "remote_bytes"}
 
 
 def test_every_limit_is_tested_here() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -44,16 +45,15 @@ def scan(
 
     `explain` adds what would be called, as expressions. In a folder, a file that is no checkpoint and holds no pickle is
     only counted; one that was named itself is reported as not looked into. What can't be read in a folder is reported,
-    too, and the rest is scanned. `policy` is a file of accepted globals, see `converter.scanning.policy`. `starting` is
-    told how many files there are, `progress` the name of each before it is scanned. Raises SourceError for a location that
+    too, and the rest is scanned. `starting` is told how many files there are, `progress` the name of each before it is
+    scanned. `policy` is a file of accepted globals, see `converter.scanning.policy`. Raises SourceError for a location that
     can't be read, or a folder with nothing to scan; PolicyError for a policy that is malformed or lies in what is scanned.
     """
-    accepted = _policy(policy, locations) if policy is not None else None
     places = [Location(location) for location in locations]
-    if starting is not None:
-        starting(sum(place.count() for place in places))
+    accepted = _policy(policy, places) if policy is not None else None
     with Opinions() if fickling else nullcontext() as opinions:
-        files, skipped, links = _files(places, _How(explain, opinions, accepted), progress)
+        look = partial(_scanned, explain=explain, opinions=opinions, policy=accepted)
+        files, skipped, links = _files(places, look, starting, progress)
     worst = max((VERDICTS.index(file.verdict) for file in files), default=0)
     files.sort(key=lambda file: SHOWN.index(file.verdict))
     by_policy = None
@@ -63,34 +63,31 @@ def scan(
     return ScanReport(VERDICTS[worst], tuple(files), skipped, links, by_policy)
 
 
-@dataclass(frozen=True, slots=True)
-class _How:
-    """How files are scanned: with what would be called, whose second opinion, and which globals are accepted."""
-
-    explain: bool
-    opinions: Opinions | None
-    policy: Policy | None
-
-
-def _policy(path: Path, locations: Sequence[str | Path | Source]) -> Policy:
+def _policy(path: Path, places: Sequence[Location]) -> Policy:
     from converter.scanning import policy
 
-    policy.check_place(path, (Path(location) for location in locations if isinstance(location, str | Path)))
+    scanned = [folder for place in places for folder in place.folders()]
+    policy.check_place(path, scanned)
     return policy.load(path)
 
 
 def _files(
-    places: Sequence[Location], how: _How, progress: Callable[[str], None] | None
+    places: Sequence[Location],
+    look: Callable[[Source], FileScan],
+    starting: Callable[[int], None] | None,
+    progress: Callable[[str], None] | None,
 ) -> tuple[list[FileScan], int, int]:
-    """Scan what lies at the places; count what holds no pickle, and what is not followed."""
+    """Look at all that lies at the places; count what holds no pickle, and links."""
     files: list[FileScan] = []
     skipped = links = 0
+    if starting is not None:
+        starting(sum(place.count() for place in places))
     for place in places:
         before, skipped_before = len(files), skipped
         for item in place.items():
             if progress is not None:
                 progress(item.name)
-            found = _item(item, how)
+            found = _item(item, look)
             links += item.open is None
             if found is None:
                 skipped += 1
@@ -122,19 +119,19 @@ def scan_file(
 ) -> FileScan:
     """Scan one file."""
     with Opinions() if fickling else nullcontext() as opinions:
-        return _scanned(source, _How(explain, opinions, policy))
+        return _scanned(source, explain=explain, opinions=opinions, policy=policy)
 
 
-def _scanned(source: Source, how: _How) -> FileScan:
-    found = Findings(how.policy)
+def _scanned(source: Source, *, explain: bool, opinions: Opinions | None, policy: Policy | None) -> FileScan:
+    found = Findings(policy)
     try:
-        kind = Walker(found, explain=how.explain).file(source)
+        kind = Walker(found, explain=explain).file(source)
     except ConverterError as error:  # a file that vanishes, shrinks or can't be read any more
         found.report(error.rule, str(error))
         kind = "unreadable"
     verdict = found.verdict  # the opinion does not change it
     # It can change something only where globals are unknown: what is plain names none, all else fails in any case.
-    opinion = _second_opinion(found, how.opinions) if how.opinions is not None and verdict == UNKNOWN else None
+    opinion = _second_opinion(found, opinions) if opinions is not None and verdict == UNKNOWN else None
     return FileScan(
         source.name,
         kind,
@@ -149,7 +146,7 @@ def _scanned(source: Source, how: _How) -> FileScan:
     )
 
 
-def _item(item: Item, how: _How) -> FileScan | None:
+def _item(item: Item, look: Callable[[Source], FileScan]) -> FileScan | None:
     """Scan what there is to scan. None for a file in a folder that is no checkpoint and holds no pickle."""
     if item.open is None:
         return _unseen(item.name, item.kind, item.why)
@@ -160,7 +157,7 @@ def _item(item: Item, how: _How) -> FileScan | None:
             raise
         return _unseen(item.name, "unreadable", str(error))
     with closing(source):
-        found = _scanned(source, how)
+        found = look(source)
         if found.pickles or found.verdict != PLAIN or found.kind in _TITLES:
             return found
         if not item.named:
@@ -168,7 +165,7 @@ def _item(item: Item, how: _How) -> FileScan | None:
         nothing_known = source.size > 0 and found.kind == what(bytes(source.read(0, min(HEAD, source.size))))
     if not nothing_known:
         return found
-    unknown = _unseen(item.name, found.kind, f"{found.kind}: nothing is known of what it holds")
+    unknown = _unseen(item.name, found.kind, "nothing is known of such a file, so it was not looked into")
     return replace(found, verdict=unknown.verdict, findings=unknown.findings)
 
 

@@ -51,6 +51,13 @@ class Location:
         self._remote: list[Source] | None = None
         self._tree: _Tree | None = None
 
+    def folders(self) -> Iterator[Path]:
+        """The file or folder that is named, and the repository in a cache of the Hub that it is a snapshot of."""
+        if self._source is None:
+            path = Path(self.name)
+            yield path
+            yield from (above for above in path.absolute().parents if above.name.startswith(_CACHED))
+
     def items(self) -> Iterator[Item]:
         """Yield what there is to scan, in an order that depends on the names alone."""
         if self._source is not None:
@@ -101,7 +108,8 @@ class _Tree:
     def items(self) -> Iterator[Item]:
         """Yield the files, and all else that is no folder."""
         given: set[tuple[_Identity, str]] = set()
-        for path, entry in _walk(self._root):
+        for place, entry in _walk(self._root):
+            path = str(Path(place))  # without `./`
             try:
                 if isinstance(entry, OSError):
                     raise entry

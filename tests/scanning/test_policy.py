@@ -314,3 +314,17 @@ def test_the_schema_of_a_policy_says_what_is_read(policy: Path) -> None:
     ):
         document = json.loads(json.dumps(tomllib.loads(text), default=str))
         assert jsonschema.Draft202012Validator(schema).is_valid(document) == fits
+
+
+def test_a_policy_in_the_cache_beside_a_snapshot_is_refused(policy: Path) -> None:
+    """A snapshot's links lead to the files that the cache keeps for it, so that folder is scanned, too."""
+    repository = policy.parent / "hub" / "models--someone--model"
+    snapshot, blobs = repository / "snapshots" / "abc", repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    write(policy, MODEL).rename(blobs / "1")
+    (snapshot / "x.pt").symlink_to("../../blobs/1")
+    (blobs / "policy.toml").write_text(policy.read_text())
+
+    refused(blobs / "policy.toml", snapshot)
+    assert not fails(scan([snapshot], fickling=False, policy=policy))

@@ -19,7 +19,7 @@ def scan(
         list[str],
         typer.Argument(
             metavar="SOURCE…",
-            help="Files of any kind, folders or repositories with all that is in them, - for standard input.",
+            help="Files of any kind, folders or repositories with all in them, or - for standard input.",
         ),
     ],
     explain: Annotated[bool, typer.Option("--explain", help="Show what loading would call, as expressions.")] = False,
@@ -60,7 +60,12 @@ def scan(
     places = [standard_input() if source == STANDARD_INPUT else source for source in sources]
     with following("scanning", quiet=quiet or json) as progress:
         report = scanning.scan(
-            places, explain=explain, fickling=not no_fickling, policy=policy, starting=progress.start, progress=progress
+            places,
+            explain=explain,
+            fickling=not no_fickling,
+            policy=policy,
+            starting=progress.start,
+            progress=progress,
         )
     if sarif is not None:
         from converter.scanning.sarif import write_sarif
