@@ -33,7 +33,7 @@ _WIDE: Final = 110  # columns from which storages are shown
 _PIPED: Final = 160
 _WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
 _SHOWN: Final = 40  # lines of what is wrong with one output
-_PADDING: Final = re.compile(r" +(?=\n)")
+_PADDING: Final = re.compile(r"(?<! ) ++(?=\n)")
 _NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
 _VERDICTS: Final = {"plain": "green", "unknown-globals": "yellow", "dangerous": "bold red", "malformed": "bold red"}
 

@@ -43,7 +43,10 @@ def scan(locations: Sequence[str | Path], *, explain: bool = False, fickling: bo
             if source is None:
                 links += 1
                 continue
-            found = source if isinstance(source, FileScan) else scan_file(source, explain=explain, fickling=fickling)
+            if isinstance(source, FileScan):
+                found = source
+            else:
+                found = scan_file(source, explain=explain, fickling=fickling, named=named)
             if named or found.pickles or found.verdict != PLAIN or found.kind in _TITLES:
                 files.append(found)
             else:
@@ -62,10 +65,10 @@ def fails(report: ScanReport, *, unknown: bool = True) -> bool:
     return VERDICTS.index(report.verdict) > VERDICTS.index(PLAIN if unknown else UNKNOWN)
 
 
-def scan_file(source: Source, *, explain: bool = False, fickling: bool = True) -> FileScan:
-    """Scan one file."""
+def scan_file(source: Source, *, explain: bool = False, fickling: bool = True, named: bool = True) -> FileScan:
+    """Scan one file. Unless it was `named`, it may be something that nobody knows and that holds no pickle."""
     found = Findings()
-    kind = Walker(found, explain=explain).file(source)
+    kind = Walker(found, explain=explain, named=named).file(source)
     verdict = found.verdict  # the opinion does not change it
     opinion = _second_opinion(found) if fickling and found.sent.nbytes else None
     return FileScan(

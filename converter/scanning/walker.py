@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError, TruncatedPickleError
 from converter.formats import FORMATS
-from converter.formats.foreign import HEAD, sealed, what
+from converter.formats.foreign import HEAD, known, sealed, what
 from converter.formats.npz import ARRAY, NPZ
 from converter.formats.torch import TORCH_ZIP
 from converter.formats.torch import reader as torch
@@ -22,7 +22,7 @@ from converter.reports.scan import CallReport, PickleReport
 from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings, global_report
 from converter.scanning.pickle_stream import FIRST, PickleRun, PickleStream, run_pickle
-from converter.scanning.place import Claim, Place
+from converter.scanning.place import ENDINGS, Claim, Place
 
 if TYPE_CHECKING:
     from converter.formats.foreign import Foreign
@@ -38,12 +38,16 @@ _FILE: Final = Place()
 
 
 class Walker:
-    """Looks through one file and adds what it finds to `findings`. `explain` adds what would be called."""
+    """Looks through one file and adds what it finds to `findings`.
 
-    def __init__(self, findings: Findings, *, explain: bool) -> None:
+    `explain` adds what would be called. A file that was `named` to be scanned is not passed over when nobody knows what it is.
+    """
+
+    def __init__(self, findings: Findings, *, explain: bool, named: bool) -> None:
         self.findings = findings
         self.budget = Budget()
         self.explain = explain
+        self.named = named
 
     def file(self, source: Source) -> str:
         """Look through a whole file; return what it is."""
@@ -66,9 +70,21 @@ class Walker:
         end = self.pickles(source, _FILE)
         self.archive_at_the_end(source)
         if not end:
+            self.unknown(source, head)
             return what(head)
         self.check_end(source, _FILE, end)
         return "pickle"
+
+    def unknown(self, source: Source, head: bytes) -> None:
+        """Report a file that holds no pickle, unless it is known what it is, or nobody expects a checkpoint of it."""
+        ending = next((ending for ending in ENDINGS if source.name.lower().endswith(ending)), None)
+        if known(head):
+            return
+        if ending is not None:
+            message = f"its name ends in {ending}, as pickles and checkpoints do, and it is none that can be read"
+            self.findings.report("malformed", message)
+        elif self.named:
+            self.findings.report("not-looked-into", "it is nothing that is known here, so nobody has looked into it")
 
     def unopened(self, archive: Foreign, place: Place) -> None:
         """Report that an archive was not looked into."""
