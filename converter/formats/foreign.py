@@ -65,6 +65,11 @@ def sealed(head: bytes) -> Foreign | None:
     return next((kind for kind in FOREIGN if kind.sealed and kind.matches(head)), None)
 
 
+def known(head: bytes) -> bool:
+    """Whether `what` knows what a file is. Nothing that unpickles goes beyond the first byte of a JSON document."""
+    return not head or any(kind.matches(head) for kind in FOREIGN) or head.lstrip()[:1] in (b"{", b"[")
+
+
 def what(head: bytes) -> str:
     """What a file that is no checkpoint is, by its first HEAD bytes."""
     if not head:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
+
+# Endings that say of a file that it is a pickle or a checkpoint, in lower case.
+ENDINGS: Final = (
+    ".pkl", ".pickle", ".pck", ".pcl", ".p", ".dill", ".joblib", ".pt", ".pt2", ".pth", ".ptl", ".bin", ".ckpt", ".mar", ".npy",
+    ".npz", ".safetensors", ".gguf",
+)  # fmt: skip
 
 
 class Claim(Enum):

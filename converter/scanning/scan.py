@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError, SourceError
 from converter.formats import FORMATS
-from converter.formats.foreign import HEAD, what
 from converter.limits import limits
 from converter.reports.scan import FileScan, FindingReport, OpinionReport, ScanReport
 from converter.scanning.findings import Findings
@@ -73,7 +71,7 @@ def _policy(path: Path, places: Sequence[Location]) -> Policy:
 
 def _files(
     places: Sequence[Location],
-    look: Callable[[Source], FileScan],
+    look: Callable[[Source, bool], FileScan],
     starting: Callable[[int], None] | None,
     progress: Callable[[str], None] | None,
 ) -> tuple[list[FileScan], int, int]:
@@ -115,17 +113,19 @@ def _fails(file: FileScan, unknown: bool) -> bool:
 
 
 def scan_file(
-    source: Source, *, explain: bool = False, fickling: bool = True, policy: Policy | None = None
+    source: Source, *, explain: bool = False, fickling: bool = True, policy: Policy | None = None, named: bool = True
 ) -> FileScan:
-    """Scan one file."""
+    """Scan one file. Unless it was `named`, it may be something that nobody knows and that holds no pickle."""
     with Opinions() if fickling else nullcontext() as opinions:
-        return _scanned(source, explain=explain, opinions=opinions, policy=policy)
+        return _scanned(source, named, explain=explain, opinions=opinions, policy=policy)
 
 
-def _scanned(source: Source, *, explain: bool, opinions: Opinions | None, policy: Policy | None) -> FileScan:
+def _scanned(
+    source: Source, named: bool, *, explain: bool, opinions: Opinions | None, policy: Policy | None
+) -> FileScan:
     found = Findings(policy)
     try:
-        kind = Walker(found, explain=explain).file(source)
+        kind = Walker(found, explain=explain, named=named).file(source)
     except ConverterError as error:  # a file that vanishes, shrinks or can't be read any more
         found.report(error.rule, str(error))
         kind = "unreadable"
@@ -146,7 +146,7 @@ def _scanned(source: Source, *, explain: bool, opinions: Opinions | None, policy
     )
 
 
-def _item(item: Item, look: Callable[[Source], FileScan]) -> FileScan | None:
+def _item(item: Item, look: Callable[[Source, bool], FileScan]) -> FileScan | None:
     """Scan what there is to scan. None for a file in a folder that is no checkpoint and holds no pickle."""
     if item.open is None:
         return _unseen(item.name, item.kind, item.why)
@@ -157,16 +157,8 @@ def _item(item: Item, look: Callable[[Source], FileScan]) -> FileScan | None:
             raise
         return _unseen(item.name, "unreadable", str(error))
     with closing(source):
-        found = look(source)
-        if found.pickles or found.verdict != PLAIN or found.kind in _TITLES:
-            return found
-        if not item.named:
-            return None
-        nothing_known = source.size > 0 and found.kind == what(bytes(source.read(0, min(HEAD, source.size))))
-    if not nothing_known:
-        return found
-    unknown = _unseen(item.name, found.kind, "nothing is known of such a file, so it was not looked into")
-    return replace(found, verdict=unknown.verdict, findings=unknown.findings)
+        found = look(source, item.named)
+    return found if item.named or found.pickles or found.verdict != PLAIN or found.kind in _TITLES else None
 
 
 def _unseen(name: str, kind: str, why: str) -> FileScan:

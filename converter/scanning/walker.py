@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError
 from converter.formats import FORMATS
-from converter.formats.foreign import HEAD, sealed, what
+from converter.formats.foreign import HEAD, known, sealed, what
 from converter.formats.npz import MAGIC
 from converter.formats.readings import other_readings
 from converter.formats.records import NPY, TORCH_LEGACY
@@ -24,7 +24,7 @@ from converter.scanning import joblib_walk, numpy_walk, onnx, tar_walk, zip_walk
 from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings
 from converter.scanning.pickle_stream import FIRST, PickleRun, PickleStream
-from converter.scanning.place import Claim, Place
+from converter.scanning.place import ENDINGS, Claim, Place
 
 if TYPE_CHECKING:
     from converter.formats.foreign import Foreign
@@ -38,12 +38,16 @@ _PICKLE: Final = "pickle"
 
 
 class Walker:
-    """Looks through one file and adds what it finds to `findings`. `explain` adds what would be called."""
+    """Looks through one file and adds what it finds to `findings`.
 
-    def __init__(self, findings: Findings, *, explain: bool) -> None:
+    `explain` adds what would be called. A file that was `named` to be scanned is not passed over when nobody knows what it is.
+    """
+
+    def __init__(self, findings: Findings, *, explain: bool, named: bool) -> None:
         self.findings = findings
         self.budget = Budget()
         self.explain = explain
+        self.named = named
 
     def file(self, source: Source) -> str:
         """Look through a whole file; return what it is."""
@@ -81,6 +85,8 @@ class Walker:
             return onnx.TITLE
         end = self.pickles(source, place)
         if not end and place.claim is not Claim.PICKLE:
+            if not place.name:
+                self.unknown(source, head)
             return what(head)
         self.check_end(source, place, end)
         return _PICKLE
@@ -161,6 +167,17 @@ class Walker:
         finally:
             spool.close()
         return True
+
+    def unknown(self, source: Source, head: bytes) -> None:
+        """Report a file that holds no pickle, unless it is known what it is, or nobody expects a checkpoint of it."""
+        ending = next((ending for ending in ENDINGS if source.name.lower().endswith(ending)), None)
+        if known(head):
+            return
+        if ending is not None:
+            message = f"its name ends in {ending}, as pickles and checkpoints do, and it is none that can be read"
+            self.findings.report("malformed", message)
+        elif self.named:
+            self.findings.report("not-looked-into", "it is nothing that is known here, so nobody has looked into it")
 
     def unopened(self, archive: Foreign, place: Place) -> None:
         """Report that a file was not looked into."""

@@ -119,7 +119,7 @@ VERDICTS: dict[str, tuple[bytes, str, str]] = {
     "tar": (b"a" * 257 + b"ustar\0" + b"0" * 300, "malformed", "a tar archive"),
     "gzip": (b"\x1f\x8b\x08" + b"\0" * 60, "malformed", "a gzip file"),
     "a tar in a zip": (zip_bytes([Entry("readme", b"a" * 257 + b"ustar\0" + b"0" * 300)]), "malformed", "zip archive"),
-    "text": (b"click\nnumpy\nrequests\n", "plain", "no checkpoint this program knows (its first bytes are 63 6c 69 63 6b 0a 6e 75)"),
+    "text": (b"click\nnumpy\nrequests\n", "malformed", "no checkpoint this program knows (its first bytes are 63 6c 69 63 6b 0a 6e 75)"),
     "JSON": (b'{"a": 1}', "plain", "a JSON document, not a checkpoint"),
     "nothing": (b"", "plain", "an empty file"),
 }  # fmt: skip
@@ -289,7 +289,7 @@ def test_a_link_that_is_named_is_followed(folder: Path) -> None:
         (dumps(1), [], 0), (dumps(NAMESPACE), [], 1), (dumps(LS), [], 1), (dumps(1)[:-1], [], 1),
         (dumps(1), ["--fail-on", "dangerous"], 0), (dumps(NAMESPACE), ["--fail-on", "dangerous"], 0),
         (dumps(LS), ["--fail-on", "dangerous"], 1), (dumps(1)[:-1], ["--fail-on", "dangerous"], 1),
-        (dumps(NAMESPACE), ["--fail-on", "unknown"], 1), (b"hello", [], 1),
+        (dumps(NAMESPACE), ["--fail-on", "unknown"], 1), (b"hello", [], 1), (b"{}", [], 0),
         (b"", [], 0),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ from converter.text import safe_text
 
 _NARROW: Final = 80
 _PIPED: Final = 160
-_PADDING: Final = re.compile(r" +(?=\n)")
+_PADDING: Final = re.compile(r"(?<! ) ++(?=\n)")
 _NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
 _DIGITS: Final = 9  # a number with as many digits is no layer's
 

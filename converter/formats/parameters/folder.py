@@ -36,7 +36,7 @@ SCHEMA: Final = "cerebras-tool/manifest/v1"
 PROPERTIES: Final = "model.properties"
 _SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 _CRC: Final = re.compile(r"[0-9a-f]{8}")
-_PATH: Final = re.compile(r"(?:[A-Za-z0-9_%][A-Za-z0-9._%-]*/)*[A-Za-z0-9_%][A-Za-z0-9._%-]*")
+_PATH: Final = re.compile(r"(?:[A-Za-z0-9_%][A-Za-z0-9._%-]*+/)*+[A-Za-z0-9_%][A-Za-z0-9._%-]*+")
 
 
 @dataclass(slots=True)
