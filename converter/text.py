@@ -1,4 +1,4 @@
-"""Text that came from a file, made fit for a terminal, and sizes made fit for people."""
+"""Makes text from a file safe for a terminal, and sizes and lists readable for people."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _ESCAPED: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 
 
 def safe_text(text: str, width: int = WIDTH) -> str:
-    """Escape whatever could move the cursor, change colours, hide or reorder; cut what is longer than `width`."""
+    """Escape everything that could move the cursor, or colour, hide or reorder text; cut text at `width` characters."""
     cut = text if len(text) <= width else text[: width - 1] + "…"
     if cut.isascii() and cut.isprintable():
         return cut
@@ -18,7 +18,7 @@ def safe_text(text: str, width: int = WIDTH) -> str:
 
 
 def nbytes_text(nbytes: int) -> str:
-    """Give a size in decimal units, as disks and the Hub count: `486.2 MB`."""
+    """A size in decimal units, as disks and the Hub count: `486.2 MB`."""
     if nbytes < 1000:
         return f"{nbytes} B"
     size = float(nbytes)
@@ -38,7 +38,7 @@ def _escaped(character: str) -> str:
 
 
 def os_reason(error: OSError) -> str:
-    """What the system says of an error, in the middle of a sentence: `no such file or directory`."""
+    """The system's reason for an error, for the middle of a sentence: `no such file or directory`."""
     return (error.strerror or str(error)).lower()
 
 
@@ -48,6 +48,6 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names in backticks, with commas between, and how many more there are."""
+    """The first names, in backticks and with commas between them, and how many more there are."""
     shown = ", ".join(f"`{name}`" for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"

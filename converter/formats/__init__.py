@@ -1,4 +1,4 @@
-"""The formats: a package each, listed in one tuple; and which one a file or a folder is."""
+"""The list of formats, each a package; and which format a file or a folder has."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 _LEAST: Final = 8  # bytes: no checkpoint has fewer
 
-# The order decides where a file could be of two.
+# If a file could have two formats, the first one counts.
 FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY)
 WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS, NPZ) if format.plan is not None)
 _BY_NAME: Final = {format.name: format for format in FORMATS}
 
 
 def named(name: str) -> Format:
-    """The format of this name; one that can do nothing for catalogues that were made in memory."""
+    """The format of this name. For catalogues that were made in memory, it is one without abilities."""
     return _BY_NAME.get(name) or Format(name, name)
 
 
@@ -46,14 +46,14 @@ def canonical(catalogue: Catalogue) -> Catalogue:
 
 
 def of_folder(path: Path) -> Format | None:
-    """The format that a folder is of as a whole, or None where it holds files of weights."""
+    """The format of a folder as a whole, or None if it holds files of weights."""
     return next((format for format in FORMATS if format.is_folder(path)), None)
 
 
 def identify(head: bytes, name: str) -> Format:
     """The format that a file's first HEAD bytes show.
 
-    Raises ForeignFileError that says what it is instead, or CutOffError where it is too short to be anything.
+    Raises ForeignFileError, which says what it is instead, or CutOffError if it is too short to be anything.
     """
     for format in FORMATS:
         if format.matches(head):
@@ -69,7 +69,7 @@ def open_file(path: str | Path, *, root: str | None = None, shard: int | None = 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Let Python's collector rest. All that a pickle makes stays: it would look through a growing heap for nothing."""
+    """Pause Python's garbage collector: everything that a pickle makes stays, so it would search a growing heap in vain."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -82,7 +82,7 @@ def uncollected() -> Iterator[None]:
 def read(format: Format, source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read one checkpoint file of a format."""
     if format.read is None:
-        raise FormatError(f"`{source.name}`: a {format.title} is no file")
+        raise FormatError(f"`{source.name}`: a {format.title} is not a file")
     return format.read(source, root=root, shard=shard)
 
 

@@ -1,4 +1,4 @@
-"""What a location means, and which URLs and addresses are allowed. Nothing is read here; only host names are looked up."""
+"""What a location means, and which URLs and addresses are allowed. This reads nothing, and only looks up host names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ENDING: Final = re.compile(r"\.[a-z][a-z0-9]{1,11}")  # `.bin`, but not the `.7
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL or names a repository: `owner/name[@revision]`, and there is no such path."""
+    """Whether a location is a URL, or names a repository: `owner/name[@revision]`, if there is no such path."""
     if _URL.match(location):
         return True
     found = _PLAIN.fullmatch(location)
@@ -51,11 +51,13 @@ class Place:
 
 
 def parse(location: str) -> Place | str:
-    """The place on the Hub that a location means, or the URL that it is."""
+    """The place on the Hub that a location means, or its URL."""
     if location.startswith("hf://"):
         found = _HUB.fullmatch(location)
         if found is None or location.startswith(("hf://datasets/", "hf://spaces/", "hf://buckets/")):
-            raise SourceError(f"`{location}` is no model on the Hub: `hf://owner/name[@revision][/file]` was expected")
+            raise SourceError(
+                f"`{location}` is not a model on the Hub: `hf://owner/name[@revision][/file]` was expected"
+            )
     elif _URL.match(location):
         parts = checked_url(location)
         if origin(location) != origin(constants.ENDPOINT) or not (found := _PAGE.fullmatch(parts.path)):
@@ -74,30 +76,30 @@ def is_plain(path: str) -> bool:
 
 
 def offline() -> bool:
-    """Whether the user wants nothing to be asked for."""
+    """Whether the user has turned the network off."""
     return constants.HF_HUB_OFFLINE
 
 
 def check_online(what: str) -> None:
-    """Raise SourceError if `what`, which has to be asked for, must not be."""
+    """Raise SourceError if the network is turned off; `what` is what it is needed for."""
     if offline():
-        raise SourceError(f"`{shown(what)}` can't be had offline: HF_HUB_OFFLINE is set")
+        raise SourceError(f"`{shown(what)}` can't be read offline: HF_HUB_OFFLINE is set")
 
 
 def checked_url(url: str, what: str = "") -> SplitResult:
-    """The parts of a URL. Raises SourceError unless it is https without a user's name, or http to this machine.
+    """The parts of a URL. Raises SourceError unless it is https, or http to this machine, without a user's name.
 
-    `what` stands in front of the error.
+    The message begins with `what`.
     """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise SourceError(f"{what}`{shown(url)}` is no valid URL") from None
+        raise SourceError(f"{what}`{shown(url)}` is not a valid URL") from None
     if parts.scheme not in ("https", "http"):
         raise SourceError(f"{what}`{shown(url)}` is refused: only https:// and hf:// are read")
     if not host or not url.isprintable():
-        raise SourceError(f"{what}`{shown(url)}` is no valid URL")
+        raise SourceError(f"{what}`{shown(url)}` is not a valid URL")
     if parts.username is not None or parts.password is not None:
         raise SourceError(f"{what}`{shown(url)}` is refused: it holds a user's name or password")
     if parts.scheme == "http" and not _is_loopback(host):
@@ -106,7 +108,7 @@ def checked_url(url: str, what: str = "") -> SplitResult:
 
 
 def shown(url: str) -> str:
-    """A URL without its query and password, which may be secret."""
+    """A URL for messages: without its query and password, which may be secret."""
     if not _URL.match(url):
         return safe_text(url)
     head = re.split(r"[?#]", url, maxsplit=1)[0]
@@ -116,7 +118,7 @@ def shown(url: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of a URL: whom it asks."""
+    """Scheme, host and port of a URL."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
 
@@ -128,11 +130,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def is_inside(host: str) -> bool:
-    """Whether a host's address is one of this machine or of a private network; False for a host without an address."""
+    """Whether a host's address belongs to this machine or to a private network; False for a host without an address."""
     try:
         addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
-        return False  # it can't be reached from here; a proxy decides for its own network
+        return False  # it can't be reached from here; if a proxy can reach it, the proxy decides
     return any(_is_private(address.partition("%")[0]) for address in addresses)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def to_json(report: Any) -> str:
-    """Give a report as one JSON document: ASCII, its schema first, no NaN."""
+    """A report as one JSON document: ASCII, with its schema first, without NaN."""
     return json.dumps({"schema": report.schema} | _plain(report), indent=2, allow_nan=False)
 
 

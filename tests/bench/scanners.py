@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def kind(label: str) -> str:
-    """Give the class of a label."""
+    """The class of a label."""
     return next(title for title, starts in CLASSES.items() if label.startswith(starts))
 
 

@@ -5,11 +5,11 @@ from typing import Final
 from converter.formats.format import Format, lazily
 
 MAGIC: Final = b"\x93NUMPY"  # an array's first bytes
-ARRAY: Final = ".npy"  # what the names of records end in
+ARRAY: Final = ".npy"  # the ending of a record's name
 
 
 def _first_is_array(head: bytes) -> bool:
-    """Whether a zip's first record is an array: all of an npz are, and none that torch.save writes."""
+    """Whether a zip's first record is an array. All records of an npz are; those of torch.save are not."""
     end = 30 + int.from_bytes(head[26:28], "little")
     return head.startswith(b"PK\3\4") and head[30:end].endswith(ARRAY.encode())
 
@@ -24,7 +24,7 @@ NPZ: Final = Format(
     dtypes=("keep", "f32", "f16", "bf16"),
     contents="records",
 )
-# It has no endings: in a folder, .npy files lie beside weights for many reasons.
+# It has no endings, because .npy files lie beside weights for many reasons.
 NPY: Final = Format(
     name="npy",
     title="numpy array (npy)",

@@ -1,11 +1,11 @@
-"""PyTorch's checkpoints: the zip form, and the legacy stream of before 1.6."""
+"""PyTorch's checkpoints: the zip form, and the legacy stream that came before 1.6."""
 
 from typing import Final
 
 from converter.formats.format import Format, lazily
 
 _ENDINGS: Final = (".bin", ".pt", ".pth", ".ckpt")
-# The magic number of torch before 1.6, by pickle protocol: 2 is torch's own choice, the others its caller's.
+# The magic number of torch before 1.6, by pickle protocol. 2 is torch's default; a caller can choose the others.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PICKLED: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
 _LEGACY: Final = (
@@ -17,7 +17,7 @@ _LEGACY: Final = (
 TORCH_ZIP: Final = Format(
     name="torch-zip",
     title="PyTorch checkpoint (zip)",
-    matches=lambda head: head.startswith(b"PK\3\4"),  # a zip's local header: PyTorch itself looks no further
+    matches=lambda head: head.startswith(b"PK\3\4"),  # a zip's local header; PyTorch itself checks no more than that
     read=lazily("converter.formats.torch.reader", "read"),
     endings=_ENDINGS,
     engines=("numpy", "transformers"),
