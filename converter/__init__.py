@@ -1,7 +1,7 @@
 """The way out of pickle: inspect, take apart, convert and verify checkpoints without running them.
 
-`open(location)` gives a catalogue, which is a mapping of names to tensors; `inspect`, `extract`, `convert`, `verify` and
-`scan` take a path, a URL or a catalogue; whatever goes wrong is a ConverterError. Each name is imported when it is first
+`open(location)` returns a catalogue, which is a mapping of names to tensors. `inspect`, `extract`, `convert`, `verify`
+and `scan` take a path, a URL or a catalogue. Every error is a ConverterError. Each name is imported when it is first
 asked for.
 """
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# `open` is no part of it: `from converter import *` leaves Python's own.
+# `open` is not in it, so that `from converter import *` does not replace Python's own.
 __all__ = [
     "ArchiveError",
     "Catalogue",

@@ -1,7 +1,7 @@
-"""What `import converter` offers: the commands as functions, which take a path, a URL or a catalogue.
+"""The functions that `import converter` offers: the commands, which take a path, a URL or a catalogue.
 
-Words are checked before anything is read or written: a wrong one is a WordError, which is a ValueError, and lists the
-right ones.
+Words are checked before anything is read or written. For a wrong one they raise WordError, a ValueError that lists the
+right words.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 def open(location: Location, *, root: str | None = None, limits: Limits | None = None) -> Catalogue:
-    """Open a checkpoint: names and layouts are read, tensors when they are asked for. Leaving a `with` closes its files.
+    """Open a checkpoint. Names and layouts are read now, tensors when they are asked for. A `with` closes the files.
 
-    `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name` or a URL; `root` is the key that
-    names start below. Raises a ConverterError that says in a sentence what is wrong.
+    `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name` or a URL; `root` is the key below
+    which names start. Raises a ConverterError that says in a sentence what is wrong.
     """
     if isinstance(location, Catalogue):
         _check_root(root)
@@ -53,7 +53,7 @@ def inspect(
     root: str | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Report what a checkpoint is and holds. `filter` is a glob on names; `stats` reads every tensor."""
+    """Report what a checkpoint is and what it holds. `filter` is a glob on names; `stats` reads every tensor."""
     from converter.inspection import report
 
     report.check_words(sort)
@@ -81,7 +81,7 @@ def convert(
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
 
-    An output that ends as a format's files do is one file; any other is a folder.
+    An output with the ending of a format is one file; any other is a folder.
     """
     from converter.conversion import convert as conversion
 
@@ -150,10 +150,10 @@ def verify(
     root: str | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Hold copies against their source; the report's `ok` says whether all are equal.
+    """Compare copies with their source. The report's `ok` says whether all are equal.
 
-    `source` may also be a manifest of `verify --write-manifest`. Raises a ConverterError only where the source can't be
-    read or an engine can't run: what is wrong with an output is in the report.
+    `source` may also be a manifest of `verify --write-manifest`. Raises a ConverterError only if the source can't be
+    read or an engine can't run. What is wrong with an output is in the report.
     """
     from converter.verification import golden
     from converter.verification.verify import Options
@@ -195,7 +195,7 @@ def scan(
 def download(
     name: str, folder: str | PathLike[str] | None = None, *, progress: Progress | None = None
 ) -> list[Downloaded]:
-    """Download weights and what belongs to them from the Hub, SHA-256 checked where it is known."""
+    """Download weights and the files that belong to them from the Hub. Each SHA-256 is checked if it is known."""
     from converter.hub.download import download as downloaded
 
     return downloaded(name, Path(folder) if folder is not None else None, progress=progress)
@@ -210,7 +210,7 @@ def declared_models() -> Mapping[str, Model]:
 
 @contextmanager
 def _opened(source: Location, root: str | None) -> Iterator[Catalogue]:
-    """The catalogue itself, or one that is open for as long as the block runs."""
+    """The catalogue itself, or a new one that is open until the block ends."""
     if isinstance(source, Catalogue):
         _check_root(root)
         yield source
@@ -221,11 +221,11 @@ def _opened(source: Location, root: str | None) -> Iterator[Catalogue]:
 
 def _check_root(root: str | None) -> None:
     if root is not None:
-        raise WordError("root", root, ("None: the catalogue is open already, and `open` takes the root",))
+        raise WordError("root", root, ("None, because the catalogue is open already: give root to `open`",))
 
 
 def _place(location: Location) -> str | Path:
-    """What is opened: a text may be a URL or a repository, anything else is a path."""
+    """The location as it is opened: a text may be a URL or a repository, anything else is a path."""
     if isinstance(location, Catalogue):
         return location.location
     return location if isinstance(location, str) else Path(location)

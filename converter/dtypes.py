@@ -1,6 +1,6 @@
-"""A row per dtype: what PyTorch, safetensors, GGUF and numpy call it.
+"""A row for each dtype: its names in PyTorch, safetensors, GGUF and numpy.
 
-Names are safetensors' (`F32`); the few that safetensors lacks have PyTorch's meaning in the same manner (`C128`).
+Names are those of safetensors (`F32`). The few dtypes that it lacks are PyTorch's, named in the same way (`C128`).
 Sources: torch/storage.py `_new_dtypes` and the storage classes of torch/__init__.py; safetensors/src/tensor.rs `Dtype`;
 ggml.h `ggml_type`.
 """
@@ -13,9 +13,9 @@ from typing import Final
 class Dtype:
     """One element type.
 
-    `numpy` is a little-endian type string; where numpy lacks the type it is an unsigned integer of the same width,
-    so an array shows the raw bits. `component` is how many bytes change places together on a big-endian machine: half
-    an element for complex numbers. `packed` is how many values share one element.
+    `numpy` is a little-endian type string. If numpy lacks the type, it is an unsigned integer of the same width, so an
+    array has the raw bits. `component` is how many bytes are reversed together when the byte order changes: half an
+    element of complex numbers. `packed` is how many values share one element.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Dtype:
 
     @property
     def swapped(self) -> int:
-        """Bytes that change places together when the byte order does."""
+        """Bytes that are reversed together when the byte order changes."""
         return self.component or self.itemsize
 
 
@@ -95,6 +95,6 @@ _SPELLINGS: Final = {"fp32": "f32", "fp16": "f16", "fp64": "f64"} | {
 
 
 def spelled(text: str) -> str:
-    """The word that options have for a dtype, however people spell it: `f16` of `float16`, `fp16`, `half` and `F16`."""
+    """The word that options take for a dtype, however people spell it: `f16` for `float16`, `fp16`, `half` and `F16`."""
     word = text.strip().lower().removeprefix("torch.") if isinstance(text, str) else text
     return _SPELLINGS.get(word, word) if isinstance(word, str) else word

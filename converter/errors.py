@@ -1,14 +1,14 @@
-"""What can go wrong, one class per thing a caller can do something about.
+"""What can go wrong: one class for each thing that a caller can do something about.
 
 ConverterError              the root: everything this package raises on purpose
-├─ SourceError              the bytes can't be had: absent, not a regular file, changed while they were read
+├─ SourceError              the bytes can't be read: absent, not a regular file, changed while they were read
 ├─ FormatError              not a checkpoint this package reads; says what it is instead
 │  ├─ CutOffError           a file that ends too early: a download that broke off
 │  ├─ AmbiguousError        a file that is two kinds of file at once
 │  ├─ ForeignFileError      a file that is something else: a gzip file, an HTML page, a numpy array
 │  └─ ProgramError          an archive that torch runs as a program: TorchScript, torch.package, torch.export
 ├─ ArchiveError             a zip directory that two readers could understand differently
-├─ PickleError              bytes that are no well-formed pickle
+├─ PickleError              bytes that are not a well-formed pickle
 │  └─ TruncatedPickleError  the pickle goes on after the last byte
 ├─ LayoutError              a tensor that does not lie within its storage
 ├─ ManifestError            a manifest, an index or a config.json that contradicts itself or its files
@@ -22,27 +22,27 @@ ConverterError              the root: everything this package raises on purpose
 ├─ PolicyError              a policy of `scan` that can't be used: malformed, or from the folder that is scanned
 └─ ReadError                a copy that is verified can't be read: what `verify` reports of it, and no failure of `verify`
 
-What follows from a cause is an attribute of its class. Nothing is ever decided by the text of a message: it holds names
-that whoever made the file has chosen.
+What follows from a cause is an attribute of its class. Nothing is decided by the text of a message, because the author
+of a file chooses the names in it.
 """
 
 from collections.abc import Collection, Sequence
 from typing import ClassVar, Final
 
-_MANY: Final = 10_000  # names: comparing more with one takes seconds
+_MANY: Final = 10_000  # of more names than this, looking for similar ones takes seconds
 
 
 class ConverterError(Exception):
-    """One sentence for a person: what was found, what was expected, what to do."""
+    """One sentence for people: what was found, what was expected, what to do."""
 
     exit_code: ClassVar[int] = 2  # of the command that it ends
     advice: ClassVar[str] = ""  # what a command adds to the sentence
-    rule: ClassVar[str] = "malformed"  # under which `scan` reports it: a key of `converter.scanning.rules.RULES`
+    rule: ClassVar[str] = "malformed"  # that `scan` reports it under: a key of `converter.scanning.rules.RULES`
     damage: ClassVar[str] = "unreadable"  # what `verify` calls a copy that raises it
 
 
 class SourceError(ConverterError):
-    """The bytes can't be had."""
+    """The bytes can't be read."""
 
     rule = "not-looked-into"
 
@@ -62,7 +62,7 @@ class AmbiguousError(FormatError):
 
 
 class ForeignFileError(FormatError):
-    """A file that is something else than a checkpoint."""
+    """A file that is not a checkpoint but something else."""
 
     rule = "not-looked-into"
 
@@ -78,7 +78,7 @@ class ArchiveError(ConverterError):
 
 
 class PickleError(ConverterError):
-    """Bytes that are no well-formed pickle."""
+    """Bytes that are not a well-formed pickle."""
 
 
 class TruncatedPickleError(PickleError):
@@ -123,7 +123,7 @@ class OutputError(ConverterError):
 
 
 class MissingTensorError(ConverterError, KeyError):
-    """A name that a catalogue does not have. Names that are like it are looked for when the message is asked for."""
+    """A name that a catalogue does not have. Similar names are only searched for when the message is needed."""
 
     def __init__(self, name: object, names: Collection[str], where: str) -> None:
         super().__init__(name)
@@ -138,7 +138,7 @@ class MissingTensorError(ConverterError, KeyError):
 
 
 class WordError(ConverterError, ValueError):
-    """A word that is none of those an option takes."""
+    """A word that an option does not take."""
 
     def __init__(self, option: str, word: object, words: Sequence[str]) -> None:
         super().__init__(f"{option} is {word!r:.80}: choose {', '.join(words)}")
@@ -149,4 +149,4 @@ class PolicyError(ConverterError):
 
 
 class ReadError(ConverterError):
-    """The bytes of a copy can't be had, or are not what its own checksums say."""
+    """The bytes of a copy can't be read, or are not what its own checksums say."""

@@ -1,9 +1,9 @@
 """Every limit on what an input may ask for, with its reason.
 
-Nothing is allocated on a file's word alone; these bound what honest work on a dishonest file may cost.
+A number in a file is never enough to allocate memory. Beyond that, these limits bound the work that a file can cause.
 
-Limits hold for a context (contextvars), not for the process: two threads may work under different ones at once. Work
-that is handed to another thread takes them along, by `contextvars.copy_context().run`.
+Limits hold for a context (contextvars), not for the process, so two threads can work under different limits. Work for
+another thread takes them along, by `contextvars.copy_context().run`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,12 +17,12 @@ from converter.errors import LimitError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Counts and bytes; each well above what the largest public checkpoints need."""
+    """Counts and bytes. Each is well above what the largest public checkpoints need."""
 
     pickle_bytes: int = 64 << 20  # data.pkl: 100,000 tensors take 9 MB
-    opcodes: int = 10_000_000  # 32 a tensor: 300,000 tensors
-    memo: int = 4_000_000  # entries; a tensor has about 8
-    stack: int = 1_000_000  # objects above a mark, looked at every 65,535 opcodes
+    opcodes: int = 10_000_000  # of a pickle: a tensor takes 32, so 300,000 tensors fit
+    memo: int = 4_000_000  # entries of a pickle's memo: a tensor has about 8
+    stack: int = 1_000_000  # objects on a pickle's stack above a mark, checked every 65,535 opcodes
     marks: int = 10_000  # open MARKs: torch nests three deep
     line: int = 4096  # bytes of a text argument (protocol 0)
     integer: int = 1024  # bytes of a LONG; the legacy magic has 10
@@ -36,9 +36,9 @@ class Limits:
     header_bytes: int = 100_000_000  # of a safetensors file: the library's own limit
     gguf_keys: int = 100_000  # a model has about 40
     gguf_bytes: int = 256 << 20  # keys, values and tensors' entries: a vocabulary of 256,000 tokens takes 10 MB
-    gguf_string: int = 16 << 20  # a value: the largest chat templates have 100 kB
+    gguf_string: int = 16 << 20  # bytes of one text: the largest chat templates have 100 kB
     gguf_alignment: int = 1 << 20  # bytes: ggml itself uses 32
-    expansion: int = 4  # times that views may repeat the file's bytes, besides 64 MiB: real ones repeat none
+    expansion: int = 4  # times the file's size that its views may have, and 64 MiB besides: real ones repeat nothing
     remote_bytes: int = 64 << 20  # names and layouts of a remote file: 100,000 tensors take 20 MB
     remote_requests: int = 1000  # to open one: a legacy stream needs one a storage, a zip five
     stdin_bytes: int = 64 << 30  # of standard input, kept in a temporary file: the largest single files have 50 GB
@@ -51,13 +51,14 @@ class Limits:
 
 _IN_FORCE: Final = ContextVar("converter.limits", default=Limits())  # noqa: B039 (it is frozen)
 
-# The limits in force where it is called: `limits().rank`. It is the variable's own method, as every tensor asks it.
+# The limits in force where it is called: `limits().rank`. It is the variable's own method, to be fast: every tensor
+# calls it.
 limits: Final = _IN_FORCE.get
 
 
 @contextmanager
 def using(wanted: Limits | None) -> Iterator[None]:
-    """Put limits in force for the body of a `with`; None leaves those that are."""
+    """Put limits in force for the body of a `with`. None leaves them as they are."""
     before = _IN_FORCE.set(limits() if wanted is None else wanted)
     try:
         yield
@@ -66,13 +67,13 @@ def using(wanted: Limits | None) -> Iterator[None]:
 
 
 def parse(texts: Iterable[str]) -> Limits:
-    """The limits in force, with those changed that `texts` name as `name=value`. Raises LimitError for any other text."""
+    """The limits in force, changed by `texts` such as `rank=10`. Raises LimitError for any other text."""
     values = asdict(limits())
     for text in texts:
         name, _, value = text.partition("=")
         if name not in values:
-            raise LimitError(f"`{name}` is no limit: there are {', '.join(values)}")
+            raise LimitError(f"`{name}` is not a limit: there are {', '.join(values)}")
         if not (value.isascii() and value.isdigit()) or not 1 <= len(value) <= 18:
-            raise LimitError(f"`{value}` is no value for the limit `{name}`: a whole number, such as {values[name]}")
+            raise LimitError(f"`{value}` is not a value for the limit `{name}`: a whole number, such as {values[name]}")
         values[name] = int(value)
     return replace(limits(), **values)

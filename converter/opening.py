@@ -20,8 +20,8 @@ def open_checkpoint(location: str | Path, *, root: str | None = None, limits: Li
     """Read a checkpoint's names and layouts; tensors are read when they are asked for.
 
     `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name`, or a URL. Raises a ConverterError
-    that says in a sentence what is wrong. `root` is the key that names start below; `limits` bound what the checkpoint
-    may ask for, and without them those in force do.
+    that says in a sentence what is wrong. `root` is the key below which names start. `limits` bound what the checkpoint
+    may ask for; without them, the limits in force do.
     """
     with using(limits):
         return _opened(location, root)
@@ -45,13 +45,13 @@ def _opened(location: str | Path, root: str | None) -> Catalogue:
             return folder.read(path, root=root)
         if not path.exists() and not path.is_symlink():
             raise SourceError(f"`{location}` does not exist")
-    except OSError as error:  # a name too long, a folder on the way that may not be entered
+    except OSError as error:  # the name is too long, or a folder in the path may not be entered
         raise SourceError(f"`{location}` can't be opened: {os_reason(error)}") from error
     return open_file(path, root=root).with_origin(config=config_beside(path.parent))
 
 
 def folder_beside(catalogue: Catalogue) -> Path | None:
-    """The folder that a checkpoint lies in, or is; of one on the Hub, where its small files are in the cache."""
+    """The folder that a checkpoint lies in, or is. For one on the Hub, the folder of the cache that has its small files."""
     if "://" in catalogue.location:
         from converter.hub.download import companions
 

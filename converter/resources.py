@@ -1,4 +1,4 @@
-"""The JSON that the code is written around: package data in a wheel, `schemas/` beside the package in a checkout."""
+"""Finds and reads the JSON files of schemas/: package data in a wheel, a folder beside the package in a checkout."""
 
 import json
 from functools import cache
@@ -10,19 +10,19 @@ from converter.errors import SourceError
 
 @cache
 def schemas() -> Path:
-    """Give the folder that holds architectures/, models/ and reports/."""
+    """The folder that holds architectures/, models/ and reports/."""
     return find_schemas(Path(__file__).parent)
 
 
 @cache
 def load_json(*parts: str) -> dict[str, Any]:
-    """Read a document below `schemas()`. It is the same object every time: copy before changing it."""
+    """Read a document below `schemas()`. It is the same object every time, so copy it before you change it."""
     document: dict[str, Any] = json.loads(schemas().joinpath(*parts).read_bytes())
     return document
 
 
 def find_schemas(package: Path) -> Path:
-    """Give the schemas of the package in this folder; SourceError where neither a wheel nor a checkout put them."""
+    """The folder of schemas for the package in this folder. Raises SourceError if there is none."""
     if (package / "schemas").is_dir():
         return package / "schemas"
     checkout = package.parent

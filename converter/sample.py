@@ -1,4 +1,4 @@
-"""Checkpoints of the published form, written without torch: the declared models, and two tiny ones to try things on."""
+"""Writes checkpoints in the published form without torch: the declared models, and two tiny ones to try things on."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from converter.models.declared import Layout, Model, ModelFile, find
 
 _TILE: Final = 1 << 20  # bytes of noise that are made at once: they fit in the processor's cache
 _TINY_SIZES: Final = {"n_layer": 4, "n_head": 4, "n_embd": 64, "n_inner": 256, "n_positions": 64, "vocab_size": 257}
-_WIDE_MODEL: Final = 768  # hidden size from which noise of a deviation of 0.02 makes a model say different tokens
+_WIDE_MODEL: Final = 768  # hidden size from which noise with a deviation of 0.02 makes a model say different tokens
 _END_OF_TEXT: Final = "<|endoftext|>"
 
 
 @dataclass(frozen=True, slots=True)
 class SampleReport:
-    """What was written: the files with their sizes in bytes, the weights first."""
+    """What was written: the files and their sizes in bytes, the weights first."""
 
     model: str
     files: tuple[tuple[Path, int], ...]
@@ -43,7 +43,7 @@ def expected_nbytes(model: Model, file: ModelFile) -> int:
 
 
 def sample_nbytes(name: str) -> int:
-    """The bytes of all files of a sample. Raises ModelError where there is no such model."""
+    """The bytes of all files of a sample. Raises ModelError if there is no such model."""
     model = _model(name)
     return sum(layout.nbytes for layout in _laid_out(model).values()) + sum(map(len, _documents(model).values()))
 
@@ -57,13 +57,13 @@ def write_sample(
     force: bool = False,
     progress: Progress | None = None,
 ) -> SampleReport:
-    """Write config.json and weights of the published form, which are noise; or zeros that take no disk, if `sparse`.
+    """Write config.json and weights in the published form: noise, or if `sparse`, zeros that take no room on the disk.
 
-    Masks are what they have to be either way: of a sparse sample they alone take room, 4 MiB a layer.
+    Masks have their right values either way. In a sparse sample only they take room, 4 MiB a layer.
 
     `model` is a declared model, `tiny` or `tiny-13B`. These two get vocab.json and merges.txt as well, with a token for
-    each byte. A seed gives the same weights with every run (of one version of numpy). Raises ModelError where there is
-    no such model, OutputError where the sample can't be written; then the folder is as it was.
+    each byte. A seed gives the same weights in every run with one version of numpy. Raises ModelError if there is no
+    such model, and OutputError if the sample can't be written; the folder is then as it was.
     """
     written = _model(model)
     values = {entry.name: parameter.value for entry, parameter in _state_dict(written)}
@@ -85,11 +85,11 @@ def _model(name: str) -> Model:
     try:
         return find(name)
     except ModelError as error:
-        raise ModelError(f"{error}; and of samples `tiny` and `tiny-13B`") from None
+        raise ModelError(f"{error}, tiny or tiny-13B") from None
 
 
 def _tiny() -> Model:
-    """The form of the six single files, at sizes of a megabyte."""
+    """The form of the six single files, with about a megabyte."""
     like = find("111M")
     return _miniature("tiny", {**like.config, **_TINY_SIZES}, like.layout, _file("pytorch_model.bin", 60, "archive"))
 
@@ -138,7 +138,7 @@ def _entry(parameter: Parameter, layout: Layout) -> Entry:
 
 
 def _shards(model: Model) -> dict[str, list[Entry]]:
-    """The entries of each file. A file begins with the tensor that it names as its first, and ends where the next begins."""
+    """The entries of each file. A file begins with its declared first tensor, and ends where the next file begins."""
     entries = [entry for entry, _ in _state_dict(model)]
     names = [entry.name for entry in entries]
     starts = [names.index(file.first) if file.first else 0 for file in model.files]
@@ -152,7 +152,7 @@ def _laid_out(model: Model) -> dict[str, FileLayout]:
 
 
 def _documents(model: Model) -> dict[str, bytes]:
-    """What lies beside the weights."""
+    """The files beside the weights."""
     documents = {"config.json": _json(dict(model.config))}
     if model.index:
         shards = _shards(model)
@@ -172,7 +172,7 @@ def _json(document: dict[str, Any]) -> bytes:
 
 
 def _vocabulary() -> dict[str, int]:
-    """GPT-2's first 256 tokens, the bytes, as encoder.py `bytes_to_unicode` spells and orders them; and its last one."""
+    """GPT-2's first 256 tokens, which are the bytes as encoder.py `bytes_to_unicode` spells and orders them, and its last."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = 256 - len(printable)
     spelled = [chr(code) for code in (*printable, *range(256, 256 + hidden))]
@@ -180,7 +180,7 @@ def _vocabulary() -> dict[str, int]:
 
 
 def _part(values: Mapping[str, str | float | None], free: Callable[[Entry], Part], entry: Entry) -> Part:
-    """An entry's storage: a mask as it has to be, and `free` for a tensor whose values nothing prescribes."""
+    """An entry's storage: a mask's values, or `free` for a tensor whose values are free."""
     value = values[entry.name]
     if value == "causal":
         return Part(entry.nbytes, lambda buffers: _causal(entry.shape[-1]))
@@ -229,7 +229,7 @@ def _causal(positions: int) -> Iterator[memoryview]:
 
 
 def _check_free(folder: Path, files: Iterable[str], *, force: bool) -> None:
-    """Raise OutputError where a file is in the way."""
+    """Raise OutputError if a file is in the way."""
     for name in files:
         path = folder / name
         if path.is_dir():

@@ -51,7 +51,7 @@ def json_without_commands(document: str) -> str:
 
 
 def nbytes_text(nbytes: int) -> str:
-    """Give a size in decimal units, as disks and the Hub count: `486.2 MB`."""
+    """A size in decimal units, as disks and the Hub count: `486.2 MB`."""
     if nbytes < 1000:
         return f"{nbytes} B"
     size = float(nbytes)
@@ -74,7 +74,7 @@ def _code(character: str) -> str:
 
 
 def os_reason(error: OSError) -> str:
-    """What the system says of an error, in the middle of a sentence: `no such file or directory`."""
+    """The system's reason for an error, for the middle of a sentence: `no such file or directory`."""
     return (error.strerror or str(error)).lower()
 
 
@@ -84,6 +84,6 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names in backticks, with commas between, and how many more there are."""
+    """The first names, in backticks and with commas between them, and how many more there are."""
     shown = ", ".join(f"`{name}`" for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"

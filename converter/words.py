@@ -1,6 +1,6 @@
-"""The words that options take, where an idea has no table of its own: for commands, functions and reports alike.
+"""The words that options of commands and functions take, for those that have no table of their own.
 
-The first word is what an option means where it is left out, but for `FAIL_ON`, where it is the last.
+The first word is the option's default; of `FAIL_ON` it is the last.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ Form = Literal["storages", "named"]
 Level = Literal["tensors", "inference"]
 Engine = Literal["numpy", "transformers", "llama.cpp"]
 FailOn = Literal["dangerous", "unknown"]
-# These two say what `converter.formats` has, for type checkers; a test holds them against it.
+# For type checkers, these two repeat what `converter.formats` has; a test compares them.
 Target = Literal["safetensors", "gguf", "parameters", "npz"]
 DtypeWord = Literal["keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 SORTS: Final[tuple[Sort, ...]] = ("name", "size")
-FORMS: Final[tuple[Form, ...]] = ("storages", "named")  # of a parameters folder: raw storages, or a file a parameter
+FORMS: Final[tuple[Form, ...]] = ("storages", "named")  # of a parameters folder: raw storages, or a file for each
 LEVELS: Final[tuple[Level, ...]] = ("tensors", "inference")
 ENGINES: Final[tuple[Engine, ...]] = ("numpy", "transformers", "llama.cpp")
-FAIL_ON: Final[tuple[FailOn, ...]] = ("dangerous", "unknown")  # the mildest verdict that fails; malformed always does
+FAIL_ON: Final[tuple[FailOn, ...]] = ("dangerous", "unknown")  # the mildest verdict that fails; malformed always fails
 
 
 def check_count(option: str, count: object) -> None:
-    """Raise WordError unless `count` is a whole number from 1, or None."""
+    """Raise WordError unless `count` is None or a whole number from 1."""
     if count is not None and (type(count) is not int or count < 1):
         raise WordError(option, count, ("a whole number from 1",))
 

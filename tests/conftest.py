@@ -42,7 +42,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(tiny: Path, sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """Give a Hub that huggingface_hub is pointed at, with a token that must not get anywhere else."""
+    """A Hub that huggingface_hub is pointed at, with a token that must not get anywhere else."""
     repositories = {
         TINY: Repository(files_of(tiny)),
         "someone/sharded": Repository(files_of(sharded)),

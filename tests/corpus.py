@@ -90,7 +90,7 @@ HARMLESS = [
 
 
 def audited(read: str, tmp_path: Path) -> dict[str, Any]:
-    """Give how many files of the corpus `read` (Python that defines it) was called on, and the audit events of it."""
+    """How many files of the corpus `read` (Python that defines it) was called on, and the audit events of it."""
     write_sample(tmp_path / "warm")
     source = open_checkpoint(tmp_path / "warm")
     warm = [tmp_path / "warm" / "pytorch_model.bin", tmp_path / "warm.safetensors", tmp_path / "warm.gguf"]

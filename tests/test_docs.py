@@ -47,7 +47,7 @@ def piped(command: str) -> list[list[str]]:
 
 
 def commands(block: str) -> list[tuple[str, str]]:
-    """Give each command of a block with the output that the page shows for it."""
+    """Each command of a block with the output that the page shows for it."""
     parts = re.split(r"^\$ (.*)\n", block, flags=re.MULTILINE)
     assert not parts[0], "a block starts with a command"
     return list(zip(parts[1::2], parts[2::2], strict=True))

@@ -84,7 +84,7 @@ class TestIndex:
          "C:a.bin", "http://x/a.bin", "a.bin\n"],
     )  # fmt: skip
     def test_with_a_file_name_that_is_a_path(self, file: Any, tmp_path: Path) -> None:
-        with pytest.raises(ManifestError, match="no plain file name"):
+        with pytest.raises(ManifestError, match="not a plain file name"):
             open_checkpoint(shards(tmp_path, weight_map={"a": FIRST, "b": file}))
 
     def test_without_one_of_its_shards(self, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ class TestShards:
     def test_of_which_two_have_the_same_name(self, tmp_path: Path) -> None:
         write_shards(tmp_path, [A, A], [ONE, ONE], weight_map={"a": FIRST, "x": SECOND})
 
-        with pytest.raises(LayoutError, match="`a` stands in two shards"):
+        with pytest.raises(LayoutError, match="`a` is in two shards"):
             open_checkpoint(tmp_path)
 
     def test_without_an_index_and_one_missing(self, tmp_path: Path) -> None:

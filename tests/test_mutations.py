@@ -57,7 +57,7 @@ def contents(data: bytes) -> dict[str, Content]:
 
 
 def attempt(data: bytes) -> dict[str, Content] | None:
-    """Give the tensors, or None where the file is refused."""
+    """The tensors, or None where the file is refused."""
     try:
         return contents(data)
     except ConverterError as error:
@@ -302,7 +302,7 @@ def _(accepted: bool) -> None:
 
 
 def _numbers(text: bytes, whole: Callable[[bytes], bytes] = bytes) -> Iterator[bytes]:
-    """Give documents with another number in place of each."""
+    """Documents with another number in place of each."""
     for match in re.finditer(rb"[0-9]+", text):
         old = int(match[0])
         for value in (

@@ -105,7 +105,7 @@ def test_a_wrong_number_is_a_value_error_before_anything_is_read(wrong: Any, tmp
 def test_what_an_output_can_not_take_is_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ct.OutputError, match="leave --max-shard-size out"):
         ct.convert(tiny, tmp_path / "plain", to="parameters", max_shard_size=1000)
-    with pytest.raises(ct.SourceError, match="is no folder: --tokenizer"):
+    with pytest.raises(ct.SourceError, match="is not a folder: --tokenizer"):
         ct.convert(tiny, tmp_path / "out", to="safetensors", tokenizer=tmp_path / "absent")
     with pytest.raises(ct.WordError, match="root"):
         ct.inspect(ct.open(tiny), root="model")

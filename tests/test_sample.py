@@ -334,9 +334,7 @@ class TestWriting:
             write_sample(tmp_path, progress=again)
 
     def test_an_unknown_model_is_refused_with_all_that_there_are(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            ModelError, match=r"`7B` is no model .*Cerebras-GPT-13B; and of samples `tiny` and `tiny-13B`"
-        ):
+        with pytest.raises(ModelError, match=r"`7B` is not a declared model: .*Cerebras-GPT-13B, tiny or tiny-13B"):
             write_sample(tmp_path / "new", "7B")
         assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""From a catalogue to any format that is written here."""
+"""Converts a catalogue to any format that can be written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def target_format(output: Path, to: str | None) -> Format:
-    """The format that an output's ending asks for, or `to`. Raises OutputError where neither says, WordError for others."""
+    """The format by the output's ending, or `to`. Raises OutputError if neither says it, and WordError for an unknown word."""
     words = [format.name for format in formats.WRITABLE]
     if to is not None:
         check("to", to, words)
@@ -36,7 +36,7 @@ def target_format(output: Path, to: str | None) -> Format:
 
 
 def check_words(output: Path, to: str | None, dtype: str) -> tuple[Format, str]:
-    """The format and the dtype that are asked for. Raises WordError or OutputError for what there is not."""
+    """The chosen format and dtype. Raises WordError or OutputError if there are none such."""
     format, word = target_format(output, to), spelled(dtype)
     check("dtype", word, list(dict.fromkeys(word for other in formats.WRITABLE for word in other.dtypes)))
     return format, word
@@ -60,12 +60,12 @@ def convert(
     progress: Callable[[int], None] | None = None,
     starting: Callable[[int], None] | None = None,
 ) -> reports.ConversionReport:
-    """Write `output`, or with `dry_run` only say what would be written.
+    """Write `output`, or with `dry_run` only report what would be written.
 
     An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
-    the tokenizer's files beside the weights. `starting` is told the bytes to come before the first is written. As many
-    `threads` work as there are processors, unless a number is given; what is remote is read by one. Raises WordError for
-    a format or dtype that there is not, and the errors of `prepare` and of writing.
+    the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
+    As many threads work as there are processors, or as `threads` says; one thread reads a remote source. Raises
+    WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
     format, dtype = check_words(output, to, dtype)
     check_count("max_shard_size", max_shard_size)

@@ -1,4 +1,4 @@
-"""From a catalogue to a parameters folder: a conversion with a report of its own."""
+"""Extracts a catalogue into a parameters folder: a conversion with a report of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def default_folder(catalogue: Catalogue) -> Path:
-    """`parameters/<model>`, or the file's own name where the model is not known."""
+    """`parameters/<model>`, or the file's own name for an unknown model."""
     recognition = recognise(catalogue, catalogue.config)
     if recognition is not None and recognition.model is not None:
         return Path("parameters") / recognition.model.name
@@ -29,7 +29,7 @@ def default_folder(catalogue: Catalogue) -> Path:
 
 
 def check_words(form: str) -> None:
-    """Raise WordError for a form that there is not."""
+    """Raise WordError for an unknown form."""
     check("form", form, FORMS)
 
 
@@ -48,9 +48,9 @@ def extract(
 ) -> ExtractReport:
     """Write the parameters folder, atomically. Every CRC is checked on the way unless `check_crc` is false.
 
-    With `properties`, model.properties goes there, and a checkpoint that it can't express is refused with ModelError
-    before anything is written; without, the report says why it was left out. As many `threads` work as there are
-    processors, unless a number is given; what is remote is read by one.
+    With `properties`, model.properties is written to that path, and a checkpoint that it can't express is refused with
+    ModelError before anything is written. Without, the report says why it was left out. As many threads work as there
+    are processors, or as `threads` says; one thread reads a remote source.
     """
     check_words(form)
     check_count("threads", threads)

@@ -1,4 +1,4 @@
-"""A conversion: everything is planned, then streamed. `convert` and `extract` differ in what they ask for and report."""
+"""A conversion: everything is planned, then streamed. `convert` and `extract` differ only in their options and reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TORCH_NAMES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A conversion that is planned: what will be written, and what must hold before it takes the output's place."""
+    """A planned conversion: what will be written, and what is checked before it takes the output's place."""
 
     source: Catalogue
     output: Path
@@ -58,7 +58,7 @@ class Job:
 
     @property
     def model(self) -> str | None:
-        """The name of the declared model, if it is one."""
+        """The name of the declared model, or None."""
         return (
             self.recognition.model.name if self.recognition is not None and self.recognition.model is not None else None
         )
@@ -71,7 +71,7 @@ class Job:
         threads: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Write the output, atomically. Raises OutputError where it can't be, and what reading the source raises."""
+        """Write the output, atomically. Raises OutputError if that fails, and the errors of reading the source."""
         if self.plan.passing:
             self.source.pass_by()
         inputs = self.source.identities()
@@ -90,7 +90,7 @@ class Job:
             )
 
     def _outputs(self) -> Iterator[tuple[Path, Plan]]:
-        """Files in several parts beside each other are as many outputs."""
+        """The paths of the outputs: an output in several files beside each other has several."""
         if self.plan.folder or len(self.plan.files) == 1:
             yield self.output, self.plan
             return
@@ -129,13 +129,15 @@ def prepare(
             catalogue.check_unchanged()
 
     if options.tokenizer is not None and not options.tokenizer.is_dir():
-        raise SourceError(f"`{options.tokenizer}` is no folder: --tokenizer names one with vocab.json and merges.txt")
+        raise SourceError(
+            f"`{options.tokenizer}` is not a folder: --tokenizer names one with vocab.json and merges.txt"
+        )
     beside = folder_beside(catalogue) if format.self_contained or (folder and format.companions) else None
     given = options.tokenizer
     if given is None and format.self_contained and beside is not None and is_beside(beside):
         options = replace(options, tokenizer=beside)
     if format.plan is None:
-        raise UnsupportedError(f"{format.title} is read here, and not written: choose {_listed(formats.WRITABLE)}")
+        raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")
     planned = format.plan(tensors, recognition, options)
     companions = _companions(tensors, beside, given, options.dtype) if folder and format.companions else []
     identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers))
@@ -168,7 +170,7 @@ def _words(words: list[str]) -> str:
 
 
 def _companions(catalogue: Catalogue, beside: Path | None, tokenizer: Path | None, dtype: str) -> list[PlannedFile]:
-    """The files that go along with weights: configuration, tokenizer, licence."""
+    """The files that are copied beside the weights: configuration, tokenizer, licence."""
     files: dict[str, PlannedFile] = {}
     for folder, names in ((beside, (*TOKENIZER, GENERATION, *LICENCES)), (tokenizer, TOKENIZER)):
         for name in names if folder is not None else ():
@@ -181,7 +183,7 @@ def _companions(catalogue: Catalogue, beside: Path | None, tokenizer: Path | Non
 
 
 def _config(config: Mapping[str, Any], beside: Path | None, dtype: str) -> PlannedFile:
-    """The config.json, with the dtype that was converted to; byte for byte the source's where nothing changes."""
+    """The config.json with the new dtype. If nothing changes, it is byte for byte the source's."""
     named = _TORCH_NAMES.get(dtype)
     keys = [key for key in ("torch_dtype", "dtype") if key in config]
     changed = dict(config) | (dict.fromkeys(keys, named) if named else {})

@@ -26,7 +26,7 @@ _BY_NAME: Final = {format.name: format for format in FORMATS}
 
 
 def named(name: str) -> Format:
-    """The format of this name; one that can do nothing for catalogues that were made in memory."""
+    """The format of this name. For catalogues that were made in memory, it is one without abilities."""
     return _BY_NAME.get(name) or Format(name, name)
 
 
@@ -41,14 +41,14 @@ def canonical(catalogue: Catalogue) -> Catalogue:
 
 
 def of_folder(path: Path) -> Format | None:
-    """The format that a folder is of as a whole, or None where it holds files of weights."""
+    """The format of a folder as a whole, or None if it holds files of weights."""
     return next((format for format in FORMATS if format.is_folder(path)), None)
 
 
 def identify(head: bytes, name: str) -> Format:
     """The format that a file's first HEAD bytes show.
 
-    Raises ForeignFileError that says what it is instead, or CutOffError where it is too short to be anything.
+    Raises ForeignFileError, which says what it is instead, or CutOffError if it is too short to be anything.
     """
     for format in FORMATS:
         if format.matches(head):
@@ -64,7 +64,7 @@ def open_file(path: str | Path, *, root: str | None = None, shard: int | None = 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Let Python's collector rest. All that a pickle makes stays: it would look through a growing heap for nothing."""
+    """Pause Python's garbage collector: everything that a pickle makes stays, so it would search a growing heap in vain."""
     collecting = gc.isenabled()
     gc.disable()
     try:

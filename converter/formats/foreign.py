@@ -1,4 +1,4 @@
-"""What a file is that is no checkpoint: one list, by which files are refused and archives are left unopened."""
+"""The kinds of files that are not checkpoints: one list, by which files are refused and archives are left unopened."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def known(head: bytes) -> bool:
 
 
 def what(head: bytes) -> str:
-    """What a file that is no checkpoint is, by its first HEAD bytes."""
+    """What a file is instead of a checkpoint, by its first HEAD bytes."""
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):

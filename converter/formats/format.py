@@ -1,7 +1,7 @@
 """What a format can do: the type of every record in `converter.formats`.
 
-Everything that the program asks about a format is a field here, with a default where most formats have none. Nothing
-outside this package compares a format's name.
+Everything that the program asks about a format is a field here, with a default for most formats. Nothing outside this
+package compares a format's name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from converter.tensors.casting import Loss
     from converter.tensors.catalogue import Catalogue
 
-Finding = tuple[str, str, str]  # what is wrong with what lies beside the weights: name, what, sentence
+Finding = tuple[str, str, str]  # something wrong with the files beside the weights: name, what, sentence
 
 
 class Reader(Protocol):
@@ -41,11 +41,11 @@ class FolderReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a conversion is asked for. A format takes what concerns it, and refuses what it can't do.
+    """The options of a conversion. A format uses those that concern it, and refuses those that it can't fulfil.
 
     `dtype` is a word of `Format.dtypes`. `max_shard_size` counts bytes. `tokenizer` is a folder with tokenizer files.
-    `name` is what the output's weight file would be called; None where it lies in a folder and may choose. `form` and
-    `sha256` are a parameters folder's; `properties_inside` is whether model.properties goes into it.
+    `name` is the name of the output's weight file; None if it lies in a folder, where the format chooses. `form` and
+    `sha256` are for a parameters folder, and `properties_inside` says whether model.properties goes into it.
     """
 
     dtype: str = "keep"
@@ -60,11 +60,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a format would write: files whose sizes are known before a byte is.
+    """What a format would write: files whose sizes are known before a byte is written.
 
-    `dropped` are masks, `tied` the names that are kept under another name. `losses` is filled while the files are
-    written, by tensor, where the dtype changes. `finish` makes the files that depend on the others' bytes. `properties`
-    is the text of model.properties, and `refused` why there is none.
+    `dropped` are masks, and `tied` the names that are kept under another name. `losses` is filled while the files are
+    written, for each tensor whose dtype changes. `finish` makes the files that depend on the others' bytes.
+    `properties` is the text of model.properties, and `refused` the reason if there is none.
     """
 
     files: tuple[PlannedFile, ...]
@@ -79,7 +79,7 @@ class Planned:
 
 
 class Planner(Protocol):
-    """Plans an output: names, offsets and sizes, without reading a tensor, unless it is a mask to be left out."""
+    """Plans an output: names, offsets and sizes. It reads no tensors, except masks that may be left out."""
 
     def __call__(self, catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
         """`catalogue` has the canonical names. Raises UnsupportedError, naming the tensor, for what can't be written."""
@@ -116,26 +116,25 @@ def _no_tokenizer(catalogue: Catalogue) -> Tokenizer | None:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A kind of checkpoint. What a record does not say, the format does not have.
+    """A kind of checkpoint. A format lacks every ability that its record does not give.
 
-    Reading. `matches` looks at the first HEAD bytes of a file; `read` reads one; `endings` are what its files are
-    called, the one that is written first. `is_folder` looks at a folder, `read_folder` reads one. `canonical` gives a
-    catalogue the names, shapes and config.json of its family.
+    Reading. `matches` looks at the first HEAD bytes of a file; `read` reads one; `endings` are the endings of its
+    files' names, and the first is the one that is written. `is_folder` looks at a folder, `read_folder` reads one.
+    `canonical` gives a catalogue the names, shapes and config.json of its family.
 
-    Writing. `plan` plans an output with the dtypes that `dtypes` lists, a word each; `shard` is how many bytes of
+    Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes. `shard` is how many bytes of
     tensors a file in a folder has at most. `whole_folder`: an output is always a folder.
 
-    What lies beside. `self_contained`: configuration and tokenizer lie inside the file. `companions`: they lie beside
-    the weights in a folder, and go along. `tokenizer` reads the one inside. `says_activation` tells whether the
-    configuration says which activation the model was trained with. `check` holds the rest of a folder against the
-    tensors.
+    Companions. `self_contained`: configuration and tokenizer are inside the file. `companions`: they lie beside the
+    weights in a folder, and are copied with them. `tokenizer` reads the one inside. `says_activation` tells whether the
+    configuration names the activation that the model was trained with. `check` compares the other files of a folder
+    with the tensors.
 
-    Verifying. `disagreements` asks a second reader of the format. `engines` can compute such a model. `tanh`: what runs
-    this form computes GELU by tanh, whatever the model was trained with.
+    Verifying. `disagreements` asks a second reader of the format. `engines` can compute such a model. `tanh`: the
+    programs that run this format compute GELU in its tanh form, whatever the model was trained with.
 
-    Scanning. `pickled`: a pickle says what the file holds, so that its globals and its strides are worth showing.
-    `contents` is what a scanner looks through: records of an archive, pickles one after another, an array
-    of numpy, or nothing.
+    Scanning. `pickled`: a pickle describes the file, so its globals and strides are worth showing. `contents` is what a
+    scanner looks through: records of an archive, pickles one after another, an array of numpy, or nothing.
     """
 
     name: str
@@ -163,7 +162,7 @@ class Format:
 
     @property
     def ending(self) -> str | None:
-        """What the name of a lone file that is written ends in; None where an output is always a folder."""
+        """The ending of a lone file that is written; None if an output is always a folder."""
         return None if self.whole_folder or self.plan is None else self.endings[0]
 
 

@@ -23,7 +23,7 @@ _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def read(path: Path, *, root: str | None = None) -> Catalogue:
-    """Read a folder's checkpoint; its config.json comes along."""
+    """Read a folder's checkpoint and its config.json."""
     catalogue = _read(path, root)
     return catalogue if catalogue.config is not None else catalogue.with_origin(config=config_beside(path))
 
@@ -52,9 +52,9 @@ def _read(path: Path, root: str | None) -> Catalogue:
 
 
 def choose(names: Iterable[str], where: str) -> tuple[str | None, list[str]]:
-    """Of the files in a folder, give the index, or the one weight file or complete set of shards.
+    """The index among a folder's files, if there is one, and the one weight file or complete set of shards.
 
-    Raises FormatError where there is none or there are several. `where` is what messages call the folder.
+    Raises FormatError if there is none or there are several. Messages call the folder `where`.
     """
     names = sorted(names)
     indexes = [name for name in names if name.endswith(INDEXES)]
@@ -77,7 +77,7 @@ def choose(names: Iterable[str], where: str) -> tuple[str | None, list[str]]:
 
 
 def _numbered(files: list[str], where: str) -> bool:
-    """Whether the files are one complete set of shards by their names."""
+    """Whether the files' names are those of one complete set of shards."""
     found = [match for file in files if (match := _SHARD.fullmatch(file))]
     if len(found) < len(files) or len({(match[1], match[3], match[4]) for match in found}) > 1:
         return False
@@ -88,18 +88,18 @@ def _numbered(files: list[str], where: str) -> bool:
 
 
 def load_weight_map(index: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Give the files by tensor that an index promises. Raises ManifestError where it has none, or paths."""
+    """The file of each tensor, by an index. Raises ManifestError if the index has none, or has paths."""
     weight_map = index.get("weight_map")
     if type(weight_map) is not dict or not weight_map:
         raise ManifestError(f"`{name}` has no `weight_map`")
     for tensor, file in weight_map.items():
         if type(file) is not str or not _FILE_NAME.fullmatch(file):
-            raise ManifestError(f"`{name}` puts `{tensor}` into {file!r}, which is no plain file name")
+            raise ManifestError(f"`{name}` puts `{tensor}` into {file!r}, which is not a plain file name")
     return weight_map
 
 
 def shard_files(weight_map: Mapping[str, str], names: Iterable[str], where: str, index: str) -> list[str]:
-    """Give the shards of an index. Raises ManifestError where one is not among `names`."""
+    """The shards of an index. Raises ManifestError if one is not among `names`."""
     shards, held = sorted(set(weight_map.values())), set(names)
     if missing := [shard for shard in shards if shard not in held]:
         raise ManifestError(
@@ -110,7 +110,7 @@ def shard_files(weight_map: Mapping[str, str], names: Iterable[str], where: str,
 
 
 def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Mapping[str, str] | None) -> Catalogue:
-    """Put the shards' catalogues together, and hold them against the index."""
+    """Join the shards' catalogues, and compare them with the index."""
     formats = {part.format for part in parts}
     if len(formats) > 1:
         raise FormatError(f"the shards in `{where}` are of different formats: {', '.join(sorted(formats))}")
@@ -119,7 +119,7 @@ def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Map
     for shard, part in zip(shards, parts, strict=True):
         for name, tensor in part.items():
             if name in places:
-                raise LayoutError(f"`{name}` stands in two shards, `{places[name]}` and `{shard}`")
+                raise LayoutError(f"`{name}` is in two shards, `{places[name]}` and `{shard}`")
             places[name] = shard
             tensors[name] = tensor
     unsupported = [other for part in parts for other in part.unsupported]
@@ -128,7 +128,7 @@ def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Map
     if weight_map is not None:
         held = {other.name for other in unsupported}
         missing = [name for name in weight_map if name not in places and name not in held]
-        # An index of safetensors names one of several tied names; the shard's metadata holds the others.
+        # An index of safetensors has one of several tied names; the shard's metadata has the others.
         listed_tensors = {tensor for name, tensor in tensors.items() if name in weight_map}
         extra = [name for name in places if name not in weight_map and tensors[name] not in listed_tensors]
         moved = [name for name, file in places.items() if weight_map.get(name, file) != file]

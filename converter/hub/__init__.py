@@ -1,1 +1,1 @@
-"""Checkpoints on the Hub or at a URL. Nothing outside of this package imports huggingface_hub."""
+"""Checkpoints on the Hub or at a URL. Nothing outside this package imports huggingface_hub."""

@@ -17,13 +17,13 @@ def in_cache(repository: str, files: Iterable[str]) -> dict[str, Path]:
 
 
 def cached(repository: str, file: str, revision: str) -> Path | None:
-    """Where the cache holds a file; None where it does not."""
+    """The path of a file in the cache; None if it is not there."""
     found = try_to_load_from_cache(repository, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 
 def snapshot(place: Place) -> Path | None:
-    """The folder of the cache that holds a revision; None where there is none."""
+    """The folder of the cache that holds a revision; None if there is none."""
     for name in ("config.json", "pytorch_model.bin", "model.safetensors", "pytorch_model.bin.index.json"):
         if (path := cached(place.repository, name, place.revision)) is not None:
             return path.parent

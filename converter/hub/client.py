@@ -1,4 +1,4 @@
-"""One GET, hop by hop, with retries: to whom the token goes, which redirects are followed, and how long we wait.
+"""One GET, hop by hop, with retries: which server gets the token, which redirects are followed, how long we wait.
 
 URLs and the token are huggingface_hub's. We make the requests ourselves, because each redirect is checked, and each read
 is bounded in requests and in time. A host is looked up once; the addresses that were checked are those that we connect to.
@@ -35,9 +35,9 @@ _T = TypeVar("_T")
 
 
 def _library() -> Any:
-    """The HTTP library that huggingface_hub requires: httpx or, in newer versions, httpx2; both have the names we use.
+    """The HTTP library that huggingface_hub requires: httpx or, for newer versions, httpx2. Both have the names we use.
 
-    Its get_session() is public, but of no use here: that client adds headers, and asks a proxy even for this machine.
+    Its public get_session() can't be used here: that client adds headers, and uses a proxy even for this machine.
     """
     required = metadata.requires("huggingface_hub") or ()
     return import_module("httpx2" if any(re.match(r"httpx2\b", line) for line in required) else "httpx")
@@ -45,18 +45,18 @@ def _library() -> Any:
 
 httpx: Final = _library()
 
-Refused = Callable[[int, Any], ConverterError | None]  # what to raise for a status and headers; None: nothing is there
+Refused = Callable[[int, Any], ConverterError | None]  # the error for a status and headers; None: no such file
 
 PASSING: Final = frozenset((408, 425, 429, 500, 502, 503, 504))  # statuses after which we ask again
 _ATTEMPTS: Final = 6
 _LONGEST_WAIT: Final = 30.0  # seconds that a server may ask for between attempts
 _HOPS: Final = 5
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
-_SECONDS: Final = re.compile(r"\d{1,19}", re.ASCII)  # the form of a Retry-After that is no date
+_SECONDS: Final = re.compile(r"\d{1,19}", re.ASCII)  # the form of a Retry-After that is not a date
 
 
 class AgainError(Exception):
-    """A failure after which we ask again: in `wait` seconds, or after the next backoff where that is None."""
+    """A failure after which we ask again: in `wait` seconds, or after the next backoff if that is None."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -87,7 +87,7 @@ class Client:
         self._lock, self._looking = threading.Lock(), threading.Lock()
 
     def __del__(self) -> None:
-        for session in self.__dict__.get("_sessions", {}).values():  # none where making the first one failed
+        for session in self.__dict__.get("_sessions", {}).values():  # there are none if making the first one failed
             session.close()
 
     def token(self) -> str | None:
@@ -123,7 +123,7 @@ class Client:
     def get(
         self, url: str, headers: Mapping[str, str], *, inside: bool, seen: Callable[[str, Any], None] | None = None
     ) -> tuple[str, Any]:
-        """The last answer, its body not read yet, and the URL that it is from.
+        """The last answer, whose body is not read yet, and the URL that it came from.
 
         `inside`: redirects may lead into a private network. `seen` is called with every answer, redirects too. Raises
         AgainError, or SourceError for a redirect that must not be followed.
@@ -144,7 +144,7 @@ class Client:
         raise SourceError(f"`{shown(first)}` can't be read: it was redirected more than {_HOPS} times")
 
     def load(self, url: str, limit: int, refused: Refused) -> bytes | None:
-        """A small document whole. For an answer other than 200, `refused` makes the error; where it makes none, None."""
+        """All of a small document. For an answer other than 200, the error that `refused` makes, or None if it makes none."""
         inside = self.is_inside(checked_url(url).hostname or "")
         seconds = self.patience.seconds(0)
 
@@ -168,7 +168,7 @@ class Client:
         return awaited(self.pool.submit(lambda: self.insist(shown(url), seconds, once)), shown(url), seconds)
 
     def insist(self, name: str, seconds: float, once: Callable[[float], _T]) -> _T:
-        """Call `once` until it raises no AgainError, for `seconds` at most; it is given the time when they are over."""
+        """Call `once` until it raises no AgainError, for `seconds` at most. Its argument is the time when these are over."""
         deadline, backoff = time.monotonic() + seconds, self.patience.backoff
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -187,7 +187,7 @@ class Client:
         raise AssertionError
 
     def pieces(self, response: Any, deadline: float) -> Iterable[bytes]:
-        """Yield a body as it comes. Raises AgainError where it breaks off, stalls or is too slow."""
+        """Yield a body as it comes. Raises AgainError if it breaks off, stalls or is too slow."""
         try:
             for piece in response.iter_raw():
                 self.traffic.add(0, len(piece))
@@ -269,7 +269,7 @@ class Client:
             return self._sessions[key]
 
     def redirected(self, url: str, location: str, *, inside: bool) -> str:
-        """Where a redirect leads. Raises SourceError where it must not be followed."""
+        """The URL that a redirect leads to. Raises SourceError if it must not be followed."""
         what = f"`{shown(url)}` can't be read: its redirect to "
         try:
             target = urljoin(url, location)
@@ -326,7 +326,7 @@ def _user_agent() -> str:
 
 
 def passing(response: Any) -> AgainError:
-    """The failure that a status of PASSING is."""
+    """The failure for a status in PASSING."""
     asked = response.headers.get("retry-after", "")
     wait = min(float(asked), _LONGEST_WAIT) if _SECONDS.fullmatch(asked) else None
     return AgainError(f"the server answered {response.status_code}", wait)

@@ -31,7 +31,7 @@ COMPANIONS: Final = (CONFIG, GENERATION, *TOKENIZER)
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A file that was downloaded. `checked` says whose SHA-256 it has: `declared`, `the Hub's`, or None if nobody gave one."""
+    """A file that was downloaded. `checked` says which SHA-256 it has: `declared`, `the Hub's`, or None if none is known."""
 
     path: Path
     nbytes: int
@@ -45,7 +45,7 @@ def download(
     starting: Callable[[int], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Downloaded]:
-    """Download a declared model or `owner/name[@revision]` into `target`, or into the local cache; companions too.
+    """Download a declared model or `owner/name[@revision]`, with its companions, into `target` or into the local cache.
 
     `starting` is called with the bytes of all files, `progress` with those since its last call. Raises SourceError for a
     file that can't be downloaded, and for one whose SHA-256 is not the declared one or, where none is declared, the Hub's;
@@ -54,7 +54,7 @@ def download(
     declared = models.find(name) if "/" not in name else None
     place = parse(declared.repository if declared is not None else name)
     if isinstance(place, str) or place.file is not None:
-        raise SourceError(f"`{name}` is no repository: a declared model or `owner/name` was expected")
+        raise SourceError(f"`{name}` is not a repository: a declared model or `owner/name` was expected")
     check_online(str(place))
     if declared is None:
         declared = next((model for model in models.declared() if model.repository == place.repository), None)
@@ -88,7 +88,7 @@ def download(
 def companions(location: str) -> Path | None:
     """The folder of the local cache with a repository's small files: config.json and the tokenizer.
 
-    None where there are none: at a URL outside the Hub, or in a repository without them.
+    None if there are none: at a URL outside the Hub, or in a repository without them.
     """
     place = parse(location)
     if isinstance(place, str):
@@ -133,7 +133,7 @@ def _fetched(repository: Repository, file: str, progress: Callable[[int], None] 
     """Download a file through huggingface_hub into its cache."""
 
     class Bar(tqdm):
-        """A progress bar of huggingface_hub that is not shown, and passes the bytes on."""
+        """A progress bar for huggingface_hub that shows nothing and passes the bytes on."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options | {"disable": True})  # type: ignore[no-untyped-call]

@@ -63,11 +63,13 @@ class Place:
 
 
 def parse(location: str) -> Place | str:
-    """The place on the Hub that a location means, or the URL that it is."""
+    """The place on the Hub that a location means, or its URL."""
     if location.startswith("hf://"):
         found = _HUB.fullmatch(location)
         if found is None or location.startswith(("hf://datasets/", "hf://spaces/", "hf://buckets/")):
-            raise SourceError(f"`{location}` is no model on the Hub: `hf://owner/name[@revision][/file]` was expected")
+            raise SourceError(
+                f"`{location}` is not a model on the Hub: `hf://owner/name[@revision][/file]` was expected"
+            )
     elif _URL.match(location):
         parts = checked_url(location)
         if origin(location) != origin(constants.ENDPOINT) or not (found := _PAGE.fullmatch(parts.path)):
@@ -96,25 +98,25 @@ def why_offline() -> str:
 
 
 def check_online(what: str) -> None:
-    """Raise SourceError if `what`, which has to be asked for, must not be."""
+    """Raise SourceError if the network is turned off; `what` is what it is needed for."""
     if offline():
         raise SourceError(f"`{shown(what)}` can't be had offline: {why_offline()}")
 
 
 def checked_url(url: str, what: str = "") -> SplitResult:
-    """The parts of a URL. Raises SourceError unless it is https without a user's name, or http to this machine.
+    """The parts of a URL. Raises SourceError unless it is https, or http to this machine, without a user's name.
 
-    `what` stands in front of the error.
+    The message begins with `what`.
     """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise SourceError(f"{what}`{shown(url)}` is no valid URL") from None
+        raise SourceError(f"{what}`{shown(url)}` is not a valid URL") from None
     if parts.scheme not in ("https", "http"):
         raise SourceError(f"{what}`{shown(url)}` is refused: only https:// and hf:// are read")
     if not host or not url.isprintable():
-        raise SourceError(f"{what}`{shown(url)}` is no valid URL")
+        raise SourceError(f"{what}`{shown(url)}` is not a valid URL")
     if parts.username is not None or parts.password is not None:
         raise SourceError(f"{what}`{shown(url)}` is refused: it holds a user's name or password")
     if parts.scheme == "http" and not _is_loopback(host):
@@ -123,7 +125,7 @@ def checked_url(url: str, what: str = "") -> SplitResult:
 
 
 def shown(url: str) -> str:
-    """A URL without its query and password, which may be secret."""
+    """A URL for messages: without its query and password, which may be secret."""
     if not _URL.match(url):
         return safe_text(url)
     head = re.split(r"[?#]", url, maxsplit=1)[0]
@@ -133,7 +135,7 @@ def shown(url: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of a URL: whom it asks."""
+    """Scheme, host and port of a URL."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
 

@@ -1,4 +1,4 @@
-"""A remote object, read by ranges and pinned: every answer has to be about the bytes that the first one was about.
+"""A remote object, read by ranges and pinned: every answer has to be of the same version as the first one.
 
 Sources: RFC 9110, sections 13 and 14; the Hub's headers as huggingface_hub/file_download.py has them.
 """
@@ -19,15 +19,15 @@ from converter.text import safe_text
 if TYPE_CHECKING:
     from converter.hub.client import Client, Refused
 
-_FIRST: Final = 128 << 10  # bytes of the first read, which hold the pickle of a thousand tensors
-_EXPIRED: Final = frozenset((400, 401, 403, 404, 410))  # what a server answers to a signed link whose time is over
+_FIRST: Final = 128 << 10  # bytes of the first read: enough for the pickle of a thousand tensors
+_EXPIRED: Final = frozenset((400, 401, 403, 404, 410))  # what a server answers to a signed link that has expired
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
 _EMPTY: Final = re.compile(r"bytes \*/0")
 
 
 class RemoteObject:
-    """An object at a URL. `commit` and `nbytes` are what the Hub says of it, if it lies there."""
+    """An object at a URL. `commit` and `nbytes` are what the Hub says about it, if it is there."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class RemoteObject:
         self._pins: dict[object, str] = {}
 
     def opened(self) -> RemoteFile:
-        """The object as a source. Its first bytes are read, and with them the size and what pins this version."""
+        """The object as a source. Its first bytes are read; the answer also has the size, and what pins this version."""
         return RemoteFile(self, self._client.pool, self._begin(), self._client.fetching)
 
     def _begin(self) -> memoryview:
@@ -57,16 +57,16 @@ class RemoteObject:
 
     @property
     def pinned(self) -> bool:
-        """Whether a change would be noticed: there is a commit, a strong ETag, or a time of the last change."""
+        """Whether a change would be noticed, by a commit, a strong ETag, or the time of the last change."""
         etag, _, date = self._pins.get("", "").rpartition("|")
         return self._commit is not None or bool(date) or (bool(etag) and not etag.startswith("W/"))
 
     def patience(self, size: int) -> float:
-        """Seconds for a read of so many bytes."""
+        """Seconds that a read of this many bytes may take."""
         return self._client.patience.seconds(size)
 
     def fetch(self, start: int, size: int) -> memoryview:
-        """Exactly `size` bytes; fewer only where the size is not known yet and the object ends before."""
+        """Exactly `size` bytes; fewer only if the object's size is not known yet and it ends before."""
         buffer = memoryview(bytearray(size))
         done = 0
 
@@ -139,7 +139,8 @@ class RemoteObject:
             raise self._wrong(f"bytes {first:,} to {last:,} where {start:,} to {start + size - 1:,} were asked for")
         if headers.get("content-length", str(size)) != str(size):
             raise self._wrong(f"{safe_text(headers['content-length'], 20)} bytes where {size:,} were asked for")
-        # ETags differ between the hosts that the Hub redirects to, so each has its own pin; the commit pins the content.
+        # The hosts that the Hub redirects to have different ETags, so the ETag is compared for each host. The commit is
+        # the same for all.
         self._pin(origin(url) if self._commit else "", f"{headers.get('etag', '')}|{headers.get('last-modified', '')}")
         if self.size < 0:
             self.size = total

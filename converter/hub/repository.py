@@ -1,4 +1,4 @@
-"""Checkpoints on the Hub or at a URL: which files there are, which of them are the checkpoint, and opening it."""
+"""Opens checkpoints on the Hub or at a URL: lists the files, and chooses those that are the checkpoint."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 def open_remote(location: str, *, root: str | None = None, fetching: Fetching = FETCHING) -> Catalogue:
     """Read a checkpoint's names and layouts from the Hub or a URL; tensors are read when they are asked for.
 
-    Files that are in the local cache are read from there. Raises SourceError where there is no such checkpoint, or it
-    can't be reached.
+    Files in the local cache are read from there. Raises SourceError if there is no such checkpoint or it can't be
+    reached.
     """
     place = parse(location)
     if isinstance(place, str):
@@ -87,11 +87,11 @@ class Repository:
 
     @property
     def name(self) -> str:
-        """The place, with the commit for its revision."""
+        """The place, with the commit as its revision."""
         return f"hf://{self.place.repository}@{self.commit}"
 
     def entry(self, file: str) -> Entry:
-        """What the Hub lists of a file. Raises SourceError where it lists no such file."""
+        """The Hub's entry for a file. Raises SourceError if it has none."""
         if file in self.files:
             return self.files[file]
         near = [name for name in self.files if Path(name).name == Path(file).name or name.endswith(Path(file).suffix)]
@@ -99,7 +99,7 @@ class Repository:
         raise SourceError(f"`{self.place.repository}` has no file `{file}` in revision `{self.place.revision}`{hint}")
 
     def open(self, file: str) -> Source:
-        """A file as a source: out of the local cache if it is there."""
+        """A file as a source, from the local cache if it is there."""
         entry = self.entry(file)
         if (path := cached(self.place.repository, file, self.commit)) is not None:
             return LocalFile(path)
@@ -109,7 +109,7 @@ class Repository:
         return found.opened()
 
     def load(self, file: str) -> bytes:
-        """A small file whole."""
+        """All of a small file."""
         self.entry(file)
         if (path := cached(self.place.repository, file, self.commit)) is not None:
             return path.read_bytes()
@@ -117,7 +117,7 @@ class Repository:
         return data if data is not None else b""
 
     def config(self) -> dict[str, Any] | None:
-        """The config.json; None where there is none."""
+        """The config.json; None if there is none."""
         return parse_json(self.load(CONFIG), f"{self.name}/{CONFIG}") if CONFIG in self.files else None
 
     def file(self, file: str, root: str | None, shard: int | None = None) -> Catalogue:
@@ -125,7 +125,7 @@ class Repository:
         return _read(self.open(file), root, shard)
 
     def whole(self, root: str | None) -> Catalogue:
-        """Read the repository's checkpoint: shards with their index, or its one weight file."""
+        """Read the repository's checkpoint: shards with their index, or the one weight file."""
         weight_map = self._weight_map()
         files = self._files(weight_map)
         if weight_map is None and len(files) == 1:
@@ -190,7 +190,7 @@ def look_up(client: Client, place: Place) -> Repository:
 
 
 def refusal(client: Client, place: Place, status: int, headers: Any) -> ConverterError:
-    """The error that an answer of the Hub means, in a sentence that says what to do."""
+    """The error for an answer of the Hub, with a sentence that says what to do."""
     name, host, code = place.repository, urlsplit(client.endpoint).netloc, headers.get("x-error-code", "")
     token = client.token() is not None
     if code == "GatedRepo":
@@ -224,7 +224,7 @@ def _open_cached(place: Place, root: str | None) -> Catalogue:
 
 def _at(client: Client, url: str) -> RemoteObject:
     def refused(status: int, headers: Any) -> ConverterError:
-        what = {401: "it wants a password", 403: "it is forbidden", 404: "there is no such file"}.get(status)
+        what = {401: "it needs a password", 403: "it is forbidden", 404: "there is no such file"}.get(status)
         return SourceError(f"`{shown(url)}` can't be read: {what or f'the server answered {status}'}")
 
     return RemoteObject(client, shown(url), url, refused)
@@ -236,7 +236,7 @@ def _open_url(client: Client, url: str, root: str | None) -> Catalogue:
     if not found.pinned:
         unpinned = f"`{shown(url)}` has no strong ETag and no date: a change while it is read can't be noticed"
         catalogue = replace(catalogue, problems=(*catalogue.problems, unpinned))
-    # A signed URL opens one file, so we ask for nothing beside it.
+    # A signed URL opens one file only, so we ask for nothing beside it.
     if not urlsplit(url).query:
         with contextlib.suppress(ConverterError):
             data = client.load(urljoin(url, CONFIG), limits().json_bytes, lambda status, headers: None)

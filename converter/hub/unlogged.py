@@ -1,7 +1,7 @@
-"""Requests of ours that leave no URL and no header in the host program's logs.
+"""Keeps URLs and headers of our requests out of the host program's logs.
 
-httpx logs whole URLs and httpcore the headers of answers, with the signed links of redirects. The levels and handlers of
-their loggers are the host program's: a filter drops the records of our own requests and lets all others pass.
+httpx logs whole URLs, and httpcore the headers of answers, with the signed links of redirects. The levels and handlers
+of their loggers belong to the host program, so a filter drops the records of our own requests and lets all others pass.
 """
 
 import logging
@@ -20,9 +20,9 @@ _LOGGERS: Final = (  # huggingface_hub requires httpx or httpx2
 
 @contextmanager
 def unlogged() -> Iterator[None]:
-    """Log nothing of the requests that are made in the body of a `with`."""
+    """Keep the requests that are made in the body of a `with` out of the logs."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_is_of_others)  # a filter that is there already is not added again
+        logging.getLogger(name).addFilter(_is_of_others)  # a filter that is already there is not added again
     before = _OURS.set(True)
     try:
         yield

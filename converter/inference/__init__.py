@@ -1,1 +1,1 @@
-"""Whether a copy computes what its source does: the forward pass, other engines as witnesses, the comparison."""
+"""Whether a copy computes the same as its source: the forward pass, other engines, and the comparison."""

@@ -15,7 +15,8 @@ _PIECE: Final = 32 << 10  # elements: the piece and three buffers of 128 KiB sta
 _ONE: Final = np.float32(1)
 
 # The normal distribution's lower tail, Φ(-a) = exp(-a²/2) · P(t) with t = 1 / (1 + 0.235 a): the form of Hastings
-# (Abramowitz & Stegun 7.1.26), fitted anew over 0 ≤ a ≤ 14 to a relative error of 1.2e-7. P's coefficients from t¹ up.
+# (Abramowitz & Stegun 7.1.26), fitted again over 0 ≤ a ≤ 14 to a relative error of 1.2e-7. These are P's coefficients
+# from t¹ up.
 _SCALE: Final = np.float32(0.235)
 _FURTHEST: Final = np.float32(15)  # Φ(-15) is 0 in float32
 _TAIL: Final = tuple(
@@ -52,7 +53,7 @@ def _in_pieces(gelu: Callable[..., None], x: NDArray[np.float32]) -> None:
 
 
 def _erf(x: NDArray[np.float32], a: NDArray[np.float32], t: NDArray[np.float32], tail: NDArray[np.float32]) -> None:
-    """max(x, 0) - |x|·Φ(-|x|) is x·Φ(x) on both sides, and nowhere the difference of two numbers near 1."""
+    """x·Φ(x) as max(x, 0) - |x|·Φ(-|x|), which nowhere subtracts two numbers near 1."""
     np.abs(x, out=a)
     np.minimum(a, _FURTHEST, out=a)
     np.multiply(a, _SCALE, out=t)
@@ -72,7 +73,7 @@ def _erf(x: NDArray[np.float32], a: NDArray[np.float32], t: NDArray[np.float32],
 
 
 def _tanh(x: NDArray[np.float32], power: NDArray[np.float32], *_: NDArray[np.float32]) -> None:
-    """½(1 + tanh u) is 1 / (1 + exp(-2u)): one exponential, and no difference of two numbers near 1."""
+    """½(1 + tanh u) as 1 / (1 + exp(-2u)): one exponential, and no difference of two numbers near 1."""
     np.multiply(x, x, out=power)
     power *= _CUBIC
     power += _LINEAR

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """Something that computes a model.
 
-    `log_probabilities` says that its logits are normalised: a constant a position is lost, so the other side's are
-    normalised too before they are compared.
+    `log_probabilities` says that its logits are normalised, so one constant for each position is lost. The other side's
+    logits are then normalised, too, before they are compared.
     """
 
     name: str
@@ -42,23 +42,23 @@ class Model(Engine, Protocol):
     n_positions: int
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
-        """The `count` tokens that follow, each the likeliest after all before; of equal ones the lowest."""
+        """The `count` tokens that follow, each the likeliest after those before it; of equally likely ones the lowest."""
         ...
 
 
 def compute(
     catalogue: Catalogue, *, config: Mapping[str, Any] | None = None, activation: Activation | None = None
 ) -> Model:
-    """The model that a catalogue holds. `config` stands in for the catalogue's own, `activation` for the config's.
+    """The model that a catalogue holds. `config` replaces the catalogue's own, and `activation` that of the config.
 
-    Raises ModelError where no engine computes its family, or where it is not whole or contradicts its config.json;
+    Raises ModelError if no engine computes its family, or if it is not whole or contradicts its config.json;
     UnsupportedError for a configuration or a dtype that its engine does not compute.
     """
     found = recognise(catalogue, catalogue.config if config is None else config)
     if found is None:
         raise ModelError(
-            f"`{catalogue.location}` is of no architecture that is computed here ({', '.join(runnable())}): "
-            "compare its tensors alone"
+            f"`{catalogue.location}` has no architecture that can be computed here ({', '.join(runnable())}): "
+            "compare only its tensors"
         )
     return _ENGINES[found.family.engine()](catalogue, config, activation)
 
@@ -69,7 +69,7 @@ def _gpt2(catalogue: Catalogue, config: Mapping[str, Any] | None, activation: Ac
     return Gpt2(catalogue, config=config, activation=activation)
 
 
-# By the names that families give their engines.
+# By the engine's name, which a family gives.
 _ENGINES: Final[Mapping[str, Callable[[Catalogue, Mapping[str, Any] | None, Activation | None], Model]]] = {
     "numpy-gpt2": _gpt2
 }

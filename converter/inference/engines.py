@@ -1,4 +1,4 @@
-"""Other engines as witnesses, where they are installed: transformers for PyTorch and safetensors, llama.cpp for GGUF."""
+"""Other engines, if they are installed: transformers for PyTorch and safetensors, llama.cpp for GGUF."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from converter.errors import ConverterError, FormatError, UnsupportedError
 from converter.models.architecture import Activation
 from converter.models.family import Family
 
-# What transformers looks for in a folder, by how a lone file's name ends.
+# The name that transformers looks for in a folder, by the ending of a lone file.
 _STANDARD: Final = {".safetensors": "model.safetensors", ".bin": "pytorch_model.bin"}
 _LONGEST: Final = 3600  # seconds: 13B on a slow machine
 
 
 class Transformers:
-    """The family's class of transformers in float32 on the CPU, over a folder or a file of safetensors or PyTorch.
+    """The family's transformers class in float32 on the CPU, over a folder or a file of safetensors or PyTorch.
 
     `config` and `activation` say what is computed, whatever lies beside the weights. Reads .bin with torch's
-    `weights_only`: for files that `scan` calls plain. Raises ConverterError where transformers is not installed or
-    can't load the model.
+    `weights_only`: for files that `scan` calls plain. Raises ConverterError if transformers is not installed or can't
+    load the model.
     """
 
     name = "transformers"
@@ -54,7 +54,7 @@ class Transformers:
                 with _silent(transformers):
                     kind = getattr(transformers, family.transformers)
                     model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-            except Exception as error:  # whatever a model's file makes it raise
+            except Exception as error:  # a model's file can make it raise anything
                 raise FormatError(f"transformers can't load `{path}`: {_first_line(error)}") from error
         self._model = model.eval()
 
@@ -69,7 +69,7 @@ class Transformers:
 
 @contextmanager
 def _silent(transformers: Any) -> Iterator[None]:
-    """Keep transformers from writing to stderr, and leave its settings as the host program made them."""
+    """Keep transformers from writing to stderr, and restore the host program's settings of it."""
     settings = transformers.logging
     verbosity, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
     settings.set_verbosity_error()
@@ -85,8 +85,8 @@ def _silent(transformers: Any) -> Iterator[None]:
 class LlamaCpp:
     """llama.cpp over a GGUF file with its tokenizer: log-probabilities, and always the tanh GELU.
 
-    It runs in a process of its own, because it ends the process for files that it does not like. The binding gives a
-    position at a time, as JSON: about 0.4 s each with 50,257 tokens.
+    It runs in a process of its own, because it ends the process when it refuses a file. The binding returns one
+    position at a time, as JSON, which takes about 0.4 s with 50,257 tokens.
     """
 
     name = "llama.cpp"
@@ -102,7 +102,7 @@ class LlamaCpp:
         request = json.dumps({"tokens": [int(token) for token in tokens], "vocab_size": self._vocab_size})
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder, "logits")
-            # -P: the folder of llama.py is no place to import from.
+            # -P: nothing must be imported from the folder of llama.py.
             command = [sys.executable, "-P", str(Path(__file__).with_name("llama.py")), str(self._path), str(output)]
             try:
                 done = subprocess.run(
@@ -129,9 +129,10 @@ def _require(*packages: str, extra: str) -> None:
 
 
 def _weight_files(path: Path) -> list[tuple[Path, str]]:
-    """Give what of a checkpoint transformers is to see, with the name that it looks for."""
+    """The files of a checkpoint that transformers is to see, with the names that it looks for."""
     if path.is_dir():
-        endings = (*_STANDARD, ".index.json")  # nothing else: an adapter's configuration would be obeyed
+        # Nothing else: transformers would apply an adapter's configuration.
+        endings = (*_STANDARD, ".index.json")
         return [(file, file.name) for file in path.iterdir() if file.name.endswith(endings)]
     if path.suffix not in _STANDARD:
         raise UnsupportedError(f"transformers reads .safetensors and .bin files and folders of them, not `{path}`")

@@ -20,14 +20,14 @@ from converter.tensors.catalogue import Catalogue
 
 TOKENS: Final = 64  # of the built-in sequence
 STEPS: Final = 32  # greedy tokens
-_LARGEST_LOGARITHM: Final = 709.0  # exp of more is no float64
+_LARGEST_LOGARITHM: Final = 709.0  # exp of more does not fit into float64
 _DIGITS: Final = 10  # of a token id
-_ROWS: Final = 8  # positions at a time, in float64: 3 MB each of a vocabulary of 50,257
+_ROWS: Final = 8  # positions at a time, in float64: 3 MB for a vocabulary of 50,257
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the source computes: `tokens` are the given ones and then the greedy ones; logits of all of them."""
+    """What the source computes. `tokens` are the given tokens and then the greedy ones; logits are of all of them."""
 
     activation: Activation
     tokens: tuple[int, ...]
@@ -37,12 +37,12 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A source and what stands for it, over all positions of the given and the greedy tokens.
+    """A copy compared with its source, over all positions of the given and the greedy tokens.
 
     Differences are of logits, in their own unit; `spread` is the standard deviation of the source's logits within a
     position. `kl_divergence` is the mean over positions, in nats. `greedy_difference` is the first of the `greedy`
-    steps at which the other would choose another token, None where it never does. What can't be computed, because
-    logits are NaN or infinite, is None; `not_finite` and `other_not_finite` count those.
+    steps at which the other would choose another token; None if it never would. A value that can't be computed, because
+    logits are NaN or infinite, is None. `not_finite` and `other_not_finite` count such logits.
     """
 
     engine: str
@@ -62,16 +62,16 @@ class Comparison:
     other_not_finite: int
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields as JSON has them."""
+        """The fields as they are in JSON."""
         return {**asdict(self), "greedy": list(self.greedy)}
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """What a comparison may show: `difference` and `kl_divergence` at most, `top1` at least.
+    """What a comparison must hold: `difference` and `kl_divergence` at most these, `top1` at least this.
 
-    The difference is a share of the logits' spread, the divergence of its square: a rounded weight moves a logit in
-    proportion to its size, and a model with louder logits is no worse a copy.
+    The difference is a share of the logits' spread, and the divergence a share of its square: a rounded weight moves a
+    logit in proportion to its size, so a model with larger logits may differ by more.
     """
 
     difference: float
@@ -80,14 +80,14 @@ class Threshold:
     greedy: bool = False  # whether all greedy tokens must be equal
 
 
-# The same weights in the same engine yield the same bits, whatever form they come from: see converter.inference.gpt2.
+# The same weights in the same engine give the same bits, whatever format they come from: see converter.inference.gpt2.
 EXACT: Final = Threshold(difference=0, kl_divergence=0, top1=1, greedy=True)
 
-# Three to five times what the loss of each encoding did to a 111M of random weights (agreement of the likeliest token:
-# well below), whose figures stand behind: largest difference / spread, KL / spread², agreement.
-# Trained weights have outliers, which cost the formats with blocks more. On the same model a transposed c_proj goes
-# beyond all of them, two swapped layers beyond all but Q4's, a wrong bias beyond F16 and BF16 only: what rounding hides
-# here, the comparison of every tensor with its own bound finds.
+# Three to five times what each encoding did to a 111M of random weights; for the agreement of the likeliest token, well
+# below. The comments have what was measured: largest difference / spread, KL / spread², agreement. Trained weights have
+# outliers, which cost the formats with blocks more. On the same model, a transposed c_proj exceeds all of these
+# thresholds, two swapped layers exceed all but those of Q4, and a wrong bias exceeds only those of F16 and BF16. Damage
+# that is too small to be noticed here is found by comparing every tensor with its own bound.
 THRESHOLDS: Final = {
     "F16": Threshold(0.015, 1e-6, 0.95),  # 0.0038, 2.0e-7, 100 %
     "BF16": Threshold(0.1, 6e-5, 0.93),  # 0.026, 1.3e-5, 99 %
@@ -98,8 +98,8 @@ THRESHOLDS: Final = {
     "Q4_0": Threshold(4.5, 0.14, 0.4),  # 1.45, 0.035, 62 %
 }
 
-# What other engines may add. transformers sums in another order: 6e-6 of the spread on 111M. llama.cpp
-# reads its GELU from a table of float16 values: 0.002 of the spread.
+# What other engines may add. transformers sums in another order, which gives 6e-6 of the spread on 111M. llama.cpp
+# takes its GELU from a table of float16 values, which gives 0.002 of the spread.
 ENGINES: Final = {
     "numpy": EXACT,
     "transformers": Threshold(1e-4, 1e-9, 0.99),
@@ -108,19 +108,19 @@ ENGINES: Final = {
 
 
 def reference(source: Model, tokens: Sequence[int], steps: int = STEPS) -> Reference:
-    """Compute the source: `steps` greedy tokens, fewer where its positions end, and the logits of everything.
+    """Compute the source: `steps` greedy tokens, fewer if its positions end, and the logits of all tokens.
 
-    The other side then needs one pass: where all tokens before are the source's, what it would choose next is the
-    likeliest of its logits there. So even a model that is read anew for every pass is compared at the price of one.
+    The other side then needs one pass over these tokens: its choice at each position is the likeliest of its logits
+    there. So even a model that is read again for every pass is only read once.
     """
-    # One position stays free: llama.cpp wants room for the token that it would say next.
+    # One position stays free, because llama.cpp needs room for the next token.
     steps = max(0, min(steps, source.n_positions - 1 - len(tokens)))
     sequence = (*tokens, *source.greedy(tokens, steps))
     return Reference(source.activation, sequence, len(tokens), source.logits(sequence))
 
 
 def compare(source: Reference, other: Engine) -> Comparison:
-    """Hold an engine's logits against the source's."""
+    """Compare an engine's logits with the source's."""
     found = other.logits(source.tokens)
     if found.shape != source.logits.shape:
         raise ModelError(f"`{other.name}` gives logits of shape {found.shape}: expected {source.logits.shape}")
@@ -148,7 +148,7 @@ def compare(source: Reference, other: Engine) -> Comparison:
 
 
 def perplexity(logits: NDArray[np.float32], tokens: Sequence[int]) -> float | None:
-    """Give exp of the mean surprise at the tokens but the first; None where that is no number."""
+    """The exponential of the mean surprise at all tokens but the first; None if that is not a finite number."""
     surprise = 0.0
     for start, rows in _in_rows(logits[: len(tokens) - 1]):
         following = np.asarray(tokens[start + 1 : start + 1 + len(rows)])
@@ -158,7 +158,7 @@ def perplexity(logits: NDArray[np.float32], tokens: Sequence[int]) -> float | No
 
 
 def threshold(source: Catalogue, output: Catalogue, engine: str = "numpy") -> Threshold:
-    """Give what the coarsest encoding of the output, and the engine it is computed with, may cost."""
+    """The threshold for the coarsest encoding of an output, and for the engine that computes it."""
     lossy = _encodings(output) - _encodings(source)
     held_to = [ENGINES[engine], *(THRESHOLDS[name] for name in lossy if name in THRESHOLDS)]
     return Threshold(
@@ -170,7 +170,7 @@ def threshold(source: Catalogue, output: Catalogue, engine: str = "numpy") -> Th
 
 
 def shortcomings(comparison: Comparison, limit: Threshold) -> list[str]:
-    """Say in a sentence each what goes beyond the threshold; nothing where the comparison holds."""
+    """A sentence for each value that is beyond the threshold; none if the comparison holds."""
     found: list[str] = []
     if comparison.not_finite != comparison.other_not_finite:
         found.append(
@@ -191,14 +191,14 @@ def shortcomings(comparison: Comparison, limit: Threshold) -> list[str]:
             f"{limit.top1:.1%}"
         )
     if limit.greedy and comparison.greedy_difference is not None:
-        found.append(f"greedy token {comparison.greedy_difference + 1} of {len(comparison.greedy)} is another")
+        found.append(f"greedy token {comparison.greedy_difference + 1} of {len(comparison.greedy)} differs")
     return found
 
 
 def activation_effect(source: Catalogue, tokens: Sequence[int], config: Mapping[str, Any] | None = None) -> Comparison:
-    """Compare the source with itself under the other GELU: what llama.cpp and the Java client do to an erf model.
+    """Compare the source with itself under the other GELU, which llama.cpp and the Java client compute.
 
-    No output is to blame for it, so it is reported apart.
+    The difference is not an error of any output, so it is reported separately.
     """
     own = compute(source, config=config)
     other = compute(source, config=config, activation="tanh" if own.activation == "erf" else "erf")
@@ -206,7 +206,7 @@ def activation_effect(source: Catalogue, tokens: Sequence[int], config: Mapping[
 
 
 def builtin_tokens(vocab_size: int, n_positions: int) -> list[int]:
-    """Give the fixed sequence: up to 64 ids from all over the vocabulary, and at most half the positions."""
+    """The fixed sequence: up to 64 ids from all over the vocabulary, and at most half the positions."""
     state, tokens = 1, []
     for _ in range(min(TOKENS, (n_positions + 1) // 2)):
         state = (1103515245 * state + 12345) % (1 << 31)  # POSIX's rand
@@ -215,7 +215,7 @@ def builtin_tokens(vocab_size: int, n_positions: int) -> list[int]:
 
 
 def load_tokens(path: str | Path, vocab_size: int, n_positions: int) -> list[int]:
-    """Read token ids: a JSON list, or decimal numbers between spaces or line ends."""
+    """Read token ids: a JSON list, or decimal numbers with spaces or line ends between them."""
     source = LocalFile(path)
     if source.size > limits().json_bytes:
         raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {limits().json_bytes:,} are read")
@@ -225,13 +225,15 @@ def load_tokens(path: str | Path, vocab_size: int, n_positions: int) -> list[int
     tokens = []
     for word in words.split():
         if not word.isdigit() or len(word) > _DIGITS:
-            raise ManifestError(f"`{path}` holds {word[:40].decode(errors='replace')!r}: expected token ids, 0 and up")
+            raise ManifestError(
+                f"`{path}` holds {word[:40].decode(errors='replace')!r}: expected token ids, whole numbers from 0"
+            )
         tokens.append(int(word))
     return check_tokens(tokens, f"`{path}`", vocab_size, n_positions)
 
 
 def encode(prompt: str, vocabulary: Path, vocab_size: int, n_positions: int) -> list[int]:
-    """Turn a text into byte-pair tokens by the vocab.json and merges.txt in a folder."""
+    """Turn a text into byte-pair tokens, with the vocab.json and merges.txt in a folder."""
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers
     except ImportError as error:
@@ -245,14 +247,14 @@ def encode(prompt: str, vocabulary: Path, vocab_size: int, n_positions: int) -> 
             raise ModelError(f"a prompt needs `{file.name}`, which `{vocabulary}` lacks; or give token ids")
     try:
         tokenizer = Tokenizer(models.BPE.from_file(*map(str, files)))
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers has no narrower class
         raise ManifestError(f"the tokenizer in `{vocabulary}` can't be read: {str(error)[:200]}") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return check_tokens(tokenizer.encode(prompt).ids, "the prompt", vocab_size, n_positions)
 
 
 def check_tokens(tokens: list[int], holder: str, vocab_size: int, n_positions: int) -> list[int]:
-    """Give the tokens back if a model can read them. Raises ModelError."""
+    """Return the tokens if a model can read them; raise ModelError if it can't."""
     if not tokens:
         raise ModelError(f"{holder} holds no token")
     if len(tokens) > n_positions:
@@ -267,7 +269,7 @@ def _encodings(catalogue: Catalogue) -> set[str]:
 
 
 class _Sums:
-    """Sums over the positions where both sides have a finite number."""
+    """Sums over the positions at which both sides have finite numbers."""
 
     def __init__(self, source: Reference, found: NDArray[np.float32], normalised: bool) -> None:
         self.compared, self.difference, self.max_difference = 0, 0.0, 0.0

@@ -1,8 +1,8 @@
-"""GPT-2's forward pass in numpy, a layer at a time, over any catalogue with its names.
+"""GPT-2's forward pass in numpy, one layer at a time, over any catalogue with GPT-2's names.
 
-Follows transformers' modeling_gpt2.py in float32. A weight is read when its layer's turn comes and dropped after the
-product, so a pass needs the memory of one matrix beside its activations, however large the model. Matrices are given to
-BLAS with the strides they have: a transposed view and a row-major matrix yield the same bits.
+It follows transformers' modeling_gpt2.py in float32. A weight is read when its layer needs it, and dropped after the
+product, so a pass needs the memory of one matrix and its activations, however large the model is. BLAS gets matrices
+with the strides that they have; a transposed view and a row-major matrix give the same bits.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Floats = NDArray[np.float32]
 _HEAD: Final = 32 << 20  # bytes of the output head that are read at a time
 _GUESSED: Final = 7  # tokens that generation tries ahead
 _QUERIES: Final = 128  # rows of attention scores at a time: with 2,048 keys they take 1 MiB
-# Elements. OpenBLAS has kernels of their own for products of up to 10⁶ multiplications (interface/gemm.c, SkylakeX),
-# and these round differently by layout. With two rows and more, only matrices below this size get there; they are
-# brought into one layout, which costs nothing at that size.
+# Elements. OpenBLAS has special kernels for products of up to 10⁶ multiplications (interface/gemm.c, SkylakeX), whose
+# rounding depends on the layout. With two rows or more, only matrices below this size reach them. These are copied into
+# one layout, which costs nothing at that size.
 _SMALL: Final = 1 << 20
 
 
 class Gpt2:
-    """The model that a catalogue holds. `config` stands in for the catalogue's own, `activation` for the config's.
+    """The model that a catalogue holds. `config` replaces the catalogue's own, and `activation` that of the config.
 
-    `resident` are the bytes of weights that generation keeps between its steps: else as many as the embeddings and a
-    layer take.
+    `resident` is how many bytes of weights generation keeps between its steps; by default as many as the embeddings and
+    a layer take.
 
-    Raises ModelError when built for a catalogue that is no complete GPT-2 or contradicts its config.json, and
+    Building it raises ModelError for a catalogue that is not a complete GPT-2 or contradicts its config.json, and
     UnsupportedError for a configuration or a dtype that this engine does not compute.
     """
 
@@ -96,7 +96,7 @@ class Gpt2:
                 raise UnsupportedError(f"`{name}` is {tensor.dtype.name}: expected floating-point weights")
 
     def logits(self, tokens: ArrayLike) -> Floats:
-        """Give the logits of all positions: [tokens] → [tokens, vocabulary], [batch, tokens] → [batch, …]."""
+        """The logits of all positions: [tokens] → [tokens, vocabulary], [batch, tokens] → [batch, …]."""
         ids = self._checked(np.asarray(tokens))
         batch = ids.reshape(-1, ids.shape[-1])
         weights = _Weights(self._catalogue, self._prefix, room=0)
@@ -105,10 +105,11 @@ class Gpt2:
             return self._projected(hidden, weights).reshape(*ids.shape, self.vocab_size)
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
-        """Give the `count` tokens that follow, each the likeliest after all before; of equal ones the lowest.
+        """The `count` tokens that follow, each the likeliest after those before it; of equally likely ones the lowest.
 
-        A pass costs the reading of what is not resident, whether it is for one token or for eight. So the tokens that
-        followed the last one's last occurrence are tried with it, and those that the model would choose itself kept.
+        A pass has to read all weights that are not resident, whether it is for one token or for eight. So we guess: the
+        tokens that followed the last token where it occurred before are computed in the same pass, and kept as far as
+        the model would have chosen them itself.
         """
         ids = self._checked(np.asarray(tokens)).tolist()
         if len(ids) + count > self.n_positions:
@@ -131,7 +132,7 @@ class Gpt2:
         return ids[-count:] if count else []
 
     def _embeddings_and_layer(self) -> int:
-        """Give their bytes as float32."""
+        """The bytes that they take as float32."""
         names = [name for name in self._catalogue if name.startswith(f"{self._prefix}h.0.")]
         tensors = {self._wte, self._head, self._catalogue[f"{self._prefix}wpe.weight"]}
         return sum(tensor.size * F32.itemsize for tensor in (*tensors, *map(self._catalogue.__getitem__, names)))
@@ -153,7 +154,7 @@ class Gpt2:
         return tokens
 
     def _hidden(self, ids: NDArray[Any], weights: _Weights, past: _Past | None) -> Floats:
-        """[batch, tokens] → [batch · tokens, n_embd], after the last norm. With a past, `ids` go on where it ends."""
+        """[batch, tokens] → [batch · tokens, n_embd], after the last norm. With a past, `ids` continue from its end."""
         first = past.length if past else 0
         x = self._embedded(ids, weights, first)
         for layer in range(self.n_layer):
@@ -177,7 +178,7 @@ class Gpt2:
         qkv = weights.dense(y, f"h.{layer}.attn.c_attn").reshape(*shape, 3, self.n_embd)
         qkv[:, :, 0] *= self._attention_scale(layer)
         for batch, out in zip(qkv, y.reshape(*shape, self.n_embd), strict=True):
-            query, key, value = batch.swapaxes(0, 1)  # each [tokens, n_embd], a head beside the other
+            query, key, value = batch.swapaxes(0, 1)  # each [tokens, n_embd], one head beside the other
             if past:
                 key, value = past.extended(layer, key, value)
             _attention(query, key, value, self.n_head, out)
@@ -215,7 +216,7 @@ def layer_norm(x: Floats, weight: Floats, bias: Floats, epsilon: np.float32) -> 
 
 
 def _attention(query: Floats, key: Floats, value: Floats, n_head: int, out: Floats) -> None:
-    """Causal attention: [new, n_embd] and twice [all, n_embd] → [new, n_embd]. The new ones are the last of all."""
+    """Causal attention: [new, n_embd] and twice [all, n_embd] → [new, n_embd]. The new tokens are the last of all."""
     new, first, width = len(query), len(key) - len(query), query.shape[1] // n_head
     rows = min(_QUERIES, new)
     future = np.triu(np.full((rows, rows), -np.inf, np.float32), 1)
@@ -239,7 +240,7 @@ class _Past:
     length: int = 0
 
     def extended(self, layer: int, key: Floats, value: Floats) -> tuple[Floats, Floats]:
-        """Put a layer's new ones behind `length`, and give all."""
+        """Store a layer's new keys and values behind `length`, and return all of them."""
         end = self.length + len(key)
         keys, values = self.keys_values[layer, :, :end]
         keys[self.length :], values[self.length :] = key, value
@@ -247,7 +248,7 @@ class _Past:
 
 
 class _Weights:
-    """A catalogue's tensors by their bare names, as float32; `room` bytes of them stay in memory, the first used."""
+    """A catalogue's tensors by their bare names, as float32. The first that are used stay in memory, up to `room` bytes."""
 
     def __init__(self, catalogue: Catalogue, prefix: str, *, room: int) -> None:
         self._catalogue, self._prefix, self._room = catalogue, prefix, room
@@ -267,7 +268,7 @@ class _Weights:
         return y
 
     def kept(self, key: str, tensor: Tensor, *, lent: bool = False) -> Floats:
-        """Give what stays in memory; or, if it is `lent`, may be gone when the next is asked for."""
+        """The tensor, which stays in memory if there is room. A `lent` one is valid until the next is asked for."""
         array = self._kept.get(key)
         if array is not None:
             return array
@@ -284,7 +285,7 @@ class _Weights:
 
 
 def _guess(ids: list[int], most: int) -> list[int]:
-    """Give what comes next if the sequence goes on as after the last token's occurrence before."""
+    """The tokens that followed the last token where it occurred before."""
     before = next((index for index in range(len(ids) - 2, -1, -1) if ids[index] == ids[-1]), None)
     if before is None:
         return []
@@ -295,7 +296,7 @@ def _guess(ids: list[int], most: int) -> list[int]:
 def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> models.Recognition:
     found = models.recognise(catalogue, config)
     if found is None or found.family.engine() != "numpy-gpt2":
-        raise ModelError(f"`{catalogue.location}` is no GPT-2: inference is for Cerebras-GPT and models like it")
+        raise ModelError(f"`{catalogue.location}` is not a GPT-2: inference is for Cerebras-GPT and models like it")
     if found.missing:
         raise ModelError(f"`{catalogue.location}` lacks `{found.missing[0]}`: inference needs every parameter")
     for wrong in found.mismatched:
@@ -316,7 +317,7 @@ def _settings(family: Family, config: Mapping[str, Any], location: str) -> dict[
     epsilon = settings["layer_norm_epsilon"]
     if type(epsilon) not in {int, float} or not 0 <= epsilon < 1:
         raise ModelError(
-            f"the config.json of `{location}` says `layer_norm_epsilon` is {epsilon!r}: expected 1e-05 or so"
+            f"the config.json of `{location}` says `layer_norm_epsilon` is {epsilon!r}: expected about 1e-05"
         )
     return settings
 
@@ -333,7 +334,7 @@ def _activation(family: Family, settings: Mapping[str, Any], location: str) -> A
 
 
 def _floats(tensor: Tensor, buffer: bytearray | None = None) -> Floats:
-    """Read a tensor as float32, strided as it is unless it is small; in `buffer` if it fits."""
+    """Read a tensor as float32, into `buffer` if it fits. It keeps its strides unless it is small."""
     array = tensor.array(buffer)
     if tensor.dtype == BF16:
         array = (array.astype(np.uint32) << 16).view(np.float32)

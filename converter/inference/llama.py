@@ -1,4 +1,4 @@
-"""The child that asks llama.cpp, run by path and alone: it exits with its process when a file is not to its liking.
+"""The program of the child process that runs llama.cpp, which ends its process when it refuses a file.
 
 python llama.py MODEL OUTPUT: token ids as a JSON list on stdin; OUTPUT gets float32, [tokens, vocabulary].
 """
@@ -35,8 +35,8 @@ def main() -> None:
                     "n_probs": vocab_size,
                     "temperature": 0.0,
                     "cache_prompt": True,
-                    # The answer has no probabilities when the token that is said is an end of text or half a
-                    # character. So it has to say an `a`, by a bias that comes after the probabilities are taken.
+                    # The answer has no probabilities if the chosen token is an end of text or half a character. So a
+                    # bias makes it choose an `a`; the bias is applied after the probabilities are taken.
                     "logit_bias": [["a", 1e6]],
                 }
             )

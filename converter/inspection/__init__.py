@@ -1,1 +1,1 @@
-"""What a checkpoint is and holds."""
+"""What a checkpoint is and what it holds."""

@@ -1,4 +1,4 @@
-"""From a catalogue to a report: what it is, what it holds, what it asks for. No tensor is read, unless for statistics."""
+"""Reports on a catalogue: what it is, what it holds, what it asks for. Tensors are only read for statistics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue, Unsupported
     from converter.tensors.tensor import Tensor
 
-_LISTED = 1000  # names inside one opaque value that a report lists
+_LISTED = 1000  # names that a report lists inside one opaque value
 
 
 def check_words(sort: str | None) -> None:
@@ -82,7 +82,7 @@ def inspect(
 
 
 def cut_off(path: str | Path) -> str | None:
-    """Say how much of a declared model's file a broken download holds, if enough is there to recognise it."""
+    """A sentence on how much of a declared model's file a broken download has; None if it can't be recognised."""
     source = LocalFile(path)
     from converter.formats.torch.reader import read_cut_off  # which no other file than PyTorch's needs
 
@@ -93,7 +93,7 @@ def cut_off(path: str | Path) -> str | None:
     from converter.sample import expected_nbytes
 
     model = recognition.model
-    # A shard is known by the name of its first tensor.
+    # A shard is recognised by the name of its first tensor.
     first = next(iter(catalogue))
     file = next((file for file in model.files if file.first == first), model.files[0])
     expected = expected_nbytes(model, file)
@@ -166,7 +166,7 @@ def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:
 
 
 def _recognise(catalogue: Catalogue) -> models.Recognition | None:
-    """Tell which model it is; GGUF's names are turned into those that the architectures know."""
+    """Recognise the model. GGUF's names are turned into those of the architectures first."""
     known = formats.canonical(catalogue)
     return models.recognise(known, known.config)
 
@@ -195,7 +195,7 @@ def _totals(catalogue: Catalogue, buffers: set[str], tied: list[list[str]]) -> r
 
 
 def _nbytes(tensor: Tensor) -> int:
-    """Give the bytes of the logical tensor, or those of its blocks where the file holds it quantised."""
+    """The bytes of the logical tensor, or those of its blocks if the file holds it quantised."""
     if tensor.storage.encoding is None:
         return tensor.nbytes
     from converter.formats.gguf.blocks import BY_NAME

@@ -10,26 +10,26 @@ except ImportError:  # no wheel for this machine
 
 __all__ = ["crc32", "crc32_combine", "crc32_zeros"]
 
-# Polynomials over GF(2) as the CRC has them: the coefficient of x^0 is the highest of 32 bits.
+# Polynomials over GF(2) in the CRC's order of bits: the coefficient of x^0 is the highest of 32 bits.
 _POLYNOMIAL: Final = 0xEDB88320
 _ONE: Final = 1 << 31
-_BYTE: Final = 1 << 23  # x^8: what a zero byte multiplies the register by
+_BYTE: Final = 1 << 23  # x^8: the factor by which a zero byte multiplies the register
 _MASK: Final = 0xFFFFFFFF
 
 
 def crc32_zeros(nbytes: int) -> int:
-    """Give the CRC-32 of `nbytes` zero bytes, in time logarithmic in their number."""
+    """The CRC-32 of `nbytes` zero bytes, in time logarithmic in their number."""
     return _product(_MASK, _power(nbytes)) ^ _MASK
 
 
 def crc32_combine(first: int, second: int, nbytes: int) -> int:
-    """The CRC-32 of two runs of bytes, one after another, from that of each; the second has `nbytes` bytes."""
+    """The CRC-32 of two runs of bytes in a row, from the CRC-32 of each; the second run has `nbytes` bytes."""
     return _product(first, _power(nbytes)) ^ second
 
 
-@lru_cache(64)  # the runs of a file have few different lengths
+@lru_cache(64)  # the runs of a file have only a few different lengths
 def _power(nbytes: int) -> int:
-    """x^(8 · nbytes): what so many bytes multiply the register by."""
+    """x^(8 · nbytes): the factor by which that many bytes multiply the register."""
     result, power = _ONE, _BYTE
     while nbytes:
         if nbytes & 1:

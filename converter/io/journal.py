@@ -1,4 +1,4 @@
-"""What is whole of an output that is being written: a file beside it, which also keeps a second run away."""
+"""A file beside an unfinished output that lists the parts that are whole, and keeps a second run away."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Journal:
         return (int(found[1]), int(found[2])) if found else None
 
     def whole(self, digest: str) -> frozenset[int]:
-        """The numbers of the parts that are whole; none where the journal belongs to another plan."""
+        """The numbers of the parts that are whole; none if the journal belongs to another plan."""
         lines = os.pread(self._descriptor, _MOST, 0).decode("ascii", "replace").split("\n")
         if lines[0] != digest:
             return frozenset()
-        # Behind the last end of a line stands nothing, or half a line.
+        # After the last line end comes nothing, or half a line.
         ranges = filter(None, map(_RANGE.fullmatch, lines[1:-1]))
         return frozenset(number for found in ranges for number in range(int(found[1]), int(found[2]) + 1))
 
     def begin(self, digest: str, whole: Iterable[int]) -> None:
-        """Start anew for a plan, of which the parts `whole` are there already."""
+        """Start again, for a plan whose parts `whole` are already written."""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{digest}\n".encode(), 0)
         self.note(whole)

@@ -1,4 +1,4 @@
-"""Local files, the only way anything else here reads the disk; and how many of them are open at once."""
+"""Local files: all other code reads the disk through these classes. They also bound how many files are open at once."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # openi
 
 
 def outgrow_memory(nbytes: int) -> bool:
-    """Whether so many bytes, kept in the page cache, would push out most of what lies there."""
+    """Whether this many bytes, kept in the page cache, would push out most of what is there."""
     return 2 * nbytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def drop(descriptor: int, offset: int = 0, size: int = 0) -> None:
-    """Tell the kernel that a range (all from `offset` on, without `size`) is not needed again.
+    """Tell the kernel that a range is not needed again: from `offset` to the end, or `size` bytes.
 
-    Pages that are not written yet go on their way to the disk, the others are given back.
+    The kernel starts to write pages that are not on the disk yet, and frees the others.
     """
     if sys.platform != "darwin":
         os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
 
 class Descriptors:
-    """Keeps at most `most` of its files open: the one that was not read for longest is closed, and opened again later."""
+    """Keeps at most `most` of its files open: closes the least recently read one, and opens it again when it is needed."""
 
     def __init__(self, most: int = OPEN) -> None:
         self._most = most
@@ -60,8 +60,8 @@ class Descriptors:
 class LocalFile(Source):
     """A regular file. It is read with pread only, so a file that shrinks is an error and not a SIGBUS.
 
-    With `descriptors` it shares a bounded number of open files with others; when it is opened again, it must be the
-    same file still.
+    With `descriptors` it shares a bounded number of open files with others; when it is opened again, it must still be
+    the same file.
     """
 
     _follow = True  # symbolic links
@@ -93,7 +93,7 @@ class LocalFile(Source):
         self.close()
 
     def __del__(self) -> None:
-        if "_fd" in self.__dict__:  # else opening failed before there was anything to close
+        if "_fd" in self.__dict__:  # if not, opening failed before there was anything to close
             self._let_go()
 
     def close(self) -> None:
@@ -112,13 +112,13 @@ class LocalFile(Source):
             return True
 
     def release(self, offset: int, size: int) -> None:
-        """Give a range back to the system that was read for the last time."""
+        """Give the pages of a range that was read for the last time back to the system."""
         if self._passing:
             with self._using() as descriptor:
                 drop(descriptor, offset, size)
 
     def pass_by(self) -> None:
-        """Keep nothing that is read from now on in the page cache, once it is released."""
+        """From now on, keep nothing in the page cache that has been released."""
         self._passing = True
 
     def check_unchanged(self) -> None:
@@ -129,7 +129,7 @@ class LocalFile(Source):
             raise SourceError(f"`{self.name}` was changed while it was read")
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
-        if self._descriptors is None:  # the way of nearly all reads, as short as it can be
+        if self._descriptors is None:  # nearly all reads take this path, so it is as short as possible
             self._pread(self._fd, offset, buffer)
         else:
             with self._using() as descriptor:
@@ -183,7 +183,7 @@ class LocalFile(Source):
         except OSError as error:
             raise SourceError(f"`{self.name}` can't be opened: {os_reason(error)}") from error
         except ValueError as error:  # a NUL in the path
-            raise SourceError(f"`{self.name!r}` is no path: {error}") from error
+            raise SourceError(f"`{self.name!r}` is not a path: {error}") from error
 
     def _check_same(self) -> None:
         status = os.fstat(self._fd)
@@ -198,7 +198,7 @@ class LocalFile(Source):
 
 
 class FolderFile(LocalFile):
-    """A file of a folder whose manifest says how many bytes it has. Links are not followed, in no part of its path."""
+    """A file of a folder whose manifest gives its size. Links are not followed in any part of its path."""
 
     _follow = False
 

@@ -1,4 +1,4 @@
-"""A run of an output's bytes that is made apart from the others, and the memory that a thread makes it in."""
+"""Parts of an output, which are made independently of each other, and the memory that a thread makes them in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ZEROS: Final = 1 << 20  # bytes of a tile of zeros
 class Buffers:
     """The memory that one thread works in; `tile` is how many bytes a tile may have.
 
-    What is lent comes back and is lent again, because new pages cost as much as filling them.
+    Memory that was lent is lent again, because getting new pages takes as long as filling them.
     """
 
     def __init__(self, tile: int) -> None:
@@ -27,16 +27,16 @@ class Buffers:
 
     @contextmanager
     def lent(self, nbytes: int) -> Iterator[memoryview]:
-        """Lend `nbytes` bytes of any content until the block ends."""
+        """Lend `nbytes` bytes until the block ends. Their content is undefined."""
         fitting = [buffer for buffer in self._free if len(buffer) >= nbytes]
         if fitting:
             buffer = min(fitting, key=len)
             self._free.remove(buffer)
         else:
-            # The largest one makes room, so that there are as many buffers as are lent at the same time.
+            # Drop the largest buffer, so that there are never more buffers than were lent at the same time.
             if self._free:
                 self._free.remove(max(self._free, key=len))
-            buffer = mmap(-1, max(1, nbytes))  # which starts with a page: the kernel copies faster to there
+            buffer = mmap(-1, max(1, nbytes))  # it starts at a page boundary, to which the kernel copies faster
         try:
             yield memoryview(buffer)[:nbytes]
         finally:
@@ -47,9 +47,9 @@ class Buffers:
 class Part:
     """Bytes of an output that depend on no other part. `tiles` yields exactly `nbytes` bytes, in order.
 
-    Each tile is valid until the next is asked for. `seen` is called with every tile that was written, in order. A part
-    that is `late` depends on all others, as a checksum behind its data does: it is made once they are written. A `hole`
-    is all zeros: it is not written, takes no disk, and is not `seen`.
+    Each tile is valid until the next is asked for. `seen` is called with every tile that was written, in order. A
+    `late` part depends on all others, as a checksum behind its data does, and is made when they are written. A `hole`
+    is all zeros: it is not written, takes no room on the disk, and is not `seen`.
     """
 
     nbytes: int
@@ -60,7 +60,7 @@ class Part:
 
     @property
     def written(self) -> int:
-        """Bytes that take disk."""
+        """The bytes that take room on the disk."""
         return 0 if self.hole else self.nbytes
 
 
@@ -70,7 +70,7 @@ def known(data: bytes) -> Part:
 
 
 def hole(nbytes: int) -> Part:
-    """A part of zeros that takes no disk."""
+    """A part of zeros that takes no room on the disk."""
     return Part(nbytes, lambda buffers: _zeros(nbytes), hole=True)
 
 
@@ -81,9 +81,9 @@ def _zeros(nbytes: int) -> Iterator[memoryview]:
 
 
 class Digests:
-    """CRC-32 and, if wanted, SHA-256 of parts that follow each other, taken as each goes by in its own thread.
+    """CRC-32 and, if wanted, SHA-256 of parts that follow each other. Each part is added by the thread that makes it.
 
-    SHA-256 can't be combined, so it needs its bytes in one part.
+    SHA-256 can't be combined from parts, so it needs all bytes in one part.
     """
 
     def __init__(self, sizes: Sequence[int], *, sha256: bool = False) -> None:
@@ -94,7 +94,7 @@ class Digests:
         self._sha256 = hashlib.sha256() if sha256 else None
 
     def take(self, part: int, tile: memoryview) -> None:
-        """Take the next bytes of a part into account."""
+        """Add the next bytes of a part."""
         self._crcs[part] = crc32(tile, self._crcs[part])
         if self._sha256 is not None:
             self._sha256.update(tile)
@@ -109,5 +109,5 @@ class Digests:
 
     @property
     def sha256(self) -> str | None:
-        """The SHA-256 in hexadecimal digits; None where it was not wanted."""
+        """The SHA-256 in hexadecimal digits; None if it was not wanted."""
         return None if self._sha256 is None else self._sha256.hexdigest()

@@ -1,4 +1,4 @@
-"""Threads that fetch, and waiting for them."""
+"""Threads that fetch, and how to wait for what they fetch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONNECTIONS: Final = 8
 
 
 class Pool:
-    """Threads that run what they are given. They are daemons: a program may end while one still waits for a server."""
+    """Threads that run what they are given. They are daemons, so the program can end while one waits for a server."""
 
     def __init__(self, connections: int = CONNECTIONS) -> None:
         self._connections = connections
@@ -42,7 +42,7 @@ class Pool:
 def awaited(future: Future[_T], name: str, patience: float) -> _T:
     """The result of what a Pool was given. `patience` is in seconds.
 
-    We wait twice as long, because the work may have to wait for a free thread first.
+    We wait twice as long as that, because the work may first have to wait for a free thread.
     """
     try:
         return future.result(2 * patience)

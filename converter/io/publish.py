@@ -1,7 +1,8 @@
 """Write beside, fsync, rename: an output is absent, old or complete, whatever happens while it is written.
 
-What is written is a plan: files, each a row of pieces whose sizes are known before a byte is. While it is made it lies
-beside its target under a fixed name, `.<target>.partial`, locked, with a journal of the pieces that are whole.
+An output is written by a plan: files, each a row of pieces whose sizes are known before a byte is written. While it is
+written it lies beside its target as `.<target>.partial`, with a journal, which is locked and lists the parts that are
+whole.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from converter.io.writer import File, Policy, Progress, cores, missing, present,
 from converter.text import os_reason
 
 KEPT: Final = ("README.md", ".gitignore")  # a folder with nothing else counts as empty, and keeps them
-_ALIKE: Final = 32  # bytes of a report that have to be those of an older one, which may then be overwritten
+_ALIKE: Final = 32  # first bytes that an older report must have in common with the new one to be overwritten
 _MARGIN: Final = 1 << 20  # bytes of room for directories and journals
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of an output file, made when it is their turn: `parts` one after another.
+    """Bytes of an output file, made when they are written: its `parts`, one after another.
 
-    `dtype` is a tensor's, as the file will have it; None for headers and the like.
+    `dtype` is that of a tensor in the output file; None for headers and the like.
     """
 
     name: str
@@ -77,9 +78,9 @@ class PlannedFile:
 class Plan:
     """Everything about an output before a byte of it is written.
 
-    `folder` says whether the target is a folder or a file. `identity` says what the bytes depend on besides the plan
-    (the sources' names, sizes and times): a partial output is only continued where both are the same.
-    `finish` makes the files that depend on what was written before them (a manifest with digests). They are not resumed.
+    `folder` says whether the target is a folder or a file. `identity` is what the bytes depend on besides the plan (the
+    sources' names, sizes and times): a partial output is only continued if both are the same. `finish` makes the files
+    that depend on the bytes of the others, such as a manifest with digests. These are never resumed.
     """
 
     files: tuple[PlannedFile, ...]
@@ -89,12 +90,12 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files, but for those of `finish`."""
+        """Bytes of all files, except those that `finish` makes."""
         return sum(file.nbytes for file in self.files)
 
     @property
     def passing(self) -> bool:
-        """Whether what is read and what is written, about as much, would fill the page cache if it were kept there."""
+        """Whether input and output, which are about as large, would fill the page cache if they stayed in it."""
         return outgrow_memory(2 * self.nbytes)
 
     def digest(self) -> str:
@@ -107,7 +108,7 @@ class Plan:
 
 
 def literal(name: str, data: bytes) -> Piece:
-    """A piece whose bytes are known already. A partial output is continued only where they are the same."""
+    """A piece whose bytes are known already. A partial output is only continued if they are the same."""
     return Piece(f"{name} {hashlib.sha256(data).hexdigest()}", (known(data),))
 
 
@@ -117,7 +118,7 @@ def late(name: str, nbytes: int, make: Callable[[], bytes]) -> Piece:
 
 
 def check_target(target: Path, *, folder: bool, force: bool, inputs: Sequence[tuple[int, int]] = ()) -> None:
-    """Raise OutputError if `target` may not be written: it exists (without `force`), is an input, a symlink, no such parent.
+    """Raise OutputError if `target` is an input or a link, exists (without `force`), or has no parent folder.
 
     `inputs` are (device, inode) of the files that are read.
     """
@@ -166,12 +167,12 @@ def publish(
     check: Callable[[], None] | None = None,
     threads: int | None = None,
 ) -> None:
-    """Write a plan to `target`. Raises OutputError where it can't be; then nothing is left, but for what `resume` keeps.
+    """Write a plan to `target`. Raises OutputError if that fails; then nothing is left, except what `resume` keeps.
 
-    As many `threads` read, check and write as there are processors, unless a number is given; the bytes are the same.
-    With `resume`, the run keeps the parts that an interrupted run of the same plan on the same sources wrote whole, and
-    leaves its own to the next run if it is interrupted. `check` is called before the output takes the target's place, and
-    may raise.
+    As many threads read, check and write as there are processors, or as `threads` says; the bytes are the same. With
+    `resume`, the run keeps the whole parts that an interrupted run of the same plan wrote from the same sources. If it
+    is interrupted itself, it leaves its whole parts to the next run. `check` is called before the output takes the
+    target's place, and may raise.
     """
     target = Path(os.path.abspath(target))
     if any(PurePath(file.path).is_absolute() or ".." in PurePath(file.path).parts for file in plan.files):
@@ -235,10 +236,10 @@ def add(
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> None:
-    """Write the files of a plan into `folder`, and leave alone what else lies there. Raises OutputError as `publish` does.
+    """Write the files of a plan into `folder`, and leave its other files alone. Raises OutputError as `publish` does.
 
-    Each file takes the place of one of its name once all are whole. `check` is called before anything is written, when
-    no other run can write there any more, and may raise.
+    When all are whole, each file replaces the one with its name. `check` is called before anything is written, when no
+    other run can write there any more, and may raise.
     """
     if any("/" in file.path for file in plan.files):
         raise AssertionError("files that are added lie in the folder itself")
@@ -264,7 +265,7 @@ def add(
 
 
 def write_report(path: Path, data: bytes) -> None:
-    """Write a document to `path`, over an older one of its kind. Raises OutputError where something else is there."""
+    """Write a document to `path`, over an older one of its kind. Raises OutputError if anything else is there."""
     with _explained(path):
         if path.is_file() and path.stat().st_size:
             with LocalFile(path) as file:

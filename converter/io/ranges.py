@@ -1,7 +1,8 @@
-"""A remote object as a source. It keeps what was read, and fetches ahead what will be read, by several connections.
+"""A remote object as a source. It keeps what was read, and fetches ahead what will be read, over several connections.
 
 Nothing here knows HTTP: an object is a name, a size and `fetch`. We fetch ahead in the order of the checkpoint's
-storages, which `arrange` announces. A range that is read in any order (a transposed matrix) goes through a temporary file.
+storages, which `arrange` announces. A range that is not read in order (a transposed matrix) is first copied to a
+temporary file.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from converter.io.spool import Spool
 from converter.limits import limits
 from converter.text import os_reason
 
-_BLOCKS: Final = 64  # most requests under way at once, however small they are
-_AHEAD: Final = 4 << 10  # bytes that are read beyond what was asked for: often the next header
-_GAP: Final = 256  # bytes of padding between two storages that are fetched along with them
-_COPIED: Final = 1 << 20  # bytes at a time on their way to the temporary file
+_BLOCKS: Final = 64  # the most requests at once, however small they are
+_AHEAD: Final = 4 << 10  # extra bytes behind what was asked for: often the next header
+_GAP: Final = 256  # padding of at most this many bytes between two storages is fetched with them
+_COPIED: Final = 1 << 20  # bytes that are copied to the temporary file at a time
 
 Span = tuple[int, int]  # the first byte, and the one after the last
 
@@ -41,7 +42,7 @@ class Object(Protocol):
         ...
 
     def patience(self, size: int) -> float:
-        """Seconds after which a fetch has failed, whatever it is waiting for."""
+        """Seconds after which a fetch counts as failed, whatever it is waiting for."""
         ...
 
 
@@ -50,9 +51,9 @@ class Fetching:
     """How remote objects are fetched: connections, and bytes."""
 
     connections: int = CONNECTIONS
-    block: int = 4 << 20  # of a request while tensors are read
-    window: int = 32 << 20  # that are fetched ahead; at most as many are fetched in vain
-    peek: int = 4 << 10  # a shorter read looks something up, and does not tell where reading goes on
+    block: int = 4 << 20  # bytes of a request while tensors are read
+    window: int = 32 << 20  # bytes that are fetched ahead; no more than these can be fetched in vain
+    peek: int = 4 << 10  # bytes; a shorter read looks something up, and says nothing about where reading continues
 
 
 FETCHING: Final = Fetching()
@@ -61,7 +62,7 @@ FETCHING: Final = Fetching()
 class RemoteFile(Source):
     """A source over an object. Its `first` bytes are given: they were read to find out its size.
 
-    One thread that reads in one order is fastest, as the file's own connections fetch ahead of it.
+    Reading is fastest by one thread and in one order, because the file's own connections fetch ahead of it.
     """
 
     concurrent = False
@@ -69,7 +70,7 @@ class RemoteFile(Source):
     def __init__(self, object: Object, pool: Pool, first: memoryview, fetching: Fetching = FETCHING) -> None:
         self.name, self.size, self.version = object.name, object.size, object.etag
         self._object, self._pool, self._fetching = object, pool, fetching
-        self._limits = limits()  # those in force now: it is read later, and by other threads
+        self._limits = limits()  # those in force now; the file is read later, and by other threads
         self._lock = threading.RLock()
         self._kept = [(0, first)]  # by offset; none overlap
         self._kept_nbytes, self._loads = len(first), 0
@@ -89,9 +90,9 @@ class RemoteFile(Source):
             self._spool.close()
 
     def arrange(self, spans: Iterable[Span]) -> None:
-        """Take note of where the storages lie, in the order of the catalogue. Opening ends here.
+        """Note where the storages lie, in the order of the catalogue. This ends the opening of the checkpoint.
 
-        Until `expect` says more, we fetch ahead once the storages are read in this order or in that of the file.
+        Until `expect` is called, we fetch ahead if the storages are read in this order or in that of the file.
         """
         order = list(dict.fromkeys(spans))
         self._spans = sorted(order)
@@ -108,7 +109,7 @@ class RemoteFile(Source):
         """Exactly `size` bytes from `offset`."""
         if not self._arranged and size > self._limits.remote_bytes:
             raise LimitError(
-                f"`{self.name}` wants {size:,} bytes for names and layouts: at most {self._limits.remote_bytes:,} bytes are read"
+                f"`{self.name}` needs {size:,} bytes for names and layouts: at most {self._limits.remote_bytes:,} bytes are read"
             )
         return super().read(offset, size)
 
@@ -119,7 +120,7 @@ class RemoteFile(Source):
                 offset, buffer = offset + done, buffer[done:]
 
     def release(self, offset: int, size: int) -> None:
-        """Let go of what was fetched of a range that was read for the last time."""
+        """Drop the fetched bytes of a range that was read for the last time."""
         with self._lock:
             self._stream.release(offset, offset + size)
 
@@ -148,7 +149,7 @@ class RemoteFile(Source):
             yield piece
 
     def _some(self, offset: int, buffer: memoryview) -> int:
-        """Fill the start of `buffer`. Return how many bytes; what is not at hand is fetched first."""
+        """Fill the start of `buffer`, and return how many bytes. If the bytes are not kept yet, they are fetched first."""
         while True:
             start, end = self._spooled
             if start <= offset < end:
@@ -172,7 +173,7 @@ class RemoteFile(Source):
         return data[offset - start :] if offset - start < len(data) else None
 
     def _load(self, offset: int, size: int) -> None:
-        """Fetch what is read now: by itself, or as the start of a stream."""
+        """Fetch what is being read: by itself, or as the start of a stream."""
         if not self._arranged:
             self._keep(offset, size)
             return
@@ -188,7 +189,7 @@ class RemoteFile(Source):
         self._stream = _Stream(self._object, self._pool, lacking, self._fetching)
 
     def _lacking(self, span: Span) -> Iterator[Span]:
-        """Yield the parts of a span that are not kept yet; the end of a zip is, as it was read with its directory."""
+        """Yield the parts of a span that are not kept yet. The end of a zip is kept: it was read with the directory."""
         start, end = span
         for kept, data in self._kept[max(0, bisect_right(self._kept, start, key=_start) - 1) :]:
             if kept >= end:
@@ -208,13 +209,13 @@ class RemoteFile(Source):
         if self._kept_nbytes + size > self._limits.remote_bytes:
             if not self._arranged:
                 raise LimitError(
-                    f"`{self.name}` wants more than {self._limits.remote_bytes:,} bytes for names and layouts alone"
+                    f"`{self.name}` needs more than {self._limits.remote_bytes:,} bytes for names and layouts alone"
                 )
             self._kept, self._kept_nbytes, index = [], 0, 0
         self._loads += 1
         if self._loads > self._limits.remote_requests and not self._arranged:
             raise LimitError(
-                f"`{self.name}` wants more than {self._limits.remote_requests:,} requests for names and layouts alone"
+                f"`{self.name}` needs more than {self._limits.remote_requests:,} requests for names and layouts alone"
             )
         future = _submit(self._object, self._pool, offset, size)
         self._kept.insert(index, (offset, awaited(future, self.name, self._object.patience(size))))
@@ -228,7 +229,7 @@ class RemoteFile(Source):
         return offset, self._spans[index][0] if index < len(self._spans) else self.size
 
     def _enter(self, offset: int) -> _Order | None:
-        """Note which storage is read now. Return the order in which others will be read after it, if that can be told."""
+        """Note which storage is being read. Return the order in which others will be read after it, if it is known."""
         before = self._span
         if before is None or not before[0] <= offset < before[1]:
             self._span = self._span_at(offset)
@@ -242,7 +243,7 @@ class RemoteFile(Source):
 class _Order:
     """Storages in an order in which they may be read, in groups of up to `most` bytes that are fetched together.
 
-    Within a group the storages stand in the order of the file, so that neighbours take one request.
+    Within a group the storages are in the order of the file, so that neighbours take one request.
     """
 
     def __init__(self, spans: Sequence[Span], most: int = 0) -> None:
@@ -257,7 +258,7 @@ class _Order:
         return (later for later in islice(self._spans, place + 1, None) if later not in begun)
 
     def from_here(self, span: Span, offset: int, begun: Collection[Span]) -> Iterator[Span]:
-        """Yield what is left of the span that is read now, with its group, and then those that follow."""
+        """Yield the rest of the span that is being read, then the rest of its group, and then the groups that follow."""
         number = self._group_of.get(span, len(self._groups))
         group = self._groups[number] if number < len(self._groups) else []
         yield from sorted([(offset, span[1]), *(other for other in group if other not in begun)])
@@ -281,7 +282,7 @@ def _grouped(spans: Sequence[Span], most: int) -> Iterator[list[Span]]:
 
 @dataclass(slots=True)
 class _Block:
-    """Bytes on their way. `left` is how many of them will still be read."""
+    """Bytes that are being fetched. `left` is how many of them will still be read."""
 
     start: int
     end: int
@@ -290,7 +291,7 @@ class _Block:
 
 
 class _Stream:
-    """Blocks on their way, in the order in which they will probably be read."""
+    """Blocks that are being fetched, in the order in which they will probably be read."""
 
     def __init__(self, object: Object, pool: Pool, spans: Iterable[Span], fetching: Fetching) -> None:
         self._object, self._pool, self._fetching = object, pool, fetching
@@ -301,9 +302,9 @@ class _Stream:
         self._fill()
 
     def find(self, offset: int, size: int, span: Span) -> memoryview | None:
-        """A block's bytes from `offset`, or None where none is on its way.
+        """A block's bytes from `offset` on, or None if no block with them is being fetched.
 
-        A long read lets go of what lies before it in the storage `span`, which is read from start to end.
+        A long read drops what lies before it in the storage `span`, because a storage is read from start to end.
         """
         block = next((block for block in self._blocks if block.start <= offset < block.end), None)
         if block is None:
@@ -321,7 +322,7 @@ class _Stream:
         return data[offset - block.start :]
 
     def release(self, start: int, end: int) -> None:
-        """Let go of blocks none of whose bytes will be read again."""
+        """Drop blocks if none of their bytes will be read again."""
         if (start, end) in self._released:  # two views of one storage release it twice
             return
         self._released.add((start, end))
@@ -330,12 +331,12 @@ class _Stream:
         self._keep(lambda block: block.left > 0)
 
     def drop(self) -> None:
-        """Let go of everything."""
+        """Drop everything."""
         self._coming = iter(())
         self._keep(lambda block: False)
 
     def _keep(self, wanted: Callable[[_Block], bool]) -> None:
-        """Let go of the other blocks, and fetch on."""
+        """Drop the other blocks, and fetch on."""
         for block in self._blocks:
             if not wanted(block):
                 block.data.cancel()

@@ -1,7 +1,7 @@
-"""What bytes can do: one base class for everything that is read here, and one for what wraps something else.
+"""Sources of bytes: a base class for everything that is read here, and one for a source that wraps another one.
 
-A source is read by offset. What else it can do (fetch ahead, give pages back to the system, notice a change) has a
-default here that does nothing, so that callers never ask whether a source has an ability.
+A source is read by offset. Some sources can do more: fetch ahead, give pages back to the system, notice a change. Each
+of these has a default here that does nothing, so that callers never ask whether a source can do it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from converter.errors import SourceError
 
-STEP: Final = 256 << 10  # bytes a read; larger ones fall out of the cache between the read and the write
+STEP: Final = 256 << 10  # bytes of a read; more would fall out of the processor's cache between the read and the write
 
 
 class Extent(NamedTuple):
@@ -23,7 +23,7 @@ class Extent(NamedTuple):
 
 
 class Source:
-    """Bytes by offset. `name` is what messages call it, `size` counts bytes.
+    """Bytes that are read by offset. Messages call it `name`; `size` counts bytes.
 
     Subclasses define `_fill`. Reads give exactly what was asked for or raise SourceError.
     """
@@ -31,7 +31,7 @@ class Source:
     name: str
     size: int
     identity: tuple[int, int] | None = None  # device and inode of a local file
-    version: str | None = None  # differs once the bytes were changed: a time of change, an ETag
+    version: str | None = None  # another one when the bytes have changed: a time of change, an ETag
     concurrent: bool = True  # whether several threads may read different parts at once without loss of speed
 
     def read(self, offset: int, size: int) -> memoryview:
@@ -48,20 +48,20 @@ class Source:
         self._fill(offset, buffer)
 
     def spans(self, offset: int, size: int) -> Iterator[Extent]:
-        """Yield the parts of files that these bytes come from, headers between them included. Nothing is read."""
+        """Yield the parts of files that these bytes come from, with the headers between them. Nothing is read."""
         yield Extent(self, offset, offset + size)
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Announce that a range will be read in any order and more than once: a remote file then fetches it first."""
+        """Announce that a range will be read in any order and more than once, so that a remote file fetches it first."""
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Announce the order in which ranges (start, end) will be read, so that a remote file fetches them ahead."""
 
     def arrange(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Announce where the storages lie, in the order of the catalogue: opening ends here."""
+        """Announce where the storages lie, in the order of the catalogue. This ends the opening of a checkpoint."""
 
     def pass_by(self) -> None:
-        """Keep nothing that is read from now on in the page cache, once it is released."""
+        """From now on, keep nothing in the page cache that has been released."""
 
     def release(self, offset: int, size: int) -> None:
         """Announce that a range was read for the last time."""
@@ -70,7 +70,7 @@ class Source:
         """Raise SourceError if the bytes were changed since the source was opened."""
 
     def close(self) -> None:
-        """Give back what the source holds open; later reads fail."""
+        """Close what the source holds open; later reads fail."""
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; both are known to lie within the source."""
@@ -82,7 +82,7 @@ class Source:
 
 
 class Derived(Source):
-    """A source made of another one, `base`. Every ability is forwarded, for the range that `_base_range` gives."""
+    """A source over another one, `base`. Every call is forwarded, for the range that `_base_range` gives."""
 
     def __init__(self, base: Source, name: str, size: int) -> None:
         self.base, self.name, self.size = base, name, size
@@ -160,7 +160,7 @@ class Memory(Source):
 
 
 class Joined(Source):
-    """Several sources one after another, as if they were one."""
+    """Several sources in a row, as one source."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.name = " + ".join(part.name for part in parts)
@@ -216,7 +216,7 @@ class Joined(Source):
 
 
 class _Nowhere(Source):
-    """Stands for bytes that are known to be somewhere, but not where; reading them is a mistake of ours."""
+    """Stands for bytes whose place is not known yet; reading them is a mistake in this program."""
 
     name = "nowhere"
     size = 0

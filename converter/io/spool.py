@@ -1,4 +1,4 @@
-"""Bytes in a temporary file that has no name, so that nothing is left of it however the program ends."""
+"""Bytes in a temporary file without a name, so that nothing is left of it however the program ends."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from converter.io.source import Source
 
 
 class Spool:
-    """A temporary file that is made when the first bytes come. The system's refusals reach the caller as OSError."""
+    """A temporary file that is made when the first bytes come. If the system refuses, the caller gets an OSError."""
 
     def __init__(self) -> None:
         self._file: int | None = None
         self._size = 0
-        self._appending = Lock()  # a matrix is gathered by a thread of its own
+        self._appending = Lock()  # another thread gathers a matrix meanwhile
 
     def __del__(self) -> None:
         self.close()
@@ -29,7 +29,7 @@ class Spool:
         return disk.f_bavail * disk.f_frsize
 
     def append(self, pieces: Iterable[bytes | memoryview]) -> int:
-        """Put bytes behind what is there. Return where they start."""
+        """Append bytes, and return where they start."""
         with self._appending:
             file = self._opened()
             start = end = self._size

@@ -12,7 +12,7 @@ from converter.limits import limits
 
 
 def config_beside(path: Path) -> dict[str, Any] | None:
-    """Give the config.json in a folder, or None. Raises ManifestError for one that is no JSON object."""
+    """The config.json in a folder, or None. Raises ManifestError for one that is not a JSON object."""
     file = path / "config.json"
     return load_json(file) if file.is_file() else None
 
@@ -34,16 +34,16 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """Parse a JSON document strictly: an object, UTF-8, no key twice, no NaN. `name` is what messages call it."""
     try:
         value = strict_json(data.decode())
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate can neither be written nor shown
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can neither be written nor shown
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"`{name}` is no valid JSON document: {str(error)[:200]}") from error
+        raise ManifestError(f"`{name}` is not a valid JSON document: {str(error)[:200]}") from error
     if type(value) is not dict:
         raise ManifestError(f"`{name}` holds a JSON {type(value).__name__}, not an object")
     return value
 
 
 def strict_json(text: str) -> Any:
-    """Give a JSON value. Raises ValueError for a key twice, half a surrogate in a key, NaN; RecursionError."""
+    """The value of a JSON text. Raises ValueError for a repeated key, half a surrogate or NaN, and RecursionError."""
     integer = _integer if "-0" in text else int
     return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=integer)
 
@@ -51,16 +51,16 @@ def strict_json(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("a name occurs twice in one object")
     for key in value:
         key.encode()  # refuses half of a surrogate pair
     return value
 
 
 def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _integer(text: str) -> int | float:
-    """-0 is a float, as for readers that have no integer of that sign: the safetensors library refuses it as an offset."""
+    """Read -0 as a float: other readers have no such integer, and the safetensors library refuses it as an offset."""
     return -0.0 if text == "-0" else int(text)

@@ -1,7 +1,7 @@
-"""Writes the parts of files, each at a position that is known before, by several threads.
+"""Writes the parts of files with several threads. The position of every part is known beforehand.
 
-The threads read, check and write. The main thread waits for what they tell through a queue: it alone syncs, keeps the
-journal, gives pages back to the system and reports progress, and it takes no lock that a signal could leave taken.
+The threads read, check and write, and report through a queue. The main thread waits for the reports. It alone syncs,
+keeps the journal, frees pages and reports progress. It takes no lock that a signal could leave locked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from converter.io.parts import TILES, Buffers, Part
 from converter.io.source import STEP
 
 _TOGETHER: Final = 8 << 20  # bytes of small parts that a thread takes at once
-_TOLD: Final = 4 << 20  # bytes between two reports of a thread
+_TOLD: Final = 4 << 20  # bytes that a thread writes between two reports
 _SYNCED: Final = 256 << 20  # bytes between two entries of the journal
 _BEHIND: Final = 64 << 20  # bytes that are written before they are sent to the disk
 _FILES: Final = 64  # files that are whole before they are synced
@@ -64,8 +64,8 @@ class File:
 class Policy:
     """How a run writes.
 
-    `passing` says that nothing should stay in the page cache. `note` is told the numbers of parts that are whole and
-    synced, from time to time; None where nobody will resume.
+    `passing` says that nothing should stay in the page cache. `note` is called from time to time with the numbers of
+    parts that are whole and synced; it is None if the run is not to be resumed.
     """
 
     threads: int = 1
@@ -76,7 +76,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A part of a file, at `offset`. `number` counts all parts of the run; what is `whole` was written before."""
+    """A part of a file, at `offset`. `number` counts all parts of the run. A `whole` part was written by an earlier run."""
 
     number: int
     file: int
@@ -87,7 +87,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a thread tells: bytes that went by, tasks that are done, and how it ended: by an error in the part `number`."""
+    """A thread's report: bytes written, tasks done, and whether it has ended, perhaps by an error in the part `number`."""
 
     nbytes: int = 0
     tasks: tuple[_Task, ...] = ()
@@ -99,7 +99,7 @@ class _Told:
 def write(files: Sequence[File], policy: Policy, whole: frozenset[int] = frozenset()) -> None:
     """Write the parts of `files` that are not in `whole`, and sync them; part numbers count through all files.
 
-    The first error stops all threads and is raised; of several, that of the earliest part.
+    The first error stops all threads and is raised. If there are several, it is that of the earliest part.
     """
     tasks = list(_tasks(files, whole))
     _create(files)
@@ -127,13 +127,13 @@ def write_in_order(file: File) -> None:
 
 
 def missing(files: Sequence[File], whole: frozenset[int]) -> int:
-    """How many bytes of disk those parts of `files` take that are not `whole`."""
+    """How many bytes the parts of `files` take on the disk that are not in `whole`."""
     parts = (part for file in files for part in file.parts)
     return sum(part.written for number, part in enumerate(parts) if number not in whole)
 
 
 def present(files: Sequence[File], whole: frozenset[int]) -> frozenset[int]:
-    """Those of the part numbers `whole` whose bytes lie in the files still."""
+    """Those part numbers in `whole` whose bytes are still in the files."""
     found = set()
     number = 0
     for file in files:
@@ -159,11 +159,11 @@ class _Run:
         self._late = tuple(task for task in tasks if task.part.late)
         self.threads = max(1, min(policy.threads, self._jobs.qsize()))
         self.disk = _Disk(files, policy, tasks)
-        self._at = [-1] * self.threads  # the part that each thread is at
+        self._at = [-1] * self.threads  # the part that each thread is working on
         self._stopped = False
 
     def skip(self, nbytes: int) -> None:
-        """Count bytes that an earlier run wrote."""
+        """Count bytes as progress that an earlier run wrote."""
         self._hear(_Told(nbytes))
 
     def alone(self) -> None:
@@ -171,12 +171,12 @@ class _Run:
         self._work(0, self._hear)
 
     def late(self) -> None:
-        """Do what depends on all other parts."""
+        """Do the parts that depend on all others."""
         if self._late:
             self._job(0, self._late, Buffers(TILES), self._hear)
 
     def together(self) -> None:
-        """Do the jobs in threads of their own, and raise what stopped them."""
+        """Do the jobs in several threads, and raise the error that stopped them."""
         told: SimpleQueue[_Told] = SimpleQueue()
         running = 0
         failed: list[_Told] = []
@@ -193,7 +193,7 @@ class _Run:
                 self._hear(one)
         finally:
             self._stopped = True
-            # A thread that waits for the system longer than that is left behind: it writes nothing more.
+            # A thread that waits for the system longer than that is abandoned. It will write nothing more.
             with suppress(Empty):
                 while running:
                     one = told.get(timeout=_PATIENCE)
@@ -205,7 +205,7 @@ class _Run:
         self._stopped = False
 
     def _serve(self, worker: int, tell: Callable[[_Told], None]) -> None:
-        """Work as a thread; however it ends, that is told."""
+        """Do a thread's work, and report how it ended."""
         try:
             self._work(worker, tell)
         except BaseException as error:  # for the main thread to raise
@@ -227,7 +227,7 @@ class _Run:
                 return
 
     def _job(self, worker: int, job: tuple[_Task, ...], buffers: Buffers, tell: Callable[[_Told], None]) -> None:
-        """Do tasks one after another, and tell of it unless the run was stopped."""
+        """Do tasks one after another, and report them unless the run was stopped."""
         untold = 0
         for file, tasks in groupby(job, lambda task: task.file):
             with self._files[file].folder.writing(self._files[file].name) as descriptor:
@@ -243,7 +243,7 @@ class _Run:
         tell(_Told(untold, job))
 
     def _done(self, task: _Task, descriptor: int, buffers: Buffers) -> Iterator[int]:
-        """Write a part, or read again what was written of it; yield how many bytes each tile had, unless it is stopped."""
+        """Write a part, or read it again if it was written before. Yield the size of each tile until the run is stopped."""
         part, done = task.part, 0
         if part.hole:
             yield part.nbytes
@@ -277,18 +277,19 @@ class _Run:
 
 
 class _Disk:
-    """Brings to the disk what was written: syncs files, keeps the journal, gives pages back to the system."""
+    """Brings written bytes to the disk: syncs files, keeps the journal, gives pages back to the system."""
 
     def __init__(self, files: Sequence[File], policy: Policy, tasks: Sequence[_Task]) -> None:
         self._files, self._policy = files, policy
         self._left = Counter(task.file for task in tasks)
-        self._whole = [index for index, file in enumerate(files) if not file.parts]  # and not synced yet
-        self._noted: list[_Task] = []  # tasks that are done and stand in no journal yet
+        # Files that are whole and not synced.
+        self._whole = [index for index, file in enumerate(files) if not file.parts]
+        self._noted: list[_Task] = []  # tasks that are done and not in the journal yet
         self._behind: list[_Task] = []  # those whose pages are to be given back
         self._sent: list[_Task] = []  # those whose pages are on their way to the disk
 
     def note(self, tasks: tuple[_Task, ...]) -> None:
-        """Take into account that tasks are done."""
+        """Note that tasks are done."""
         for task in tasks:
             self._left[task.file] -= 1
             if not self._left[task.file]:
@@ -297,7 +298,7 @@ class _Disk:
         if passing:
             self._behind += tasks
             if _nbytes(self._behind) >= _BEHIND:
-                # The last tasks set out to the disk, those before have got there.
+                # Tell the kernel to write the latest tasks. Those before them are on the disk by now.
                 self._give_back([*self._sent, *self._behind])
                 self._sent, self._behind = self._behind, []
         if self._policy.note is not None:
@@ -311,7 +312,7 @@ class _Disk:
             self._whole = []
 
     def finish(self) -> None:
-        """Sync what is not synced yet."""
+        """Sync everything that is not synced yet."""
         self._sync(self._whole)
         self._whole = []
 
@@ -330,7 +331,7 @@ class _Disk:
 
 
 def _tasks(files: Sequence[File], whole: frozenset[int]) -> Iterator[_Task]:
-    """Yield what there is to do. What was written before is read again only where someone wants to see it."""
+    """Yield the tasks. A part that was written before is only read again if it has a `seen`."""
     number = 0
     for index, file in enumerate(files):
         offset = 0
@@ -371,7 +372,7 @@ def _nbytes(tasks: Sequence[_Task]) -> int:
 
 
 def _create(files: Sequence[File]) -> None:
-    """Make the files, so that a thread that is left behind makes none where the partial output was removed."""
+    """Make the files now, so that an abandoned thread can't make one after the partial output was removed."""
     for file in files:
         file.folder.make(file.name)
         with file.folder.writing(file.name) as descriptor:
@@ -400,9 +401,9 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def _reserve(descriptor: int, nbytes: int) -> None:
-    """Reserve the room at once: a full disk shows before the work, and the blocks lie together.
+    """Reserve the room at once, so that a full disk shows before the work, and the blocks lie together.
 
-    On file systems without a device of their own (tmpfs, NFS, FUSE) reserving means writing zeros, so it is left out.
+    On file systems without a device (tmpfs, NFS, FUSE), reserving would write zeros, so nothing is reserved.
     """
     if nbytes and sys.platform != "darwin" and os.major(os.fstat(descriptor).st_dev):
         try:

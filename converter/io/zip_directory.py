@@ -41,7 +41,7 @@ _TAIL: Final = 64 << 10  # bytes read at once from the end; usually the whole di
 
 
 class Record(NamedTuple):
-    """What the central directory says of a record. `limit` is where the next header starts, in bytes of the file."""
+    """What the central directory says about a record. `limit` is where the next header starts, in bytes of the file."""
 
     name: str
     method: int
@@ -56,9 +56,8 @@ class Record(NamedTuple):
 class Directory:
     """The records of a zip archive by name, below their one root folder.
 
-    `root` is the folder that every record lies in, with its slash; names in `records` have it cut off. It is empty where
-    there is no such folder.
-    Raises ArchiveError for anything that is not plain, LimitError for a directory past the limits.
+    `root` is the folder that every record lies in, with its slash; names in `records` have it cut off. It is empty if
+    there is no such folder. Raises ArchiveError for any anomaly, and LimitError for a directory past the limits.
     """
 
     def __init__(self, source: Source) -> None:
@@ -74,7 +73,7 @@ class Directory:
         self._read_directory(self._slice(start, size), start, count)
 
     def name_of(self, record: Record) -> str:
-        """The archive and the record, as messages call it."""
+        """The archive and the record, for messages."""
         return f"{self.name}:{self.root}{record.name}"
 
     def payload(self, record: Record) -> int:
@@ -123,7 +122,7 @@ class Directory:
             raise ArchiveError(f"{what} and its data descriptor contradict each other")
 
     def _slice(self, offset: int, size: int) -> memoryview:
-        """Bytes of the file, out of the tail that was read first where it holds them."""
+        """Bytes of the file, taken from the tail that was read first if they are in it."""
         if offset >= self._tail_start and offset + size <= self.source.size:
             return self._tail[offset - self._tail_start : offset - self._tail_start + size]
         return self.source.read(offset, size)
@@ -170,7 +169,7 @@ class Directory:
         return start, directory_size, count
 
     def _locator(self, end: int) -> tuple[int, tuple[int, ...]] | None:
-        """Where the zip64 end record starts, and its fields in the order of the short one; None where there is none."""
+        """Where the zip64 end record starts, and its fields in the order of the short one; None if there is none."""
         start = end - _LOCATOR.size
         if start < 0 or bytes(self._slice(start, 4)) != b"PK\6\7":
             return None
@@ -243,7 +242,7 @@ class Directory:
     def _add(self, entries: list[tuple[int, str, int, int, int, int, int]], end: int) -> None:
         first = entries[0][1]
         root = first[: first.find("/") + 1]
-        # An archive without one root folder is no checkpoint, but callers can still say what it is.
+        # An archive without one root folder is not a checkpoint, but callers can still say what it is.
         self.root = root if all(entry[1].startswith(root) for entry in entries) else ""
         ends: dict[int, int] = {}
         limit = end
@@ -263,7 +262,7 @@ class Directory:
             if name.endswith("/"):
                 self.payload(
                     record
-                )  # `zip -r` adds folders. Nobody reads them, so we check here that nothing hides there
+                )  # `zip -r` adds folders. Folders are never read, so we check here that nothing hides in them
             else:
                 self.records[short] = record
 
@@ -286,9 +285,9 @@ class Directory:
 
 
 def refused_name(name: str) -> str | None:
-    """Why a record must not have this name; None where it may.
+    """Why a record must not have this name; None if it may.
 
-    Names are keys here, never paths; still nobody who unzips the file should be surprised.
+    Names are only keys here and never paths, but the file should also be safe to unzip.
     """
     if not name.isprintable() or not name or "\\" in name or name.startswith("/") or "//" in name:
         return "is no plain name"
@@ -298,7 +297,7 @@ def refused_name(name: str) -> str | None:
 
 
 def folded_name(name: str) -> str:
-    """A name folded as file systems do that ignore case and how an accent is spelled."""
+    """A name, folded as by file systems that ignore case and the spelling of accents."""
     from unicodedata import normalize
 
     return normalize("NFC", normalize("NFC", name).casefold())
@@ -326,7 +325,7 @@ def _extras(extra: bytes | memoryview, what: str) -> dict[int, bytes]:
 
 
 def _wide(extra: bytes, nbytes: int, compressed: int, header: int, what: str) -> tuple[int, int, int]:
-    """Size, compressed size and offset. Those that are at their sentinel come from the zip64 extra field."""
+    """Size, compressed size and offset. Those that hold the sentinel are taken from the zip64 extra field."""
     field = _extras(extra, what).get(1)
     needed = [value == _SENTINEL32 for value in (nbytes, compressed, header)]
     if field is None:
@@ -351,7 +350,7 @@ def _local_sizes(fields: dict[int, bytes], nbytes: int, compressed: int, what: s
 def first_record(source: Source, limit: int) -> tuple[str, bytes]:
     """The name and up to `limit` bytes of the first record of an archive that has lost its directory.
 
-    The bytes may run into the next record. Raises ArchiveError where there is no stored record at the start.
+    The bytes may run into the next record. Raises ArchiveError if there is no stored record at the start.
     """
     if source.size < _LOCAL.size:
         raise ArchiveError(f"`{source.name}` ends inside its first header")

@@ -1,4 +1,4 @@
-"""The records of a zip archive as sources: stored ones where they lie, deflated ones out of a temporary file."""
+"""The records of a zip archive as sources: stored ones in their place, deflated ones from a temporary file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Archive:
-    """A zip archive whose records can be read. What `records` and `root` are, and what is refused, Directory says."""
+    """A zip archive whose records can be read. Directory describes `records`, `root`, and what is refused."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.name = source, source.name
@@ -36,13 +36,13 @@ class Archive:
         return self.content(self.records[name])
 
     def content(self, record: Record) -> Source:
-        """A record's data as a source, as `open` has it."""
+        """A record's data as a source, like `open`."""
         if record.method == STORED:
             return _StoredRecord(self._directory, record)
         return _InflatedRecord(self._directory, record, self._spool)
 
     def read(self, name: str, limit: int, *, check: bool = True) -> bytes:
-        """A small record's data whole, its CRC checked. Raises LimitError past `limit` bytes."""
+        """All data of a small record, with the CRC checked. Raises LimitError past `limit` bytes."""
         record = self.records[name]
         if record.nbytes > limit:
             raise LimitError(f"`{name}` in `{self.name}` has {record.nbytes:,} bytes: at most {limit:,} are read")
@@ -59,14 +59,14 @@ class Archive:
         return data
 
     def head(self, name: str, nbytes: int) -> bytes:
-        """Up to `nbytes` bytes from the start of a record's data, their CRC unchecked."""
+        """Up to `nbytes` bytes from the start of a record's data, without a check of the CRC."""
         record = self.records[name]
         if record.method == STORED:
             return bytes(self.source.read(self.payload(record), min(nbytes, record.nbytes)))
         return next(_inflated(self._directory, record, nbytes), b"")
 
     def payload(self, record: Record) -> int:
-        """Where a record's data starts, its local header checked against the directory."""
+        """Where a record's data starts; its local header is compared with the directory."""
         return self._directory.payload(record)
 
 
@@ -80,12 +80,12 @@ class _StoredRecord(Derived):
 
     @property
     def name(self) -> str:
-        """The archive and the record: made when it is asked for, as there may be a million."""
+        """The archive and the record. The text is made when it is asked for, because there may be a million records."""
         return self._directory.name_of(self._record)
 
     @name.setter
     def name(self, value: str) -> None:
-        """Derived sets a name; this one follows from the record."""
+        """Do nothing: Derived sets a name, but this one follows from the record."""
 
     def spans(self, offset: int, size: int) -> Iterator[Extent]:
         """Yield the record with its headers: the data start at a byte that only the local header tells."""
@@ -116,13 +116,13 @@ class _InflatedRecord(Derived):
         yield Extent(self.base, self._record.header, self._record.limit)
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Nothing: what was inflated lies in a local file."""
+        """Do nothing: the inflated data lie in a local file."""
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Nothing: a range of what is inflated is no range of the archive."""
+        """Do nothing: a range of inflated data is not a range of the archive."""
 
     def arrange(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Nothing: a range of what is inflated is no range of the archive."""
+        """Do nothing: a range of inflated data is not a range of the archive."""
 
     def release(self, offset: int, size: int) -> None:
         """Nothing: the temporary file's pages are the system's to drop."""
@@ -134,7 +134,7 @@ class _InflatedRecord(Derived):
         self._spool.readinto(self._start + offset, buffer, self.name)
 
     def _inflate(self) -> int:
-        """Put the data into the spool; return where they start. Raises SourceError where there is no room for them."""
+        """Put the data into the spool, and return where they start. Raises SourceError if there is no room for them."""
         try:
             if self.size > self._spool.room():
                 raise SourceError(
@@ -147,7 +147,7 @@ class _InflatedRecord(Derived):
 
 
 def _inflated(directory: Directory, record: Record, most: int = 1 << 20) -> Iterator[bytes]:
-    """Inflate a record in pieces of at most `most` bytes; never more than the directory promises."""
+    """Inflate a record in pieces of at most `most` bytes, and never more than the directory says."""
     offset, left, produced = directory.payload(record), record.compressed, 0
     inflater = zlib.decompressobj(-15)
     what = f"`{record.name}` in `{directory.name}`"

@@ -1,7 +1,7 @@
-"""Zip archives, written as torch 1.12 writes them: stored records, planned before a byte is.
+"""Writes zip archives as torch 1.12 does: stored records, all planned before a byte is written.
 
 A record's data start at a multiple of 64 bytes. Its CRC-32 stands behind the data, so that a record can be written
-before it is known. Sources: PKWARE's APPNOTE 6.3.10; miniz 2.1 `mz_zip_writer_add_mem_ex_v2`; caffe2/serialize/
+before its CRC-32 is known. Sources: PKWARE's APPNOTE 6.3.10; miniz 2.1 `mz_zip_writer_add_mem_ex_v2`; caffe2/serialize/
 inline_container.cc `getPadding`.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_ALIGNMENT: Final = 64  # bytes; where a record's data may start
-_WIDE: Final = 0xFFFFFFFF  # from this size or offset on miniz adds zip64 fields, and this is what stands in their place
+_ALIGNMENT: Final = 64  # bytes; a record's data start at a multiple of this
+_WIDE: Final = 0xFFFFFFFF  # from this size or offset on, miniz writes this value and adds zip64 fields
 _FLAGS: Final = 0x0808  # a data descriptor follows; names are UTF-8
 _LOCAL: Final = struct.Struct("<4s5H3I2H")
 _ENTRY: Final = struct.Struct("<4s6H3I5H2I")
@@ -24,7 +24,7 @@ _END: Final = struct.Struct("<4s4H2IH")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A record to be written: `nbytes` are those of its data, `offset` is where its local header starts."""
+    """A record to be written: `nbytes` is the size of its data, `offset` is where its local header starts."""
 
     name: str
     nbytes: int
@@ -32,7 +32,7 @@ class Member:
 
     @property
     def end(self) -> int:
-        """The offset of what follows."""
+        """The offset behind it, at which the next record starts."""
         return self.offset + len(self.header()) + self.nbytes + len(self.descriptor(0))
 
     def header(self) -> bytes:
@@ -43,7 +43,7 @@ class Member:
         return _LOCAL.pack(b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
 
     def descriptor(self, crc: int) -> bytes:
-        """What follows the data."""
+        """The data descriptor, which follows the data."""
         return struct.pack("<4sI2Q" if self._wide() else "<4s3I", b"PK\7\10", crc, self.nbytes, self.nbytes)
 
     def listed(self, crc: int) -> bytes:
@@ -55,7 +55,7 @@ class Member:
         return row + name + extra
 
     def _wide(self, compressed: int | None = None) -> bytes:
-        """The zip64 field. In a local header miniz writes 0 for the compressed size, and the offset, too."""
+        """The zip64 field. In a local header miniz writes 0 for the compressed size, and writes the offset as well."""
         values = []
         if self.nbytes >= _WIDE:
             values += [self.nbytes, self.nbytes if compressed is None else compressed]
@@ -65,7 +65,7 @@ class Member:
 
 
 def lay_out(records: Iterable[tuple[str, int]]) -> tuple[Member, ...]:
-    """Plan records, given by name and bytes of data, one after another from the start of the file."""
+    """Plan records one after another from the start of the file. Each is given by its name and the size of its data."""
     members: list[Member] = []
     offset = 0
     for name, nbytes in records:
@@ -75,7 +75,7 @@ def lay_out(records: Iterable[tuple[str, int]]) -> tuple[Member, ...]:
 
 
 def directory(members: Sequence[Member], checksums: Sequence[int]) -> bytes:
-    """The central directory and the three end records: the zip64 ones are always there."""
+    """The central directory and the three end records, always with the zip64 ones."""
     start, count = members[-1].end, len(members)
     rows = b"".join(member.listed(crc) for member, crc in zip(members, checksums, strict=True))
     end = start + len(rows)

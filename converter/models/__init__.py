@@ -1,1 +1,1 @@
-"""Families of models and the declared models: which one a catalogue is, and what belongs to it."""
+"""Families of models and the declared models: which of them a catalogue is, and what belongs to it."""

@@ -1,6 +1,6 @@
-"""What is known of a family of models as data: its tensors, sizes, settings, and what each is called elsewhere.
+"""The facts about a family of models: its tensors, sizes and settings, and their names in other formats.
 
-All of it stands in schemas/architectures/*.json; this fills in {layer}, {decoder} and sizes.
+All of it is in schemas/architectures/*.json; this module fills in {layer}, {decoder} and sizes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Literal, NamedTuple, Self
 
 from converter.errors import ModelError
 
-# The two forms of GELU: by the error function, and its approximation by a tangent.
+# The two forms of GELU: the exact one with the error function, and the approximation with tanh.
 Activation = Literal["erf", "tanh"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as the JSON has it: sizes by name, {layer} and {decoder} (which counts from 1) not filled in.
+    """A row as it is in the JSON: sizes are names, and {layer} and {decoder} (which counts from 1) are not filled in.
 
-    `gguf_transposed` matrices are [in, out] here and [out, in] there; `gguf_f32` ones must be F32 there. `parts` are
+    `gguf_transposed` matrices are [in, out] here and [out, in] there; `gguf_f32` ones must be F32 there. `parts` names
     what equal parts of the last dimension hold, in order: q, k and v. `value` is what a buffer must hold: "causal"
     (ones on and below the diagonal) or a number.
     """
@@ -52,7 +52,7 @@ class Row:
         return self.kind == "parameter" and not self.optional
 
     def named(self, prefix: str) -> str:
-        """The name in a checkpoint of this prefix. A head on top of the model (`lm_head.weight`) never has one."""
+        """The name in a checkpoint with this prefix. A head on top of the model (`lm_head.weight`) never has a prefix."""
         return prefix + self.name if self.prefixed else self.name
 
 
@@ -65,7 +65,7 @@ class Parameter(Row):
 
 
 class Size(NamedTuple):
-    """A size and where it comes from: the first of the config.json keys that is there, else `factor` times another."""
+    """A size and where it comes from: the first of the config.json keys that exists, else `factor` times another size."""
 
     name: str
     title: str | None = None
@@ -75,7 +75,7 @@ class Size(NamedTuple):
     divides: str | None = None
 
     def claims(self, config: Mapping[str, Any], sizes: Mapping[str, int]) -> list[tuple[str, Any]]:
-        """What config.json says of it, by key; what it means where it says nothing; or nothing."""
+        """What config.json says about it, by key; its default if config.json says nothing; or nothing."""
         said = [(key, config[key]) for key in self.config if config.get(key) is not None]
         if not said and self.factor and (base := sizes.get(self.of or "")):
             return [(self.config[0] if self.config else self.name, self.factor * base)]
@@ -83,9 +83,9 @@ class Size(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A key of config.json that the forward pass depends on, and what transformers takes where it is left out.
+    """A key of config.json that the forward pass depends on, and transformers' default for it.
 
-    Two copies of a model need not agree on a setting that is not `compared`: their tensors decide it, or it changes
+    Two copies of a model need not agree on a setting that is not `compared`: the tensors decide it, or it changes
     nothing in float32.
     """
 
@@ -95,14 +95,14 @@ class Setting(NamedTuple):
 
 
 class ActivationNames(NamedTuple):
-    """The setting that names the activation, and the names of each (transformers/activations.py, ACT2FN)."""
+    """The setting that names the activation, and the names of each form (transformers/activations.py, ACT2FN)."""
 
     setting: str
     names: dict[Activation, tuple[str, ...]]
 
 
 class TokenizerKind(NamedTuple):
-    """The tokenizer that such models have: what GGUF calls it, and the token that ends a text."""
+    """The tokenizer of such models: its name in GGUF, and the token that ends a text."""
 
     kind: Literal["byte-pair"]
     gguf_model: str
@@ -111,7 +111,7 @@ class TokenizerKind(NamedTuple):
 
 
 class Metadatum(NamedTuple):
-    """A GGUF key; `value` names a size or, failing that, a setting."""
+    """A GGUF key; `value` names a size or, if there is no such size, a setting."""
 
     key: str
     type: Literal["u32", "f32"]
@@ -127,7 +127,7 @@ class ClientProperty(NamedTuple):
 
 
 class Dimensions(NamedTuple):
-    """How large a model is, whatever its family calls these sizes; None where it is not known."""
+    """How large a model is, whatever its family calls these sizes; None for an unknown one."""
 
     layers: int | None
     width: int | None
@@ -138,9 +138,9 @@ class Dimensions(NamedTuple):
 class Architecture:
     """The rows of a family of models.
 
-    `title` is its name on a page, `model_type` that in its config.json, `transformers` its class there, and
-    `gguf_name` its general.architecture. `prefixes` are those that names may have, the last one that of transformers.
-    `layers` is the size that counts the layers.
+    `title` is its name for people, `model_type` its name in config.json, `transformers` its class there, and
+    `gguf_name` its general.architecture. `prefixes` are those that names may have; the last one is that of
+    transformers. `layers` is the size that counts the layers.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Architecture:
     # ---- sizes
 
     def sizes(self, config: Mapping[str, Any]) -> dict[str, int]:
-        """Read the sizes from a config.json; ModelError where one is absent, no whole number ≥ 1 or impossible."""
+        """Read the sizes from a config.json. Raises ModelError if one is absent, impossible, or not a whole number from 1."""
         sizes: dict[str, int] = {}
         for size in sorted(self.size_table, key=lambda size: size.of is not None):
             claims = size.claims(config, sizes)
@@ -211,7 +211,7 @@ class Architecture:
         return frozenset(size.name for size in self.size_table if size.name in shown)
 
     def unknown(self, sizes: Mapping[str, int]) -> str | None:
-        """What a person calls the first size that is not known; None where all are."""
+        """The name for people of the first unknown size; None if all are known."""
         return next((size.title or f"`{size.name}`" for size in self.size_table if size.name not in sizes), None)
 
     def dimensions(self, sizes: Mapping[str, Any]) -> Dimensions:
@@ -221,7 +221,7 @@ class Architecture:
         return Dimensions(sizes.get(self.layers), width, sizes.get(heads.name) if heads else None)
 
     def head_size(self, sizes: Mapping[str, Any]) -> int | None:
-        """The elements of one attention head; None where the sizes do not say."""
+        """The elements of one attention head; None if the sizes do not say it."""
         _, width, heads = self.dimensions(sizes)
         return width // heads if width is not None and whole(width) and heads is not None and whole(heads) else None
 
@@ -233,15 +233,15 @@ class Architecture:
     # ---- settings
 
     def setting(self, name: str, config: Mapping[str, Any]) -> Any:
-        """What a config.json means by a key, also where it leaves the key out."""
+        """The value of a key in a config.json, or its default if the key is left out."""
         return config.get(name, next((setting.default for setting in self.settings if setting.name == name), None))
 
     def config_key(self, name: str) -> str:
-        """The key of config.json that a size or a setting stands under."""
+        """The key of config.json for a size or a setting."""
         return next((size.config[0] for size in self.size_table if size.name == name and size.config), name)
 
     def activation_of(self, config: Mapping[str, Any]) -> Activation | None:
-        """Which GELU a config.json asks for; None where it is none that is known."""
+        """Which GELU a config.json asks for; None if it is not a known one."""
         name = self.activation and self.setting(self.activation.setting, config)
         named = self.activation.names.items() if self.activation else ()
         return next((activation for activation, names in named if name in names), None)
@@ -253,11 +253,11 @@ class Architecture:
     # ---- tensors
 
     def rows(self, sizes: Mapping[str, int], order: str = "module") -> list[Parameter]:
-        """Every parameter and buffer, optional ones too, in an order of the JSON (`module`: that of the rows)."""
+        """Every parameter and buffer, also optional ones, in an order from the JSON (`module` is the order of the rows)."""
         return [_filled(row, sizes, layer) for row, layer in self.each(sizes[self.layers], order)]
 
     def each(self, count: int, order: str = "module") -> Iterator[tuple[Row, int | None]]:
-        """Yield every row with every one of `count` layers that it is for, in an order as `rows`."""
+        """Yield every row with each of `count` layers that it is for, in an order as of `rows`."""
         named = {row.name: row for row in self.row_table}
         ordered = self.row_table if order == "module" else [named[name] for name in self.orders[order]]
         for layered, group in groupby(ordered, key=lambda row: row.layered):
@@ -272,15 +272,15 @@ class Architecture:
 
     @property
     def followers(self) -> dict[str, str]:
-        """The names that follow from others where they are tied, bare: the output head from the embedding."""
+        """The bare names that follow from others if they are tied: the output head from the embedding."""
         return {row.name: row.tied_to for row in self.row_table if row.tied_to}
 
     def parts(self, count: int) -> dict[str, tuple[str, ...]]:
-        """What equal parts of a tensor's last dimension hold, by bare name, for a model of `count` layers."""
+        """What equal parts of a tensor's last dimension hold, by the tensor's bare name, for `count` layers."""
         return {at(layer, row.name): row.parts for row, layer in self.each(count) if row.parts}
 
     def bare(self, name: str) -> str:
-        """A name without the family's prefix, whichever it has."""
+        """A name without the family's prefix, whichever of them it has."""
         prefix = next((prefix for prefix in self.prefixes if prefix and name.startswith(prefix)), "")
         return name.removeprefix(prefix)
 

@@ -1,4 +1,4 @@
-"""The declared models: what is known of each stands in schemas/models/*.json."""
+"""The declared models: what is known about each is in schemas/models/*.json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HUB: Final = "https://huggingface.co"
 class Layout:
     """How the published files store a model.
 
-    `transposed`: the matrices are views with stride (1, in) of storages that are [out, in]. `order` is that of the
+    `transposed`: the matrices are views with stride (1, in) of storages that are [out, in]. `order` is the order of the
     storages, a key of the architecture's orders.
     """
 
@@ -34,7 +34,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A weight file: what is known of it is given, the rest is None.
+    """A weight file. Facts that are not known are None.
 
     `listed_size` is what the repository's page shows; `nbytes` is exact, and `nbytes_is` says whether it was published
     or calculated. `superseded_sha256` is the hash of an older file of the same size. `first` is a shard's first tensor.
@@ -54,7 +54,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A declared model. `config` is its config.json; `parameters` counts elements, a tied head once, no masks."""
+    """A declared model. `config` is its config.json. `parameters` counts elements, without masks and with a tied head once."""
 
     name: str
     architecture: str
@@ -69,7 +69,7 @@ class Model:
 
     @property
     def family(self) -> Family:
-        """The family it is of."""
+        """Its family."""
         return family(self.architecture)
 
     @property
@@ -101,7 +101,7 @@ def find(name: str) -> Model:
         if wanted in {model.name.casefold(), model.short.casefold(), model.repository.casefold()}:
             return model
     known = ", ".join(model.name for model in declared())
-    raise ModelError(f"`{name}` is no model that is declared here; there are {known}")
+    raise ModelError(f"`{name}` is not a declared model: choose {known}")
 
 
 def _model(document: dict[str, Any]) -> Model:

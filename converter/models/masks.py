@@ -1,4 +1,4 @@
-"""The masks of an architecture: which of them hold just what they must, and so can be left out and made again."""
+"""The masks of an architecture: which of them hold exactly what they must, so that they can be left out and made again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKED: Final = {F64.name: "<d", F32.name: "<f", F16.name: "<e"}
 
 
 def droppable(catalogue: Catalogue, recognition: Recognition | None) -> list[str]:
-    """Give the buffers that hold the values the architecture gives them. Their bytes are read."""
+    """The buffers that hold the values that the architecture gives them. Their bytes are read."""
     if recognition is None:
         return []
     rows = {row.name: row for row in recognition.family.row_table if row.kind == "buffer"}
@@ -40,9 +40,9 @@ def droppable(catalogue: Catalogue, recognition: Recognition | None) -> list[str
 
 
 def to_drop(catalogue: Catalogue, recognition: Recognition | None, *, keep: bool) -> set[str]:
-    """Give the buffers to leave out: none if they are kept, else all.
+    """The buffers to leave out: none if they are kept, else all.
 
-    Raises UnsupportedError where one holds something else than its mask: leaving it out would lose it.
+    Raises UnsupportedError if one does not hold its mask, because leaving it out would lose something.
     """
     if keep or recognition is None:
         return set()
@@ -82,5 +82,5 @@ def _holds(tensor: Tensor, value: str | float | None) -> bool:
 
 @cache
 def _causal(length: int) -> bytes:
-    """Give [length, length] with ones on and below the diagonal, a byte an element."""
+    """A [length, length] matrix with ones on and below the diagonal, one byte for each element."""
     return b"".join(b"\1" * (row + 1) + b"\0" * (length - row - 1) for row in range(length))

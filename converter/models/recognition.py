@@ -1,4 +1,4 @@
-"""Which family and which declared model a catalogue is of, by names and shapes."""
+"""Which family and which declared model a catalogue belongs to, by names and shapes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from converter.models.architecture import Row, at, whole
 from converter.models.declared import Model, declared
 from converter.models.family import Family, TiedHead
 
-# A name's layer, as the rows have it. No leading zeros: `h.00.` and `h.0.` would be one tensor.
+# The layer's number in a name. No leading zeros, because `h.00.` and `h.0.` would be the same tensor.
 _LAYER: Final = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
-# A catalogue is of an architecture when at most one tensor in so many has a name or a shape that doesn't fit. GPT-Neo,
-# GPT-J and BTLM share names with GPT-2 and differ in one tensor in seven or more.
+# A catalogue belongs to an architecture if at most one tensor in this many has a name or a shape that doesn't fit.
+# GPT-Neo, GPT-J and BTLM share names with GPT-2, and differ in at least one tensor of seven.
 _FITTING: Final = 8
-# Layers that may be absent altogether; a name or a config.json that promises more is not believed.
+# The most layers that may be absent altogether. A name or a config.json that implies more is not believed.
 _ABSENT_LAYERS: Final = 1024
 
 
 class Shaped(Protocol):
-    """A tensor, or what a golden manifest says of one."""
+    """A tensor, or what a golden manifest says about one."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ class Shaped(Protocol):
 
 
 class Mismatch(NamedTuple):
-    """A tensor of another shape than the others ask for; a size that nothing tells stands in `expected` by its name."""
+    """A tensor whose shape does not fit the others. An unknown size is in `expected` by its name."""
 
     name: str
     expected: tuple[int | str, ...]
@@ -43,11 +43,11 @@ class Mismatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
-    """What a catalogue is. Names are the catalogue's own, with its prefix.
+    """What a catalogue was recognised as. Names are the catalogue's own, with its prefix.
 
-    `sizes` lacks what neither the shapes nor config.json nor the declared model say. `missing` are parameters: masks
-    and a head may be absent. `complete` does not mind tensors that are unexpected. A head is tied where it is the same
-    view as wte; an untied one may still hold equal bytes, as a copy in another shard does.
+    `sizes` lacks those that neither the shapes nor config.json nor the declared model say. `missing` has parameters
+    only, because masks and a head may be absent. Unexpected tensors do not make it incomplete. A head is tied if it is
+    the same view as wte. An untied head may still hold equal bytes, as a copy in another shard does.
     """
 
     family: Family
@@ -68,7 +68,7 @@ class Recognition:
 
     @property
     def complete(self) -> bool:
-        """Whether every parameter is there in its shape."""
+        """Whether every parameter is there in the right shape."""
         return not self.missing and not self.mismatched
 
 
@@ -78,11 +78,11 @@ def recognise(
     *,
     families: Sequence[Family] | None = None,
 ) -> Recognition | None:
-    """The family and the declared model that the names and shapes are of; None where no family fits.
+    """The family and the declared model that the names and shapes belong to; None if no family fits.
 
-    `families` stand in for those of schemas/architectures.
+    `families` replace those of schemas/architectures.
 
-    A part of a model is recognised as that model, incomplete, while its shapes fit just one that is declared. Time is
+    A part of a model is recognised as that model, incomplete, if its shapes fit exactly one declared model. Time is
     linear in the number of tensors.
     """
     for known in registry.families() if families is None else families:
@@ -101,17 +101,17 @@ class _Match(NamedTuple):
 
 
 class _Sighting(NamedTuple):
-    """The tensors of a catalogue that have a family's names, and the sizes that most of their shapes have."""
+    """The tensors of a catalogue with names of a family, and the sizes that most of their shapes agree on."""
 
     family: Family
     prefix: str
     matches: list[_Match]
     strangers: list[str]
     sizes: dict[str, int]
-    layers: int  # of which there is any parameter
-    found: int  # up to the last of these
-    whole: int  # up to the last that has all its parameters
-    ended: bool  # whether what follows the layers is there
+    layers: int  # number of layers with at least one parameter
+    found: int  # number of layers up to the last of these
+    whole: int  # number of layers up to the last that is complete
+    ended: bool  # whether the tensors that follow the layers are there
 
 
 def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None:
@@ -151,7 +151,7 @@ def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None
 
 
 def _voted(known: Family, matches: list[_Match]) -> dict[str, int]:
-    """Each size that shapes alone decide the value that most tensors have."""
+    """The sizes that shapes alone decide: of each, the value that most tensors have."""
     free = {size.name for size in known.size_table if size.config}
     votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for match in matches:
@@ -207,7 +207,7 @@ def _recognised(
 
 
 def _claimed(seen: _Sighting, config: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of a config.json that are possible."""
+    """The sizes of a config.json, without impossible ones."""
     claimed: dict[str, int] = {}
     for size in seen.family.size_table:
         for _, value in size.claims(config, seen.sizes)[:1]:
@@ -217,7 +217,7 @@ def _claimed(seen: _Sighting, config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _declared_as(seen: _Sighting, claimed: dict[str, int]) -> Model | None:
-    """The one declared model that the shapes fit; config.json decides where they say nothing."""
+    """The one declared model that the shapes fit. config.json decides what the shapes don't say."""
     known = seen.family
     told = {name: value for name, value in (claimed | seen.sizes).items() if name in known.shaping}
     fitting = []
@@ -225,7 +225,7 @@ def _declared_as(seen: _Sighting, claimed: dict[str, int]) -> Model | None:
         if model.architecture == known.name:
             sizes = known.sizes(model.config)
             n_layer = sizes[known.layers]
-            # Where config.json names another number of layers, only a last layer with the end behind it outweighs it.
+            # If config.json names another number of layers, only a last layer with the end behind it outweighs that.
             believed = claimed.get(known.layers, n_layer) == n_layer or (
                 seen.ended and n_layer in {seen.whole, seen.found}
             )
@@ -235,12 +235,12 @@ def _declared_as(seen: _Sighting, claimed: dict[str, int]) -> Model | None:
 
 
 def _layers(seen: _Sighting, claimed: int | None) -> int:
-    """The layers of a model that is not declared: config.json's, unless whole layers lie beyond."""
+    """The number of layers of an undeclared model: config.json's, unless there are whole layers beyond it."""
     return seen.found if claimed is None or claimed < seen.whole else claimed
 
 
 def _fits(match: _Match, sizes: Mapping[str, int]) -> bool:
-    # A size that nothing tells can't be contradicted.
+    # An unknown size can't be contradicted.
     return len(match.shape) == len(match.row.shape) and all(
         sizes.get(str(size), length if isinstance(size, str) else size) == length
         for size, length in zip(match.row.shape, match.shape, strict=True)
@@ -262,7 +262,7 @@ def _contradictions(
     if model:
         found |= {name: size for name, size in known.sizes(model.config).items() if name not in known.shaping}
     else:
-        # Layers that config.json names and nothing has may lie in another shard, unless the end is here.
+        # Layers that config.json implies and that are absent here may be in another shard, unless the end is here.
         n_layer = sizes[known.layers]
         found[known.layers] = min(n_layer, seen.found) if seen.ended else n_layer
     model_type = config.get("model_type", known.model_type)

@@ -19,7 +19,7 @@ FILES: Final = ("vocab.json", "merges.txt")
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Ids by token, each in the printable form that GPT-2 gives bytes (`Ġ` for a space), and the merges in order."""
+    """Ids by token, and the merges in order. Tokens have the printable form that GPT-2 gives bytes (`Ġ` for a space)."""
 
     ids: dict[str, int]
     merges: tuple[tuple[str, str], ...]
@@ -27,7 +27,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """Tokens by id, and merges in order (two tokens and a space between)."""
+    """Tokens by id, and merges in order (two tokens with a space between them)."""
 
     tokens: Mapping[int, str]
     merges: tuple[str, ...]
@@ -44,12 +44,12 @@ def is_beside(folder: Path) -> bool:
 
 
 def load(folder: Path) -> Vocabulary:
-    """Load the two files. Raises SourceError where one is absent, ManifestError where they contradict themselves."""
+    """Load the two files. Raises SourceError if one is absent, and ManifestError if they contradict themselves."""
     for name in FILES:
         if not (folder / name).is_file():
             raise SourceError(f"`{folder}` has no `{name}`: a GPT-2 tokenizer is {' and '.join(FILES)}")
     ids = load_json(folder / FILES[0])
-    names: dict[str, str] = {}  # by the number as text, whose hash no file can choose
+    names: dict[str, str] = {}  # by the id as text, because a file cannot choose its hash
     for token, number in ids.items():
         if type(number) is not int or not 0 <= number < 1 << 31:
             raise ManifestError(
@@ -67,7 +67,7 @@ def _merges(path: Path, ids: dict[str, int]) -> list[tuple[str, str]]:
     try:
         lines = bytes(source.read(0, source.size)).decode().split("\n")
     except UnicodeDecodeError as error:
-        raise ManifestError(f"`{path}` is no UTF-8: {error.reason}") from error
+        raise ManifestError(f"`{path}` is not UTF-8: {error.reason}") from error
     merges = []
     for number, line in enumerate(lines, 1):
         text = line.removesuffix("\r")

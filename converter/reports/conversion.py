@@ -54,7 +54,7 @@ class LossReport:
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What `convert` wrote, or with `written` false would write. `tied` are (name left out, name kept)."""
+    """What `convert` wrote or, if `written` is false, would write. `tied` are pairs of the name left out and the name kept."""
 
     schema: ClassVar = "cerebras-tool/conversion/v1"
 

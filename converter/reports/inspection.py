@@ -17,9 +17,9 @@ class FileReport:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What was read. `format` is one of `converter.formats.FORMATS`, or `parameters`; `writer` what its layout tells.
+    """What was read. `format` is the name of one of `converter.formats.FORMATS`. `writer` is what the layout says about it.
 
-    `requests` and `bytes_read` are what it took to read something remote; None of what is local.
+    `requests` and `bytes_read` count what was read from a server; None for a local file.
     """
 
     location: str
@@ -32,9 +32,9 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """Which model it is. `name` is a declared model's, or None for another model of the architecture.
+    """Which model it is. `name` is that of a declared model, or None for any other model of the architecture.
 
-    `title` says the architecture and its size as a person would.
+    `title` has the architecture and its size in words for people.
     """
 
     name: str | None
@@ -67,7 +67,7 @@ class TotalsReport:
 
 @dataclass(frozen=True, slots=True)
 class StatisticsReport:
-    """Of one tensor's elements. None where it has no finite element, or where its dtype has no order."""
+    """Statistics of one tensor's elements. None if it has no finite element, or if its dtype has no order."""
 
     min: float | None
     max: float | None
@@ -81,9 +81,9 @@ class StatisticsReport:
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """A tensor; stride and offset in elements, as the file has them, nbytes of the logical tensor.
+    """A tensor. `stride` and `offset` count elements, as in the file; `nbytes` is the size of the logical tensor.
 
-    `dtype` is as safetensors spells it; what GGUF holds in blocks has the blocks' name (`Q8_0`) and their bytes.
+    `dtype` is as safetensors spells it. A tensor in blocks of GGUF has the blocks' name (`Q8_0`) and their bytes.
     """
 
     name: str
@@ -100,7 +100,7 @@ class TensorReport:
 
 @dataclass(frozen=True, slots=True)
 class OtherReport:
-    """Something that is no tensor, or a tensor of a kind that can't be carried; `tensors` are the names inside it."""
+    """Something that is not a tensor, or a tensor that can't be carried over. `tensors` are the names inside it."""
 
     name: str
     kind: str

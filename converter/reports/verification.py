@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that is wrong: a tensor, a tie, a file beside the weights, what the model computes.
+    """Something that is wrong: a tensor, a tie, a file beside the weights, or what the model computes.
 
-    `index` is where the first differing element stands; `expected` and `found` are its values, `largest` the largest
-    difference; None where there is no such number.
+    `index` is the position of the first element that differs, and `expected` and `found` are its values. `largest` is
+    the largest difference. Each is None if there is no such number.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedTensors:
-    """Counts of tensors; names of those that are missing or unexpected. `converted`: equal but for the change of dtype."""
+    """Counts of tensors, and names of missing and unexpected ones. `converted`: equal except for the change of dtype."""
 
     compared: int
     identical: int
@@ -40,7 +40,7 @@ class VerifiedTensors:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedOutput:
-    """The verdict on an output. `format` is None where it can't be read, `inference` where nothing was computed."""
+    """The verdict on an output. `format` is None if it can't be read, and `inference` is None if nothing was computed."""
 
     location: str
     format: str | None

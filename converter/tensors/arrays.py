@@ -1,4 +1,4 @@
-"""A tensor's elements as numbers that numpy has."""
+"""A tensor's elements as numbers of a dtype that numpy has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def numbers(tensor: Tensor) -> NDArray[Any]:
-    """A read-only array of the tensor's shape; what numpy lacks is widened to float32 or complex64, exactly.
+    """A read-only array of the tensor's shape. Dtypes that numpy lacks are widened to float32 or complex64, exactly.
 
     Raises UnsupportedError for packed dtypes.
     """

@@ -1,7 +1,7 @@
-"""Conversion between floating-point formats, tile by tile: exact where it can be, else rounded to nearest, ties to even.
+"""Conversion between floating-point formats, tile by tile: exact if possible, else rounded to nearest, ties to even.
 
 Everything goes through F32, as in PyTorch: F64 to F16 or BF16 rounds twice, and so gives PyTorch's bits. Blocks are
-sized so that what they need stays near the processor: two to four times faster than whole arrays.
+small enough that everything stays in the processor's cache, which is two to four times as fast as whole arrays.
 
 Sources: IEEE 754; OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2), OCP Microscaling Formats 1.0 (E8M0); the FNUZ
 kinds: Noune and others, 8-bit Numerical Formats for Deep Neural Networks, 2022.
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from converter.io.parts import Buffers, Part
     from converter.tensors.tensor import Tensor
 
-BLOCK: Final = 64 << 10  # elements of a pass: shorter ones fit a smaller cache, but threads wait more for each other
+BLOCK: Final = 64 << 10  # elements of a pass: with fewer, threads would wait more for each other
 _PIECE: Final = 256 << 10  # elements of a converted tile: at most 2 MiB
 TARGETS: Final = (F64, F32, F16, BF16)
 
 
 @dataclass(frozen=True, slots=True)
 class _Small:
-    """An 8-bit format: bits of exponent and mantissa, bias, and what it has instead of IEEE's special values."""
+    """An 8-bit format: bits of exponent and mantissa, bias, and the codes that replace IEEE's special values."""
 
     exponent: int
     mantissa: int
@@ -53,7 +53,7 @@ _SMALL: Final = {
 class Loss:
     """What conversions lost, in elements, each counted once.
 
-    `nan` counts NaNs that went into F16 or BF16, or came from F64: they stay NaNs, but not every bit of them.
+    `nan` counts NaNs that went into F16 or BF16, or came from F64: they stay NaNs, but lose some of their bits.
     """
 
     nan: int = 0
@@ -67,7 +67,7 @@ class Loss:
 
 
 class Losses(dict[str, Loss]):
-    """Losses by the names of tensors, whose parts are added up by several threads."""
+    """Losses by the names of tensors. Several threads add the losses of a tensor's parts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,12 +84,12 @@ class Losses(dict[str, Loss]):
 
 
 def can_convert(source: Dtype, target: Dtype) -> bool:
-    """Whether `converted` takes these. Nothing but floating-point numbers is ever converted, and nothing to 8 bits."""
+    """Whether `converted` takes these dtypes. Only floating-point numbers are ever converted, and never to 8 bits."""
     return source == target or (target in TARGETS and (source in TARGETS or source == F8_E8M0 or source.name in _SMALL))
 
 
 def parts_of(name: str, tensor: Tensor, target: Dtype, losses: Losses) -> tuple[Part, ...]:
-    """The parts of a tensor's canonical bytes in the dtype `target`; what that loses is added to `losses` by `name`."""
+    """The parts of a tensor's canonical bytes in the dtype `target`. What that loses is added to `losses`, under `name`."""
     if target == tensor.dtype:
         return tensor_parts(tensor)
 
@@ -102,7 +102,7 @@ def parts_of(name: str, tensor: Tensor, target: Dtype, losses: Losses) -> tuple[
 
 
 def converted(tiles: Iterator[memoryview], source: Dtype, target: Dtype, loss: Loss) -> Iterator[memoryview]:
-    """Give the canonical bytes of `tiles` (whole elements each) in another dtype, and count in `loss` what it cost.
+    """Yield the canonical bytes of `tiles` (whole elements each) in another dtype, and count in `loss` what is lost.
 
     A piece is valid until the next is asked for. Raises UnsupportedError for dtypes that `can_convert` refuses.
     """
@@ -124,7 +124,7 @@ def _converted(tiles: Iterator[memoryview], source: Dtype, target: Dtype, loss: 
         values = np.frombuffer(tile, source.numpy)
         for start in range(0, len(values), _PIECE):
             part = values[start : start + _PIECE]
-            # Signalling NaNs and overflow are counted, not warned of.
+            # Count signalling NaNs and overflows instead of warning about them.
             with np.errstate(all="ignore"):
                 for at in range(0, len(part), BLOCK):
                     block = part[at : at + BLOCK]
@@ -146,7 +146,7 @@ _Narrowing = Callable[[_Array, _Array, Loss], None]
 
 
 def _widening(source: Dtype) -> _Widening:
-    """Give what fills an F32 array with elements of `source`: exact, but for F64."""
+    """A function that fills an F32 array with elements of `source`: exactly, except from F64."""
     import numpy as np
 
     def cast(block: _Array, out: _Array) -> _Array:
@@ -160,7 +160,8 @@ def _widening(source: Dtype) -> _Widening:
         return out
 
     def looked_up(block: _Array, out: _Array) -> _Array:
-        # A table is twice as fast as numpy's own cast from F16. "wrap": no code lies outside, so don't check.
+        # A table is twice as fast as numpy's own cast from F16. "wrap" leaves out the check of the codes, which are all
+        # in the table.
         np.take(table, block.view(f"<u{block.itemsize}"), out=out, mode="wrap")
         return out
 
@@ -174,7 +175,7 @@ def _widening(source: Dtype) -> _Widening:
 
 @cache
 def values(dtype: Dtype) -> NDArray[Any]:
-    """Give the values of all codes of F16 or an 8-bit format as F32."""
+    """The values of all codes of F16 or an 8-bit format, as F32."""
     import numpy as np
 
     if dtype == F16:
@@ -220,7 +221,7 @@ def _to_bf16() -> _Narrowing:
     def narrow(block: _Array, out: _Array, loss: Loss) -> None:
         bits = block.view("<u4")
         size, sums = arrays[:, : len(block)]
-        # Add half of the last place that is kept, less one where that place is even; then cut.
+        # Add half a unit of the last place that is kept, less one if that place is even; then cut.
         np.right_shift(bits, 16, out=sums)
         np.bitwise_and(sums, 1, out=sums)
         np.add(sums, 0x7FFF, out=sums)
@@ -228,7 +229,7 @@ def _to_bf16() -> _Narrowing:
         np.copyto(out, sums.view("<u2")[1::2])
         np.bitwise_and(bits, 0x7FFFFFFF, out=size)
         changed = int(np.count_nonzero(size.view("<u2")[::2]))
-        # Half of F32's smallest subnormal that BF16 has, and what is below it, becomes zero.
+        # Up to half of BF16's smallest subnormal number, a value becomes zero.
         zeroed = int(np.count_nonzero(size)) - int(np.count_nonzero(size > 0x8000))
         if size.max() >= 0x7F7F8000:  # rounds to infinity, is infinite, or is NaN
             large = np.flatnonzero(size >= 0x7F7F8000)
@@ -251,8 +252,9 @@ def _to_f16() -> _Narrowing:
     def narrow(block: _Array, out: _Array, loss: Loss) -> None:
         bits, halves = block.view("<u4"), out.view("<u2")
         size, magic, sums, left = arrays[:, : len(block)]
-        # Added to a power of two 2^13 times as large as itself (or as F16's smallest normal number), a value loses just
-        # the bits that F16 has no room for, rounded by the machine; what is left of it stands in the sum's last bits.
+        # Add the value to a power of two that is 2^13 times as large (or 2^13 times F16's smallest normal number). The
+        # machine then rounds away just the bits that F16 has no room for, and the sum's last bits are those that F16
+        # keeps.
         np.bitwise_and(bits, 0x7FFFFFFF, out=size)
         np.bitwise_and(bits, 0x7F800000, out=magic)
         np.maximum(magic, 113 << 23, out=magic)
@@ -261,7 +263,7 @@ def _to_f16() -> _Narrowing:
         np.subtract(sums.view("<f4"), magic.view("<f4"), out=left.view("<f4"))
         np.subtract(sums, magic, out=sums)  # the value in units of its last place in F16
         np.right_shift(magic, 13, out=magic)
-        np.subtract(magic, (13 + 113) << 10, out=magic)  # the exponent less one, which the value has itself
+        np.subtract(magic, (13 + 113) << 10, out=magic)  # the exponent less one: the value's leading bit adds it
         np.add(sums, magic, out=sums)
         np.right_shift(bits, 16, out=magic)
         np.bitwise_and(magic, 0x8000, out=magic)
@@ -282,7 +284,7 @@ def _to_f16() -> _Narrowing:
 
 
 def _count_large(sizes: _Array, loss: Loss) -> None:
-    """Count the NaNs and what is finite, given bits without sign of all that rounds to no finite number."""
+    """Count NaNs and overflows among values that round to no finite number, given their bits without the sign."""
     import numpy as np
 
     loss.nan += int(np.count_nonzero(sizes > 0x7F800000))

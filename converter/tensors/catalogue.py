@@ -1,4 +1,4 @@
-"""A state dict whose tensors are read when they are asked for, and where it came from."""
+"""The catalogue: a state dict whose tensors are read when they are asked for, and where it came from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN: Final = 20  # tensors that a notebook shows
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Something in a checkpoint that is no tensor, kept inert. `value` is one of `converter.pickles.values`."""
+    """Something in a checkpoint that is not a tensor, kept inert. `value` is one of `converter.pickles.values`."""
 
     name: str
     kind: str
@@ -33,7 +33,7 @@ class Other:
 class Unsupported:
     """A tensor of a kind that can't be carried over: quantised, sparse, of an encoding that is not decoded here.
 
-    `dtype` and `shape` are None where the file does not tell them.
+    `dtype` and `shape` are None if the file does not say them.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Unsupported:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that a catalogue was read from; `nbytes` as it was when opened."""
+    """A file that a catalogue was read from; `nbytes` is its size when it was opened."""
 
     name: str
     nbytes: int
@@ -52,7 +52,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class GlobalUse:
-    """A global that a pickle names: where first, how often, and whether the closed table holds it."""
+    """A global that a pickle names: its first position, how often it is named, and whether it is in the closed table."""
 
     module: str
     name: str
@@ -66,10 +66,10 @@ class GlobalUse:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a catalogue came from, apart from what stands in it.
+    """Where a catalogue came from, apart from what it contains.
 
     `format` is the name of a record of `converter.formats`. `config` is the config.json beside the weights. `traffic`
-    counts what it took to read something remote; None for local files.
+    counts what was read from servers; None for local files.
     """
 
     location: str
@@ -84,10 +84,10 @@ class Origin:
 class Catalogue(Mapping[str, Tensor]):
     """A state dict whose tensors are read when they are asked for, in the order of the file.
 
-    `storages` is every storage of the files in order, referenced or not; `others` what is no tensor, inert;
-    `unsupported` the tensors of kinds that can't be carried; `globals` what the pickles name; `problems` sentences about
-    what contradicts itself without making the rest unreadable; `missing` names that an index promises and no shard
-    holds; `unchecked` whether it was saved without CRCs. Leaving a `with` block closes its files.
+    `storages` are all storages of the files in order, referenced or not. `others` are values that are not tensors, kept
+    inert. `unsupported` are tensors of kinds that can't be carried over. `globals` are the globals that the pickles
+    name. `problems` are sentences about contradictions that leave the rest readable. `missing` are names that an index
+    lists and no shard holds. `unchecked` says that it was saved without CRCs. Leaving a `with` block closes its files.
     """
 
     tensors: Mapping[str, Tensor]
@@ -138,7 +138,7 @@ class Catalogue(Mapping[str, Tensor]):
         return f"{head}<table>{titles}{rows}</table>{rest}"
 
     def _ipython_key_completions_(self) -> list[str]:
-        """What a notebook offers after `catalogue[`."""
+        """The names that a notebook offers after `catalogue[`."""
         return list(self.tensors)
 
     def __enter__(self) -> Self:
@@ -154,7 +154,7 @@ class Catalogue(Mapping[str, Tensor]):
 
     @property
     def location(self) -> str:
-        """The place that it was opened from: a path or a URL."""
+        """The path or URL that it was opened from."""
         return self.origin.location
 
     @property
@@ -172,26 +172,26 @@ class Catalogue(Mapping[str, Tensor]):
         return replace(self, tensors=dict(tensors), storages=tuple(storages))
 
     def with_origin(self, **changes: Any) -> Catalogue:
-        """The same catalogue with other facts about where it came from, fields of Origin by name."""
+        """The same catalogue with some facts about its origin replaced: fields of Origin by name."""
         return replace(self, origin=replace(self.origin, **changes))
 
     def fingerprint(self) -> str:
-        """A text that differs once the files do: their names, sizes and versions."""
+        """A text that changes when the files do: their names, sizes and versions."""
         return repr([(source.name, source.size, source.version) for source in self.origin.sources] or self.origin.files)
 
     def tied(self) -> list[list[str]]:
-        """Groups of names that are one and the same view."""
+        """Groups of names of one and the same view."""
         groups: dict[Tensor, list[str]] = {}
         for name, tensor in self.tensors.items():
             groups.setdefault(tensor, []).append(name)
         return [names for names in groups.values() if len(names) > 1]
 
     def unknown_globals(self) -> list[str]:
-        """What the pickles name outside the closed table, sorted."""
+        """The globals that the pickles name outside the closed table, sorted."""
         return sorted({str(use) for use in self.globals if not use.known})
 
     def identities(self) -> list[tuple[int, int]]:
-        """Device and inode of the files that are read, so that none is written over."""
+        """Device and inode of the files that are read, so that none of them is overwritten."""
         return [source.identity for source in self.origin.sources if source.identity is not None]
 
     @property
@@ -200,12 +200,12 @@ class Catalogue(Mapping[str, Tensor]):
         return all(source.concurrent for source in self.origin.sources)
 
     def expect(self, tensors: Iterable[Tensor]) -> None:
-        """Announce the order in which tensors will be read: remote files are fetched ahead in that order."""
+        """Announce the order in which tensors will be read, so that remote files are fetched ahead in that order."""
         for source, ranges in self._ranges(tensor.storage for tensor in tensors):
             source.expect(ranges)
 
     def arrange(self) -> None:
-        """Announce the order in which tensors will probably be read, that of the catalogue: opening ends here."""
+        """Announce that tensors will probably be read in the catalogue's order. This ends the opening of a checkpoint."""
         ordered = (*(tensor.storage for tensor in self.tensors.values()), *self.storages)
         found = {id(source): (source, ranges) for source, ranges in self._ranges(ordered)}
         for source in self.origin.sources:
@@ -222,8 +222,8 @@ class Catalogue(Mapping[str, Tensor]):
             source.check_unchanged()
 
     def _ranges(self, storages: Iterable[Storage]) -> list[tuple[Source, list[tuple[int, int]]]]:
-        """The ranges of storages by the file that they lie in, each file's in order."""
-        if self.origin.traffic is None:  # local files need not be told
+        """For each file, the ranges of the storages in it, in order."""
+        if self.origin.traffic is None:  # announcing is of no use for local files
             return []
         found: dict[int, tuple[Source, list[tuple[int, int]]]] = {}
         for storage in storages:

@@ -1,4 +1,4 @@
-"""The row-major bytes of any view, gathered tile by tile out of its storage."""
+"""The row-major bytes of any view, gathered from its storage tile by tile."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from converter.tensors.tensor import Tensor
 
-_STAGE: Final = 1 << 20  # bytes read before they are put in their places: what the cache holds
-# What a read costs, to choose between one long read and many short ones: a system call and Python's share of it take
-# about as long as copying this many bytes out of the page cache.
+_STAGE: Final = 1 << 20  # bytes that are read before they are put in their places: they stay in the processor's cache
+# The cost of a read, by which we choose between one long read and many short ones. A system call, with Python's part of
+# it, takes about as long as copying this many bytes out of the page cache.
 _CALL: Final = 64 << 10
 
 
 @dataclass(slots=True)
 class _Dimensions:
-    """The dimensions of a view that matter: none of size 1, neighbours joined where the order allows it."""
+    """The dimensions of a view that matter: none of size 1, and neighbours joined if the strides allow it."""
 
     shape: list[int] = field(default_factory=list)
     stride: list[int] = field(default_factory=list)
@@ -48,7 +48,7 @@ def _joined(tensor: Tensor) -> _Dimensions:
 
 
 def gathered(tensor: Tensor, buffers: Buffers) -> Iterator[memoryview]:
-    """Yield the row-major bytes of any view: a tile is a run of rows, of at most `buffers.tile` bytes."""
+    """Yield the row-major bytes of any view in tiles of at most `buffers.tile` bytes."""
     plan = _Tiles(tensor, buffers.tile)
     with buffers.lent(plan.nbytes) as tile, buffers.lent(_STAGE) as stage:
         reader = _Reader(tensor, plan.dtype, stage)
@@ -57,7 +57,7 @@ def gathered(tensor: Tensor, buffers: Buffers) -> Iterator[memoryview]:
 
 
 def gathered_ahead(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
-    """Yield the same in tiles of at most `nbytes`; while one tile is being used, the next is gathered."""
+    """Yield the same in tiles of at most `nbytes` bytes. While one tile is in use, the next is gathered."""
     if tensor.nbytes <= nbytes or nbytes < _STAGE:
         yield from gathered(tensor, Buffers(nbytes))
         return
@@ -75,14 +75,14 @@ def gathered_ahead(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
 
 
 class _Tiles:
-    """How a view is cut into tiles: each is a run along one axis, whose inner dimensions it holds whole."""
+    """How a view is cut into tiles. Each is a run along one axis, and holds the dimensions inside that axis whole."""
 
     def __init__(self, tensor: Tensor, nbytes: int) -> None:
         view = _joined(tensor)
         self.dtype = np.dtype(tensor.dtype.numpy)
         self._shape, self._stride, self._offset = view.shape or [1], view.stride or [1], tensor.offset
         room = max(1, nbytes // self.dtype.itemsize)
-        # The tile runs along `axis`: the first whose inner dimensions fit into the buffer whole.
+        # A tile runs along `axis`, the first axis whose inner dimensions fit into the buffer whole.
         self._axis, self._inner = len(self._shape) - 1, 1
         while self._axis > 0 and self._inner * self._shape[self._axis] <= room:
             self._inner *= self._shape[self._axis]
@@ -113,7 +113,7 @@ class _Tiles:
 
 
 class _Reader:
-    """Copies strided elements of a storage into an array by way of a small buffer, by whichever reads cost least."""
+    """Copies strided elements of a storage into an array through a small buffer, with the reads that cost least."""
 
     def __init__(self, tensor: Tensor, dtype: Any, buffer: memoryview) -> None:
         self._storage, self._dtype, self._buffer = tensor.storage, dtype, buffer
@@ -128,7 +128,7 @@ class _Reader:
         if span <= _STAGE and (span <= 4 * out.nbytes or span <= shape[axis] * _CALL):
             self._once(out, offset, stride, span)
         elif inner > _STAGE // 16:
-            # So that no less than 16 steps go into the buffer: a cache line of a transposed matrix's rows.
+            # At least 16 steps must fit into the buffer: that is a cache line of a transposed matrix's rows.
             del reach[axis]
             widest = reach.index(max(reach))
             widest += widest >= axis
@@ -150,7 +150,7 @@ class _Reader:
     def _strips(
         self, out: NDArray[Any], offset: int, stride: list[int], axis: int, inner: int, *, together: bool
     ) -> None:
-        """Read `inner` bytes a step along `axis`, `together` with what lies between or by themselves."""
+        """Read `inner` bytes at each step along `axis`: one by one, or `together` with the bytes between them."""
         itemsize = self._dtype.itemsize
         step = stride[axis] * itemsize
         apart = step if together else inner  # bytes from one step to the next in the buffer
@@ -163,7 +163,7 @@ class _Reader:
         for start in range(0, out.shape[axis], count):
             steps = min(count, out.shape[axis] - start)
             if together:
-                # All up to the next step, so that the storage is read in one run and its CRC needs no other.
+                # Read up to the next step, so that the storage is read in one run, which its CRC can be taken from.
                 readinto(
                     position, room[: steps * step if start + steps < out.shape[axis] else (steps - 1) * step + inner]
                 )
@@ -179,8 +179,8 @@ class _Reader:
 def copy_strided(out: NDArray[Any], source: NDArray[Any]) -> None:
     """Copy `source` into `out` of the same shape; transposed matrices in strips of a cache line.
 
-    numpy walks such a copy along one side only and misses the cache on the other at every element; strips of 16 columns
-    run three times as fast.
+    numpy makes such a copy along one side only, and misses the cache on the other side at every element. Strips of 16
+    columns are three times as fast.
     """
     if out.ndim == 2 and source.strides[0] < source.strides[1] and out.strides[0] > out.strides[1]:
         width = max(1, 64 // out.itemsize)

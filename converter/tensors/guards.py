@@ -1,4 +1,4 @@
-"""What must hold before a catalogue's tensors are carried over or read whole."""
+"""Checks of a catalogue before its tensors are carried over or read whole."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ _SMALL: Final = 64 << 20  # bytes that any view may have
 
 
 def check_expansion(tensors: Mapping[str, Tensor]) -> None:
-    """Raise UnsupportedError where views repeat the storages' bytes so often that a small file would fill a disk."""
+    """Raise UnsupportedError if views repeat the storages' bytes so often that a small file would fill a disk."""
     held = sum({id(tensor.storage): tensor.storage.nbytes for tensor in tensors.values()}.values())
     wanted = sum(tensor.nbytes for tensor in tensors.values())
     if wanted > limits().expansion * held + _SMALL:
         name = max(tensors, key=lambda name: tensors[name].nbytes)
         raise UnsupportedError(
             f"the tensors are views that repeat {held:,} bytes until they are {wanted:,}, `{name}` above all: more than "
-            f"{limits().expansion} times what the file holds is not gone through"
+            f"{limits().expansion} times what the file holds is not read"
         )
 
 
 def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) -> None:
     """Raise unless every tensor can be carried over whole, and the pickle names nothing outside the table.
 
-    UnsafeError, UnsupportedError or ManifestError; each says which option, if any, goes on regardless.
+    It raises UnsafeError, UnsupportedError or ManifestError. The message names the option that goes on regardless, if
+    there is one.
     """
     unknown = catalogue.unknown_globals()
     if unknown and not ignore_globals:

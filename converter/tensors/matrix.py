@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from converter.dtypes import Dtype
 
-GAP: Final = 16 << 10  # bytes that are read in the time that a call takes: a shorter gap between two rows is read, too
+GAP: Final = 16 << 10  # a gap of at most this many bytes between two rows is read, too: a second call takes longer
 
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """Rows `top` to `bottom` and columns `left` to `right` of a matrix, without the last ones."""
+    """Rows `top` to `bottom` - 1 and columns `left` to `right` - 1 of a matrix."""
 
     matrix: Tensor
     top: int
@@ -42,9 +42,9 @@ class Area:
         return self.right - self.left
 
     def extent(self, gap: int = GAP) -> int:
-        """The number of elements that `read` reads: with the gaps between rows where a call for each row costs more.
+        """The number of elements that `read` reads. It includes the gaps between rows if a call for each row would cost more.
 
-        A gap is at most as long as a row, so at most twice the area is read.
+        A gap that is read is at most as long as a row, so at most twice the area is read.
         """
         step, stride = self.matrix.stride
         itemsize = self.matrix.dtype.itemsize
@@ -53,7 +53,7 @@ class Area:
         return self.rows * self.columns + ((self.rows - 1) * between if joined else 0)
 
     def read(self, buffer: NDArray[Any] | None = None, *, gap: int = GAP) -> NDArray[Any]:
-        """Return its raw bits, [rows, columns]. They are read into `buffer` (flat, of such bits) where one is given."""
+        """Return its raw bits, [rows, columns]. They are read into `buffer` (a flat array of such bits) if it is given."""
         step, stride = self.matrix.stride
         extent = self.extent(gap)
         flat = np.empty(extent, bits(self.matrix.dtype)) if buffer is None else buffer[:extent]
@@ -75,7 +75,7 @@ class Area:
         return (self.matrix.offset + self.top * step + self.left * stride) * self.matrix.dtype.itemsize
 
     def _read_rows(self, flat: NDArray[Any]) -> NDArray[Any]:
-        """Read rows whose elements are neighbours: all at once where that is one range of bytes, else row by row."""
+        """Read rows whose elements are neighbours: all at once if they are one range of bytes, else row by row."""
         storage, itemsize, step = self.matrix.storage, self.matrix.dtype.itemsize, self.matrix.stride[0]
         raw = memoryview(flat.view("u1"))  # type: ignore[arg-type]
         if len(flat) > self.rows * self.columns or step == self.columns or self.rows == 1:
@@ -88,7 +88,7 @@ class Area:
         return flat.reshape(self.rows, self.columns)
 
     def _read_spread_rows(self, flat: NDArray[Any]) -> NDArray[Any]:
-        """Read rows whose elements are no neighbours, each with what lies between its elements."""
+        """Read rows whose elements are not neighbours. Each is read with the bytes between its elements."""
         step, stride = self.matrix.stride
         itemsize = self.matrix.dtype.itemsize
         out = flat.reshape(self.rows, self.columns)
@@ -99,7 +99,7 @@ class Area:
         return out
 
     def _read_columns(self, flat: NDArray[Any]) -> NDArray[Any]:
-        """Read column by column: one range of bytes each where the elements of a column are neighbours."""
+        """Read column by column. A column is one range of bytes if its elements are neighbours."""
         step, stride = self.matrix.stride
         storage, itemsize = self.matrix.storage, self.matrix.dtype.itemsize
         out = flat.reshape(self.columns, self.rows)

@@ -13,19 +13,20 @@ from converter.io.source import STEP
 if TYPE_CHECKING:
     from converter.tensors.tensor import Storage, Tensor
 
-    # From a view and its canonical bytes to those that are written.
+    # Makes the bytes that are written from a view and its canonical bytes.
     Made = Callable[[Tensor, Iterator[memoryview], Buffers], Iterator[memoryview]]
 
 _RUN: Final = 8 << 20  # bytes of a part that is read in order: a multiple of every element and every block
-_STRIDED: Final = 20 << 20  # bytes of a part that is gathered: each may read all of the storage, so there are few
+_STRIDED: Final = 20 << 20  # bytes of a gathered part; few are made, because each may have to read all of the storage
 
 
 def tensor_parts(
     tensor: Tensor, whole: bool = False, *, size: Callable[[int], int] | None = None, made: Made | None = None
 ) -> tuple[Part, ...]:
-    """The parts of a tensor's row-major bytes, or of what `made` makes of them; with `whole` no more than one.
+    """The parts of a tensor's row-major bytes, or of what `made` makes of them. With `whole` there is only one.
 
-    `size` tells how many bytes it makes of so many elements. Parts hold whole rows, or whole blocks of any encoding.
+    `size` gives the bytes that `made` makes of a number of elements. Parts hold whole rows, or whole blocks of any
+    encoding.
     """
     most = tensor.nbytes if whole else _RUN if tensor.streams else _STRIDED
     views = list(_views(tensor, most)) if tensor.size else []
@@ -42,7 +43,7 @@ def tensor_parts(
 
 
 def storage_parts(storage: Storage, whole: bool = False) -> tuple[Part, ...]:
-    """The parts of a storage's bytes as they lie; with `whole` no more than one."""
+    """The parts of a storage's bytes in their order. With `whole` there is only one."""
 
     def part(start: int, nbytes: int) -> Part:
         return Part(nbytes, lambda buffers: _in_order(storage, start, nbytes, buffers))
@@ -52,7 +53,7 @@ def storage_parts(storage: Storage, whole: bool = False) -> tuple[Part, ...]:
 
 
 def _views(tensor: Tensor, most: int) -> Iterator[Tensor]:
-    """Cut a tensor into views whose row-major bytes follow each other, of at most `most` bytes where rows allow it."""
+    """Cut a tensor into views whose row-major bytes follow each other, of at most `most` bytes if no row is longer."""
     if tensor.nbytes <= most:
         yield tensor
     elif tensor.contiguous:
@@ -89,7 +90,7 @@ def _in_order(storage: Storage, start: int, nbytes: int, buffers: Buffers) -> It
 
 
 class _Last:
-    """Gives a storage back once the last of so many views of it was read."""
+    """Releases a storage when the last of a number of views of it has been read."""
 
     def __init__(self, views: int, storage: Storage) -> None:
         self._left, self._storage = views, storage

@@ -1,7 +1,7 @@
 """A storage (bytes) and a tensor (elements): the views that a checkpoint is made of.
 
 `offset`, `shape` and `stride` count elements, as PyTorch's do; only Storage counts bytes. numpy is imported when the
-first array is asked for: listing a checkpoint needs none.
+first array is asked for, because listing a checkpoint does not need it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from converter.text import nbytes_text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TILE: Final = 16 << 20  # bytes of a gathered tile: the more columns of a matrix it holds, the longer the reads
-_SHARED: Final = 4  # times a view that its storage may be, to be fetched whole
+TILE: Final = 16 << 20  # bytes of a gathered tile: the more columns of a matrix it holds, the longer are the reads
+_SHARED: Final = 4  # fetch the whole storage if it is at most this many times as large as the view
 _LARGEST: Final = 1 << 63  # bytes or elements that a 64-bit reader can count
 
 
@@ -39,7 +39,7 @@ def _signs(count: int) -> int:
 
 
 def _countable(numbers: tuple[int, ...]) -> bool:
-    """Whether all are from 0 to 2^63 - 1: one look at the signs of all, as a pickle can have many looked at."""
+    """Whether all are from 0 to 2^63 - 1. All signs are tested at once, because a pickle can ask for many such tests."""
     try:
         packed = _packer(len(numbers))(*numbers)
     except struct.error:
@@ -51,7 +51,8 @@ def _countable(numbers: tuple[int, ...]) -> bool:
 class Storage:
     """A run of bytes that tensors are views of. `offset` and `nbytes` are bytes of `source`.
 
-    `encoding` names how the file itself holds the elements where `source` decodes them on the way (GGUF's `Q8_0`).
+    `encoding` is the name of the encoding in the file, if `source` decodes the elements as they are read (GGUF's
+    `Q8_0`).
     """
 
     source: Source
@@ -68,22 +69,22 @@ class Storage:
         self.source.readinto(self.offset + offset, buffer)
 
     def spans(self) -> Iterator[Extent]:
-        """Yield the parts of files that it lies in, headers included, without reading any."""
+        """Yield the parts of files that it lies in, with their headers. Nothing is read."""
         return self.source.spans(self.offset, self.nbytes)
 
     def tiles(self, offset: int, nbytes: int, buffer: memoryview) -> Iterator[memoryview]:
-        """Yield `nbytes` bytes from `offset` on, piece by piece in `buffer`: each is valid until the next is asked for."""
+        """Yield `nbytes` bytes from `offset` on, in pieces that use `buffer`: each is valid until the next is asked for."""
         for done in range(0, nbytes, len(buffer) or 1):
             piece = buffer[: min(len(buffer), nbytes - done)]
             self.readinto(offset + done, piece)
             yield piece
 
     def release(self, offset: int = 0, nbytes: int | None = None) -> None:
-        """Announce that a range, or all of it, was read for the last time."""
+        """Announce that a range, or the whole storage, was read for the last time."""
         self.source.release(self.offset + offset, self.nbytes if nbytes is None else nbytes)
 
     def prefetch(self, offset: int, nbytes: int) -> None:
-        """Announce that a range will be read in any order and more than once: a remote source then fetches it first."""
+        """Announce that a range will be read in any order and more than once, so that a remote source fetches it first."""
         self.source.prefetch(self.offset + offset, nbytes)
 
 
@@ -112,7 +113,7 @@ class Tensor:
             raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")
         if not _countable((*shape, *stride)):
             raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
-        room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy leaves zeros out, too
+        room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy leaves zeros out as well
         last = self.offset + sum(map(mul, shape, stride)) - sum(stride)
         if room >= _LARGEST:
             raise LayoutError(f"{self._described()} has more bytes than 63 bits can count")
@@ -123,7 +124,7 @@ class Tensor:
             )
 
     def __hash__(self) -> int:
-        # Of bytes, whose hash nobody outside the process can foresee: strides can be chosen to collide as numbers.
+        # Hash bytes (salted per process), so that a file cannot choose strides whose hashes collide.
         numbers = (*self.shape, *self.stride, self.offset)
         return hash((_packer(len(numbers))(*numbers), self.storage.key))
 
@@ -141,12 +142,12 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the logical tensor, which a view expanded with stride 0 does not have in its storage."""
+        """Bytes of the logical tensor. A view that is expanded with stride 0 has more of them than its storage."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def contiguous(self) -> bool:
-        """Whether its elements lie row by row without gaps. Dimensions of size 1 have no say, as in PyTorch."""
+        """Whether its elements lie row by row without gaps. Dimensions of size 1 are ignored, as in PyTorch."""
         if 0 in self.shape:
             return True
         expected, shape, stride = 1, self.shape, self.stride
@@ -163,19 +164,19 @@ class Tensor:
         return len(self.shape) == 2 and not self.contiguous and self.t().contiguous
 
     def t(self) -> Tensor:
-        """Give the view with the dimensions in reverse order."""
+        """The view with the dimensions in reverse order."""
         return replace(self, shape=self.shape[::-1], stride=self.stride[::-1])
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Give the view of `[start:stop]` along the first dimension."""
+        """The view of `[start:stop]` along the first dimension."""
         offset = self.offset + start * self.stride[0]
         return replace(self, shape=(stop - start, *self.shape[1:]), offset=offset)
 
     def numpy(self, *, writable: bool = False) -> NDArray[Any]:
-        """Read it as numbers: what numpy lacks (BF16, the 8-bit floats, C32) is widened exactly, to float32 or complex64.
+        """Read it as numbers. BF16, the 8-bit floats and C32, which numpy lacks, are widened exactly to float32 or complex64.
 
         The array is read-only unless a `writable` copy is asked for. Raises UnsupportedError for packed dtypes, whose
-        elements are parts of a byte: `bits` has those.
+        elements are parts of a byte; `bits` reads those.
         """
         from converter.tensors.arrays import numbers
 
@@ -183,18 +184,19 @@ class Tensor:
         return found.copy() if writable else found
 
     def bits(self) -> NDArray[Any]:
-        """Read it as it is stored: a read-only array, of unsigned integers where numpy lacks the dtype."""
+        """Read it as it is stored: a read-only array, of unsigned integers if numpy lacks the dtype."""
         return self.array()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """What `numpy.asarray(tensor)` gives: its numbers."""
+        """The numbers, for `numpy.asarray(tensor)`."""
         found = self.numpy(writable=copy is True)
         return found if dtype is None else found.astype(dtype, copy=False)
 
     def array(self, buffer: bytearray | None = None) -> NDArray[Any]:
-        """Read it: a read-only view, strided as the tensor is. BF16, F8 and the like as their raw bits.
+        """Read it as a read-only array with the tensor's strides; BF16, F8 and the like as raw bits.
 
-        In `buffer` if it is large enough: until it is used again, and without the cost of new memory.
+        If `buffer` is large enough, the array uses it, and is valid until it is used again; that saves the cost of new
+        memory.
         """
         import numpy as np
 
@@ -217,14 +219,14 @@ class Tensor:
 
     @property
     def streams(self) -> bool:
-        """Whether its canonical bytes lie in the storage as they are, one after another."""
+        """Whether its canonical bytes are one range of the storage."""
         return self.contiguous and (self.storage.byteorder == "little" or self.dtype.swapped == 1)
 
     def tiles(self, nbytes: int | None = None) -> Iterator[memoryview]:
-        """Give the canonical bytes (row-major, little-endian) in pieces of at most `nbytes`, in order.
+        """Yield the canonical bytes (row-major, little-endian) in order, in pieces of at most `nbytes` bytes.
 
-        Without it, pieces are as long as suits the view, up to TILE. A piece is valid until the next is asked for: its
-        buffer is used again.
+        Without `nbytes`, pieces are as long as suits the view, up to TILE. A piece is valid until the next is asked
+        for, because its buffer is used again.
         """
         if self.size == 0:
             return
@@ -242,17 +244,18 @@ class Tensor:
         """Announce that its elements will be read in any order and more than once."""
         last = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
         span = (1 + last) * self.dtype.itemsize
-        # Views that are parts of one storage are usually read one after the other: then it is fetched once.
+        # Views that are parts of one storage are usually read one after the other, so the storage is fetched once for
+        # all.
         whole = self.storage.nbytes <= _SHARED * span
         start, size = (0, self.storage.nbytes) if whole else (self.offset * self.dtype.itemsize, span)
         self.storage.prefetch(start, size)
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """Give the strides of a tensor that lies row by row."""
+    """The strides of a tensor that lies row by row."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def bytes_as(buffer: bytearray) -> memoryview:
-    """Give the buffer as numpy's `ndarray` takes it."""
+    """The buffer in the form that numpy's `ndarray` takes."""
     return memoryview(buffer)

@@ -1,4 +1,4 @@
-"""A catalogue whose bytes are checked against the archive's CRCs as they are read: torch itself never does."""
+"""A catalogue whose bytes are compared with the archive's CRCs as they are read, which torch itself never does."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Storage
 
-_RUNS: Final = 32  # runs of a storage that are kept apart; one that is read in more is read once more, in order
+_RUNS: Final = 32  # separate runs of a storage that are kept; if there are more, the storage is read again, in order
 
 
 def checked(catalogue: Catalogue) -> tuple[Catalogue, Callable[[], None]]:
-    """Give the same catalogue over sources that check, and what to call at the end.
+    """The same catalogue over sources that check CRCs, and a function to call at the end.
 
-    Reading raises ArchiveError where a storage's bytes are not those that were saved; the call at the end looks at
-    storages that were read in part only, so that no byte that was read goes unchecked.
+    Reading raises ArchiveError if a storage's bytes are not those that were saved. The call at the end checks storages
+    of which only a part was read, so that every byte that was read is checked.
     """
     sources: dict[int, _Checked] = {}
     storages: dict[int, Storage] = {}
@@ -47,10 +47,10 @@ def checked(catalogue: Catalogue) -> tuple[Catalogue, Callable[[], None]]:
 
 
 class _Checked(Derived):
-    """A storage's bytes, whose CRC is taken as they go by, in runs that any thread may read in any order.
+    """A storage's bytes. Their CRC is taken as they are read, in runs that any thread may read in any order.
 
-    Runs that meet become one by combining their CRCs. What was read in too many runs, or not at all, is read once more
-    from start to end.
+    Runs that meet become one, by combining their CRCs. A storage that was read in too many runs, or not completely, is
+    read once more from start to end.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -58,11 +58,13 @@ class _Checked(Derived):
         self.begun = False
         self._storage = storage
         self._lock = Lock()
-        self._runs: dict[int, _Run] = {}  # by their ends; a thread takes a run out while it makes it longer
+        self._runs: dict[
+            int, _Run
+        ] = {}  # by the byte that they end at; a thread removes a run while it makes it longer
         self._scattered = self._settled = False
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Announce all of it: it is read whole to be checked, so all is worth fetching."""
+        """Announce the whole storage, because all of it is read to check it."""
         self._scattered = True
         self._storage.prefetch(0, self.size)
 
@@ -75,14 +77,14 @@ class _Checked(Derived):
         if run is None:
             self._storage.readinto(offset, buffer)
             return
-        for start in range(0, len(buffer), STEP):  # what was just read is in the cache
+        for start in range(0, len(buffer), STEP):  # the bytes that were just read are in the cache
             piece = buffer[start : start + STEP]
             self._storage.readinto(offset + start, piece)
             run.take(piece)
         self._add(run)
 
     def check(self) -> None:
-        """Read what has not gone by yet, and compare."""
+        """Read the bytes that were not read yet, and compare the CRC."""
         with self._lock:
             if self._settled:
                 return
@@ -92,7 +94,7 @@ class _Checked(Derived):
         try:
             whole = self._completed(runs)
         except BaseException:
-            self._settled = False  # it was not compared: whoever reads on, does
+            self._settled = False  # the CRC was not compared, so the next reader compares it
             raise
         storage = self._storage
         if whole.crc != storage.crc32:
@@ -102,7 +104,7 @@ class _Checked(Derived):
             )
 
     def _completed(self, runs: dict[int, _Run]) -> _Run:
-        """All of the storage as one run: `runs`, by their starts, and what lies between them, which is read."""
+        """The whole storage as one run: `runs` by their starts, and the bytes between them, which are read now."""
         whole = _Run(0)
         buffer = memoryview(bytearray(min(STEP, self.size)))
         while whole.end < self.size:
@@ -116,7 +118,7 @@ class _Checked(Derived):
         return whole
 
     def _run_from(self, offset: int) -> _Run | None:
-        """Take out the run that ends at `offset`, or begin one; None where a run holds what stands there."""
+        """Remove and return the run that ends at `offset`, or begin one; None if another run already holds that byte."""
         with self._lock:
             known = self._runs.pop(offset, None)
             if known is None and any(run.start <= offset < run.end for run in self._runs.values()):
@@ -124,7 +126,7 @@ class _Checked(Derived):
             return known or _Run(offset)
 
     def _add(self, run: _Run) -> None:
-        """Put back a run that has become longer, and compare if that was all, or all but a few bytes."""
+        """Put back a run that has become longer. Compare the CRC if the run is all of the storage but a few bytes."""
         with self._lock:
             if self._settled:
                 return
@@ -146,7 +148,7 @@ class _Checked(Derived):
 
 
 class _Run:
-    """Bytes from `start` up to `end` that went by, and their CRC."""
+    """Bytes from `start` up to `end` that have been read, and their CRC."""
 
     __slots__ = ("crc", "end", "start")
 

@@ -1,1 +1,1 @@
-"""Copies held against their source."""
+"""Copies, compared with their source."""

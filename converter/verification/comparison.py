@@ -1,6 +1,6 @@
 """Two tensors, element by element: equal bits, or what a change of dtype allows and no more.
 
-No code is shared with the writers: here the bytes of the storages are read and put in place by strides.
+This shares no code with the writers: it reads the bytes of the storages itself and puts them in place by strides.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
 
 _THREADS: Final = 2
-_SAMPLE: Final = 1 << 20  # elements that tell whether two tensors resemble each other
+_SAMPLE: Final = 1 << 20  # elements that are compared to see whether two tensors resemble each other
 _RESEMBLING: Final = 0.05  # share of the energy that may be lost: Q4_0 loses 0.012 of noise's, another tensor 1 or 2
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What differs between two tensors. `first` is the row-major index of the first element that does.
+    """What differs between two tensors. `first` is the row-major index of the first element that differs.
 
-    `expected` and `found` are its values and bits; `nan` and `zeroed` count differing elements that became NaN or zero,
-    `largest` is the largest difference of finite ones. `exact` is False where a change of dtype was allowed for.
+    `expected` and `found` are its values and bits. `nan` and `zeroed` count differing elements that became NaN or zero.
+    `largest` is the largest difference between finite elements. `exact` is False if a change of dtype was allowed for.
     """
 
     exact: bool = True
@@ -43,7 +43,7 @@ class Outcome:
     first: int | None = None
     expected: float | int | None = None
     found: float | int | None = None
-    flipped: int = 0  # bits that differ in the first element; 0 where the dtypes differ
+    flipped: int = 0  # bits that differ in the first element; 0 if the dtypes differ
     nan: int = 0
     zeroed: int = 0
     largest: float | None = None
@@ -58,7 +58,7 @@ def compare(
 ) -> Outcome:
     """Compare a tensor with the one that is expected, which has the same shape.
 
-    Raises ReadError where `found` can't be read. Where `expected` can't, raises what its reader raises.
+    Raises ReadError if `found` can't be read. If `expected` can't be read, the error is that of its reader.
     """
     workspace = workspace or Workspace()
     outcome = _compared(expected, found, rule(expected, found, bounded=False), workspace, progress)
@@ -68,7 +68,7 @@ def compare(
 
 
 def equal(expected: Tensor, found: Tensor, workspace: Workspace | None = None) -> bool:
-    """Whether every bit is the same, or every element is what the change of dtype makes of it. Stops at the first that isn't."""
+    """Whether every element has the same bits, or is what the change of dtype makes of it. Stops at the first that isn't."""
     if expected.shape != found.shape or not comparable(expected, found):
         return False
     same = rule(expected, found, bounded=False)
@@ -77,7 +77,7 @@ def equal(expected: Tensor, found: Tensor, workspace: Workspace | None = None) -
 
 
 def resembling(expected: Tensor, found: Tensor) -> bool:
-    """Whether the first million elements are about the same numbers."""
+    """Whether the first million elements are approximately equal."""
     if expected.shape != found.shape or not (expected.dtype.floating and found.dtype.floating):
         return False
     walk = Walk(expected, found, Workspace(), in_blocks=rule(expected, found, bounded=True).in_blocks)
@@ -125,14 +125,14 @@ def _compared(
         except BaseException:
             walk.stop()
             raise
-    # An error of the source comes before one of the output.
+    # An error of the source is raised before one of the output.
     for error in sorted(errors, key=lambda error: isinstance(error, ReadError)):
         raise error
     return _together([future.result() for future in shares])
 
 
 def _together(shares: Sequence[Outcome]) -> Outcome:
-    """The outcome of a tensor, from those of the threads' shares of it."""
+    """The outcome of a tensor, from the outcomes of the threads."""
     first = min(shares, key=lambda share: math.inf if share.first is None else share.first)
     return replace(
         first,
@@ -144,7 +144,7 @@ def _together(shares: Sequence[Outcome]) -> Outcome:
 
 
 def _count(outcome: Outcome, pair: Pair, mask: NDArray[Any], source: Dtype, target: Dtype, allowed: Rule) -> None:
-    """Add the elements of a mask to an outcome."""
+    """Add the differing elements, which a mask selects, to an outcome."""
     where = pair.where(mask)
     x, y = pair.expected[mask], pair.found[mask]
     outcome.differing += len(where)

@@ -16,6 +16,7 @@ import numpy as np
 from converter.dtypes import BF16, F16, F32, F64
 from converter.tensors.matrix import Area
 from converter.tensors.tensor import Tensor, row_major
+from converter.text import plural
 from converter.verification.comparison import Outcome, equal, resembling
 from converter.verification.roundings import floats, rounded
 
@@ -26,18 +27,18 @@ _HEAD: Final = 16  # first elements, by which candidates are chosen before all e
 _SAMPLE: Final = 256 << 10  # elements that are looked at for a shift, a factor or a rounding
 _ROWS: Final = 100_000  # more rows, or elements of a vector, are not searched for another order
 _MATRIX: Final = 64 << 20  # bytes; a larger matrix is not searched for another order
-_FACTOR: Final = 1e-9  # share of the energy that may remain after a tensor is explained as a multiple of another
+_FACTOR: Final = 1e-9  # share of the energy that may remain when a tensor is taken for a multiple of another
 
 
 class Diagnosis:
-    """Names damage, given the tensors as they should be, and what the equal parts of some of them hold."""
+    """Names damage, given the right tensors, and what the equal parts of some of them hold."""
 
     def __init__(self, expected: Mapping[str, Tensor], parts: Mapping[str, tuple[str, ...]]) -> None:
         self._expected, self._parts = expected, parts
         self._heads: dict[tuple[Any, ...], list[str]] = {}
 
     def name(self, name: str, found: Tensor, outcome: Outcome | None, others: Mapping[str, Tensor]) -> tuple[str, str]:
-        """What happened, in words and in a sentence. `outcome` is None where the shapes differ."""
+        """What happened, as a name and as a sentence. `outcome` is None if the shapes differ."""
         expected = self._expected[name]
         match = equal if found.dtype == expected.dtype and found.storage.encoding is None else resembling
         if outcome is None:
@@ -66,7 +67,7 @@ class Diagnosis:
         return "another shape", sizes
 
     def _permuted(self, name: str, found: Tensor, match: Callable[[Tensor, Tensor], bool]) -> tuple[str, str] | None:
-        """Look whether the parts of a tensor, such as query, key and value, stand in another order."""
+        """Test whether the parts of a tensor, such as query, key and value, are in another order."""
         parts = self._parts.get(name)
         if parts is None:
             return None
@@ -79,7 +80,7 @@ class Diagnosis:
     def _another(
         self, name: str, found: Tensor, others: Mapping[str, Tensor], match: Callable[[Tensor, Tensor], bool]
     ) -> tuple[str, str] | None:
-        """Look whether the tensor holds the elements of another one of the source."""
+        """Test whether the tensor holds the elements of another tensor of the source."""
         for other in self.candidates(found, exact=match is equal):
             if other != name and match(self._expected[other], found):
                 mutual = other in others and match(self._expected[name], others[other])
@@ -96,12 +97,12 @@ class Diagnosis:
         return [name for (shape, *_), names in self._heads.items() if shape == found.shape for name in names]
 
     def _elements(self, expected: Tensor, found: Tensor, outcome: Outcome) -> tuple[str, str] | None:
-        """Look what happened to elements that are still in their places."""
+        """Test what happened to elements that are still in their places."""
         if outcome.differing == 1 and outcome.flipped == 1:
             return "one flipped bit", "one element differs in one bit"
         x, y = _sample(expected), _sample(found)
         if expected.dtype == found.dtype and expected.dtype.swapped > 1 and np.array_equal(x, y.byteswap()):
-            return "byte order", "the bytes of every element stand in the other order"
+            return "byte order", "the bytes of every element are in reverse order"
         if outcome.nan:
             return "NaN", f"{outcome.nan:,} elements became NaN"
         if outcome.zeroed == outcome.differing:
@@ -118,7 +119,7 @@ class Diagnosis:
         return _scaled(values, changed) or _shifted(values, changed)
 
     def _order(self, expected: Tensor, found: Tensor) -> tuple[str, str] | None:
-        """Look whether rows or columns, or the elements of a vector, are the same in another order."""
+        """Test whether rows or columns, or the elements of a vector, are the right ones in another order."""
         if expected.dtype != found.dtype or not found.size or expected.nbytes > _MATRIX:
             return None
         if len(expected.shape) == 1 and expected.size <= _ROWS:
@@ -132,7 +133,7 @@ class Diagnosis:
                 was, is_now = _digests(ours), _digests(theirs)
                 if sorted(was) == sorted(is_now):
                     moved = sum(a != b for a, b in zip(was, is_now, strict=True))
-                    return f"{what} in another order", f"{moved:,} of {len(was):,} {what} stand elsewhere"
+                    return f"{what} in another order", f"{moved:,} of {len(was):,} {what} are in other places"
         return None
 
 
@@ -155,21 +156,21 @@ def cut(tensor: Tensor, count: int) -> list[Tensor]:
 
 
 def orders(count: int) -> list[tuple[int, ...]]:
-    """The wrong orders of so many parts of a tensor."""
+    """All wrong orders of a number of parts."""
     return [order for order in permutations(range(count)) if order != tuple(range(count))]
 
 
 def permuted(order: tuple[int, ...], parts: tuple[str, ...]) -> tuple[str, str]:
-    """What to call an order of a tensor's parts; `order` says which of them stands first, second, third."""
+    """The name of an order of a tensor's parts; `order` says which part comes first, second and third."""
     moved = [name for index, name in enumerate(parts) if order[index] != index]
-    stand = f"its parts stand in the order {', '.join(parts[index] for index in order)}"
+    stand = f"its parts are in the order {', '.join(parts[index] for index in order)}"
     if len(moved) == 2:
         return f"{moved[0]} and {moved[1]} swapped", stand
     return f"{', '.join(parts[:-1])} and {parts[-1]} permuted", stand
 
 
 def exchanged(name: str, other: str, *, mutual: bool) -> tuple[str, str]:
-    """What to call a tensor that holds the elements of `other`; `mutual` means that the other holds its own."""
+    """The name for a tensor that holds the elements of `other`. `mutual`: the other one holds the elements of this one."""
     if not mutual:
         return f"a copy of {other}", f"its elements are those of `{other}`"
     here, there = name.split("."), other.split(".")
@@ -181,7 +182,7 @@ def exchanged(name: str, other: str, *, mutual: bool) -> tuple[str, str]:
 
 
 def _laid_out_transposed(expected: Tensor, found: Tensor) -> bool:
-    """Whether a sample of the elements, row by row, is that of the expected ones column by column."""
+    """Whether a sample of the elements, read row by row, equals the expected ones read column by column."""
     if len(found.shape) != 2 or expected.dtype != found.dtype or 1 in found.shape:
         return False
     for ours, theirs in ((expected.t(), found), (expected, found.t())):
@@ -247,5 +248,5 @@ def _shifted(values: NDArray[Any], changed: NDArray[Any]) -> tuple[str, str] | N
         if at > 0 and at % width == 0:
             shift = at // width
             if shift <= len(one) // 2 and np.array_equal(one[: len(one) - shift], other[shift:]):
-                return "shifted", f"the elements stand {shift:,} too {word}"
+                return "shifted", f"the elements are {plural(shift, 'place')} too {word}"
     return None

@@ -1,6 +1,6 @@
-"""What outputs are held against: a checkpoint, or the digests of one in a golden manifest.
+"""What outputs are compared with: a checkpoint, or the digests of one in a golden manifest.
 
-Both answer the same questions. Names stand without the family's prefix, as the two styles of naming have them in common.
+Both answer the same questions. Names are without the family's prefix, because some files have it and others don't.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
     from converter.verification.walk import Workspace
 
-NO_MANIFEST: Final = "no manifest can be made"  # what can't be done with digests
+NO_MANIFEST: Final = "no manifest can be made"  # the end of a message that says what can't be done with digests
 
-Progress = Callable[[int], None]  # is told the bytes that were compared since the last call
-Copy = tuple[Mapping[str, "Tensor"], Mapping[str, Outcome]]  # an output's tensors, and how they compare with ours
+Progress = Callable[[int], None]  # called with the bytes that were compared since the last call
+Copy = tuple[Mapping[str, "Tensor"], Mapping[str, Outcome]]  # an output's tensors, and their outcomes
 
 
 class Expected(Protocol):
@@ -51,11 +51,11 @@ class Expected(Protocol):
 
     @property
     def masks(self) -> Set[str]:
-        """Buffers that an output may leave out, because they hold just what the architecture has there."""
+        """Buffers that an output may leave out, because they hold exactly what the architecture says."""
         ...
 
     def whole(self, otherwise: str) -> Catalogue:
-        """The checkpoint. Where there are only digests, raises UnsupportedError; `otherwise` is what can't be done."""
+        """The checkpoint. Raises UnsupportedError if there are only digests; `otherwise` then says what can't be done."""
         ...
 
     def identity(self, name: str) -> Hashable:
@@ -63,34 +63,34 @@ class Expected(Protocol):
         ...
 
     def unlike(self, name: str, found: Tensor, others: Mapping[str, Tensor]) -> tuple[str, str] | None:
-        """Why a tensor can't be compared element by element, in words and in a sentence; None where it can."""
+        """Why a tensor can't be compared element by element, as a name and as a sentence; None if it can."""
         ...
 
     def compare(self, name: str, found: Tensor, workspace: Workspace) -> Outcome:
-        """Compare a tensor of the same shape. Raises ReadError where the output is at fault."""
+        """Compare a tensor of the same shape. Raises ReadError if the output can't be read."""
         ...
 
     def holds(self, name: str, found: Tensor) -> bool:
-        """Whether a tensor of the same shape has just the elements that this name should have."""
+        """Whether a tensor of the same shape has exactly the elements that this name should have."""
         ...
 
     def explain(
         self, name: str, found: Tensor, outcome: Outcome, others: Mapping[str, Tensor], *, look: bool
     ) -> Difference:
-        """What happened to a damaged tensor. Only with `look` is the tensor read again to find it out."""
+        """What happened to a damaged tensor. The tensor is only read again to find out if `look` is true."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any] | None:
-        """What config.json means; None where there is none."""
+        """What config.json means; None if there is none."""
         ...
 
     def surroundings(
         self, output: Catalogue, recognition: Recognition | None, *, lone: bool, converted: bool
     ) -> Iterator[Finding]:
-        """Yield what is wrong with the config.json and the tokenizer of an output, as `recognition` has it.
+        """Yield what is wrong with the config.json and the tokenizer of an output, which was recognised as `recognition`.
 
-        A `lone` file promises nothing beside it. `converted` means that the dtype of a tensor was changed.
+        A `lone` file need not have anything beside it. `converted` means that the dtype of a tensor was changed.
         """
         ...
 
@@ -99,19 +99,19 @@ class Expected(Protocol):
         ...
 
     def finish(self) -> None:
-        """Raise if the source proves damaged, or changed while it was read."""
+        """Raise if the source turned out to be damaged, or was changed while it was read."""
         ...
 
 
 def expect(source: Catalogue | Golden, progress: Progress | None = None) -> Expected:
-    """What outputs are held against. Raises ConverterError where the source can't be read whole."""
+    """What outputs are compared with. Raises ConverterError if the source can't be read whole."""
     return Digests(source, progress) if isinstance(source, Golden) else Checkpoint(source, progress)
 
 
 class Checkpoint:
     """A checkpoint whose CRCs are checked as it is read."""
 
-    explained: ClassVar[int] = 200  # where more tensors are damaged, it is another model
+    explained: ClassVar[int] = 200  # if more tensors are damaged, it is another model
 
     def __init__(self, source: Catalogue, progress: Progress | None = None) -> None:
         for other in source.unsupported:
@@ -157,7 +157,7 @@ class Checkpoint:
         return self._tensors[name]
 
     def unlike(self, name: str, found: Tensor, others: Mapping[str, Tensor]) -> tuple[str, str] | None:
-        """Say whether the dtype or the shape is another."""
+        """Say whether the dtype or the shape differs."""
         expected = self._tensors[name]
         if not comparable(expected, found):
             return "another dtype", f"it is {found.dtype.name}: expected {expected.dtype.name}"
@@ -211,7 +211,7 @@ class Checkpoint:
                 yield CONFIG, "contradiction", contradiction
 
     def golden(self, copies: Iterable[Copy]) -> Golden:
-        """Make the manifest. It leaves out masks, and tensors that follow from the one that they are tied to."""
+        """Make the manifest. It leaves out masks, and tensors that follow from the tensor that they are tied to."""
         followers = self.family.followers if self.family is not None else {}
         tied = {name for group in self.tied for name in group}
         left_out = self.masks | (followers.keys() & tied)
@@ -238,13 +238,13 @@ class Checkpoint:
         )
 
     def finish(self) -> None:
-        """Raise if what was read is damaged or was changed on the way."""
+        """Raise if the source is damaged, or was changed while it was read."""
         self._check()
         self._source.check_unchanged()
 
 
 class Digests:
-    """The digests of a checkpoint, in a golden manifest."""
+    """The digests of a checkpoint, from a golden manifest."""
 
     explained: ClassVar[int] = 16  # each guess costs a pass over the tensor
     masks: Set[str] = frozenset()  # the manifest leaves them out
@@ -268,14 +268,14 @@ class Digests:
         return name
 
     def unlike(self, name: str, found: Tensor, others: Mapping[str, Tensor]) -> tuple[str, str] | None:
-        """Say whether the shape is another."""
+        """Say whether the shape differs."""
         shape = self.shapes[name]
         if found.shape == shape:
             return None
         return "another shape", f"its shape is {list(found.shape)}: expected {list(shape)}"
 
     def compare(self, name: str, found: Tensor, workspace: Workspace) -> Outcome:
-        """Compare digests: where they differ, any element may."""
+        """Compare digests. If they differ, any element may differ."""
         known = self._golden.tensors[name]
         wanted = known.digest_as(encoding(found))
         alike = wanted is not None and _digest(found) == wanted
@@ -303,7 +303,7 @@ class Digests:
     def surroundings(
         self, output: Catalogue, recognition: Recognition | None, *, lone: bool, converted: bool
     ) -> Iterator[Finding]:
-        """Hold config.json and the tokenizer against what the manifest says of them."""
+        """Compare config.json and the tokenizer with what the manifest says about them."""
         if lone and not formats.of(output).self_contained:
             return
         found = surroundings.settings(output, output.config, self.family)
@@ -318,7 +318,7 @@ class Digests:
         """Do nothing: no source was read."""
 
     def _refusal(self, otherwise: str) -> UnsupportedError:
-        return UnsupportedError(f"`{self.location}` holds digests, of which {otherwise}: give the checkpoint")
+        return UnsupportedError(f"`{self.location}` holds only digests, from which {otherwise}: give the checkpoint")
 
     def _damage(self, name: str, found: Tensor, *, look: bool) -> tuple[str, str]:
         known, form = self._golden.tensors[name], encoding(found)
@@ -328,10 +328,10 @@ class Digests:
                 f"it is {form}, of which the manifest has no digest: verify it against the source with --write-manifest"
             )
         guess = self._guess(name, found, wanted) if look else None
-        return guess or ("changed", "its digest is another")
+        return guess or ("changed", "its digest differs")
 
     def _guess(self, name: str, found: Tensor, wanted: str) -> tuple[str, str] | None:
-        """Undo damage of each kind, and see whether the digest is then the right one."""
+        """Undo each kind of damage, and test whether the digest is then right."""
         if not any(any(bytes(tile)) for tile in found.tiles()):
             return "zeroed", "every element is zero"
         mine = digest(found)
@@ -351,12 +351,12 @@ class Digests:
 
 
 def bare(name: str, family: Family | None) -> str:
-    """A name without its prefix, where the source's family is known and has one."""
+    """A name without the prefix of the source's family, if the family is known and has one."""
     return name if family is None else family.bare(name)
 
 
 def bare_tensors(catalogue: Catalogue, family: Family | None) -> dict[str, Tensor]:
-    """The tensors by their bare names. Raises ModelError where two names differ by the prefix only."""
+    """The tensors by their bare names. Raises ModelError if two names differ only by the prefix."""
     tensors = {bare(name, family): tensor for name, tensor in catalogue.items()}
     if family is not None and len(tensors) < len(catalogue):
         prefix = next(name.removesuffix(family.bare(name)) for name in catalogue if name != family.bare(name))
@@ -373,7 +373,7 @@ def same(expected: Tensor, found: Tensor) -> bool:
 
 
 def _digest(found: Tensor) -> str:
-    """The digest of an output's tensor. Raises ReadError where it can't be read."""
+    """The digest of an output's tensor. Raises ReadError if it can't be read."""
     try:
         return digest(found)
     except ConverterError as error:

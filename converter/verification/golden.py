@@ -1,6 +1,6 @@
-"""The golden manifest: digests of what a checkpoint holds, which stand in for it. They are the same in every form.
+"""The golden manifest: digests of a checkpoint's tensors, which can take its place. They are the same in every form.
 
-Names stand without a prefix. Masks and a tied head are left out, because they follow from the architecture.
+Names are without a prefix. Masks and a tied head are left out, because they follow from the architecture.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _HEX: Final = frozenset("0123456789abcdef")
 class GoldenTensor:
     """What a tensor must be: the SHA-256 of its canonical bytes.
 
-    `converted` has the digests of copies in other dtypes (`F16`, `Q8_0`) that were found equivalent when the manifest was
-    written. Blocks are digested as the F32 elements that they stand for.
+    `converted` has the digests of copies in other dtypes (`F16`, `Q8_0`) that were found equivalent when the manifest
+    was written. The digest of blocks is that of the F32 elements that they decode to.
     """
 
     dtype: str
@@ -44,7 +44,7 @@ class GoldenTensor:
         return math.prod(self.shape) * BY_NAME[self.dtype].itemsize
 
     def digest_as(self, encoding: str) -> str | None:
-        """The digest of a right copy in that dtype or encoding; None where the manifest has none."""
+        """The digest of a right copy in that dtype or encoding; None if the manifest has none."""
         return self.sha256 if encoding == self.dtype else self.converted.get(encoding)
 
 
@@ -75,7 +75,7 @@ class Golden:
 
 
 def is_golden(path: Path) -> bool:
-    """Whether a file begins like a JSON document. No checkpoint does."""
+    """Whether a file begins like a JSON document, as no checkpoint does."""
     if not path.is_file():
         return False
     source = LocalFile(path)
@@ -96,12 +96,12 @@ def load(path: Path) -> Golden:
             if part is not None and type(part) is not dict:
                 raise TypeError("`settings` and `tokenizer` are objects or null")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ManifestError(f"`{path}` lacks a field or has one of another type: {error}") from error
+        raise ManifestError(f"`{path}` lacks a field, or has one of the wrong type: {error}") from error
     return Golden(str(path), tensors, tied, settings, tokenizer)
 
 
 def encoding(tensor: Tensor) -> str:
-    """The form that a tensor's elements are stored in: of blocks their encoding, else the dtype."""
+    """The form that a tensor's elements are stored in: the encoding of blocks, else the dtype."""
     return tensor.storage.encoding or tensor.dtype.name
 
 
@@ -134,5 +134,5 @@ def _tensor(name: str, entry: Any) -> GoldenTensor:
     if entry["dtype"] not in BY_NAME or any(type(size) is not int or size < 0 for size in shape):
         raise ValueError(f"the entry of `{name:.120}` has no dtype or shape")
     if any(type(text) is not str or len(text) != 64 or not _HEX.issuperset(text) for text in digests):
-        raise ValueError(f"the entry of `{name:.120}` has a digest that is no SHA-256")
+        raise ValueError(f"the entry of `{name:.120}` has a digest that is not a SHA-256")
     return GoldenTensor(entry["dtype"], shape, entry["sha256"], converted)

@@ -1,4 +1,4 @@
-"""What an output computes against what the source does, whose side is computed once for all outputs."""
+"""Compares what an output computes with what the source computes. The source is computed once for all outputs."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Inference:
         return said, shortcomings
 
     def _engine(self, location: str, output: Catalogue, *, lone: bool) -> Engine:
-        """The engine that was asked for, over an output. It computes the source's activation, whatever config.json says."""
+        """The chosen engine, over an output. It computes the source's activation, whatever config.json says."""
         format = formats.of(output)
-        # The config.json beside a lone file need not be the file's own: then the source's counts.
+        # The config.json beside a lone file need not belong to it, so the source's is used.
         own = format.self_contained or not lone
         config = output.config if own and output.config is not None else self._source.config
         if self._options.engine not in format.engines:
@@ -67,7 +67,7 @@ class Inference:
             return engines.LlamaCpp(location, self._model.vocab_size)
         try:
             return compute(output, config=config, activation=self._model.activation)
-        except UnsupportedError as error:  # the output is at fault, because the source could be computed
+        except UnsupportedError as error:  # it is a finding about the output, because the source could be computed
             raise ModelError(str(error)) from error
 
     def _reference(self, activation: Activation) -> evaluate.Reference:
@@ -79,9 +79,9 @@ class Inference:
         return self._references[activation]
 
     def _activation_effect(self) -> dict[str, Any] | None:
-        """What the tanh form, which llama.cpp and the Java client compute, does to a model trained with erf.
+        """The effect of the tanh form, which llama.cpp and the Java client compute, on a model trained with erf.
 
-        None where the model was trained with the tanh form. No output is to blame for the difference.
+        None if the model was trained with the tanh form. The difference is not an error of any output.
         """
         if self._model.activation == "tanh":
             return None

@@ -46,5 +46,5 @@ def _wrong(output: VerifiedOutput) -> list[str]:
 
 
 def _code(text: str) -> str:
-    """A text that means nothing in Markdown, nor in a table."""
+    """Text escaped so that it means nothing in Markdown, or in a table of it."""
     return "`" + safe_text(text, 300).replace("`", "'").replace("|", "/") + "`"

@@ -1,4 +1,4 @@
-"""One output on its way to a verdict: its structure, the bits of its tensors, what lies beside it, what it computes."""
+"""Verifies one output: its structure, the bits of its tensors, the files beside it, and what it computes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _Found = TypeVar("_Found")
 
 
 class _BrokenError(Exception):
-    """An output that can't be read any further: this is a finding, and no error."""
+    """An output that can't be read any further. This is a finding, not an error."""
 
     def __init__(self, name: str, what: str, detail: str) -> None:
         super().__init__(detail)
@@ -43,7 +43,7 @@ class _BrokenError(Exception):
 
 @contextmanager
 def _broken_by(*errors: type[ConverterError], name: str, what: str | None = None) -> Iterator[None]:
-    """Make errors of these classes the last finding of an output. It is called `what`, or what the error's class says."""
+    """Turn errors of these classes into the output's last finding, called `what` or as the error's class says."""
     try:
         yield
     except errors as error:
@@ -51,11 +51,11 @@ def _broken_by(*errors: type[ConverterError], name: str, what: str | None = None
 
 
 class Output:
-    """An output, and all that is found of it."""
+    """An output, and everything that is found about it."""
 
     def __init__(self, expected: Expected, location: str | Path, inference: Inference | None) -> None:
         self._expected, self._location, self._inference = expected, str(location), inference
-        self._lone = Path(location).is_file()  # a file promises nothing beside it
+        self._lone = Path(location).is_file()  # a file need not have anything beside it
         self._format: str | None = None
         self._tensors: Mapping[str, Tensor] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -66,7 +66,7 @@ class Output:
 
     @property
     def copy(self) -> Copy:
-        """Its tensors, and how those that were compared turned out."""
+        """Its tensors, and the outcomes of those that were compared."""
         return self._tensors, self._outcomes
 
     def verify(self) -> VerifiedOutput:
@@ -135,7 +135,7 @@ class Output:
             self._find_lost_ties([name for name in group if name in self._tensors], opened.followers)
 
     def _find_missing(self, opened: _Opened) -> list[str]:
-        """Names that the output should have. It need not have a tied head or masks, which follow from the architecture."""
+        """Find names that the output lacks. It may lack a tied head and masks, which follow from the architecture."""
         tied = {name for group in self._expected.tied for name in group}
         may_follow = tied & opened.followers.keys()
         there = self._tensors.keys() | opened.undecoded | may_follow
@@ -159,7 +159,7 @@ class Output:
                 return
 
     def _find_lost_ties(self, group: list[str], followers: Mapping[str, str]) -> None:
-        """Say which names of a group are tensors of their own in the output."""
+        """Say which names of a tied group are separate tensors in the output."""
         for name in group[1:]:
             if self._tensors[name] != self._tensors[group[0]]:
                 own = next((other for other in (name, group[0]) if other in followers), name)
@@ -188,7 +188,7 @@ class Output:
             self._different.append(explained)
 
     def _is_unlike(self, bits: _Bits, name: str) -> bool:
-        """Whether a tensor can't be compared element by element; says why."""
+        """Whether a tensor can't be compared element by element. Reports why."""
         reason = bits.unlike(name)
         if reason is not None:
             self._say(name, *reason)
@@ -217,7 +217,7 @@ class _Opened:
     """An output's catalogue and tensors, and what follows from the family that is recognised in it."""
 
     def __init__(self, catalogue: Catalogue, family: Family | None) -> None:
-        self.catalogue, self._family = catalogue, family  # the source's, whose prefix is taken off
+        self.catalogue, self._family = catalogue, family  # the source's, whose prefix is removed from names
         self.tensors = bare_tensors(catalogue, family)
 
     @cached_property
@@ -227,7 +227,7 @@ class _Opened:
 
     @cached_property
     def followers(self) -> Mapping[str, str]:
-        """Names of tensors that follow from another one where they are absent, with the other's name."""
+        """Names of tensors that follow from another one if they are absent, with the name of that one."""
         return self.recognition.family.followers if self.recognition is not None else {}
 
     @cached_property
@@ -237,13 +237,13 @@ class _Opened:
 
     @cached_property
     def buffers(self) -> Set[str]:
-        """Names of all that is a buffer in the family."""
+        """Names of all buffers of the family."""
         buffers = self.recognition.buffers if self.recognition is not None else ()
         return {bare(name, self._family) for name in buffers}
 
     @cached_property
     def masks(self) -> Set[str]:
-        """Names of buffers that hold just what the architecture has there."""
+        """Names of buffers that hold exactly what the architecture says."""
         return {bare(name, self._family) for name in droppable(self.catalogue, self.recognition)}
 
     def leader(self, name: str) -> Tensor | None:
@@ -259,14 +259,14 @@ class _Bits:
         self._expected, self._unchecked = expected, tensors
         self._checked = bare_tensors(copy, expected.family)
         self._workspace = Workspace()
-        self.checksums: dict[str, str] = {}  # what is wrong with them, by the tensor's name
+        self.checksums: dict[str, str] = {}  # errors of checksums, by the tensor's name
 
     def unlike(self, name: str) -> tuple[str, str] | None:
-        """Why a tensor can't be compared element by element; None where it can."""
+        """Why a tensor can't be compared element by element; None if it can."""
         return self._read(name, lambda tensors: self._expected.unlike(name, tensors[name], tensors))
 
     def compare(self, names: Sequence[str]) -> dict[str, Outcome]:
-        """The outcomes of these tensors. Names of one tensor, in the source and here, are compared once."""
+        """The outcomes of these tensors. Two names of one tensor, in the source and here, are compared once."""
         pairs = {name: (self._expected.identity(name), self._checked[name]) for name in names}
         firsts = {pairs[name]: name for name in reversed(names)}
         outcomes = {pair: self._compare(name) for pair, name in firsts.items()}
@@ -276,7 +276,7 @@ class _Bits:
         return self._read(name, lambda tensors: self._expected.compare(name, tensors[name], self._workspace))
 
     def _read(self, name: str, look: Callable[[Mapping[str, Tensor]], _Found]) -> _Found:
-        """What a look at a tensor finds. Where its checksum is wrong, that is noted, and the look is taken all the same."""
+        """The result of reading a tensor by `look`. If its checksum is wrong, that is noted, and it is read all the same."""
         try:
             return look(self._checked)
         except ReadError as error:

@@ -1,7 +1,7 @@
 """What a change of dtype may do to an element, and no more.
 
-The writers have roundings of their own: these are numpy's and ours, and the bounds of GGUF's blocks follow from the
-blocks' definition.
+The writers do not share this code. The roundings here are numpy's or written anew, and the bounds of GGUF's blocks
+follow from the blocks' definition.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 32  # elements of a block in GGUF's encodings
 
-# 8-bit formats: bits of the mantissa, bias, whether the largest exponent means infinity and NaN, codes that are NaN.
+# 8-bit formats: bits of the mantissa, bias, whether the largest exponent means infinity or NaN, codes that are NaN.
 _SMALL: Final = {
     F8_E4M3.name: (3, 7, False, (0x7F, 0xFF)),
     F8_E5M2.name: (2, 15, True, ()),
@@ -37,8 +37,8 @@ _AFFINE: Final = {"Q5_1": 31, "Q4_1": 15}
 class Rule:
     """How elements of two dtypes are compared. `unequal` makes a mask of those that differ by more than is allowed.
 
-    `exact` means that every bit must be equal. `in_blocks` means that the output holds blocks of GGUF: its elements are
-    F32 by now, and both tensors must be read in the output's order, in whole blocks.
+    `exact` means that every bit must be equal. `in_blocks` means that the output holds blocks of GGUF. Its elements are
+    then decoded to F32, and both tensors must be read in the output's order, in whole blocks.
     """
 
     unequal: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
@@ -47,7 +47,7 @@ class Rule:
 
 
 def rule(expected: Tensor, found: Tensor, *, bounded: bool) -> Rule:
-    """The rule for two tensors. `bounded` allows blocks their bounds even where the source has the same encoding."""
+    """The rule for two tensors. `bounded` allows blocks their bounds even if the source has the same encoding."""
     source, target, encoding = expected.dtype, found.dtype, found.storage.encoding
     if encoding is not None and (bounded or expected.storage.encoding != encoding):
         return Rule(
@@ -66,7 +66,7 @@ def rule(expected: Tensor, found: Tensor, *, bounded: bool) -> Rule:
 
 
 def comparable(expected: Tensor, found: Tensor) -> bool:
-    """Whether one dtype can stand for the other: the same, or both floating-point and wide enough to be rounded to."""
+    """Whether one dtype can be converted to the other: both are the same, or both are floating-point and wide enough."""
     return expected.dtype == found.dtype or (
         expected.dtype.floating and expected.dtype.packed == 1 and found.dtype in (F64, F32, F16, BF16)
     )
@@ -99,7 +99,7 @@ def floats(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
 
 
 def rounded(values: NDArray[Any], target: Dtype) -> NDArray[Any]:
-    """The raw bits of F32 or F64 values as `target`: the nearest value, and of two the even one; F64 goes by way of F32."""
+    """The raw bits of F32 or F64 values as `target`: the nearest value, of two the even one. F64 becomes F32 first."""
     if target is F64:
         return values.astype("<f8").view("<u8")
     with np.errstate(all="ignore"):
@@ -115,11 +115,12 @@ def rounded(values: NDArray[Any], target: Dtype) -> NDArray[Any]:
 
 
 def bounds(values: NDArray[Any], encoding: str) -> NDArray[Any]:
-    """How far an encoding may move each of [blocks, 32] F32 values.
+    """How far an encoding may move each of the [blocks, 32] F32 values.
 
     Levels lie one step apart, so a value may move by half a step. A little more is allowed for float arithmetic, and
-    for what rounding the scale (and minimum) to half precision moves the value's level. Q5_0 and Q4_0 have one level
-    less on the side that does not hold the block's value furthest from zero: there a value may move by a whole step.
+    because the scale (and minimum) is rounded to half precision, which moves the levels. Q5_0 and Q4_0 have one level
+    less on one side of zero: the side without the block's value furthest from zero. There a value may move by a whole
+    step.
     """
     low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
     furthest = np.maximum(np.abs(low), np.abs(high))
@@ -143,7 +144,7 @@ def bounds(values: NDArray[Any], encoding: str) -> NDArray[Any]:
 
 
 def _half_error(values: NDArray[Any]) -> NDArray[Any]:
-    """The error of rounding to half precision: half a unit in the last of 11 bits, or of a subnormal number."""
+    """The error of rounding to half precision: half a unit in the last of 11 bits, or half a subnormal step."""
     error: NDArray[Any] = np.maximum(values * 2.0**-11, 2.0**-25)
     return error
 

@@ -1,6 +1,6 @@
-"""What lies beside the weights: config.json and the tokenizer, held against the source's.
+"""The files beside the weights: config.json and the tokenizer, compared with the source's.
 
-Each check yields (name, what, sentence) for every thing that is wrong.
+Each check yields (name, what, sentence) for each thing that is wrong.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from converter.models.family import Family
     from converter.tensors.catalogue import Catalogue
 
-_DTYPES: Final = ("torch_dtype", "dtype")  # keys of config.json that follow from what was converted to
+_DTYPES: Final = ("torch_dtype", "dtype")  # keys of config.json that a conversion changes
 
 
 # ---- config.json --------------------------------------------------------------------------------------------------
 
 
 def settings(catalogue: Catalogue, config: Mapping[str, Any] | None, family: Family | None) -> dict[str, Any] | None:
-    """What a config.json means to a family: sizes, and what else the forward pass depends on. None where there is none.
+    """The sizes and settings that a config.json means to a family; None if there is no config.json.
 
     `catalogue` has the family's names.
     """
@@ -46,7 +46,7 @@ def settings(catalogue: Catalogue, config: Mapping[str, Any] | None, family: Fam
 
 
 def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Compare the settings of two config.json, as far as both have them."""
+    """Compare the settings that two config.json both have."""
     for key in expected or {}:
         if found is not None and key in found and (expected or {})[key] != found[key]:
             yield _config(key, found[key], (expected or {})[key])
@@ -62,7 +62,7 @@ def check_config(
     if found is None:
         yield CONFIG, "no config.json", f"`{output.location}` has no config.json: the source has one"
     elif formats.of(output).self_contained or formats.of(source).self_contained:
-        # GGUF does not mention a special token that has no row in the embedding.
+        # GGUF leaves out a special token that has no row in the embedding.
         yield from check_settings(settings(source, expected, family), settings(output, found, family))
     else:
         for key in (*expected, *(key for key in found if key not in expected)):
@@ -87,7 +87,7 @@ def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
         return None
     ids = load_json(folder / TOKENIZER[0])
     if any(type(number) is not int or not 0 <= number < 1 << 31 for number in ids.values()):
-        raise ManifestError(f"`{folder / TOKENIZER[0]}` gives a token an id that is no number from 0 to 2^31")
+        raise ManifestError(f"`{folder / TOKENIZER[0]}` gives a token an id that is not a number from 0 to 2^31")
     lines = load_bytes(folder / TOKENIZER[1]).decode("utf-8", "replace").split("\n")
     merges = [line.removesuffix("\r") for line in lines if line.strip("\r")]
     if merges and merges[0].startswith("#version"):
@@ -98,7 +98,7 @@ def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
 def check_tokenizer(
     expected: Tokenizer | None, folder: Path | None, output: Catalogue, *, lone: bool
 ) -> Iterator[Finding]:
-    """Compare the tokenizer with the source's, which lies in `folder`: one inside a file by tokens, others by their bytes."""
+    """Compare the tokenizer with the source's in `folder`: by tokens if it is inside a file, else by its files' bytes."""
     if formats.of(output).self_contained and expected is not None:
         yield from compare_tokenizers(expected, tokenizer(output, beside=False))
     there = folder_beside(output)
@@ -149,5 +149,5 @@ def compare_tokenizers(expected: Tokenizer, found: Tokenizer | None) -> Iterator
         yield (
             "tokenizer.merges",
             "another tokenizer",
-            f"the merges differ from the {first + 1:,}th on: {len(found.merges):,}, expected {len(expected.merges):,}",
+            f"the merges differ from number {first + 1:,} on: {len(found.merges):,}, expected {len(expected.merges):,}",
         )

@@ -1,7 +1,7 @@
-"""Source against outputs: structure, then the bits of every tensor, then what the models compute. One verdict an output.
+"""Compares outputs with their source: structure, the bits of every tensor, what the models compute. One verdict for each.
 
-Nothing here comes from the writers: outputs are read back, and safetensors by the library of that name as well, as a
-second witness.
+Nothing here comes from the writers. Outputs are read back, and safetensors files are also read by the library of that
+name, as a second witness.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked for besides bits. `threshold` stands in for the one that fits the output's dtype."""
+    """What is compared besides bits. `threshold` replaces the one for the output's dtype."""
 
     level: str = "tensors"
     tokens: Path | None = None
@@ -45,14 +45,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What was found: the report, and what a golden manifest is made of."""
+    """What was found: the report, and what a golden manifest is made from."""
 
     report: Verification
     expected: Expected
     copies: tuple[Copy, ...]
 
     def golden(self) -> Golden:
-        """Make the manifest of the source. It also gets the digests of copies in another dtype, if all outputs are right."""
+        """Make the manifest of the source. If all outputs are right, it also gets the digests of copies in another dtype."""
         return self.expected.golden(self.copies if self.report.ok else ())
 
 
@@ -64,9 +64,9 @@ def verify(
     progress: Progress | None = None,
     starting: Callable[[int], None] | None = None,
 ) -> Verification:
-    """Hold every output against the source. Raises ConverterError only where the source can't be read or an engine run.
+    """Compare every output with the source. Raises ConverterError only if the source can't be read or an engine can't run.
 
-    `starting` is told the bytes to come, and `progress` those that were compared since it was last called.
+    `starting` is called with the bytes to compare, and `progress` with the bytes compared since its last call.
     """
     return examine(expect(source, progress), outputs, options, starting=starting).report
 
@@ -78,7 +78,7 @@ def examine(
     *,
     starting: Callable[[int], None] | None = None,
 ) -> Examination:
-    """Do what `verify` does, and keep what a golden manifest needs, so that nothing is compared twice."""
+    """Do what `verify` does, and keep what a golden manifest needs."""
     options = options or Options()
     source = expected.whole("nothing can be computed") if options.level == "inference" else None
     if starting is not None:
@@ -107,7 +107,7 @@ def write_reports(report: Verification, *, junit: Path | None, summary: Path | N
 
 
 def write_golden(golden: Golden, path: Path, *, inputs: Sequence[str]) -> None:
-    """Write a manifest, atomically, over an older one. Raises OutputError where it would replace anything else."""
+    """Write a manifest, atomically. It may replace an older one; raises OutputError if it would replace anything else."""
     files = [status for status in (_status(Path(name)) for name in inputs) if status is not None]
     if _status(path) in files:
         raise OutputError(f"`{path}` is an input: choose another path")

@@ -1,6 +1,6 @@
 """Two matrices read side by side, in steps that several threads share.
 
-Where one lies row by row and the other column by column, one of them is turned over in memory on the way.
+If one lies row by row and the other column by column, one of them is transposed in memory on the way.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _Where: TypeAlias = "Callable[[NDArray[Any]], NDArray[Any]]"
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much a comparison handles at a time, in bytes where nothing else is said."""
+    """How much a comparison handles at a time, in bytes unless it says otherwise."""
 
-    step: int = 2 << 20  # compared at a time: it stays in the cache
-    panel: int = 64 << 20  # of a matrix that is turned over at a time: a larger matrix is read in shorter rows
-    turned: int = 1 << 20  # of rows that are turned over in one go: they stay in the cache
-    turned_rows: int = 32  # minimum number of rows in one go; fewer would make the writes too short
+    step: int = 2 << 20  # compared at a time, so that it stays in the cache
+    panel: int = 64 << 20  # of a matrix that is transposed at a time: a larger matrix is read in shorter rows
+    turned: int = 1 << 20  # of rows that are transposed at a time, so that they stay in the cache
+    turned_rows: int = 32  # minimum number of rows at a time; fewer would make the writes too short
     gap: int = GAP  # between two rows that are read in one call
 
 
 class Workspace:
-    """The memory of comparisons, lent again from one to the next: new pages would take as long as filling them."""
+    """The memory of comparisons. Each lends it again, because getting new pages takes as long as filling them."""
 
     def __init__(self, sizes: Sizes | None = None) -> None:
         self.sizes = sizes or Sizes()
@@ -58,7 +58,7 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The raw bits of the same elements of both tensors. `where` makes row-major indices of a mask over them."""
+    """The raw bits of the same elements of both tensors. `where` turns a mask over them into row-major indices."""
 
     expected: NDArray[Any]
     found: NDArray[Any]
@@ -73,7 +73,7 @@ class _Read:
     output: bool
 
     def __call__(self, workspace: Workspace, memory: str) -> NDArray[Any]:
-        """Return its bits, in the workspace's memory of that name. Raises ReadError where the output is at fault."""
+        """Return its bits, in the workspace's memory of that name. Raises ReadError if the output can't be read."""
         gap = workspace.sizes.gap
         lent = workspace.lend(memory, 1, self.area.extent(gap), bits(self.area.matrix.dtype))[0]
         try:
@@ -84,9 +84,10 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What a thread does at a time: it reads one or two areas and makes of them a pair, or part of a panel.
+    """What a thread does at a time: it reads one or two areas, and makes a pair or part of a panel from them.
 
-    `then` gets the number of the thread and what was read. A step that `waits` begins after all earlier steps are done.
+    `then` is called with the number of the thread and what was read. A step that `waits` begins after all earlier steps
+    are done.
     """
 
     reads: tuple[_Read, ...]
@@ -95,7 +96,7 @@ class _Step:
 
 
 class Walk:
-    """A way over two tensors of one shape, which several threads may go together.
+    """A walk over two tensors of one shape, which several threads can share.
 
     `in_blocks` keeps whole blocks of GGUF, in the output's order.
     """
@@ -116,7 +117,7 @@ class Walk:
         self._next = next(self._steps, None)
 
     def pairs(self, thread: int = 0) -> Generator[Pair]:
-        """Yield the pairs of the steps that no other thread has taken. Where one thread fails, all end."""
+        """Yield the pairs of the steps that no other thread has taken. If one thread fails, all end."""
         try:
             while True:
                 with self._turn:
@@ -135,7 +136,7 @@ class Walk:
             self.stop()
 
     def stop(self) -> None:
-        """Have every thread end after the step that it is at."""
+        """Make every thread end after its current step."""
         with self._turn:
             self._next = None
             self._turn.notify_all()
@@ -143,8 +144,8 @@ class Walk:
     def _read(self, reads: Sequence[_Read], thread: int) -> Iterator[NDArray[Any]]:
         """Read a step's areas.
 
-        CRCs take the least work if the bytes come in order. So where CRCs are taken, a step begins to read when the
-        step before it has read its first area, and may still be reading its second.
+        CRCs take the least work if the bytes come in order. So if CRCs are taken, a step begins to read when the step
+        before it has read its first area. That step may still be reading its second.
         """
         storages = [read.area.matrix.storage for read in reads]
         ordered = any(storage.crc32 is not None or not storage.source.concurrent for storage in storages)
@@ -165,13 +166,13 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class _Indices:
-    """Row-major indices in a tensor of `columns` columns; our rows are its columns where we read it `transposed`."""
+    """Row-major indices in a tensor of `columns` columns. If we read it `transposed`, our rows are its columns."""
 
     columns: int
     transposed: bool
 
     def at(self, top: int, left: int) -> _Where:
-        """The function that makes indices of a mask whose first element lies at that row and column."""
+        """A function that turns a mask into indices; the mask's first element is at that row and column."""
 
         def where(mask: NDArray[Any]) -> NDArray[Any]:
             rows, columns = np.nonzero(mask)
@@ -183,7 +184,7 @@ class _Indices:
 
 
 def _along(one: Tensor, other: Tensor, indices: _Indices, sizes: Sizes) -> Iterator[_Step]:
-    """Walk over two matrices that lie the same way: several rows a step, or less than one where rows are long."""
+    """Walk over two matrices that lie in the same order. A step is several rows, or part of a long row."""
     rows, columns = one.shape
     size = sizes.step // max(one.dtype.itemsize, other.dtype.itemsize)
     wide = min(columns, size)
@@ -198,11 +199,10 @@ def _along(one: Tensor, other: Tensor, indices: _Indices, sizes: Sizes) -> Itera
 def _across(
     one: Tensor, other: Tensor, indices: _Indices, workspace: Workspace, *, by_rows: bool, in_blocks: bool
 ) -> Iterator[_Step]:
-    """Walk over two matrices, one of which lies row by row (`one` if `by_rows`) and the other column by column.
+    """Walk over two matrices, of which one lies row by row (`one` if `by_rows`) and the other column by column.
 
-    The one with the shorter rows is turned over into a panel of memory, and the other, which stays straight, is read
-    along the panel. Each step makes few calls that take long, because threads hinder each other if each asks for the
-    interpreter again and again.
+    The one with the shorter rows is transposed into a panel of memory, and the other is read along the panel as it is.
+    Each step makes a few long calls, because threads that often ask for the interpreter slow each other down.
     """
     sizes = workspace.sizes
     ours, theirs = (one, other.t()) if by_rows else (one.t(), other)
@@ -217,7 +217,7 @@ def _across(
         wide = max(BLOCK, sizes.panel // (rows * itemsize) // BLOCK * BLOCK)
     elif rows * columns * itemsize > sizes.panel:
         high = max(1, sizes.panel // (columns * itemsize))
-    # Rows that lie a power of two apart would all find their lines in the same few places of the cache.
+    # If rows were a power of two apart, all their lines would share a few places of the cache.
     apart = max(1, _LINE // itemsize)
     for top in range(0, rows, high):
         for left in range(0, columns, wide):
@@ -238,7 +238,7 @@ def _across(
 
 
 def _turn(workspace: Workspace, apart: int, panel: NDArray[Any], thread: int, rows: NDArray[Any]) -> None:
-    """Turn rows over into their place in the panel, by way of a copy whose rows lie `apart`."""
+    """Transpose rows into their place in the panel, through a copy whose rows are `apart`."""
     spread = workspace.lend(f"rows to turn over of {thread}", len(rows), rows.shape[1], rows.dtype, apart)
     np.copyto(spread, rows)
     np.copyto(panel, spread.T)
@@ -269,7 +269,7 @@ def _reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         return replace(tensor, shape=shape, stride=row_major(shape))
     if len(tensor.shape) == 1:
         return replace(tensor, shape=shape, stride=(0, *tensor.stride))
-    # No format here writes a view of three dimensions or more that is not contiguous: it is read whole, once.
+    # No format here writes a view of three or more dimensions that is not contiguous. Such a view is read whole, once.
     gathered = Memory(b"".join(bytes(tile) for tile in tensor.tiles()), tensor.storage.source.name)
     return Tensor(
         tensor.dtype,

@@ -37,7 +37,7 @@ def run(*arguments: object) -> Ended:
 
 
 def everything(folder: Path) -> dict[str, Any]:
-    """Give all that is below a folder: contents of files, where links lead, None for folders."""
+    """All that is below a folder: contents of files, where links lead, None for folders."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -65,7 +65,7 @@ def assert_refused(path: Path, words: str = "", *options: str) -> None:
 
 
 def scanned(path: Path, *options: str) -> dict[str, Any]:
-    """Give what `scan` finds in a file. It ends with 1 unless the verdict is plain."""
+    """What `scan` finds in a file. It ends with 1 unless the verdict is plain."""
     ended = run("scan", path, "--json", "--no-fickling", *options)
     report: dict[str, Any] = json.loads(ended.out)
     assert ended.out.isascii()
@@ -75,7 +75,7 @@ def scanned(path: Path, *options: str) -> dict[str, Any]:
 
 
 def names(found: dict[str, Any]) -> set[str]:
-    """Give what the pickles that `scan` found name."""
+    """What the pickles that `scan` found name."""
     return {f"{one['module']}.{one['name']}" for pickle in found["pickles"] for one in pickle["globals"]}
 
 

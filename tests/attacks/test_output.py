@@ -176,7 +176,7 @@ def test_o02_names_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None
     path = write_checkpoint(tmp_path / "x.bin", tensors, {"0": floats(1.0), "1": floats(2.0)})
 
     ended = run("extract", path, tmp_path / "out", "--form", "named")
-    assert (ended.code, "where case does not count" in ended.err) == (2, True)
+    assert (ended.code, "on a disk that ignores case" in ended.err) == (2, True)
     assert not (tmp_path / "out").exists()
 
 
@@ -261,7 +261,7 @@ def test_o02_a_file_twice_in_a_manifest_is_refused(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "params" / "manifest.json").read_text())
     (tmp_path / "params" / "manifest.json").write_text(json.dumps(manifest | {"files": 2 * manifest["files"]}))
 
-    assert_refused(tmp_path / "params", "stands twice")
+    assert_refused(tmp_path / "params", "occurs twice")
 
 
 # ---- O03 to O06: the place that is written to -------------------------------------------------------------------------

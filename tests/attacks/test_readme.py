@@ -16,7 +16,7 @@ COUNTS = {"P": 18, "Z": 14, "T": 12, "S": 11, "G": 10, "O": 11, "R": 10, "I": 5}
 
 
 def rows(section: str) -> dict[str, list[str]]:
-    """Give the tests, or patterns for their names, by number."""
+    """The tests, or patterns for their names, by number."""
     found = re.findall(r"^\| ([A-Z]\d\d|all) \| (.+) \| (.+) \|$", section, re.MULTILINE)
     return {number: re.findall(r"`(\w+\*?)`", tests) for number, _, tests in found}
 

@@ -51,7 +51,7 @@ def redirected(exchange: Exchange, to: str, **headers: str) -> bool:
     ("location", "said"),
     [
         ("hf://owner", "`hf://owner/name[@revision][/file]` was expected"),
-        ("hf://datasets/owner/name", "is no model on the Hub"),
+        ("hf://datasets/owner/name", "is not a model on the Hub"),
         ("hf://owner/name/../../x.bin", "leads out of its repository"),
         ("hf://owner/name@%2e%2e/x.bin", "leads out of its repository"),
         ("ftp://example.org/x.bin", "only https:// and hf:// are read"),
@@ -59,9 +59,9 @@ def redirected(exchange: Exchange, to: str, **headers: str) -> bool:
         ("http://example.org/x.bin", "http is read from this machine only"),
         ("http://127.0.0.1.example.org/x.bin", "http is read from this machine only"),
         ("https://user:canary@example.org/x.bin", "it holds a user's name or password"),
-        ("https:///x.bin", "is no valid URL"),
-        ("https://[::1/x.bin", "is no valid URL"),
-        ("https://example.org:port/x.bin", "is no valid URL"),
+        ("https:///x.bin", "is not a valid URL"),
+        ("https://[::1/x.bin", "is not a valid URL"),
+        ("https://example.org:port/x.bin", "is not a valid URL"),
     ],
 )  # fmt: skip
 def test_r08_a_place_that_is_none_is_refused_before_anything_is_asked(location: str, said: str, hub: Hub) -> None:
@@ -179,11 +179,11 @@ MISBEHAVIOURS: dict[str, tuple[Any, str]] = {
     "R06 redirects in a circle": (lead_to("{store}{path}"), "redirected more than 5 times"),
     "R08 a redirect to a file": (lead_to("file:///etc/passwd"), "only https:// and hf:// are read"),
     "R08 a redirect to ftp": (lead_to("ftp://127.0.0.1/x"), "only https:// and hf:// are read"),
-    "R08 a redirect to data": (lead_to("data:text/plain,x"), "only https:// and hf:// are read|no valid URL"),
+    "R08 a redirect to data": (lead_to("data:text/plain,x"), "only https:// and hf:// are read|not a valid URL"),
     "R08 a redirect to http elsewhere": (lead_to("http://example.org/x"), "http is read from this machine only"),
     "R08 a redirect with a password": (lead_to("http://u:p@127.0.0.1/x"), "a user's name or password"),
     "R06 a redirect to nowhere": (lead_to(""), "redirects to nowhere"),
-    "R06 a redirect to nonsense": (lead_to("http://[::1/"), "nowhere|no valid URL"),
+    "R06 a redirect to nonsense": (lead_to("http://[::1/"), "nowhere|not a valid URL"),
 }  # fmt: skip
 
 

@@ -92,12 +92,12 @@ class Bench:
         return INPUT.sub(lambda match: str(self.inputs.get(match[1], match[2])), word)
 
     def read(self, ways: Iterable[Way], model: str) -> list[Path]:
-        """Give the inputs, those of the first way first."""
+        """The inputs, those of the first way first."""
         pairs = (pair for way in ways for pair in INPUT.findall(way.command.replace("{MODEL/", f"{{{model}/")))
         return [self.inputs.get(size, kind) for size, kind in dict.fromkeys(pairs)]
 
     def outputs(self, nbytes: int) -> tuple[Path, bool]:
-        """Give a folder for outputs, and whether fsync is free there."""
+        """A folder for outputs, and whether fsync is free there."""
         if self.out is not None:
             return self.out, _is_tmpfs(self.out)
         # The input in the page cache, the output, and a peer that holds the model twice.
@@ -185,7 +185,7 @@ def _empty(folder: Path) -> None:
 
 
 def _available() -> int:
-    """Give the bytes of memory that can be had."""
+    """The bytes of memory that can be had."""
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     except OSError:

@@ -125,7 +125,7 @@ def commands(folder: Path) -> dict[str, Taken]:
 
 
 def per_tensor(folder: Path) -> dict[str, int]:
-    """Give what tensors cost: opcodes of Python's, and instructions where there is valgrind."""
+    """What tensors cost: opcodes of Python's, and instructions where there is valgrind."""
     few, many, more = (checkpoint_of(folder / f"{count}.bin", count) for count in (FEW, MANY, MORE))
     found = {}
     for name, prepare in _IN_PROCESS.items():
@@ -137,7 +137,7 @@ def per_tensor(folder: Path) -> dict[str, int]:
 
 
 def named(taken: dict[str, Taken]) -> dict[str, int]:
-    """Give the commands' counts by the names that ceilings.json has."""
+    """The commands' counts by the names that ceilings.json has."""
     return {f"{kind}, {name}": count for name, one in taken.items() for kind, count in one.counts.items()}
 
 

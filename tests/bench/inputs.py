@@ -33,7 +33,7 @@ class Inputs:
         self._made: dict[tuple[str, str], Path] = {}
 
     def get(self, size: str, kind: str) -> Path:
-        """Give the path."""
+        """The path."""
         if (size, kind) not in self._made:
             print(f"  writing {size} {kind}", file=sys.stderr)
             self._made[size, kind] = _MAKERS[kind](self, size)
@@ -58,7 +58,7 @@ class Inputs:
         return folder
 
     def _contiguous(self, size: str) -> Path:
-        """Give the same storages under tensors whose rows lie one after the other, as the 13B has them."""
+        """The same storages under tensors whose rows lie one after the other, as the 13B has them."""
         source = open_checkpoint(self.get(size, "bin"))
         storages = {name: tensor.storage for name, tensor in source.items()}
         entries = [Entry(name, t.dtype, t.shape, _row_major(t.shape)) for name, t in source.items()]
@@ -78,13 +78,13 @@ class Inputs:
         return path
 
     def _many(self, count: str) -> Path:
-        """Give a checkpoint of many small tensors, each with a storage of its own."""
+        """A checkpoint of many small tensors, each with a storage of its own."""
         path = self._work / f"{count}.bin"
         _program("torch_many", count, path)
         return path
 
     def _pickle(self, size: str) -> Path:
-        """Give the data.pkl of one or the other alone."""
+        """The data.pkl of one or the other alone."""
         archive = Archive(LocalFile(self.get(size, "many" if size.isdigit() else "bin")))
         path = self._work / f"{size}.pkl"
         path.write_bytes(archive.read("data.pkl", 1 << 30))
@@ -107,7 +107,7 @@ class Inputs:
         return path
 
     def _llama(self, size: str) -> Path:
-        """Give a folder whose config.json has what llama.cpp's converter can't do without."""
+        """A folder whose config.json has what llama.cpp's converter can't do without."""
         source, folder = self.get(size, "folder"), self._work / f"{size}-llama"
         folder.mkdir()
         config = json.loads((source / "config.json").read_text())
@@ -139,7 +139,7 @@ def warm(path: Path) -> None:
 
 
 def nbytes(path: Path) -> int:
-    """Give the bytes of a file, or of a folder's weights."""
+    """The bytes of a file, or of a folder's weights."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.glob("*.bin"))
 
 

@@ -36,7 +36,7 @@ class Measured:
     anonymous: int | None
 
     def then(self, other: Measured) -> Measured:
-        """Give both as one: a way of two steps."""
+        """Both as one: a way of two steps."""
         both = (self, other)
         return Measured(
             self.seconds + other.seconds,
@@ -47,7 +47,7 @@ class Measured:
 
 
 def most(known: Iterable[int | None]) -> int | None:
-    """Give the largest of those that are known."""
+    """The largest of those that are known."""
     return max((value for value in known if value is not None), default=None)
 
 

@@ -49,7 +49,7 @@ def summary(of_size: dict[str, Result], command: str = "") -> str:
 
 
 def goals(found: Results, size: str) -> str:
-    """Give what must hold, with what was measured: of the size's results, and of those without a size."""
+    """What must hold, with what was measured: of the size's results, and of those without a size."""
     known = found.get(UNSIZED, {}) | found.get(size, {})
     lines = ["| | to | at most | measured | |", "|---|---|---:|---:|---|"]
     lines += [_goal(goal, known[goal.task]) for goal in GOALS if goal.task in known]

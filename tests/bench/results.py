@@ -32,7 +32,7 @@ def save(size: str, task: str, result: Result, folder: Path = FOLDER) -> None:
 
 
 def plotted(found: Results) -> list[str]:
-    """Give the tasks that were measured at more than one size."""
+    """The tasks that were measured at more than one size."""
     sized = [task for size, tasks in found.items() if size != UNSIZED for task in tasks]
     return [task for task in TASKS if sized.count(task) > 1]
 
@@ -58,7 +58,7 @@ def median(way: Result) -> float:
 
 
 def ratio(way: Result, to: Result, slack: float = 0.0) -> float:
-    """Give the median of the ratios round by round."""
+    """The median of the ratios round by round."""
     pairs = zip(way["seconds"], to["seconds"], strict=True)
     return statistics.median((mine - slack) / other for mine, other in pairs)
 

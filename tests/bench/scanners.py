@@ -167,7 +167,7 @@ def beside(rows: list[tuple[str, str]], found: dict[str, dict[str, list[str]]]) 
 
 
 def kind(label: str) -> str:
-    """Give the class of a label."""
+    """The class of a label."""
     return next(title for title, starts in CLASSES.items() if label.startswith(starts))
 
 

@@ -341,7 +341,7 @@ def checkpoint_entries(
     pickle: bytes | None = None,
     folder: str = "data",
 ) -> list[Entry]:
-    """Give the records of a checkpoint in torch's order, to be changed and written with `zip_bytes`."""
+    """The records of a checkpoint in torch's order, to be changed and written with `zip_bytes`."""
     data = dumps(value, {key: len(data) for key, data in storages.items()}) if pickle is None else pickle
     records = {"data.pkl": data, ".format_version": b"1", ".storage_alignment": b"64"}
     if byteorder is not None:

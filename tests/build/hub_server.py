@@ -114,7 +114,7 @@ class Hub:
         return f"http://127.0.0.1:{site.server_address[1]}"
 
     def asked(self, origin: str, method: str = "GET") -> list[str]:
-        """Give the paths that an origin was asked for."""
+        """The paths that an origin was asked for."""
         return [request.path for request in self.seen if (request.origin, request.method) == (origin, method)]
 
 
@@ -267,14 +267,14 @@ def part_of(content: bytes | Path, first: int, end: int) -> bytes:
 
 
 def sha256_of(content: bytes | Path) -> str:
-    """Give the SHA-256; of files that are too large to be read in a test, that of their name."""
+    """The SHA-256; of files that are too large to be read in a test, that of their name."""
     if isinstance(content, Path) and content.stat().st_size > 100_000_000:
         return hashlib.sha256(content.name.encode()).hexdigest()
     return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
 
 
 def files_of(folder: Path) -> dict[str, bytes | Path]:
-    """Give a folder's files for a repository."""
+    """A folder's files for a repository."""
     return {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
 
 
@@ -286,7 +286,7 @@ def every(count: int) -> Iterator[bool]:
 
 
 def answer(status: int = 206, *, without: str = "", body: Callable[[bytes], bytes] = bytes, **changed: str) -> Any:
-    """Give a fault: the right answer but for some headers, the status or the body."""
+    """A fault: the right answer but for some headers, the status or the body."""
 
     def fault(exchange: Exchange, asked: Asked) -> bool:
         headers = {name: value for name, value in asked.headers.items() if name.lower() != without}

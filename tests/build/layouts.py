@@ -83,7 +83,7 @@ def _local(data: bytes, header: int, compressed: int, central_crc: Field, found:
 
 
 def sealed(data: bytes, records: list[ZipRecord]) -> bytes:
-    """Give the archive with the CRCs that its stored records' data have."""
+    """The archive with the CRCs that its stored records' data have."""
     out = bytearray(data)
     for record in records:
         for field in record.crcs:
@@ -92,12 +92,12 @@ def sealed(data: bytes, records: list[ZipRecord]) -> bytes:
 
 
 def pickle_fields(data: bytes, start: int = 0) -> list[Field]:
-    """Give the numbers of fixed width and the lengths in one pickle."""
+    """The numbers of fixed width and the lengths in one pickle."""
     return [field for field, _ in _pickle_walk(data, start) if field is not None]
 
 
 def _pickle_walk(data: bytes, start: int) -> Iterator[tuple[Field | None, int]]:
-    """Give the field of every opcode, and where the opcode starts."""
+    """The field of every opcode, and where the opcode starts."""
     widths = {-2: 1, -3: 4, -4: 4, -5: 8}  # pickletools' TAKEN_FROM_ARGUMENT…
     for op, _, at in pickletools.genops(io.BytesIO(data[start:])):
         n = op.arg.n if op.arg is not None else -1

@@ -28,7 +28,7 @@ TOKENS: Final = (3, 14, 15, 9, 2, 6, 5, 16, 0, 3)
 
 
 def weights(config: Mapping[str, Any] = CONFIG, *, head: bool = False) -> dict[str, NDArray[np.float32]]:
-    """Give the state dict with bare names; `head` adds one that is not tied."""
+    """The state dict with bare names; `head` adds one that is not tied."""
     width, inner, vocabulary = config["n_embd"], config["n_inner"], config["vocab_size"]
     shapes: dict[str, tuple[int, ...]] = {
         "wte.weight": (vocabulary, width),
@@ -76,7 +76,7 @@ def catalogue(
     transposed: bool = False,
     dtypes: Mapping[str, str] | None = None,
 ) -> Catalogue:
-    """Give the arrays as a checkpoint: `transposed` stores the layers' matrices as [out, in], as the published files do."""
+    """The arrays as a checkpoint: `transposed` stores the layers' matrices as [out, in], as the published files do."""
     tensors = {}
     for name, array in state.items():
         dtype = BY_NAME[(dtypes or {}).get(name, F32.name)]

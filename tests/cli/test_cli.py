@@ -150,7 +150,7 @@ def test_models_lists_the_seven_and_one(tmp_path: Path) -> None:
     assert "26,767,978,209 bytes (published)" in one.stdout
     assert "962ebf74faa3e819a8793be79c3829911a24fb40053b8ae9fc3d51eb7f32eb3a" in one.stdout
     assert unknown.exit_code == 2
-    assert "`7B` is no model that is declared here" in unknown.stderr
+    assert "`7B` is not a declared model" in unknown.stderr
 
 
 def test_demo_shows_the_whole_way(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_demo_shows_the_whole_way(tmp_path: Path) -> None:
 
 
 def wrong_uses(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
-    """Give the ways to use it wrongly: arguments, and what the one sentence has to say."""
+    """The ways to use it wrongly: arguments, and what the one sentence has to say."""
     write_sample(tmp_path / "tiny", "tiny")
     data = (tmp_path / "tiny" / "pytorch_model.bin").read_bytes()
     (tmp_path / "empty").mkdir()

@@ -43,7 +43,7 @@ def properties(folder: Path) -> dict[str, str]:
 
 
 def described(catalogue: Catalogue) -> dict[str, Any]:
-    """Give all that a catalogue says of its tensors, but for where the storages' bytes are."""
+    """All that a catalogue says of its tensors, but for where the storages' bytes are."""
     return {
         name: (t.dtype, t.shape, t.stride, t.offset, t.storage.key, t.storage.shard, t.storage.nbytes, t.storage.crc32)
         for name, t in catalogue.items()
@@ -157,7 +157,7 @@ MODULE = ["att.norm.w", "att.norm.b", None, None, "att.query.key.value.w", "att.
 
 
 def expected_files(layers: int, order: list[str | None], first: int | None = None) -> dict[str, str]:
-    """Give the storages of a model in this order; in two shards, the first of which has `first` storages."""
+    """The storages of a model in this order; in two shards, the first of which has `first` storages."""
     names = ["input/wte", "input/wpe"]
     names += [f"decoder{layer + 1}/{name}" if name else "" for layer in range(layers) for name in order]
     names += ["output/norm.w", "output/norm.b"]
@@ -246,7 +246,7 @@ def test_any_view_survives(tmp_path: Path, form: str) -> None:
     assert {n: (t.dtype, t.shape) for n, t in back.items()} == {n: (t.dtype, t.shape) for n, t in source.items()}
     assert back.tied() == [["transposed", "tied"]]
     assert report.properties is None
-    assert report.notes == ("no model.properties: it is no GPT-2, the only architecture that the program knows",)
+    assert report.notes == ("no model.properties: it is not a GPT-2, the only architecture that the program knows",)
 
 
 def test_a_big_endian_checkpoint_stays_so_as_storages_and_turns_little_by_name(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
 
 
 def gpt2(change: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Give a GPT-2 of one layer of 4, vocabulary 5, two positions, with one thing changed."""
+    """A GPT-2 of one layer of 4, vocabulary 5, two positions, with one thing changed."""
     h, storages, tensors = 4, {}, {}
     shapes = {
         "wte.weight": (5, h), "wpe.weight": (2, h), "h.0.ln_1.weight": (h,), "h.0.ln_1.bias": (h,),

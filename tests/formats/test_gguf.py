@@ -370,7 +370,7 @@ def test_rows_that_are_no_whole_blocks_become_f16(tmp_path: Path) -> None:
     found = read(Bytes(written(conversion)[0]))
     assert found["blk.0.ffn_down.weight"].dtype is F16
     assert found["blk.0.ffn_up.weight"].storage.encoding == "Q8_0"
-    assert any("1 matrices have rows that are no whole blocks of Q8_0" in note for note in conversion.notes)
+    assert any("1 matrices have rows that can't be divided into blocks of Q8_0" in note for note in conversion.notes)
 
 
 def head(array: np.ndarray | None = None) -> Tensor:

@@ -43,7 +43,7 @@ def catalogue(tensors: Mapping[str, Tensor], **more: Any) -> Catalogue:
 
 
 def written(conversion: Planned) -> dict[str, bytes]:
-    """Give the files' bytes; every piece has the size that was planned."""
+    """The files' bytes; every piece has the size that was planned."""
     files = {}
     for file in conversion.files:
         parts = []
@@ -324,7 +324,7 @@ REFUSED: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
     "F4 to F32": ({"f": tensor(bytes(2), (2,), F4)}, {"dtype": F32}, "`f` is F4, which can't be converted to F32"),
     "0-d F4": ({"f": tensor(bytes(1), (), F4)}, {}, "`f` is a single pair of F4"),
     "a name that is reserved": ({"__metadata__": tensor(bytes(4), (1,))}, {}, "can't be called `__metadata__`"),
-    "a name that is no text": ({"a\ud800": tensor(bytes(4), (1,))}, {}, "is no Unicode text"),
+    "a name that is no text": ({"a\ud800": tensor(bytes(4), (1,))}, {}, "is not Unicode text"),
     "nothing": ({}, {}, "`memory` holds no tensors to convert"),
     "a terabyte of one number": ({"big": tensor(bytes(4), (1 << 38,), stride=(0,))}, {}, "views that repeat 4 bytes"),
 }  # fmt: skip

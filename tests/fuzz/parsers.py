@@ -125,7 +125,7 @@ def _run(data: bytes) -> Pickled | ConverterError:
 
 
 def _storage(value: object) -> object:
-    """Give a storage of 64 bytes, whatever a persistent id says of it, as long as it names a class."""
+    """A storage of 64 bytes, whatever a persistent id says of it, as long as it names a class."""
     if type(value) is not tuple or len(value) not in (5, 6):
         return PersistentId(value)
     kind = storage_dtype(value[1])
@@ -237,7 +237,7 @@ def parse_index(data: bytes) -> None:
 
 @cache
 def _shards() -> dict[str, Catalogue]:
-    """Give the catalogues of two shards with a tensor each."""
+    """The catalogues of two shards with a tensor each."""
     names = [f"a-0000{number}-of-00002.bin" for number in (1, 2)]
     where = _folder() / "shards"
     where.mkdir()
@@ -258,7 +258,7 @@ def parse_manifest(data: bytes) -> None:
 
 @cache
 def parameters_folder() -> Path:
-    """Give a parameters folder of two tensors, whose manifest is written over again and again."""
+    """A parameters folder of two tensors, whose manifest is written over again and again."""
     where = _folder()
     write_checkpoint(
         where / "a.bin",
@@ -284,7 +284,7 @@ def parse_properties(data: bytes) -> None:
 
 @cache
 def model() -> tuple[Catalogue, Path, bytes]:
-    """Give the parameters folder of a GPT-2 of one layer, and its model.properties."""
+    """The parameters folder of a GPT-2 of one layer, and its model.properties."""
     made = damage.model(n_layer=1, n_head=2, n_embd=4, n_inner=8, n_positions=4, vocab_size=4)
     where = damage.write_parameters(made, _folder() / "model")
     return open_checkpoint(where), where, (where / PROPERTIES).read_bytes()

@@ -110,7 +110,7 @@ def test_names_past_the_limit_are_neither_asked_for_nor_given_room() -> None:
     source = RemoteFile(endless, Pool(1), memoryview(bytes(100)))
     tracemalloc.start()
     try:
-        with pytest.raises(LimitError, match="wants 67,108,865 bytes for names and layouts: at most 67,108,864"):
+        with pytest.raises(LimitError, match="needs 67,108,865 bytes for names and layouts: at most 67,108,864"):
             source.read(100, (64 << 20) + 1)
         _, peak = tracemalloc.get_traced_memory()
     finally:

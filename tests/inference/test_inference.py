@@ -265,7 +265,7 @@ def test_refuses_a_parameter_of_another_shape() -> None:
 
 
 def test_refuses_what_is_no_gpt2() -> None:
-    with pytest.raises(ModelError, match="is no GPT-2"):
+    with pytest.raises(ModelError, match="is not a GPT-2"):
         Gpt2(catalogue({"weight": np.zeros((3, 3), np.float32)}))
 
 
@@ -370,7 +370,7 @@ def test_names_the_first_greedy_token_that_is_another() -> None:
     found = evaluate.compare(source, Fixed(other))
 
     assert (found.greedy, found.greedy_difference) == ((1, 1, 1, 1), 3)
-    assert "greedy token 4 of 4 is another" in evaluate.shortcomings(found, evaluate.EXACT)
+    assert "greedy token 4 of 4 differs" in evaluate.shortcomings(found, evaluate.EXACT)
 
 
 def test_nan_and_infinity_are_counted_and_become_null() -> None:

@@ -234,7 +234,7 @@ class TestWhatIsRefusedByName:
     def test_inference_of_what_is_not_recognised(self, tmp_path: Path) -> None:
         folder = heron(tmp_path / "source")
 
-        with pytest.raises(ModelError, match=r"is of no architecture that is computed here \(GPT-2\)"):
+        with pytest.raises(ModelError, match=r"has no architecture that can be computed here \(GPT-2\)"):
             verify(open_checkpoint(folder), [folder], Options(level="inference"))
 
 

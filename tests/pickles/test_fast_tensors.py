@@ -37,14 +37,14 @@ def state_dict(count: int = 90) -> Any:
 
 
 def remembered(data: bytes) -> bytes:
-    """Give a pickle of what a pickle leaves, and of everything in its memo."""
+    """A pickle of what a pickle leaves, and of everything in its memo."""
     puts = (OPCODES["BINPUT"][0], OPCODES["LONG_BINPUT"][0])
     gets = b"".join(b"j" + argument.to_bytes(4, "little") for code, argument, _ in decode(data) if code in puts)
     return b"\x80\x02(" + data[2:-1] + gets + b"t."
 
 
 def outcome(data: bytes, *, fast: bool) -> tuple[Any, int]:
-    """Give what running a pickle comes to, comparable, and how many tensors were run in one go."""
+    """What running a pickle comes to, comparable, and how many tensors were run in one go."""
     matches, original = 0, fast_tensors.TENSOR
 
     def counted(data: bytes, position: int) -> Any:
@@ -63,7 +63,7 @@ def outcome(data: bytes, *, fast: bool) -> tuple[Any, int]:
 
 
 def plain(value: Any, seen: dict[int, int]) -> Any:
-    """Give a value as tuples and text; what can be changed gets a number, so that sharing shows."""
+    """A value as tuples and text; what can be changed gets a number, so that sharing shows."""
     if type(value) is tuple:
         return tuple(plain(inner, seen) for inner in value)
     if type(value) is TableEntry:

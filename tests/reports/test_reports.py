@@ -25,7 +25,7 @@ from tests.reports.closed import closed, places_that_refuse
 
 
 def checkpoint(folder: Path) -> Path:
-    """Give a checkpoint with everything that a report can tell."""
+    """A checkpoint with everything that a report can tell."""
     qint = Call(
         Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (Global("torch", "float32"), (2, 3), (3, 1), False)
     )
@@ -113,7 +113,7 @@ def test_a_golden_manifest_with_unknown_fields_is_read(tmp_path: Path) -> None:
 
 
 def properties(schema: dict[str, Any], at: str = "") -> set[str]:
-    """Give every field that a schema names, with the path to it."""
+    """Every field that a schema names, with the path to it."""
     found: set[str] = set()
     for name, inner in schema.get("properties", {}).items():
         found |= {f"{at}{name}"} | properties(inner, f"{at}{name}.")

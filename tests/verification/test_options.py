@@ -158,7 +158,7 @@ def _permuted(made: Model) -> None:
 
 
 DAMAGE = {
-    "one bit": (_bit, FC, "changed", "its digest is another"),
+    "one bit": (_bit, FC, "changed", "its digest differs"),
     "zeros": (_zeroed, FC, "zeroed", "every element is zero"),
     "another's": (_copied, "h.1.ln_1.weight", "a copy of h.0.ln_2.weight", None),
     "transposed": (

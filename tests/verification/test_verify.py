@@ -56,7 +56,7 @@ def check(source: Path, *outputs: Path, **options: Any) -> reports.Verification:
 
 
 def said(output: reports.VerifiedOutput) -> dict[str, str]:
-    """Give what is said of each name."""
+    """What is said of each name."""
     tensors = output.tensors
     whats = dict.fromkeys(tensors.missing, "missing") | dict.fromkeys(tensors.unexpected, "unexpected")
     return whats | {found.name: found.what for found in tensors.different}
@@ -87,7 +87,7 @@ def test_damage_is_named(kind: str, form: str, source: Path, tmp_path: Path) -> 
 
 
 def weights(output: Path) -> Path:
-    """Give the file with most of the bytes."""
+    """The file with most of the bytes."""
     files = [output] if output.is_file() else [path for path in output.iterdir() if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)
 
@@ -293,7 +293,7 @@ def test_a_vocabulary_with_ids_that_are_none_is_told_of(number: Any, source: Pat
     report = check(again, output).outputs[0]
 
     assert report.verdict != "identical"
-    assert "gives a token an id that is no number from 0 to 2^31" in str(report)
+    assert "gives a token an id that is not a number from 0 to 2^31" in str(report)
 
 
 def test_a_model_properties_without_end_is_not_read(source: Path, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ TOLD = "transformer.h.1.mlp.c_fc.weight"
     [
         ({"names": lambda keys: [*keys, "one.more"]}, "the safetensors library finds `one.more`"),
         ({"names": lambda keys: [key for key in keys if key != TOLD]}, f"the safetensors library finds no `{TOLD}`"),
-        ({"names": lambda keys: keys[::-1]}, "in another order to the safetensors library than to us"),
+        ({"names": lambda keys: keys[::-1]}, "in another order for the safetensors library than for us"),
         ({"dtype": "I32"}, "is I32 (32, 128) to the safetensors library and F32 (32, 128) to us"),
         ({"shape": [128, 32]}, "is F32 (128, 32) to the safetensors library and F32 (32, 128) to us"),
         ({"read": lambda array: array + 1}, f"`{TOLD}` in "),
@@ -398,7 +398,7 @@ def test_a_file_that_only_the_library_reads_is_refused(source: Path, tmp_path: P
     found = check(source, output).outputs[0]
 
     assert (found.verdict, found.tensors.different[0].what) == ("different", "unreadable")
-    assert "a name stands twice" in found.tensors.different[0].detail
+    assert "a name occurs twice" in found.tensors.different[0].detail
 
 
 # ---- no false alarm -----------------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ TARGETS = [
 
 
 def honest(seed: int) -> tuple[Model, str, str, dict[str, Any]]:
-    """Give a model at random, and how it is converted."""
+    """A model at random, and how it is converted."""
     rng = np.random.default_rng(seed)
     n_head = int(rng.choice([1, 2, 4]))
     n_embd = n_head * int(rng.choice([3, 8, 16, 32]))
@@ -850,7 +850,7 @@ def test_a_manifest_is_never_written_over_anything_else(source: Path, tmp_path: 
     for path in (good / "model.safetensors", good / "config.json", good / "merges.txt"):
         done = run("verify", source, good, "--write-manifest", path)
 
-        assert (done.returncode, "is no older report" in done.stderr.replace("\n", " ")) == (2, True)
+        assert (done.returncode, "is not an older report" in done.stderr.replace("\n", " ")) == (2, True)
     assert {path: path.read_bytes() for path in good.iterdir()} == before
     for _ in range(2):
         assert run("verify", source, good, "--write-manifest", good / "golden.json").returncode == 0

@@ -1,8 +1,8 @@
 """GGUF's element types, and the block quantisation that is done here: Q8_0, Q5_1, Q5_0, Q4_1, Q4_0.
 
-A block is 32 neighbours of a row, kept as small integers and one scale (`_1`: and a minimum) in half precision. The bytes
-are those of ggml's reference quantiser, which gguf-py follows. Sources: ggml.h `ggml_type`; ggml-common.h `block_q8_0` …;
-ggml-quants.c `quantize_row_q8_0_ref` …
+A block is 32 neighbouring elements of a row, stored as small integers and one scale in half precision; `_1` types also
+have a minimum. The bytes are those of ggml's reference quantiser, which gguf-py follows. Sources: ggml.h `ggml_type`;
+ggml-common.h `block_q8_0` …; ggml-quants.c `quantize_row_q8_0_ref` …
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK: Final = 32  # elements of a block, in all five
-# Blocks that are worked on together: they and two arrays as large stay in the second cache.
+# Blocks that are worked on together: they and two arrays of their size stay in the second-level cache.
 _TOGETHER: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How GGUF holds elements: `block` of them in `nbytes` bytes.
+    """How GGUF stores elements: `block` of them in `nbytes` bytes.
 
-    `file_type` is general.file_type of a file that is mostly of it; None: no file is said to be.
+    `file_type` is the general.file_type of a file in which most tensors have it; None if there is no such type.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Encoding:
     file_type: int | None = None
 
     def size(self, elements: int) -> int:
-        """Give the bytes of a row of so many elements, which are whole blocks."""
+        """The bytes of a row of that many elements, which are whole blocks."""
         return elements // self.block * self.nbytes
 
 
@@ -80,9 +80,9 @@ BY_ID: Final = {encoding.ggml: encoding for encoding in ENCODINGS}
 
 
 def quantised(tiles: Iterator[memoryview], encoding: Encoding, name: str) -> Iterator[memoryview]:
-    """Turn the bytes of F32 elements, in whole blocks a tile, into blocks; a piece is valid until the next is asked for.
+    """Turn tiles of F32 elements, each of whole blocks, into blocks. A piece is valid until the next is asked for.
 
-    Raises UnsupportedError for `name` where a block holds NaN or infinity, or a value that its scale can't reach.
+    Raises UnsupportedError, which names `name`, if a block holds NaN, infinity, or a value that its scale can't reach.
     """
     import numpy as np
 
@@ -111,12 +111,12 @@ def dequantise(encoded: NDArray[Any], encoding: Encoding, out: NDArray[Any]) -> 
 
 
 def _quantise(values: NDArray[Any], encoding: Encoding, out: NDArray[Any], work: NDArray[Any]) -> bool:
-    """Write the blocks of `values` (flat F32, whole blocks) into `out` (flat bytes); False: one can't be expressed."""
+    """Write the blocks of `values` (flat F32, whole blocks) into `out` (flat bytes). False if one can't be expressed."""
     import numpy as np
 
     kernel = _QUANTISE[encoding.name]
     blocks, encoded = values.reshape(-1, BLOCK), out.reshape(-1, encoding.nbytes)
-    with np.errstate(all="ignore"):  # what overflows shows in the scales
+    with np.errstate(all="ignore"):  # overflow shows in the scales
         for start in range(0, len(blocks), _TOGETHER):
             some = blocks[start : start + _TOGETHER]
             if not kernel(some, encoded[start : start + _TOGETHER], work[:, : len(some)]):
@@ -125,7 +125,7 @@ def _quantise(values: NDArray[Any], encoding: Encoding, out: NDArray[Any], work:
 
 
 def _work() -> NDArray[Any]:
-    """Give two arrays for the kernels. Made once: the system takes memory of this size back at every free."""
+    """Two arrays for the kernels. They are made once, because the system takes memory of this size back at every free."""
     import numpy as np
 
     return np.empty((2, _TOGETHER, BLOCK), "<f4")
@@ -140,8 +140,8 @@ def _q8_0(values: NDArray[Any], out: NDArray[Any], work: NDArray[Any]) -> bool:
     low, high = _ends(values, work[0])
     scale = np.abs(np.maximum(high, -low)) / np.float32(127)
     scaled = np.multiply(values, _inverse(scale), out=work[0])
-    # Half away from zero: add a half of the same sign and cut. The float below ½ is right for every float; ½ itself
-    # would carry 0.49999997 over to 1.
+    # Round half away from zero: add a half of the same sign and cut. The largest float below ½ gives the right result
+    # for every float; ½ itself would take 0.49999997 to 1.
     halves = np.bitwise_and(scaled.view("<u4"), np.uint32(0x80000000), out=work[1].view("<u4"))
     halves |= np.uint32(0x3EFFFFFF)
     scaled += halves.view("<f4")
@@ -176,7 +176,7 @@ def _q5_1(values: NDArray[Any], out: NDArray[Any], work: NDArray[Any]) -> bool:
 
 
 def _symmetric(values: NDArray[Any], half: int, work: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give scales and levels 0 … 2·half - 1: the value that lies furthest out becomes level 0, of two the first."""
+    """Scales, and levels 0 … 2·half - 1. The value furthest from zero becomes level 0; of two such values the first."""
     import numpy as np
 
     low, high = _ends(values, work[0])
@@ -191,7 +191,7 @@ def _symmetric(values: NDArray[Any], half: int, work: NDArray[Any]) -> tuple[NDA
 
 
 def _affine(values: NDArray[Any], top: int, work: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Give scales, minima and levels 0 … top. Of two zeros the first is the minimum, whatever its sign."""
+    """Scales, minima, and levels 0 … top. Of two zeros the first is the minimum, whatever its sign."""
     import numpy as np
 
     low, high = _ends(values, work[0])
@@ -206,9 +206,9 @@ def _affine(values: NDArray[Any], top: int, work: NDArray[Any]) -> tuple[NDArray
 
 
 def _ends(values: NDArray[Any], work: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give the smallest and the largest of every row.
+    """The smallest and the largest value of every row.
 
-    numpy is quick along long axes only: so rows are laid side by side first, by four elements, 16 bytes, at once.
+    numpy is only fast along long axes. So the rows are first laid side by side, four elements (16 bytes) at a time.
     """
     import numpy as np
 
@@ -220,7 +220,7 @@ def _ends(values: NDArray[Any], work: NDArray[Any]) -> tuple[NDArray[Any], NDArr
 
 
 def _inverse(scale: NDArray[Any]) -> NDArray[Any]:
-    """Give 1/scale as a column; 0 for scales so small that a half can't tell them from 0."""
+    """1/scale as a column; 0 for scales so small that they are 0 in half precision."""
     import numpy as np
 
     inverse = np.float32(1) / scale
@@ -237,11 +237,11 @@ def _put_half(out: NDArray[Any], position: int, values: NDArray[Any]) -> bool:
 
 
 def _nibbles(levels: NDArray[Any]) -> NDArray[Any]:
-    """Pack the low four bits: element i below element i + 16. Gives the first 16 columns of [blocks, 32]."""
+    """Pack the low four bits: element i below element i + 16. Returns the first 16 columns of [blocks, 32]."""
     import numpy as np
 
     eight = levels.reshape(-1).view("<u8") & np.uint64(0x0F0F0F0F0F0F0F0F)
-    # In one run over all rows, which is quicker than row by row; every second result is of no use.
+    # Do it in one run over all rows, which is faster than row by row; every second result is not used.
     eight[:-2] |= eight[2:] << np.uint64(4)
     return eight.view("u1").reshape(-1, BLOCK)[:, :16]
 
@@ -287,7 +287,7 @@ def _from_affine(blocks: NDArray[Any], levels: NDArray[Any], out: NDArray[Any]) 
     out[:] = levels
     out *= scale
     out += least
-    # Which of two NaNs a sum becomes depends on how many are added in one go: it becomes neither.
+    # Which of two NaNs a sum becomes depends on how many elements are added at once, so use one NaN for all.
     if not (np.isfinite(scale).all() and np.isfinite(least).all()):
         out[np.isnan(out)] = np.nan
 

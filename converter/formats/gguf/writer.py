@@ -1,6 +1,6 @@
-"""GGUF version 3, written in two passes: everything about the file is known from shapes, then the tensors stream.
+"""Writes GGUF version 3 in two passes: everything about the file is planned from shapes, then the tensors stream.
 
-Sources: ggml/docs/gguf.md; what llama.cpp asks of every architecture: src/llama-model.cpp.
+Sources: ggml/docs/gguf.md; src/llama-model.cpp for what llama.cpp needs of every architecture.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ _NORMAL_TOKEN, _CONTROL_TOKEN, _UNUSED_TOKEN = 1, 3, 5  # llama_token_type
 
 
 def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
-    """Plan a model as GGUF. Nothing is read but masks, which are left out, and the tokenizer.
+    """Plan a model as GGUF. Only the tokenizer is read, and masks, which are left out.
 
-    `dtype` is for matrices; vectors, norms and positions are F32 always, as llama.cpp wants them. With `max_shard_size`
-    the files are `<stem>-00001-of-00003.gguf`. Without `tokenizer` (a folder with vocab.json and merges.txt) the model
-    takes token ids only. `losses` counts what F16 and BF16 lose; what blocks lose is their nature and not counted.
+    `dtype` is for matrices; vectors, norms and positions are always F32, because llama.cpp needs that. With
+    `max_shard_size` the files are `<stem>-00001-of-00003.gguf`. Without `tokenizer` (a folder with vocab.json and
+    merges.txt) the model takes token ids only. `losses` counts what F16 and BF16 lose; the losses of blocks are not
+    counted.
 
-    Raises UnsupportedError for a family that is not written as GGUF and for what GGUF has no place for, ModelError for a
-    model that is not whole or contradicts its config.json.
+    Raises UnsupportedError for a family that is not written as GGUF and for a tensor that GGUF has no place for, and
+    ModelError for a model that is incomplete or contradicts its config.json.
     """
     for other in catalogue.unsupported:
         raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
@@ -79,10 +80,10 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A tensor on its way: `tensor` is the view whose row-major bytes GGUF wants.
+    """A tensor to write. `tensor` is the view whose row-major bytes GGUF stores.
 
-    The caller's choice of an encoding counts for a `chosen` one; others are F32, as llama.cpp aborts on a vector or
-    norm that is not.
+    A `chosen` tensor gets the encoding that the caller chose. Others are F32, because llama.cpp aborts on any other
+    vector or norm.
     """
 
     name: str
@@ -101,22 +102,22 @@ class _Written:
 
 
 def _recognised(catalogue: Catalogue, recognition: Recognition | None) -> Recognition:
-    """Raise UnsupportedError where the family is not known."""
+    """Raise UnsupportedError if the family is not known."""
     if recognition is None:
         known = ", ".join(runnable())
         raise UnsupportedError(
-            f"`{catalogue.location}` is of no architecture that is written as GGUF here ({known}): choose safetensors"
+            f"`{catalogue.location}` has no architecture that can be written as GGUF ({known}): choose safetensors"
         )
     return recognition
 
 
 def _check_whole(catalogue: Catalogue, recognition: Recognition) -> None:
-    """Raise UnsupportedError or ModelError unless it is a whole model and nothing more."""
+    """Raise UnsupportedError or ModelError unless it is a complete model without anything else."""
     if recognition.contradictions:
         raise ModelError(recognition.contradictions[0])
     if recognition.missing:
         more = f", nor {len(recognition.missing) - 1:,} more" if len(recognition.missing) > 1 else ""
-        raise ModelError(f"`{catalogue.location}` has no `{recognition.missing[0]}`{more}: GGUF wants every parameter")
+        raise ModelError(f"`{catalogue.location}` has no `{recognition.missing[0]}`{more}: GGUF needs every parameter")
     for wrong in recognition.mismatched:
         raise ModelError(f"`{wrong.name}` has the shape {wrong.found}: {wrong.expected} was expected")
     if recognition.unexpected:
@@ -140,7 +141,7 @@ def _droppable(catalogue: Catalogue, recognition: Recognition) -> tuple[str, ...
 
 
 def _tensors(catalogue: Catalogue, recognition: Recognition, choice: str, notes: list[str]) -> list[_Written]:
-    """Give the tensors in the order of the layers."""
+    """The tensors in the order of the layers."""
     written, fallen = [], []
     for row in recognition.family.rows(recognition.sizes):
         if row.gguf is None or (row.tied_to and recognition.tied_head != "untied"):
@@ -158,7 +159,7 @@ def _tensors(catalogue: Catalogue, recognition: Recognition, choice: str, notes:
     if fallen:
         listed = ", ".join(f"`{name}`" for name in fallen[:4]) + (", …" if len(fallen) > 4 else "")
         notes.append(
-            f"{len(fallen):,} matrices have rows that are no whole blocks of {choice.upper()} and become F16: {listed}"
+            f"{len(fallen):,} matrices have rows that can't be divided into blocks of {choice.upper()} and become F16: {listed}"
         )
     return written
 
@@ -233,7 +234,7 @@ def _tokenizer(
 
 
 def _tokens(vocabulary: Vocabulary, rows: int, special: set[int]) -> tuple[list[str], list[int]]:
-    """Give every row of the embedding its token: rows that the vocabulary does not know are padding."""
+    """A token for every row of the embedding. Rows without a token in the vocabulary are padding."""
     highest = max(vocabulary.ids.values(), default=-1)
     if highest >= rows:
         raise ManifestError(
@@ -249,7 +250,7 @@ def _tokens(vocabulary: Vocabulary, rows: int, special: set[int]) -> tuple[list[
 
 
 def _size_label(parameters: int) -> str:
-    """Give a count with two digits or more, as gguf-py does: 1.3B, 111M."""
+    """A count with two digits or more, as gguf-py writes it: 1.3B, 111M."""
     scale, suffix = next(
         ((s, letter) for s, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if parameters > s), (1e3, "K")
     )
@@ -261,7 +262,7 @@ def _head(key: str, type: int) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    data = text.encode("utf-8", "replace")  # JSON can hold half a surrogate pair
+    data = text.encode("utf-8", "replace")  # JSON can hold half of a surrogate pair
     return struct.pack("<Q", len(data)) + data
 
 
@@ -307,7 +308,7 @@ def _files(
 
 
 def _shards(tensors: list[_Written], keys: int, most: int | None) -> list[list[_Written]]:
-    """Divide the tensors so that a file has at most `most` bytes, unless one tensor alone has more."""
+    """Divide the tensors among files of at most `most` bytes; a file with one larger tensor has more."""
     shards: list[list[_Written]] = [[]]
     room = 256  # the fixed part of the header, split.* and padding
     used = room + keys

@@ -5,7 +5,7 @@ from typing import Final
 NPZ_NAME: Final = "npz"
 NPY_NAME: Final = "npy"
 MAGIC: Final = b"\x93NUMPY"  # an array's first bytes
-ARRAY: Final = ".npy"  # what the names of records end in
+ARRAY: Final = ".npy"  # the ending of a record's name
 
 
 def first_is_array(head: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""The header of an npy array: what it holds and how it lies. Nothing of it is ever run.
+"""Reads and writes the header of an npy array. Nothing in it is ever run.
 
 Source: numpy/lib/_format_impl.py (`_read_array_header`, `_write_array_header`); the NEP of the npy format.
 """
@@ -15,18 +15,18 @@ from converter.errors import FormatError, LayoutError, LimitError, UnsafeError, 
 from converter.formats.npz import MAGIC
 from converter.limits import limits
 
-LONGEST: Final = 12 + 10_000  # bytes that a header may have with what stands before it: numpy reads no longer text
-NATIVE: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL, U16, U32, U64, C64, C128)  # those that numpy has, too
+LONGEST: Final = 12 + 10_000  # bytes of a header and what comes before it: numpy reads no longer text
+NATIVE: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL, U16, U32, U64, C64, C128)  # the dtypes that numpy has, too
 _KEYS: Final = ["descr", "fortran_order", "shape"]
 _WIDTHS: Final = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}  # bytes of the header's length, by version
-_ALIGNED: Final = 64  # bytes; the data start at a multiple
+_ALIGNED: Final = 64  # bytes; the data start at a multiple of this
 _TEXT: Final = 2_000  # characters of a header without its padding: 64 dimensions take 1,400
 _GROWTH: Final = 21  # digits that numpy leaves room for, so that an array can grow in place
-# All tokens that such a literal has, and what closes a bracket.
+# All tokens of such a literal, and what closes each bracket.
 _TOKEN: Final = re.compile(r"([,:{}()\[\]]|'[^'\\]*'|\"[^\"\\]*\"|True|False|0|[1-9][0-9]{0,19})\s*")
 _CLOSES: Final = {"(": ")", "[": "]", "{": "}"}
 _DEPTH: Final = 16  # brackets in brackets: a structured dtype has three
-_OTHERS: Final = {  # the letter of a dtype that is no tensor's, and what such an array holds
+_OTHERS: Final = {  # the letter of a dtype that tensors don't have, and what such an array holds
     "U": "texts",
     "S": "texts",
     "a": "texts",
@@ -60,7 +60,7 @@ class Header:
 
 
 def descr(dtype: Dtype) -> str:
-    """What numpy calls a dtype; where it lacks one, the unsigned integer that holds its bits."""
+    """The name that numpy has for a dtype; for one that it lacks, the unsigned integer that holds its bits."""
     return "|b1" if dtype is BOOL else dtype.numpy
 
 
@@ -70,10 +70,10 @@ _BY_CODE: Final = {descr(dtype)[1:]: dtype for dtype in NATIVE}
 def start_of_data(head: bytes, what: str) -> int:
     """Where an array's data begin, by its first 12 bytes.
 
-    Raises FormatError where it is no array of a known version, LimitError for a header that is too long.
+    Raises FormatError if it is not an array of a known version, and LimitError for a header that is too long.
     """
     if not head.startswith(MAGIC) or len(head) < 12:
-        raise FormatError(f"{what} is no numpy array: it does not start with the bytes `\\x93NUMPY` and a header")
+        raise FormatError(f"{what} is not a numpy array: it does not start with the bytes `\\x93NUMPY` and a header")
     width = _WIDTHS.get(head[6:8])
     if width is None:
         raise FormatError(f"{what}: the numpy array is of version {head[6]}.{head[7]}; 1.0, 2.0 and 3.0 are known")
@@ -84,9 +84,9 @@ def start_of_data(head: bytes, what: str) -> int:
 
 
 def parse(head: bytes, what: str) -> Header:
-    """Read the header of an array, all of whose bytes before the data are `head`.
+    """Read the header of an array. `head` has all bytes before the data.
 
-    Raises FormatError for what is no such header, UnsafeError for an array of objects, UnsupportedError for other dtypes
+    Raises FormatError for a malformed header, UnsafeError for an array of objects, UnsupportedError for other dtypes
     that tensors do not have.
     """
     fields = _fields(_text(head, what), what)
@@ -95,7 +95,7 @@ def parse(head: bytes, what: str) -> Header:
     if type(fortran) is not bool:
         raise FormatError(f"{what}: `fortran_order` of the numpy array is neither True nor False")
     if type(shape) is not tuple or not all(type(size) is int for size in shape):
-        raise FormatError(f"{what}: `shape` of the numpy array is no tuple of whole numbers")
+        raise FormatError(f"{what}: `shape` of the numpy array is not a tuple of whole numbers")
     if len(shape) > limits().rank:
         raise LayoutError(f"{what}: the numpy array has {len(shape):,} dimensions; at most {limits().rank} are read")
     return Header(dtype, byteorder, shape, fortran, len(head))
@@ -127,18 +127,18 @@ def _text(head: bytes, what: str) -> str:
 
 
 def _fields(text: str, what: str) -> dict[str, Any]:
-    """The values by key; a key that stood twice would be read in two ways."""
+    """The values by key. A key that occurs twice is refused, because readers would differ."""
     literal = _Literal(text, what)
     value = literal.value(0)
     if literal.ended and type(value) is dict and sorted(value) == _KEYS:
         return value
-    raise FormatError(f"{what}: the header of the numpy array has other keys than {', '.join(_KEYS)}, each once")
+    raise FormatError(f"{what}: the header of the numpy array must have exactly the keys {', '.join(_KEYS)}")
 
 
 class _Literal:
     """The literal of a header: dicts of texts, tuples, lists, texts, whole numbers, True and False.
 
-    Python's own parser is not asked: it would compile what a file says.
+    Python's own parser is not used, because it would compile text from a file.
     """
 
     def __init__(self, text: str, what: str) -> None:
@@ -146,11 +146,11 @@ class _Literal:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing follows."""
+        """Whether this is the end of the text."""
         return self._at == len(self._text)
 
     def value(self, depth: int) -> Any:
-        """Read the next value. Raises FormatError where there is none."""
+        """Read the next value. Raises FormatError if there is none."""
         token = self._next()
         if token in _CLOSES and depth < _DEPTH:
             return self._within(token, depth + 1)
@@ -163,7 +163,7 @@ class _Literal:
         raise self._wrong()
 
     def _within(self, opened: str, depth: int) -> Any:
-        """Read what stands in brackets, up to the one that closes them."""
+        """Read the values in brackets, up to the closing bracket."""
         items: list[Any] = []
         commas = 0
         while not self._skips(_CLOSES[opened]):
@@ -192,7 +192,7 @@ class _Literal:
         return match[1]
 
     def _skips(self, token: str) -> bool:
-        """Whether `token` comes next; then it is passed over."""
+        """Whether `token` comes next. If so, it is skipped."""
         match = _TOKEN.match(self._text, self._at)
         if match is None or match[1] != token:
             return False
@@ -201,7 +201,7 @@ class _Literal:
 
     def _wrong(self) -> FormatError:
         return FormatError(
-            f"{self._what}: the header of the numpy array is no plain literal of texts, numbers and brackets"
+            f"{self._what}: the header of the numpy array is not a plain literal of texts, numbers and brackets"
         )
 
 
@@ -213,7 +213,7 @@ def _dtype(value: object, what: str) -> tuple[Dtype, str]:
             f"{what} is a numpy array of a structured dtype with the fields {fields or 'of no name'}: save each by itself"
         )
     if type(value) is not str or not value:
-        raise FormatError(f"{what}: `descr` of the numpy array is no text")
+        raise FormatError(f"{what}: `descr` of the numpy array is not a text")
     order, code = value[0], value[1:]
     if code == "O" or value == "O":
         raise UnsafeError(
@@ -222,6 +222,6 @@ def _dtype(value: object, what: str) -> tuple[Dtype, str]:
         )
     dtype = _BY_CODE.get(code)
     if dtype is None or order not in "<>|" or (order == "|" and dtype.itemsize > 1):
-        held = _OTHERS.get(code[:1], "what no tensor holds")
+        held = _OTHERS.get(code[:1], "which no tensor can hold")
         raise UnsupportedError(f"{what} is a numpy array of dtype `{value:.40}`, {held}")
     return dtype, "big" if order == ">" and dtype.itemsize > 1 else "little"

@@ -1,4 +1,4 @@
-"""npz and npy, read: names and layouts from the headers; no tensor's bytes."""
+"""Reads npz and npy: names and layouts from the headers, and no tensor's bytes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 # A name that ends in one of these holds the bits of a dtype that numpy lacks: `w@bf16` is the BF16 tensor `w`.
 BITS: Final = {f"@{dtype.name.lower()}": dtype for dtype in DTYPES if dtype not in NATIVE}
-NAMELESS: Final = "arr_0"  # what numpy.savez calls an array that is given no name
-_FIRST: Final = 128  # bytes that nearly all headers have
+NAMELESS: Final = "arr_0"  # numpy.savez's name for an array that is given none
+_FIRST: Final = 128  # nearly every header fits into this many bytes
 
 
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read the headers of an npz archive's arrays.
 
-    Raises FormatError for records that are no arrays and for names that can't be, LayoutError where an array does not
+    Raises FormatError for records that are not arrays and for impossible names, and LayoutError if an array does not
     fill its record.
     """
     if root is not None:
@@ -37,7 +37,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     strange = next((archive.root + name for name in archive.records if not name.endswith(ARRAY)), None)
     if strange is not None:
         raise FormatError(
-            f"`{source.name}` holds numpy arrays and `{strange:.200}`, which is none: two readers would see two "
+            f"`{source.name}` holds numpy arrays and `{strange:.200}`, which is not one: two readers would see two "
             "different files in it"
         )
     tensors: dict[str, Tensor] = {}
@@ -48,7 +48,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
         what = f"`{key:.200}` in `{source.name}`"
         header = parse(head, what)
         _check_filled(header, record.nbytes, what)
-        # The archive has the CRC-32 of the whole record; without the header's it is that of the data.
+        # The archive has the CRC-32 of the whole record. The CRC-32 of the data follows from that and the header's.
         crc = crc32_combine(crc32(head), record.crc32, header.nbytes)
         if crc and not header.nbytes:
             raise ArchiveError(f"{what} is damaged: its header has another CRC-32 than the archive says")
@@ -81,7 +81,7 @@ def read_array(source: Source, *, root: str | None = None, shard: int | None = N
 
 
 def truncated_array(path: Path) -> bool:
-    """Whether an npy file ends inside its header or before its data do."""
+    """Whether an npy file ends inside its header or its data."""
     source = LocalFile(path)
     try:
         if source.size < 12 or start_of_data(bytes(source.read(0, 12)), "") > source.size:
@@ -115,7 +115,7 @@ def _cut(head: bytes, start: int, what: str) -> bytes:
 
 
 def _check_filled(header: Header, nbytes: int, what: str) -> None:
-    """Refuse data that are cut off, and bytes behind them: nothing can be hidden there."""
+    """Refuse data that are cut off, and bytes behind them, so that nothing can be hidden there."""
     if header.start + header.nbytes != nbytes:
         raise LayoutError(
             f"{what}: a numpy array of {header.dtype.name} and shape {header.shape!s:.300} takes {header.nbytes:,} bytes; "
@@ -124,7 +124,7 @@ def _check_filled(header: Header, nbytes: int, what: str) -> None:
 
 
 def _meant(key: str, held: Dtype) -> tuple[str, Dtype]:
-    """The name and dtype of the tensor that an array holds, as itself or as bits."""
+    """The name and dtype of the tensor that an array holds, as numbers or as bits."""
     name, mark, kind = key.rpartition("@")
     dtype = BITS.get(mark + kind)
     if dtype is None or descr(dtype) != descr(held):

@@ -1,6 +1,7 @@
-"""npz, written: an uncompressed zip of arrays, each as numpy.save would write it, the data at multiples of 64 bytes.
+"""Writes npz: an uncompressed zip of arrays, as numpy.save would write them, with data at multiples of 64 bytes.
 
-What numpy lacks (BF16, the 8-bit floats) is written as its bits, an array of unsigned integers whose name says so.
+A dtype that numpy lacks (BF16, the 8-bit floats) is written as its bits: an array of unsigned integers, whose name says
+so.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ SINGLE: Final = "model.npz"
 
 
 def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
-    """Plan the archive, one file. Nothing is read but masks.
+    """Plan the archive, which is one file. Only masks are read.
 
-    Raises UnsupportedError, naming the tensor, for what an npz can't hold; OutputError where it would have to be cut.
+    Raises UnsupportedError for a tensor that an npz can't hold, and OutputError if it would have to be cut.
     """
     if options.max_shard_size is not None:
         raise OutputError("an npz archive is one file, which numpy loads by name: leave --max-shard-size out")
@@ -71,7 +72,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
 
 class _Array:
-    """A tensor as a record. Its CRC-32 is taken as its bytes go by."""
+    """A tensor as a record. Its CRC-32 is taken as its bytes are written."""
 
     def __init__(self, name: str, tensor: Tensor, target: Dtype, losses: Losses) -> None:
         self.name, self.target = name, target
@@ -87,7 +88,7 @@ class _Array:
         return len(self._header) + self._nbytes
 
     def pieces(self, member: Member) -> tuple[Piece, Piece, Piece]:
-        """What the record is made of: headers, data, and the checksum that stands behind them."""
+        """The parts of the record: headers, data, and the checksum behind them."""
         return (
             literal(f"header of {self.name}", member.header() + self._header),
             Piece(self.name, self._parts, self.target.name),
@@ -95,7 +96,7 @@ class _Array:
         )
 
     def checksum(self) -> int:
-        """The CRC-32 of the record, once its bytes have gone by."""
+        """The CRC-32 of the record, when its bytes have been written."""
         return crc32_combine(crc32(self._header), self._digests.crc32, self._nbytes)
 
     @property
@@ -116,7 +117,7 @@ def _target(name: str, tensor: Tensor, dtype: Dtype | None) -> Dtype:
 
 
 def _check_names(arrays: list[_Array]) -> None:
-    """Refuse names that would not come back as they are, or that would surprise who unzips the file."""
+    """Refuse names that would not come back as they are, or that are unsafe to unzip."""
     seen: dict[str, str] = {}
     for array in arrays:
         name, mark, kind = array.name.rpartition("@")
@@ -136,5 +137,5 @@ def _check_names(arrays: list[_Array]) -> None:
         other = seen.setdefault(folded_name(array.record), array.name)
         if other != array.name:
             raise UnsupportedError(
-                f"`{array.name:.200}` and `{other:.200}` would be one name where case does not count: rename one of them"
+                f"`{array.name:.200}` and `{other:.200}` would be one name on a disk that ignores case: rename one of them"
             )

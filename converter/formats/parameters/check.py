@@ -1,4 +1,4 @@
-"""What else lies in a parameters folder: model.properties, held against the settings and the files that it names."""
+"""Checks the model.properties of a parameters folder, by the settings and the files that it names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Hold the model.properties of a parameters folder against the source's settings and the files it names."""
+    """Compare the model.properties of a parameters folder with the source's settings and the files that it names."""
     folder = Path(output.location)
     path = folder / PROPERTIES
     recognition = models.recognise(output, output.config)

@@ -1,6 +1,6 @@
 """The parameters folder: plain files, a manifest that reads back, and `model.properties` for a Java program.
 
-Source of the properties' contract: demo-gpt-java, `models/CEREBRAS/*/model.properties` and the code that reads them.
+Source for the properties: demo-gpt-java, `models/CEREBRAS/*/model.properties` and the code that reads them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PATH: Final = re.compile(r"(?:[A-Za-z0-9_%][A-Za-z0-9._%-]*+/)*+[A-Za-z0-9_%][A
 
 @dataclass(slots=True)
 class Written:
-    """What is known of an output file once its bytes have gone by."""
+    """What is known about an output file when its bytes have been written."""
 
     path: str
     nbytes: int
@@ -52,9 +52,9 @@ class Written:
 
 
 def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
-    """Plan the folder. Nothing is read but masks that may have to be left out.
+    """Plan the folder. Only masks are read, which may have to be left out.
 
-    Raises UnsupportedError where the catalogue holds no tensors, or `options` name another form.
+    Raises UnsupportedError if the catalogue holds no tensors, WordError for an unknown form.
     """
     check("form", options.form, FORMS)
     if options.max_shard_size is not None:
@@ -97,9 +97,9 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
 
 def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
-    """Read a folder by its manifest; the files are opened when their tensors are.
+    """Read a folder by its manifest. A file is opened when one of its tensors is read.
 
-    Raises ManifestError where the manifest contradicts itself or the files beside it.
+    Raises ManifestError if the manifest contradicts itself or the files beside it.
     """
     if root is not None:
         raise ManifestError(f"`{path}` is a parameters folder: its names have no root to choose")
@@ -110,7 +110,7 @@ def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
     try:
         return _from_manifest(path, manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ManifestError(f"{what} lacks a field or has one of another type: {error}") from error
+        raise ManifestError(f"{what} lacks a field, or has one of the wrong type: {error}") from error
 
 
 # ---- laying out ---------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file to be. `parts` gives its bytes, in one part if it is told to."""
+    """A planned file. `parts` returns its bytes as parts, or as one part if its argument is true."""
 
     path: str
     nbytes: int
@@ -171,7 +171,7 @@ def _storages_form(catalogue: Catalogue) -> _Layout:
 
 
 def _all_storages(catalogue: Catalogue) -> list[Storage]:
-    """Give the catalogue's storages; safetensors and GGUF have one a tensor, and tied names share it."""
+    """The catalogue's storages. safetensors and GGUF have one for each tensor, which tied names share."""
     if catalogue.storages:
         return list(catalogue.storages)
     return list({(t.storage.shard, t.storage.key): t.storage for t in catalogue.values()}.values())
@@ -219,7 +219,7 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _rows(recognition: Recognition | None) -> dict[str, Parameter]:
-    """The family's rows by the names they have in the catalogue; none where no family is known."""
+    """The family's rows by the names that they have in the catalogue; none if no family is known."""
     if recognition is None:
         return {}
     shapes = recognition.family.rows(recognition.sizes) if recognition.sized else []
@@ -229,7 +229,7 @@ def _rows(recognition: Recognition | None) -> dict[str, Parameter]:
 
 
 def _escaped(name: str) -> str:
-    """Give a file name for a tensor's name or a storage's key: plain characters stay, the rest is percent-encoded."""
+    """A file name for a tensor's name or a storage's key: plain characters stay, others are percent-encoded."""
     if _SAFE.fullmatch(name):
         return name
     encoded = "".join(
@@ -248,7 +248,7 @@ def _check_paths(layout: _Layout) -> None:
         other = seen.setdefault(file.path.casefold(), file.path)
         if other is not file.path:
             raise OutputError(
-                f"`{file.path}` and `{other}` would be one file where case does not count: rename one tensor"
+                f"`{file.path}` and `{other}` would be one file on a disk that ignores case: rename one tensor"
             )
 
 
@@ -256,7 +256,7 @@ def _check_paths(layout: _Layout) -> None:
 
 
 def _origin(catalogue: Catalogue) -> str:
-    """Give where a checkpoint came from: a file's name without its folders, which say nothing elsewhere, or a URL."""
+    """Where a checkpoint came from: a URL, or a file's name without its folders, which mean nothing elsewhere."""
     return catalogue.location if "://" in catalogue.location else Path(catalogue.location).name
 
 
@@ -314,7 +314,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
     for entry in manifest["files"]:
         name = entry["path"]
         if type(name) is not str or not _PATH.fullmatch(name) or name in sources:
-            raise ManifestError(f"{what} names the file {name!r:.120}, which is no plain path or stands twice")
+            raise ManifestError(f"{what} names the file {name!r:.120}, which is not a plain path or occurs twice")
         nbytes, key, shard, crc = entry["nbytes"], entry.get("key", name), entry.get("shard"), entry["crc32"]
         if type(nbytes) is not int or type(key) is not str or type(crc) is not str or not _CRC.fullmatch(crc):
             raise ManifestError(f"{what}: the entry of the file `{name}` has no size, key or CRC-32 as we write them")
@@ -328,17 +328,17 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
         name, parts, dtype = entry["name"], tuple(entry["parts"]), entry["dtype"]
         missing = [part for part in parts if part not in sources]
         if type(name) is not str or name in tensors or missing or not parts or dtype not in BY_NAME:
-            raise ManifestError(f"{what}: the entry of {name!r:.120} is not whole, or stands twice")
+            raise ManifestError(f"{what}: the entry of {name!r:.120} is incomplete, or occurs twice")
         if parts not in joined:
             joined[parts] = sources[parts[0]] if len(parts) == 1 else _join([sources[part] for part in parts])
         numbers = (*entry["shape"], *entry["stride"], entry["offset"])
         if any(type(number) is not int for number in numbers):
-            raise ManifestError(f"{what}: {name!r:.120} has a size that is no integer")
+            raise ManifestError(f"{what}: {name!r:.120} has a size that is not an integer")
         shape, stride = tuple(entry["shape"]), tuple(entry["stride"])
         tensors[name] = Tensor(BY_NAME[dtype], shape, stride, entry["offset"], joined[parts])
     config, form = manifest["config"], manifest["form"]
     if form not in FORMS or not (config is None or type(config) is dict):
-        raise ManifestError(f"{what} is of no form that we write, or has a configuration that is no object")
+        raise ManifestError(f"{what} has an unknown form, or a configuration that is not an object")
     return Catalogue(
         tensors,
         Origin(
@@ -362,9 +362,9 @@ def _join(parts: list[Storage]) -> Storage:
 
 
 def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _Layout, form: str) -> str:
-    """Write what the Java program reads. Raises ModelError for a checkpoint that it can't express."""
+    """The text of model.properties. Raises ModelError for a checkpoint that the Java program can't run."""
     if recognition is None:
-        raise ModelError("it is no GPT-2, the only architecture that the program knows")
+        raise ModelError("it is not a GPT-2, the only architecture that the program knows")
     if not recognition.complete:
         short = [*recognition.missing, *(mismatch.name for mismatch in recognition.mismatched)]
         raise ModelError(f"`{short[0]}` is missing or has another shape, and {len(short) - 1:,} more")
@@ -397,12 +397,12 @@ def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _
 
 
 def _value(value: object) -> str:
-    """Keep a value on its line: one `=` a line is all that the program's reader allows."""
+    """Keep a value on its line, without `=`: the program's reader allows one `=` on a line."""
     return re.sub(r"[^ -~]|=", "_", str(value))
 
 
 def _transposed(catalogue: Catalogue, rows: Mapping[str, Row]) -> bool:
-    """Tell whether the matrices lie as [in, out]: the program wants to know, once for all of them."""
+    """Whether the matrices lie as [in, out]. The program needs one answer for all of them."""
     found: dict[bool, str] = {}
     for name, row in rows.items():
         tensor = catalogue.get(name)
@@ -420,6 +420,6 @@ def _transposed(catalogue: Catalogue, rows: Mapping[str, Row]) -> bool:
             raise ModelError(f"`{name}` does not lie row by row")
     if len(found) > 1:
         raise ModelError(
-            f"`{found[True]}` lies row by row and `{found[False]}` column by column; the program knows one way for all"
+            f"`{found[True]}` lies row by row and `{found[False]}` column by column; the program needs one order for all"
         )
     return True in found

@@ -1,4 +1,4 @@
-"""What else lies in a folder of safetensors: the index, whose total is held against the tensors of its shards."""
+"""Checks the index of a folder of safetensors: its total is compared with the tensors of its shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Hold the total of an index against the tensors of its shards."""
+    """Compare the total of an index with the tensors of its shards."""
     for path in sorted(Path(output.location).glob("*.safetensors.index.json")):
         metadata = load_json(path).get("metadata")
         said = metadata.get("total_size") if type(metadata) is dict else None

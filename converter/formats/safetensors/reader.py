@@ -1,8 +1,8 @@
-"""safetensors: a header of JSON, then the tensors row by row. The reader is strict; the writer plans, and streams.
+"""Reads safetensors: a header of JSON, then the tensors row by row.
 
-Sources: the format's README; safetensors/src/tensor.rs `read_metadata`, `validate` and `prepare`. The reader also refuses
-what the library lets pass: names that stand twice, unknown fields, entries that are lists, metadata that are null. Like the
-library, and unlike the README, it allows white space before the header's `{`.
+Sources: the format's README; safetensors/src/tensor.rs `read_metadata`, `validate` and `prepare`. The reader also
+refuses some things that the library accepts: names that occur twice, unknown fields, entries that are lists, metadata
+that are null. Like the library, and unlike the README, it allows white space before the header's `{`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from converter.tensors.tensor import Storage, Tensor, row_major
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-TIED: Final = "cerebras_tool.tied"  # the key of the metadata that says which name a left-out one is tied to
+TIED: Final = "cerebras_tool.tied"  # the metadata key that says which name a left-out name is tied to
 METADATA: Final = "__metadata__"
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
 _LARGEST: Final = 1 << 63
@@ -34,10 +34,10 @@ _BITS: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | {
 
 
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    """Read the header. Tensors are in the order of their bytes; names that our writer left out as tied come back.
+    """Read the header. Tensors are in the order of their bytes. Tied names that our writer left out come back.
 
     An F4 tensor's shape counts pairs, as PyTorch's does: the file's last dimension is twice as long. Raises FormatError
-    for a header that breaks the rules, LayoutError where tensors don't fill the file without holes and overlaps.
+    for a header that breaks the rules, and LayoutError if tensors don't fill the file without holes and overlaps.
     """
     if root is not None:
         raise FormatError(f"`{source.name}` is a safetensors file: its names have no root to choose")
@@ -83,14 +83,14 @@ class _Entry:
 
 
 def _load(source: Source) -> tuple[dict[str, Any], int]:
-    """Give the header as an object, and where the data start."""
+    """The header as an object, and where the data start."""
     what = f"`{source.name}`"
     if source.size < 8:
         raise CutOffError(f"{what} has {source.size} bytes, too few for a safetensors file")
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > source.size - 8:
         raise CutOffError(
-            f"{what} says its header has {length:,} bytes; {source.size - 8:,} follow: it is cut off, or no safetensors file"
+            f"{what} says its header has {length:,} bytes; {source.size - 8:,} follow: it is cut off, or not a safetensors file"
         )
     if length > limits().header_bytes:
         raise LimitError(f"{what} has a header of {length:,} bytes: at most {limits().header_bytes:,} are read")
@@ -98,15 +98,15 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
     try:
         header = strict_json(raw.decode())
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what}: the header is no valid JSON: {str(error)[:200]}") from error
+        raise FormatError(f"{what}: the header is not valid JSON: {str(error)[:200]}") from error
     if type(header) is not dict:
-        raise FormatError(f"{what}: the header is no JSON object")
+        raise FormatError(f"{what}: the header is not a JSON object")
     return header, 8 + length
 
 
 def _metadata(value: object, file: str) -> dict[str, str]:
     if type(value) is not dict or any(type(text) is not str for text in value.values()):
-        raise FormatError(f"`{file}`: `{METADATA}` is no object of strings")
+        raise FormatError(f"`{file}`: `{METADATA}` is not an object of strings")
     try:
         for text in value.values():
             text.encode()
@@ -119,12 +119,12 @@ def _entry(name: str, value: object, file: str) -> _Entry:
     """Check one tensor's entry by itself."""
     what = f"`{file}`: the entry of `{name:.200}`"
     if type(value) is not dict or value.keys() != _FIELDS:
-        raise FormatError(f"{what} is no object of `dtype`, `shape` and `data_offsets`")
+        raise FormatError(f"{what} is not an object of `dtype`, `shape` and `data_offsets`")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if type(dtype) is not str or not dtype.isascii() or len(dtype) > 32:
-        raise FormatError(f"{what} has a `dtype` that is no name")
+        raise FormatError(f"{what} has a `dtype` that is not a name")
     if type(shape) is not list or not all(type(size) is int and 0 <= size < _LARGEST for size in shape):
-        raise FormatError(f"{what} has a `shape` that is no list of whole numbers")
+        raise FormatError(f"{what} has a `shape` that is not a list of whole numbers")
     if len(shape) > limits().rank:
         raise LayoutError(f"{what} has {len(shape):,} dimensions: at most {limits().rank} are read")
     if (
@@ -132,7 +132,7 @@ def _entry(name: str, value: object, file: str) -> _Entry:
         or len(offsets) != 2
         or not all(type(at) is int and 0 <= at < _LARGEST for at in offsets)
     ):
-        raise FormatError(f"{what} has `data_offsets` that are no two whole numbers")
+        raise FormatError(f"{what} has `data_offsets` that are not two whole numbers")
     begin, end = offsets
     bits = _BITS.get(dtype)
     if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
@@ -145,7 +145,7 @@ def _entry(name: str, value: object, file: str) -> _Entry:
 
 
 def _check_whole(entries: Sequence[_Entry], source: Source, start: int) -> None:
-    """Refuse holes, overlaps, and bytes that belong to no tensor: nothing can be hidden in the file."""
+    """Refuse holes, overlaps, and bytes that belong to no tensor, so that nothing can be hidden in the file."""
     end = 0
     for entry in entries:
         if entry.begin != end:
@@ -158,16 +158,16 @@ def _check_whole(entries: Sequence[_Entry], source: Source, start: int) -> None:
 
 
 def _tie(tensors: dict[str, Tensor], metadata: Mapping[str, str], others: set[str], file: str) -> None:
-    """Give the tied names back that the writer left out."""
+    """Put back the tied names that the writer left out."""
     if TIED not in metadata:
         return
     try:
         tied = strict_json(metadata[TIED])
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"`{file}`: `{TIED}` in the metadata is no valid JSON: {str(error)[:200]}") from error
+        raise ManifestError(f"`{file}`: `{TIED}` in the metadata is not valid JSON: {str(error)[:200]}") from error
     kept = dict(tensors)
     if type(tied) is not dict:
-        raise ManifestError(f"`{file}`: `{TIED}` in the metadata is no object")
+        raise ManifestError(f"`{file}`: `{TIED}` in the metadata is not an object")
     for left, name in tied.items():
         if type(name) is not str or name not in kept or left in kept or left in others:
             raise ManifestError(

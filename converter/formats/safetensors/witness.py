@@ -1,7 +1,7 @@
-"""Whether the safetensors library sees what our own reader does: the second witness, and the library's only importer.
+"""Whether the safetensors library reads what our own reader does. Nothing else imports the library.
 
-Neither allows a hole before or between tensors. So where both see the same tensors in the same order, of the same dtypes
-and shapes, every tensor lies at the same bytes for both; to be sure, they read the ends of each.
+Neither allows a hole before or between tensors. So if both find the same tensors in the same order, with the same
+dtypes and shapes, every tensor lies at the same bytes for both. To be sure, both read the ends of each tensor.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Storage, Tensor
 
-# Those that numpy has: of BF16 and the 8-bit formats the library is asked for names, dtypes, shapes and order alone.
+# The dtypes that numpy has. For BF16 and the 8-bit formats, only names, dtypes, shapes and order are compared.
 _READ: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL)
-_ENDS: Final = 1024  # elements of a tensor's first and last rows that both readers are asked for
-_TOUCHED: Final = 16 << 20  # bytes, until the file is opened anew: the library keeps every page mapped that it has read
-_AROUND: Final = 128 << 10  # bytes that the kernel maps where an end of a tensor is read
+_ENDS: Final = 1024  # elements of a tensor's first and last rows that both readers read
+_TOUCHED: Final = 16 << 20  # bytes between openings of the file: the library keeps all pages mapped that it read
+_AROUND: Final = 128 << 10  # bytes that the kernel maps when an end of a tensor is read
 
 
 def disagreements(catalogue: Catalogue) -> list[str]:
-    """Say what the library sees otherwise in a safetensors catalogue's files than our reader did."""
+    """Say what the library reads differently from our reader in a safetensors catalogue's files."""
     files: dict[str, list[Storage]] = defaultdict(list)
     for storage in catalogue.storages:
         files[storage.source.name].append(storage)
@@ -46,7 +46,7 @@ def disagreements(catalogue: Catalogue) -> list[str]:
                     found += _differences(file, path, tensor)
                 elif other is not None:
                     found += _described(file, path, storage.key, (other.kind, other.shape or ()))
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library has no narrower class
             found.append(f"the safetensors library can't read `{path}`: {error}")
     return found
 
@@ -66,7 +66,7 @@ def _order(path: str, storages: list[Storage]) -> list[str]:
     found += [f"the safetensors library finds `{name}` in `{path}`" for name in theirs if name not in known]
     empty = {storage.key for storage in storages if not storage.nbytes}
     if not found and [name for name in ours if name not in empty] != [name for name in theirs if name not in empty]:
-        found.append(f"the tensors of `{path}` stand in another order to the safetensors library than to us")
+        found.append(f"the tensors of `{path}` are in another order for the safetensors library than for us")
     return found
 
 
@@ -76,7 +76,7 @@ def _described(file: Any, path: str, key: str, ours: tuple[str | None, tuple[int
     dtype, shape = piece.get_dtype(), tuple(piece.get_shape())
     if (dtype, shape) == ours:
         return []
-    return [f"`{key}` in `{path}` is {dtype} {shape} to the safetensors library and {ours[0]} {ours[1]} to us"]
+    return [f"`{key}` in `{path}` is {dtype} {shape} for the safetensors library and {ours[0]} {ours[1]} for us"]
 
 
 def _differences(file: Any, path: str, tensor: Tensor) -> list[str]:
@@ -97,5 +97,5 @@ def _differences(file: Any, path: str, tensor: Tensor) -> list[str]:
         except ConverterError as error:
             return [str(error)]
         if not same:
-            return [f"`{key}` in `{path}` has other bytes to the safetensors library than to us"]
+            return [f"`{key}` in `{path}` has other bytes for the safetensors library than for us"]
     return []

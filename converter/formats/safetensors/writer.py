@@ -1,6 +1,6 @@
-"""safetensors, written: everything is planned from shapes, then the tensors stream.
+"""Writes safetensors: everything is planned from shapes, then the tensors stream.
 
-Source: safetensors/src/tensor.rs `prepare`, whose order of tensors is followed.
+Source: safetensors/src/tensor.rs `prepare`, for the order of tensors.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 _HEADER: Final = 100_000_000  # bytes of a header that is written: the library reads no more
-_ALIGNED: Final = 8  # bytes; the data start at a multiple
-# The library's order, by which it sorts the tensors of a file, the last first: so each is aligned.
+_ALIGNED: Final = 8  # bytes; the data start at a multiple of this
+# The dtypes in the library's order. It sorts a file's tensors by it, the last dtype first, so that each tensor is
+# aligned.
 _ORDER: Final = (
     *("BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
     *("I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"),
@@ -36,10 +37,10 @@ _ORDER: Final = (
 
 
 def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
-    """Plan the weight files: one, or shards of at most `max_shard_size` bytes of tensors each with an index.
+    """Plan the weight files: one, or shards of at most `max_shard_size` bytes of tensors with an index.
 
-    Floating-point tensors become `dtype`. Nothing is read but masks. Raises UnsupportedError, naming the tensor, for what
-    safetensors can't hold and for masks that are none; OutputError where one file would have to be cut.
+    Floating-point tensors become `dtype`. Only masks are read. Raises UnsupportedError for a tensor that safetensors
+    can't hold and for a mask with other values, and OutputError if one file would have to be cut.
     """
     dtype = None if options.dtype == "keep" else BY_NAME[options.dtype.upper()]
     single_file, max_shard_size = options.name is not None, options.max_shard_size
@@ -92,7 +93,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
 
 def _left_out(catalogue: Catalogue, recognition: Recognition | None, dropped: set[str]) -> dict[str, str]:
-    """Give the tied names to leave out, and the one that each is kept as: the architecture's, else the first."""
+    """The tied names to leave out, each with the name that is kept: the architecture's, else the first."""
     followers = set()
     if recognition is not None:
         followers = {row.named(recognition.prefix) for row in recognition.family.row_table if row.tied_to}
@@ -106,7 +107,7 @@ def _left_out(catalogue: Catalogue, recognition: Recognition | None, dropped: se
 
 
 def _target(name: str, tensor: Tensor, dtype: Dtype | None) -> Dtype:
-    """Give the dtype that a tensor is written in."""
+    """The dtype that a tensor is written in."""
     target = dtype if dtype is not None and tensor.dtype.floating else tensor.dtype
     if not numbers.can_convert(tensor.dtype, target):
         raise UnsupportedError(f"`{name:.200}` is {tensor.dtype.name}, which can't be converted to {target.name}")
@@ -119,12 +120,12 @@ def _target(name: str, tensor: Tensor, dtype: Dtype | None) -> Dtype:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UnsupportedError(f"`{name[:200]!a}` is no Unicode text, and so no name in safetensors") from error
+        raise UnsupportedError(f"`{name[:200]!a}` is not Unicode text, so it can't be a name in safetensors") from error
     return target
 
 
 def _shards(sizes: Mapping[str, int], most: int | None) -> list[list[str]]:
-    """Cut the tensors, in their order, into runs of at most so many bytes; one that is larger stands alone."""
+    """Cut the tensors, in their order, into runs of at most `most` bytes. A larger tensor is a run of its own."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, nbytes in sizes.items():
@@ -144,7 +145,7 @@ def _written_metadata(tied: Mapping[str, str]) -> dict[str, str]:
 def _header(
     tensors: Mapping[str, Tensor], targets: Mapping[str, Dtype], names: Sequence[str], metadata: Mapping[str, str]
 ) -> bytes:
-    """Give the length and the header, as the library would write them."""
+    """The length and the header, as the library would write them."""
     header: dict[str, Any] = {METADATA: metadata}
     end = 0
     for name in names:

@@ -1,4 +1,4 @@
-"""PyTorch's checkpoints: the zip form, and the legacy stream of before 1.6."""
+"""PyTorch's checkpoints: the zip form, and the legacy stream that came before 1.6."""
 
 from typing import Final
 

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from converter.io.source import Source
 
 _PROTOCOL: Final = 1001
-_FIRST_READ: Final = 1 << 20  # bytes; grown fourfold while a pickle goes on
+_FIRST_READ: Final = 1 << 20  # bytes; four times as many if the pickle goes on
 
 
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    """Read a checkpoint's names and layouts; no tensor's bytes."""
+    """Read a checkpoint's names and layouts, and no tensor's bytes."""
     stream = _Stream(source)
-    stream.next()  # the magic number: `matches` has seen it
+    stream.next()  # the magic number, which `matches` has checked
     version = stream.next().value
     if type(version) is not int or version != _PROTOCOL:
         raise FormatError(
@@ -42,7 +42,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     if type(stream.next().value) is not Dict:
         raise FormatError(f"`{source.name}` has no description of the machine it was written on")
     start = stream.position
-    # Where the storages lie is only known behind the pickle that mentions them, so that one runs twice.
+    # The positions of the storages are only known after the pickle that mentions them, so that pickle runs twice.
     mentioned = _Mentioned(shard)
     stream.next(persistent=mentioned.persistent)
     keys = stream.next().value
@@ -67,7 +67,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
 
 
 class _Stream:
-    """Pickles one after another; only as much of the file is read as they take."""
+    """Pickles in a row. Only the bytes that they take are read from the file."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -76,7 +76,7 @@ class _Stream:
         self._data = b""
 
     def next(self, persistent: Callable[[object], object] = PersistentId) -> Pickled:
-        """Run the pickle after the last one."""
+        """Run the next pickle."""
         while True:
             most = min(self.source.size, limits().pickle_bytes)
             try:
@@ -94,7 +94,7 @@ class _Stream:
 
 
 class _Mentioned:
-    """The storages that the pickle mentions; a place is put to each once the keys behind it are read."""
+    """The storages that the pickle mentions. Each gets its place when the keys behind the pickle are read."""
 
     def __init__(self, shard: int | None) -> None:
         self.shard = shard
@@ -103,7 +103,7 @@ class _Mentioned:
         self.placed: dict[str, Storage] = {}
 
     def persistent(self, value: Any) -> object:
-        """Give what an id stands for: ('storage', class, key, location, numel, view) or ('module', class, file, text)."""
+        """What an id stands for: ('storage', class, key, location, numel, view) or ('module', class, file, text)."""
         if type(value) is tuple and len(value) == 4 and value[0] == "module":
             return value[1]
         if type(value) is not tuple or len(value) not in (5, 6) or value[0] != "storage":
@@ -124,7 +124,7 @@ class _Mentioned:
         return Typed(storage, kind.dtype, kind.untyped)
 
     def _view(self, storage: Storage, kind: StorageClass, view: Any) -> Storage:
-        """Give the part of a storage that torch before 0.4 wrote as a storage of its own."""
+        """The part of a storage that torch before 0.4 wrote as a storage of its own."""
         if (
             type(view) is not tuple
             or len(view) != 3
@@ -144,7 +144,7 @@ class _Mentioned:
         return Storage(storage.source, place, size * itemsize, storage.key, storage.shard)
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """Give a tensor on the storage that the file holds, where it was built on a view of one."""
+        """A tensor on the storage that the file holds, also if it was built on a view of that storage."""
         storage = self.placed[tensor.storage.key]
         if tensor.storage.nbytes == storage.nbytes:
             return tensor
@@ -158,7 +158,7 @@ class _Mentioned:
         if (shared := next(iter(self.views.keys() & self.kinds.keys()), None)) is not None:
             raise LayoutError(f"`{source.name}`: `{shared[:80]}` is the key of a storage and of a view of one")
         if len(set(keys)) != len(keys) or set(keys) != set(self.kinds):
-            raise LayoutError(f"`{source.name}`: the list of storages and the storages mentioned differ")
+            raise LayoutError(f"`{source.name}`: its list of storages is not that of the storages in its pickle")
         for key in keys:
             kind, numel = self.kinds[key]
             nbytes = numel * kind.dtype.itemsize

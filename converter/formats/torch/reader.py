@@ -1,4 +1,4 @@
-"""The zip form of torch.save, as torch 1.4 to 2.13 write it, and the zips that only look like it.
+"""Reads the zip form of torch.save, as torch 1.4 to 2.13 write it, and recognises zips that only look like it.
 
 Source: torch/serialization.py `_save` and `_load`; caffe2/serialize/inline_container.cc.
 """
@@ -30,7 +30,7 @@ _WRITERS: Final = (  # a record, and which versions write it: the first that is 
     ("byteorder", "torch 2.1 to 2.6"),
     ("version", PUBLISHED_WRITER),
 )
-_CUT_OFF: Final = 4 << 20  # bytes of data.pkl that are looked at in a file that lost its directory
+_CUT_OFF: Final = 4 << 20  # bytes of data.pkl that are read in a file that lost its directory
 _KEPT: Final = frozenset(
     (
         "data.pkl",
@@ -45,7 +45,7 @@ _KEPT: Final = frozenset(
 
 
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    """Read a checkpoint's names and layouts; no tensor's bytes."""
+    """Read a checkpoint's names and layouts, and no tensor's bytes."""
     archive = Archive(source)
     _check_kind(archive)
     storages = _Storages(archive, shard)
@@ -77,9 +77,9 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
 
 
 def read_cut_off(source: Source) -> Catalogue | None:
-    """Read the names and shapes of a checkpoint that was cut off before its directory: torch writes data.pkl first.
+    """Read the names and shapes of a checkpoint that was cut off before its directory, since torch writes data.pkl first.
 
-    None where data.pkl was cut off too. The tensors have no bytes.
+    None if data.pkl was cut off, too. The tensors have no bytes.
     """
     try:
         name, data = first_record(source, _CUT_OFF)
@@ -95,7 +95,7 @@ def read_cut_off(source: Source) -> Catalogue | None:
 
 
 def _promised(value: Any) -> object:
-    """Give a storage of the size that a persistent id claims."""
+    """A storage of the size that a persistent id claims."""
     if type(value) is not tuple or len(value) != 5 or type(value[4]) is not int or type(value[2]) is not str:
         raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
     kind = storage_dtype(value[1])
@@ -103,15 +103,15 @@ def _promised(value: Any) -> object:
 
 
 def storage_dtype(known: object) -> StorageClass:
-    """Give the storage class that a persistent id names. Raises PickleError for any other global."""
+    """The storage class that a persistent id names. Raises PickleError for any other global."""
     if type(known) is TableEntry and type(known.value) is StorageClass:
         return known.value
     name = f"{known.module}.{known.name}" if isinstance(known, TableEntry | Opaque) else type(known).__name__
-    raise PickleError(f"a persistent id names {name}, which is no storage class of torch")
+    raise PickleError(f"a persistent id names {name}, which is not a storage class of torch")
 
 
 class _Storages:
-    """The records below `data/` as storages, in the order of the archive's directory; the pickle mentions them by key."""
+    """The records below `data/` as storages, in the order of the archive's directory. The pickle refers to them by key."""
 
     def __init__(self, archive: Archive, shard: int | None) -> None:
         self.archive = archive
@@ -129,7 +129,7 @@ class _Storages:
         self.mentioned: dict[str, tuple[StorageClass, bool]] = {}
 
     def persistent(self, value: Any) -> object:
-        """Give the storage that a persistent id stands for: ('storage', class, key, location, numel)."""
+        """The storage that a persistent id stands for: ('storage', class, key, location, numel)."""
         if type(value) is not tuple or len(value) != 5 or value[0] != "storage":
             raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
         _, known, key, location, numel = value
@@ -153,7 +153,7 @@ class _Storages:
         return Typed(storage, kind.dtype, kind.untyped, mention[1])
 
     def problems(self) -> list[str]:
-        """Say which records nothing refers to: a place to hide things, and space lost."""
+        """Say which records nothing refers to: they waste space, and something could be hidden in them."""
         found = []
         unused = [self.folder + key for key in self.storages if key not in self.mentioned]
         strange = [n for n in self.archive.records if not n.startswith(self.folder) and n not in _KEPT]
@@ -181,7 +181,7 @@ def _check_kind(archive: Archive) -> None:
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         raise ForeignFileError(
-            f"`{name}` is a zip archive, but no PyTorch checkpoint: it holds {held or 'nothing'} and no `data.pkl`"
+            f"`{name}` is a zip archive, but not a PyTorch checkpoint: it holds {held or 'nothing'} and no `data.pkl`"
         )
     if (array := next((n for n in archive.records if n.endswith(".npy")), None)) is not None:
         raise FormatError(
@@ -202,7 +202,8 @@ def _byteorder(archive: Archive) -> str:
     if "byteorder" not in archive:  # torch before 2.1 wrote no such record
         for name, record in archive.records.items():
             if name not in _KEPT and not name.startswith(_FOLDERS):
-                archive.payload(record)  # it may be that record, its name damaged in the directory: the header knows
+                # This may be that record with a damaged name in the directory: its local header then differs.
+                archive.payload(record)
         return "little"
     order = archive.read("byteorder", 64, check=archive.records["byteorder"].crc32 != 0)
     if order not in (b"little", b"big"):

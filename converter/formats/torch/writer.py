@@ -1,4 +1,4 @@
-"""The zip form of torch.save as torch 1.12 writes it, byte for byte: the layout of the published files.
+"""Writes the zip form of torch.save byte for byte as torch 1.12 does: the layout of the published files.
 
 Sources: torch/serialization.py `_save` of 1.12; Modules/_pickle.c. The archive is `converter.io.zip_writer`'s.
 """
@@ -21,7 +21,7 @@ from converter.io.zip_writer import lay_out as lay_out_members
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor over a storage of its own, all of it. `shape` and `stride` count elements, of which there is at least one."""
+    """A tensor that is all of a storage of its own. `shape` and `stride` count elements, of which there is at least one."""
 
     name: str
     dtype: Dtype
@@ -41,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record of the archive: bytes that are known already, or an entry's storage. `offset` is its local header's."""
+    """A record of the archive: bytes that are already known, or an entry's storage. `offset` is where its header starts."""
 
     name: str
     content: bytes | Entry
@@ -58,7 +58,7 @@ class Record:
         return Member(self.name, self.nbytes, self.offset)
 
     def pieces(self, part: Part, checksum: Callable[[], int]) -> tuple[Piece, Piece, Piece]:
-        """The header, the data, and the CRC-32 behind them, which is known once they have gone by."""
+        """The header, the data, and the CRC-32 behind them, which is known when they have been written."""
         member = self.member
         return (
             literal(f"header of {self.name}", member.header()),
@@ -69,7 +69,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything of a file lies, before a byte of it is written."""
+    """The layout of a file, known before a byte of it is written."""
 
     records: tuple[Record, ...]
 
@@ -79,7 +79,7 @@ class Layout:
         return self.records[-1].member.end + len(self.directory([0] * len(self.records)))
 
     def pieces(self, made: Callable[[Entry], Part]) -> tuple[Piece, ...]:
-        """The bytes of the file; `made` gives the part that is an entry's storage."""
+        """The bytes of the file. `made` makes the part that is an entry's storage."""
         pieces: list[Piece] = []
         checksums: list[Callable[[], int]] = []
         for record in self.records:
@@ -98,7 +98,7 @@ class Layout:
 
 
 def _summed(part: Part) -> tuple[Part, Callable[[], int]]:
-    """A part, and its CRC-32 once its bytes have gone by."""
+    """A part, and a function that returns its CRC-32 when its bytes have been written."""
     if part.hole:
         return part, partial(crc32_zeros, part.nbytes)
     digests = Digests([part.nbytes])
@@ -108,8 +108,8 @@ def _summed(part: Part) -> tuple[Part, Callable[[], int]]:
 def lay_out(root: str, entries: Sequence[Entry], *, ordered: bool = False) -> Layout:
     """Plan the file of a state dict of 1 to 1,000 entries; `root` is the archive's folder.
 
-    Storages are numbered in the order of the entries and lie in the order of their numbers' text: 0, 1, 10, 11, 2.
-    `ordered`: the state dict is an OrderedDict, as a module gives it.
+    Storages are numbered in the order of the entries, and lie in the order of these numbers as text: 0, 1, 10, 11, 2.
+    `ordered`: the state dict is an OrderedDict, as a module returns it.
     """
     stored = sorted((str(number), entry) for number, entry in enumerate(entries))
     contents: list[tuple[str, bytes | Entry]] = [("data.pkl", _pickled(entries, ordered=ordered))]
@@ -141,7 +141,7 @@ def _pickled(entries: Sequence[Entry], *, ordered: bool) -> bytes:
 
 
 class _Pickle:
-    """Protocol 2 as CPython's C pickler writes it: each object is memoised, referred to again or not."""
+    """Protocol 2 as CPython's C pickler writes it: every object is memoised, whether it is used again or not."""
 
     def __init__(self) -> None:
         self.data = bytearray(b"\x80\2")
@@ -149,15 +149,15 @@ class _Pickle:
         self._shared: dict[str, int] = {}
 
     def made(self, opcodes: bytes) -> None:
-        """Add opcodes that leave an object, and put it into the memo."""
+        """Add opcodes that push an object, and put it into the memo."""
         self.data += opcodes + (b"q%c" % self._made if self._made < 256 else b"r" + struct.pack("<I", self._made))
         self._made += 1
 
     def shared(self, opcode: str) -> None:
-        """Add a global (`c…`) or a text (`X…`) that is one and the same object every time."""
+        """Add a global (`c…`) or a text (`X…`) that is the same object each time."""
         index = self._shared.get(opcode)
         if index is not None:
-            self.data += b"h%c" % index  # all of them are met early enough for one byte
+            self.data += b"h%c" % index  # all of them come early enough for a number of one byte
             return
         self._shared[opcode] = self._made
         if opcode[0] == "X":

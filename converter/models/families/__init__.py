@@ -1,4 +1,4 @@
-"""The families that are recognised: one for each file in schemas/architectures, with its module where it has one."""
+"""The families that are recognised: one for each file in schemas/architectures, with its module if it has one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPT-2: what code must know of it beside its rows.
+"""GPT-2: what code must know about it besides its rows.
 
 Sources: llama.cpp, src/models/gpt2.cpp; transformers, models/gpt2; demo-gpt-java, models/CEREBRAS/*/model.properties.
 """
@@ -17,12 +17,12 @@ _LLAMA: Final = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": 
 
 
 class Gpt2(Family):
-    """GPT-2 and models of its form, as Cerebras-GPT."""
+    """GPT-2 and models of its form, such as Cerebras-GPT."""
 
     __slots__ = ()
 
     def gguf_notes(self, settings: Mapping[str, Any]) -> list[str]:
-        """Sentences on what llama.cpp will compute otherwise. UnsupportedError where it would be wrong."""
+        """Sentences about what llama.cpp computes differently. Raises UnsupportedError if that would be wrong."""
         activation = self.activation_of(settings)
         if activation is None:
             said = self.setting("activation_function", settings)
@@ -38,14 +38,14 @@ class Gpt2(Family):
     def client_properties(
         self, sizes: Mapping[str, int], settings: Mapping[str, Any], head: TiedHead
     ) -> list[tuple[str, object]]:
-        """The lines of model.properties that tell the Java client what to compute. ModelError where it can't."""
+        """The lines of model.properties that tell the Java client what to compute. ModelError if the client can't."""
         if head == "untied":
             raise ModelError("`lm_head.weight` is not tied to the embedding; the program's output head always is `wte`")
         if (unknown := self.unknown(sizes)) is not None:
             raise ModelError(f"the {unknown} is not known: put the model's config.json beside the weights")
         epsilon = self.setting("layer_norm_epsilon", settings)
         if type(epsilon) not in (int, float) or not 0 <= epsilon < 1:
-            raise ModelError(f"`config.json` says `layer_norm_epsilon` is {epsilon!r:.80}: expected 1e-05 or so")
+            raise ModelError(f"`config.json` says `layer_norm_epsilon` is {epsilon!r:.80}: expected about 1e-05")
         end = settings.get("eos_token_id")
         told: dict[str, object] = {
             "layer_norm_epsilon": repr(float(epsilon)),
