@@ -20,6 +20,7 @@ from converter.errors import ConverterError, LimitError, PickleError
 from converter.limits import limits
 from converter.pickles import opcodes as op
 from converter.pickles.fast_tensors import BATCH, OMITTED, FastTensors
+from converter.pickles.leniency import DEAD_ENDS, Lost, Note, in_python_3, python2_string, sets_nothing, writable
 from converter.pickles.opcodes import (
     BINGET,
     BININT,
@@ -53,6 +54,7 @@ from converter.pickles.opcodes import (
 from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry
 
 _ABSENT: Final = object()  # what the memo gives for a number that was never put
+_MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
 
 
 def run(
@@ -63,6 +65,9 @@ def run(
     *,
     used: dict[tuple[str, str], int] | None = None,
     called: Callable[[int, Opaque], None] | None = None,
+    note: Note | None = None,
+    total: int | None = None,
+    skips: bool = False,
     behind: Callable[[int, Opaque], int] | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
@@ -70,17 +75,23 @@ def run(
     `persistent` returns what a persistent id stands for. Globals are added to `used` as they are named, so that a caller
     has them even when the pickle turns out to be malformed further on. `called` is called for every call and BUILD outside
     the table, with its byte and what it would have made or changed, even when the pickle throws that away again. `behind` is
-    asked after each BUILD of what is outside the table, with the byte behind it, how many bytes stand there that belong to no
-    opcode. Raises PickleError and its kin, and whatever ConverterError the functions of `table` raise.
+    asked after BUILD how many bytes that are no opcodes stand at this byte behind such an object.
+
+    With `note` the run is lenient: it does what the most lenient unpickler does, and calls `note` with the byte, the error
+    that a strict run would have raised, and whether every unpickler stops there. Even then it goes on, to see what else is
+    named, until the pickle can't be decoded. `total` and `skips` are those of `decode`.
+
+    Raises PickleError and its kin, and whatever ConverterError the functions of `table` raise.
     """
     used = {} if used is None else used
     try:
-        return _Machine(table, persistent, used, called, behind).run(data, position)
-    except ConverterError:
-        raise
-    # Any of these means that the pickle misuses the stack; callers see one PickleError.
-    except (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise PickleError(f"the pickle can't be run: {type(error).__name__}: {error}") from error
+        return _Machine(table, persistent, used, called, note, behind).run(data, position, total, skips)
+    except _MISUSE as error:
+        raise _misuse(error) from error
+
+
+def _misuse(error: Exception) -> PickleError:
+    return PickleError(f"the pickle can't be run: {type(error).__name__}: {error}")
 
 
 class _Machine:
@@ -92,13 +103,17 @@ class _Machine:
         persistent: Callable[[object], object],
         used: dict[tuple[str, str], int],
         called: Callable[[int, Opaque], None] | None,
+        note: Note | None,
         behind: Callable[[int, Opaque], int] | None,
     ) -> None:
         self.table = table
         self.persistent = persistent
         self.used = used
         self.called = called
+        self.note = note
         self.behind = behind
+        self.stopped: list[PickleError] = []  # errors behind which no unpickler goes on
+        self.protocol = 0
         self.limits = limits()
         self.found: dict[tuple[str, str], TableEntry] = {}
         # Picklers number what they put from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
@@ -108,7 +123,7 @@ class _Machine:
         self.salt = int.from_bytes(os.urandom(7), "little")
         self.fast = FastTensors(self.memo, self.sparse, persistent)
 
-    def run(self, data: bytes, position: int) -> Pickled:
+    def run(self, data: bytes, position: int, total: int | None, skips: bool) -> Pickled:
         """Run the opcodes. For speed, those that checkpoints are made of are compared first.
 
         Opcodes are compared here by bare names: with `op.NAME` the loop takes a tenth longer.
@@ -117,97 +132,111 @@ class _Machine:
         below: list[list[Any]] = []  # the stacks under each open MARK
         memo, sparse = self.memo, self.sparse
         persistent, count, framed, marks = self.persistent, 0, False, self.limits.marks
-        start, due = position, BATCH
+        start, at, due = position, position, BATCH
+        reader = decode(data, position, refuse=self.refuse, total=total, skips=skips)
         while True:
-            for code, argument, at in decode(data, position, start=start):
-                count += 1
-                if code == LONG_BINPUT or code == BINPUT or code == PUT:
-                    if argument == len(memo) and not sparse:
-                        memo.append(stack[-1])
+            try:
+                for code, argument, at in reader:
+                    count += 1
+                    if code == LONG_BINPUT or code == BINPUT or code == PUT:
+                        if argument == len(memo) and not sparse:
+                            memo.append(stack[-1])
+                        else:
+                            self.put(argument, stack[-1])
+                    elif code == BININT1 or code == BINUNICODE or code == BININT2 or code == BININT:  # noqa: SIM114 (too long for one)
+                        stack.append(argument)
+                    elif code == SHORT_BINUNICODE:
+                        stack.append(argument)
+                    elif code == BINGET or code == LONG_BINGET or code == GET:
+                        value = memo[argument] if argument < len(memo) else sparse.get(argument ^ self.salt, _ABSENT)
+                        if value is OMITTED:
+                            value = self.fast.recall(data, argument)
+                        elif value is _ABSENT:
+                            raise PickleError(
+                                f"{NAMES[code]} at byte {at:,} asks for memo {argument}, which was never put"
+                            )
+                        stack.append(value)
+                    elif code == MARK:
+                        below.append(stack)
+                        stack = []
+                        if len(below) > marks:
+                            raise LimitError(f"more than {marks:,} open MARKs at byte {at:,}")
+                    elif code == TUPLE:
+                        items = stack
+                        stack = self.unmarked(below, code, at)
+                        stack.append(tuple(items))
+                    elif code == MEMOIZE:
+                        self.put(len(memo) + len(sparse), stack[-1])
+                    elif code == TUPLE2:
+                        stack[-2:] = [(stack[-2], stack[-1])]
+                    elif code == REDUCE:
+                        args = stack.pop()
+                        callee = stack[-1]
+                        if type(callee) is TableEntry and type(args) is tuple and callee.build is not None:
+                            stack[-1] = callee.build(args)
+                            if not framed:
+                                opcodes, position = self.fast.run(data, at + 1, stack)
+                                if opcodes:
+                                    count += opcodes
+                                    reader = decode(data, position, start=start)
+                                    break
+                        else:
+                            stack[-1] = self.call(callee, args, code, at)
+                    elif code == BINPERSID:
+                        stack[-1] = persistent(stack[-1])
+                    elif code == NEWFALSE:
+                        stack.append(False)
+                    elif code == EMPTY_TUPLE:
+                        stack.append(())
+                    elif code == TUPLE1:
+                        stack[-1] = (stack[-1],)
+                    elif code == TUPLE3:
+                        stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+                    elif code == SETITEMS:
+                        items = stack
+                        stack = self.unmarked(below, code, at)
+                        self.extend(stack[-1], items, code, at)
+                    elif code == GLOBAL:
+                        stack.append(self.find(argument[0], argument[1], at))
+                    elif code == STACK_GLOBAL:
+                        name = stack.pop()
+                        module = stack.pop()
+                        if type(module) is not str or type(name) is not str:
+                            raise PickleError(
+                                f"STACK_GLOBAL at byte {at:,} names a global by something that is not text"
+                            )
+                        stack.append(self.find(module, name, at))
+                    elif code == STOP:
+                        if below or len(stack) != 1:
+                            left = f"STOP at byte {at:,} leaves {len(stack):,} values and {len(below):,} open MARKs"
+                            self.refuse(at, PickleError(left))
+                        self.check(count, len(memo) + len(sparse), 1, at)
+                        return Pickled(stack[-1], at + 1, self.used)
                     else:
-                        self.put(argument, stack[-1])
-                elif (
-                    code == BININT1
-                    or code == BINUNICODE
-                    or code == BININT2
-                    or code == BININT
-                    or code == SHORT_BINUNICODE
-                ):
-                    stack.append(argument)
-                elif code == BINGET or code == LONG_BINGET or code == GET:
-                    value = memo[argument] if argument < len(memo) else sparse.get(argument ^ self.salt, _ABSENT)
-                    if value is OMITTED:
-                        value = self.fast.recall(data, argument)
-                    elif value is _ABSENT:
-                        raise PickleError(f"{NAMES[code]} at byte {at:,} asks for memo {argument}, which was never put")
-                    stack.append(value)
-                elif code == MARK:
-                    below.append(stack)
-                    stack = []
-                    if len(below) > marks:
-                        raise LimitError(f"more than {marks:,} open MARKs at byte {at:,}")
-                elif code == TUPLE:
-                    items = stack
-                    stack = self.unmarked(below, code, at)
-                    stack.append(tuple(items))
-                elif code == MEMOIZE:
-                    self.put(len(memo) + len(sparse), stack[-1])
-                elif code == TUPLE2:
-                    stack[-2:] = [(stack[-2], stack[-1])]
-                elif code == REDUCE:
-                    args = stack.pop()
-                    callee = stack[-1]
-                    if type(callee) is TableEntry and type(args) is tuple and callee.build is not None:
-                        stack[-1] = callee.build(args)
-                        if not framed:
-                            opcodes, position = self.fast.run(data, at + 1, stack)
-                            if opcodes:
-                                count += opcodes
-                                break
-                    else:
-                        stack[-1] = self.call(callee, args, code, at)
-                elif code == BINPERSID:
-                    stack[-1] = persistent(stack[-1])
-                elif code == NEWFALSE:
-                    stack.append(False)
-                elif code == EMPTY_TUPLE:
-                    stack.append(())
-                elif code == TUPLE1:
-                    stack[-1] = (stack[-1],)
-                elif code == TUPLE3:
-                    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
-                elif code == SETITEMS:
-                    items = stack
-                    stack = self.unmarked(below, code, at)
-                    self.extend(stack[-1], items, code, at)
-                elif code == GLOBAL:
-                    stack.append(self.find(argument[0], argument[1], at))
-                elif code == STACK_GLOBAL:
-                    name = stack.pop()
-                    module = stack.pop()
-                    if type(module) is not str or type(name) is not str:
-                        raise PickleError(f"STACK_GLOBAL at byte {at:,} names a global by something that is not text")
-                    stack.append(self.find(module, name, at))
-                elif code == STOP:
-                    if below or len(stack) != 1:
-                        raise PickleError(
-                            f"STOP at byte {at:,} leaves {len(stack):,} values and {len(below):,} open MARKs"
-                        )
-                    if count > self.limits.opcodes:
-                        raise LimitError(f"a pickle of {count:,} opcodes: at most {self.limits.opcodes:,} are run")
-                    self.check(count, len(memo) + len(sparse), 1, at)
-                    return Pickled(stack[0], at + 1, self.used)
+                        framed = framed or code == FRAME
+                        stack = self.rest(code, argument, at, stack, below)
+                        if code == op.BUILD and self.behind is not None and type(stack[-1]) is Opaque:
+                            position = at + 1 + self.behind(at + 1, stack[-1])
+                            reader = decode(data, position, refuse=self.refuse, total=total, skips=skips, start=start)
+                            break
+                    if count >= due:
+                        due = count + BATCH
+                        self.check(count, len(memo) + len(sparse), len(stack), at)
                 else:
-                    framed = framed or code == FRAME
-                    stack = self.rest(code, argument, at, stack, below)
-                    if code == op.BUILD and self.behind is not None and type(stack[-1]) is Opaque:
-                        position = at + 1 + self.behind(at + 1, stack[-1])
-                        break
-                if count >= due:
-                    due = count + BATCH
-                    self.check(count, len(memo) + len(sparse), len(stack), at)
-            else:
-                raise AssertionError("decode ends with STOP")
+                    # It was `decode` that raised: there is nothing to go on with.
+                    raise self.stopped[-1]
+            except (PickleError, *_MISUSE) as error:
+                if self.note is None or len(self.stopped) == DEAD_ENDS:
+                    raise
+                self.stopped.append(error if isinstance(error, PickleError) else _misuse(error))
+                self.note(at, self.stopped[-1], True)
+                stack.append(Lost())
+
+    def refuse(self, at: int, error: ConverterError) -> None:
+        """Raise what a strict run refuses. A lenient one notes it and goes on."""
+        if self.note is None:
+            raise error
+        self.note(at, error, False)
 
     def put(self, number: int, value: object) -> None:
         """Put a value into the memo; it replaces an earlier one with the same number."""
@@ -231,7 +260,7 @@ class _Machine:
             case op.UNICODE | op.BINUNICODE8 | op.BINBYTES | op.SHORT_BINBYTES | op.BINBYTES8 | op.BYTEARRAY8:
                 stack.append(argument)
             case op.STRING | op.BINSTRING | op.SHORT_BINSTRING:
-                stack.append(_python2_string(argument))
+                stack.append(python2_string(argument, lenient=self.note is not None))
             case op.EMPTY_DICT:
                 stack.append(Dict())
             case op.EMPTY_LIST:
@@ -282,19 +311,24 @@ class _Machine:
                 items, stack = stack, self.unmarked(below, code, at)
                 stack.append(self.call(items[0], tuple(items[1:]), code, at))
             case op.INST:
+                found = self.find(
+                    argument[0], argument[1], at
+                )  # before the MARK: Python's unpickler imports it without one
                 items, stack = stack, self.unmarked(below, code, at)
-                stack.append(self.call(self.find(argument[0], argument[1], at), tuple(items), code, at))
+                stack.append(self.call(found, tuple(items), code, at))
             case op.EXT1 | op.EXT2 | op.EXT4:
                 # The number of a global that some process registered with copyreg; the file does not say which.
                 stack.append(self.find("copyreg", f"_extension_registry[{argument}]", at))
             case op.PERSID:
                 stack.append(self.persistent(argument))
             case op.PROTO | op.FRAME:
-                pass
+                self.protocol = argument if code == op.PROTO else self.protocol
             case _:  # NEXT_BUFFER, READONLY_BUFFER
-                raise PickleError(
+                outside = (
                     f"{NAMES[code]} at byte {at:,} refers to a buffer outside the pickle, which a file does not have"
                 )
+                self.refuse(at, PickleError(outside))
+                stack.append(Lost() if code == op.NEXT_BUFFER else stack.pop())
         return stack
 
     def unmarked(self, below: list[list[Any]], code: int, at: int) -> list[Any]:
@@ -309,13 +343,19 @@ class _Machine:
         found = self.found.get(pair)
         if found is None:
             if len(module) + len(name) > limits().line:
-                raise LimitError(f"the name of a global at byte {at:,} has more than {limits().line:,} characters")
-            self.used.setdefault(pair, at)
+                long = f"the name of a global at byte {at:,} has more than {limits().line:,} characters"
+                self.refuse(at, LimitError(long))
             known = self.table.get(pair)
+            if known is None:
+                pair = in_python_3(module, name) if self.protocol < 3 else pair
+                if self.note is not None:
+                    pair = writable(pair[0]), writable(pair[1])
+                known = self.table.get(pair)
+            self.used.setdefault(pair, at)
             if known is not None:
-                self.found[pair] = known
+                self.found[module, name] = known
                 return known
-            return Opaque(module, name)
+            return Opaque(*pair)
         return found
 
     def call(self, callee: Any, args: Any, code: int, at: int) -> object:
@@ -347,7 +387,11 @@ class _Machine:
         elif type(target) is Opaque:
             target.items = _grown(target.items, items)
         else:
-            raise PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
+            problem = PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
+            # Unpicklers put items at the places of a list, and nothing into anything.
+            if items and type(target) is not list:
+                raise problem
+            self.refuse(at, problem)
 
     def append(self, target: Any, items: list[Any], code: int, at: int) -> None:
         """Put values into a list or an Opaque."""
@@ -356,7 +400,10 @@ class _Machine:
         elif type(target) is Opaque:
             target.items = _grown(target.items, items)
         else:
-            raise PickleError(f"{NAMES[code]} at byte {at:,} appends to a {type(target).__name__}")
+            problem = PickleError(f"{NAMES[code]} at byte {at:,} appends to a {type(target).__name__}")
+            if items:
+                raise problem
+            self.refuse(at, problem)
 
     def build(self, target: Any, state: object, at: int) -> None:
         """Note the state that BUILD would have set on a value."""
@@ -367,7 +414,10 @@ class _Machine:
             if self.called is not None:
                 self.called(at, target)
         else:
-            raise PickleError(f"BUILD at byte {at:,} sets the state of a {type(target).__name__}")
+            problem = PickleError(f"BUILD at byte {at:,} sets the state of a {type(target).__name__}")
+            if not sets_nothing(state):
+                raise problem
+            self.refuse(at, problem)
 
     def check(self, count: int, memo: int, stack: int, at: int) -> None:
         """Raise LimitError when the pickle asks for more work than any checkpoint needs."""
@@ -386,11 +436,3 @@ def _grown(items: list[object] | None, more: list[object]) -> list[object]:
         return more
     items += more
     return items
-
-
-def _python2_string(data: bytes) -> str | bytes:
-    """Return a string of Python 2, which was text or bytes: text where it is UTF-8, as torch.load reads it."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data

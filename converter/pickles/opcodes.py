@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NoReturn
 
 from converter.errors import LimitError, PickleError, TruncatedPickleError
 from converter.limits import limits
@@ -115,23 +115,48 @@ _PREFIX: Final = {
 }
 
 # Numbers as text. 010, 0x10 and 1_0 are refused: C's unpickler, Python's and pickletools read them differently.
-_DECIMAL: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)")
+_DECIMAL: Final = re.compile(rb"-?(?:0|[1-9][0-9]*+)")
+_OCTAL: Final = re.compile(rb"[+-]?0[0-7]++")  # C's strtol reads it, Python's int() does not
 _ODD: Final = re.compile(rb"[\s_]")
 _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.?))", re.DOTALL)
 _ESCAPES: Final = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True))
 
 
-def decode(data: bytes, position: int = 0, *, start: int | None = None) -> Iterator[tuple[int, Any, int]]:
+Refuse = Callable[[int, PickleError | LimitError], None]
+
+
+def _strictly(at: int, error: PickleError | LimitError) -> NoReturn:
+    raise error
+
+
+def decode(
+    data: bytes,
+    position: int = 0,
+    *,
+    start: int | None = None,
+    refuse: Refuse = _strictly,
+    total: int | None = None,
+    skips: bool = False,
+) -> Iterator[tuple[int, Any, int]]:
     """Yield every opcode up to STOP as (code, argument, byte where it starts).
 
     Text is str, a STRING of Python 2 is bytes, GLOBAL and INST have (module, name), FLOAT and BINFLOAT a float, INT and
     LONG an int (INT's 00 and 01 are bools). Stricter than CPython: no opcode may reach over the end of its frame. `start`
     is where the pickle begins, if not at `position`; then there must be no frame around `position`.
+
+    `refuse` is given the byte and the error of what any reader refuses, though some unpickler goes on: C's or Python's of
+    CPython 3.11 to 3.14, or torch's. It raises, or returns to have the rest read as that unpickler reads it;
+    where none goes on, decode raises.
+    `total` is the size of all that there is, where `data` is only its beginning. With `skips`, an argument that reaches over
+    the end of its frame begins behind the frame: C's unpickler reads it so from a file that has no peek(), such as BytesIO.
+
     Raises PickleError, TruncatedPickleError, LimitError; no length makes it allocate more than there is to read.
     """
     size = len(data)
     start = position if start is None else start
+    total = size if total is None else total
     limit = size  # the end of the frame, or of the data if there is none
+    frame = 0  # where the last frame ends
     arguments = _ARGUMENTS
     while True:
         if position >= limit:
@@ -143,126 +168,219 @@ def decode(data: bytes, position: int = 0, *, start: int | None = None) -> Itera
         kind = arguments[code]
         position += 1
         if kind == _NOTHING:
+            if code == STOP and frame > position:
+                refuse(
+                    at, PickleError(f"STOP at byte {at:,} within a frame: readers disagree on where the pickle ends")
+                )
             yield code, None, at
             if code == STOP:
                 return
             continue
         if kind == _UINT8:
             if position >= limit:
-                raise _crossing(code, at, position + 1, limit, size)
+                position, limit = _crossed(code, at, position, 1, limit, size, refuse, skips)
             argument: Any = data[position]
             position += 1
             if code == PROTO and (argument > 5 or at != start):
-                raise PickleError(f"PROTO {argument} at byte {at:,}: protocols 0 to 5, once, at the start")
+                refuse(at, PickleError(f"PROTO {argument} at byte {at:,}: protocols 0 to 5, once, at the start"))
         elif kind == _UINT32:
             if position + 4 > limit:
-                raise _crossing(code, at, position + 4, limit, size)
+                position, limit = _crossed(code, at, position, 4, limit, size, refuse, skips)
             (argument,) = _UINT32_AT(data, position)
             position += 4
         elif kind == _TEXT32 or kind == _TEXT8:
             width = 4 if kind == _TEXT32 else 1
             if position + width > limit:
-                raise _crossing(code, at, position + width, limit, size)
+                position, limit = _crossed(code, at, position, width, limit, size, refuse, skips)
             length = _UINT32_AT(data, position)[0] if width == 4 else data[position]
-            position += width + length
-            if position > limit:
-                raise _crossing(code, at, position, limit, size)
-            argument = _text(data[position - length : position], at)
+            position += width
+            if position + length > limit:
+                position, limit = _crossed(code, at, position, length, limit, size, refuse, skips)
+            argument = _text(data[position : position + length], at, refuse)
+            position += length
         elif kind <= _DOUBLE:
             width, unpack = _FIXED[kind]
             if position + width > limit:
-                raise _crossing(code, at, position + width, limit, size)
+                position, limit = _crossed(code, at, position, width, limit, size, refuse, skips)
             (argument,) = unpack(data, position)
             position += width
             if kind == _UINT64:
-                if limit != size:
-                    raise PickleError(f"FRAME at byte {at:,} within another frame")
-                if argument > size - position:
-                    raise _crossing(code, at, position + argument, size, size)
-                limit = position + argument if argument else size
+                # Frames change no opcode. C's unpickler takes them for a hint of how much to read; Python's lets one reach past
+                # the end of the file, and only refuses what crosses the end of a frame.
+                if frame > at:
+                    refuse(at, PickleError(f"FRAME at byte {at:,} within another frame"))
+                inner = position + argument <= limit != size
+                if skips and limit != size and not inner:
+                    position = limit
+                frame = position + argument
+                if frame > total:
+                    refuse(at, _missing(code, at, frame, total))
+                    frame = total
+                if frame > size:
+                    raise _missing(code, at, frame, size)
+                if not (skips and inner):
+                    limit = frame if argument else size
         elif kind in _PREFIX:
             width = _PREFIX[kind]
             if position + width > limit:
-                raise _crossing(code, at, position + width, limit, size)
+                position, limit = _crossed(code, at, position, width, limit, size, refuse, skips)
             length = int.from_bytes(data[position : position + width], "little")
-            position += width + length
+            position += width
             if kind == _INTEGER32 and length >> 31:
                 raise PickleError(f"LONG4 at byte {at:,} has a negative length")
-            if position > limit:
-                raise _crossing(code, at, position, limit, size)
+            if position + length > limit:
+                # Bytes are read straight to where they go, at first from what is left of the frame.
+                linear = kind in (_BYTES8, _BYTES32, _BYTES64)
+                position, limit = _crossed(code, at, position, length, limit, size, refuse, skips and not linear)
             if kind in (_INTEGER8, _INTEGER32) and length > limits().integer:
-                raise LimitError(
-                    f"an integer of {length:,} bytes at byte {at:,}: at most {limits().integer:,} are read"
-                )
-            argument = data[position - length : position]
+                long = f"an integer of {length:,} bytes at byte {at:,}: at most {limits().integer:,} are read"
+                refuse(at, LimitError(long))
+            argument = data[position : position + length]
+            position += length
             if kind == _TEXT64:
-                argument = _text(argument, at)
+                argument = _text(argument, at, refuse)
             elif kind in (_INTEGER8, _INTEGER32):
                 argument = int.from_bytes(argument, "little", signed=True)
         elif kind == _LINE:
-            line, position = _line(data, position, at, limit, size)
-            argument = _line_argument(code, line, at)
+            line, position, limit = _line(data, position, at, limit, total, refuse, skips)
+            argument = _line_argument(code, line, at, refuse)
         elif kind == _TWO_LINES:
-            module, position = _line(data, position, at, limit, size)
-            name, position = _line(data, position, at, limit, size)
-            argument = (_text(module, at), _text(name, at))
+            module, position, limit = _line(data, position, at, limit, total, refuse, skips)
+            name, position, limit = _line(data, position, at, limit, total, refuse, skips)
+            argument = (_text(module, at, refuse), _text(name, at, refuse))
         else:
             raise PickleError(f"byte {at:,} is {code:#04x}, which is no opcode")
         yield code, argument, at
 
 
-def _crossing(code: int, at: int, end: int, limit: int, size: int) -> PickleError:
-    if end > size:
-        return TruncatedPickleError(f"{NAMES[code]} at byte {at:,} needs {end - size:,} bytes more than there are", end)
-    return PickleError(f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}")
+def _missing(code: int, at: int, end: int, size: int) -> TruncatedPickleError:
+    return TruncatedPickleError(f"{NAMES[code]} at byte {at:,} needs {end - size:,} bytes more than there are", end)
 
 
-def _text(data: bytes, at: int) -> str:
+def _crossed(
+    code: int, at: int, position: int, width: int, limit: int, size: int, refuse: Refuse, skips: bool
+) -> tuple[int, int]:
+    """Refuse `width` bytes that end behind `limit`. Return where they begin, and the end of the data: the frame is left."""
+    position, begin = limit if skips else position, position
+    if position + width > size:
+        raise _missing(code, at, begin + width if begin + width > size else position + width, size)
+    refuse(at, PickleError(f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}"))
+    return position, size
+
+
+def _text(data: bytes, at: int, refuse: Refuse) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise PickleError(f"the text at byte {at:,} is not UTF-8: {error.reason}") from error
+        problem = PickleError(f"the text at byte {at:,} is not UTF-8: {error.reason}")
+        try:
+            text = data.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise problem from error
+    refuse(at, problem)
+    return text
 
 
-def _line(data: bytes, position: int, at: int, limit: int, size: int) -> tuple[bytes, int]:
-    end = data.find(b"\n", position, min(limit, position + limits().line + 1))
-    if end < 0:
-        if limit - position > limits().line:
-            raise LimitError(f"a line of more than {limits().line:,} bytes at byte {at:,}")
-        raise _crossing(data[at], at, limit + 1, limit, size)
-    return data[position:end], end + 1
+def _line(
+    data: bytes, position: int, at: int, limit: int, total: int, refuse: Refuse, skips: bool
+) -> tuple[bytes, int, int]:
+    """Return a line without its end, the byte behind that, and the end of the frame around that."""
+    size, end = len(data), data.find(b"\n", position, min(limit, position + limits().line + 1))
+    if end >= 0:
+        return data[position:end], end + 1, limit
+    if limit - position > limits().line:
+        refuse(at, LimitError(f"a line of more than {limits().line:,} bytes at byte {at:,}"))
+    end = data.find(b"\n", position)
+    if end >= limit:
+        behind = limit
+        _, limit = _crossed(data[at], at, position, end + 1 - position, limit, size, refuse, False)
+        if skips:
+            position, end = behind, data.find(b"\n", behind)
+    if end >= 0:
+        return data[position:end], end + 1, limit
+    if size < total:
+        raise _missing(data[at], at, size + 1, size)
+    # Python's unpickler takes what is left for a line, and drops its last byte.
+    refuse(at, _missing(data[at], at, size + 1, size))
+    return data[position : size - 1], size, size
 
 
-def _line_argument(code: int, line: bytes, at: int) -> object:
+def _line_argument(code: int, line: bytes, at: int, refuse: Refuse) -> object:
     """Return the argument that protocol 0 writes as text."""
-    name = NAMES[code]
     try:
-        match name:
-            case "PERSID":
-                return line.decode("ascii")
-            case "UNICODE":
-                text = line.decode("raw-unicode-escape")
-                text.encode()  # raises for lone surrogates
-                return text
-            case "STRING":
-                if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
-                    raise ValueError("no quotes around it")
-                return _ESCAPE.sub(_unescaped, line[1:-1])
-            case "FLOAT" if not _ODD.search(line):
-                return float(line)
-            case "INT" if line in (b"00", b"01"):
-                return line == b"01"
-            case "INT" | "LONG" if _DECIMAL.fullmatch(line.removesuffix(b"L") if name == "LONG" else line):
-                return int(line.removesuffix(b"L"))
-            case "GET" | "PUT" if _DECIMAL.fullmatch(line) and int(line) >= 0:
-                # LONG_BINPUT has 32 bits, too; larger numbers could be chosen so that their hashes collide.
-                if int(line) >> 32:
-                    raise LimitError(f"{name} at byte {at:,} has a memo number of more than 32 bits")
-                return int(line)
-            case _:
-                raise ValueError("no number as Python writes it")
+        return _strict_argument(code, line, at)
+    except LimitError as error:
+        problem: PickleError | LimitError = error
     except ValueError as error:
-        raise PickleError(f"{name} at byte {at:,} has the argument {line[:40]!r}: {error!s:.100}") from error
+        problem = PickleError(f"{NAMES[code]} at byte {at:,} has the argument {line[:40]!r}: {error!s:.100}")
+        problem.__cause__ = error
+    try:
+        argument = _lenient_argument(code, line)
+    except ValueError:
+        raise problem from problem.__cause__
+    refuse(at, problem)
+    return argument
+
+
+def _strict_argument(code: int, line: bytes, at: int) -> object:
+    """Return an argument that all readers read alike. Raises ValueError for any other, and LimitError."""
+    name = NAMES[code]
+    match name:
+        case "PERSID":
+            return line.decode("ascii")
+        case "UNICODE":
+            text = line.decode("raw-unicode-escape")
+            text.encode()  # raises for lone surrogates
+            return text
+        case "STRING":
+            if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+                raise ValueError("no quotes around it")
+            return _ESCAPE.sub(_unescaped, line[1:-1])
+        case "FLOAT" if not _ODD.search(line):
+            return float(line)
+        case "INT" if line in (b"00", b"01"):
+            return line == b"01"
+        case "INT" | "LONG" if _DECIMAL.fullmatch(line.removesuffix(b"L") if name == "LONG" else line):
+            return int(line.removesuffix(b"L"))
+        case "GET" | "PUT" if _DECIMAL.fullmatch(line) and int(line) >= 0:
+            # LONG_BINPUT has 32 bits, too; larger numbers could be chosen so that their hashes collide.
+            if int(line) >> 32:
+                raise LimitError(f"{name} at byte {at:,} has a memo number of more than 32 bits")
+            return int(line)
+        case _:
+            raise ValueError("no number as Python writes it")
+
+
+def _lenient_argument(code: int, line: bytes) -> object:
+    """Return an argument as the most lenient of the unpicklers reads it. Raises ValueError for what none reads.
+
+    C's unpickler reads a number up to its first NUL, and an octal number by its leading 0; Python's int() takes blanks,
+    underscores, signs and prefixes.
+    """
+    if code == PERSID:
+        return line.decode("ascii", "surrogateescape")
+    if code == UNICODE:
+        return line.decode("raw-unicode-escape")
+    if code == STRING:
+        line = line.strip()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+            raise ValueError("no quotes around it")
+        return _ESCAPE.sub(lambda match: match[0] if match[0] in _HALVES else _unescaped(match), line[1:-1])
+    number = (line.removesuffix(b"L") if code == LONG else line).split(b"\0", 1)[0]
+    if code == FLOAT:
+        return float(number)
+    if code in (INT, LONG):
+        return int(number, 8 if _OCTAL.fullmatch(number.strip()) else 0)
+    index = int(number)
+    if index < 0:
+        raise ValueError("a negative number")
+    if not index >> 32:
+        return index
+    # It stands for a number that nobody can choose, so that no two collide.
+    return 1 << 60 | hash(index.to_bytes(index.bit_length() // 8 + 1, "little")) & (1 << 60) - 1
+
+
+_HALVES: Final = (b"\\", b"\\x")  # escapes that Python 2 let pass
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from converter.errors import ConverterError, LimitError, TruncatedPickleError
+from converter.errors import ConverterError, LimitError, PickleError, TruncatedPickleError, UnsupportedError
 from converter.formats import uncollected
 from converter.io.source import Memory, Source
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
-from converter.pickles.opcodes import FIXED_WIDTHS, OPCODES, STACK_GLOBAL, STOP, decode
+from converter.pickles.opcodes import EXT1, EXT2, EXT4, FIXED_WIDTHS, FRAME, NAMES, OPCODES, STOP, decode
 from converter.pickles.values import Opaque, PersistentId
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
@@ -29,19 +30,26 @@ from converter.scanning.place import Claim
 FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; more where there is
 _GROWTH: Final = 16  # times as much is read when a pickle goes on; it is then run again from its start
 _ENOUGH: Final = 32  # opcodes in a row: text that happens to start like a pickle has fewer
+_FEW: Final = 6  # opcodes in a row that binary data does not have by chance, at its first byte
 _SHORT: Final = 10  # characters: a text of no more than these holds no pickle
+_HEAD: Final = 512  # bytes that show whether data is text
+_TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\n\v\f\r"
+_EXTENSIONS: Final = (EXT1, EXT2, EXT4)
 _CALLS: Final = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD", "EXT1", "EXT2", "EXT4")
 _CALLS_WITHOUT_ARGUMENT: Final = frozenset(
     OPCODES[name][0] for name in _CALLS if not FIXED_WIDTHS.get(OPCODES[name][1], 1)
 )
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*(?:\[-?\d+\])?")
 _SPELLED: Final = re.compile(rb"[ci][A-Za-z_][\w.]{0,60}\n[A-Za-z_][\w.]{0,60}\n")  # GLOBAL and INST, as text
-_BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-9+/\s]{9,}={0,2}\s*")
+_BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-9+/\s]{9,}+={0,2}")
 
 
 @dataclass(frozen=True, slots=True)
 class PickleRun:
-    """One pickle, run inert. `error` says why it could not be run to its end, `reached` how far it was decoded.
+    """One pickle, run inert.
+
+    `error` says why no unpickler runs it to its end, and `failed` is the byte; `reached` is how far it was decoded all the
+    same. `notes` are what only some unpickler lets pass, each with its byte.
 
     `globals` have the byte of their first mention; `calls` and `texts` the byte of their opcode. `calls` are those outside
     the closed table, as many as are listed; `opcodes` counts those that construct calls; `texts` may be pickles themselves.
@@ -56,19 +64,22 @@ class PickleRun:
     opcodes: dict[str, int]
     texts: list[tuple[int, bytes]]
     tensors: int
-    decoded: int  # opcodes
+    decoded: int  # opcodes up to the first error
+    failed: int
+    notes: list[tuple[int, ConverterError]]
 
     @property
     def plausible(self) -> bool:
         """Whether the globals it names look like names: bytes that are no pickle at all can sometimes be run, too."""
-        named = [
-            (module, name)
-            for module, name in self.globals
-            if _IDENTIFIER.fullmatch(module) and _IDENTIFIER.fullmatch(name)
-        ]
+        named = self.named
         if not named or self.error is None:
             return bool(named)
         return bool(self.calls) or self.decoded > _ENOUGH or any(danger(module, name) for module, name in named)
+
+    @property
+    def named(self) -> list[tuple[str, str]]:
+        """The globals whose names look like names."""
+        return [pair for pair in self.globals if all(map(_IDENTIFIER.fullmatch, pair))]
 
 
 class PickleStream:
@@ -91,6 +102,7 @@ class PickleStream:
         source, count = self.source, 0
         position = self.end = start
         unproven: list[PickleRun] = []  # these could be run, but so could a text that starts with `N.`
+        framed = False  # whether what follows a frame that reaches over its pickle was looked at
         while position < source.size and (most is None or count + len(unproven) < most):
             if self.budget.pickles + len(unproven) >= limits().scan_pickles:
                 self.cut, self.end = position, source.size
@@ -104,6 +116,12 @@ class PickleStream:
                 yield from unproven
                 count += len(unproven)
                 unproven.clear()
+                # Where a frame reaches over STOP, Python's unpickler leaves its file behind the frame.
+                if found.notes and not framed and (elsewhere := _end_of_frames(self._data, found)) < source.size:
+                    framed = True
+                    behind = self.run_at(elsewhere)
+                    if behind.plausible:
+                        yield behind
             if found.end is None:
                 self.end = source.size
                 return
@@ -121,7 +139,7 @@ class PickleStream:
         elif len(data) < min(start + FIRST, source.size):
             data = bytes(source.read(0, min(max(start + FIRST, 2 * len(data)), source.size)))
         while True:
-            found = run_pickle(data, start)
+            found = run_pickle(data, start, source.size)
             error = found.error
             if not isinstance(error, TruncatedPickleError) or error.needs > source.size:
                 break
@@ -145,52 +163,89 @@ class PickleStream:
             return False
         if (self.claim is Claim.PICKLE and first) or isinstance(found.error, LimitError):
             return True
-        proto = self._data[found.start : found.start + 2]
-        return proto[:1] == b"\x80" and len(proto) == 2 and proto[1] <= 5
+        head = self._data[found.start : found.start + _HEAD]
+        if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
+            return True
+        # Two lines of a text that starts with `c` are a GLOBAL, and a text of `N` and `V` has many opcodes.
+        return not _is_text(head) and (bool(found.named) or (first and found.decoded > _FEW))
 
 
-def run_pickle(data: bytes, start: int) -> PickleRun:
-    """Run a pickle inert, and go over it once more for what the machine does not keep: calls, and texts that are pickles."""
+def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
+    """Run a pickle inert, and go over it once more for what the machine does not keep: calls, and texts that are pickles.
+
+    What a strict run refuses is run again, as the most lenient of the unpicklers does. `total` is the size of all that there
+    is, where `data` is only its beginning.
+    """
+    total = len(data) if total is None else total
     used: dict[tuple[str, str], int] = {}
     calls: list[tuple[int, Opaque]] = []
+    notes: list[tuple[int, ConverterError]] = []
+    errors: list[tuple[int, ConverterError]] = []
     end: int | None = None
-    error: ConverterError | None = None
-    reached = start
     tensors = 0
 
     def called(at: int, made: Opaque) -> None:
         nonlocal tensors
         if (made.module, made.name) in TABLE:
             tensors += made.name.startswith("_rebuild_")
+            if made.args is None and len(notes) < limits().scan_findings:
+                notes.append((at, PickleError(f"BUILD at byte {at:,} changes {made.module}.{made.name} itself")))
         elif len(calls) < limits().scan_findings:
             calls.append((at, made))
 
-    counts, texts = [0] * 256, []
+    def note(at: int, problem: ConverterError, dead_end: bool) -> None:
+        if dead_end:
+            errors.append((at, _let_go(problem)))
+        elif not errors and len(notes) < limits().scan_findings:
+            notes.append((at, _let_go(problem)))
+
     try:
         with uncollected():
-            reached = end = run(data, {}, _persistent, start, used=used, called=called).end
-        for code, argument, at in noteworthy(data, start):
-            counts[code] += 1
-            if argument is not None and (raw := _pickle_in(argument)):
-                texts.append((at, raw))
-    except ConverterError as problem:
-        error, last, reached = problem.with_traceback(None), ["", ""], start
-        error.__context__ = error.__cause__ = None  # their frames would keep all that was made
-        for code, argument, at in _decoded(data, start):
-            counts[code] += 1
-            reached = at
-            kind = type(argument)
-            if kind is str or kind is bytes:
-                last = [last[1], argument if kind is str else ""]
-                if len(argument) > _SHORT and (raw := _pickle_in(argument)):
-                    texts.append((at, raw))
-            # The machine stopped here; another reader may have gone on, so the globals that follow count, too.
-            elif kind is tuple:
-                used.setdefault(argument, at)
-            elif code == STACK_GLOBAL and last[0]:
-                used.setdefault((last[0], last[1]), at)
-    opcodes = {name: counts[OPCODES[name][0]] for name in _CALLS if counts[OPCODES[name][0]]}
-    return PickleRun(start, end, used, calls, error, reached, opcodes, texts, tensors, sum(counts))
+            end = run(data, {}, _persistent, start, used=used, called=called).end
+    except ConverterError as refused:
+        problem = _let_go(refused)
+        errors.append((len(data), problem))
+        goes_on = isinstance(problem, TruncatedPickleError) and len(data) < problem.needs <= total
+        if not goes_on and start < len(data) and data[start] in NAMES:
+            for seen in (used, calls, notes, errors):
+                seen.clear()
+            tensors = 0
+            try:
+                with uncollected():
+                    end = run(data, {}, _persistent, start, used=used, called=called, note=note, total=total).end
+            except ConverterError as last:
+                errors.append((len(data), _let_go(last)))
+            if not errors and not notes:
+                notes.append((start, problem))
+    counts, texts, reached, decoded = [0] * 256, [], start, 0
+    strictly = end is not None and not errors and not notes
+    for code, argument, at in noteworthy(data, start) if strictly else _decoded(data, start, total):
+        counts[code] += 1
+        reached = at
+        if isinstance(argument, str | bytes) and len(argument) > _SHORT and (raw := _pickle_in(argument)):
+            texts.append((at, raw))
+        if code in _EXTENSIONS and len(notes) < limits().scan_findings:
+            which = f"{NAMES[code]} at byte {at:,} names a global by a number, whose meaning the file does not hold"
+            notes.append((at, UnsupportedError(which)))
+        decoded += not errors or at < errors[0][0]
+    if counts[FRAME] and not strictly:
+        listed = {at for at, _ in calls}
+        with suppress(ConverterError), uncollected():
+            run(
+                data, {}, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
+                called=lambda at, made: None if at in listed else called(at, made),
+            )  # fmt: skip
+    return PickleRun(
+        start, end, used, calls, errors[0][1] if errors else None, reached if end is None else end,
+        {name: counts[OPCODES[name][0]] for name in _CALLS if counts[OPCODES[name][0]]},
+        texts, tensors, decoded, min(errors[0][0], reached) if errors else start, notes,
+    )  # fmt: skip
+
+
+def _let_go(error: ConverterError) -> ConverterError:
+    """Return an error without the frames that raised it, which would keep all that the pickle made."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _persistent(value: Any) -> object:
@@ -200,10 +255,25 @@ def _persistent(value: Any) -> object:
     return PersistentId(value)
 
 
-def _decoded(data: bytes, start: int) -> Iterator[tuple[int, Any, int]]:
-    """Yield the opcodes up to the first that is malformed."""
+def _decoded(data: bytes, start: int, total: int) -> Iterator[tuple[int, Any, int]]:
+    """Yield the opcodes as far as any unpickler can decode them."""
     with suppress(ConverterError):
-        yield from decode(data, start)
+        yield from decode(data, start, refuse=lambda at, error: None, total=total)
+
+
+def _end_of_frames(data: bytes, found: PickleRun) -> int:
+    """The byte behind the last frame of a pickle, or the end of the data if no frame reaches over its STOP."""
+    frames = [at + 9 + size for code, size, at in _decoded(data, found.start, len(data)) if code == FRAME]
+    return max((end for end in frames if found.end is not None and end > found.end), default=len(data))
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the beginning of some data is text: UTF-8 without control characters."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return not head.translate(None, _TEXT) or not head.translate(None, _TEXT + bytes(range(0x80, 0x100)))
 
 
 def noteworthy(data: bytes, position: int) -> Iterator[tuple[int, str | bytes | None, int]]:
@@ -257,7 +327,7 @@ def _pickle_in(text: str | bytes) -> bytes | None:
         return text if text[1] <= 5 else None
     if _SPELLED.search(text, 0, 4096):
         return text
-    if _BASE64.fullmatch(text):
+    if _BASE64.fullmatch(text.rstrip()):
         try:
             raw = base64.b64decode(text)
         except (binascii.Error, ValueError):

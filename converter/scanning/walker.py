@@ -231,8 +231,10 @@ class Walker:
         self.budget.pickles += 1
         for one in named:
             self.findings.judge(one, name)
+        for at, note in found.notes:
+            self.findings.report(note.rule, str(note), name, at)
         if found.error is not None:
-            self.findings.report(found.error.rule, str(found.error), name, found.reached)
+            self.findings.report(found.error.rule, str(found.error), name, found.failed)
         if not place.depth:
             nbytes = (source.size if found.end is None else found.end) - found.start
             sent.nbytes += nbytes

@@ -97,7 +97,7 @@ VERDICTS: dict[str, tuple[bytes, str, str]] = {
     "a call that is thrown away": (b"\x80\x02(cposix\nsystem\nX\x02\0\0\0lso0N.", "dangerous", "pickle"),
     "a global that is thrown away": (b"\x80\x02cposix\nsystem\n0N.", "dangerous", "pickle"),
     "INST": (b"(S'ls'\niposix\nsystem\n.", "dangerous", "pickle"),
-    "an extension's number": (b"\x80\x02\x82\x05)R.", "unknown-globals", "pickle"),
+    "an extension's number": (b"\x80\x02\x82\x05)R.", "malformed", "pickle"),
     "a name that is put together": (b"\x80\x04\x8c\x05posix\x94\x8c\x06system\x9400h\0h\1\x93\x8c\x02ls\x85R.", "dangerous", "pickle"),
     "a payload before broken bytes": (ECHO[:-1] + b"\xff\xff", "malformed", "pickle"),
     "bytes after the pickle": (dumps(1) + b"\xff", "malformed", "pickle"),
