@@ -51,7 +51,7 @@ from converter.pickles.opcodes import (
     TUPLE3,
     decode,
 )
-from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry
+from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry, grown
 
 _ABSENT: Final = object()  # what the memo gives for a number that was never put
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
@@ -385,7 +385,7 @@ class _Machine:
         if type(target) is Dict:
             target += items
         elif type(target) is Opaque:
-            target.items = _grown(target.items, items)
+            target.items = grown(target.items, items)
         else:
             problem = PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
             # Unpicklers put items at the places of a list, and nothing into anything.
@@ -398,7 +398,7 @@ class _Machine:
         if type(target) is list:
             target += items
         elif type(target) is Opaque:
-            target.items = _grown(target.items, items)
+            target.items = grown(target.items, items)
         else:
             problem = PickleError(f"{NAMES[code]} at byte {at:,} appends to a {type(target).__name__}")
             if items:
@@ -410,7 +410,7 @@ class _Machine:
         if type(target) is Dict:
             target.state = state
         elif type(target) is Opaque:
-            target.state = _grown(target.state, [state])
+            target.state = grown(target.state, [state])
             if self.called is not None:
                 self.called(at, target)
         else:
@@ -428,11 +428,3 @@ class _Machine:
         ):
             if number > limit:
                 raise LimitError(f"{number:,} {what} at byte {at:,}: at most {limit:,} are allowed")
-
-
-def _grown(items: list[object] | None, more: list[object]) -> list[object]:
-    """Extend a list in place: to copy it at every call would take quadratic time."""
-    if items is None:
-        return more
-    items += more
-    return items
