@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from converter.errors import AmbiguousError, ConverterError, TruncatedPickleError
+from converter.errors import AmbiguousError, ConverterError, PickleError, TruncatedPickleError
 from converter.io.codecs import beginning, codec
 from converter.io.tar import is_header
 from converter.io.zip_ends import archive_ends
@@ -53,6 +53,17 @@ def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool)
     return found
 
 
+def _refused(value: object) -> object:
+    """Refuse a persistent id, as an unpickler that nobody told what those stand for: every zip starts with such an opcode."""
+    raise PickleError(f"a persistent id ({type(value).__name__}), and nobody to say what it stands for")
+
+
+def _lenient(at: int, error: ConverterError, ends: bool) -> None:
+    """Let pass what some unpickler lets pass; stop where every one does."""
+    if ends:
+        raise error
+
+
 def names_a_global(source: Source, head: bytes) -> bool:
     """Whether a file, read as a pickle, names a global: by then an unpickler has imported it."""
     if head[:1] == b"" or head[0] not in NAMES:
@@ -62,7 +73,7 @@ def names_a_global(source: Source, head: bytes) -> bool:
         used: dict[tuple[str, str], int] = {}
         needs = 0
         try:
-            run(head, {}, used=used)
+            run(head, {}, _refused, used=used, note=_lenient, total=source.size)
         except TruncatedPickleError as error:
             needs = error.needs
         except ConverterError:

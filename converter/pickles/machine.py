@@ -51,7 +51,7 @@ from converter.pickles.opcodes import (
     TUPLE3,
     decode,
 )
-from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry
+from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry, grown
 
 _ABSENT: Final = object()  # what the memo gives for a number that was never put
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
@@ -75,8 +75,7 @@ def run(
     `persistent` returns what a persistent id stands for. Globals are added to `used` as they are named, so that a caller
     has them even when the pickle turns out to be malformed further on. `called` is called for every call and BUILD outside
     the table, with its byte and what it would have made or changed, even when the pickle throws that away again. `behind` is
-    asked after each BUILD of what is outside the table, with the byte behind it, how many bytes stand there that belong to no
-    opcode.
+    asked after BUILD how many bytes that are no opcodes stand at this byte behind such an object.
 
     With `note` the run is lenient: it does what the most lenient unpickler does, and calls `note` with the byte, the error
     that a strict run would have raised, and whether every unpickler stops there. Even then it goes on, to see what else is
@@ -404,7 +403,7 @@ class _Machine:
         if type(target) is Dict:
             target += items
         elif type(target) is Opaque:
-            target.items = _grown(target.items, items)
+            target.items = grown(target.items, items)
         else:
             problem = PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
             # Unpicklers put items at the places of a list, and nothing into anything.
@@ -417,7 +416,7 @@ class _Machine:
         if type(target) is list:
             target += items
         elif type(target) is Opaque:
-            target.items = _grown(target.items, items)
+            target.items = grown(target.items, items)
         else:
             problem = PickleError(f"{NAMES[code]} at byte {at:,} appends to a {type(target).__name__}")
             if items:
@@ -429,7 +428,7 @@ class _Machine:
         if type(target) is Dict:
             target.state = state
         elif type(target) is Opaque:
-            target.state = _grown(target.state, [state])
+            target.state = grown(target.state, [state])
             if self.called is not None:
                 self.called(at, target)
         else:
@@ -447,11 +446,3 @@ class _Machine:
         ):
             if number > limit:
                 raise LimitError(f"{number:,} {what} at byte {at:,}: at most {limit:,} are allowed")
-
-
-def _grown(items: list[object] | None, more: list[object]) -> list[object]:
-    """Extend a list in place: to copy it at every call would take quadratic time."""
-    if items is None:
-        return more
-    items += more
-    return items

@@ -90,3 +90,11 @@ class Pickled:
     value: object
     end: int
     globals: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+def grown(items: list[object] | None, more: list[object]) -> list[object]:
+    """Extend a list in place: to copy it at every call would take quadratic time."""
+    if items is None:
+        return more
+    items += more
+    return items

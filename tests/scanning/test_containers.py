@@ -411,6 +411,7 @@ def test_two_files_in_one_are_malformed_and_both_looked_into(data: bytes, other:
 
 HONEST: dict[str, bytes] = {
     **{f"a header of {length:#x} bytes": safetensors_with(b'{"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'.ljust(length), b"abcd") for length in (*range(0x40, 0xA0), 0x158, 0x2042, 0x2058)},
+    "an npz whose first record would go on as a pickle": zip_bytes([Entry("a.npy", npy(dumps({"a": [1, 2]})))]),
     "a GGUF": GGUF,
     "a legacy stream": legacy_bytes({"w": view("0", (2,))}, {"0": floats(1, 2)}),
     "a checkpoint": torch_zip(),
