@@ -37,10 +37,9 @@ FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "sub
 
 
 def ours(path: str) -> str:
-    from converter.io.local import LocalFile
-    from converter.scanning.scan import scan_file
+    from converter.scanning.scan import scan
 
-    verdict = scan_file(LocalFile(path), fickling=False).verdict
+    verdict = scan([path], fickling=False).verdict
     return {"plain": "passed", "malformed": "refused"}.get(verdict, "flagged")
 
 
@@ -106,6 +105,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="of the environment with the other scanners")
     parser.add_argument("--beside", action="store_true", help="a column a scanner, and a row a label")
     parser.add_argument("--names", action="store_true", help="say on stderr what each scanner answered of each file")
+    parser.add_argument("--only", choices=SCANNERS, action="append", help="a scanner; more than one may be given")
     parser.add_argument("--worker", choices=SCANNERS)
     options = parser.parse_args()
     with open(options.manifest or options.folder / "MANIFEST.tsv", encoding="utf-8", newline="") as file:
@@ -113,10 +113,10 @@ def main() -> None:
     if options.worker:
         work(options.worker, [str(options.folder.absolute() / name) for name, _ in rows])
         return
-    found = {scanner: _answers(scanner, options) for scanner in SCANNERS}
+    found = {scanner: _answers(scanner, options) for scanner in options.only or SCANNERS}
     if options.names:
         for number, (name, label) in enumerate(rows):
-            print(name, label, *(found[scanner]["answers"][number] for scanner in SCANNERS), sep="\t", file=sys.stderr)
+            print(name, label, *(found[scanner]["answers"][number] for scanner in found), sep="\t", file=sys.stderr)
     print("\n".join(beside(rows, found) if options.beside else by_class(rows, found)))
 
 

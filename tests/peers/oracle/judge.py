@@ -10,7 +10,7 @@ from typing import Any
 from converter.errors import ConverterError
 from converter.formats import open_source
 from converter.io.source import Memory
-from converter.scanning.scan import scan_file
+from converter.scanning.scan import scan
 from converter.tensors.catalogue import Catalogue
 from converter.tensors.guards import check_expansion, check_portable
 from tests.peers.oracle.child import CONTAINER
@@ -50,7 +50,7 @@ def ours(what: int, name: str, data: bytes) -> Ours:
     verdict, tensors, refused, failure = "", None, "", ""
     beside: list[str] = []
     try:
-        verdict = scan_file(Memory(data, name), fickling=False).verdict
+        verdict = scan([Memory(data, name)], fickling=False).verdict
     except ConverterError as error:
         verdict, refused = "refused", str(error)
     except Exception as error:
