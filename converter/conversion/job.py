@@ -48,8 +48,11 @@ class Job:
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the output: what the format's plan says, and what was taken from the source."""
         module, unknown = self.source.metadata.get("module"), self.source.unknown_globals()
+        program = self.source.metadata.get("program")
         taken = [f"the state dict of a whole module, {module}; nothing was called"] if module else []
-        if unknown and module:
+        if program:
+            taken = [f"the weights of {program}, of {module}; its code is left behind, and nothing was called"]
+        elif unknown and module:
             taken.append(f"its pickle names {listed(unknown)}")
         prefix = self.source.metadata.get("prefix")
         if prefix:

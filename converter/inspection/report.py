@@ -15,7 +15,7 @@ from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.pickles.walk import describe, inner_tensors
 from converter.reports import inspection as reports
-from converter.scanning.rules import PLAIN
+from converter.scanning.rules import PLAIN, PROGRAM
 from converter.text import safe_text
 from converter.words import SORTS, check
 
@@ -158,6 +158,9 @@ def _finite(value: float | None) -> float | None:
 
 def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:
     """The verdict on what the pickles name, and its reasons. The tables of names are loaded where one is unknown."""
+    program = catalogue.metadata.get("program")
+    if program:
+        return PROGRAM, [f"it is {program}: torch compiles its code when it loads it"]
     if all(use.known for use in catalogue.globals):
         return PLAIN, []
     from converter.scanning.danger import verdict

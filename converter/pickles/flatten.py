@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,19 +38,20 @@ class Flattened:
     module: str = ""
 
 
-def flatten(value: object, root: str | None = None) -> Flattened:
+def flatten(value: object, root: str | None = None, module: Callable[[object], Dict | None] = state_dict) -> Flattened:
     """Name every tensor of the weights by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
 
-    A whole module has the names of its `state_dict()`. Which part are the weights is the rule of `pickles.weights`; `root`
-    chooses another part, and names start below it. Lists count from 0. Raises FormatError for a root that is not there,
-    LayoutError for two tensors of one name or a key that stands twice on the way to one, LimitError for nesting past the
-    limit or containers shared so often that they multiply.
+    A whole module has the names of its `state_dict()`, which `module` gives. Which part are the weights is the rule of
+    `pickles.weights`; `root` chooses another part, and names start below it. Lists count from 0.
+
+    Raises FormatError for a root that is not there, LayoutError for two tensors of one name or a key that stands twice on
+    the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
     if root is None and type(value) is Dict and (plain := _plain(value)) is not None:
         flattened.tensors, flattened.prefix = _without_prefix(plain)
         return flattened
-    held = _Held(value)
+    held = _Held(value, module)
     if root is not None:
         chosen = _chosen(value, root, held)
         flattened.root = root
@@ -73,7 +74,8 @@ def flatten(value: object, root: str | None = None) -> Flattened:
         _add(flattened, name, leaf)
     if id(top) in held.modules:
         flattened.module = f"{top.module}.{top.name}"
-        flattened.others += [_other(name, inner) for name, inner in settings(top)]
+        named = {key for key in held.modules[id(top)][::2] if type(key) is str}
+        flattened.others += [_other(name, inner) for name, inner in settings(top) if name not in named]
     elif root is None:
         flattened.tensors, flattened.prefix = _without_prefix(flattened.tensors)
     return flattened
@@ -152,7 +154,8 @@ class _Held:
     LayoutError where a dict on the way to a tensor has a key twice: readers differ in which of the two counts.
     """
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, module: Callable[[object], Dict | None]) -> None:
+        self.module = module
         self.modules: dict[int, Dict] = {}
         self.containers: set[int] = set()
         self.places = 0
@@ -196,7 +199,7 @@ class _Held:
 
     def _opens(self, value: object) -> bool:
         """Whether a value is a whole module, whose state dict is made once."""
-        if id(value) not in self.modules and (made := state_dict(value)) is not None:
+        if id(value) not in self.modules and (made := self.module(value)) is not None:
             self.modules[id(value)] = made
         return id(value) in self.modules
 

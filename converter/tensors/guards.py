@@ -28,6 +28,19 @@ def check_expansion(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
+def without_tensors(catalogue: Catalogue) -> str:
+    """The sentence for a checkpoint whose weights are none, and what it holds instead."""
+    found = f"`{catalogue.location}` holds no tensors to convert"
+    if catalogue.metadata.get("program"):
+        return f"{found}: it is {catalogue.metadata['program']} whose weights are constants of its code (frozen)"
+    held = [other.name for other in catalogue.others if other.name]
+    if not held:
+        return found
+    return (
+        f"{found}: it has {listed(held)}, none of which are a model's weights; --root NAME takes the tensors below one"
+    )
+
+
 def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) -> None:
     """Raise unless every tensor can be carried over whole, and the pickle names nothing outside the table.
 

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 _WIDE: Final = 110  # columns from which storages are shown
 _WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
-_VERDICTS: Final = {"plain": "green", "unknown-globals": "yellow", "dangerous": "bold red", "malformed": "bold red"}
+_VERDICTS: Final = {
+    "plain": "green",
+    "unknown-globals": "yellow",
+    "program": "yellow",
+    "dangerous": "bold red",
+    "malformed": "bold red",
+}
 
 
 def show(found: Inspection, *, unfold: bool = False, out: Console | None = None) -> None:
@@ -109,6 +115,7 @@ def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
         words = {
             "plain": "plain: it asks for nothing but tensors",
             "unknown-globals": "unknown globals: it asks for more than tensors",
+            "program": "a program: it holds code, which was not run",
             "dangerous": "DANGEROUS: loading it with pickle would run code",
         }[said.verdict]
         yield "pickle", Text(words, style=_VERDICTS[said.verdict])

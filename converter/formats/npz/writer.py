@@ -24,7 +24,7 @@ from converter.io.zip_writer import Member, directory, lay_out
 from converter.limits import limits
 from converter.models.masks import to_drop
 from converter.tensors.casting import Losses, can_convert, parts_of
-from converter.tensors.guards import check_expansion
+from converter.tensors.guards import check_expansion, without_tensors
 from converter.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     if options.max_shard_size is not None:
         raise OutputError("an npz archive is one file, which numpy loads by name: leave --max-shard-size out")
     if not catalogue:
-        raise UnsupportedError(f"`{catalogue.location}` holds no tensors to convert")
+        raise UnsupportedError(without_tensors(catalogue))
     dtype = None if options.dtype == "keep" else BY_NAME[options.dtype.upper()]
     dropped = to_drop(catalogue, recognition, keep=options.keep_buffers)
     kept = {name: tensor for name, tensor in catalogue.items() if name not in dropped}

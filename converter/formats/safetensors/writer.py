@@ -17,7 +17,7 @@ from converter.formats.safetensors.reader import METADATA, TIED
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.models.masks import to_drop
 from converter.tensors import casting as numbers
-from converter.tensors.guards import check_expansion
+from converter.tensors.guards import check_expansion, without_tensors
 from converter.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     dtype = None if options.dtype == "keep" else BY_NAME[options.dtype.upper()]
     single_file, max_shard_size = options.name is not None, options.max_shard_size
     if not catalogue and not catalogue.unsupported:
-        raise UnsupportedError(f"`{catalogue.location}` holds no tensors to convert")
+        raise UnsupportedError(without_tensors(catalogue))
     for other in catalogue.unsupported:
         raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
     dropped = to_drop(catalogue, recognition, keep=options.keep_buffers)

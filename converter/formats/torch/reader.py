@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
 from converter.formats.torch import PUBLISHED_WRITER, ZIP_NAME
-from converter.formats.torch.records import another_case, program
+from converter.formats.torch.records import TORCHSCRIPT, another_case, program
+from converter.formats.torch.torchscript import CONSTANTS, WRITTEN, Script
 from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
@@ -47,14 +48,14 @@ _KEPT: Final = frozenset(
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts, and no tensor's bytes."""
     archive = Archive(source)
-    _check_kind(archive)
-    storages = _Storages(archive, shard)
+    script = _check_kind(archive)
+    storages = _Storages(archive, shard, WRITTEN if script is not None else ())
     record = archive.records["data.pkl"]
     data = archive.read("data.pkl", limits().pickle_bytes, check=record.crc32 != 0)
     pickled = run(data, TABLE, storages.persistent)
     if pickled.end != len(data):
         raise PickleError(f"`data.pkl` in `{source.name}` goes on for {len(data) - pickled.end:,} bytes after its end")
-    flattened = flatten(pickled.value, root)
+    flattened = flatten(pickled.value, root) if script is None else flatten(pickled.value, root, script.state_dict)
     every = list(storages.storages.values())
     return Catalogue(
         flattened.tensors,
@@ -70,6 +71,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
         unchecked=any(s.crc32 is None and s.nbytes for s in every),
         metadata={
             **facts(flattened),
+            "program": None if script is None else TORCHSCRIPT,
             "folder": storages.folder,
             "writer": next((writer for record, writer in _WRITERS if record in archive), None),
         },
@@ -113,8 +115,9 @@ def storage_dtype(known: object) -> StorageClass:
 class _Storages:
     """The records below `data/` as storages, in the order of the archive's directory. The pickle refers to them by key."""
 
-    def __init__(self, archive: Archive, shard: int | None) -> None:
+    def __init__(self, archive: Archive, shard: int | None, known: tuple[str, ...] = ()) -> None:
         self.archive = archive
+        self.known = known  # what else the names of its records may begin with
         self.folder = next((f for f in _FOLDERS if any(name.startswith(f) for name in archive.records)), _FOLDERS[0])
         byteorder = _byteorder(archive)
         self.storages = {
@@ -156,7 +159,7 @@ class _Storages:
         """Say which records nothing refers to: they waste space, and something could be hidden in them."""
         found = []
         unused = [self.folder + key for key in self.storages if key not in self.mentioned]
-        strange = [n for n in self.archive.records if not n.startswith(self.folder) and n not in _KEPT]
+        strange = [n for n in self.archive.records if not n.startswith((self.folder, *self.known)) and n not in _KEPT]
         for names, what in (
             (unused, "storages that no tensor refers to"),
             (strange, "records that torch.save does not write"),
@@ -172,9 +175,14 @@ def _said(kind: StorageClass, meta: bool) -> str:
     return f"{kind.name} without data (on the device `meta`)" if meta else kind.name
 
 
-def _check_kind(archive: Archive) -> None:
+def _check_kind(archive: Archive) -> Script | None:
+    """Raise FormatError for what is no checkpoint, ProgramError for a program whose weights can't be told from its code.
+
+    Returns the code of a TorchScript archive, which says what its weights are.
+    """
     name = archive.name
-    if (what := program(archive)) is not None:
+    script = Script(archive) if CONSTANTS in archive and "data.pkl" in archive else None
+    if script is None and (what := program(archive)) is not None:
         raise ProgramError(f"`{name}` is {what}")
     if (odd := next(another_case(archive), None)) is not None:
         raise FormatError(odd)
@@ -196,6 +204,7 @@ def _check_kind(archive: Archive) -> None:
     text = archive.read(version, 64, check=archive.records[version].crc32 != 0)
     if not text.strip().isdigit() or not 1 <= int(text) <= 10:
         raise FormatError(f"`{name}` has format version {text[:20]!r}: 1 to 10 are known")
+    return script
 
 
 def _byteorder(archive: Archive) -> str:

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 PICKLE: Final = "data.pkl"
 _ASK: Final = "ask whoever made it for the weights alone, as safetensors"
-MARKS: Final = (  # a record, and what an archive is that holds it
-    ("constants.pkl", "a TorchScript program"),
-    ("model.json", "a TorchScript program of torch 1.0 to 1.2"),
-    (".data/extern_modules", "a torch.package, which holds Python code"),
-    (".data/python_version", "a torch.package, which holds Python code"),
-    ("archive_format", "a program of torch.export (pt2)"),
-    ("serialized_exported_program.json", "a program of torch.export (pt2)"),
+TORCHSCRIPT: Final = "a TorchScript program"
+MARKS: Final = (  # a record, what an archive is that holds it, and how to go on
+    ("constants.pkl", TORCHSCRIPT, "`convert` carries its weights over and leaves its code behind"),
+    ("model.json", "a TorchScript program of torch 1.0 to 1.2", _ASK),
+    (".data/extern_modules", "a torch.package, which holds Python code", _ASK),
+    (".data/python_version", "a torch.package, which holds Python code", _ASK),
+    ("archive_format", "a program of torch.export (pt2)", _ASK),
+    ("serialized_exported_program.json", "a program of torch.export (pt2)", _ASK),
 )
 KNOWN: Final = (
     PICKLE,
@@ -29,7 +30,7 @@ KNOWN: Final = (
     ".storage_alignment",
     ".data/version",
     ".data/serialization_id",
-    *(record for record, _ in MARKS),
+    *(record for record, *_ in MARKS),
 )
 _FOLDERS: Final = ("data/", "tensors/", "code/")
 
@@ -38,7 +39,7 @@ def program(archive: Archive) -> str | None:
     """What program an archive is, by the records that only such archives have; None where it is none."""
     names = {name.lower() for name in archive.records}
     ends = names if archive.root else {part for name in names for part in _ends(name)}
-    return next((f"{what}: {_ASK}" for record, what in MARKS if record in ends), None)
+    return next((f"{what}: {how}" for record, what, how in MARKS if record in ends), None)
 
 
 def another_case(archive: Archive) -> Iterator[str]:
