@@ -10,7 +10,8 @@ from converter.dtypes import Dtype
 from converter.errors import FormatError, LayoutError, LimitError
 from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
-from converter.pickles.values import Dict, Opaque, TableEntry
+from converter.pickles.numpy_arrays import array_tensor, is_numeric
+from converter.pickles.values import Dict, Opaque, TableEntry, Value
 from converter.pickles.walk import inside, key_text
 from converter.tensors.catalogue import Other, Unsupported
 from converter.tensors.tensor import Tensor
@@ -29,6 +30,7 @@ class Flattened:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unsupported: list[Unsupported] = field(default_factory=list)
     others: list[Other] = field(default_factory=list)
+    arrays: dict[int, Tensor] = field(default_factory=dict)  # those made of numpy's arrays, by the array's id
     root: str = ""
 
 
@@ -48,14 +50,14 @@ def flatten(value: object, root: str | None = None) -> Flattened:
     if root is not None:
         top, flattened.root = _chosen(value, root), root
     elif type(value) is Dict:
-        below = [(key, inner) for key, inner in value.pairs() if id(inner) in holding or isinstance(inner, _TENSORS)]
+        below = [(key, inner) for key, inner in value.pairs() if id(inner) in holding or _is_tensor(inner)]
         if len(below) == 1 and type(below[0][1]) is Dict and type(below[0][0]) is str and below[0][0] in ROOTS:
             flattened.root, top = below[0]
     if top is not value and type(value) is Dict:
         for key, inner in value.pairs():
             if inner is not top:
                 flattened.others.append(_other(key_text(key), inner))
-    if isinstance(top, _TENSORS):
+    if _is_tensor(top):
         _add(flattened, "tensor", top)
         return flattened
     letters, most = 0, min(limits().names, _LETTERS * places + (1 << 20))
@@ -65,6 +67,10 @@ def flatten(value: object, root: str | None = None) -> Flattened:
             raise LimitError(f"{places:,} values have names of more than {most:,} bytes: no more are read")
         _add(flattened, name, leaf)
     return flattened
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, _TENSORS) or is_numeric(value)
 
 
 def _plain(value: Dict) -> dict[str, Tensor] | None:
@@ -81,6 +87,10 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
         if name in flattened.tensors:
             raise LayoutError(f"two tensors are both called `{name}`")
         flattened.tensors[name] = leaf
+    elif is_numeric(leaf):
+        made = flattened.arrays.get(id(leaf)) or array_tensor(leaf, f"array {len(flattened.arrays)}")
+        flattened.arrays[id(leaf)] = made
+        _add(flattened, name, made)
     elif isinstance(leaf, Attributed):
         _add(flattened, name, leaf.tensor)
         for attributes in leaf.attributes:
@@ -123,14 +133,14 @@ def _holding(value: object) -> tuple[set[int], int]:
     Raises LayoutError where one of them has a key twice: readers differ in which of the two counts.
     """
     parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
-    leaves, places = [value] if isinstance(value, _TENSORS) else [], 0
+    leaves, places = [value] if _is_tensor(value) else [], 0
     waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) else []
     while waiting:
         node = waiting.pop()
         places += len(node)
         for inner in node[1::2] if type(node) is Dict else node:
             kind = type(inner)
-            leaf = kind in _TENSORS
+            leaf = kind in _TENSORS or (kind is Value and is_numeric(inner))
             if leaf or ((kind is tuple or kind is list or kind is Dict) and inner):  # empty ones lead nowhere
                 above = parents.get(id(inner))
                 if above is None:
@@ -174,6 +184,8 @@ def _identity(key: object) -> str:
         key = int(key)
     if isinstance(key, bool):
         key = int(key)
+    if isinstance(key, Value):
+        return key.name  # devices and dtypes may be equal and written in two ways
     if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
         return key.value.torch  # which has aliases: torch.half is torch.float16
     return key_text(key)

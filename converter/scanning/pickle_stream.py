@@ -22,6 +22,7 @@ from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 from converter.pickles.opcodes import EXT1, EXT2, EXT4, FIXED_WIDTHS, FRAME, NAMES, OPCODES, STOP, decode
+from converter.pickles.value_rows import VALUES
 from converter.pickles.values import Opaque, PersistentId
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
@@ -201,7 +202,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
 
     try:
         with uncollected():
-            end = run(data, {}, _persistent, start, used=used, called=called).end
+            end = run(data, VALUES, _persistent, start, used=used, called=called).end
     except ConverterError as problem:
         errors.append((start, _let_go(problem)))
         goes_on = isinstance(problem, TruncatedPickleError) and len(data) < problem.needs <= total
@@ -211,7 +212,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
             tensors = 0
             try:
                 with uncollected():
-                    end = run(data, {}, _persistent, start, used=used, called=called, note=note, total=total).end
+                    end = run(data, VALUES, _persistent, start, used=used, called=called, note=note, total=total).end
             except ConverterError as last:
                 errors.append((start, _let_go(last)))
     counts, texts, reached, decoded = [0] * 256, [], start, 0

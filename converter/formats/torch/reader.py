@@ -65,7 +65,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     if pickled.end != len(data):
         raise PickleError(f"`data.pkl` in `{source.name}` goes on for {len(data) - pickled.end:,} bytes after its end")
     flattened = flatten(pickled.value, root)
-    every = list(storages.storages.values())
+    every = [*storages.storages.values(), *(tensor.storage for tensor in flattened.arrays.values())]
     return Catalogue(
         flattened.tensors,
         Origin(source.name, TORCH_ZIP.name, (File(source.name, source.size),), (source,)),
@@ -77,7 +77,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
             for (module, name), at in pickled.globals.items()
         ),
         problems=tuple(storages.problems()),
-        unchecked=any(s.crc32 is None and s.nbytes for s in every),
+        unchecked=any(s.crc32 is None and s.nbytes for s in storages.storages.values()),
         metadata={
             "root": flattened.root,
             "folder": storages.folder,
