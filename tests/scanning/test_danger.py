@@ -233,7 +233,7 @@ def test_the_second_opinion_is_asked_unless_told_otherwise(tmp_path: Path) -> No
     assert not_asked.fickling is None
 
 
-ONE = dumps([Call(Global("argparse", "Namespace"), ()), b"x" * 150_000])
+ONE = dumps([Call(Global("trainers", "Namespace"), ()), b"x" * 150_000])
 WITHIN = 2 * len(ONE) + 100_000  # two of them and a part of the third
 MANY = {
     "one after another": ("x.pkl", 3 * ONE),
