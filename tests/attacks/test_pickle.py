@@ -86,7 +86,6 @@ NAMED = [
     ("_pickle", "loads", "dangerous"), ("operator", "attrgetter", "dangerous"), ("functools", "reduce", "dangerous"),
     ("trainers", "Namespace", "unknown-globals"), ("numpy", "load_it", "unknown-globals"), ("nobody.ever", "saw_this", "unknown-globals"),
     ("colorsys", "rgb_to_hsv", "unknown-globals"), ("numpy._core.multiarray", "_reconstruct", "unknown-globals"),
-    ("_codecs", "encode", "unknown-globals"),
 ]  # fmt: skip
 
 
