@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 from converter.dtypes import BY_STORAGE, BY_TORCH, U8, Dtype
 from converter.errors import LayoutError, LimitError, PickleError
 from converter.limits import limits
-from converter.pickles.values import Dict, Opaque, TableEntry
+from converter.pickles.value_rows import VALUES
+from converter.pickles.values import Dict, Opaque, TableEntry, ValueRow
 from converter.tensors.tensor import Storage, Tensor
 
 _META: Final = ("meta", b"meta")  # the location of a storage that has a size and no data
@@ -180,7 +181,11 @@ def _dtype(value: object) -> Dtype:
 
 
 def _named(value: object) -> str:
-    return f"{value.module}.{value.name}" if isinstance(value, TableEntry | Opaque) else f"a {type(value).__name__}"
+    return (
+        f"{value.module}.{value.name}"
+        if isinstance(value, TableEntry | ValueRow | Opaque)
+        else f"a {type(value).__name__}"
+    )
 
 
 def _rebuild_parameter(args: tuple[Any, ...]) -> object:
@@ -202,7 +207,7 @@ def _is_tensor(data: object, function: str) -> object:
     """Return the tensor that a parameter is made of; the parameter does not get the attributes that it has."""
     if isinstance(data, Attributed):
         return data.tensor
-    if isinstance(data, Tensor | Special | Opaque):
+    if isinstance(data, Tensor | Special) or type(data) is Opaque:
         return data
     raise PickleError(f"{function} is given a {type(data).__name__}, not a tensor")
 
@@ -294,20 +299,7 @@ def _size(args: tuple[Any, ...]) -> object:
     return _sizes(tuple(sizes) if type(sizes) is list and len(sizes) <= limits().rank else sizes, "torch.Size")
 
 
-def _named_value(module: str, name: str) -> TableEntry:
-    """An entry whose call makes a name and nothing else: a device, a layout."""
-
-    def build(args: tuple[Any, ...]) -> object:
-        return f"{module}.{name}{args!r}" if len(args) <= 2 and all(_plain(a) for a in args) else name
-
-    return TableEntry(module, name, build)
-
-
-def _plain(value: object) -> bool:
-    return (type(value) is str and len(value) < 80) or (type(value) is int and value.bit_length() <= 64)
-
-
-def _table() -> dict[tuple[str, str], TableEntry]:
+def _table() -> dict[tuple[str, str], TableEntry | ValueRow]:
     utils = "torch._utils"
     rows = [
         # OrderedDict.__new__ ignores its arguments: only __init__ takes them.
@@ -316,8 +308,6 @@ def _table() -> dict[tuple[str, str], TableEntry]:
         TableEntry("torch", "Tensor"),
         TableEntry("torch.nn.parameter", "Parameter"),
         TableEntry("torch.nn.parameter", "Buffer"),
-        _named_value("torch", "device"),
-        _named_value("torch.serialization", "_get_layout"),
         TableEntry(utils, "_rebuild_tensor", _rebuild_tensor),
         TableEntry(utils, "_rebuild_tensor_v2", _rebuild_tensor_v2),
         TableEntry(utils, "_rebuild_tensor_v3", _rebuild_tensor_v3),
@@ -339,7 +329,11 @@ def _table() -> dict[tuple[str, str], TableEntry]:
         _special("device", f"{utils}._rebuild_xla_tensor", dtype_at=1),
         *(
             TableEntry("torch", name)
-            for name in ("per_tensor_affine", "per_channel_affine", "per_tensor_symmetric", "per_channel_symmetric")
+            for name in (
+                *("per_tensor_affine", "per_channel_affine", "per_tensor_symmetric", "per_channel_symmetric"),
+                "per_channel_affine_float_qparams",
+                *(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
+            )
         ),
         *(TableEntry("torch", name, value=dtype) for name, dtype in BY_TORCH.items()),
         *(
@@ -352,7 +346,7 @@ def _table() -> dict[tuple[str, str], TableEntry]:
             for name in ("UntypedStorage", "_UntypedStorage")
         ),
     ]
-    return {(known.module, known.name): known for known in rows}
+    return VALUES | {(known.module, known.name): known for known in rows}
 
 
 TABLE: Final = _table()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from converter.pickles.closed_table import Special, Typed
-from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
+from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry, Value, ValueRow
 from converter.pickles.walk import describe
 from converter.tensors.tensor import Tensor
 
@@ -25,7 +25,7 @@ def _written(value: Any, depth: int, left: list[int]) -> str:
     """`left` is how many characters may still be written: values that share values would multiply the text."""
     if left[0] <= 0 or depth < 0:
         return "…"
-    if type(value) is Opaque:
+    if type(value) is Opaque or type(value) is Value:
         text = _called(value, depth, left)
     elif type(value) is Dict:
         pairs = [
@@ -40,7 +40,7 @@ def _written(value: Any, depth: int, left: list[int]) -> str:
         text = repr(value[:_TEXT]) + ("…" if len(value) > _TEXT else "")
     elif type(value) is PersistentId:
         text = f"persistent_load({_written(value.value, depth - 1, left)})"
-    elif isinstance(value, TableEntry | Tensor | Special | Typed):
+    elif isinstance(value, TableEntry | ValueRow | Tensor | Special | Typed):
         text = describe(value)
     elif type(value) is int and value.bit_length() > 64:
         text = f"{value:#x}"[:_TEXT]  # Python refuses to write very long integers in decimal

@@ -11,7 +11,8 @@ from converter.errors import FormatError, LayoutError, LimitError
 from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.modules import settings, state_dict
-from converter.pickles.values import Dict, Opaque, TableEntry
+from converter.pickles.numpy_arrays import array_tensor, is_numeric
+from converter.pickles.values import Dict, Opaque, TableEntry, Value
 from converter.pickles.walk import inside, key_text
 from converter.pickles.weights import PREFIXES, Chosen, choose
 from converter.tensors.catalogue import Other, Unsupported
@@ -33,6 +34,7 @@ class Flattened:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unsupported: list[Unsupported] = field(default_factory=list)
     others: list[Other] = field(default_factory=list)
+    arrays: dict[int, Tensor] = field(default_factory=dict)  # those made of numpy's arrays, by the array's id
     root: str = ""
     prefix: str = ""
     module: str = ""
@@ -63,7 +65,7 @@ def flatten(value: object, root: str | None = None, module: Callable[[object], D
     for name, inner in chosen.beside:
         flattened.others.append(_other(name, inner))
     top = chosen.value
-    if isinstance(top, _TENSORS):
+    if _is_tensor(top):
         _add(flattened, "tensor", top)
         return flattened
     letters, most = 0, min(limits().names, _LETTERS * held.places + (1 << 20))
@@ -79,6 +81,10 @@ def flatten(value: object, root: str | None = None, module: Callable[[object], D
     elif root is None:
         flattened.tensors, flattened.prefix = _without_prefix(flattened.tensors)
     return flattened
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, _TENSORS) or is_numeric(value)
 
 
 def _plain(value: Dict) -> dict[str, Tensor] | None:
@@ -110,6 +116,10 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
         if name in flattened.tensors:
             raise LayoutError(f"two tensors are both called `{name}`")
         flattened.tensors[name] = leaf
+    elif is_numeric(leaf):
+        made = flattened.arrays.get(id(leaf)) or array_tensor(leaf, f"array {len(flattened.arrays)}")
+        flattened.arrays[id(leaf)] = made
+        _add(flattened, name, made)
     elif isinstance(leaf, Attributed):
         _add(flattened, name, leaf.tensor)
         for attributes in leaf.attributes:
@@ -160,7 +170,7 @@ class _Held:
         self.containers: set[int] = set()
         self.places = 0
         parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
-        leaves = [value] if isinstance(value, _TENSORS) else []
+        leaves = [value] if _is_tensor(value) else []
         waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) or self._opens(value) else []
         while waiting:
             node = waiting.pop()
@@ -168,7 +178,7 @@ class _Held:
             self.places += len(inside)
             for inner in inside[1::2] if type(inside) is Dict else inside:
                 kind = type(inner)
-                leaf = kind in _TENSORS
+                leaf = kind in _TENSORS or (kind is Value and is_numeric(inner))
                 # Empty containers lead nowhere.
                 if (
                     leaf
@@ -195,7 +205,7 @@ class _Held:
                         _check_keys(opened)
 
     def __call__(self, value: object) -> bool:
-        return id(value) in self.containers or isinstance(value, _TENSORS)
+        return id(value) in self.containers or _is_tensor(value)
 
     def _opens(self, value: object) -> bool:
         """Whether a value is a whole module, whose state dict is made once."""
@@ -229,6 +239,8 @@ def _identity(key: object) -> str:
         key = int(key)
     if isinstance(key, bool):
         key = int(key)
+    if isinstance(key, Value):
+        return key.name  # devices and dtypes may be equal and written in two ways
     if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
         return key.value.torch  # which has aliases: torch.half is torch.float16
     return key_text(key)

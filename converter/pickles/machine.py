@@ -16,11 +16,12 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from converter.errors import ConverterError, LimitError, PickleError
+from converter.errors import LimitError, PickleError
 from converter.limits import limits
 from converter.pickles import opcodes as op
 from converter.pickles.fast_tensors import BATCH, OMITTED, FastTensors
-from converter.pickles.leniency import DEAD_ENDS, Lost, Note, in_python_3, python2_string, sets_nothing, writable
+from converter.pickles.filling import Filling
+from converter.pickles.leniency import DEAD_ENDS, Lost, Note, in_python_3, python2_string, writable
 from converter.pickles.opcodes import (
     BINGET,
     BININT,
@@ -51,7 +52,8 @@ from converter.pickles.opcodes import (
     TUPLE3,
     decode,
 )
-from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry, grown
+from converter.pickles.value_rows import FROZENSET, SET
+from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry, Value, ValueRow
 
 _ABSENT: Final = object()  # what the memo gives for a number that was never put
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
@@ -94,7 +96,7 @@ def _misuse(error: Exception) -> PickleError:
     return PickleError(f"the pickle can't be run: {type(error).__name__}: {error}")
 
 
-class _Machine:
+class _Machine(Filling):
     """Stack, marks and memo of one run."""
 
     def __init__(
@@ -108,18 +110,15 @@ class _Machine:
     ) -> None:
         self.table = table
         self.persistent = persistent
-        self.used = used
-        self.called = called
-        self.note = note
+        super().__init__(used, called, note)
         self.behind = behind
         self.stopped: list[PickleError] = []  # errors behind which no unpickler goes on
         self.protocol = 0
         self.limits = limits()
-        self.found: dict[tuple[str, str], TableEntry] = {}
+        self.found: dict[tuple[str, str], TableEntry | ValueRow] = {}
         # Picklers number what they put from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
         # random salt, so that a pickle cannot choose numbers that collide.
         self.memo: list[Any] = []
-        self.size = self.copied = 0  # bytes of the pickle, and what calls have copied out of their arguments
         self.sparse: dict[int, Any] = {}
         self.salt = int.from_bytes(os.urandom(7), "little")
         self.fast = FastTensors(self.memo, self.sparse, persistent)
@@ -238,12 +237,6 @@ class _Machine:
                 self.note(at, self.stopped[-1], True)
                 stack.append(Lost())
 
-    def refuse(self, at: int, error: ConverterError) -> None:
-        """Raise what a strict run refuses. A lenient one notes it and goes on."""
-        if self.note is None:
-            raise error
-        self.note(at, error, False)
-
     def put(self, number: int, value: object) -> None:
         """Put a value into the memo; it replaces an earlier one with the same number."""
         if number < len(self.memo):
@@ -272,7 +265,7 @@ class _Machine:
             case op.EMPTY_LIST:
                 stack.append([])
             case op.EMPTY_SET:
-                stack.append(Opaque("builtins", "set", (), "EMPTY_SET"))
+                stack.append(Value(SET, ()))
             case op.LIST:
                 items, stack = stack, self.unmarked(below, code, at)
                 stack.append(items)
@@ -282,7 +275,7 @@ class _Machine:
                 self.extend(stack[-1], items, code, at)
             case op.FROZENSET:
                 items, stack = stack, self.unmarked(below, code, at)
-                stack.append(Opaque("builtins", "frozenset", (items,), "FROZENSET"))
+                stack.append(Value(FROZENSET, (items,)))
             case op.SETITEM:
                 value, key = stack.pop(), stack.pop()
                 self.extend(stack[-1], [key, value], code, at)
@@ -310,7 +303,7 @@ class _Machine:
             case op.NEWOBJ_EX:
                 kwargs, args = stack.pop(), stack.pop()
                 made = self.call(stack[-1], args, code, at)
-                if isinstance(made, Opaque):
+                if type(made) is Opaque:
                     made.kwargs = kwargs
                 elif kwargs:
                     raise PickleError(f"NEWOBJ_EX at byte {at:,} gives arguments by name to a call that takes none")
@@ -339,22 +332,13 @@ class _Machine:
                 stack.append(Lost() if code == op.NEXT_BUFFER else stack.pop())
         return stack
 
-    def copy(self, count: int, at: int) -> None:
-        """Count what a call copied out of its arguments: a pickle can pass one list to many calls, which would multiply it.
-
-        No list has more items than its pickle has bytes, so a list that is passed once is never too long.
-        """
-        self.copied += count
-        if self.copied > 2 * self.size:
-            raise LimitError(f"at byte {at:,} a list is passed to more calls than a checkpoint needs: they multiply it")
-
     def unmarked(self, below: list[list[Any]], code: int, at: int) -> list[Any]:
         """Return the stack as it was at the last MARK."""
         if not below:
             raise PickleError(f"{NAMES[code]} at byte {at:,} without a MARK before it")
         return below.pop()
 
-    def find(self, module: str, name: str, at: int) -> TableEntry | Opaque:
+    def find(self, module: str, name: str, at: int) -> TableEntry | ValueRow | Opaque:
         """Return the table's entry for a global, or an Opaque where it has none. Nothing is imported."""
         pair = (module, name)
         found = self.found.get(pair)
@@ -388,6 +372,14 @@ class _Machine:
                     f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which makes nothing"
                 )
             return build(args)
+        if type(callee) is ValueRow:
+            known = callee.made(args, code in (op.NEWOBJ, op.NEWOBJ_EX)) if type(args) is tuple else None
+            if known is not None:
+                if type(known) is Dict or type(known) is bytes:
+                    self.copy(len(known), at)
+                return known
+            self.odd(callee.module, callee.name, at)
+            callee = Opaque(callee.module, callee.name)
         if type(callee) is Opaque:
             how = NAMES[code]
             made = Opaque(callee.module, callee.name, args, how, callee if callee.args is not None else None)
@@ -395,47 +387,6 @@ class _Machine:
                 self.called(at, made)
             return made
         raise PickleError(f"{NAMES[code]} at byte {at:,} calls a {type(callee).__name__}, which can't be called")
-
-    def extend(self, target: Any, items: list[Any], code: int, at: int) -> None:
-        """Put keys and values into a dict or an Opaque."""
-        if len(items) & 1:
-            raise PickleError(f"{NAMES[code]} at byte {at:,} has a key without a value")
-        if type(target) is Dict:
-            target += items
-        elif type(target) is Opaque:
-            target.items = grown(target.items, items)
-        else:
-            problem = PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
-            # Unpicklers put items at the places of a list, and nothing into anything.
-            if items and type(target) is not list:
-                raise problem
-            self.refuse(at, problem)
-
-    def append(self, target: Any, items: list[Any], code: int, at: int) -> None:
-        """Put values into a list or an Opaque."""
-        if type(target) is list:
-            target += items
-        elif type(target) is Opaque:
-            target.items = grown(target.items, items)
-        else:
-            problem = PickleError(f"{NAMES[code]} at byte {at:,} appends to a {type(target).__name__}")
-            if items:
-                raise problem
-            self.refuse(at, problem)
-
-    def build(self, target: Any, state: object, at: int) -> None:
-        """Note the state that BUILD would have set on a value."""
-        if type(target) is Dict:
-            target.state = state
-        elif type(target) is Opaque:
-            target.state = grown(target.state, [state])
-            if self.called is not None:
-                self.called(at, target)
-        else:
-            problem = PickleError(f"BUILD at byte {at:,} sets the state of a {type(target).__name__}")
-            if not sets_nothing(state):
-                raise problem
-            self.refuse(at, problem)
 
     def check(self, count: int, memo: int, stack: int, at: int) -> None:
         """Raise LimitError when the pickle asks for more work than any checkpoint needs."""

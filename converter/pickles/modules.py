@@ -66,7 +66,7 @@ def _attributes(value: object) -> Iterator[tuple[Any, Any]] | None:
 
 def _names(value: object) -> frozenset[str]:
     """The texts in a set: set() of a list of items, or an empty one that items were put into."""
-    if type(value) is not Opaque:
+    if not isinstance(value, Opaque):
         return frozenset()
     lists = (value.args, *(value.args if type(value.args) is tuple else ()), value.items)
     return frozenset(name for part in lists if type(part) is list for name in part if type(name) is str)

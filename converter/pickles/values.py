@@ -46,6 +46,62 @@ class Opaque:
         called = "" if self.args is None else "(…)"
         return f"<Opaque {self.module}.{self.name}{called}>"
 
+    def fill(self, items: list[object]) -> None:
+        """Note what is put into it. The list is extended in place: to copy it at every call would take quadratic time."""
+        if self.items is None:
+            self.items = items
+        else:
+            self.items += items
+
+    def build(self, state: object) -> None:
+        """Note the state that BUILD sets."""
+        if self.state is None:
+            self.state = []
+        self.state.append(state)
+
+
+class ValueRow:
+    """A global of the closed table that makes plain values, if it is given what `takes` takes.
+
+    `states` says which states BUILD may give to what it makes, and `fills` what may be put in: "items", "pairs" or nothing.
+    `make` makes something else than a `Value` of the arguments, or None of arguments that it does not take; its second
+    argument is whether `__new__` is called, and not the class.
+    """
+
+    __slots__ = ("fills", "make", "module", "name", "states", "takes")
+
+    def __init__(
+        self,
+        module: str,
+        name: str,
+        takes: Callable[[tuple[Any, ...]], bool],
+        states: Callable[[object], bool],
+        fills: str = "",
+        make: Callable[[tuple[Any, ...], bool], object] | None = None,
+    ) -> None:
+        self.module = module
+        self.name = name
+        self.takes = takes
+        self.states = states
+        self.fills = fills
+        self.make = make
+
+    def made(self, args: tuple[Any, ...], new: bool = False) -> object:
+        """What a call makes; None for arguments with which it may be more than a plain value."""
+        if self.make is not None:
+            return self.make(args, new)
+        return Value(self, args) if self.takes(args) else None
+
+
+class Value(Opaque):
+    """A plain value that a row of the closed table makes: a set, an array, a date … `row` says which."""
+
+    __slots__ = ("row",)
+
+    def __init__(self, row: ValueRow, args: tuple[Any, ...]) -> None:
+        super().__init__(row.module, row.name, args)
+        self.row = row
+
 
 class PersistentId:
     """What a persistent id stands for, where the caller did not say how to find it. `value` is the id."""
@@ -80,7 +136,7 @@ class TableEntry:
         self.value = value
 
 
-Table = Mapping[tuple[str, str], TableEntry]
+Table = Mapping[tuple[str, str], TableEntry | ValueRow]
 
 
 @dataclass(slots=True)

@@ -8,11 +8,14 @@ from typing import Any, Final
 
 from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special, Typed
-from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
+from converter.pickles.numpy_arrays import array_parts, dtype_name
+from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry, Value, ValueRow
 from converter.tensors.tensor import Tensor
 
 _ENTERED: Final = 100_000  # containers that are looked through for tensors that are only listed
-_LEAVES: Final = frozenset((str, bytes, bytearray, int, float, bool, NoneType, TableEntry))  # they hold nothing
+_LEAVES: Final = frozenset(
+    (str, bytes, bytearray, int, float, bool, NoneType, TableEntry, ValueRow)
+)  # they hold nothing
 
 
 def inside(node: object) -> Iterator[tuple[str, Any]]:
@@ -23,7 +26,7 @@ def inside(node: object) -> Iterator[tuple[str, Any]]:
     elif type(node) in (list, tuple):
         for index, inner in enumerate(node):  # type: ignore[arg-type]
             yield str(index), inner
-    elif type(node) is Opaque:
+    elif type(node) is Opaque or type(node) is Value:
         for inner in (node.callee, node.args, node.kwargs, *(node.state or ())):
             yield "", inner
         for index, inner in enumerate(node.items or ()):
@@ -87,9 +90,11 @@ def describe(value: object) -> str:
         return f"dict of {len(value) // 2:,}"
     if isinstance(value, list | tuple | bytes):
         return f"{type(value).__name__} of {len(value):,}"
+    if isinstance(value, Value):
+        return _value(value)
     if isinstance(value, Opaque):
         return f"{value.module}.{value.name}"[:90] + ("(…)" if value.args is not None else "")
-    if isinstance(value, TableEntry):
+    if isinstance(value, TableEntry | ValueRow):
         return f"{value.module}.{value.name}"
     if isinstance(value, Special):
         return f"{value.kind} tensor"
@@ -98,3 +103,28 @@ def describe(value: object) -> str:
     if isinstance(value, Typed):
         return f"storage of {value.storage.nbytes:,} bytes"
     return type(value).__name__
+
+
+def _value(value: Value) -> str:
+    """A value of the table as people write it: `ndarray f4 [2, 3]`, `datetime.date(2023, 3, 1)`, `set of 3`."""
+    if (parts := array_parts(value)) is not None:
+        return f"ndarray {parts[1].lstrip('<=|')} {list(parts[0])!s:.60}"
+    if value.name == "dtype" and (name := dtype_name(value)):
+        return f"numpy.dtype({name.lstrip('<=|')})"
+    args: Any = value.args if type(value.args) is tuple else ()
+    if value.module == "datetime" and args and type(args[0]) is bytes and (text := _date(args[0])):
+        return text
+    if value.name in ("set", "frozenset", "deque"):
+        held = (*args[:1], *([value.items] if value.items else []))
+        return f"{value.name} of {sum(len(part) for part in held if isinstance(part, list | tuple)):,}"
+    shown = ", ".join(describe(arg)[:30] for arg in args[:4])
+    return f"{value.module}.{value.name}({shown})"[:100]
+
+
+def _date(data: bytes) -> str | None:
+    """A date or time by the bytes in which Python pickles it (Modules/_datetimemodule.c)."""
+    if len(data) not in (4, 6, 10):
+        return None
+    date = f"{int.from_bytes(data[:2]):04}-{data[2] & 0x7F:02}-{data[3]:02}" if len(data) != 6 else ""
+    clock = data[4:7] if len(data) == 10 else data[:3] if len(data) == 6 else b""
+    return " ".join(filter(None, (date, ":".join(f"{part:02}" for part in clock))))

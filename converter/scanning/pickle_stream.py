@@ -22,6 +22,7 @@ from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 from converter.pickles.opcodes import EXT1, EXT2, EXT4, FIXED_WIDTHS, FRAME, NAMES, OPCODES, STOP, decode
+from converter.pickles.value_rows import VALUES
 from converter.pickles.values import Opaque, PersistentId
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
@@ -201,7 +202,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
 
     try:
         with uncollected():
-            end = run(data, {}, _persistent, start, used=used, called=called).end
+            end = run(data, VALUES, _persistent, start, used=used, called=called).end
     except ConverterError as refused:
         problem = _let_go(refused)
         errors.append((len(data), problem))
@@ -212,7 +213,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
             tensors = 0
             try:
                 with uncollected():
-                    end = run(data, {}, _persistent, start, used=used, called=called, note=note, total=total).end
+                    end = run(data, VALUES, _persistent, start, used=used, called=called, note=note, total=total).end
             except ConverterError as last:
                 errors.append((len(data), _let_go(last)))
             if not errors and not notes:
@@ -232,7 +233,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         listed = {at for at, _ in calls}
         with suppress(ConverterError), uncollected():
             run(
-                data, {}, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
+                data, VALUES, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
                 called=lambda at, made: None if at in listed else called(at, made),
             )  # fmt: skip
     return PickleRun(

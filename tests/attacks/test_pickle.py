@@ -84,9 +84,8 @@ NAMED = [
     ("torch.utils.collect_env", "run", "dangerous"), ("torch.storage", "_load_from_bytes", "dangerous"), ("torch", "load", "dangerous"),
     ("torch.jit.unsupported_tensor_ops", "execWrapper", "dangerous"), ("torch._dynamo.guards", "GuardBuilder.get", "dangerous"),
     ("_pickle", "loads", "dangerous"), ("operator", "attrgetter", "dangerous"), ("functools", "reduce", "dangerous"),
-    ("argparse", "Namespace", "unknown-globals"), ("numpy", "dtype", "unknown-globals"), ("nobody.ever", "saw_this", "unknown-globals"),
+    ("trainers", "Namespace", "unknown-globals"), ("numpy", "load_it", "unknown-globals"), ("nobody.ever", "saw_this", "unknown-globals"),
     ("colorsys", "rgb_to_hsv", "unknown-globals"), ("numpy._core.multiarray", "_reconstruct", "unknown-globals"),
-    ("_codecs", "encode", "unknown-globals"),
 ]  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def torch_zips() -> dict[str, bytes]:
         "trainer": ({"epoch": 3, "lr": 0.5, "state_dict": ordered(**TWO), "opt": [1, (2,), None, True]}, TWO_DATA),
         "empty": ({"e": view("0", (0,))}, {"0": b""}),
         "parameter": ({"p": Call(Global("torch._utils", "_rebuild_parameter"), (TWO["w"], True, ordered()))}, {"0": TWO_DATA["0"]}),
-        "inert": ({"w": TWO["w"], "args": Call(Global("argparse", "Namespace"), (), {"lr": 0.1})}, {"0": TWO_DATA["0"]}),
+        "inert": ({"w": TWO["w"], "args": Call(Global("trainers", "Namespace"), (), {"lr": 0.1})}, {"0": TWO_DATA["0"]}),
     }  # fmt: skip
     made = {f"{age} {name}": zip_bytes(_aged(age, *values[name]), alignment=8) for age in WRITTEN for name in values}
     entries = _aged("2.7", *values["two"])

@@ -278,10 +278,10 @@ def test_a_flipped_bit_is_found_and_nothing_is_written(tiny: Path, tmp_path: Pat
 
 
 def test_a_pickle_that_asks_for_more_needs_a_word(tmp_path: Path) -> None:
-    value = {"w": view("0", (1,)), "args": Call(Global("argparse", "Namespace"))}
+    value = {"w": view("0", (1,)), "args": Call(Global("trainers", "Namespace"))}
     path = write_checkpoint(tmp_path / "x.bin", value, {"0": floats(1.0)})
 
-    with pytest.raises(UnsafeError, match=r"names `argparse\.Namespace`.*--ignore-globals"):
+    with pytest.raises(UnsafeError, match=r"names `trainers\.Namespace`.*--ignore-globals"):
         extract(open_checkpoint(path), tmp_path / "out")
     extract(open_checkpoint(path), tmp_path / "out", ignore_globals=True)
 

@@ -112,10 +112,10 @@ class TestOthers:
         ]  # fmt: skip
 
     def test_that_are_opaque_are_listed_by_name(self, opened: Open) -> None:
-        catalogue = opened({"w": T, "args": Call(Global("argparse", "Namespace"), (), {"lr": 0.1})})
+        catalogue = opened({"w": T, "args": Call(Global("trainers", "Namespace"), (), {"lr": 0.1})})
 
-        assert [(other.name, other.kind) for other in catalogue.others] == [("args", "argparse.Namespace")]
-        assert catalogue.unknown_globals() == ["argparse.Namespace"]
+        assert [(other.name, other.kind) for other in catalogue.others] == [("args", "trainers.Namespace")]
+        assert catalogue.unknown_globals() == ["trainers.Namespace"]
 
     def test_tensors_within_what_is_opaque_are_listed_not_carried(self, opened: Open) -> None:
         module = Call(Global("mine", "Module"), (T,), {"weight": U, "more": [T]})

@@ -31,7 +31,7 @@ def checkpoint(folder: Path) -> Path:
     )
     value = {
         "a": view("0", (2, 2), (1, 2)), "b": view("0", (2, 2), (1, 2)), "meta": qint, "epoch": 3,
-        "args": Call(Global("argparse", "Namespace"), (), {"w": view("0", (1,))}), "x": Call(Global("os", "system"), ("ls",)),
+        "args": Call(Global("trainers", "Namespace"), (), {"w": view("0", (1,))}), "x": Call(Global("os", "system"), ("ls",)),
     }  # fmt: skip
     return write_checkpoint(folder / "x.bin", value, {"0": floats(1, 2, 3, 4), "unused": b"hidden"})
 

@@ -408,7 +408,7 @@ def test_a_pickle_that_calls_it_has_the_verdict(module: str, name: str, verdict:
     assert scan_file(LocalFile(path), fickling=False).verdict == verdict
 
 
-ONE = dumps([Call(Global("argparse", "Namespace"), ()), b"x" * 150_000])
+ONE = dumps([Call(Global("trainers", "Namespace"), ()), b"x" * 150_000])
 WITHIN = 2 * len(ONE) + 100_000  # two of them and a part of the third
 MANY = {
     "one after another": ("x.pkl", 3 * ONE),

@@ -52,7 +52,7 @@ from tests.reports.closed import closed
 RUN = CliRunner()
 ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
 LS = Call(Global("os", "system"), ("ls",))
-NAMESPACE = Call(Global("argparse", "Namespace"), (), {"lr": 1})
+NAMESPACE = Call(Global("trainers", "Namespace"), (), {"lr": 1})
 
 
 def look(data: bytes, tmp_path: Path, name: str = "x", **options: Any) -> FileScan:

@@ -53,9 +53,12 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     pickled = stream.next(persistent=mentioned.persistent)
     flattened = flatten(pickled.value, root)
     return Catalogue(
-        {name: mentioned.whole(tensor) for name, tensor in flattened.tensors.items()},
+        {
+            name: mentioned.whole(tensor) if tensor.storage.key in mentioned.placed else tensor
+            for name, tensor in flattened.tensors.items()
+        },
         Origin(source.name, LEGACY_NAME, (File(source.name, source.size),), (source,)),
-        storages=tuple(mentioned.placed.values()),
+        storages=(*mentioned.placed.values(), *(tensor.storage for tensor in flattened.arrays.values())),
         others=tuple(flattened.others),
         unsupported=tuple(flattened.unsupported),
         globals=tuple(

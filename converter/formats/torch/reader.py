@@ -56,7 +56,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     if pickled.end != len(data):
         raise PickleError(f"`data.pkl` in `{source.name}` goes on for {len(data) - pickled.end:,} bytes after its end")
     flattened = flatten(pickled.value, root) if script is None else flatten(pickled.value, root, script.state_dict)
-    every = list(storages.storages.values())
+    every = [*storages.storages.values(), *(tensor.storage for tensor in flattened.arrays.values())]
     return Catalogue(
         flattened.tensors,
         Origin(source.name, ZIP_NAME, (File(source.name, source.size),), (source,)),
@@ -68,7 +68,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
             for (module, name), at in pickled.globals.items()
         ),
         problems=tuple(storages.problems()),
-        unchecked=any(s.crc32 is None and s.nbytes for s in every),
+        unchecked=any(s.crc32 is None and s.nbytes for s in storages.storages.values()),
         metadata={
             **facts(flattened),
             "program": None if script is None else TORCHSCRIPT,

@@ -1,0 +1,191 @@
+"""Plain values that the closed table knows: what the standard library and numpy write is named, shown and carried."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import decimal
+import fractions
+import pathlib
+import pickle
+import types
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.opening import open_checkpoint
+from converter.pickles.closed_table import TABLE
+from converter.pickles.machine import run
+from converter.pickles.value_rows import VALUES
+from converter.pickles.values import Pickled
+from converter.pickles.walk import describe
+from converter.tensors.catalogue import Catalogue
+from tests.build.checkpoints import Call, Global, Raw, dumps, write_checkpoint
+from tests.build.rebuilt import SIX, TENSOR
+
+Open = Callable[..., Catalogue]
+ZONE = datetime.timezone(datetime.timedelta(hours=2))
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    def open_with(value: Any, **options: Any) -> Catalogue:
+        return open_checkpoint(write_checkpoint(tmp_path / "a.bin", value, SIX, **options))
+
+    return open_with
+
+
+def made(data: bytes) -> Pickled:
+    return run(data, TABLE)
+
+
+def unknown(data: bytes) -> set[str]:
+    """What is outside of the table, in a run for `convert` and in one for `scan`."""
+    found = [{f"{m}.{n}" for m, n in run(data, table).globals if (m, n) not in TABLE} for table in (TABLE, VALUES)]
+    assert found[0] == found[1]
+    return found[0]
+
+
+PLAIN: dict[str, tuple[Any, str | None]] = {
+    "set": ({1, 2, 3}, "set of 3"),
+    "frozenset": (frozenset((1, 2)), "frozenset of 2"),
+    "bytes": (b"\x80abc", "bytes of 4"),
+    "bytearray": (bytearray(b"abc"), None),
+    "complex": (1 + 2j, "builtins.complex(1.0, 2.0)"),
+    "range": (range(1, 9, 2), "builtins.range(1, 9, 2)"),
+    "slice": (slice(1, 2), "builtins.slice(1, 2, None)"),
+    "Counter": (collections.Counter("abb"), "dict of 2"),
+    "defaultdict": (collections.defaultdict(list, {1: [2]}), "dict of 1"),
+    "defaultdict of OrderedDict": (collections.defaultdict(collections.OrderedDict), "dict of 0"),
+    "deque": (collections.deque([1, 2], 5), None),
+    "Namespace": (argparse.Namespace(lr=0.1, name="x"), None),
+    "SimpleNamespace": (types.SimpleNamespace(lr=0.1), None),
+    "date": (datetime.date(2023, 3, 1), "2023-03-01"),
+    "time": (datetime.time(1, 2, 3), "01:02:03"),
+    "datetime": (datetime.datetime(2023, 3, 1, 12, 30, 5), "2023-03-01 12:30:05"),  # noqa: DTZ001
+    "datetime with a zone": (datetime.datetime(2023, 3, 1, 12, 30, 5, tzinfo=ZONE), "2023-03-01 12:30:05"),
+    "timedelta": (datetime.timedelta(1, 2), "datetime.timedelta(1, 2, 0)"),
+    "Decimal": (decimal.Decimal("1.50"), 'decimal.Decimal("1.50")'),
+    "UUID": (uuid.UUID(int=5), None),
+    "Fraction": (fractions.Fraction(1, 3), None),
+    "PurePosixPath": (pathlib.PurePosixPath("a/b"), None),
+    "PosixPath": (pathlib.PosixPath("/a"), None),
+    "PureWindowsPath": (pathlib.PureWindowsPath("c:/a"), None),
+    "object": (object(), None),
+    "int64 array": (np.arange(24), "ndarray i8 [24]"),
+    "Fortran array": (np.asfortranarray(np.ones((2, 3), "f4")), "ndarray f4 [2, 3]"),
+    "big-endian array": (np.ones(2, ">f4"), "ndarray >f4 [2]"),
+    "object array": (np.array(["a", None], object), "ndarray O8 [2]"),
+    "array with fields": (np.zeros(2, [("a", "f4")]), None),
+    "text array": (np.array(["abc"]), "ndarray U3 [1]"),
+    "datetime64": (np.array(["2020-01-01"], "M8[D]"), "ndarray M8 [1]"),
+    "scalar": (np.float64(2), None),
+    "bool scalar": (np.bool_(True), None),
+    "dtype": (np.dtype("f4"), "numpy.dtype(f4)"),
+    "dtype with fields": (np.dtype([("a", "<f4")]), None),
+    "Generator": (np.random.default_rng(0), None),
+    "RandomState": (np.random.RandomState(0), None),
+    "PCG64": (np.random.PCG64(1), None),
+    "MT19937": (np.random.MT19937(1), None),
+    "Philox": (np.random.Philox(1), None),
+    "SFC64": (np.random.SFC64(1), None),
+    "SeedSequence": (np.random.SeedSequence(1), None),
+    "RNG states": (("MT19937", np.arange(7), 624, 0, 0.0), "tuple of 5"),
+}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_values_are_known(name: str, protocol: int) -> None:
+    value, text = PLAIN[name]
+    data = pickle.dumps(value, protocol)
+
+    assert unknown(data) == set()
+    if text is not None and protocol >= 2 and name not in ("bytearray", "time"):
+        assert describe(made(data).value) == text
+
+
+def called(module: str, name: str, *args: Any) -> bytes:
+    return dumps(Call(Global(module, name), args))
+
+
+F4 = Call(Global("numpy", "dtype"), ("f4", False, True))
+OBJECT = Call(Global("numpy", "dtype"), ("O8", False, True))
+ARRAY = Global("numpy", "ndarray")
+MULTIARRAY = "numpy._core.multiarray"
+ODD = {
+    "another codec": called("_codecs", "encode", "x", "rot13"),
+    "a codec of a module": called("_codecs", "encode", "x", "mine"),
+    "a codec with an error handler": called("_codecs", "encode", "x", "latin1", "mine"),
+    "a factory that is unknown": called("collections", "defaultdict", Global("mine", "f")),
+    "a class that is no ndarray": called(MULTIARRAY, "_reconstruct", Global("collections", "deque"), (0,), b"b"),
+    "an unknown class": called(MULTIARRAY, "_reconstruct", Global("mine", "A"), (0,), b"b"),
+    "an array of a size": called(MULTIARRAY, "_reconstruct", ARRAY, (1 << 40,), b"b"),
+    "an array directly": called("numpy", "ndarray", (1 << 40,)),
+    "an object scalar": called(MULTIARRAY, "scalar", OBJECT, b"12345678"),
+    "a scalar of no dtype": called(MULTIARRAY, "scalar", "f4", b"1234"),
+    "many bytes": called("builtins", "bytearray", 10**12),
+    "many bytes, too": called("builtins", "bytes", 10**12),
+    "text of anything": called("builtins", "str", [1]),
+    "a large fraction": called("fractions", "Fraction", "1e999999999"),
+    "_reconstructor of an unknown class": called("copyreg", "_reconstructor", Global("mine", "A"), Global("builtins", "object"), None),
+    "_reconstructor of another base": called("copyreg", "_reconstructor", Global("argparse", "Namespace"), Global("builtins", "list"), [1]),
+    "a generator of a callable": called("numpy.random._pickle", "__generator_ctor", "MT19937", Global("collections", "OrderedDict")),
+    "a bit generator of a class": called("numpy.random._pickle", "__bit_generator_ctor", Global("collections", "deque")),
+    "a namespace with arguments": called("argparse", "Namespace", 1),
+    "attributes that are called": dumps(Call(Global("argparse", "Namespace"), (), {"__setstate__": Global("collections", "deque")})),
+    "a method that APPENDS calls": dumps(Call(Global("types", "SimpleNamespace"), (), {"append": Global("collections", "deque")})),
+    "attributes of an OrderedDict": dumps(Raw(b"ccollections\nOrderedDict\n)R" + dumps({"__setstate__": 1})[2:-1] + b"b")),
+    "a state of something else": dumps(Call(Global("datetime", "date"), (b"\7\xe7\3\1",), {"a": 1})),
+    "an array state of another kind": dumps(Call(Global(MULTIARRAY, "_reconstruct"), (ARRAY, (0,), b"b"), {"a": 1})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_known_globals_with_other_arguments_are_unknown(name: str) -> None:
+    assert any(found.endswith("(…)") for found in unknown(ODD[name]))
+
+
+@pytest.mark.parametrize("array", ["int64 array", "Fortran array", "big-endian array"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_an_array_in_a_state_dict_is_a_tensor(array: str, protocol: int, opened: Open) -> None:
+    expected = PLAIN[array][0]
+    catalogue = opened(None, pickle=pickle.dumps({"n": 1, "a": expected}, protocol))
+
+    assert list(catalogue) == ["a"]
+    assert catalogue.unknown_globals() == []
+    assert catalogue["a"].shape == expected.shape
+    assert np.asarray(catalogue["a"]).tolist() == expected.tolist()
+    assert b"".join(map(bytes, catalogue["a"].tiles())) == expected.astype(expected.dtype.newbyteorder("<")).tobytes()
+
+
+def test_two_names_of_one_array_are_tied_and_arrays_lie_apart(opened: Open) -> None:
+    one, two = np.full(3, 1, "f4"), np.full(3, 2, "f4")
+    catalogue = opened(None, pickle=pickle.dumps({"a": [one], "b": [one], "c": two}, 2))
+
+    assert catalogue.tied() == [["a.0", "b.0"]]
+    assert [storage.key for storage in catalogue.storages] == ["0", "array 0", "array 1"]
+
+
+def test_values_that_are_no_numbers_are_listed(opened: Open) -> None:
+    values = {"o": np.array(["a"], object), "n": np.float64(2), "d": datetime.date(2023, 3, 1), "s": {1}}
+    catalogue = opened({"w": TENSOR, **{key: Raw(pickle.dumps(value, 2)[2:-1]) for key, value in values.items()}})
+
+    assert list(catalogue) == ["w"]
+    assert [(other.name, other.kind, describe(other.value)) for other in catalogue.others] == [
+        ("o", "numpy.ndarray", "ndarray O8 [1]"),
+        ("n", "numpy._core.multiarray.scalar", "numpy._core.multiarray.scalar(numpy.dtype(f8), bytes of 8)"),
+        ("d", "datetime.date", "2023-03-01"),
+        ("s", "builtins.set", "set of 1"),
+    ]
+
+
+def test_tensors_inside_a_defaultdict_have_names(opened: Open) -> None:
+    filled = Raw(b"ccollections\ndefaultdict\nc__builtin__\nlist\n\x85R" + dumps({"k": TENSOR}, {"0": 24})[3:-1])
+
+    assert list(opened({"d": filled})) == ["d.k"]
