@@ -122,6 +122,10 @@ _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.?))", re.DO
 _ESCAPES: Final = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True))
 
 
+class EndOfDataError(TruncatedPickleError):
+    """The data ends where an opcode should be. No unpickler reads on."""
+
+
 Refuse = Callable[[int, PickleError | LimitError], None]
 
 
@@ -161,7 +165,7 @@ def decode(
     while True:
         if position >= limit:
             if position >= size:
-                raise TruncatedPickleError(f"the pickle is cut off at byte {position:,}, before its STOP", size + 1)
+                raise EndOfDataError(f"the pickle is cut off at byte {position:,}, before its STOP", size + 1)
             limit = size
         at = position
         code = data[position]

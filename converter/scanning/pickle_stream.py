@@ -21,7 +21,18 @@ from converter.io.source import Memory, Source
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
-from converter.pickles.opcodes import EXT1, EXT2, EXT4, FIXED_WIDTHS, FRAME, NAMES, OPCODES, STOP, decode
+from converter.pickles.opcodes import (
+    EXT1,
+    EXT2,
+    EXT4,
+    FIXED_WIDTHS,
+    FRAME,
+    NAMES,
+    OPCODES,
+    STOP,
+    EndOfDataError,
+    decode,
+)
 from converter.pickles.values import Opaque, PersistentId
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
@@ -206,6 +217,8 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         problem = _let_go(refused)
         errors.append((len(data), problem))
         goes_on = isinstance(problem, TruncatedPickleError) and len(data) < problem.needs <= total
+        # Where the data ends between two opcodes, a lenient run would only do the same again.
+        goes_on = goes_on or isinstance(problem, EndOfDataError)
         if not goes_on and start < len(data) and data[start] in NAMES:
             for seen in (used, calls, notes, errors):
                 seen.clear()
