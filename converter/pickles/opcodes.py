@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
-from converter.errors import LimitError, PickleError, TruncatedPickleError
+from converter.errors import EndOfDataError, LimitError, PickleError, TruncatedPickleError
 from converter.limits import limits
 
 # How an opcode's argument is written: numbers by their width; texts, bytes, STRINGs of Python 2 and long integers by the
@@ -120,10 +120,6 @@ _OCTAL: Final = re.compile(rb"[+-]?0[0-7]++")  # C's strtol reads it, Python's i
 _ODD: Final = re.compile(rb"[\s_]")
 _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.?))", re.DOTALL)
 _ESCAPES: Final = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True))
-
-
-class EndOfDataError(TruncatedPickleError):
-    """The data ends where an opcode should be. No unpickler reads on."""
 
 
 Refuse = Callable[[int, PickleError | LimitError], None]
