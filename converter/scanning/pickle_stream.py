@@ -15,7 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from converter.errors import ConverterError, LimitError, PickleError, TruncatedPickleError, UnsupportedError
+from converter.errors import (
+    ConverterError,
+    EndOfDataError,
+    LimitError,
+    PickleError,
+    TruncatedPickleError,
+    UnsupportedError,
+)
 from converter.formats import uncollected
 from converter.io.source import Memory, Source
 from converter.limits import limits
@@ -30,7 +37,6 @@ from converter.pickles.opcodes import (
     NAMES,
     OPCODES,
     STOP,
-    EndOfDataError,
     decode,
 )
 from converter.pickles.values import Opaque, PersistentId
