@@ -10,6 +10,7 @@ ConverterError              the root: everything this package raises on purpose
 ├─ ArchiveError             a zip directory that two readers could understand differently
 ├─ PickleError              bytes that are not a well-formed pickle
 │  └─ TruncatedPickleError  the pickle goes on after the last byte
+│     └─ EndOfDataError     the last byte ends an opcode, and no STOP follows
 ├─ LayoutError              a tensor that does not lie within its storage
 ├─ ManifestError            a manifest, an index or a config.json that contradicts itself or its files
 ├─ LimitError               well-formed, but past a limit of `converter.limits`
@@ -87,6 +88,10 @@ class TruncatedPickleError(PickleError):
     def __init__(self, message: str, needs: int) -> None:
         super().__init__(message)
         self.needs = needs
+
+
+class EndOfDataError(TruncatedPickleError):
+    """The data ends where an opcode should begin, so that no unpickler reads on."""
 
 
 class LayoutError(ConverterError):

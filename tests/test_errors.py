@@ -68,6 +68,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "ArchiveError": (2, "malformed", "unreadable"),
     "PickleError": (2, "malformed", "unreadable"),
     "TruncatedPickleError": (2, "malformed", "unreadable"),
+    "EndOfDataError": (2, "malformed", "unreadable"),
     "LayoutError": (2, "malformed", "unreadable"),
     "ManifestError": (2, "malformed", "unreadable"),
     "LimitError": (2, "not-looked-into", "unreadable"),

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
-from converter.errors import LimitError, PickleError, TruncatedPickleError
+from converter.errors import EndOfDataError, LimitError, PickleError, TruncatedPickleError
 from converter.limits import limits
 
 # How an opcode's argument is written: numbers by their width; texts, bytes, STRINGs of Python 2 and long integers by the
@@ -161,7 +161,7 @@ def decode(
     while True:
         if position >= limit:
             if position >= size:
-                raise TruncatedPickleError(f"the pickle is cut off at byte {position:,}, before its STOP", size + 1)
+                raise EndOfDataError(f"the pickle is cut off at byte {position:,}, before its STOP", size + 1)
             limit = size
         at = position
         code = data[position]

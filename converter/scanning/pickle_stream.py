@@ -15,7 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from converter.errors import ConverterError, LimitError, PickleError, TruncatedPickleError, UnsupportedError
+from converter.errors import (
+    ConverterError,
+    EndOfDataError,
+    LimitError,
+    PickleError,
+    TruncatedPickleError,
+    UnsupportedError,
+)
 from converter.formats import uncollected
 from converter.io.source import Memory, Source
 from converter.limits import limits
@@ -207,6 +214,8 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         problem = _let_go(refused)
         errors.append((len(data), problem))
         goes_on = isinstance(problem, TruncatedPickleError) and len(data) < problem.needs <= total
+        # Where the data ends between two opcodes, a lenient run would only do the same again.
+        goes_on = goes_on or isinstance(problem, EndOfDataError)
         if not goes_on and start < len(data) and data[start] in NAMES:
             for seen in (used, calls, notes, errors):
                 seen.clear()
