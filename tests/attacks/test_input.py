@@ -225,11 +225,21 @@ def test_i03_scan_looks_into_a_zip_behind_weights(start: bytes, tmp_path: Path) 
 
 def test_i03_bytes_behind_a_gguf_are_told_and_not_carried_over(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
+    path.write_bytes(GGUF + bytes(24) + b"hidden" * 200)
+
+    assert "has 1,200 bytes after its last tensor" in run("inspect", path).out
+    assert run("convert", path, tmp_path / "y.safetensors").code == 0
+    assert b"hidden" not in (tmp_path / "y.safetensors").read_bytes()
+
+
+def test_i03_a_zip_behind_a_gguf_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
     path.write_bytes(GGUF + bytes(24) + ZIP)
 
-    assert f"has {len(ZIP):,} bytes after its last tensor" in run("inspect", path).out
-    assert run("convert", path, tmp_path / "y.safetensors").code == 0
-    assert b"PK\5\6" not in (tmp_path / "y.safetensors").read_bytes()
+    for command in (["inspect", path], ["convert", path, tmp_path / "y.safetensors"]):
+        ended = run(*command)
+        assert ended.code == 2
+        assert "two files in one: as GGUF, and as a zip archive" in ended.err
 
 
 # ---- I04: readers that go away ---------------------------------------------------------------------------------------

@@ -58,7 +58,17 @@ def test_what_is_harmless_is_never_called_dangerous(case: Case) -> None:
     assert (found.verdict == "plain") == (not any(finding.rule in ALARMING for finding in found.findings))
 
 
-ALARMING = {"dangerous-global", "unknown-global", "malformed", "not-looked-into"}
+ALARMING = {"dangerous-global", "unknown-global", "program", "malformed", "not-looked-into"}
+
+
+@each("benign-torchscript(read or refuse clearly)")
+def test_a_program_of_torchscript_is_called_one(case: Case) -> None:
+    assert scan_file(LocalFile(case.path), fickling=False).verdict == "program"
+
+
+@each("benign-legacy(refuse clearly)")
+def test_an_honest_tar_has_the_verdict_of_its_pickles(case: Case) -> None:
+    assert scan_file(LocalFile(case.path), fickling=False).verdict == "plain"
 
 
 @each("malformed(frame straddle)", "malformed(traversal -> refuse)")
