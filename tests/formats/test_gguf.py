@@ -409,7 +409,7 @@ def test_what_is_no_whole_gpt2_is_refused() -> None:
     whole = model()
     other = Catalogue({"x": head()}, Origin("x.bin", "torch-zip"))
     cases: list[tuple[type[Exception], str, Catalogue, dict[str, Any]]] = [
-        (UnsupportedError, r"of no architecture that is written as GGUF here \(GPT-2\)", other, {}),
+        (UnsupportedError, r"has no architecture that can be written as GGUF \(GPT-2\)", other, {}),
         (ModelError, r"has no `transformer\.ln_f\.bias`", model(transformer__ln_f__bias=None), {}),
         (ModelError, "`n_layer` is 2; the tensors have 1", whole, {"config": CONFIG | {"n_layer": 2}}),
         (ModelError, "`vocab_size` is 9", whole, {"config": CONFIG | {"vocab_size": 9}}),
