@@ -32,6 +32,7 @@ _RED: Final = {"fg": "red", "bold": True}
 _VERDICTS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"fg": "green"},
     "unknown-globals": {"fg": "yellow"},
+    "program": {"fg": "yellow", "bold": True},
     "dangerous": _RED,
     "malformed": _RED,
 }
