@@ -15,7 +15,7 @@ VERDICTS: Final = (PLAIN, UNKNOWN, PROGRAM, DANGEROUS, MALFORMED)  # each worse 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A kind of finding: its level as SARIF spells it, the verdict it leads to, and what it means."""
+    """A kind of finding: its level in SARIF, the verdict it leads to, and what it means."""
 
     level: str
     verdict: str
@@ -82,5 +82,5 @@ RULES: Final = {
     ),
 }
 
-# The order of reports: what does harm comes first, then what could, the worst first.
+# The order of files in a report: harmful files first, then those that could be harmful, the worst first.
 SHOWN: Final = (DANGEROUS, *(verdict for verdict in reversed(VERDICTS) if verdict != DANGEROUS))
