@@ -44,15 +44,15 @@ FOREIGN: Final = (
         sealed=True,
         unopened="it is not opened here, and Keras may find layers of Python code in it",
     ),
-    Foreign(b"lmgg", "a GGML file of before GGUF"),
-    Foreign(b"fmgg", "a GGML file of before GGUF"),
-    Foreign(b"tjgg", "a GGML file of before GGUF"),
+    Foreign(b"lmgg", "a GGML file from before GGUF"),
+    Foreign(b"fmgg", "a GGML file from before GGUF"),
+    Foreign(b"tjgg", "a GGML file from before GGUF"),
     Foreign(b"PK\5\6", "an empty zip archive"),
     Foreign(b"PK\7\10", "one part of a split zip archive", "join the parts first", sealed=True),
     Foreign(
         b"ustar",
         "a tar archive",
-        "torch of before 0.1.10 wrote such checkpoints; `scan` tells what is in it",
+        "torch before 0.1.10 wrote such checkpoints; `scan` tells what is in it",
         offset=257,
         sealed=True,
     ),
@@ -75,10 +75,10 @@ def what(head: bytes) -> str:
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):
-        return "a file that starts with zeros: a download that reserved its room and never finished, perhaps"
+        return "a file that starts with zeros, perhaps a download that reserved its room and never finished"
     for kind in FOREIGN:
         if kind.matches(head):
             return f"{kind.title}: {kind.how}" if kind.how else kind.title
     if head.lstrip()[:1] in (b"{", b"["):
         return "a JSON document, not a checkpoint"
-    return f"no checkpoint this program knows (its first bytes are {head[:8].hex(' ')})"
+    return f"not a checkpoint that this program knows (its first bytes are {head[:8].hex(' ')})"

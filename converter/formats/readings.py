@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from converter.io.source import Source
 
 TAR: Final = "a tar archive"
-ZIP: Final = "a zip archive behind something else"
+ZIP: Final = "a zip archive after something else"
 PICKLE: Final = "a pickle"
 _LOOKED_AT: Final = 8 << 20  # bytes at the start of a file in which a pickle has to name something
 _FIRST: Final = 64 << 10  # bytes that show whether something can be inflated

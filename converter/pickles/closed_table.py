@@ -178,7 +178,7 @@ def _with_metadata(tensor: Tensor | Special, metadata: list[Any], function: str)
 def _dtype(value: object) -> Dtype:
     if type(value) is TableEntry and isinstance(value.value, Dtype):
         return value.value
-    raise PickleError(f"a tensor's dtype is {_named(value)}, which is no torch.dtype")
+    raise PickleError(f"a tensor's dtype is {_named(value)}, which is not a torch.dtype")
 
 
 def _named(value: object) -> str:
@@ -289,7 +289,7 @@ def _ordered_dict(args: tuple[Any, ...]) -> object:
         raise PickleError(f"collections.OrderedDict is given a {type(args[0]).__name__}, not a list of pairs")
     for pair in args[0] if args else ():
         if type(pair) not in (list, tuple) or len(pair) != 2:
-            raise PickleError("collections.OrderedDict is given something that is no list of pairs")
+            raise PickleError("collections.OrderedDict is given something that is not a list of pairs")
         made += pair
     return made
 

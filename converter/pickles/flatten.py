@@ -142,7 +142,7 @@ def _chosen(value: object, root: str, held: _Held) -> Chosen:
     while rest:
         node = held.opened(chosen.value)
         if type(node) is not Dict:
-            raise FormatError(f"there is no `{root}` in the checkpoint: it is no dict there")
+            raise FormatError(f"there is no `{root}` in the checkpoint: the value there is not a dict")
         keys = [key_text(key) for key in node[::2]]
         fits = [key for key in keys if rest == key or rest.startswith(key + ".")]
         if not fits:

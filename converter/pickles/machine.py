@@ -371,7 +371,7 @@ class _Machine(Filling):
             build = callee.new if code in (op.NEWOBJ, op.NEWOBJ_EX) else callee.build
             if build is None:
                 raise PickleError(
-                    f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which makes nothing"
+                    f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which can't be called"
                 )
             return build(args)
         if type(callee) is ValueRow:

@@ -64,7 +64,7 @@ def array_tensor(value: object, key: str) -> Tensor:
     """
     parts = array_parts(value)
     if parts is None or not isinstance(data := parts[3], bytes) or parts[1][1:] not in DTYPES:
-        raise LayoutError(f"`{key}` is no array of numbers")
+        raise LayoutError(f"`{key}` is not an array of numbers")
     shape, name, columns, _ = parts
     dtype = DTYPES[name[1:]]
     if math.prod(shape) * dtype.itemsize != len(data):

@@ -250,7 +250,7 @@ def decode(
             name, position, limit = _line(data, position, at, limit, total, refuse, skips)
             argument = (_text(module, at, refuse), _text(name, at, refuse))
         else:
-            raise PickleError(f"byte {at:,} is {code:#04x}, which is no opcode")
+            raise PickleError(f"byte {at:,} is {code:#04x}, which is not an opcode")
         yield code, argument, at
 
 
@@ -349,7 +349,7 @@ def _strict_argument(code: int, line: bytes, at: int) -> object:
                 raise LimitError(f"{name} at byte {at:,} has a memo number of more than 32 bits")
             return int(line)
         case _:
-            raise ValueError("no number as Python writes it")
+            raise ValueError("not a number as Python writes it")
 
 
 def _lenient_argument(code: int, line: bytes) -> object:

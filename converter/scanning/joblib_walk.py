@@ -75,7 +75,7 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
                 seen |= found.globals.keys()
                 walker.add(found, content, nested)
     if {pair for pair, at in plainly.globals.items() if at >= arrays[0].start} - seen:
-        message = "to joblib these bytes are the numbers of an array, and to pickle opcodes that name globals"
+        message = "joblib reads these bytes as the numbers of an array, and pickle as opcodes that name globals"
         walker.findings.report("malformed", message, place.name, arrays[0].start)
         walker.add(plainly, source, replace(place, name=f"{way}read by pickle"))
     return stream.end + sum(array.end - array.start for array in arrays)

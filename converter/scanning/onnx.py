@@ -58,7 +58,7 @@ class _Fields:
             else:
                 raise FormatError(f"no field of protobuf at byte {position:,}")
             if size > end - position:
-                raise FormatError(f"a field of protobuf at byte {position:,} goes on behind its message")
+                raise FormatError(f"a field of protobuf at byte {position:,} goes on after its message")
             yield number, written, position, position + size
             position += size
 
@@ -105,7 +105,7 @@ def look(walker: Walker, source: Source, place: str) -> bool:
                         _node(fields, first, last, operators, files, 0)
     except (FormatError, LimitError) as error:
         walker.findings.report(error.rule, str(error), place)
-    for found, what in ((operators, "operators that are no part of ONNX"), (files, "weights in other files")):
+    for found, what in ((operators, "operators that are not part of ONNX"), (files, "weights in other files")):
         if found:
             listed = ", ".join(f"`{one:.80}`" for one in list(found)[:_MOST]) + (", …" if len(found) > _MOST else "")
             walker.findings.report("program", f"an ONNX model with {what}: {listed}", place)

@@ -95,7 +95,7 @@ def load(path: Path, today: datetime.date | None = None) -> Policy:
         text = data.decode()
         document = tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PolicyError(f"the policy `{path}` is no TOML: {error!s:.200}") from error
+        raise PolicyError(f"the policy `{path}` is not valid TOML: {error!s:.200}") from error
     unknown = [key for key in document if key != "accept"]
     if unknown:
         raise PolicyError(f"the policy `{path}` has the key `{unknown[0]:.80}`: only `[[accept]]` tables are known")
@@ -128,10 +128,10 @@ def _entry(row: Any, where: str) -> Entry:
     pattern, reason, expires = (row[key] for key in _KEYS)
     if type(pattern) is not str or not _is_pattern(pattern):
         raise PolicyError(
-            f"{where}: {pattern!r:.80} is no global: give `package.module.Name`, or `package.*` for all in it"
+            f"{where}: {pattern!r:.80} is not a global: give `package.module.Name`, or `package.*` for all in it"
         )
     if type(reason) is not str or not reason.strip():
-        raise PolicyError(f"{where}: the reason for `{pattern}` is empty, or no text")
+        raise PolicyError(f"{where}: the reason for `{pattern}` is empty, or not text")
     if type(expires) is not datetime.date:
         raise PolicyError(f"{where}: `expires` of `{pattern}` is {expires!s:.40}, not a date such as 2027-06-30")
     entry = Entry(pattern, reason.strip(), expires)

@@ -59,13 +59,13 @@ RULES: Final = {
         "warning",
         PROGRAM,
         "A program, not a checkpoint",
-        "What opens the file as what it is runs code that the file holds: TorchScript, torch.package, torch.export, a Keras "
+        "The program that the file is made for runs code from it: TorchScript, torch.package, torch.export, a Keras "
         "layer of Python code, an ONNX model with operators from elsewhere. Its pickles are looked into; the code is not.",
     ),
     "malformed": Rule(
         "error",
         MALFORMED,
-        "Malformed, or to be understood in two ways",
+        "Malformed, or readable in two ways",
         "Readers disagree on what such a file holds; a scanner may see another file than the program that loads it.",
     ),
     "not-looked-into": Rule(
@@ -78,7 +78,7 @@ RULES: Final = {
         "warning",
         PLAIN,
         "fickling disagrees",
-        "fickling comes to another result. Its opinion stands beside the verdict and does not change it.",
+        "fickling reaches another result. Its opinion stands beside the verdict and does not change it.",
     ),
 }
 

@@ -184,5 +184,7 @@ def _second_opinion(found: Findings, opinions: Opinions) -> OpinionReport:
     if said.severity is None:
         return OpinionReport(said.version, None, said.reasons, None, said.note)
     if not said.alarmed:
-        found.report("second-opinion", f"fickling {said.version} found nothing; that raises no trust")
+        found.report(
+            "second-opinion", f"fickling {said.version} found nothing; that does not make the file trustworthy"
+        )
     return OpinionReport(said.version, said.severity, said.reasons, said.alarmed, said.note, said.alarmed)

@@ -128,7 +128,7 @@ class _Tree:
                 target, identity = found
             elif not stat.S_ISREG(status.st_mode):
                 kind = next((name for is_one, name in _SPECIAL if is_one(status.st_mode)), "special file")
-                yield _unseen(path, kind, f"a {kind} is no file: nobody knows what would come out of it")
+                yield _unseen(path, kind, f"a {kind} is not a file, so it was not read")
                 continue
             if identity in self._targets:
                 # The Hub's cache keeps files under their hashes, so they are scanned under the names of their links.
@@ -159,7 +159,7 @@ class _Tree:
             return f"the link leads nowhere: {os_reason(error)}"
         if _lies_in(target, self._inside):
             return None
-        return f"the link leads out of the folder, to `{target}`: name that to scan it"
+        return f"the link leads out of the folder, to `{target}`: name that path to scan it"
 
 
 def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str] | OSError]]:

@@ -175,10 +175,10 @@ class Walker:
         if known(head):
             return
         if ending is not None:
-            message = f"its name ends in {ending}, as pickles and checkpoints do, and it is none that can be read"
+            message = f"its name ends in {ending}, as pickles and checkpoints do, but it is neither"
             self.findings.report("malformed", message)
         elif self.named:
-            self.findings.report("not-looked-into", "it is nothing that is known here, so nobody has looked into it")
+            self.findings.report("not-looked-into", "it is of no kind that is known here, so it was not looked into")
 
     def unopened(self, archive: Foreign, place: Place) -> None:
         """Report that a file was not looked into."""

@@ -53,7 +53,7 @@ class Cursor:
         try:
             return self.take(size, what).decode()
         except UnicodeDecodeError as error:
-            raise FormatError(f"`{self.source.name}` has a text in {what} that is no UTF-8: {error.reason}") from error
+            raise FormatError(f"`{self.source.name}` has a text in {what} that is not UTF-8: {error.reason}") from error
 
     def skip(self, size: int, what: str) -> None:
         """Pass over `size` bytes."""

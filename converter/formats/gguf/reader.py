@@ -113,7 +113,7 @@ def _infos(cursor: Cursor, count: int) -> list[_Info]:
         try:
             name = raw.decode()
         except UnicodeDecodeError as error:
-            raise FormatError(f"the name of tensor {len(infos):,} is no UTF-8") from error
+            raise FormatError(f"the name of tensor {len(infos):,} is not UTF-8") from error
         if not name or "\0" in name:
             raise FormatError(f"the name of tensor {len(infos):,} is empty or holds a zero byte")
         if name in seen:
@@ -147,11 +147,11 @@ class _Contents:
             raise LayoutError(f"`{name}` has more elements than 63 bits can count: {info.shape}")
         if encoding is not None and info.shape and info.shape[-1] % encoding.block:
             raise LayoutError(
-                f"`{name}` has rows of {info.shape[-1]:,} elements, which are no whole blocks of {encoding.name}: "
+                f"`{name}` has rows of {info.shape[-1]:,} elements, which are not whole blocks of {encoding.name}: "
                 f"{encoding.block} elements each"
             )
         if encoding is not None and not info.shape and encoding.block > 1:
-            raise LayoutError(f"`{name}` is a single element, which is no whole block of {encoding.name}")
+            raise LayoutError(f"`{name}` is a single element, which is not a whole block of {encoding.name}")
         if info.offset % self._alignment or info.offset < self._least or self._next not in (None, info.offset):
             expected = "a padded one beyond the last" if self._next is None else f"{self._next:,}"
             raise LayoutError(f"`{name}` starts at byte {info.offset:,} of the data: {expected} was expected")
