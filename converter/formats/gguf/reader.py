@@ -1,4 +1,4 @@
-"""GGUF, versions 2 and 3, little-endian: read strictly, names and layouts.
+"""Reads GGUF, versions 2 and 3, little-endian: strictly, and only names and layouts.
 
 Sources: ggml/docs/gguf.md; ggml/src/gguf.cpp, whose rules for offsets and limits are followed.
 """
@@ -27,9 +27,9 @@ _DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 
 
 def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    """Read names, layouts and metadata; no tensor's bytes. Shapes are row-major: GGUF's, in reverse.
+    """Read names, layouts and metadata, and no tensor's bytes. GGUF's shapes are reversed to be row-major.
 
-    Blocks are decoded as they are read: such a tensor is F32, and its storage's `encoding` says what the file holds.
+    Blocks are decoded when they are read: such a tensor is F32, and its storage's `encoding` says what the file holds.
     """
     if root is not None:
         raise FormatError(f"`{source.name}` is a GGUF file: its names have no root to choose")
@@ -40,7 +40,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     if version not in (2, 3):
         raise FormatError(f"`{source.name}` is a GGUF file of version {version}: 2 and 3 are read")
     tensors, keys = cursor.number("<Q"), cursor.number("<Q")
-    # A key takes 8 + 1 + 4 + 1 bytes or more, a tensor 8 + 1 + 4 + 4 + 8.
+    # A key takes at least 8 + 1 + 4 + 1 bytes, and a tensor at least 8 + 1 + 4 + 4 + 8.
     for count, least, most, what in (
         (keys, 14, limits().gguf_keys, "keys"),
         (tensors, 25, limits().entries, "tensors"),
@@ -66,7 +66,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
 
 
 class _Decoded(Derived):
-    """The F32 elements of a tensor that a file holds in blocks, as bytes."""
+    """The F32 elements, as bytes, of a tensor that a file holds in blocks."""
 
     def __init__(self, source: Source, offset: int, elements: int, encoding: Encoding) -> None:
         super().__init__(source, source.name, elements * F32.itemsize)
@@ -129,18 +129,18 @@ def _infos(cursor: Cursor, count: int) -> list[_Info]:
 
 
 class _Contents:
-    """The tensors, as their entries are held against the data: in order, one after the other, padded, within the file."""
+    """The tensors. Each entry is checked against the data: in order, one after the other, padded, within the file."""
 
     def __init__(self, source: Source, shard: int | None, end: int, alignment: int) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.unsupported: list[Unsupported] = []
         self._source, self._shard, self._alignment = source, shard, alignment
         self._start = _padded(end, alignment)
-        self._next: int | None = 0  # where the next tensor must start; None after one of unknown size
+        self._next: int | None = 0  # where the next tensor must start; None after a tensor of unknown size
         self._least = 0
 
     def add(self, info: _Info) -> None:
-        """Check a tensor's entry and put it where it belongs."""
+        """Check a tensor's entry, and give the tensor its place."""
         name, elements = info.name, math.prod(info.shape)
         encoding = BY_ID.get(info.ggml)
         if elements >= 1 << 63 or max(info.shape, default=0) >= 1 << 63:
@@ -166,7 +166,7 @@ class _Contents:
         self._keep(info, encoding, elements, nbytes)
 
     def problems(self, metadata: dict[str, Any]) -> list[str]:
-        """Say what is odd, though all tensors can be read."""
+        """Say what is unusual, though all tensors can be read."""
         found = []
         beyond = self._source.size - self._start - self._least
         if beyond > 0 and self._next is not None:
