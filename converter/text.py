@@ -8,8 +8,8 @@ from typing import Final
 WIDTH: Final = 200  # characters of one name that are shown
 # Control, format (bidi and zero-width among them), surrogate, private, line and paragraph separators.
 _ESCAPED: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-# Invisible characters: many programs skip them when they compare texts, so a command could hide behind one. And control
-# characters, but for ends of lines, tabs and what begins a colour.
+# Invisible characters: many programs skip them when they compare texts, so a command could hide behind one. Control
+# characters too, except line ends, tabs and the start of a colour.
 # Source: Unicode 17.0, DerivedCoreProperties.txt, Default_Ignorable_Code_Point.
 _INVISIBLE: Final = re.compile(
     r"\x1b(?!\[)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f"

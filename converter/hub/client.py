@@ -264,7 +264,7 @@ class Client:
                     )
                 except (ImportError, ValueError, httpx.InvalidURL):
                     raise SourceError(
-                        f"`{shown(url)}` can't be read: its proxy is of a kind that is not known here; http:// and https:// are"
+                        f"`{shown(url)}` can't be read: its proxy is neither http:// nor https://, the only kinds that are known here"
                     ) from None
             return self._sessions[key]
 
@@ -276,7 +276,7 @@ class Client:
         except ValueError:
             target = ""
         if not location or not target:
-            raise SourceError(f"`{shown(url)}` can't be read: it redirects to nowhere")
+            raise SourceError(f"`{shown(url)}` can't be read: its redirect names no place")
         parts = checked_url(target, what)
         if url.startswith("https:") and parts.scheme != "https":
             raise SourceError(f"{what}`{shown(target)}` is refused: it leads from https to http")

@@ -17,7 +17,7 @@ class Patience:
     first: float = 1.25  # seconds until a first connection: without a network, the error comes within two seconds
     backoff: float = 0.25  # seconds before the second attempt; they double before each later attempt
     shortest: float = 30.0  # seconds that any read may take
-    slowest: int = 20_000  # bytes a second; a read gets the time that its bytes take at this speed, besides `shortest`
+    slowest: int = 20_000  # bytes a second; a read gets `shortest` and the time that its bytes take at this speed
 
     def seconds(self, size: int) -> float:
         """How many seconds a read of `size` bytes may take."""

@@ -61,7 +61,7 @@ class Folder:
         return identity(os.fstat(self.descriptor))
 
     def status(self, name: str) -> os.stat_result | None:
-        """The status of a name, of a link itself; None if the name does not exist."""
+        """The status of a name (of a link, not of its target); None if the name does not exist."""
         with suppress(FileNotFoundError), self._parent(name) as (folder, last):
             return os.stat(last, dir_fd=folder, follow_symlinks=False)
         return None

@@ -362,7 +362,7 @@ class _Machine(Filling):
         return found
 
     def call(self, callee: Any, args: Any, code: int, at: int) -> object:
-        """Return what stands for the result of a call. Only functions of the table run, and they get plain values."""
+        """Return the result of a call. Only functions of the table run, and they get plain values."""
         if type(callee) is TableEntry:
             if type(args) is not tuple:
                 raise PickleError(

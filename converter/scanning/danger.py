@@ -107,7 +107,7 @@ _ROOTS: Final = frozenset((*_PATHS.root.below, *_NAMES, *BUILTINS))
 
 
 def danger(module: str, name: str) -> str | None:
-    """What calling a global can do, or None if nothing is known of it. The pair is compared as a path, `module.name`."""
+    """What calling a global can do; None if nothing is known about it. The pair is compared as a path, `module.name`."""
     modules, names = module.split("."), name.split(".")
     if len(modules) == len(names) == 1 and module not in _ROOTS:  # for speed: a file may name very many globals
         return _by_name(name)

@@ -187,7 +187,7 @@ class Walker:
     def check_end(self, source: Source, place: Place, end: int) -> None:
         """Report bytes after the last pickle."""
         if end < source.size:
-            message = f"{source.size - end:,} bytes that are no pickle follow at byte {end:,}"
+            message = f"{source.size - end:,} bytes that are not a pickle follow at byte {end:,}"
             self.findings.report("malformed", message, place.name, end)
 
     def read_strictly(self, source: Source, read: Callable[[Source], Catalogue], place: Place) -> Catalogue | None:

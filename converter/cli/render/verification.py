@@ -95,6 +95,8 @@ def _inference(found: Mapping[str, Any], out: Console) -> None:
     effect = found["activation_effect"]
     if effect is not None:
         moved = number("max_difference", effect)
-        lines.append(f"apart from that, the tanh GELU of what runs this form moves logits by {moved} at most")
+        lines.append(
+            f"apart from that, programs that run this format compute the tanh GELU, which moves logits by {moved} at most"
+        )
     for line in lines:
         out.print(Text(f"            {line}"), soft_wrap=True)

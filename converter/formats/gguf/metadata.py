@@ -100,7 +100,7 @@ def _scalar(cursor: Cursor, type: int, what: str) -> Any:
 def _array(cursor: Cursor, what: str) -> Array:
     type, count = cursor.number("<I", what), cursor.number("<Q", what)
     if type == ARRAY:
-        raise FormatError(f"{what} is an array of arrays, which nothing reads")
+        raise FormatError(f"{what} is an array of arrays, which no program reads")
     if type != STRING and type not in _BY_ID:
         raise FormatError(f"{what} is an array of the type {type}, which GGUF does not have")
     width = 8 if type == STRING else _BY_ID[type][1].size

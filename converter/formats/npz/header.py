@@ -102,7 +102,7 @@ def parse(head: bytes, what: str) -> Header:
 
 
 def descriptor(head: bytes, what: str) -> Any:
-    """What the header of an array says of its dtype: a text, or tuples and lists of them. Raises as `parse` does."""
+    """What the header of an array says about its dtype: a text, or tuples and lists of texts. Raises as `parse` does."""
     return _fields(_text(head, what), what)["descr"]
 
 

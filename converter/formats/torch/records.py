@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from converter.io.zip_records import Archive
 
 PICKLE: Final = "data.pkl"
-_ASK: Final = "ask whoever made it for the weights alone, as safetensors"
+_ASK: Final = "ask its author for the weights alone, as safetensors"
 TORCHSCRIPT: Final = "a TorchScript program"
 MARKS: Final = (  # a record, what an archive with it is, and how to go on
-    ("constants.pkl", TORCHSCRIPT, "`convert` carries its weights over and leaves its code behind"),
+    ("constants.pkl", TORCHSCRIPT, "`convert` takes its weights and leaves its code out"),
     ("model.json", "a TorchScript program of torch 1.0 to 1.2", _ASK),
     (".data/extern_modules", "a torch.package, which holds Python code", _ASK),
     (".data/python_version", "a torch.package, which holds Python code", _ASK),

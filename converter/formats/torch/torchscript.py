@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CODE: Final = "code/"
 CONSTANTS: Final = "constants.pkl"
-# Records that torch.jit.save writes besides those of torch.save.
+# Records that torch.jit.save writes in addition to those of torch.save.
 WRITTEN: Final = (CODE, "constants", "extra/", "traced_inputs")
 _ROOT: Final = "__torch__"
 _CLASS: Final = re.compile(r"class (\w{1,1000})\((\w{0,1000})\):")
