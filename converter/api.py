@@ -160,7 +160,7 @@ def verify(
     from converter.verification.verify import verify as held
 
     if not outputs:
-        raise TypeError("verify() needs an output to hold against the source")
+        raise TypeError("verify() needs an output to compare with the source")
     options = Options(level, Path(tokens) if tokens is not None else None, prompt, engine)
     places = [_place(output) for output in outputs]
     if not isinstance(source, Catalogue) and golden.is_golden(Path(source)):

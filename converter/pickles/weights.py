@@ -1,4 +1,4 @@
-"""Which part of a checkpoint are the model's weights: the rule that docs/weights.md explains.
+"""Decides which part of a checkpoint holds the model's weights; docs/weights.md explains the rule.
 
 Trainers put the state dict below a key and their own state beside it. The keys are rows here.
 """
@@ -13,7 +13,7 @@ from typing import Any, Final
 from converter.pickles.values import Dict, Opaque
 from converter.pickles.walk import key_text
 
-# Keys that trainers put the model below, and what they are known from.
+# Keys under which trainers put the model, and the libraries that use them.
 MODEL: Final = {
     "state_dict": "Lightning, timm, MMEngine",
     "model_state_dict": "PyTorch's tutorials",
@@ -28,7 +28,7 @@ MODEL: Final = {
     "network_state_dict": "many",
     "net_state_dict": "many",
 }
-# Keys of the averaged weights that stand beside the model's.
+# Keys of averaged weights, which stand beside the model's own.
 EMA: Final = {
     "ema": "YOLO",
     "ema_state_dict": "many",
@@ -40,41 +40,41 @@ EMA: Final = {
     "model_ema_state_dict": "many",
     "shadow_params": "torch_ema",
 }
-# Words in keys of what a trainer needs to go on, and no model: its optimizer, its schedules, its random numbers.
+# Words in the keys of training state: the optimizer, schedules, random numbers. They belong to no model.
 _STATE: Final = frozenset(
     ("opt", "amp", "rng", "callback", "callbacks", "loops", "grad", "scaler", "criterion", "loss")
 )
 _STATE_STARTS: Final = ("optim", "sched", "random")
 _OPTIMIZER: Final = frozenset(("state", "param_groups"))  # the keys that every torch.optim state dict has
 _WORD: Final = re.compile(r"[A-Za-z][a-z]*")
-# What wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
+# Prefixes that wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
 PREFIXES: Final = ("module.", "_orig_mod.")
 
 
 @dataclass(slots=True)
 class Chosen:
-    """The part that holds the weights: the keys that lead to it, the part itself, and by name what is no part of it."""
+    """The part that holds the weights: the keys that lead to it, the part, and by name what does not belong to it."""
 
     keys: list[str]
     value: Any
     beside: list[tuple[str, Any]] = field(default_factory=list)
 
     def enter(self, key: str, value: Any, among: Dict) -> None:
-        """Go on into one part; the others stand beside it."""
+        """Go into one part, and note the parts beside it."""
         self.leave((name, inner) for name, inner in among.pairs() if inner is not value)
         self.keys.append(key)
         self.value = value
 
     def leave(self, parts: Iterable[tuple[Any, Any]]) -> None:
-        """Name parts that are none of the weights."""
+        """Note parts that do not belong to the weights."""
         self.beside += [(".".join((*self.keys, key_text(name))), inner) for name, inner in parts]
 
 
 def choose(value: object, holds: Callable[[object], bool]) -> Chosen:
     """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor.
 
-    From the top down, the one key of MODEL that holds tensors is followed, or else the one of EMA. Where there is none, all
-    is weights but what a trainer needs to go on.
+    From the top down, follow the one key of MODEL that holds tensors, or else the one of EMA. If there is none,
+    everything but training state is weights.
     """
     chosen = Chosen([], value)
     while type(chosen.value) is Dict:
@@ -89,7 +89,7 @@ def choose(value: object, holds: Callable[[object], bool]) -> Chosen:
 
 
 def _leave_training_state(chosen: Chosen, holds: Callable[[object], bool]) -> None:
-    """Set apart what a trainer needs to go on, unless the dict has the names of a state dict."""
+    """Set training state apart, unless the dict has the names of a state dict."""
     pairs = list(chosen.value.pairs())
     if _is_optimizer(chosen.value):
         chosen.leave(pairs)
@@ -107,7 +107,7 @@ def _leave_training_state(chosen: Chosen, holds: Callable[[object], bool]) -> No
 
 
 def is_training_state(key: object, value: object) -> bool:
-    """Whether a part is what a trainer needs to go on, by its key or by the form that every optimizer's state has."""
+    """Whether a part is training state, by its key or because it has the form of an optimizer state."""
     if _is_optimizer(value):
         return True
     if type(key) is not str:

@@ -1,4 +1,4 @@
-"""`convert`: a checkpoint in another format."""
+"""`convert`: writes a checkpoint in another format."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def convert(
     output: Annotated[Path, typer.Argument(help=f"A file ({', '.join(_ENDINGS)}), or a folder.")],
     to: Annotated[
         str | None,
-        typer.Option("--to", help="The format, where OUTPUT's ending does not say.", **one_of(_TARGETS)),
+        typer.Option("--to", help="The format, if OUTPUT's ending does not say it.", **one_of(_TARGETS)),
     ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="What floating-point tensors become.", **one_of(_DTYPES, spelled))
     ] = "keep",
     max_shard_size: Annotated[
-        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Cut into files of at most this size: 5GB.")
+        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Split into files of at most this size: 5GB.")
     ] = None,
     keep_buffers: Annotated[bool, typer.Option("--keep-buffers", help="Carry the masks over, too.")] = False,
     tokenizer: Annotated[

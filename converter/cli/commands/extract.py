@@ -15,9 +15,11 @@ from converter.words import FORMS
 @command
 def extract(
     source: Source,
-    folder: Annotated[Path | None, typer.Argument(help="Where to; `parameters/<model>` if not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to write to; by default `parameters/<model>`.")
+    ] = None,
     form: Annotated[
-        str, typer.Option("--form", help="Raw storages by key, or one file a parameter by name.", **one_of(FORMS))
+        str, typer.Option("--form", help="Raw storages by key, or one file per parameter by name.", **one_of(FORMS))
     ] = FORMS[0],
     properties: Annotated[
         Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
