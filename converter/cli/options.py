@@ -9,9 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from converter.text import safe_text
+from converter.words import Part
+from converter.words import Root as AnyRoot
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
 Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="The key that tensor names start below.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Take the averaged weights, where they stand beside the model's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -25,6 +28,13 @@ Threads = Annotated[
 NoCrc = Annotated[
     bool, typer.Option("--no-crc", help="Read a file that was saved without CRCs, or damaged; check none.")
 ]
+
+
+def part(root: str | None, ema: bool) -> AnyRoot:
+    """The part that --root or --ema asks for, or None."""
+    if ema and root is not None:
+        raise typer.BadParameter("--root and --ema exclude each other")
+    return Part.EMA if ema else root
 
 
 def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[str, Any]:

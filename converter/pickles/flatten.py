@@ -15,8 +15,9 @@ from converter.pickles.numpy_arrays import array_tensor, is_numeric
 from converter.pickles.values import Dict, Opaque, TableEntry, Value
 from converter.pickles.walk import inside, key_text
 from converter.pickles.weights import PREFIXES, Chosen, choose
-from converter.tensors.catalogue import Other, Unsupported
+from converter.tensors.catalogue import Other, Role, Unsupported
 from converter.tensors.tensor import Tensor
+from converter.words import Part, Root
 
 _TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
@@ -28,7 +29,8 @@ class Flattened:
     """The tensors by name in the order of the pickle, and what is no tensor.
 
     `root` is the way to the part that the names start below, its keys joined with dots; `prefix` what a wrapper had put
-    before every name, which the names leave out. `module` is the class of a whole module, whose state dict it is.
+    before every name, which the names leave out. `module` is the class of a whole module, whose state dict it is. `averaged`
+    are the names of averaged weights that stand beside these.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -38,15 +40,16 @@ class Flattened:
     root: str = ""
     prefix: str = ""
     module: str = ""
+    averaged: list[str] = field(default_factory=list)
 
 
-def flatten(value: object, root: str | None = None, module: Callable[[object], Dict | None] = state_dict) -> Flattened:
+def flatten(value: object, root: Root = None, module: Callable[[object], Dict | None] = state_dict) -> Flattened:
     """Name every tensor of the weights by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
 
     A whole module has the names of its `state_dict()`, which `module` gives. Which part are the weights is the rule of
     `pickles.weights`; `root` chooses another part, and names start below it. Lists count from 0.
 
-    Raises FormatError for a root that is not there, LayoutError for two tensors of one name or a key that stands twice on
+    Raises FormatError for a part that is not there, LayoutError for two tensors of one name or a key that stands twice on
     the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
@@ -54,16 +57,18 @@ def flatten(value: object, root: str | None = None, module: Callable[[object], D
         flattened.tensors, flattened.prefix = _without_prefix(plain)
         return flattened
     held = _Held(value, module)
-    if root is not None:
+    if type(root) is str:
         chosen = _chosen(value, root, held)
         flattened.root = root
     else:
-        chosen = choose(value, held)
+        chosen = choose(value, held, root if isinstance(root, Part) else None)
         if chosen.value is not value and type(chosen.value) is Dict:
             held.containers.add(id(chosen.value))  # it may be a dict without some of its parts
         flattened.root = ".".join(chosen.keys)
+    flattened.averaged = chosen.averaged
+    averaged = frozenset(chosen.averaged)
     for name, inner in chosen.beside:
-        flattened.others.append(_other(name, inner))
+        flattened.others.append(_other(name, inner, "averaged" if name in averaged else "beside"))
     top = chosen.value
     if _is_tensor(top):
         _add(flattened, "tensor", top)
@@ -77,8 +82,8 @@ def flatten(value: object, root: str | None = None, module: Callable[[object], D
     if id(top) in held.modules:
         flattened.module = f"{top.module}.{top.name}"
         named = {key for key in held.modules[id(top)][::2] if type(key) is str}
-        flattened.others += [_other(name, inner) for name, inner in settings(top) if name not in named]
-    elif root is None:
+        flattened.others += [_other(name, inner, "setting") for name, inner in settings(top) if name not in named]
+    elif type(root) is not str:
         flattened.tensors, flattened.prefix = _without_prefix(flattened.tensors)
     return flattened
 
@@ -96,9 +101,14 @@ def _plain(value: Dict) -> dict[str, Tensor] | None:
     return found if len(found) == len(names) else None
 
 
-def facts(flattened: Flattened) -> dict[str, str]:
+def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
     """What a catalogue's metadata says of the part that was chosen."""
-    return {"root": flattened.root, "prefix": flattened.prefix, "module": flattened.module}
+    return {
+        "root": flattened.root,
+        "prefix": flattened.prefix,
+        "module": flattened.module,
+        "averaged": tuple(flattened.averaged),
+    }
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -123,16 +133,16 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
     elif isinstance(leaf, Attributed):
         _add(flattened, name, leaf.tensor)
         for attributes in leaf.attributes:
-            flattened.others.append(_other(f"{name}.__dict__", attributes))
+            flattened.others.append(_other(f"{name}.__dict__", attributes, "attribute"))
     elif isinstance(leaf, Special):
         flattened.unsupported.append(Unsupported(name, leaf.kind, leaf.dtype, leaf.shape))
     else:
         flattened.others.append(_other(name, leaf))
 
 
-def _other(name: str, value: object) -> Other:
+def _other(name: str, value: object, role: Role = "beside") -> Other:
     kind = f"{value.module}.{value.name}" if isinstance(value, Opaque) else type(value).__name__
-    return Other(name, "dict" if kind == "Dict" else "None" if value is None else kind, value)
+    return Other(name, "dict" if kind == "Dict" else "None" if value is None else kind, value, role)
 
 
 def _chosen(value: object, root: str, held: _Held) -> Chosen:
