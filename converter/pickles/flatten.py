@@ -12,13 +12,15 @@ from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.modules import settings, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
-from converter.pickles.values import Dict, Opaque, TableEntry, Value
+from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
 from converter.pickles.walk import inside, key_text
 from converter.pickles.weights import PREFIXES, Chosen, choose
 from converter.tensors.catalogue import Other, Role, Unsupported
 from converter.tensors.tensor import Tensor
 from converter.words import Part, Root
 
+# What people call the types that stand for values here.
+_KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
 _TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
 _LETTERS: Final = 256  # bytes that a name may have on average
@@ -141,8 +143,12 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
 
 
 def _other(name: str, value: object, role: Role = "beside") -> Other:
+    if isinstance(value, Special):
+        return Other(name, f"{value.kind} tensor", value, role)
     kind = f"{value.module}.{value.name}" if isinstance(value, Opaque) else type(value).__name__
-    return Other(name, "dict" if kind == "Dict" else "None" if value is None else kind, value, role)
+    if isinstance(value, TableEntry | ValueRow):
+        kind = "dtype" if isinstance(value.value if isinstance(value, TableEntry) else None, Dtype) else "global"
+    return Other(name, _KINDS.get(kind, kind), value, role)
 
 
 def _chosen(value: object, root: str, held: _Held) -> Chosen:

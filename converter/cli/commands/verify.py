@@ -61,7 +61,9 @@ def verify(
         found = examine(expected, outputs, options, starting=progress.start)
         report = found.report
         made = found.golden() if manifest is not None and report.ok else None
-    with contextlib.suppress(BrokenPipeError):  # a reader that has seen enough changes neither reports nor the exit code
+    with contextlib.suppress(
+        BrokenPipeError
+    ):  # a reader that has seen enough changes neither reports nor the exit code
         if json:
             typer.echo(reports.to_json(report))
         else:
