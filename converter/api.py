@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from converter.errors import WordError
 from converter.tensors.catalogue import Catalogue
-from converter.words import check_count
+from converter.words import Part, Root, check_count
 
 if TYPE_CHECKING:
     from converter.hub.download import Downloaded
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
 
 
-def open(location: Location, *, root: str | None = None, limits: Limits | None = None) -> Catalogue:
+def open(location: Location, *, root: str | None = None, ema: bool = False, limits: Limits | None = None) -> Catalogue:
     """Open a checkpoint. Names and layouts are read now, tensors when they are asked for. A `with` closes the files.
 
     `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name` or a URL; `root` is the key below
-    which names start. Raises a ConverterError that says in a sentence what is wrong.
+    which names start, and `ema` takes the averaged weights. Raises a ConverterError that says in a sentence what is wrong.
     """
+    part = _part(root, ema)
     if isinstance(location, Catalogue):
-        _check_root(root)
+        _check_root(part)
         return location
     from converter.opening import open_checkpoint
 
-    return open_checkpoint(_place(location), root=root, limits=limits)
+    return open_checkpoint(_place(location), root=part, limits=limits)
 
 
 def inspect(
@@ -51,13 +52,14 @@ def inspect(
     sort: Sort | None = None,
     stats: bool = False,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
     """Report what a checkpoint is and what it holds. `filter` is a glob on names; `stats` reads every tensor."""
     from converter.inspection import report
 
     report.check_words(sort)
-    with _opened(source, root) as catalogue:
+    with _opened(source, root, ema) as catalogue:
         return report.inspect(catalogue, filter=filter, sort=sort, stats=stats, progress=progress)
 
 
@@ -77,6 +79,7 @@ def convert(
     ignore_globals: bool = False,
     threads: int | None = None,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
@@ -88,7 +91,7 @@ def convert(
     conversion.check_words(Path(output), to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
-    with _opened(source, root) as catalogue:
+    with _opened(source, root, ema) as catalogue:
         return conversion.convert(
             catalogue,
             Path(output),
@@ -119,13 +122,14 @@ def extract(
     ignore_globals: bool = False,
     threads: int | None = None,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> ExtractReport:
     """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`."""
     from converter.conversion import extract as extraction
 
     extraction.check_words(form)
-    with _opened(source, root) as catalogue:
+    with _opened(source, root, ema) as catalogue:
         return extraction.extract(
             catalogue,
             Path(folder) if folder is not None else extraction.default_folder(catalogue),
@@ -148,6 +152,7 @@ def verify(
     prompt: str | None = None,
     engine: Engine = "numpy",
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare copies with their source. The report's `ok` says whether all are equal.
@@ -165,7 +170,7 @@ def verify(
     places = [_place(output) for output in outputs]
     if not isinstance(source, Catalogue) and golden.is_golden(Path(source)):
         return held(golden.load(Path(source)), places, options, progress=progress)
-    with _opened(source, root) as catalogue:
+    with _opened(source, root, ema) as catalogue:
         return held(catalogue, places, options, progress=progress)
 
 
@@ -209,19 +214,27 @@ def declared_models() -> Mapping[str, Model]:
 
 
 @contextmanager
-def _opened(source: Location, root: str | None) -> Iterator[Catalogue]:
+def _opened(source: Location, root: str | None, ema: bool) -> Iterator[Catalogue]:
     """The catalogue itself, or a new one that is open until the block ends."""
     if isinstance(source, Catalogue):
-        _check_root(root)
+        _check_root(_part(root, ema))
         yield source
         return
-    with open(source, root=root) as catalogue:
+    with open(source, root=root, ema=ema) as catalogue:
         yield catalogue
 
 
-def _check_root(root: str | None) -> None:
+def _part(root: str | None, ema: bool) -> Root:
+    """The part that is asked for. Raises WordError for two."""
+    if ema and root is not None:
+        raise WordError("root", root, ("None, because ema is true: either chooses a part",))
+    return Part.EMA if ema else root
+
+
+def _check_root(root: Root) -> None:
     if root is not None:
-        raise WordError("root", root, ("None, because the catalogue is open already: give root to `open`",))
+        option = "ema" if isinstance(root, Part) else "root"
+        raise WordError(option, root, (f"None, because the catalogue is open already: give {option} to `open`",))
 
 
 def _place(location: Location) -> str | Path:

@@ -19,6 +19,7 @@ from converter.io.local import LocalFile
 if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
 _LEAST: Final = 8  # bytes; no checkpoint has fewer
 
@@ -57,7 +58,7 @@ def identify(head: bytes, name: str) -> Format:
     raise cause(f"`{name}` is {what(head)}")
 
 
-def open_file(path: str | Path, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def open_file(path: str | Path, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read one local checkpoint file."""
     return open_source(LocalFile(path), root=root, shard=shard)
 
@@ -74,13 +75,8 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def read(
-    format: Format, source: Source, head: bytes, *, root: str | None = None, shard: int | None = None
-) -> Catalogue:
-    """Read one checkpoint file of the format that its first HEAD bytes show.
-
-    Raises AmbiguousError if the file is also of another format.
-    """
+def read(format: Format, source: Source, head: bytes, *, root: Root = None, shard: int | None = None) -> Catalogue:
+    """Read one checkpoint file of a format, which its first HEAD bytes show. Raises AmbiguousError where it is another, too."""
     if format.read is None:
         raise FormatError(f"`{source.name}`: a {format.title} is not a file")
     archive, pickled = format.contents == "records", format.contents == "pickles"
@@ -88,7 +84,7 @@ def read(
     return format.read(source, root=root, shard=shard)
 
 
-def open_source(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def open_source(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read one checkpoint from its bytes, wherever they are."""
     head = bytes(source.read(0, min(HEAD, source.size)))
     format = identify(head, source.name)

@@ -8,7 +8,20 @@ from typing import Annotated, Final
 import typer
 
 from converter.cli.commands import command, opened
-from converter.cli.options import Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, nbytes, one_of
+from converter.cli.options import (
+    Ema,
+    Force,
+    IgnoreGlobals,
+    Json,
+    NoCrc,
+    Quiet,
+    Root,
+    Source,
+    Threads,
+    nbytes,
+    one_of,
+    part,
+)
 from converter.dtypes import spelled
 from converter.formats import WRITABLE
 
@@ -42,6 +55,7 @@ def convert(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
     ignore_globals: IgnoreGlobals = False,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -52,7 +66,7 @@ def convert(
     from converter.conversion.convert import convert as converted
 
     size = nbytes(max_shard_size)
-    catalogue = opened(source, root)
+    catalogue = opened(source, part(root, ema))
     with showing("converting", 0, quiet=quiet or json) as progress:
         report = converted(
             catalogue,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import command, opened
-from converter.cli.options import Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, one_of
+from converter.cli.options import Ema, Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, one_of, part
 from converter.words import FORMS
 
 
@@ -30,6 +30,7 @@ def extract(
     force: Force = False,
     ignore_globals: IgnoreGlobals = False,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,7 +40,7 @@ def extract(
     from converter.cli.render.conversion import show_extraction
     from converter.conversion import extract as extraction
 
-    catalogue = opened(source, root)
+    catalogue = opened(source, part(root, ema))
     target = folder or extraction.default_folder(catalogue)
     total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
     with showing("extracting", total, quiet=quiet or json) as progress:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import Exit, command, opened
-from converter.cli.options import Json, Quiet, Root, one_of
+from converter.cli.options import Ema, Json, Quiet, Root, one_of, part
 from converter.text import safe_text
 from converter.words import ENGINES, LEVELS
 
@@ -42,6 +42,7 @@ def verify(
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too.")] = None,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -59,7 +60,7 @@ def verify(
         raise typer.BadParameter("give --tokens or --prompt, not both")
     options = Options(level, tokens, prompt, engine)
     with showing("verifying", 0, quiet=quiet or json) as progress:
-        origin = golden.load(Path(source)) if golden.is_golden(Path(source)) else opened(source, root)
+        origin = golden.load(Path(source)) if golden.is_golden(Path(source)) else opened(source, part(root, ema))
         expected = expect(origin, progress)
         if manifest is not None:
             expected.whole(NO_MANIFEST)
