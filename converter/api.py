@@ -6,7 +6,7 @@ right words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Location = str | PathLike[str] | Catalogue
     Progress = Callable[[int], None]
+    Rules = Sequence[str] | Mapping[str, str]
 
 
 def open(location: Location, *, root: str | None = None, limits: Limits | None = None) -> Catalogue:
@@ -75,16 +76,24 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
+    tensor_type: Rules = (),
     threads: int | None = None,
     root: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
 
-    An output with the ending of a format is one file; any other is a folder.
+    An output with the ending of a format is one file; any other is a folder. `include` and `exclude` are globs on names.
+    `rename` is a dict of globs and new names, in order, and `tensor_type` one of globs and dtypes, of which the last counts.
     """
     from converter.conversion import convert as conversion
+    from converter.conversion.surgery import rules
 
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename, tensor_type=tensor_type)
     conversion.check_words(Path(output), to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
@@ -103,6 +112,7 @@ def convert(
             resume=resume,
             ignore_globals=ignore_globals,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
 
@@ -117,13 +127,22 @@ def extract(
     check_crc: bool = True,
     force: bool = False,
     ignore_globals: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
     threads: int | None = None,
     root: str | None = None,
     progress: Progress | None = None,
 ) -> ExtractReport:
-    """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`."""
-    from converter.conversion import extract as extraction
+    """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`.
 
+    `include`, `exclude`, `strip` and `rename` are those of `convert`.
+    """
+    from converter.conversion import extract as extraction
+    from converter.conversion.surgery import rules
+
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     extraction.check_words(form)
     with _opened(source, root) as catalogue:
         return extraction.extract(
@@ -136,6 +155,7 @@ def extract(
             force=force,
             ignore_globals=ignore_globals,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
 

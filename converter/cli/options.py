@@ -26,6 +26,27 @@ NoCrc = Annotated[
     bool, typer.Option("--no-crc", help="Read a file that was saved without CRCs, or damaged; check none.")
 ]
 
+Include = Annotated[
+    list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name fits. Repeatable.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensors whose name fits. Repeatable.")
+]
+Strip = Annotated[
+    list[str] | None,
+    typer.Option("--strip", metavar="PART", help="No tensors of a trainer's state: optimizer, or ema. Repeatable."),
+]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename", metavar="OLD=NEW", help="Rename what fits OLD, or by a .json file of rules. Repeatable, in order."
+    ),
+]
+TensorType = Annotated[
+    list[str] | None,
+    typer.Option("--tensor-type", metavar="GLOB=TYPE", help="The dtype of what fits; the last counts. Repeatable."),
+]
+
 
 def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[str, Any]:
     """What makes an option take one of some words, which stand where the idea is at home; `spelled` normalises a word."""

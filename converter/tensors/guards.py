@@ -58,7 +58,7 @@ def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) 
         more = f" (and {len(catalogue.unsupported) - 1:,} more)" if len(catalogue.unsupported) > 1 else ""
         raise UnsupportedError(
             f"`{first.name}` is a {first.kind} tensor{more}, which has no plain bytes to carry over: turn it into a plain "
-            "tensor with torch and save again"
+            "tensor with torch and save again, or leave it out with --exclude"
         )
     if catalogue.missing:
         raise ManifestError(

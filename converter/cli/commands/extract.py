@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import command, opened
-from converter.cli.options import Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, one_of
+from converter.cli.options import (
+    Exclude,
+    Force,
+    IgnoreGlobals,
+    Include,
+    Json,
+    NoCrc,
+    Quiet,
+    Rename,
+    Root,
+    Source,
+    Strip,
+    Threads,
+    one_of,
+)
 from converter.words import FORMS
 
 
@@ -22,6 +36,10 @@ def extract(
     properties: Annotated[
         Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
     ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    strip: Strip = None,
+    rename: Rename = None,
     sha256: Annotated[bool, typer.Option("--sha256", help="Put the SHA-256 of every file into the manifest.")] = False,
     threads: Threads = None,
     no_crc: NoCrc = False,
@@ -36,7 +54,9 @@ def extract(
     from converter.cli.progress import showing
     from converter.cli.render.conversion import show_extraction
     from converter.conversion import extract as extraction
+    from converter.conversion.surgery import rules
 
+    surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
     catalogue = opened(source, root)
     target = folder or extraction.default_folder(catalogue)
     total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
@@ -51,6 +71,7 @@ def extract(
             force=force,
             ignore_globals=ignore_globals,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
     if json:
