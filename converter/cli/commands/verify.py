@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated
@@ -59,10 +60,13 @@ def verify(
         found = examine(expected, outputs, options, starting=progress.start)
         report = found.report
         made = found.golden() if manifest is not None and report.ok else None
-    if json:
-        typer.echo(reports.to_json(report))
-    else:
-        show(report)
+    with contextlib.suppress(
+        BrokenPipeError
+    ):  # a reader that has seen enough changes neither reports nor the exit code
+        if json:
+            typer.echo(reports.to_json(report))
+        else:
+            show(report)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     write_reports(report, junit=junit, summary=Path(summary) if summary else None)
     if manifest is not None and made is not None:

@@ -182,10 +182,10 @@ def _check_kind(archive: Archive) -> Script | None:
     """
     name = archive.name
     script = Script(archive) if CONSTANTS in archive and "data.pkl" in archive else None
-    if script is None and (what := program(archive)) is not None:
-        raise ProgramError(f"`{name}` is {what}")
     if (odd := next(another_case(archive), None)) is not None:
         raise FormatError(odd)
+    if script is None and (what := program(archive)) is not None:
+        raise ProgramError(f"`{name}` is {what}")
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         raise ForeignFileError(
