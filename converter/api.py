@@ -7,7 +7,7 @@ right words.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,7 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    merge: Sequence[Location] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     strip: Sequence[str] = (),
@@ -87,8 +88,9 @@ def convert(
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
 
-    An output with the ending of a format is one file; any other is a folder. `include` and `exclude` are globs on names.
-    `rename` is a dict of globs and new names, in order, and `tensor_type` one of globs and dtypes, of which the last counts.
+    An output with the ending of a format is one file; any other is a folder. `merge` are checkpoints whose tensors are
+    written, too. `include` and `exclude` are globs on names. `rename` is a dict of globs and new names, in order, and
+    `tensor_type` one of globs and dtypes, of which the last counts.
     """
     from converter.conversion import convert as conversion
     from converter.conversion.surgery import rules
@@ -97,7 +99,7 @@ def convert(
     conversion.check_words(Path(output), to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
-    with _opened(source, root) as catalogue:
+    with _merged(source, root, merge) as catalogue:
         return conversion.convert(
             catalogue,
             Path(output),
@@ -167,15 +169,23 @@ def verify(
     tokens: str | PathLike[str] | None = None,
     prompt: str | None = None,
     engine: Engine = "numpy",
+    merge: Sequence[Location] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
     root: str | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare copies with their source. The report's `ok` says whether all are equal.
 
-    `source` may also be a manifest of `verify --write-manifest`. Raises a ConverterError only if the source can't be
-    read or an engine can't run. What is wrong with an output is in the report.
+    `source` may also be a manifest of `verify --write-manifest`. `merge` to `rename` change the source as `convert` did, when
+    it made a copy; without them, what a copy lacks is named. Raises a ConverterError only if the source can't be read or an
+    engine can't run. What is wrong with an output is in the report.
     """
+    from converter.conversion.surgery import cut, rules
     from converter.verification import golden
+    from converter.verification.expected import expect
     from converter.verification.verify import Options
     from converter.verification.verify import verify as held
 
@@ -183,10 +193,14 @@ def verify(
         raise TypeError("verify() needs an output to hold against the source")
     options = Options(level, Path(tokens) if tokens is not None else None, prompt, engine)
     places = [_place(output) for output in outputs]
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     if not isinstance(source, Catalogue) and golden.is_golden(Path(source)):
-        return held(golden.load(Path(source)), places, options, progress=progress)
-    with _opened(source, root) as catalogue:
-        return held(catalogue, places, options, progress=progress)
+        digests = golden.load(Path(source))
+        if surgery or merge:
+            expect(digests).whole("nothing can be left out, renamed or merged")
+        return held(digests, places, options, progress=progress)
+    with _merged(source, root, merge) as catalogue:
+        return held(cut(catalogue, surgery).catalogue, places, options, progress=progress)
 
 
 def scan(
@@ -237,6 +251,16 @@ def _opened(source: Location, root: str | None) -> Iterator[Catalogue]:
         return
     with open(source, root=root) as catalogue:
         yield catalogue
+
+
+@contextmanager
+def _merged(source: Location, root: str | None, others: Sequence[Location]) -> Iterator[Catalogue]:
+    """The source with the tensors of other checkpoints; what is opened here is open until the block ends."""
+    from converter.conversion.merging import merged
+
+    with ExitStack() as stack:
+        first = stack.enter_context(_opened(source, root))
+        yield merged(first, [stack.enter_context(_opened(other, None)) for other in others])
 
 
 def _check_root(root: str | None) -> None:

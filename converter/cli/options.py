@@ -42,6 +42,10 @@ Rename = Annotated[
         "--rename", metavar="OLD=NEW", help="Rename what fits OLD, or by a .json file of rules. Repeatable, in order."
     ),
 ]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option("--merge", metavar="SOURCE", help="The tensors of another checkpoint, too. Repeatable."),
+]
 TensorType = Annotated[
     list[str] | None,
     typer.Option("--tensor-type", metavar="GLOB=TYPE", help="The dtype of what fits; the last counts. Repeatable."),

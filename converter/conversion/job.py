@@ -60,6 +60,8 @@ class Job:
         prefix = self.source.metadata.get("prefix")
         if prefix:
             taken.append(f"`{prefix}` was left out of every name")
+        if merged := self.source.metadata.get("merged"):
+            taken.append(f"merged with {merged}")
         return (*taken, *self.cut.notes, *self.planned.notes)
 
     @property

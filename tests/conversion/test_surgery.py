@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+import converter
+from converter.cli.app import app
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.conversion.globs import Rename, fitting
@@ -18,6 +21,8 @@ from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from converter.tensors.catalogue import Catalogue, Unsupported
 from tests.build.checkpoints import floats, view, write_checkpoint
+
+RUN = CliRunner()
 
 
 @pytest.fixture(scope="module")
@@ -445,3 +450,151 @@ def test_a_dry_run_shows_the_result_and_numbers_stay(tiny: Path, tmp_path: Path)
     assert [tensor.name for tensor in planned.files[0].tensors] == ["e.weight"]
     expected = open_checkpoint(tiny)["transformer.wte.weight"].array()
     assert np.array_equal(open_checkpoint(tmp_path / "x.safetensors")["e.weight"].array(), expected)
+
+
+# ---- several checkpoints --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["x.safetensors", "x.npz", "folder"])
+def test_checkpoints_of_any_formats_are_merged(output: str, tmp_path: Path) -> None:
+    few(tmp_path / "a.bin", "a", "b")  # both call their storages 0 and 1
+    few(tmp_path / "c.bin", "c", "d")
+    converter.convert(few(tmp_path / "e.bin", "e", "f"), tmp_path / "e.npz")
+    wished: dict[str, Any] = {"merge": [tmp_path / "c.bin", tmp_path / "e.npz"], "rename": {"d": "q"}, "exclude": ["e"]}
+    to = "parameters" if output == "folder" else None
+
+    report = converter.convert(tmp_path / "a.bin", tmp_path / output, to=to, **wished)
+
+    assert first_elements(open_checkpoint(tmp_path / output)) == {"a": 0, "b": 1, "c": 0, "q": 1, "f": 1}
+    assert report.notes[0] == f"merged with `{tmp_path / 'c.bin'}`, `{tmp_path / 'e.npz'}`"
+    assert converter.verify(tmp_path / "a.bin", tmp_path / output, **wished).ok
+    assert not converter.verify(tmp_path / "a.bin", tmp_path / output).ok
+
+
+def test_a_model_is_whole_again_after_a_merge(tiny: Path, tmp_path: Path) -> None:
+    converter.convert(tiny, tmp_path / "embedding.npz", include=["wte.weight", "wpe.weight"])
+    converter.convert(tiny, tmp_path / "rest", to="safetensors", exclude=["wte.weight", "wpe.weight"])
+    with pytest.raises(ModelError):
+        converter.convert(tmp_path / "rest", tmp_path / "x.gguf")
+
+    done = RUN.invoke(
+        app, ["convert", str(tmp_path / "rest"), str(tmp_path / "x.gguf"), "--merge", str(tmp_path / "embedding.npz")]
+    )
+    converter.convert(tiny, tmp_path / "y.gguf")
+
+    assert done.exit_code == 0, done.stderr
+    assert converter.verify(tiny, tmp_path / "x.gguf").ok
+    assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "y.gguf").read_bytes()
+
+
+def test_a_name_in_two_checkpoints_is_refused_with_both_places(tmp_path: Path) -> None:
+    few(tmp_path / "a.bin", "a", "b")
+    few(tmp_path / "b.bin", "b", "c")
+
+    with pytest.raises(RuleError, match=r"`b` is in `.*a\.bin` and in `.*b\.bin`: convert one of them first"):
+        converter.convert(tmp_path / "a.bin", tmp_path / "x.npz", merge=[tmp_path / "b.bin"])
+
+
+def test_an_input_of_a_merge_is_never_overwritten(tmp_path: Path) -> None:
+    few(tmp_path / "a.bin", "a")
+    converter.convert(few(tmp_path / "b.bin", "b"), tmp_path / "b.npz")
+    before = (tmp_path / "b.npz").read_bytes()
+
+    with pytest.raises(ConverterError, match="input"):
+        converter.convert(tmp_path / "a.bin", tmp_path / "b.npz", merge=[tmp_path / "b.npz"], force=True)
+
+    assert (tmp_path / "b.npz").read_bytes() == before
+
+
+# ---- verify ---------------------------------------------------------------------------------------------------------
+
+
+def test_verify_says_what_a_copy_lacks_and_takes_the_same_rules(tiny: Path, tmp_path: Path) -> None:
+    wished: dict[str, Any] = {"exclude": ["*wpe*", "h.3.*"], "rename": {"transformer.h.*": "layers.*"}}
+    for output in ("x.safetensors", "x.npz"):
+        converter.convert(tiny, tmp_path / output, **wished)
+        plain = converter.verify(tiny, tmp_path / output).outputs[0]
+        same = converter.verify(tiny, tmp_path / output, **wished).outputs[0]
+
+        assert plain.verdict == "different"
+        assert "wpe.weight" in plain.tensors.missing
+        assert (same.verdict, same.tensors.missing, same.tensors.different) == ("identical", (), ())
+        # 60 tensors without wpe and the last layer of 14
+        assert same.tensors.compared == 45
+
+
+def test_a_wrong_rule_for_verify_is_found(tiny: Path, tmp_path: Path) -> None:
+    converter.convert(tiny, tmp_path / "x.npz", exclude=["*wpe*"])
+
+    assert not converter.verify(tiny, tmp_path / "x.npz", exclude=["*wte*"]).ok
+
+
+def test_a_manifest_of_digests_takes_no_rules(tiny: Path, tmp_path: Path) -> None:
+    from converter.verification.expected import expect
+    from converter.verification.verify import examine, write_golden
+
+    converter.convert(tiny, tmp_path / "x.npz")
+    found = examine(expect(open_checkpoint(tiny)), [tmp_path / "x.npz"])
+    write_golden(found.golden(), tmp_path / "golden.json", inputs=[])
+
+    assert converter.verify(tmp_path / "golden.json", tmp_path / "x.npz").ok
+    with pytest.raises(UnsupportedError, match="nothing can be left out, renamed or merged: give the checkpoint"):
+        converter.verify(tmp_path / "golden.json", tmp_path / "x.npz", exclude=["*wpe*"])
+
+
+# ---- the commands ---------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_take_every_rule(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules.json").write_text('{"transformer.*": "net.*"}')
+    common = [
+        "--exclude",
+        "*wpe*",
+        "--exclude",
+        "h.3.*",
+        "--strip",
+        "optimizer",
+        "--rename",
+        str(tmp_path / "rules.json"),
+    ]
+    out = str(tmp_path / "x.safetensors")
+
+    done = RUN.invoke(
+        app, ["convert", str(tiny), out, *common, "--tensor-type", "blk.0.attn_qkv.weight=fp16", "--json"]
+    )
+    named = RUN.invoke(app, ["extract", str(tiny), str(tmp_path / "named"), "--form", "named", *common])
+    proof = RUN.invoke(app, ["verify", str(tiny), out, str(tmp_path / "named"), *common])
+    lacking = RUN.invoke(app, ["verify", str(tiny), out])
+
+    assert (done.exit_code, named.exit_code, proof.exit_code, lacking.exit_code) == (0, 0, 0, 1)
+    report = json.loads(done.stdout)
+    assert {"net.wte.weight", "net.ln_f.bias"} < {tensor["name"] for tensor in report["files"][0]["tensors"]}
+    assert {t["name"] for t in report["files"][0]["tensors"] if t["dtype"] == "F16"} == {"net.h.0.attn.c_attn.weight"}
+    assert len(report["excluded"]) == 15
+    assert report["excluded"][0] == "transformer.wpe.weight"
+    assert set(report["excluded"]) <= set(report["dropped"])
+    assert ["transformer.wte.weight", "net.wte.weight"] in report["renamed"]
+    assert "15 tensors left out, as asked: `transformer.wpe.weight`" in named.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rename", "a"],
+        ["--rename", "*=*.*"],
+        ["--rename", "absent.json"],
+        ["--tensor-type", "*"],
+        ["--tensor-type", "*=x"],
+        ["--strip", "x"],
+        ["--include", "nothing"],
+        ["--exclude", ""],
+        ["--rename", "*.wte.*=x", "--rename", "*.wpe.*=x"],
+    ],
+)
+def test_a_malformed_rule_ends_with_two(arguments: list[str], tiny: Path, tmp_path: Path) -> None:
+    done = RUN.invoke(app, ["convert", str(tiny), str(tmp_path / "x.npz"), *arguments])
+
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert not (tmp_path / "x.npz").exists()

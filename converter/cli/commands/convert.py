@@ -14,6 +14,7 @@ from converter.cli.options import (
     IgnoreGlobals,
     Include,
     Json,
+    Merge,
     NoCrc,
     Quiet,
     Rename,
@@ -48,6 +49,7 @@ def convert(
         str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Cut into files of at most this size: 5GB.")
     ] = None,
     tensor_type: TensorType = None,
+    merge: Merge = None,
     include: Include = None,
     exclude: Exclude = None,
     strip: Strip = None,
@@ -71,6 +73,7 @@ def convert(
     from converter.cli.progress import showing
     from converter.cli.render.conversion import show_conversion
     from converter.conversion.convert import convert as converted
+    from converter.conversion.merging import merged
     from converter.conversion.surgery import rules
 
     size = nbytes(max_shard_size)
@@ -81,7 +84,7 @@ def convert(
         rename=rename or (),
         tensor_type=tensor_type or (),
     )
-    catalogue = opened(source, root)
+    catalogue = merged(opened(source, root), [opened(other, None) for other in merge or ()])
     with showing("converting", 0, quiet=quiet or json) as progress:
         report = converted(
             catalogue,
