@@ -38,6 +38,32 @@ def part(root: str | None, ema: bool) -> AnyRoot:
     return Part.EMA if ema else root
 
 
+Include = Annotated[
+    list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name fits. Repeatable.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensors whose name fits. Repeatable.")
+]
+Strip = Annotated[
+    list[str] | None,
+    typer.Option("--strip", metavar="PART", help="No tensors of a trainer's state: optimizer, or ema. Repeatable."),
+]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename", metavar="OLD=NEW", help="Rename what fits OLD, or by a .json file of rules. Repeatable, in order."
+    ),
+]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option("--merge", metavar="SOURCE", help="The tensors of another checkpoint, too. Repeatable."),
+]
+TensorType = Annotated[
+    list[str] | None,
+    typer.Option("--tensor-type", metavar="GLOB=TYPE", help="The dtype of what fits; the last counts. Repeatable."),
+]
+
+
 def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[str, Any]:
     """Let an option take one of some words, which a table elsewhere defines. `spelled` normalises a word."""
     known = list(words)

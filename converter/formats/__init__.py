@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,7 +39,9 @@ def of(catalogue: Catalogue) -> Format:
 
 def canonical(catalogue: Catalogue) -> Catalogue:
     """The catalogue with the names, shapes and config.json of its family, whatever its format calls them."""
-    return of(catalogue).canonical(catalogue)
+    if catalogue.canonical:
+        return catalogue
+    return replace(of(catalogue).canonical(catalogue), canonical=True)
 
 
 def of_folder(path: Path) -> Format | None:

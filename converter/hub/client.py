@@ -264,7 +264,7 @@ class Client:
                     )
                 except (ImportError, ValueError, httpx.InvalidURL):
                     raise SourceError(
-                        f"`{shown(url)}` can't be read: its proxy is neither http:// nor https://, the only kinds that are known here"
+                        f"`{shown(url)}` can't be read: its proxy is neither http:// nor https://: no other kind is known here"
                     ) from None
             return self._sessions[key]
 

@@ -10,13 +10,19 @@ import typer
 from converter.cli.commands import command, opened
 from converter.cli.options import (
     Ema,
+    Exclude,
     Force,
     IgnoreGlobals,
+    Include,
     Json,
+    Merge,
     NoCrc,
     Quiet,
+    Rename,
     Root,
     Source,
+    Strip,
+    TensorType,
     Threads,
     nbytes,
     one_of,
@@ -44,6 +50,12 @@ def convert(
     max_shard_size: Annotated[
         str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Split into files of at most this size: 5GB.")
     ] = None,
+    tensor_type: TensorType = None,
+    merge: Merge = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    strip: Strip = None,
+    rename: Rename = None,
     keep_buffers: Annotated[bool, typer.Option("--keep-buffers", help="Carry the masks over, too.")] = False,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="DIR", help="The folder with vocab.json and merges.txt.")
@@ -64,9 +76,18 @@ def convert(
     from converter.cli.progress import showing
     from converter.cli.render.conversion import show_conversion
     from converter.conversion.convert import convert as converted
+    from converter.conversion.merging import merged
+    from converter.conversion.surgery import rules
 
     size = nbytes(max_shard_size)
-    catalogue = opened(source, part(root, ema))
+    surgery = rules(
+        include=include or (),
+        exclude=exclude or (),
+        strip=strip or (),
+        rename=rename or (),
+        tensor_type=tensor_type or (),
+    )
+    catalogue = merged(opened(source, part(root, ema)), [opened(other, None) for other in merge or ()])
     with showing("converting", 0, quiet=quiet or json) as progress:
         report = converted(
             catalogue,
@@ -82,6 +103,7 @@ def convert(
             resume=resume,
             ignore_globals=ignore_globals,
             threads=threads,
+            surgery=surgery,
             progress=progress,
             starting=progress.start,
         )
