@@ -1,13 +1,14 @@
-"""The pickle machine: opcodes in, inert values out.
+"""The pickle machine: opcodes go in, inert values come out.
 
 It imports nothing, looks nothing up by name and calls nothing that a pickle names.
 
-A pickle is a program for a stack machine (CPython's Lib/pickletools.py describes it). This machine runs the same program,
-but where the real one would import a global and call it, a closed table decides: a global in the table has a function here
-that builds a plain value from plain arguments; any other becomes an `Opaque`, which remembers what was asked for.
+A pickle is a program for a stack machine (CPython's Lib/pickletools.py describes it). This machine runs the same
+program. Where an unpickler would import a global and call it, a closed table decides instead: for a global in the
+table, a function of this package builds a plain value from plain arguments; any other global becomes an `Opaque`, which
+remembers what the pickle asked for.
 
-Nothing that a pickle made is hashed or compared: a dict is kept as a list of its keys and values, so anything can be a key
-and no collision costs time. Values may be shared and may contain themselves.
+Nothing that a pickle made is hashed or compared. A dict is kept as a list of its keys and values, so anything can be a
+key and no collision costs time. Values may be shared and may contain themselves.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from converter.pickles.opcodes import (
 from converter.pickles.rare import RARE, Machine
 from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry
 
-_ABSENT: Final = object()  # what the memo gives for a number that was never put
+_ABSENT: Final = object()  # for numbers that were never put
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
 
 
@@ -71,16 +72,17 @@ def run(
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
-    `persistent` returns what a persistent id stands for. Globals are added to `used` as they are named, so that a caller
-    has them even when the pickle turns out to be malformed further on. `called` is called for every call and BUILD outside
-    the table, with its byte and what it would have made or changed, even when the pickle throws that away again. `behind` is
-    asked after BUILD how many bytes that are no opcodes stand at this byte behind such an object.
+    `persistent` returns the value that a persistent id stands for. Globals are added to `used` as they are named, so
+    that a caller has them even if the pickle turns out to be malformed further on. `called` is called for every call
+    and BUILD outside the table, with its byte and what it would have made or changed, even if the pickle discards that
+    again. `behind` is called after BUILD with the object and the byte, and returns how many bytes follow there that are
+    not opcodes.
 
-    With `note` the run is lenient: it does what the most lenient unpickler does, and calls `note` with the byte, the error
-    that a strict run would have raised, and whether every unpickler stops there. Even then it goes on, to see what else is
-    named, until the pickle can't be decoded. `total` and `skips` are those of `decode`.
+    With `note` the run is lenient: it does what the most lenient unpickler does. It calls `note` with the byte, the
+    error that a strict run would have raised, and whether every unpickler stops there. It goes on even then, to see
+    what else is named, until the pickle can't be decoded. `total` and `skips` have the same meaning as for `decode`.
 
-    Raises PickleError and its kin, and whatever ConverterError the functions of `table` raise.
+    Raises PickleError and its subclasses, and any ConverterError that a function of `table` raises.
     """
     used = {} if used is None else used
     try:
@@ -97,9 +99,9 @@ class _Run(Machine):
     """The opcodes of one run."""
 
     def run(self, data: bytes, position: int, total: int | None, skips: bool) -> Pickled:
-        """Run the opcodes. For speed, those that checkpoints are made of are compared first.
+        """Run the opcodes. For speed, the opcodes that checkpoints mostly consist of are compared first.
 
-        Opcodes are compared here by bare names: with `op.NAME` the loop takes a tenth longer.
+        Opcodes are compared here by bare names, because the loop takes a tenth longer with `op.NAME`.
         """
         self.size = len(data)
         stack: list[Any] = []
@@ -201,7 +203,7 @@ class _Run(Machine):
                         due = count + BATCH
                         self.check(count, len(memo) + len(sparse), len(stack), at)
                 else:
-                    # It was `decode` that raised: there is nothing to go on with.
+                    # `decode` itself raised, so there are no more opcodes.
                     raise self.stopped[-1]
             except (PickleError, *_MISUSE) as error:
                 if self.note is None or len(self.stopped) == DEAD_ENDS:

@@ -18,7 +18,7 @@ from converter.pickles.values import Dict, Opaque, Table, TableEntry, Value, Val
 
 
 class Machine(Filling):
-    """Stack, marks and memo of one run."""
+    """The stack, marks and memo of one run."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class Machine(Filling):
         self.persistent = persistent
         super().__init__(used, called, note)
         self.behind = behind
-        self.stopped: list[PickleError] = []  # errors behind which no unpickler goes on
+        self.stopped: list[PickleError] = []  # errors at which every unpickler stops
         self.protocol = 0
         self.buffers = False  # whether it asks for one
         self.limits = limits()
         self.found: dict[tuple[str, str], TableEntry | ValueRow] = {}
-        # Picklers number what they put from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
+        # Picklers number memo entries from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
         # random salt, so that a pickle cannot choose numbers that collide.
         self.memo: list[Any] = []
         self.sparse: dict[int, Any] = {}
@@ -46,7 +46,7 @@ class Machine(Filling):
         self.fast = FastTensors(self.memo, self.sparse, persistent)
 
     def put(self, number: int, value: object) -> None:
-        """Put a value into the memo; it replaces an earlier one with the same number."""
+        """Put a value into the memo. It replaces an earlier value with the same number."""
         if number < len(self.memo):
             self.memo[number] = value
         elif number > len(self.memo):
@@ -62,7 +62,7 @@ class Machine(Filling):
         return below.pop()
 
     def find(self, module: str, name: str, at: int) -> TableEntry | ValueRow | Opaque:
-        """Return the table's entry for a global, or an Opaque where it has none. Nothing is imported."""
+        """Return the table's entry for a global, or an Opaque if it has none. Nothing is imported."""
         pair = (module, name)
         found = self.found.get(pair)
         if found is None:
@@ -83,7 +83,7 @@ class Machine(Filling):
         return found
 
     def call(self, callee: Any, args: Any, code: int, at: int) -> object:
-        """Return what a call stands for. Only functions of the table run, and they get plain values."""
+        """Return the result of a call. Only functions of the table run, and they get plain values."""
         if type(callee) is TableEntry:
             if type(args) is not tuple:
                 raise PickleError(
@@ -92,7 +92,7 @@ class Machine(Filling):
             build = callee.new if code in (op.NEWOBJ, op.NEWOBJ_EX) else callee.build
             if build is None:
                 raise PickleError(
-                    f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which makes nothing"
+                    f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which can't be called"
                 )
             return build(args)
         if type(callee) is ValueRow:
@@ -112,7 +112,7 @@ class Machine(Filling):
         raise PickleError(f"{NAMES[code]} at byte {at:,} calls a {type(callee).__name__}, which can't be called")
 
     def check(self, count: int, memo: int, stack: int, at: int) -> None:
-        """Raise LimitError when the pickle asks for more work than any checkpoint needs."""
+        """Raise LimitError if the pickle asks for more work than any checkpoint needs."""
         for number, limit, what in (
             (count, self.limits.opcodes, "opcodes"),
             (memo, self.limits.memo, "memo entries"),

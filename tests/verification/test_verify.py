@@ -879,3 +879,22 @@ def test_twenty_thousand_tensors_take_no_longer_each_than_a_few(tmp_path: Path) 
 
     assert disagreements(catalogue) == []
     assert time.process_time() - start < 10
+
+
+def test_a_reader_that_goes_away_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a.bin", {"w": view("0", (2,))}, {"0": floats(1, 2)})
+    write_checkpoint(tmp_path / "b.bin", {"w": view("0", (2,))}, {"0": floats(1, 3)})
+    for option in ([], ["--json"]):
+        command = [
+            sys.executable,
+            "-m",
+            "converter",
+            "verify",
+            str(tmp_path / "a.bin"),
+            str(tmp_path / "b.bin"),
+            *option,
+        ]
+        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert run.stdout is not None
+        run.stdout.close()
+        assert run.wait(60) == 1
