@@ -12,7 +12,7 @@ from converter.pickles.values import Dict, Opaque
 # Called with the byte, the error that a strict run would have raised, and whether every unpickler stops there.
 Note = Callable[[int, ConverterError, bool], None]
 
-DEAD_ENDS: Final = 16  # errors at which every unpickler stops; after so many of them a lenient run stops, too
+DEAD_ENDS: Final = 64  # errors at which every unpickler stops; after so many of them a lenient run stops, too
 
 
 class Lost:

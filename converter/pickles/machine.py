@@ -203,11 +203,11 @@ class _Run(Machine):
                         due = count + BATCH
                         self.check(count, len(memo) + len(sparse), len(stack), at)
                 else:
-                    # `decode` itself raised, so there are no more opcodes.
-                    raise self.stopped[-1]
+                    break  # `decode` itself raised, so there are no more opcodes
             except (PickleError, *_MISUSE) as error:
                 if self.note is None or len(self.stopped) == DEAD_ENDS:
                     raise
                 self.stopped.append(error if isinstance(error, PickleError) else _misuse(error))
                 self.note(at, self.stopped[-1], True)
                 stack.append(Lost())
+        raise self.stopped[-1]

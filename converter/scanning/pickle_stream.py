@@ -219,10 +219,11 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         nonlocal framed, apart
         if isinstance(problem, FrameError):
             framed, apart = max(framed, problem.end), apart or problem.apart
+        problem = _let_go(problem)
         if dead_end:
-            errors.append((at, _let_go(problem)))
+            errors.append((at, problem))
         elif not errors and len(notes) < most:
-            notes.append((at, _let_go(problem)))
+            notes.append((at, problem))
 
     # Where no dead end was noted, it was a limit that ended the run.
     reached = len(data)
@@ -247,7 +248,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         listed = {at for at, _ in calls}
         with suppress(ConverterError), uncollected():
             run(
-                data, VALUES, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
+                data, VALUES, _persistent, start, used=used, note=_let_pass, total=total, skips=True,
                 called=lambda at, made: None if at in listed else called(at, made),
             )  # fmt: skip
     return PickleRun(
@@ -280,8 +281,8 @@ def _decoded(data: bytes, start: int, total: int, errors: list[tuple[int, Conver
     return count
 
 
-def _let_pass(at: int, error: ConverterError) -> None:
-    pass
+def _let_pass(at: int, error: ConverterError, dead_end: bool = False) -> None:
+    _let_go(error)
 
 
 def _is_text(head: bytes) -> bool:
