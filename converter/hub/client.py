@@ -144,7 +144,10 @@ class Client:
         raise SourceError(f"`{shown(first)}` can't be read: it was redirected more than {_HOPS} times")
 
     def load(self, url: str, limit: int, refused: Refused) -> bytes | None:
-        """All of a small document. For an answer other than 200, the error that `refused` makes, or None if it makes none."""
+        """All of a small document.
+
+        For any other status than 200, the error that `refused` returns is raised; if it returns None, so does this.
+        """
         inside = self.is_inside(checked_url(url).hostname or "")
         seconds = self.patience.seconds(0)
 
@@ -264,7 +267,7 @@ class Client:
                     )
                 except (ImportError, ValueError, httpx.InvalidURL):
                     raise SourceError(
-                        f"`{shown(url)}` can't be read: its proxy is neither http:// nor https://, the only kinds that are known here"
+                        f"`{shown(url)}` can't be read: its proxy is neither an http:// nor an https:// one"
                     ) from None
             return self._sessions[key]
 

@@ -52,12 +52,27 @@ def short(text: str) -> bytes:
 
 
 def joblib_array(
-    position: int, numbers: bytes, shape: Sequence[int], dtype: str, *, module: str = "joblib.numpy_pickle", aligned: int | None = 16
+    position: int,
+    numbers: bytes,
+    shape: Sequence[int],
+    dtype: str,
+    *,
+    module: str = "joblib.numpy_pickle",
+    aligned: int | None = 16,
 ) -> bytes:
     """The wrapper of an array as opcodes of protocol 4, which start at `position`, and the numbers behind it."""
     whole = b"".join(b"K" + bytes([size]) for size in shape)
-    state = short("subclass") + b"cnumpy\nndarray\n" + short("shape") + b"(" + whole + b"t" + short("order") + short("C")
-    state += short("dtype") + b"cnumpy\ndtype\n" + short(dtype) + b"\x89\x88\x87R(K\3" + short("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    state = (
+        short("subclass") + b"cnumpy\nndarray\n" + short("shape") + b"(" + whole + b"t" + short("order") + short("C")
+    )
+    state += (
+        short("dtype")
+        + b"cnumpy\ndtype\n"
+        + short(dtype)
+        + b"\x89\x88\x87R(K\3"
+        + short("<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    )
     state += short("allow_mmap") + b"\x88"
     if aligned is not None:
         state += short("numpy_array_alignment_bytes") + b"K" + bytes([aligned])
@@ -98,7 +113,13 @@ def onnx(*nodes: bytes, tensors: Sequence[bytes] = ()) -> bytes:
 
 
 def node(operator: str, domain: str = "", *attributes: bytes) -> bytes:
-    return field(1, "x") + field(2, "y") + field(4, operator) + field(7, domain) + b"".join(field(5, a) for a in attributes)
+    return (
+        field(1, "x")
+        + field(2, "y")
+        + field(4, operator)
+        + field(7, domain)
+        + b"".join(field(5, a) for a in attributes)
+    )
 
 
 def keras(*layers: Mapping[str, object]) -> bytes:
@@ -115,6 +136,4 @@ def storages_of_tar(count: int, numbers: bytes, storage: str = "FloatStorage") -
 def tensors_of_tar(sizes: Sequence[int]) -> bytes:
     """The member `tensors`, with one tensor."""
     rank = len(sizes)
-    return b"\x80\x02K\1." + b"\x80\x02(K\5K\7Nt." + struct.pack(
-        f"<ii{rank}q{rank}qq", rank, 0, *sizes, *[1] * rank, 0
-    )
+    return b"\x80\x02K\1." + b"\x80\x02(K\5K\7Nt." + struct.pack(f"<ii{rank}q{rank}qq", rank, 0, *sizes, *[1] * rank, 0)

@@ -214,7 +214,7 @@ def _statistics_table(found: Inspection, out: Console) -> None:
 
 def _others_table(others: Sequence[OtherReport], out: Console, unfold: bool) -> None:
     most = len(others) if unfold else 20
-    out.print(Text("Besides tensors that can be carried over:", style="bold"))
+    out.print(Text("Besides the tensors that can be converted:", style="bold"))
     table = empty_table()
     for name in ("name", "is", "value"):
         table.add_column(name, overflow="fold")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PICKLE: Final = "data.pkl"
 _ASK: Final = "ask its author for the weights alone, as safetensors"
 TORCHSCRIPT: Final = "a TorchScript program"
-MARKS: Final = (  # a record, what an archive with it is, and how to go on
+MARKS: Final = (  # a record, the kind of archive that has it, and what the user can do
     ("constants.pkl", TORCHSCRIPT, "`convert` takes its weights and leaves its code out"),
     ("model.json", "a TorchScript program of torch 1.0 to 1.2", _ASK),
     (".data/extern_modules", "a torch.package, which holds Python code", _ASK),
