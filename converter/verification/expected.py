@@ -168,7 +168,7 @@ class Checkpoint:
         return compare(self._tensors[name], found, workspace, progress=self._progress)
 
     def holds(self, name: str, found: Tensor) -> bool:
-        """Compare until the first difference."""
+        """Compare the elements, up to the first difference."""
         return same(self._tensors[name], found)
 
     def explain(
