@@ -20,6 +20,7 @@ ConverterError              the root: everything this package raises on purpose
 ├─ OutputError              the output exists, is an input, has no room or no permission
 ├─ MissingTensorError       a name that a catalogue does not have; also a KeyError
 ├─ WordError                a word that is none of those an option takes; also a ValueError
+├─ RuleError                a rule on names (--include, --rename …) that can't be used; also a ValueError
 ├─ PolicyError              a policy of `scan` that can't be used: malformed, or from the folder that is scanned
 └─ ReadError                a copy that is verified can't be read: `verify` reports this, it is not a failure of `verify`
 
@@ -149,6 +150,10 @@ class WordError(ConverterError, ValueError):
 
     def __init__(self, option: str, word: object, words: Sequence[str]) -> None:
         super().__init__(f"{option} is {word!r:.80}: choose {', '.join(words)}")
+
+
+class RuleError(ConverterError, ValueError):
+    """A rule on the names of tensors that can't be used: malformed, or its result is none."""
 
 
 class PolicyError(ConverterError):

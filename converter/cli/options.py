@@ -9,9 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from converter.text import safe_text
+from converter.words import Part
+from converter.words import Root as AnyRoot
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
 Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="Read only the tensors below this key.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Take the averaged weights, where they stand beside the model's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -26,6 +29,39 @@ Threads = Annotated[
     typer.Option("--threads", metavar="N", min=1, help="Read and write with N threads instead of one per processor."),
 ]
 NoCrc = Annotated[bool, typer.Option("--no-crc", help="Check no CRCs: read a file that has none, or is damaged.")]
+
+
+def part(root: str | None, ema: bool) -> AnyRoot:
+    """The part that --root or --ema asks for, or None."""
+    if ema and root is not None:
+        raise typer.BadParameter("--root and --ema exclude each other")
+    return Part.EMA if ema else root
+
+
+Include = Annotated[
+    list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name fits. Repeatable.")
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensors whose name fits. Repeatable.")
+]
+Strip = Annotated[
+    list[str] | None,
+    typer.Option("--strip", metavar="PART", help="No tensors of a trainer's state: optimizer, or ema. Repeatable."),
+]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename", metavar="OLD=NEW", help="Rename what fits OLD, or by a .json file of rules. Repeatable, in order."
+    ),
+]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option("--merge", metavar="SOURCE", help="The tensors of another checkpoint, too. Repeatable."),
+]
+TensorType = Annotated[
+    list[str] | None,
+    typer.Option("--tensor-type", metavar="GLOB=TYPE", help="The dtype of what fits; the last counts. Repeatable."),
+]
 
 
 def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from converter.io.local import LocalFile
 if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
 _LEAST: Final = 8  # bytes; no checkpoint has fewer
 
@@ -37,7 +39,9 @@ def of(catalogue: Catalogue) -> Format:
 
 def canonical(catalogue: Catalogue) -> Catalogue:
     """The catalogue with the names, shapes and config.json of its family, whatever its format calls them."""
-    return of(catalogue).canonical(catalogue)
+    if catalogue.canonical:
+        return catalogue
+    return replace(of(catalogue).canonical(catalogue), canonical=True)
 
 
 def of_folder(path: Path) -> Format | None:
@@ -57,7 +61,7 @@ def identify(head: bytes, name: str) -> Format:
     raise cause(f"`{name}` is {what(head)}")
 
 
-def open_file(path: str | Path, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def open_file(path: str | Path, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read one local checkpoint file."""
     return open_source(LocalFile(path), root=root, shard=shard)
 
@@ -74,13 +78,8 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def read(
-    format: Format, source: Source, head: bytes, *, root: str | None = None, shard: int | None = None
-) -> Catalogue:
-    """Read one checkpoint file of the format that its first HEAD bytes show.
-
-    Raises AmbiguousError if the file is also of another format.
-    """
+def read(format: Format, source: Source, head: bytes, *, root: Root = None, shard: int | None = None) -> Catalogue:
+    """Read one checkpoint file of a format, which its first HEAD bytes show. Raises AmbiguousError where it is another, too."""
     if format.read is None:
         raise FormatError(f"`{source.name}`: a {format.title} is not a file")
     archive, pickled = format.contents == "records", format.contents == "pickles"
@@ -88,7 +87,7 @@ def read(
     return format.read(source, root=root, shard=shard)
 
 
-def open_source(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def open_source(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read one checkpoint from its bytes, wherever they are."""
     head = bytes(source.read(0, min(HEAD, source.size)))
     format = identify(head, source.name)

@@ -144,10 +144,7 @@ class Client:
         raise SourceError(f"`{shown(first)}` can't be read: it was redirected more than {_HOPS} times")
 
     def load(self, url: str, limit: int, refused: Refused) -> bytes | None:
-        """All of a small document.
-
-        For any other status than 200, the error that `refused` returns is raised; if it returns None, so does this.
-        """
+        """All of a small document. For an answer other than 200, the error that `refused` makes, or None if it makes none."""
         inside = self.is_inside(checked_url(url).hostname or "")
         seconds = self.patience.seconds(0)
 
@@ -267,7 +264,7 @@ class Client:
                     )
                 except (ImportError, ValueError, httpx.InvalidURL):
                     raise SourceError(
-                        f"`{shown(url)}` can't be read: its proxy is neither an http:// nor an https:// one"
+                        f"`{shown(url)}` can't be read: its proxy is neither http:// nor https://: no other kind is known here"
                     ) from None
             return self._sessions[key]
 

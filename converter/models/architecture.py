@@ -279,6 +279,10 @@ class Architecture:
         """What equal parts of a tensor's last dimension hold, by the tensor's bare name, for `count` layers."""
         return {at(layer, row.name): row.parts for row, layer in self.each(count) if row.parts}
 
+    def gguf_names(self, count: int) -> dict[str, str]:
+        """The names in GGUF by the bare names, for `count` layers."""
+        return {at(layer, row.name): at(layer, row.gguf) for row, layer in self.each(count) if row.gguf}
+
     def bare(self, name: str) -> str:
         """A name without the family's prefix, whichever of them it has."""
         prefix = next((prefix for prefix in self.prefixes if prefix and name.startswith(prefix)), "")

@@ -12,12 +12,15 @@ from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.modules import settings, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
-from converter.pickles.values import Dict, Opaque, TableEntry, Value
+from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
 from converter.pickles.walk import inside, key_text
 from converter.pickles.weights import PREFIXES, Chosen, choose
-from converter.tensors.catalogue import Other, Unsupported
+from converter.tensors.catalogue import Other, Role, Unsupported
 from converter.tensors.tensor import Tensor
+from converter.words import Part, Root
 
+# What people call the types that stand for values here.
+_KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
 _TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
 _LETTERS: Final = 256  # average bytes per name that are allowed
@@ -27,9 +30,9 @@ _LETTERS: Final = 256  # average bytes per name that are allowed
 class Flattened:
     """The tensors by name in the order of the pickle, and everything that is not a tensor.
 
-    `root` is the path to the part whose names are used, its keys joined with dots. `prefix` is what a wrapper had put
-    before every name, and is left out of the names. `module` is the class of a whole module, if `tensors` is its state
-    dict.
+    `root` is the way to the part that the names start below, its keys joined with dots; `prefix` what a wrapper had put
+    before every name, which the names leave out. `module` is the class of a whole module, whose state dict it is. `averaged`
+    are the names of averaged weights that stand beside these.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -39,32 +42,35 @@ class Flattened:
     root: str = ""
     prefix: str = ""
     module: str = ""
+    averaged: list[str] = field(default_factory=list)
 
 
-def flatten(value: object, root: str | None = None, module: Callable[[object], Dict | None] = state_dict) -> Flattened:
-    """Name every tensor of the weights by the keys that lead to it, joined with dots. A bare tensor is called `tensor`.
+def flatten(value: object, root: Root = None, module: Callable[[object], Dict | None] = state_dict) -> Flattened:
+    """Name every tensor of the weights by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
 
     A whole module has the names of its `state_dict()`, which `module` gives. `pickles.weights` decides which part holds
     the weights; `root` chooses another part, and names then start below it. Positions in lists count from 0.
 
-    Raises FormatError for a root that does not exist, LayoutError for two tensors of one name or a repeated key on the
-    way to one, LimitError for nesting past the limit or for containers that are shared so often that they multiply.
+    Raises FormatError for a part that is not there, LayoutError for two tensors of one name or a key that stands twice on
+    the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
     if root is None and type(value) is Dict and (plain := _plain(value)) is not None:
         flattened.tensors, flattened.prefix = _without_prefix(plain)
         return flattened
     held = _Held(value, module)
-    if root is not None:
+    if type(root) is str:
         chosen = _chosen(value, root, held)
         flattened.root = root
     else:
-        chosen = choose(value, held)
+        chosen = choose(value, held, root if isinstance(root, Part) else None)
         if chosen.value is not value and type(chosen.value) is Dict:
             held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
         flattened.root = ".".join(chosen.keys)
+    flattened.averaged = chosen.averaged
+    averaged = frozenset(chosen.averaged)
     for name, inner in chosen.beside:
-        flattened.others.append(_other(name, inner))
+        flattened.others.append(_other(name, inner, "averaged" if name in averaged else "beside"))
     top = chosen.value
     if _is_tensor(top):
         _add(flattened, "tensor", top)
@@ -78,8 +84,8 @@ def flatten(value: object, root: str | None = None, module: Callable[[object], D
     if id(top) in held.modules:
         flattened.module = f"{top.module}.{top.name}"
         named = {key for key in held.modules[id(top)][::2] if type(key) is str}
-        flattened.others += [_other(name, inner) for name, inner in settings(top) if name not in named]
-    elif root is None:
+        flattened.others += [_other(name, inner, "setting") for name, inner in settings(top) if name not in named]
+    elif type(root) is not str:
         flattened.tensors, flattened.prefix = _without_prefix(flattened.tensors)
     return flattened
 
@@ -97,9 +103,14 @@ def _plain(value: Dict) -> dict[str, Tensor] | None:
     return found if len(found) == len(names) else None
 
 
-def facts(flattened: Flattened) -> dict[str, str]:
-    """What a catalogue's metadata says about the part that was chosen."""
-    return {"root": flattened.root, "prefix": flattened.prefix, "module": flattened.module}
+def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
+    """What a catalogue's metadata says of the part that was chosen."""
+    return {
+        "root": flattened.root,
+        "prefix": flattened.prefix,
+        "module": flattened.module,
+        "averaged": tuple(flattened.averaged),
+    }
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -124,16 +135,20 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
     elif isinstance(leaf, Attributed):
         _add(flattened, name, leaf.tensor)
         for attributes in leaf.attributes:
-            flattened.others.append(_other(f"{name}.__dict__", attributes))
+            flattened.others.append(_other(f"{name}.__dict__", attributes, "attribute"))
     elif isinstance(leaf, Special):
         flattened.unsupported.append(Unsupported(name, leaf.kind, leaf.dtype, leaf.shape))
     else:
         flattened.others.append(_other(name, leaf))
 
 
-def _other(name: str, value: object) -> Other:
+def _other(name: str, value: object, role: Role = "beside") -> Other:
+    if isinstance(value, Special):
+        return Other(name, f"{value.kind} tensor", value, role)
     kind = f"{value.module}.{value.name}" if isinstance(value, Opaque) else type(value).__name__
-    return Other(name, "dict" if kind == "Dict" else "None" if value is None else kind, value)
+    if isinstance(value, TableEntry | ValueRow):
+        kind = "dtype" if isinstance(value.value if isinstance(value, TableEntry) else None, Dtype) else "global"
+    return Other(name, _KINDS.get(kind, kind), value, role)
 
 
 def _chosen(value: object, root: str, held: _Held) -> Chosen:

@@ -74,6 +74,26 @@ def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None)
     return found
 
 
+def measure(value: object, seen: set[int] | None = None) -> tuple[int, int]:
+    """How many tensors are anywhere inside a value, and how many bytes they have. A tensor or container counts once.
+
+    `seen` are those that were counted for another value; the count ends with 100,000.
+    """
+    seen = set() if seen is None else seen
+    count = nbytes = 0
+    waiting = [value]
+    while waiting and len(seen) < _ENTERED:
+        node = waiting.pop()
+        if id(node) in seen or type(node) in _LEAVES:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Tensor | Special):
+            count += 1
+            nbytes += node.nbytes if isinstance(node, Tensor) else 0
+        waiting += [inner for _, inner in inside(node) if type(inner) not in _LEAVES]
+    return count, nbytes
+
+
 def _below(name: str, key: str) -> str:
     """Join two names for display, and cut them: whole names would grow with the square of the depth."""
     return f"{name}.{key[: limits().name]}"[: limits().name] if name and key else name or key[: limits().name]
@@ -97,6 +117,8 @@ def describe(value: object) -> str:
         return f"{value.module}.{value.name}"[:90] + ("(…)" if value.args is not None else "")
     if isinstance(value, TableEntry | ValueRow):
         return f"{value.module}.{value.name}"
+    if isinstance(value, Tensor):
+        return f"tensor {value.dtype.name} {list(value.shape)!s:.60}"
     if isinstance(value, Special):
         return f"{value.kind} tensor"
     if isinstance(value, Attributed):

@@ -198,7 +198,7 @@ def test_odd_files_are_reported() -> None:
 
 
 def test_a_root_is_refused() -> None:
-    with pytest.raises(FormatError, match="no root to choose"):
+    with pytest.raises(FormatError, match="no other to choose"):
         read(Bytes(gguf()), root="model")
 
 

@@ -193,7 +193,7 @@ def test_an_invalid_header_is_refused(name: str) -> None:
 
 
 DTYPES = {
-    "|O": (UnsafeError, "to load it is to run a pickle"),
+    "|O": (UnsafeError, "loading it means running a pickle"),
     "<U5": (UnsupportedError, "dtype `<U5`, texts"),
     "<M8[s]": (UnsupportedError, "dates"),
     "|V2": (UnsupportedError, "ml_dtypes"),
@@ -241,7 +241,7 @@ def test_an_array_that_is_broken_is_refused(name: str) -> None:
 
 def test_there_is_no_root_to_choose() -> None:
     for read, data in ((reader.read, saved(np.savez, a=1.0)), (reader.read_array, saved(np.save, 1.0))):
-        with pytest.raises(FormatError, match="no root to choose"):
+        with pytest.raises(FormatError, match="no other to choose"):
             read(data, root="model")
 
 

@@ -21,6 +21,7 @@ from converter.text import os_reason, safe_text
 if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
 _P = ParamSpec("_P")
 STANDARD_INPUT: Final = "-"
@@ -84,8 +85,8 @@ def _terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def opened(source: str, root: str | None) -> Catalogue:
-    """Open the checkpoint that SOURCE names. If its file is cut off, the error says how far it goes."""
+def opened(source: str, root: Root) -> Catalogue:
+    """Open the checkpoint that SOURCE names. Where its file is cut off, the error says how far it goes."""
     from converter.opening import open_checkpoint
 
     announce(source)

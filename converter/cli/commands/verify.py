@@ -5,14 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from converter.cli.commands import Exit, command, opened
-from converter.cli.options import Json, Quiet, Root, one_of
+from converter.cli.options import (
+    Ema,
+    Exclude,
+    Include,
+    Json,
+    Merge,
+    Quiet,
+    Rename,
+    Root,
+    Strip,
+    one_of,
+    part,
+)
 from converter.text import safe_text
 from converter.words import ENGINES, LEVELS
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
 
 
 @command
@@ -41,7 +56,13 @@ def verify(
         ),
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too.")] = None,
+    merge: Merge = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    strip: Strip = None,
+    rename: Rename = None,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -49,6 +70,8 @@ def verify(
     from converter import reports
     from converter.cli.progress import showing
     from converter.cli.render.verification import show
+    from converter.conversion.merging import merged
+    from converter.conversion.surgery import cut, rules
     from converter.verification import golden
     from converter.verification.expected import NO_MANIFEST, expect
     from converter.verification.verify import Options, examine, write_golden, write_reports
@@ -57,9 +80,19 @@ def verify(
         raise typer.BadParameter("--tokens and --prompt are for --level inference")
     if tokens and prompt is not None:
         raise typer.BadParameter("give --tokens or --prompt, not both")
+    surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
     options = Options(level, tokens, prompt, engine)
     with showing("verifying", 0, quiet=quiet or json) as progress:
-        origin = golden.load(Path(source)) if golden.is_golden(Path(source)) else opened(source, root)
+        origin: Catalogue | golden.Golden
+        if golden.is_golden(Path(source)):
+            origin = golden.load(Path(source))
+            if surgery or merge:
+                expect(origin).whole("nothing can be left out, renamed or merged")
+        else:
+            done = cut(merged(opened(source, part(root, ema)), [opened(other, None) for other in merge or ()]), surgery)
+            origin = done.catalogue
+            for note in done.notes:
+                typer.echo(safe_text(note), err=True)
         expected = expect(origin, progress)
         if manifest is not None:
             expected.whole(NO_MANIFEST)

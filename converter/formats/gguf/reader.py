@@ -21,18 +21,19 @@ from converter.io.source import STEP, Derived, Source
 from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
+from converter.words import Root
 
 _LONGEST_NAME: Final = 63  # bytes: ggml keeps names in 64, with a zero at the end
 _DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
-    """Read names, layouts and metadata, and no tensor's bytes. GGUF's shapes are reversed to be row-major.
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
+    """Read names, layouts and metadata; no tensor's bytes. Shapes are row-major: GGUF's, in reverse.
 
     Blocks are decoded when they are read: such a tensor is F32, and its storage's `encoding` says what the file holds.
     """
     if root is not None:
-        raise FormatError(f"`{source.name}` is a GGUF file: its names have no root to choose")
+        raise FormatError(f"`{source.name}` is a GGUF file: it holds one set of names, and no other to choose")
     cursor = Cursor(source, len(MAGIC))
     version = cursor.number("<I")
     if version and version & 0xFFFF == 0:

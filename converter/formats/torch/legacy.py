@@ -22,6 +22,7 @@ from converter.pickles.values import Dict, PersistentId, Pickled
 from converter.pickles.walk import describe
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage, Tensor
+from converter.words import Root
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -30,7 +31,7 @@ _PROTOCOL: Final = 1001
 _FIRST_READ: Final = 1 << 20  # bytes; four times as many if the pickle goes on
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts, and no tensor's bytes."""
     stream = _Stream(source)
     stream.next()  # the magic number, which `matches` has checked

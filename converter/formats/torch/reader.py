@@ -21,6 +21,7 @@ from converter.pickles.machine import run
 from converter.pickles.values import Opaque, TableEntry
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage
+from converter.words import Root
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -45,7 +46,7 @@ _KEPT: Final = frozenset(
 )
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts, and no tensor's bytes."""
     archive = Archive(source)
     script = _check_kind(archive)
