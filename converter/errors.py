@@ -165,7 +165,7 @@ class WordError(ConverterError, ValueError):
 
 
 class RuleError(ConverterError, ValueError):
-    """A rule on the names of tensors that can't be used: malformed, or its result is none."""
+    """A rule on the names of tensors that can't be used: malformed, or without a possible result."""
 
 
 class PolicyError(ConverterError):

@@ -104,7 +104,7 @@ def _plain(value: Dict) -> dict[str, Tensor] | None:
 
 
 def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
-    """What a catalogue's metadata says of the part that was chosen."""
+    """What a catalogue's metadata says about the part that was chosen."""
     return {
         "root": flattened.root,
         "prefix": flattened.prefix,

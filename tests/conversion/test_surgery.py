@@ -178,12 +178,17 @@ def test_a_rule_that_fits_nothing_is_said(tmp_path: Path) -> None:
 
     done = cut(source, rules(include=["*", "q"], exclude=["r"], rename=["s=t"], tensor_type=["u=f16"]))
 
-    assert done.notes == ("`q` fits no tensor", "`r` fits no tensor", "`u=f16` fits no tensor", "`s=t` fits no tensor")
+    assert done.notes == (
+        "`q` matches no tensor",
+        "`r` matches no tensor",
+        "`u=f16` matches no tensor",
+        "`s=t` matches no tensor",
+    )
     assert list(done.catalogue) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"), [({"include": ["q"]}, "`q` fits none"), ({"exclude": ["*"]}, "every one out")]
+    ("rule", "said"), [({"include": ["q"]}, "`q` matches none"), ({"exclude": ["*"]}, "every one out")]
 )
 def test_nothing_left_is_one_sentence(rule: dict[str, list[str]], said: str, tmp_path: Path) -> None:
     with pytest.raises(RuleError) as error:
@@ -388,7 +393,7 @@ def test_state_that_is_not_written_anyway_is_named(tmp_path: Path) -> None:
     done = cut(open_checkpoint(path), rules(strip=["optimizer"]))
 
     assert list(done.catalogue) == ["w"]
-    assert done.notes == ("`optimizer` is no part of the weights, and is not written in any case",)
+    assert done.notes == ("`optimizer` is not part of the weights, so it is never written",)
 
 
 # ---- what goes along ------------------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "f"
 
 
-def test_a_folder_with_nothing_to_scan_is_no_success(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_scan_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "b.txt").symlink_to("a.txt")
 
