@@ -59,7 +59,7 @@ _CALLS: Final = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD", "EXT1"
 _CALLS_WITHOUT_ARGUMENT: Final = frozenset(
     OPCODES[name][0] for name in _CALLS if not FIXED_WIDTHS.get(OPCODES[name][1], 1)
 )
-_IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*(?:\[-?\d+\])?")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*")
 _SPELLED: Final = re.compile(rb"[ci][A-Za-z_][\w.]{0,60}\n[A-Za-z_][\w.]{0,60}\n")  # GLOBAL and INST, as text
 _BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-9+/\s]{9,}+={0,2}")
 
