@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from converter.errors import WordError
 from converter.tensors.catalogue import Catalogue
-from converter.words import check_count
+from converter.words import Part, Root, check_count
 
 if TYPE_CHECKING:
     from converter.hub.download import Downloaded
@@ -31,18 +31,19 @@ if TYPE_CHECKING:
     Rules = Sequence[str] | Mapping[str, str]
 
 
-def open(location: Location, *, root: str | None = None, limits: Limits | None = None) -> Catalogue:
+def open(location: Location, *, root: str | None = None, ema: bool = False, limits: Limits | None = None) -> Catalogue:
     """Open a checkpoint. Names and layouts are read now, tensors when they are asked for. A `with` closes the files.
 
     `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name` or a URL; `root` is the key below
-    which names start. Raises a ConverterError that says in a sentence what is wrong.
+    which names start, and `ema` takes the averaged weights. Raises a ConverterError that says in a sentence what is wrong.
     """
+    part = _part(root, ema)
     if isinstance(location, Catalogue):
-        _check_root(root)
+        _check_root(part)
         return location
     from converter.opening import open_checkpoint
 
-    return open_checkpoint(_place(location), root=root, limits=limits)
+    return open_checkpoint(_place(location), root=part, limits=limits)
 
 
 def inspect(
@@ -52,13 +53,14 @@ def inspect(
     sort: Sort | None = None,
     stats: bool = False,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
     """Report what a checkpoint is and what it holds. `filter` is a glob on names; `stats` reads every tensor."""
     from converter.inspection import report
 
     report.check_words(sort)
-    with _opened(source, root) as catalogue:
+    with _opened(source, root, ema) as catalogue:
         return report.inspect(catalogue, filter=filter, sort=sort, stats=stats, progress=progress)
 
 
@@ -84,6 +86,7 @@ def convert(
     tensor_type: Rules = (),
     threads: int | None = None,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
@@ -99,7 +102,7 @@ def convert(
     conversion.check_words(Path(output), to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
-    with _merged(source, root, merge) as catalogue:
+    with _merged(source, root, ema, merge) as catalogue:
         return conversion.convert(
             catalogue,
             Path(output),
@@ -135,6 +138,7 @@ def extract(
     rename: Rules = (),
     threads: int | None = None,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> ExtractReport:
     """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`.
@@ -146,7 +150,7 @@ def extract(
 
     surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     extraction.check_words(form)
-    with _opened(source, root) as catalogue:
+    with _opened(source, root, ema) as catalogue:
         return extraction.extract(
             catalogue,
             Path(folder) if folder is not None else extraction.default_folder(catalogue),
@@ -175,6 +179,7 @@ def verify(
     strip: Sequence[str] = (),
     rename: Rules = (),
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare copies with their source. The report's `ok` says whether all are equal.
@@ -190,7 +195,7 @@ def verify(
     from converter.verification.verify import verify as held
 
     if not outputs:
-        raise TypeError("verify() needs an output to hold against the source")
+        raise TypeError("verify() needs an output to compare with the source")
     options = Options(level, Path(tokens) if tokens is not None else None, prompt, engine)
     places = [_place(output) for output in outputs]
     surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
@@ -199,7 +204,7 @@ def verify(
         if surgery or merge:
             expect(digests).whole("nothing can be left out, renamed or merged")
         return held(digests, places, options, progress=progress)
-    with _merged(source, root, merge) as catalogue:
+    with _merged(source, root, ema, merge) as catalogue:
         return held(cut(catalogue, surgery).catalogue, places, options, progress=progress)
 
 
@@ -243,29 +248,37 @@ def declared_models() -> Mapping[str, Model]:
 
 
 @contextmanager
-def _opened(source: Location, root: str | None) -> Iterator[Catalogue]:
+def _opened(source: Location, root: str | None, ema: bool) -> Iterator[Catalogue]:
     """The catalogue itself, or a new one that is open until the block ends."""
     if isinstance(source, Catalogue):
-        _check_root(root)
+        _check_root(_part(root, ema))
         yield source
         return
-    with open(source, root=root) as catalogue:
+    with open(source, root=root, ema=ema) as catalogue:
         yield catalogue
 
 
 @contextmanager
-def _merged(source: Location, root: str | None, others: Sequence[Location]) -> Iterator[Catalogue]:
-    """The source with the tensors of other checkpoints; what is opened here is open until the block ends."""
+def _merged(source: Location, root: str | None, ema: bool, others: Sequence[Location]) -> Iterator[Catalogue]:
+    """The source with the tensors of other checkpoints. What is opened here stays open until the block ends."""
     from converter.conversion.merging import merged
 
     with ExitStack() as stack:
-        first = stack.enter_context(_opened(source, root))
-        yield merged(first, [stack.enter_context(_opened(other, None)) for other in others])
+        first = stack.enter_context(_opened(source, root, ema))
+        yield merged(first, [stack.enter_context(_opened(other, None, False)) for other in others])
 
 
-def _check_root(root: str | None) -> None:
+def _part(root: str | None, ema: bool) -> Root:
+    """The part that is asked for. Raises WordError for two."""
+    if ema and root is not None:
+        raise WordError("root", root, ("None, because ema is true: either chooses a part",))
+    return Part.EMA if ema else root
+
+
+def _check_root(root: Root) -> None:
     if root is not None:
-        raise WordError("root", root, ("None, because the catalogue is open already: give root to `open`",))
+        option = "ema" if isinstance(root, Part) else "root"
+        raise WordError(option, root, (f"None, because the catalogue is open already: give {option} to `open`",))
 
 
 def _place(location: Location) -> str | Path:

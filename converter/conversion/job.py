@@ -54,7 +54,7 @@ class Job:
         program = self.source.metadata.get("program")
         taken = [f"the state dict of a whole module, {module}; nothing was called"] if module else []
         if program:
-            taken = [f"the weights of {program}, of {module}; its code is left behind, and nothing was called"]
+            taken = [f"the weights of {program}, of {module}; its code is left out, and nothing was called"]
         elif unknown and module:
             taken.append(f"its pickle names {listed(unknown)}")
         prefix = self.source.metadata.get("prefix")

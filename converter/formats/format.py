@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from converter.models.vocabulary import Tokenizer
     from converter.tensors.casting import Loss
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
 Finding = tuple[str, str, str]  # something wrong with the files beside the weights: name, what, sentence
 
@@ -26,7 +27,7 @@ Finding = tuple[str, str, str]  # something wrong with the files beside the weig
 class Reader(Protocol):
     """Reads a checkpoint's names and layouts from its bytes."""
 
-    def __call__(self, source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    def __call__(self, source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
         """`root` is the key that names start below; `shard` counts from 1."""
         ...
 
@@ -34,7 +35,7 @@ class Reader(Protocol):
 class FolderReader(Protocol):
     """Reads a checkpoint that is a folder of its own kind."""
 
-    def __call__(self, path: Path, *, root: str | None = None) -> Catalogue:
+    def __call__(self, path: Path, *, root: Root = None) -> Catalogue:
         """`root` is the key that names start below."""
         ...
 

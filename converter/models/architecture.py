@@ -247,7 +247,7 @@ class Architecture:
         return next((activation for activation, names in named if name in names), None)
 
     def activation_setting(self, activation: Activation) -> dict[str, str]:
-        """What a config.json says to ask for a GELU."""
+        """The setting of config.json that selects a GELU."""
         return {self.activation.setting: self.activation.names[activation][0]} if self.activation else {}
 
     # ---- tensors

@@ -268,7 +268,7 @@ def _to_f16() -> _Narrowing:
         np.subtract(sums.view("<f4"), magic.view("<f4"), out=left.view("<f4"))
         np.subtract(sums, magic, out=sums)  # the value in units of its last place in F16
         np.right_shift(magic, 13, out=magic)
-        np.subtract(magic, (13 + 113) << 10, out=magic)  # the exponent less one: the value's leading bit adds it
+        np.subtract(magic, (13 + 113) << 10, out=magic)  # the exponent minus one; the value's leading bit adds one
         np.add(sums, magic, out=sums)
         np.right_shift(bits, 16, out=magic)
         np.bitwise_and(magic, 0x8000, out=magic)

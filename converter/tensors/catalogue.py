@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from converter.errors import MissingTensorError
 from converter.tensors.tensor import Tensor
@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Storage
 
 
+# What stands beside the weights: another part, averaged weights, a module's own attributes, an attribute of a tensor.
+Role = Literal["beside", "averaged", "setting", "attribute"]
 _SHOWN: Final = 20  # tensors that a notebook shows
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Something in a checkpoint that is not a tensor, kept inert. `value` is one of `converter.pickles.values`."""
+    """Something in a checkpoint that is not one of the weights, kept inert. `value` is one of `converter.pickles.values`.
+
+    `role` is what it is to them.
+    """
 
     name: str
     kind: str
     value: object
+    role: Role = "beside"
 
 
 @dataclass(frozen=True, slots=True)

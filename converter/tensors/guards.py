@@ -36,9 +36,7 @@ def without_tensors(catalogue: Catalogue) -> str:
     held = [other.name for other in catalogue.others if other.name]
     if not held:
         return found
-    return (
-        f"{found}: it has {listed(held)}, none of which are a model's weights; --root NAME takes the tensors below one"
-    )
+    return f"{found}: it has {listed(held)}, none of which looks like a model's weights; --root NAME reads below one of them"
 
 
 def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) -> None:

@@ -123,7 +123,10 @@ def test_inspect_names_what_is_dangerous_and_runs_nothing(tmp_path: Path) -> Non
     assert done.exit_code == 0
     assert report["safety"]["verdict"] == "dangerous"
     assert "posix.system" in report["safety"]["globals"]
-    assert report["others"] == [{"name": "x", "kind": "posix.system", "value": "posix.system(…)", "tensors": []}]
+    assert report["others"] == [
+        {"name": "x", "kind": "posix.system", "value": "posix.system(…)", "tensors": []}
+        | {"role": "beside", "tensor_count": 0, "nbytes": 0}
+    ]
     assert not (tmp_path / "ran").exists()
 
 

@@ -353,7 +353,7 @@ def test_refuses_to_cut_a_single_file() -> None:
 
 
 def test_has_no_root_to_choose() -> None:
-    with pytest.raises(FormatError, match="no root to choose"):
+    with pytest.raises(FormatError, match="no other to choose"):
         ours.read(Memory(EXAMPLE), root="model")
 
 

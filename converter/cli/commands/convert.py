@@ -1,4 +1,4 @@
-"""`convert`: a checkpoint in another format."""
+"""`convert`: writes a checkpoint in another format."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from converter.cli.commands import command, opened
 from converter.cli.options import (
+    Ema,
     Exclude,
     Force,
     IgnoreGlobals,
@@ -25,6 +26,7 @@ from converter.cli.options import (
     Threads,
     nbytes,
     one_of,
+    part,
 )
 from converter.dtypes import spelled
 from converter.formats import WRITABLE
@@ -40,13 +42,13 @@ def convert(
     output: Annotated[Path, typer.Argument(help=f"A file ({', '.join(_ENDINGS)}), or a folder.")],
     to: Annotated[
         str | None,
-        typer.Option("--to", help="The format, where OUTPUT's ending does not say.", **one_of(_TARGETS)),
+        typer.Option("--to", help="The format, if OUTPUT's ending does not say it.", **one_of(_TARGETS)),
     ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="What floating-point tensors become.", **one_of(_DTYPES, spelled))
     ] = "keep",
     max_shard_size: Annotated[
-        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Cut into files of at most this size: 5GB.")
+        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Split into files of at most this size: 5GB.")
     ] = None,
     tensor_type: TensorType = None,
     merge: Merge = None,
@@ -65,6 +67,7 @@ def convert(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
     ignore_globals: IgnoreGlobals = False,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,7 +87,7 @@ def convert(
         rename=rename or (),
         tensor_type=tensor_type or (),
     )
-    catalogue = merged(opened(source, root), [opened(other, None) for other in merge or ()])
+    catalogue = merged(opened(source, part(root, ema)), [opened(other, None) for other in merge or ()])
     with showing("converting", 0, quiet=quiet or json) as progress:
         report = converted(
             catalogue,

@@ -9,6 +9,7 @@ import typer
 
 from converter.cli.commands import command, opened
 from converter.cli.options import (
+    Ema,
     Exclude,
     Force,
     IgnoreGlobals,
@@ -22,6 +23,7 @@ from converter.cli.options import (
     Strip,
     Threads,
     one_of,
+    part,
 )
 from converter.words import FORMS
 
@@ -29,9 +31,11 @@ from converter.words import FORMS
 @command
 def extract(
     source: Source,
-    folder: Annotated[Path | None, typer.Argument(help="Where to; `parameters/<model>` if not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to write to; by default `parameters/<model>`.")
+    ] = None,
     form: Annotated[
-        str, typer.Option("--form", help="Raw storages by key, or one file a parameter by name.", **one_of(FORMS))
+        str, typer.Option("--form", help="Raw storages by key, or one file per parameter by name.", **one_of(FORMS))
     ] = FORMS[0],
     properties: Annotated[
         Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
@@ -46,6 +50,7 @@ def extract(
     force: Force = False,
     ignore_globals: IgnoreGlobals = False,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -57,7 +62,7 @@ def extract(
     from converter.conversion.surgery import rules
 
     surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
-    catalogue = opened(source, root)
+    catalogue = opened(source, part(root, ema))
     target = folder or extraction.default_folder(catalogue)
     total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
     with showing("extracting", total, quiet=quiet or json) as progress:

@@ -1,4 +1,4 @@
-"""`verify`: copies held against their source."""
+"""`verify`: compares copies with their source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converter.cli.commands import Exit, command, opened
-from converter.cli.options import Exclude, Include, Json, Merge, Quiet, Rename, Root, Strip, one_of
+from converter.cli.options import (
+    Ema,
+    Exclude,
+    Include,
+    Json,
+    Merge,
+    Quiet,
+    Rename,
+    Root,
+    Strip,
+    one_of,
+    part,
+)
 from converter.text import safe_text
 from converter.words import ENGINES, LEVELS
 
@@ -20,22 +32,28 @@ if TYPE_CHECKING:
 
 @command
 def verify(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a manifest of --write-manifest.")],
-    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Files or folders to hold against it.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a manifest written by --write-manifest.")
+    ],
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Files or folders to compare with it.")],
     level: Annotated[
         str,
         typer.Option("--level", help="The bits of every tensor, or also what the model computes.", **one_of(LEVELS)),
     ] = LEVELS[0],
     tokens: Annotated[
-        Path | None, typer.Option("--tokens", metavar="FILE", help="Token ids to compute with, else a fixed sequence.")
+        Path | None,
+        typer.Option("--tokens", metavar="FILE", help="Token ids to compute with; by default a fixed sequence."),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", metavar="TEXT", help="A text to compute with, by the source's tokenizer.")
+        str | None,
+        typer.Option("--prompt", metavar="TEXT", help="A text to compute with, encoded by the source's tokenizer."),
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="What computes the outputs.", **one_of(ENGINES))] = ENGINES[0],
     manifest: Annotated[
         Path | None,
-        typer.Option("--write-manifest", metavar="PATH", help="Write digests to verify by later, without the source."),
+        typer.Option(
+            "--write-manifest", metavar="PATH", help="Write digests, to verify copies later without the source."
+        ),
     ] = None,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too.")] = None,
     merge: Merge = None,
@@ -44,10 +62,11 @@ def verify(
     strip: Strip = None,
     rename: Rename = None,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove that copies are equal to their source. Ends with 1 where one is not, and says what is wrong with it."""
+    """Prove that copies are equal to their source. Exits with 1 if one is not, and says what is wrong with it."""
     from converter import reports
     from converter.cli.progress import showing
     from converter.cli.render.verification import show
@@ -60,7 +79,7 @@ def verify(
     if (tokens or prompt is not None) and level == LEVELS[0]:
         raise typer.BadParameter("--tokens and --prompt are for --level inference")
     if tokens and prompt is not None:
-        raise typer.BadParameter("--tokens and --prompt exclude each other")
+        raise typer.BadParameter("give --tokens or --prompt, not both")
     surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
     options = Options(level, tokens, prompt, engine)
     with showing("verifying", 0, quiet=quiet or json) as progress:
@@ -70,7 +89,7 @@ def verify(
             if surgery or merge:
                 expect(origin).whole("nothing can be left out, renamed or merged")
         else:
-            done = cut(merged(opened(source, root), [opened(other, None) for other in merge or ()]), surgery)
+            done = cut(merged(opened(source, part(root, ema)), [opened(other, None) for other in merge or ()]), surgery)
             origin = done.catalogue
             for note in done.notes:
                 typer.echo(safe_text(note), err=True)

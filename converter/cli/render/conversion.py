@@ -1,4 +1,4 @@
-"""What `convert` and `extract` wrote, on a terminal."""
+"""Prints what `convert` and `extract` wrote."""
 
 from __future__ import annotations
 

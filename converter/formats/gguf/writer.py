@@ -123,7 +123,7 @@ def _check_whole(catalogue: Catalogue, recognition: Recognition) -> None:
     if recognition.unexpected:
         more = f" and {len(recognition.unexpected) - 1:,} more" if len(recognition.unexpected) > 1 else ""
         raise UnsupportedError(
-            f"`{recognition.unexpected[0]}`{more}: no part of {recognition.family.title}, and llama.cpp takes no more"
+            f"`{recognition.unexpected[0]}`{more}: not part of {recognition.family.title}, and llama.cpp accepts no other tensors"
         )
     if (unknown := recognition.family.unknown(recognition.sizes)) is not None:
         raise ModelError(f"the {unknown} can't be told from the tensors: put the model's `config.json` beside them")

@@ -89,7 +89,7 @@ class _Array:
         return len(self._header) + self._nbytes
 
     def pieces(self, member: Member) -> tuple[Piece, Piece, Piece]:
-        """The parts of the record: headers, data, and the checksum behind them."""
+        """The parts of the record: headers, data, and the checksum after them."""
         return (
             literal(f"header of {self.name}", member.header() + self._header),
             Piece(self.name, self._parts, self.target.name),

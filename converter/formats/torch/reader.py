@@ -21,12 +21,13 @@ from converter.pickles.machine import run
 from converter.pickles.values import Opaque, TableEntry
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage
+from converter.words import Root
 
 if TYPE_CHECKING:
     from converter.io.source import Source
 
 _FOLDERS: Final = ("data/", "tensors/")  # torch 1.5 and later; 1.4
-_WRITERS: Final = (  # a record, and which versions write it: the first that is there tells
+_WRITERS: Final = (  # records, and the versions that write them; the first one that is there counts
     (".format_version", "torch 2.7 or later"),
     ("byteorder", "torch 2.1 to 2.6"),
     ("version", PUBLISHED_WRITER),
@@ -45,7 +46,7 @@ _KEPT: Final = frozenset(
 )
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts, and no tensor's bytes."""
     archive = Archive(source)
     script = _check_kind(archive)
@@ -81,7 +82,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
 def read_cut_off(source: Source) -> Catalogue | None:
     """Read the names and shapes of a checkpoint that was cut off before its directory, since torch writes data.pkl first.
 
-    None if data.pkl was cut off, too. The tensors have no bytes.
+    None if data.pkl was cut off as well. The tensors have no bytes.
     """
     try:
         name, data = first_record(source, _CUT_OFF)
@@ -117,7 +118,7 @@ class _Storages:
 
     def __init__(self, archive: Archive, shard: int | None, known: tuple[str, ...] = ()) -> None:
         self.archive = archive
-        self.known = known  # what else the names of its records may begin with
+        self.known = known  # other allowed beginnings of its records' names
         self.folder = next((f for f in _FOLDERS if any(name.startswith(f) for name in archive.records)), _FOLDERS[0])
         byteorder = _byteorder(archive)
         self.storages = {
@@ -176,7 +177,7 @@ def _said(kind: StorageClass, meta: bool) -> str:
 
 
 def _check_kind(archive: Archive) -> Script | None:
-    """Raise FormatError for what is no checkpoint, ProgramError for a program whose weights can't be told from its code.
+    """Raise FormatError for an archive that is not a checkpoint, ProgramError for a program without readable weights.
 
     Returns the code of a TorchScript archive, which says what its weights are.
     """
