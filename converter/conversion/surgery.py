@@ -141,7 +141,8 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
             f"nothing is left of the {plural(len(names), 'tensor')} in `{catalogue.location}`, such as `{names[0]:.200}`: "
             f"{unused[0] + ' matches none' if unused else 'the rules leave every one out'}"
         )
-    types, untyped = _types({name: spelt[name] for name in kept}, surgery.types)
+    floating = {name: spelt[name] for name, tensor in kept.items() if tensor.dtype.floating}
+    types, untyped = _types(floating, surgery.types)
     renamed, idle = _renamed(list(kept), files, surgery.renames)
     pairs = tuple((old, new) for old, new in zip(kept, renamed, strict=True) if old != new)
     changed = replace(
@@ -151,7 +152,8 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
         unsupported=tuple(other for other in known.unsupported if other.name in left),
         missing=tuple(name for name in known.missing if name in left),
     )
-    notes = [f"{rule} matches no tensor" for rule in (*unused, *untyped, *idle)]
+    notes = [f"{rule} matches no tensor" for rule in (*unused, *idle)]
+    notes += [f"{rule} matches no tensor of floating-point numbers" for rule in untyped]
     for part in surgery.strip:
         notes += _stripped(known, part, dropped)
     contradiction = _contradiction(changed, recognition)
