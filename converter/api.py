@@ -77,6 +77,7 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     threads: int | None = None,
     root: str | None = None,
     ema: bool = False,
@@ -105,6 +106,7 @@ def convert(
             force=force,
             resume=resume,
             ignore_globals=ignore_globals,
+            carry_values=carry_values,
             threads=threads,
             progress=progress,
         )
@@ -120,6 +122,7 @@ def extract(
     check_crc: bool = True,
     force: bool = False,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     threads: int | None = None,
     root: str | None = None,
     ema: bool = False,
@@ -139,6 +142,7 @@ def extract(
             check_crc=check_crc,
             force=force,
             ignore_globals=ignore_globals,
+            carry_values=carry_values,
             threads=threads,
             progress=progress,
         )

@@ -21,6 +21,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 IgnoreGlobals = Annotated[
     bool, typer.Option("--ignore-globals", help="Carry over the tensors of a pickle that asks for more; drop the rest.")
 ]
+CarryValues = Annotated[
+    bool, typer.Option("--carry-values", help="Take numbers, texts and small arrays beside the weights along, too.")
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, help="Read and write with N threads instead of one a processor."),

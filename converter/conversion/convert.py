@@ -56,6 +56,7 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
     starting: Callable[[int], None] | None = None,
@@ -63,7 +64,8 @@ def convert(
     """Write `output`, or with `dry_run` only report what would be written.
 
     An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
-    the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
+    the tokenizer's files beside the weights. With `carry_values`, small values beside the
+    weights go along. `starting` is called with the number of bytes before the first is written.
     As many threads work as there are processors, or as `threads` says; one thread reads a remote source. Raises
     WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
@@ -90,6 +92,7 @@ def convert(
         options,
         check_crc=check_crc,
         ignore_globals=ignore_globals,
+        carry_values=carry_values,
         check_output=check_output,
     )
     if not dry_run:
@@ -111,7 +114,8 @@ def _report(job: Job, *, dry_run: bool) -> reports.ConversionReport:
         nbytes=job.plan.nbytes,
         tensors=job.planned.tensors,
         files=tuple(_planned_file(file, job.output) for file in job.plan.files),
-        dropped=job.planned.dropped,
+        dropped=job.dropped,
+        carried=tuple(job.options.values),
         tied=tuple(job.planned.tied.items()),
         loss=reports.LossReport(
             nan=sum(loss.nan for loss in losses),

@@ -43,6 +43,7 @@ def extract(
     check_crc: bool = True,
     force: bool = False,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ExtractReport:
@@ -69,6 +70,7 @@ def extract(
         options,
         check_crc=check_crc,
         ignore_globals=ignore_globals,
+        carry_values=carry_values,
         check_output=check_output,
     )
     text = job.planned.properties
@@ -87,5 +89,7 @@ def extract(
         nbytes=job.plan.nbytes,
         tensors=job.planned.tensors,
         properties=None if text is None else str(properties or folder / PROPERTIES),
+        dropped=job.dropped,
+        carried=tuple(job.options.values),
         notes=job.notes,
     )

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
+from converter.conversion.dropped import dropped, sidecar, values
 from converter.errors import ModelError, SourceError, UnsupportedError
-from converter.formats.companions import CONFIG, GENERATION, LICENCES, TOKENIZER
+from converter.formats.companions import CONFIG, GENERATION, LICENCES, SIDECAR, TOKENIZER
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
 from converter.models.recognition import Recognition, recognise
@@ -26,6 +27,7 @@ from converter.text import listed
 
 if TYPE_CHECKING:
     from converter.formats.format import Format, Options, Planned
+    from converter.reports.conversion import DroppedReport
     from converter.tensors.catalogue import Catalogue
 
 _TORCH_NAMES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # what config.json calls a dtype
@@ -57,7 +59,14 @@ class Job:
         prefix = self.source.metadata.get("prefix")
         if prefix:
             taken.append(f"`{prefix}` was left out of every name")
+        if self.source.metadata.get("averaged"):
+            taken.append(f"averaged weights stand beside them, below {listed(self.source.metadata['averaged'])}")
         return (*taken, *self.planned.notes)
+
+    @property
+    def dropped(self) -> tuple[DroppedReport, ...]:
+        """What the source has and the output does not."""
+        return tuple(dropped(self.source, self.planned, self.options.values))
 
     @property
     def model(self) -> str | None:
@@ -109,6 +118,7 @@ def prepare(
     *,
     check_crc: bool = True,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     check_output: Callable[[], None] = lambda: None,
 ) -> Job:
     """Plan a conversion; nothing is written. `check_output` is called before anything of the source is read.
@@ -141,11 +151,23 @@ def prepare(
         options = replace(options, tokenizer=beside)
     if format.plan is None:
         raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")
+    if carry_values:
+        options = replace(options, values=values(catalogue))
     planned = format.plan(tensors, recognition, options)
+    if options.values and not format.values:
+        planned = _with_sidecar(planned, options)
     companions = _companions(tensors, beside, given, options.dtype) if folder and format.companions else []
-    identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers))
+    identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, *options.values))
     plan = Plan((*planned.files, *companions), folder=folder, identity=identity, finish=planned.finish)
     return Job(catalogue, output, format, options, recognition, planned, plan, check)
+
+
+def _with_sidecar(planned: Planned, options: Options) -> Planned:
+    """The plan with a document of values beside the weights."""
+    lone = options.name
+    name = SIDECAR if lone is None else f"{Path(lone).stem}.{SIDECAR}"
+    files = planned.files if lone is None else tuple(replace(file, path=file.path or lone) for file in planned.files)
+    return replace(planned, files=(*files, PlannedFile(name, (literal(name, sidecar(options.values)),))))
 
 
 def _only_classes(catalogue: Catalogue) -> bool:

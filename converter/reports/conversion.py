@@ -7,8 +7,22 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedReport:
+    """Something that the source has and the output does not, and why. `tensors` are in it, of `nbytes` bytes.
+
+    `kind` is its type, or "mask".
+    """
+
+    name: str
+    kind: str
+    reason: str
+    tensors: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExtractReport:
-    """What `extract` wrote."""
+    """What `extract` wrote. `carried` are the names of the values that went along."""
 
     schema: ClassVar = "cerebras-tool/extraction/v1"
 
@@ -20,6 +34,8 @@ class ExtractReport:
     nbytes: int
     tensors: int
     properties: str | None
+    dropped: tuple[DroppedReport, ...]
+    carried: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -54,7 +70,10 @@ class LossReport:
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What `convert` wrote or, if `written` is false, would write. `tied` are pairs of the name left out and the name kept."""
+    """What `convert` wrote or, if `written` is false, would write. `tied` are pairs of the name left out and the name kept.
+
+    `carried` are the names of the values beside the weights that went along.
+    """
 
     schema: ClassVar = "cerebras-tool/conversion/v1"
 
@@ -67,7 +86,8 @@ class ConversionReport:
     nbytes: int
     tensors: int
     files: tuple[PlannedFileReport, ...]
-    dropped: tuple[str, ...]
+    dropped: tuple[DroppedReport, ...]
+    carried: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]
     loss: LossReport
     notes: tuple[str, ...]

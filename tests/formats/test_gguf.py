@@ -418,7 +418,7 @@ def test_what_is_no_whole_gpt2_is_refused() -> None:
         (ModelError, "layer_norm_epsilon", whole, {"config": CONFIG | {"layer_norm_epsilon": float("nan")}}),
         (UnsupportedError, "activation 'relu'", whole, {"config": CONFIG | {"activation_function": "relu"}}),
         (UnsupportedError, "`scale_attn_weights` is False", whole, {"config": CONFIG | {"scale_attn_weights": False}}),
-        (UnsupportedError, "`strange`: no part of GPT-2", model(strange=head()), {}),
+        (UnsupportedError, "`strange`: not part of GPT-2", model(strange=head()), {}),
         (UnsupportedError, "is I64", model(transformer__ln_f__bias=tensor(np.zeros(32, "<i8"), I64)), {}),
         (OutputError, "several parts needs a folder", whole, {"path": "x", "max_shard_size": 20_000}),
     ]

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import command, opened
-from converter.cli.options import Ema, Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, one_of, part
+from converter.cli.options import (
+    CarryValues,
+    Ema,
+    Force,
+    IgnoreGlobals,
+    Json,
+    NoCrc,
+    Quiet,
+    Root,
+    Source,
+    Threads,
+    one_of,
+    part,
+)
 from converter.words import FORMS
 
 
@@ -27,6 +40,7 @@ def extract(
     no_crc: NoCrc = False,
     force: Force = False,
     ignore_globals: IgnoreGlobals = False,
+    carry_values: CarryValues = False,
     root: Root = None,
     ema: Ema = False,
     json: Json = False,
@@ -51,6 +65,7 @@ def extract(
             check_crc=not no_crc,
             force=force,
             ignore_globals=ignore_globals,
+            carry_values=carry_values,
             threads=threads,
             progress=progress,
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from converter.cli.render import console, empty_table, indented
+from converter.cli.render import console, empty_table, indented, listed
 from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from converter.reports.conversion import ConversionReport, ExtractReport
+
+_NAMES: Final = 6  # that are shown of what stays behind for one reason
 
 
 def show_conversion(report: ConversionReport) -> None:
@@ -23,8 +25,7 @@ def show_conversion(report: ConversionReport) -> None:
     out.print(Text(f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", style="bold"))
     model = f" of {report.model}" if report.model else ""
     out.print(Text(f"  {report.tensors:,} tensors{model} in {plural(len(weights), 'file')}"))
-    if report.dropped:
-        out.print(Text(f"  {len(report.dropped):,} masks left out: they follow from the architecture"))
+    _left_behind(report, out)
     for name, kept in report.tied[:8]:
         out.print(Text(f"  {safe_text(name)} is {safe_text(kept)}, and recorded as such"))
     loss = report.loss
@@ -44,6 +45,23 @@ def show_conversion(report: ConversionReport) -> None:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
     if not report.written:
         _plan_table(report, out)
+
+
+def _left_behind(report: ConversionReport | ExtractReport, out: Console) -> None:
+    """Say what the output does not have: a line for each reason, and names."""
+    if report.carried:
+        out.print(Text(f"  {plural(len(report.carried), 'value')} carried along: {listed(report.carried, _NAMES)}"))
+    masks = [left for left in report.dropped if left.kind == "mask"]
+    if masks:
+        out.print(Text(f"  {len(masks):,} masks left out: they follow from the architecture"))
+    others: dict[str, list[str]] = {}
+    for left in report.dropped:
+        if left.kind != "mask":
+            held = f" ({plural(left.tensors, 'tensor')}, {nbytes_text(left.nbytes)})" if left.tensors else ""
+            others.setdefault(left.reason, []).append(safe_text(left.name, 60) + held)
+    for reason, names in others.items():
+        more = f" and {len(names) - _NAMES:,} more (--json lists them)" if len(names) > _NAMES else ""
+        out.print(Text(f"  left behind: {', '.join(names[:_NAMES])}{more}: {reason}"))
 
 
 def _plan_table(report: ConversionReport, out: Console) -> None:
@@ -68,5 +86,6 @@ def show_extraction(report: ExtractReport) -> None:
     out.print(Text(f"  {report.tensors:,} tensors{model}, {report.form} form; manifest.json reads them back"))
     if report.properties is not None:
         out.print(Text(f"  {safe_text(report.properties)} names them for the Java client"))
+    _left_behind(report, out)
     for note in report.notes:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
