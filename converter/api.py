@@ -6,8 +6,8 @@ right words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Location = str | PathLike[str] | Catalogue
     Progress = Callable[[int], None]
+    Rules = Sequence[str] | Mapping[str, str]
 
 
 def open(location: Location, *, root: str | None = None, ema: bool = False, limits: Limits | None = None) -> Catalogue:
@@ -78,6 +79,12 @@ def convert(
     resume: bool = False,
     ignore_globals: bool = False,
     carry_values: bool = False,
+    merge: Sequence[Location] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
+    tensor_type: Rules = (),
     threads: int | None = None,
     root: str | None = None,
     ema: bool = False,
@@ -85,14 +92,18 @@ def convert(
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
 
-    An output with the ending of a format is one file; any other is a folder.
+    An output with the ending of a format is one file; any other is a folder. `merge` are checkpoints whose tensors are
+    written, too. `include` and `exclude` are globs on names. `rename` is a dict of globs and new names, in order, and
+    `tensor_type` one of globs and dtypes, of which the last counts.
     """
     from converter.conversion import convert as conversion
+    from converter.conversion.surgery import rules
 
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename, tensor_type=tensor_type)
     conversion.check_words(Path(output), to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
-    with _opened(source, root, ema) as catalogue:
+    with _merged(source, root, ema, merge) as catalogue:
         return conversion.convert(
             catalogue,
             Path(output),
@@ -108,6 +119,7 @@ def convert(
             ignore_globals=ignore_globals,
             carry_values=carry_values,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
 
@@ -123,14 +135,23 @@ def extract(
     force: bool = False,
     ignore_globals: bool = False,
     carry_values: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
     threads: int | None = None,
     root: str | None = None,
     ema: bool = False,
     progress: Progress | None = None,
 ) -> ExtractReport:
-    """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`."""
-    from converter.conversion import extract as extraction
+    """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`.
 
+    `include`, `exclude`, `strip` and `rename` are those of `convert`.
+    """
+    from converter.conversion import extract as extraction
+    from converter.conversion.surgery import rules
+
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     extraction.check_words(form)
     with _opened(source, root, ema) as catalogue:
         return extraction.extract(
@@ -144,6 +165,7 @@ def extract(
             ignore_globals=ignore_globals,
             carry_values=carry_values,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
 
@@ -155,27 +177,39 @@ def verify(
     tokens: str | PathLike[str] | None = None,
     prompt: str | None = None,
     engine: Engine = "numpy",
+    merge: Sequence[Location] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
     root: str | None = None,
     ema: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare copies with their source. The report's `ok` says whether all are equal.
 
-    `source` may also be a manifest of `verify --write-manifest`. Raises a ConverterError only if the source can't be
-    read or an engine can't run. What is wrong with an output is in the report.
+    `source` may also be a manifest of `verify --write-manifest`. `merge` to `rename` change the source as `convert` did, when
+    it made a copy; without them, what a copy lacks is named. Raises a ConverterError only if the source can't be read or an
+    engine can't run. What is wrong with an output is in the report.
     """
+    from converter.conversion.surgery import cut, rules
     from converter.verification import golden
+    from converter.verification.expected import expect
     from converter.verification.verify import Options
     from converter.verification.verify import verify as held
 
     if not outputs:
-        raise TypeError("verify() needs an output to hold against the source")
+        raise TypeError("verify() needs an output to compare with the source")
     options = Options(level, Path(tokens) if tokens is not None else None, prompt, engine)
     places = [_place(output) for output in outputs]
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     if not isinstance(source, Catalogue) and golden.is_golden(Path(source)):
-        return held(golden.load(Path(source)), places, options, progress=progress)
-    with _opened(source, root, ema) as catalogue:
-        return held(catalogue, places, options, progress=progress)
+        digests = golden.load(Path(source))
+        if surgery or merge:
+            expect(digests).whole("nothing can be left out, renamed or merged")
+        return held(digests, places, options, progress=progress)
+    with _merged(source, root, ema, merge) as catalogue:
+        return held(cut(catalogue, surgery).catalogue, places, options, progress=progress)
 
 
 def scan(
@@ -226,6 +260,16 @@ def _opened(source: Location, root: str | None, ema: bool) -> Iterator[Catalogue
         return
     with open(source, root=root, ema=ema) as catalogue:
         yield catalogue
+
+
+@contextmanager
+def _merged(source: Location, root: str | None, ema: bool, others: Sequence[Location]) -> Iterator[Catalogue]:
+    """The source with the tensors of other checkpoints. What is opened here stays open until the block ends."""
+    from converter.conversion.merging import merged
+
+    with ExitStack() as stack:
+        first = stack.enter_context(_opened(source, root, ema))
+        yield merged(first, [stack.enter_context(_opened(other, None, False)) for other in others])
 
 
 def _part(root: str | None, ema: bool) -> Root:

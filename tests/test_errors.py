@@ -78,6 +78,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "OutputError": (2, "malformed", "unreadable"),
     "MissingTensorError": (2, "malformed", "unreadable"),
     "WordError": (2, "malformed", "unreadable"),
+    "RuleError": (2, "malformed", "unreadable"),
     "ReadError": (2, "malformed", "unreadable"),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter import formats
-from converter.conversion.job import Job, prepare
+from converter.conversion.job import NOTHING, Job, prepare
 from converter.dtypes import spelled
 from converter.errors import OutputError
 from converter.formats.format import Options
@@ -16,6 +16,7 @@ from converter.reports import conversion as reports
 from converter.words import check, check_count
 
 if TYPE_CHECKING:
+    from converter.conversion.surgery import Surgery
     from converter.formats.format import Format
     from converter.io.publish import PlannedFile
     from converter.tensors.catalogue import Catalogue
@@ -58,16 +59,19 @@ def convert(
     ignore_globals: bool = False,
     carry_values: bool = False,
     threads: int | None = None,
+    surgery: Surgery = NOTHING,
     progress: Callable[[int], None] | None = None,
     starting: Callable[[int], None] | None = None,
 ) -> reports.ConversionReport:
     """Write `output`, or with `dry_run` only report what would be written.
 
     An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
-    the tokenizer's files beside the weights. With `carry_values`, small values beside the
-    weights go along. `starting` is called with the number of bytes before the first is written.
-    As many threads work as there are processors, or as `threads` says; one thread reads a remote source. Raises
-    WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
+    the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
+    As many threads work as there are processors, or as `threads` says; one thread reads a remote source. `surgery` are
+    rules of what is carried over, under which names and in which dtypes. With `carry_values`, small values beside
+    the weights go along.
+
+    Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
     format, dtype = check_words(output, to, dtype)
     check_count("max_shard_size", max_shard_size)
@@ -94,6 +98,7 @@ def convert(
         ignore_globals=ignore_globals,
         carry_values=carry_values,
         check_output=check_output,
+        surgery=surgery,
     )
     if not dry_run:
         if starting is not None:
@@ -124,6 +129,8 @@ def _report(job: Job, *, dry_run: bool) -> reports.ConversionReport:
             rounded=sum(loss.rounded for loss in losses),
         ),
         notes=job.notes,
+        excluded=job.cut.excluded,
+        renamed=job.cut.renamed,
     )
 
 

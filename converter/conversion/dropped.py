@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.reports.conversion import DroppedReport
@@ -21,6 +21,7 @@ REASONS: Final = {
     "attribute": "an attribute of a tensor",
 }
 _MASK: Final = "follows from the architecture"
+AS_ASKED: Final = "left out, as asked"
 _CODE: Final = "code is never carried over"
 
 
@@ -45,11 +46,16 @@ def sidecar(carried: Mapping[str, Any]) -> bytes:
     return (json.dumps(carried, indent=2) + "\n").encode()
 
 
-def dropped(catalogue: Catalogue, planned: Planned, carried: Mapping[str, Any]) -> Iterator[DroppedReport]:
+def dropped(
+    catalogue: Catalogue, planned: Planned, carried: Mapping[str, Any], excluded: Iterable[str]
+) -> Iterator[DroppedReport]:
     """Yield what the output does not have and the source has."""
     for name in planned.dropped:
         tensor = catalogue.get(name)
         yield DroppedReport(name, "mask", _MASK, 1, 0 if tensor is None else tensor.nbytes)
+    for name in excluded:
+        tensor = catalogue.get(name)
+        yield DroppedReport(name, "tensor", AS_ASKED, 1, 0 if tensor is None else tensor.nbytes)
     if program := catalogue.metadata.get("program"):
         yield DroppedReport("code", str(program), _CODE, 0, 0)
     if not catalogue.others:

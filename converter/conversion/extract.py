@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.conversion.job import prepare
+from converter.conversion.job import NOTHING, prepare
 from converter.errors import ModelError
 from converter.formats.format import Options
 from converter.formats.parameters.folder import PROPERTIES
@@ -17,6 +17,7 @@ from converter.reports.conversion import ExtractReport
 from converter.words import FORMS, check, check_count
 
 if TYPE_CHECKING:
+    from converter.conversion.surgery import Surgery
     from converter.tensors.catalogue import Catalogue
 
 
@@ -45,6 +46,7 @@ def extract(
     ignore_globals: bool = False,
     carry_values: bool = False,
     threads: int | None = None,
+    surgery: Surgery = NOTHING,
     progress: Callable[[int], None] | None = None,
 ) -> ExtractReport:
     """Write the parameters folder, atomically. Every CRC is checked on the way unless `check_crc` is false.
@@ -72,6 +74,7 @@ def extract(
         ignore_globals=ignore_globals,
         carry_values=carry_values,
         check_output=check_output,
+        surgery=surgery,
     )
     text = job.planned.properties
     if properties is not None and text is None:
@@ -92,4 +95,6 @@ def extract(
         dropped=job.dropped,
         carried=tuple(job.options.values),
         notes=job.notes,
+        excluded=job.cut.excluded,
+        renamed=job.cut.renamed,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
 from converter.conversion.dropped import dropped, sidecar, values
+from converter.conversion.surgery import Cut, Surgery, cut
 from converter.errors import ModelError, SourceError, UnsupportedError
 from converter.formats.companions import CONFIG, GENERATION, LICENCES, SIDECAR, TOKENIZER
 from converter.io.local import LocalFile
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from converter.reports.conversion import DroppedReport
     from converter.tensors.catalogue import Catalogue
 
+NOTHING: Final = Surgery()
 _TORCH_NAMES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # what config.json calls a dtype
 
 
@@ -45,6 +47,7 @@ class Job:
     planned: Planned
     plan: Plan
     check: Callable[[], None]
+    cut: Cut
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -53,7 +56,7 @@ class Job:
         program = self.source.metadata.get("program")
         taken = [f"the state dict of a whole module, {module}; nothing was called"] if module else []
         if program:
-            taken = [f"the weights of {program}, of {module}; its code is left behind, and nothing was called"]
+            taken = [f"the weights of {program}, of {module}; its code is left out, and nothing was called"]
         elif unknown and module:
             taken.append(f"its pickle names {listed(unknown)}")
         prefix = self.source.metadata.get("prefix")
@@ -61,12 +64,14 @@ class Job:
             taken.append(f"`{prefix}` was left out of every name")
         if self.source.metadata.get("averaged"):
             taken.append(f"averaged weights stand beside them, below {listed(self.source.metadata['averaged'])}")
-        return (*taken, *self.planned.notes)
+        if merged := self.source.metadata.get("merged"):
+            taken.append(f"merged with {merged}")
+        return (*taken, *self.cut.notes, *self.planned.notes)
 
     @property
     def dropped(self) -> tuple[DroppedReport, ...]:
         """What the source has and the output does not."""
-        return tuple(dropped(self.source, self.planned, self.options.values))
+        return tuple(dropped(self.source, self.planned, self.options.values, self.cut.excluded))
 
     @property
     def model(self) -> str | None:
@@ -120,17 +125,25 @@ def prepare(
     ignore_globals: bool = False,
     carry_values: bool = False,
     check_output: Callable[[], None] = lambda: None,
+    surgery: Surgery = NOTHING,
 ) -> Job:
     """Plan a conversion; nothing is written. `check_output` is called before anything of the source is read.
 
-    Raises UnsupportedError, UnsafeError, ManifestError or ModelError for what can't be carried over whole.
+    Raises UnsupportedError, UnsafeError, ManifestError or ModelError for what can't be carried over whole, and RuleError for
+    rules that leave nothing.
     """
     _check_dtype(format, options.dtype)
+    done = cut(catalogue, surgery)
+    catalogue, options = done.catalogue, replace(options, types=done.types)
+    for word in dict.fromkeys(options.types.values()):
+        _check_dtype(format, word)
     check_portable(catalogue, ignore_globals=ignore_globals or _only_classes(catalogue), no_crc=not check_crc)
     check_output()
     folder = options.name is None
-    tensors = formats.canonical(catalogue)
+    tensors = catalogue
     recognition = recognise(tensors, tensors.config)
+    if format.self_contained and done.contradiction is not None:  # it would hold what config.json says
+        raise ModelError(done.contradiction)
     if format.companions and recognition is not None and recognition.contradictions:
         raise ModelError(recognition.contradictions[0])
     check = catalogue.check_unchanged
@@ -157,9 +170,11 @@ def prepare(
     if options.values and not format.values:
         planned = _with_sidecar(planned, options)
     companions = _companions(tensors, beside, given, options.dtype) if folder and format.companions else []
-    identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, *options.values))
+    identity = repr(
+        (catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, surgery, *options.values)
+    )
     plan = Plan((*planned.files, *companions), folder=folder, identity=identity, finish=planned.finish)
-    return Job(catalogue, output, format, options, recognition, planned, plan, check)
+    return Job(catalogue, output, format, options, recognition, planned, plan, check, done)
 
 
 def _with_sidecar(planned: Planned, options: Options) -> Planned:

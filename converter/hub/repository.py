@@ -1,4 +1,4 @@
-"""Opens checkpoints on the Hub or at a URL: lists the files, and chooses those that are the checkpoint."""
+"""Opens checkpoints on the Hub or at a URL: lists the files, and chooses those that belong to the checkpoint."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def open_remote(location: str, *, root: Root = None, fetching: Fetching = FETCHI
 
 
 def open_files(location: str, *, fetching: Fetching = FETCHING) -> Iterator[Source]:
-    """Yield every file of a repository, or the one that the location names, as bytes."""
+    """Yield every file of a repository, or the one that the location names, as a source of bytes."""
     place = parse(location)
     check_online(str(place) if isinstance(place, str) else place.repository)
     client = Client(fetching)
@@ -237,7 +237,7 @@ def _open_url(client: Client, url: str, root: Root) -> Catalogue:
     if not found.pinned:
         unpinned = f"`{shown(url)}` has no strong ETag and no date: a change while it is read can't be noticed"
         catalogue = replace(catalogue, problems=(*catalogue.problems, unpinned))
-    # A signed URL opens one file only, so we ask for nothing beside it.
+    # A signed URL opens one file only, so we ask for no file beside it.
     if not urlsplit(url).query:
         with contextlib.suppress(ConverterError):
             data = client.load(urljoin(url, CONFIG), limits().json_bytes, lambda status, headers: None)

@@ -84,7 +84,7 @@ def inspect(
 def cut_off(path: str | Path) -> str | None:
     """A sentence on how much of a declared model's file a broken download has; None if it can't be recognised."""
     source = LocalFile(path)
-    from converter.formats.torch.reader import read_cut_off  # which no other file than PyTorch's needs
+    from converter.formats.torch.reader import read_cut_off  # needed for PyTorch files only
 
     catalogue = read_cut_off(source)
     recognition = models.recognise(catalogue) if catalogue is not None else None

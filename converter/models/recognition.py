@@ -225,7 +225,7 @@ def _declared_as(seen: _Sighting, claimed: dict[str, int]) -> Model | None:
         if model.architecture == known.name:
             sizes = known.sizes(model.config)
             n_layer = sizes[known.layers]
-            # If config.json names another number of layers, only a last layer with the end behind it outweighs that.
+            # If config.json gives another number of layers, believe the tensors only if the last layer is there, and the end.
             believed = claimed.get(known.layers, n_layer) == n_layer or (
                 seen.ended and n_layer in {seen.whole, seen.found}
             )

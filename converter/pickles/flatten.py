@@ -1,4 +1,4 @@
-"""From a pickle's inert value to named tensors: flattening, the root, and what is left over."""
+"""From a pickle's inert value to named tensors: flattening, the choice of a root, and what is left over."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from converter.words import Part, Root
 # What people call the types that stand for values here.
 _KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
 _TENSORS: Final = (Tensor, Special, Attributed)
-_SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
-_LETTERS: Final = 256  # bytes that a name may have on average
+_SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
+_LETTERS: Final = 256  # average bytes per name that are allowed
 
 
 @dataclass(slots=True)
 class Flattened:
-    """The tensors by name in the order of the pickle, and what is no tensor.
+    """The tensors by name in the order of the pickle, and everything that is not a tensor.
 
     `root` is the way to the part that the names start below, its keys joined with dots; `prefix` what a wrapper had put
     before every name, which the names leave out. `module` is the class of a whole module, whose state dict it is. `averaged`
@@ -38,7 +38,7 @@ class Flattened:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unsupported: list[Unsupported] = field(default_factory=list)
     others: list[Other] = field(default_factory=list)
-    arrays: dict[int, Tensor] = field(default_factory=dict)  # those made of numpy's arrays, by the array's id
+    arrays: dict[int, Tensor] = field(default_factory=dict)  # the tensors made from numpy arrays, by the array's id
     root: str = ""
     prefix: str = ""
     module: str = ""
@@ -48,8 +48,8 @@ class Flattened:
 def flatten(value: object, root: Root = None, module: Callable[[object], Dict | None] = state_dict) -> Flattened:
     """Name every tensor of the weights by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
 
-    A whole module has the names of its `state_dict()`, which `module` gives. Which part are the weights is the rule of
-    `pickles.weights`; `root` chooses another part, and names start below it. Lists count from 0.
+    A whole module has the names of its `state_dict()`, which `module` gives. `pickles.weights` decides which part holds
+    the weights; `root` chooses another part, and names then start below it. Positions in lists count from 0.
 
     Raises FormatError for a part that is not there, LayoutError for two tensors of one name or a key that stands twice on
     the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
@@ -65,7 +65,7 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Dict | 
     else:
         chosen = choose(value, held, root if isinstance(root, Part) else None)
         if chosen.value is not value and type(chosen.value) is Dict:
-            held.containers.add(id(chosen.value))  # it may be a dict without some of its parts
+            held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
         flattened.root = ".".join(chosen.keys)
     flattened.averaged = chosen.averaged
     averaged = frozenset(chosen.averaged)
@@ -95,7 +95,7 @@ def _is_tensor(value: object) -> bool:
 
 
 def _plain(value: Dict) -> dict[str, Tensor] | None:
-    """The tensors of a dict that holds names and tensors and nothing else; None where it holds anything more."""
+    """The tensors of a dict that holds only names and tensors; None if it holds anything else."""
     names, tensors = value[::2], value[1::2]
     if set(map(type, names)) != {str} or set(map(type, tensors)) != {Tensor} or sum(map(len, names)) > limits().names:
         return None
@@ -114,7 +114,7 @@ def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Leave out what wrappers put before every name: `module.`, `_orig_mod.`, or one after the other."""
+    """Remove the prefixes that wrappers put before every name: `module.`, `_orig_mod.`, or both."""
     prefix = ""
     while fits := [p for p in PREFIXES if tensors and all(name.startswith(prefix + p) for name in tensors)]:
         prefix += fits[0]
@@ -152,12 +152,12 @@ def _other(name: str, value: object, role: Role = "beside") -> Other:
 
 
 def _chosen(value: object, root: str, held: _Held) -> Chosen:
-    """The part that a root names, whose keys are joined with dots."""
+    """The part that a root names; the keys in the root are joined with dots."""
     chosen, rest = Chosen([], value), root
     while rest:
         node = held.opened(chosen.value)
         if type(node) is not Dict:
-            raise FormatError(f"there is no `{root}` in the checkpoint: it is no dict there")
+            raise FormatError(f"there is no `{root}` in the checkpoint: the value there is not a dict")
         keys = [key_text(key) for key in node[::2]]
         fits = [key for key in keys if rest == key or rest.startswith(key + ".")]
         if not fits:
@@ -170,14 +170,14 @@ def _chosen(value: object, root: str, held: _Held) -> Chosen:
 
 
 class _Several(list[Any]):
-    """Containers that hold one and the same value."""
+    """Several containers that all hold one value."""
 
 
 class _Held:
-    """Which values lead to a tensor without passing something opaque. Called with a value, it tells whether this one does.
+    """Tells which values lead to a tensor without passing something opaque. Call it with a value.
 
     `places` counts the values in all containers; `modules` has the state dict of each whole module by its id. Raises
-    LayoutError where a dict on the way to a tensor has a key twice: readers differ in which of the two counts.
+    LayoutError if a dict on the way to a tensor has a key twice, because readers differ in which of the two counts.
     """
 
     def __init__(self, value: object, module: Callable[[object], Dict | None]) -> None:
@@ -185,7 +185,7 @@ class _Held:
         self.modules: dict[int, Dict] = {}
         self.containers: set[int] = set()
         self.places = 0
-        parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
+        parents: dict[int, Any] = {id(value): _Several()}  # most have one; a list for each would waste memory
         leaves = [value] if _is_tensor(value) else []
         waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) or self._opens(value) else []
         while waiting:
@@ -224,13 +224,13 @@ class _Held:
         return id(value) in self.containers or _is_tensor(value)
 
     def _opens(self, value: object) -> bool:
-        """Whether a value is a whole module, whose state dict is made once."""
+        """Whether a value is a whole module. Its state dict is made once."""
         if id(value) not in self.modules and (made := self.module(value)) is not None:
             self.modules[id(value)] = made
         return id(value) in self.modules
 
     def opened(self, value: Any) -> Any:
-        """The container itself, or a whole module's state dict."""
+        """The container itself or, for a whole module, its state dict."""
         return self.modules.get(id(value), value)
 
 
@@ -247,18 +247,18 @@ def _check_keys(node: Dict) -> None:
 
 
 def _identity(key: object) -> str:
-    """A text that is the same for keys that Python takes for equal (1, True and 1.0), or that have the same name here.
+    """A text that is equal for keys that Python considers equal (1, True and 1.0), or that have the same name here.
 
-    Keys other than text, bytes and numbers are told apart by their descriptions only, which may be the same for two.
+    Keys other than text, bytes and numbers are compared only by their descriptions, which two different keys can share.
     """
     if isinstance(key, float) and key.is_integer():
         key = int(key)
     if isinstance(key, bool):
         key = int(key)
     if isinstance(key, Value):
-        return key.name  # devices and dtypes may be equal and written in two ways
+        return key.name  # equal devices and dtypes can be written in two ways
     if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
-        return key.value.torch  # which has aliases: torch.half is torch.float16
+        return key.value.torch  # one name for all aliases: torch.half is torch.float16
     return key_text(key)
 
 

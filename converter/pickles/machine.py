@@ -1,13 +1,14 @@
-"""The pickle machine: opcodes in, inert values out.
+"""The pickle machine: opcodes go in, inert values come out.
 
 It imports nothing, looks nothing up by name and calls nothing that a pickle names.
 
-A pickle is a program for a stack machine (CPython's Lib/pickletools.py describes it). This machine runs the same program,
-but where the real one would import a global and call it, a closed table decides: a global in the table has a function here
-that builds a plain value from plain arguments; any other becomes an `Opaque`, which remembers what was asked for.
+A pickle is a program for a stack machine (CPython's Lib/pickletools.py describes it). This machine runs the same
+program. Where an unpickler would import a global and call it, a closed table decides instead: for a global in the
+table, a function of this package builds a plain value from plain arguments; any other global becomes an `Opaque`, which
+remembers what the pickle asked for.
 
-Nothing that a pickle made is hashed or compared: a dict is kept as a list of its keys and values, so anything can be a key
-and no collision costs time. Values may be shared and may contain themselves.
+Nothing that a pickle made is hashed or compared. A dict is kept as a list of its keys and values, so anything can be a
+key and no collision costs time. Values may be shared and may contain themselves.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from converter.pickles.opcodes import (
 from converter.pickles.value_rows import FROZENSET, SET
 from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry, Value, ValueRow
 
-_ABSENT: Final = object()  # what the memo gives for a number that was never put
+_ABSENT: Final = object()  # for numbers that were never put
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
 
 
@@ -74,16 +75,17 @@ def run(
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
-    `persistent` returns what a persistent id stands for. Globals are added to `used` as they are named, so that a caller
-    has them even when the pickle turns out to be malformed further on. `called` is called for every call and BUILD outside
-    the table, with its byte and what it would have made or changed, even when the pickle throws that away again. `behind` is
-    asked after BUILD how many bytes that are no opcodes stand at this byte behind such an object.
+    `persistent` returns the value that a persistent id stands for. Globals are added to `used` as they are named, so
+    that a caller has them even if the pickle turns out to be malformed further on. `called` is called for every call
+    and BUILD outside the table, with its byte and what it would have made or changed, even if the pickle discards that
+    again. `behind` is called after BUILD with the object and the byte, and returns how many bytes follow there that are
+    not opcodes.
 
-    With `note` the run is lenient: it does what the most lenient unpickler does, and calls `note` with the byte, the error
-    that a strict run would have raised, and whether every unpickler stops there. Even then it goes on, to see what else is
-    named, until the pickle can't be decoded. `total` and `skips` are those of `decode`.
+    With `note` the run is lenient: it does what the most lenient unpickler does. It calls `note` with the byte, the
+    error that a strict run would have raised, and whether every unpickler stops there. It goes on even then, to see
+    what else is named, until the pickle can't be decoded. `total` and `skips` have the same meaning as for `decode`.
 
-    Raises PickleError and its kin, and whatever ConverterError the functions of `table` raise.
+    Raises PickleError and its subclasses, and any ConverterError that a function of `table` raises.
     """
     used = {} if used is None else used
     try:
@@ -97,7 +99,7 @@ def _misuse(error: Exception) -> PickleError:
 
 
 class _Machine(Filling):
-    """Stack, marks and memo of one run."""
+    """The stack, marks and memo of one run."""
 
     def __init__(
         self,
@@ -112,11 +114,11 @@ class _Machine(Filling):
         self.persistent = persistent
         super().__init__(used, called, note)
         self.behind = behind
-        self.stopped: list[PickleError] = []  # errors behind which no unpickler goes on
+        self.stopped: list[PickleError] = []  # errors at which every unpickler stops
         self.protocol = 0
         self.limits = limits()
         self.found: dict[tuple[str, str], TableEntry | ValueRow] = {}
-        # Picklers number what they put from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
+        # Picklers number memo entries from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
         # random salt, so that a pickle cannot choose numbers that collide.
         self.memo: list[Any] = []
         self.sparse: dict[int, Any] = {}
@@ -124,9 +126,9 @@ class _Machine(Filling):
         self.fast = FastTensors(self.memo, self.sparse, persistent)
 
     def run(self, data: bytes, position: int, total: int | None, skips: bool) -> Pickled:
-        """Run the opcodes. For speed, those that checkpoints are made of are compared first.
+        """Run the opcodes. For speed, the opcodes that checkpoints mostly consist of are compared first.
 
-        Opcodes are compared here by bare names: with `op.NAME` the loop takes a tenth longer.
+        Opcodes are compared here by bare names, because the loop takes a tenth longer with `op.NAME`.
         """
         self.size = len(data)
         stack: list[Any] = []
@@ -228,7 +230,7 @@ class _Machine(Filling):
                         due = count + BATCH
                         self.check(count, len(memo) + len(sparse), len(stack), at)
                 else:
-                    # It was `decode` that raised: there is nothing to go on with.
+                    # `decode` itself raised, so there are no more opcodes.
                     raise self.stopped[-1]
             except (PickleError, *_MISUSE) as error:
                 if self.note is None or len(self.stopped) == DEAD_ENDS:
@@ -238,7 +240,7 @@ class _Machine(Filling):
                 stack.append(Lost())
 
     def put(self, number: int, value: object) -> None:
-        """Put a value into the memo; it replaces an earlier one with the same number."""
+        """Put a value into the memo. It replaces an earlier value with the same number."""
         if number < len(self.memo):
             self.memo[number] = value
         elif number > len(self.memo):
@@ -248,7 +250,7 @@ class _Machine(Filling):
             self.sparse.pop(number ^ self.salt, None)
 
     def rest(self, code: int, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
-        """Run an opcode that is rare in checkpoints. Returns the stack to go on with."""
+        """Run an opcode that is rare in checkpoints. Returns the stack to continue with."""
         match code:
             case op.NONE:
                 stack.append(None)
@@ -286,7 +288,7 @@ class _Machine(Filling):
                 items, stack = stack, self.unmarked(below, code, at)
                 self.append(stack[-1], items, code, at)
             case op.POP:
-                # As in CPython: where nothing lies above the MARK, POP removes the MARK.
+                # As in CPython: if nothing lies above the MARK, POP removes the MARK.
                 if not stack and below:
                     return below.pop()
                 stack.pop()
@@ -314,7 +316,7 @@ class _Machine(Filling):
             case op.INST:
                 found = self.find(
                     argument[0], argument[1], at
-                )  # before the MARK: Python's unpickler imports it without one
+                )  # named before the MARK is checked: Python's unpickler imports it even without a MARK
                 items, stack = stack, self.unmarked(below, code, at)
                 stack.append(self.call(found, tuple(items), code, at))
             case op.EXT1 | op.EXT2 | op.EXT4:
@@ -339,7 +341,7 @@ class _Machine(Filling):
         return below.pop()
 
     def find(self, module: str, name: str, at: int) -> TableEntry | ValueRow | Opaque:
-        """Return the table's entry for a global, or an Opaque where it has none. Nothing is imported."""
+        """Return the table's entry for a global, or an Opaque if it has none. Nothing is imported."""
         pair = (module, name)
         found = self.found.get(pair)
         if found is None:
@@ -360,7 +362,7 @@ class _Machine(Filling):
         return found
 
     def call(self, callee: Any, args: Any, code: int, at: int) -> object:
-        """Return what a call stands for. Only functions of the table run, and they get plain values."""
+        """Return the result of a call. Only functions of the table run, and they get plain values."""
         if type(callee) is TableEntry:
             if type(args) is not tuple:
                 raise PickleError(
@@ -369,7 +371,7 @@ class _Machine(Filling):
             build = callee.new if code in (op.NEWOBJ, op.NEWOBJ_EX) else callee.build
             if build is None:
                 raise PickleError(
-                    f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which makes nothing"
+                    f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which can't be called"
                 )
             return build(args)
         if type(callee) is ValueRow:
@@ -389,7 +391,7 @@ class _Machine(Filling):
         raise PickleError(f"{NAMES[code]} at byte {at:,} calls a {type(callee).__name__}, which can't be called")
 
     def check(self, count: int, memo: int, stack: int, at: int) -> None:
-        """Raise LimitError when the pickle asks for more work than any checkpoint needs."""
+        """Raise LimitError if the pickle asks for more work than any checkpoint needs."""
         for number, limit, what in (
             (count, self.limits.opcodes, "opcodes"),
             (memo, self.limits.memo, "memo entries"),

@@ -1,4 +1,4 @@
-"""Which part of a checkpoint are the model's weights: the rule that docs/weights.md explains.
+"""Decides which part of a checkpoint holds the model's weights; docs/weights.md explains the rule.
 
 Trainers put the state dict below a key and their own state beside it. The keys are rows here.
 """
@@ -15,7 +15,7 @@ from converter.pickles.values import Dict, Opaque
 from converter.pickles.walk import key_text
 from converter.words import Part
 
-# Keys that trainers put the model below, and what they are known from.
+# Keys under which trainers put the model, and the libraries that use them.
 MODEL: Final = {
     "state_dict": "Lightning, timm, MMEngine",
     "model_state_dict": "PyTorch's tutorials",
@@ -30,7 +30,7 @@ MODEL: Final = {
     "network_state_dict": "many",
     "net_state_dict": "many",
 }
-# Keys of the averaged weights that stand beside the model's.
+# Keys of averaged weights, which stand beside the model's own.
 EMA: Final = {
     "ema": "YOLO",
     "ema_state_dict": "many",
@@ -42,7 +42,7 @@ EMA: Final = {
     "model_ema_state_dict": "many",
     "shadow_params": "torch_ema",
 }
-# Words in keys of what a trainer needs to go on, and no model: its optimizer, its schedules, its random numbers.
+# Words in the keys of training state: the optimizer, schedules, random numbers. They belong to no model.
 _STATE: Final = frozenset(
     ("opt", "amp", "rng", "callback", "callbacks", "loops", "grad", "scaler", "criterion", "loss")
 )
@@ -73,7 +73,7 @@ class Chosen:
         self.value = value
 
     def leave(self, parts: Iterable[tuple[Any, Any]]) -> None:
-        """Name parts that are none of the weights."""
+        """Note parts that do not belong to the weights."""
         self.beside += [(".".join((*self.keys, key_text(name))), inner) for name, inner in parts]
 
 
@@ -122,7 +122,7 @@ def _listed(parts: list[tuple[str, Any]]) -> str:
 
 
 def _leave_training_state(chosen: Chosen, holds: Callable[[object], bool]) -> None:
-    """Set apart what a trainer needs to go on, unless the dict has the names of a state dict."""
+    """Set training state apart, unless the dict has the names of a state dict."""
     pairs = list(chosen.value.pairs())
     if _is_optimizer(chosen.value):
         chosen.leave(pairs)
@@ -140,7 +140,7 @@ def _leave_training_state(chosen: Chosen, holds: Callable[[object], bool]) -> No
 
 
 def is_training_state(key: object, value: object) -> bool:
-    """Whether a part is what a trainer needs to go on, by its key or by the form that every optimizer's state has."""
+    """Whether a part is training state, by its key or because it has the form of an optimizer state."""
     if _is_optimizer(value):
         return True
     if type(key) is not str:

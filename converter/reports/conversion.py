@@ -22,7 +22,10 @@ class DroppedReport:
 
 @dataclass(frozen=True, slots=True)
 class ExtractReport:
-    """What `extract` wrote. `carried` are the names of the values that went along."""
+    """What `extract` wrote.
+
+    `carried` are the names of the values that went along, `excluded` the names of tensors that were left out as asked, and `renamed` pairs of the old name and the new.
+    """
 
     schema: ClassVar = "cerebras-tool/extraction/v1"
 
@@ -37,6 +40,8 @@ class ExtractReport:
     dropped: tuple[DroppedReport, ...]
     carried: tuple[str, ...]
     notes: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class ConversionReport:
     """What `convert` wrote or, if `written` is false, would write. `tied` are pairs of the name left out and the name kept.
 
     `carried` are the names of the values beside the weights that went along.
+    `excluded` are the names among `dropped` that were left out as asked, `renamed` pairs of the old name and the new.
     """
 
     schema: ClassVar = "cerebras-tool/conversion/v1"
@@ -91,3 +97,5 @@ class ConversionReport:
     tied: tuple[tuple[str, str], ...]
     loss: LossReport
     notes: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()

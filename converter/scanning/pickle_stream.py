@@ -1,7 +1,7 @@
-"""Pickles one after another, run without loading anything: of a source no more is read than its pickles take.
+"""Runs pickles one after another without loading anything, and reads no more of a source than its pickles take.
 
-All globals are kept inert here, those of the closed table too, so that a pickle whose tensors make no sense is still read
-to its end. Nothing here reports anything.
+All globals are kept inert here, even those of the closed table, so that a pickle whose tensors make no sense is still
+read to its end. Nothing is reported here.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
 from converter.scanning.place import Claim
 
-FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; more where there is
-_GROWTH: Final = 16  # times as much is read when a pickle goes on; it is then run again from its start
-_ENOUGH: Final = 32  # opcodes in a row: text that happens to start like a pickle has fewer
-_FEW: Final = 6  # opcodes in a row that binary data does not have by chance, at its first byte
-_SHORT: Final = 10  # characters: a text of no more than these holds no pickle
+FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; if there is one, more are read
+_GROWTH: Final = 16  # if a pickle goes on, this many times as much is read, and it is run again from its start
+_ENOUGH: Final = 32  # opcodes in a row that text which happens to start like a pickle does not have
+_FEW: Final = 6  # opcodes in a row that binary data does not start with by chance
+_SHORT: Final = 10  # characters; a text this short holds no pickle
 _HEAD: Final = 512  # bytes that show whether data is text
 _TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\n\v\f\r"
 _EXTENSIONS: Final = (EXT1, EXT2, EXT4)
@@ -56,11 +56,12 @@ _BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-
 class PickleRun:
     """One pickle, run inert.
 
-    `error` says why no unpickler runs it to its end, and `failed` is the byte; `reached` is how far it was decoded all the
-    same. `notes` are what only some unpickler lets pass, each with its byte.
+    `error` says why no unpickler runs it to its end, and `failed` is the byte of that error; `reached` is how far the
+    pickle was decoded nevertheless. `notes` are mistakes that some unpickler accepts, each with its byte.
 
-    `globals` have the byte of their first mention; `calls` and `texts` the byte of their opcode. `calls` are those outside
-    the closed table, as many as are listed; `opcodes` counts those that construct calls; `texts` may be pickles themselves.
+    `globals` have the byte of their first mention, `calls` and `texts` the byte of their opcode. `calls` are those
+    outside the closed table, up to the limit on how many are listed; `opcodes` counts the opcodes that construct calls;
+    `texts` may be pickles themselves.
     """
 
     start: int
@@ -78,7 +79,7 @@ class PickleRun:
 
     @property
     def plausible(self) -> bool:
-        """Whether the globals it names look like names: bytes that are no pickle at all can sometimes be run, too."""
+        """Whether the globals it names look like names: sometimes bytes that are not a pickle can be run, too."""
         named = self.named
         if not named or self.error is None:
             return bool(named)
@@ -86,14 +87,14 @@ class PickleRun:
 
     @property
     def named(self) -> list[tuple[str, str]]:
-        """The globals whose names look like names."""
+        """The globals that look like names."""
         return [pair for pair in self.globals if all(map(_IDENTIFIER.fullmatch, pair))]
 
 
 class PickleStream:
-    """The pickles that stand one after another in a source. What they take is counted in `budget`.
+    """The pickles that follow one another in a source. `budget` counts what they take.
 
-    After `runs`, `end` is the byte where the pickles end, and `cut` the byte where it stopped because too many pickles
+    After `runs`, `end` is the byte where the pickles end. `cut` is the byte where it stopped because too many pickles
     were listed, or None.
     """
 
@@ -106,11 +107,11 @@ class PickleStream:
         self._data = b""  # the source, as far as it was read
 
     def runs(self, start: int = 0, most: int | None = None) -> Iterator[PickleRun]:
-        """Yield the pickles from `start` on, at most `most`. `end` stays `start` where there is none."""
+        """Yield the pickles from `start` on, at most `most`. If there is none, `end` stays at `start`."""
         source, count = self.source, 0
         position = self.end = start
-        unproven: list[PickleRun] = []  # these could be run, but so could a text that starts with `N.`
-        framed = False  # whether what follows a frame that reaches over its pickle was looked at
+        unproven: list[PickleRun] = []  # runs that prove nothing: a text that starts with `N.` can be run, too
+        framed = False  # whether the bytes after a frame that reaches past its pickle were looked at
         while position < source.size and (most is None or count + len(unproven) < most):
             if self.budget.pickles + len(unproven) >= limits().scan_pickles:
                 self.cut, self.end = position, source.size
@@ -124,7 +125,7 @@ class PickleStream:
                 yield from unproven
                 count += len(unproven)
                 unproven.clear()
-                # Where a frame reaches over STOP, Python's unpickler leaves its file behind the frame.
+                # If a frame reaches past STOP, Python's unpickler continues its file after the frame.
                 if found.notes and not framed and (elsewhere := _end_of_frames(self._data, found)) < source.size:
                     framed = True
                     behind = self.run_at(elsewhere)
@@ -137,12 +138,12 @@ class PickleStream:
         self.end = unproven[0].start if unproven else position
 
     def run_at(self, start: int) -> PickleRun:
-        """Run the pickle at `start`; more of the source is read as long as there is a pickle that goes on."""
+        """Run the pickle at `start`. While a pickle goes on, more of the source is read."""
         source, expected = self.source, self.claim is not Claim.DATA
         most = min(source.size, start + max(0, self.budget.pickle_nbytes))
         data = self._data
         if isinstance(source, Memory) and (expected or bytes(source.read(start, 1)) == b"\x80"):
-            # One copy for all the pickles of a record.
+            # Made once for all the pickles of a record.
             data = data if len(data) >= most else bytes(source.read(0, most))
         elif len(data) < min(start + FIRST, source.size):
             data = bytes(source.read(0, min(max(start + FIRST, 2 * len(data)), source.size)))
@@ -151,7 +152,7 @@ class PickleStream:
             error = found.error
             if not isinstance(error, TruncatedPickleError) or error.needs > source.size:
                 break
-            # Where no pickle is expected, more is read only if the data starts like one.
+            # If no pickle is expected, more is read only for data that starts like one.
             if not (expected or found.plausible or data[start : start + 1] == b"\x80"):
                 break
             if error.needs > most:
@@ -159,14 +160,14 @@ class PickleStream:
                 found = replace(found, error=LimitError(past))
                 break
             size = max(error.needs, _GROWTH * len(data))
-            # Read all of it if that is not much more, because each time the pickle is run again from its start.
+            # Read all of it if that is not much more, because the pickle is run again from its start each time.
             data = bytes(source.read(0, min(most, size if 2 * size < source.size else source.size)))
         self._data = data
         self.budget.run_nbytes += max(found.reached - start, 0)
         return found
 
     def _is_expected(self, found: PickleRun, *, first: bool) -> bool:
-        """Whether a pickle that names nothing plausible is one all the same."""
+        """Whether a pickle that names nothing plausible counts as a pickle nevertheless."""
         if self.claim is Claim.DATA:
             return False
         if (self.claim is Claim.PICKLE and first) or isinstance(found.error, LimitError):
@@ -179,10 +180,10 @@ class PickleStream:
 
 
 def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
-    """Run a pickle inert, and go over it once more for what the machine does not keep: calls, and texts that are pickles.
+    """Run a pickle inert, and go over it again for what the machine does not keep: calls, and texts that are pickles.
 
-    What a strict run refuses is run again, as the most lenient of the unpicklers does. `total` is the size of all that there
-    is, where `data` is only its beginning.
+    If a strict run refuses it, it is run again as the most lenient unpickler would. `total` is the size of the whole
+    data, if `data` is only its beginning.
     """
     total = len(data) if total is None else total
     used: dict[tuple[str, str], int] = {}
@@ -214,7 +215,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         problem = _let_go(refused)
         errors.append((len(data), problem))
         goes_on = isinstance(problem, TruncatedPickleError) and len(data) < problem.needs <= total
-        # Where the data ends between two opcodes, a lenient run would only do the same again.
+        # If the data ends between two opcodes, a lenient run would only do the same again.
         goes_on = goes_on or isinstance(problem, EndOfDataError)
         if not goes_on and start < len(data) and data[start] in NAMES:
             for seen in (used, calls, notes, errors):
@@ -253,13 +254,13 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
 
 
 def _let_go(error: ConverterError) -> ConverterError:
-    """Return an error without the frames that raised it, which would keep all that the pickle made."""
+    """Return an error without its traceback, whose frames would keep everything that the pickle made."""
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)
 
 
 def _persistent(value: Any) -> object:
-    """Keep a persistent id inert; `('module', class, …)`, which torch before 0.4 wrote, stands for the class."""
+    """Keep a persistent id inert. `('module', class, …)`, which torch before 0.4 wrote, stands for the class."""
     if type(value) is tuple and len(value) == 4 and value[0] == "module":
         return value[1]
     return PersistentId(value)
@@ -272,7 +273,7 @@ def _decoded(data: bytes, start: int, total: int) -> Iterator[tuple[int, Any, in
 
 
 def _end_of_frames(data: bytes, found: PickleRun) -> int:
-    """The byte behind the last frame of a pickle, or the end of the data if no frame reaches over its STOP."""
+    """The byte after the last frame of a pickle, or the end of the data if no frame reaches past its STOP."""
     frames = [at + 9 + size for code, size, at in _decoded(data, found.start, len(data)) if code == FRAME]
     return max((end for end in frames if found.end is not None and end > found.end), default=len(data))
 
@@ -287,7 +288,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def noteworthy(data: bytes, position: int) -> Iterator[tuple[int, str | bytes | None, int]]:
-    """Yield those opcodes of a sound pickle that construct calls, and those whose text may be a pickle."""
+    """Yield the opcodes of a sound pickle that construct calls, and those whose text may be a pickle."""
     start = position
     while True:
         position = _PASS_OVER(data, position).end()  # type: ignore[union-attr]
@@ -305,7 +306,7 @@ def noteworthy(data: bytes, position: int) -> Iterator[tuple[int, str | bytes | 
 
 
 def _passing_over() -> Callable[[bytes, int], re.Match[bytes] | None]:
-    """One regex for opcodes that are neither calls nor long texts, so that Python needn't look at each."""
+    """One regular expression for opcodes that are neither calls nor long texts, so that Python doesn't look at each."""
     codes: dict[int, bytes] = {}
     for name, (code, written) in OPCODES.items():
         if written in FIXED_WIDTHS and name not in _CALLS and name != "STOP":
@@ -325,7 +326,7 @@ _PASS_OVER: Final = _passing_over()
 
 
 def _pickle_in(text: str | bytes) -> bytes | None:
-    """The bytes of a text that may be a pickle, perhaps in base64, or None."""
+    """The bytes of a text that may be a pickle, decoded if it is base64; None for any other text."""
     if isinstance(text, str):
         if not (text[0] == "\x80" or text[0].isascii()):
             return None

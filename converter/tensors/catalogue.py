@@ -93,7 +93,8 @@ class Catalogue(Mapping[str, Tensor]):
     `storages` are all storages of the files in order, referenced or not. `others` are values that are not tensors, kept
     inert. `unsupported` are tensors of kinds that can't be carried over. `globals` are the globals that the pickles
     name. `problems` are sentences about contradictions that leave the rest readable. `missing` are names that an index
-    lists and no shard holds. `unchecked` says that it was saved without CRCs. Leaving a `with` block closes its files.
+    lists and no shard holds. `unchecked` says that it was saved without CRCs. `canonical` says that names, shapes and
+    config.json are those of its family already. Leaving a `with` block closes its files.
     """
 
     tensors: Mapping[str, Tensor]
@@ -105,6 +106,7 @@ class Catalogue(Mapping[str, Tensor]):
     problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unchecked: bool = False
+    canonical: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:

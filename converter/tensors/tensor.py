@@ -184,7 +184,7 @@ class Tensor:
         return found.copy() if writable else found
 
     def bits(self) -> NDArray[Any]:
-        """Read it as it is stored: a read-only array, of unsigned integers if numpy lacks the dtype."""
+        """Read the elements as they are stored: a read-only array, of unsigned integers if numpy lacks the dtype."""
         return self.array()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

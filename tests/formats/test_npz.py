@@ -271,9 +271,9 @@ def test_a_damaged_byte_is_found_in_data_and_in_the_header_of_an_empty_array() -
 
 REFUSED = {
     "upwards": ("../x", "leads out of its folder"),
-    "from the root": ("/x", "is no plain name"),
-    "with a NUL": ("a\0b", "is no plain name"),
-    "half of a surrogate pair": ("\ud800", "is no plain name"),
+    "from the root": ("/x", "is not a plain name"),
+    "with a NUL": ("a\0b", "is not a plain name"),
+    "half of a surrogate pair": ("\ud800", "is not a plain name"),
     "a mark of bits": ("w@bf16", "come back as bits of the tensor `w`"),
     "too long": ("x" * 2000, "longer than a name"),
 }

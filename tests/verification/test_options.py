@@ -79,8 +79,8 @@ def test_other_tokens_give_other_numbers(source: Path, copy: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--level", "inference", "--tokens", "t", "--prompt", "ab"], "exclude each other"),
-        (["--level", "inference", "--tokens", "t", "--prompt", ""], "exclude each other"),
+        (["--level", "inference", "--tokens", "t", "--prompt", "ab"], "not both"),
+        (["--level", "inference", "--tokens", "t", "--prompt", ""], "not both"),
         (["--tokens", "t"], "are for --level inference"),
         (["--prompt", "ab"], "are for --level inference"),
         (["--prompt", ""], "are for --level inference"),

@@ -11,13 +11,17 @@ from converter.cli.commands import command, opened
 from converter.cli.options import (
     CarryValues,
     Ema,
+    Exclude,
     Force,
     IgnoreGlobals,
+    Include,
     Json,
     NoCrc,
     Quiet,
+    Rename,
     Root,
     Source,
+    Strip,
     Threads,
     one_of,
     part,
@@ -28,13 +32,19 @@ from converter.words import FORMS
 @command
 def extract(
     source: Source,
-    folder: Annotated[Path | None, typer.Argument(help="Where to; `parameters/<model>` if not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to write to; by default `parameters/<model>`.")
+    ] = None,
     form: Annotated[
-        str, typer.Option("--form", help="Raw storages by key, or one file a parameter by name.", **one_of(FORMS))
+        str, typer.Option("--form", help="Raw storages by key, or one file per parameter by name.", **one_of(FORMS))
     ] = FORMS[0],
     properties: Annotated[
         Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
     ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    strip: Strip = None,
+    rename: Rename = None,
     sha256: Annotated[bool, typer.Option("--sha256", help="Put the SHA-256 of every file into the manifest.")] = False,
     threads: Threads = None,
     no_crc: NoCrc = False,
@@ -51,7 +61,9 @@ def extract(
     from converter.cli.progress import showing
     from converter.cli.render.conversion import show_extraction
     from converter.conversion import extract as extraction
+    from converter.conversion.surgery import rules
 
+    surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
     catalogue = opened(source, part(root, ema))
     target = folder or extraction.default_folder(catalogue)
     total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
@@ -67,6 +79,7 @@ def extract(
             ignore_globals=ignore_globals,
             carry_values=carry_values,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
     if json:

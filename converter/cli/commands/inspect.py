@@ -21,10 +21,10 @@ def inspect(
     ],
     all: Annotated[bool, typer.Option("--all", help="Every tensor on a line of its own.")] = False,
     filter: Annotated[
-        str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name fits.")
+        str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name matches.")
     ] = None,
     sort: Annotated[
-        str | None, typer.Option("--sort", help="Order of the tensors; else that of the file.", **one_of(SORTS))
+        str | None, typer.Option("--sort", help="Order of the tensors; by default that of the file.", **one_of(SORTS))
     ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Read every tensor: range, mean, deviation, NaN, SHA-256.")

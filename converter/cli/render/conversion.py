@@ -1,4 +1,4 @@
-"""What `convert` and `extract` wrote, on a terminal."""
+"""Prints what `convert` and `extract` wrote."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
-from converter.cli.render import console, empty_table, indented, listed
-from converter.text import nbytes_text, plural, safe_text
+from converter.cli.render import console, empty_table, indented
+from converter.text import listed, nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +24,9 @@ def show_conversion(report: ConversionReport) -> None:
     would = "" if report.written else " would be written"
     out.print(Text(f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", style="bold"))
     model = f" of {report.model}" if report.model else ""
-    out.print(Text(f"  {report.tensors:,} tensors{model} in {plural(len(weights), 'file')}"))
+    out.print(Text(f"  {plural(report.tensors, 'tensor')}{model} in {plural(len(weights), 'file')}"))
     _left_behind(report, out)
+    _show_surgery(report, out)
     for name, kept in report.tied[:8]:
         out.print(Text(f"  {safe_text(name)} is {safe_text(kept)}, and recorded as such"))
     loss = report.loss
@@ -40,7 +41,8 @@ def show_conversion(report: ConversionReport) -> None:
         if count
     ]
     if lost:
-        out.print(Text(f"  as {report.dtype}: {', '.join(lost)}"))
+        cast = f"as {report.dtype}" if report.dtype != "keep" else "by --tensor-type"
+        out.print(Text(f"  {cast}: {', '.join(lost)}"))
     for note in report.notes:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
     if not report.written:
@@ -50,18 +52,33 @@ def show_conversion(report: ConversionReport) -> None:
 def _left_behind(report: ConversionReport | ExtractReport, out: Console) -> None:
     """Say what the output does not have: a line for each reason, and names."""
     if report.carried:
-        out.print(Text(f"  {plural(len(report.carried), 'value')} carried along: {listed(report.carried, _NAMES)}"))
+        out.print(
+            Text(
+                f"  {plural(len(report.carried), 'value')} carried along: {listed([safe_text(name, 60) for name in report.carried], _NAMES)}"
+            )
+        )
     masks = [left for left in report.dropped if left.kind == "mask"]
     if masks:
         out.print(Text(f"  {len(masks):,} masks left out: they follow from the architecture"))
-    others: dict[str, list[str]] = {}
+    excluded, others = set(report.excluded), dict[str, list[str]]()
     for left in report.dropped:
-        if left.kind != "mask":
+        if left.kind != "mask" and left.name not in excluded:
             held = f" ({plural(left.tensors, 'tensor')}, {nbytes_text(left.nbytes)})" if left.tensors else ""
             others.setdefault(left.reason, []).append(safe_text(left.name, 60) + held)
     for reason, names in others.items():
         more = f" and {len(names) - _NAMES:,} more (--json lists them)" if len(names) > _NAMES else ""
         out.print(Text(f"  left behind: {', '.join(names[:_NAMES])}{more}: {reason}"))
+
+
+def _show_surgery(report: ConversionReport | ExtractReport, out: Console) -> None:
+    """What was left out or renamed as asked: the first names, and how many more."""
+    if report.excluded:
+        names = listed([safe_text(name) for name in report.excluded], 3)
+        out.print(Text(f"  {plural(len(report.excluded), 'tensor')} left out, as asked: {names}"))
+    if report.renamed:
+        (old, new), more = report.renamed[0], len(report.renamed) - 1
+        first = f"`{safe_text(old)}` is now `{safe_text(new)}`"
+        out.print(Text(f"  {len(report.renamed):,} renamed: {first}{f', and {more:,} more' if more else ''}"))
 
 
 def _plan_table(report: ConversionReport, out: Console) -> None:
@@ -83,7 +100,8 @@ def show_extraction(report: ExtractReport) -> None:
     out = console()
     out.print(Text(f"{safe_text(report.folder)}: {report.files:,} files, {nbytes_text(report.nbytes)}", style="bold"))
     model = f" of {report.model}" if report.model else ""
-    out.print(Text(f"  {report.tensors:,} tensors{model}, {report.form} form; manifest.json reads them back"))
+    out.print(Text(f"  {plural(report.tensors, 'tensor')}{model}, {report.form} form; manifest.json reads them back"))
+    _show_surgery(report, out)
     if report.properties is not None:
         out.print(Text(f"  {safe_text(report.properties)} names them for the Java client"))
     _left_behind(report, out)

@@ -1,4 +1,4 @@
-"""What `inspect` found, on a terminal."""
+"""Prints what `inspect` found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from converter.reports.inspection import Inspection, OtherReport, TensorReport, WeightsReport
 
-_WIDE: Final = 110  # columns from which storages are shown
+_WIDE: Final = 110  # columns; a table this wide also shows storages
 _WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
 _TABLES: Final = (  # what stands above a table, and the roles of what is in it
     ("Besides the weights:", ("beside", "averaged", "attribute")),
@@ -75,7 +75,7 @@ def show(found: Inspection, *, unfold: bool = False, out: Console | None = None)
 
 
 def heading(inspection: Inspection) -> str:
-    """Say in a line what a checkpoint is."""
+    """Say what a checkpoint is, in one line."""
     model = inspection.model
     if model is None:
         return "Unknown architecture" if inspection.tensors or inspection.totals.tensors else "No tensors"
@@ -91,7 +91,7 @@ def heading(inspection: Inspection) -> str:
 
 
 def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
-    """Give what is worth knowing before the table, each with its label."""
+    """The facts above the table, each with its label."""
     totals = found.totals
     yield from _part(found.weights)
     yield "tensors", Text(f"{totals.tensors:,}")
@@ -174,7 +174,7 @@ def fold(tensors: Sequence[TensorReport]) -> list[_Line]:
 def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
     lines = [_Line(t.name, t, 1, t) for t in found.tensors] if unfold else fold(found.tensors)
     strided = any(not line.first.contiguous for line in lines)
-    # Elsewhere a storage is the tensor itself.
+    # In other formats a storage is the tensor itself.
     wide = out.width >= _WIDE and formats.named(found.source.format).pickled
     rows = []
     for line in lines:
@@ -202,7 +202,7 @@ def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
 
 
 def _common(names: Iterable[str]) -> str:
-    """Give the plain words up to a dot that all names start with, so that a narrow table can leave them out."""
+    """The plain words, up to a dot, that all names start with. A narrow table can leave them out."""
     prefix = os.path.commonprefix(list(names))  # noqa: RUF071 (cut at a dot below)
     prefix = prefix[: prefix.rfind(".") + 1]
     return prefix if _WORDS.fullmatch(prefix) else ""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # A name that ends in one of these holds the bits of a dtype that numpy lacks: `w@bf16` is the BF16 tensor `w`.
 BITS: Final = {f"@{dtype.name.lower()}": dtype for dtype in DTYPES if dtype not in NATIVE}
-NAMELESS: Final = "arr_0"  # numpy.savez's name for an array that is given none
+NAMELESS: Final = "arr_0"  # numpy.savez gives this name to an array without one
 _FIRST: Final = 128  # nearly every header fits into this many bytes
 
 
@@ -116,7 +116,7 @@ def _cut(head: bytes, start: int, what: str) -> bytes:
 
 
 def _check_filled(header: Header, nbytes: int, what: str) -> None:
-    """Refuse data that are cut off, and bytes behind them, so that nothing can be hidden there."""
+    """Refuse data that are cut off, and bytes after the data, so that nothing can be hidden there."""
     if header.start + header.nbytes != nbytes:
         raise LayoutError(
             f"{what}: a numpy array of {header.dtype.name} and shape {header.shape!s:.300} takes {header.nbytes:,} bytes; "

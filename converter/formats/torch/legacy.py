@@ -98,7 +98,7 @@ class _Stream:
 
 
 class _Mentioned:
-    """The storages that the pickle mentions. Each gets its place when the keys behind the pickle are read."""
+    """The storages that the pickle mentions. Each gets its place when the keys after the pickle are read."""
 
     def __init__(self, shard: int | None) -> None:
         self.shard = shard
@@ -137,7 +137,7 @@ class _Mentioned:
         ):
             raise PickleError("the view of a storage is not (key, offset, size)")
         key, offset, size = view
-        # torch.load keeps views and storages in one table, and a key that is there already stands for what is there.
+        # torch.load keeps views and storages in one table; if a key is there already, its first meaning stays.
         mention = (storage.key, offset, size)
         if self.views.setdefault(key, mention) != mention:
             raise LayoutError(f"the view `{key[:80]}` of a storage is mentioned twice with different places or sizes")
@@ -158,7 +158,7 @@ class _Mentioned:
         return replace(tensor, offset=tensor.offset + before, storage=storage)
 
     def place(self, source: Source, position: int, keys: list[str]) -> None:
-        """Walk the storages behind the pickles: a count of elements (8 bytes) and the elements, in the order of `keys`."""
+        """Walk the storages after the pickles: a count of elements (8 bytes) and the elements, in the order of `keys`."""
         if (shared := next(iter(self.views.keys() & self.kinds.keys()), None)) is not None:
             raise LayoutError(f"`{source.name}`: `{shared[:80]}` is the key of a storage and of a view of one")
         if len(set(keys)) != len(keys) or set(keys) != set(self.kinds):
