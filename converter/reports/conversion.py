@@ -24,7 +24,8 @@ class DroppedReport:
 class ExtractReport:
     """What `extract` wrote.
 
-    `carried` are the names of the values that went along, `excluded` the names of tensors that were left out as asked, and `renamed` pairs of the old name and the new.
+    `carried` are the names of the values that went along, `excluded` those of tensors that were left out as asked, and
+    `renamed` pairs of the old name and the new.
     """
 
     schema: ClassVar = "cerebras-tool/extraction/v1"

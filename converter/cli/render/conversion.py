@@ -52,11 +52,8 @@ def show_conversion(report: ConversionReport) -> None:
 def _left_behind(report: ConversionReport | ExtractReport, out: Console) -> None:
     """Say what the output does not have: a line for each reason, and names."""
     if report.carried:
-        out.print(
-            Text(
-                f"  {plural(len(report.carried), 'value')} carried along: {listed([safe_text(name, 60) for name in report.carried], _NAMES)}"
-            )
-        )
+        carried = listed([safe_text(name, 60) for name in report.carried], _NAMES)
+        out.print(Text(f"  {plural(len(report.carried), 'value')} carried along: {carried}"))
     masks = [left for left in report.dropped if left.kind == "mask"]
     if masks:
         out.print(Text(f"  {len(masks):,} masks left out: they follow from the architecture"))
