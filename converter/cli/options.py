@@ -24,6 +24,9 @@ IgnoreGlobals = Annotated[
         "--ignore-globals", help="Convert the tensors even if the pickle asks for other things, and leave those out."
     ),
 ]
+CarryValues = Annotated[
+    bool, typer.Option("--carry-values", help="Take numbers, texts and small arrays beside the weights along, too.")
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, help="Read and write with N threads instead of one per processor."),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 HEAD: Final = 512  # bytes that tell every kind of file from the others
+_LINE: Final = 120  # characters of a text that are shown
 _PAGE: Final = "an HTML page, probably an error page of the server it was downloaded from"
 _PICKLE: Final = "a bare pickle, not a file of torch.save; `scan` tells what is in it"
 
@@ -70,6 +71,15 @@ def known(head: bytes) -> bool:
     return not head or any(kind.matches(head) for kind in FOREIGN) or head.lstrip()[:1] in (b"{", b"[")
 
 
+def _text(head: bytes) -> str | None:
+    """The first line of a file that is English text of several words; None for any other."""
+    if not head.translate(None, b"\t\r\n").isascii():
+        return None
+    text = head.decode()
+    line = text.splitlines()[0][:_LINE] if text.strip() else ""
+    return repr(line) if " " in line.strip() and "".join(text.split()).isprintable() else None
+
+
 def what(head: bytes) -> str:
     """What a file is instead of a checkpoint, by its first HEAD bytes."""
     if not head:
@@ -81,4 +91,6 @@ def what(head: bytes) -> str:
             return f"{kind.title}: {kind.how}" if kind.how else kind.title
     if head.lstrip()[:1] in (b"{", b"["):
         return "a JSON document, not a checkpoint"
+    if (text := _text(head)) is not None:
+        return f"text and not a checkpoint, perhaps what a server answered instead of the file: {text}"
     return f"not a checkpoint that this program knows (its first bytes are {head[:8].hex(' ')})"

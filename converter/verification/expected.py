@@ -47,6 +47,7 @@ class Expected(Protocol):
     shapes: Mapping[str, tuple[int, ...]]
     tied: Sequence[Sequence[str]]
     nbytes: int  # of all tensors
+    others: Sequence[str]  # names of what stands beside the weights
     explained: ClassVar[int]  # the number of damaged tensors whose damage is looked into
 
     @property
@@ -133,6 +134,7 @@ class Checkpoint:
             sorted(bare(name, self.family) for name in group) for group in self._catalogue.tied()
         ]
         self.nbytes = sum(tensor.nbytes for tensor in set(self._tensors.values()))
+        self.others: Sequence[str] = [other.name for other in source.others if other.role in ("beside", "averaged")]
 
     @cached_property
     def masks(self) -> Set[str]:
@@ -258,6 +260,7 @@ class Digests:
         self.tied: Sequence[Sequence[str]] = golden.tied
         self.settings = golden.settings
         self.nbytes = sum(tensor.nbytes for tensor in golden.tensors.values())
+        self.others: Sequence[str] = ()
 
     def whole(self, otherwise: str) -> Catalogue:
         """Raise UnsupportedError."""

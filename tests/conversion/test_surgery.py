@@ -215,7 +215,7 @@ def test_exclude_is_the_way_past_a_tensor_that_can_not_be_carried_over(tmp_path:
 
     report = convert(source, tmp_path / "y.safetensors", surgery=rules(exclude=["s"]))
 
-    assert (report.tensors, report.excluded, report.dropped) == (1, ("s",), ("s",))
+    assert (report.tensors, report.excluded, [left.name for left in report.dropped]) == (1, ("s",), ["s"])
 
 
 def test_a_shard_that_is_absent_is_left_out_by_name(tmp_path: Path) -> None:
@@ -585,7 +585,7 @@ def test_the_commands_take_every_rule(tiny: Path, tmp_path: Path) -> None:
     assert {t["name"] for t in report["files"][0]["tensors"] if t["dtype"] == "F16"} == {"net.h.0.attn.c_attn.weight"}
     assert len(report["excluded"]) == 15
     assert report["excluded"][0] == "transformer.wpe.weight"
-    assert set(report["excluded"]) <= set(report["dropped"])
+    assert set(report["excluded"]) <= {left["name"] for left in report["dropped"]}
     assert ["transformer.wte.weight", "net.wte.weight"] in report["renamed"]
     assert "15 tensors left out, as asked: `transformer.wpe.weight`" in named.stdout
 
