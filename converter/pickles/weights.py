@@ -70,21 +70,22 @@ class Chosen:
         self.beside += [(".".join((*self.keys, key_text(name))), inner) for name, inner in parts]
 
 
-def choose(value: object, holds: Callable[[object], bool]) -> Chosen:
-    """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor.
+def choose(value: object, holds: Callable[[object], bool], held: Callable[[object], Dict | None]) -> Chosen:
+    """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor, and `held` what it holds by names.
 
     From the top down, the one key of MODEL that holds tensors is followed, or else the one of EMA. Where there is none, all
     is weights but what a trainer needs to go on.
     """
     chosen = Chosen([], value)
-    while type(chosen.value) is Dict:
-        parts = [(key, inner) for key, inner in chosen.value.pairs() if holds(inner)]
+    while (among := held(chosen.value)) is not None:
+        parts = [(key, inner) for key, inner in among.pairs() if holds(inner)]
         named = [(key, inner) for key, inner in parts if type(key) is str and type(inner) in (Dict, Opaque)]
         fits = next((fits for table in (MODEL, EMA) if (fits := [part for part in named if part[0] in table])), [])
         if len(fits) != 1:
-            _leave_training_state(chosen, holds)
+            if among is chosen.value:
+                _leave_training_state(chosen, holds)
             break
-        chosen.enter(*fits[0], chosen.value)
+        chosen.enter(*fits[0], among)
     return chosen
 
 
