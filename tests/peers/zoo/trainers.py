@@ -198,6 +198,77 @@ def transformers_trainer(folder: Path) -> Written:
     return Written(folder / "run" / f"checkpoint-{STEPS}", model, {})
 
 
+def lightning(folder: Path) -> Written:
+    import lightning.pytorch as pl
+
+    class Lit(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def training_step(self, batch: Any, _: int) -> torch.Tensor:
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.Adam(self.parameters(), 0.01)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+    model, quiet = (
+        Lit(),
+        dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+    )
+    trainer = pl.Trainer(max_steps=STEPS, accelerator="cpu", **quiet)
+    trainer.fit(
+        model,
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*map(torch.cat, zip(*batches(), strict=True))), 6),
+    )
+    trainer.save_checkpoint(folder / "l.ckpt")
+    return Written(folder / "l.ckpt", model, {})
+
+
+def accelerate(folder: Path, safe: bool = False) -> Written:
+    from accelerate import Accelerator
+
+    accelerator, net = Accelerator(cpu=True), Net()
+    optimizer = torch.optim.AdamW(net.parameters(), 0.01)
+    net, optimizer = accelerator.prepare(net, optimizer)
+    for x, y in batches():
+        accelerator.backward(functional.cross_entropy(net(x), y))
+        optimizer.step()
+    accelerator.save_state(str(folder / "state"), safe_serialization=safe)
+    return Written(folder / "state", accelerator.unwrap_model(net), {})
+
+
+def timm(folder: Path) -> Written:
+    import argparse
+
+    from timm import create_model
+    from timm.utils import CheckpointSaver, ModelEmaV3
+
+    model = create_model("mobilenetv3_small_050", num_classes=2)
+    average = ModelEmaV3(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(STEPS):
+        functional.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([0, 1])).backward()
+        optimizer.step()
+        average.update(model)
+    folders = {"checkpoint_dir": str(folder), "recovery_dir": str(folder)}
+    CheckpointSaver(
+        model, optimizer, args=argparse.Namespace(model="x", lr=0.1), model_ema=average, **folders
+    ).save_checkpoint(0, 1.0)
+    return Written(folder / "last.pth.tar", model, {})
+
+
+def averaged_by_ema_pytorch(folder: Path) -> Written:
+    from ema_pytorch import EMA
+
+    net = Net()
+    average = EMA(net, update_after_step=0, update_every=1)
+    trained(net, average.update)
+    torch.save({"model": net.state_dict(), "ema": average.state_dict(), "step": STEPS}, folder / "ema.pt")
+    return Written(folder / "ema.pt", net, {})
+
+
 # Those that need nothing but torch, and those that need a library.
 PLAIN: Final[dict[str, Callable[[Path], Written]]] = {
     "PyTorch's tutorial": tutorial,
@@ -209,4 +280,11 @@ PLAIN: Final[dict[str, Callable[[Path], Written]]] = {
     "DataParallel": data_parallel,
     "YOLO's average": yolo,
     "a trainer itself": pickled_trainer,
+}
+LIBRARIES: Final[dict[str, Callable[[Path], Written]]] = {
+    "transformers": transformers_trainer,
+    "lightning": lightning,
+    "accelerate": accelerate,
+    "timm": timm,
+    "ema_pytorch": averaged_by_ema_pytorch,
 }
