@@ -77,8 +77,13 @@ class Chosen:
         self.beside += [(".".join((*self.keys, key_text(name))), inner) for name, inner in parts]
 
 
-def choose(value: object, holds: Callable[[object], bool], part: Part | None = None) -> Chosen:
-    """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor.
+def choose(
+    value: object,
+    holds: Callable[[object], bool],
+    held: Callable[[object], Dict | None],
+    part: Part | None = None,
+) -> Chosen:
+    """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor, and `held` what it holds by names.
 
     From the top down, follow the one key of MODEL that holds tensors, or else the one of EMA. If there is none,
     everything but training state is weights. With `part`, the averaged weights are taken instead of the model's.
@@ -87,8 +92,8 @@ def choose(value: object, holds: Callable[[object], bool], part: Part | None = N
     """
     chosen = Chosen([], value)
     taken = False
-    while type(chosen.value) is Dict:
-        model, averaged = (_named(chosen.value, table, holds) for table in (MODEL, EMA))
+    while (among := held(chosen.value)) is not None:
+        model, averaged = (_named(among, table, holds) for table in (MODEL, EMA))
         fits = model or averaged
         if part is Part.EMA and averaged and not taken:
             if len(averaged) > 1:
@@ -97,10 +102,11 @@ def choose(value: object, holds: Callable[[object], bool], part: Part | None = N
                 )
             fits, taken = averaged, True
         if len(fits) != 1:
-            _leave_training_state(chosen, holds)
+            if among is chosen.value:
+                _leave_training_state(chosen, holds)
             break
         chosen.averaged += [".".join((*chosen.keys, key)) for key, _ in averaged if key != fits[0][0]]
-        chosen.enter(*fits[0], chosen.value)
+        chosen.enter(*fits[0], among)
     if part is Part.EMA and not taken:
         raise FormatError(
             f"it holds no averaged weights below a key that is known for them ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
