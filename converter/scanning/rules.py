@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-PLAIN: Final = "plain"
-UNKNOWN: Final = "unknown-globals"
-PROGRAM: Final = "program"
-DANGEROUS: Final = "dangerous"
-MALFORMED: Final = "malformed"
+from converter.words import DANGEROUS, MALFORMED, PLAIN, PROGRAM, UNKNOWN
+
 VERDICTS: Final = (PLAIN, UNKNOWN, PROGRAM, DANGEROUS, MALFORMED)  # each worse than the one before
 
 

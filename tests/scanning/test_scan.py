@@ -329,7 +329,7 @@ def test_a_repository_is_scanned_file_by_file(monkeypatch: pytest.MonkeyPatch, t
         ("training_args.bin", "dangerous"), ("pytorch_model.bin", "plain"),
     ]  # fmt: skip
     assert report.skipped == 1
-    assert [file.verdict for file in one.files] == ["malformed"]  # nothing is known of it
+    assert [file.verdict for file in one.files] == ["plain"]  # it is JSON, with which no pickle begins
 
 
 # ---- JSON and SARIF -------------------------------------------------------------------------------------------------
