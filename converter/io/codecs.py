@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _READ: Final = 64 << 10  # bytes that a library is given at a time
 _WRITTEN: Final = 1 << 20  # bytes that it returns at a time, at most
-_OLD_HEADER: Final = 2 + 19  # bytes before the stream in joblib's old form (joblib/numpy_pickle_compat.py, `read_zfile`)
+_OLD_HEADER: Final = (
+    2 + 19
+)  # bytes before the stream in joblib's old form (joblib/numpy_pickle_compat.py, `read_zfile`)
 _DICTIONARY: Final = 128 << 20  # bytes of memory that an xz or lzma stream may use
 
 

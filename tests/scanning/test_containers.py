@@ -6,6 +6,7 @@ import json
 import lzma
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,9 @@ def test_what_nothing_here_inflates_is_not_looked_into(magic: bytes, tmp_path: P
 
 
 def test_a_text_that_starts_like_a_zlib_stream_is_none(tmp_path: Path) -> None:
-    assert look(b"x^2 + y^2 = z^2\n", tmp_path).verdict == "plain"
+    found = look(b"x^2 + y^2 = z^2\n", tmp_path)
+
+    assert [finding.rule for finding in found.findings] == ["not-looked-into"]
 
 
 # ---- arrays of numpy --------------------------------------------------------------------------------------------------------
@@ -329,9 +332,10 @@ def test_a_program_is_named_for_what_it_is(data: bytes, said: str, tmp_path: Pat
     # A name in another case is malformed besides.
     assert found.verdict == ("malformed" if b"CONSTANTS" in data or b"DATA/Ext" in data else "program")
     assert any(said in finding.message for finding in found.findings if finding.rule == "program")
-    with pytest.raises(ConverterError) as raised:
+    # The weights of TorchScript can be read without its code.
+    with nullcontext() if b"constants.pkl" in data else pytest.raises(ConverterError) as raised:
         open_checkpoint(tmp_path / "x")
-    assert "torch.jit.load" not in str(raised.value)
+    assert raised is None or "torch.jit.load" not in str(raised.value)
 
 
 def test_what_claims_to_be_a_program_has_its_pickles_looked_into(tmp_path: Path) -> None:
