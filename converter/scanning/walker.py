@@ -89,6 +89,8 @@ class Walker:
             return format.title
         if is_header(head):
             return self.tar(source, place)
+        if head == zip_walk.NO_RECORDS:
+            return zip_walk.TITLE
         if head.startswith(zip_walk.EMPTY):  # numpy.load takes it for a zip archive, and looks at the end of the file
             behind = not place.name and archive_ends(source) is not None
             return zip_walk.UNSOUND if behind else self.zip(source, place)  # `file` looks at the end

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ZIP: Final = b"PK\3\4"
 EMPTY: Final = b"PK\5\6"  # how an archive without records starts
+NO_RECORDS: Final = EMPTY + bytes(18)  # the whole of an archive without records
 TITLE: Final = "zip archive"
 PEEK: Final = 256  # bytes that are enough to recognise most data that is not a pickle
 _PIECE: Final = 1 << 20  # bytes that are searched at a time for the headers of a broken archive
