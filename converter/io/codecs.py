@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from converter.io.source import Source
 
 _READ: Final = 64 << 10  # bytes that a library is given at a time
+_TRIED: Final = 512  # bytes that are read and inflated at a time where a file may only start like a compressed one
 _WRITTEN: Final = 1 << 20  # bytes that it returns at a time, at most
 _OLD_HEADER: Final = (
     2 + 19
@@ -205,19 +206,19 @@ _CODECS: Final[tuple[_Row, ...]] = (
 )
 
 
-def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
+def inflated(source: Source, kind: Codec, *, step: int = _READ, most: int = 1) -> Iterator[bytes]:
     """Yield what a file inflates to, all its streams one after another, in pieces of at most 1 MiB.
 
     Raises ArchiveError if it is broken or cut off, or if something else follows the last stream. Everything that could
-    be inflated is yielded first.
+    be inflated is yielded first, but for the last piece. `step` bytes are read at a time, and `most` bytes are asked for
+    in the first piece.
     """
     if kind.inflater is None:
         raise UnsupportedError(f"no library that inflates {kind.title} is installed")
     position, waiting, inner, streams, fresh = 0, b"", kind.inflater(), 0, True
-    most = 1
     while True:
         if inner.needs_input and not waiting and position < source.size:
-            waiting = bytes(source.read(position, min(_READ, source.size - position)))
+            waiting = bytes(source.read(position, min(step, source.size - position)))
             position += len(waiting)
         ended = not waiting and position >= source.size
         try:
@@ -234,7 +235,7 @@ def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
             streams += 1
             waiting = inner.unused_data.lstrip(kind.padding) if kind.padding else inner.unused_data
             while kind.padding and not waiting and position < source.size:
-                waiting = bytes(source.read(position, min(_READ, source.size - position)))
+                waiting = bytes(source.read(position, min(step, source.size - position)))
                 position, waiting = position + len(waiting), waiting.lstrip(kind.padding)
             if not waiting and position >= source.size:
                 return
@@ -249,6 +250,7 @@ def is_compressed(source: Source, kind: Codec) -> bool:
     """Whether at least a byte can be inflated, however late in the file it comes. A file of `kind` may only start like one."""
     make = kind.trial or kind.inflater
     try:
-        return make is not None and any(inflated(source, replace(kind, inflater=make)))
+        # No loader takes smaller steps, so one that gets any data gets it here, too, whatever follows.
+        return make is not None and any(inflated(source, replace(kind, inflater=make), step=_TRIED, most=_TRIED))
     except ArchiveError:
         return False

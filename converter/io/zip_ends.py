@@ -46,8 +46,9 @@ def _has_directory(source: Source, tail: bytes, at: int, *, whole: bool) -> bool
     end = source.size - len(tail) + at
     *_, size, start, _ = _END.unpack_from(tail, at)
     places = {start} if whole else {start, end - size}
-    if at >= _LOCATOR.size and tail[at - _LOCATOR.size : at].startswith(b"PK\6\7"):
-        *_, wide, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+    locator = bytes(source.read(end - _LOCATOR.size, _LOCATOR.size)) if end >= _LOCATOR.size else b""
+    if locator.startswith(b"PK\6\7"):
+        *_, wide, _ = _LOCATOR.unpack(locator)
         for place in (wide,) if whole else (wide, end - _LOCATOR.size - _END64.size):
             if 0 <= place <= source.size - _END64.size:
                 record = _END64.unpack(source.read(place, _END64.size))

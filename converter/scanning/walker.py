@@ -49,6 +49,7 @@ class Walker:
         self.budget = Budget()
         self.explain = explain
         self.named = named
+        self.recognised = False  # whether anything inside the file is of a known kind
 
     def file(self, source: Source) -> str:
         """Look through a whole file, and return what it is."""
@@ -65,6 +66,8 @@ class Walker:
             zip_walk.at_the_end(self, source, end)
         if not kind and end is None:
             self.unknown(source, head)
+        if kind == zip_walk.TITLE and not known(source, head):
+            self.nothing(kind)
         kind = kind or what(head)
         self.ambiguous(source, head, format, kind)
         return kind
@@ -86,6 +89,11 @@ class Walker:
             return format.title
         if is_header(head):
             return self.tar(source, place)
+        if head == zip_walk.NO_RECORDS:
+            return zip_walk.TITLE
+        if head.startswith(zip_walk.EMPTY):  # numpy.load takes it for a zip archive, and looks at the end of the file
+            behind = not place.name and archive_ends(source) is not None
+            return zip_walk.UNSOUND if behind else self.zip(source, place)  # `file` looks at the end
         if (kind := codec(head)) is not None and self.compressed(source, place, kind):
             return kind.title
         if (archive := sealed(head)) is not None:
@@ -124,16 +132,16 @@ class Walker:
         head = bytes(source.read(0, min(HEAD, source.size)))
         format = next((one for one in (NPY, TORCH_LEGACY) if one.matches(head)), None)
         if head.startswith(zip_walk.ZIP):
-            self.zip(source, place)
+            self.recognised |= self.zip(source, place) != zip_walk.TITLE
         elif place.claim is Claim.DATA and not head.startswith(MAGIC):
             self.check_data(source, replace(place, depth=place.depth + 1))
         else:
-            self.content(source, place, head, format)
+            self.recognised |= bool(self.content(source, place, head, format))
 
     def zip(self, source: Source, place: Place) -> str:
         """Look at every record of an archive, unless it is nested too deep. Return what it is."""
         if place.name and not self.may_go_into(place, "an archive"):
-            return "zip archive"
+            return zip_walk.TITLE
         return zip_walk.look(self, source, place.into() if place.name else place)
 
     def tar(self, source: Source, place: Place) -> str:
@@ -189,6 +197,14 @@ class Walker:
             self.findings.report("malformed", message)
         elif self.named:
             self.findings.report("not-looked-into", "it is of no kind that is known here, so it was not looked into")
+
+    def nothing(self, kind: str) -> None:
+        """Report an archive that was named, if it is sound, and nothing in it is of a known kind."""
+        found = self.findings
+        if self.named and not (self.recognised or found.pickles or found.findings):
+            found.report(
+                "not-looked-into", f"a {kind} that is neither a checkpoint nor holds anything that is known here"
+            )
 
     def unopened(self, archive: Foreign, place: Place) -> None:
         """Report that a file was not looked into."""

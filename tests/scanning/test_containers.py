@@ -6,6 +6,7 @@ import json
 import lzma
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -193,7 +194,6 @@ def test_a_text_that_starts_like_a_zlib_stream_is_a_text(tmp_path: Path) -> None
     found = look(b"x^2 + y^2 = z^2\n", tmp_path)
 
     assert [finding.rule for finding in found.findings] == ["not-looked-into"]
-    assert "zlib" not in found.kind
 
 
 # ---- arrays of numpy --------------------------------------------------------------------------------------------------------
@@ -332,10 +332,10 @@ def test_a_program_is_named_by_its_kind(data: bytes, said: str, tmp_path: Path) 
     # A name in another case is malformed besides.
     assert found.verdict == ("malformed" if b"CONSTANTS" in data or b"DATA/Ext" in data else "program")
     assert any(said in finding.message for finding in found.findings if finding.rule == "program")
-    try:  # TorchScript's weights are read
+    # The weights of TorchScript can be read without its code.
+    with nullcontext() if b"constants.pkl" in data else pytest.raises(ConverterError) as raised:
         open_checkpoint(tmp_path / "x")
-    except ConverterError as error:
-        assert "torch.jit.load" not in str(error)
+    assert raised is None or "torch.jit.load" not in str(raised.value)
 
 
 def test_what_claims_to_be_a_program_has_its_pickles_looked_into(tmp_path: Path) -> None:

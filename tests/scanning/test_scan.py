@@ -109,7 +109,7 @@ VERDICTS: dict[str, tuple[bytes, str, str]] = {
     "an archive of arrays": (zip_bytes([Entry("a.npy", npy(ECHO), deflated=True)]), "dangerous", "numpy archive (npz)"),
     "a zip with a pickle": (zip_bytes([Entry("readme", b"hello"), Entry("a/b.bin", dumps(LS))]), "dangerous", "zip archive"),
     "a zip with a deflated pickle": (zip_bytes([Entry("b", dumps(LS), deflated=True)]), "dangerous", "zip archive"),
-    "a zip without one": (zip_bytes([Entry("readme", b"hello")]), "plain", "zip archive"),
+    "a zip without one": (zip_bytes([Entry("readme", b"hello")]), "malformed", "zip archive"),
     "a zip in a zip": (zip_bytes([Entry("a.zip", zip_bytes([Entry("b", ECHO)]))]), "dangerous", "zip archive"),
     "zips in zips without end": (zip_bytes([Entry("a", zip_bytes([Entry("b", zip_bytes([Entry("c", zip_bytes([Entry("d", zip_bytes([Entry("e")]))]))]))]))]), "malformed", "zip archive"),
     "a zip cut off before its directory": (zip_bytes([Entry("a", ECHO), Entry("b", b"x" * 200)])[:150], "malformed", "zip archive that is not sound"),
