@@ -53,7 +53,7 @@ from converter.pickles.opcodes import (
     TUPLE3,
     decode,
 )
-from converter.pickles.value_rows import FROZENSET, SET
+from converter.pickles.value_rows import FROZENSET, SET, copied
 from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry, Value, ValueRow
 
 _ABSENT: Final = object()  # for numbers that were never put
@@ -377,8 +377,7 @@ class _Machine(Filling):
         if type(callee) is ValueRow:
             known = callee.made(args, code in (op.NEWOBJ, op.NEWOBJ_EX)) if type(args) is tuple else None
             if known is not None:
-                if type(known) is Dict or type(known) is bytes:
-                    self.copy(len(known), at)
+                self.copy(copied(known.args) if type(known) is Value else len(known), at)  # type: ignore[arg-type]
                 return known
             self.odd(callee.module, callee.name, at)
             callee = Opaque(callee.module, callee.name)
