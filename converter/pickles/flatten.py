@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from converter.dtypes import Dtype
-from converter.errors import FormatError, LayoutError, LimitError
+from converter.errors import FormatError, LimitError, NamesError
 from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
+from converter.pickles.keys import Keys
 from converter.pickles.modules import settings, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
 from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
@@ -51,8 +52,8 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Dict | 
     A whole module has the names of its `state_dict()`, which `module` gives. `pickles.weights` decides which part holds
     the weights; `root` chooses another part, and names then start below it. Positions in lists count from 0.
 
-    Raises FormatError for a part that is not there, LayoutError for two tensors of one name or a key that stands twice on
-    the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
+    Raises FormatError for a part that is not there, NamesError for two tensors of one name, LayoutError for a key
+    that stands twice on the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
     if root is None and type(value) is Dict and (plain := _plain(value)) is not None:
@@ -126,7 +127,10 @@ def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]
 def _add(flattened: Flattened, name: str, leaf: object) -> None:
     if isinstance(leaf, Tensor):
         if name in flattened.tensors:
-            raise LayoutError(f"two tensors are both called `{name}`")
+            raise NamesError(
+                f"two tensors are both called `{name}`: a name is made of the keys that lead to a tensor, and two ways to "
+                "tensors are written alike"
+            )
         flattened.tensors[name] = leaf
     elif is_numeric(leaf):
         made = flattened.arrays.get(id(leaf)) or array_tensor(leaf, f"array {len(flattened.arrays)}")
@@ -209,6 +213,7 @@ class _Held:
                         above.append(node)
                     elif above is not node:
                         parents[id(inner)] = _Several((above, node))
+        keys = Keys()
         rising: list[Any] = leaves
         while rising:
             above = parents[id(rising.pop())]
@@ -218,7 +223,7 @@ class _Held:
                     rising.append(parent)
                     opened = self.opened(parent)
                     if type(opened) is Dict:
-                        _check_keys(opened)
+                        keys.check(opened)
 
     def __call__(self, value: object) -> bool:
         return id(value) in self.containers or _is_tensor(value)
@@ -232,34 +237,6 @@ class _Held:
     def opened(self, value: Any) -> Any:
         """The container itself or, for a whole module, its state dict."""
         return self.modules.get(id(value), value)
-
-
-def _check_keys(node: Dict) -> None:
-    keys = node[::2]
-    if set(map(type, keys)) == {str} and len(set(keys)) == len(keys):
-        return
-    names: set[str] = set()
-    for key in keys:
-        name = _identity(key)
-        if name in names:
-            raise LayoutError(f"the key `{key_text(key)[:80]}` stands twice in one dict")
-        names.add(name)
-
-
-def _identity(key: object) -> str:
-    """A text that is equal for keys that Python considers equal (1, True and 1.0), or that have the same name here.
-
-    Keys other than text, bytes and numbers are compared only by their descriptions, which two different keys can share.
-    """
-    if isinstance(key, float) and key.is_integer():
-        key = int(key)
-    if isinstance(key, bool):
-        key = int(key)
-    if isinstance(key, Value):
-        return key.name  # equal devices and dtypes can be written in two ways
-    if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
-        return key.value.torch  # one name for all aliases: torch.half is torch.float16
-    return key_text(key)
 
 
 def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]:
