@@ -14,7 +14,7 @@ from converter.errors import ConverterError, MissingTensorError
 from converter.formats import open_file
 from converter.formats.foreign import FOREIGN, HEAD, sealed, what
 from converter.scanning.rules import RULES
-from tests.build.checkpoints import Entry, checkpoint_entries, dumps, floats, view, zip_bytes
+from tests.build.checkpoints import Entry, checkpoint_entries, floats, view, zip_bytes
 from tests.build.gguf_files import Info, gguf, key
 from tests.build.seeds import safetensors_file
 

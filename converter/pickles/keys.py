@@ -8,7 +8,7 @@ from typing import Any, Final
 from converter.dtypes import Dtype
 from converter.errors import LayoutError, LimitError
 from converter.limits import limits
-from converter.pickles.values import Dict, TableEntry, Value
+from converter.pickles.values import Dict, Opaque, TableEntry, Value
 from converter.pickles.walk import key_text
 
 _COMPLEX: Final = ("builtins", "complex")
@@ -59,6 +59,9 @@ class Keys:
             return ("dtype", key.value.torch) if isinstance(key.value, Dtype) else None
         if type(key) is Value:
             return _value(key)
+        if type(key) is Opaque and key.args is None:
+            return "global", key.module, key.name
+        # Tensors and what a call of a class makes are equal to nothing but themselves.
         return (None,) if key is None else ("object", id(key))
 
     def _tuple(self, key: tuple[Any, ...], depth: int) -> int | None:
