@@ -12,6 +12,7 @@ ConverterError              the root: everything this package raises on purpose
 │  └─ TruncatedPickleError  the pickle goes on after the last byte
 │     └─ EndOfDataError     the last byte ends an opcode, and no STOP follows
 ├─ LayoutError              a tensor that does not lie within its storage
+│  └─ NamesError            two tensors whose names here are the same, though torch tells their keys apart
 ├─ ManifestError            a manifest, an index or a config.json that contradicts itself or its files
 ├─ LimitError               well-formed, but past a limit of `converter.limits`
 ├─ UnsafeError              refused because the pickle names things outside the table
@@ -111,6 +112,10 @@ class EndOfDataError(TruncatedPickleError):
 
 class LayoutError(ConverterError):
     """A tensor that does not lie within its storage."""
+
+
+class NamesError(LayoutError):
+    """Two tensors that a reader of the file tells apart, and whose names here would be the same."""
 
 
 class ManifestError(ConverterError):

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from converter.dtypes import Dtype
-from converter.errors import FormatError, LayoutError, LimitError
+from converter.errors import FormatError, LimitError, NamesError
 from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
+from converter.pickles.keys import Keys
 from converter.pickles.modules import attributes, items, settings, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
 from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
@@ -52,8 +53,8 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Dict | 
     A whole module has the names of its `state_dict()`, which `module` gives. `pickles.weights` decides which part holds
     the weights; `root` chooses another part, and names then start below it. Positions in lists count from 0.
 
-    Raises FormatError for a part that is not there, LayoutError for two tensors of one name or a key that stands twice on
-    the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
+    Raises FormatError for a part that is not there, NamesError for two tensors of one name, LayoutError for a key
+    that stands twice on the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
     if root is None and type(value) is Dict and (plain := _plain(value)) is not None:
@@ -128,7 +129,10 @@ def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]
 def _add(flattened: Flattened, name: str, leaf: object) -> None:
     if isinstance(leaf, Tensor):
         if name in flattened.tensors:
-            raise LayoutError(f"two tensors are both called `{name}`")
+            raise NamesError(
+                f"two tensors are both called `{name}`: a name is made of the keys that lead to a tensor, and two ways to "
+                "tensors are written alike"
+            )
         flattened.tensors[name] = leaf
     elif is_numeric(leaf):
         made = flattened.arrays.get(id(leaf)) or array_tensor(leaf, f"array {len(flattened.arrays)}")
@@ -219,6 +223,7 @@ class _Held:
                         above.append(node)
                     elif above is not node:
                         parents[id(inner)] = _Several((above, node))
+        keys = Keys()
         rising: list[Any] = leaves
         while rising:
             node = rising.pop()
@@ -232,7 +237,7 @@ class _Held:
                     self.containers.add(at)
                     opened = self.opened(parent)
                     if type(opened) is Dict:
-                        _check_keys(opened)
+                        keys.check(opened)
                 if leads:
                     self.leading.add(at)
                 rising.append(parent)
@@ -289,37 +294,6 @@ class _Held:
                 if id(inner) not in seen and (id(inner) in self.leading or id(inner) in self.modules):
                     seen.add(id(inner))
                     waiting.append(inner)
-
-
-def _check_keys(node: Dict) -> None:
-    keys = node[::2]
-    if set(map(type, keys)) == {str} and len(set(keys)) == len(keys):
-        return
-    names: set[str] = set()
-    for key in keys:
-        name = _identity(key)
-        if name in names:
-            raise LayoutError(f"the key `{key_text(key)[:80]}` stands twice in one dict")
-        names.add(name)
-
-
-def _identity(key: object) -> str:
-    """A text that is equal for keys that Python considers equal (1, True and 1.0), or that have the same name here.
-
-    Keys other than text, bytes and numbers are told apart by their descriptions only, which may be the same for two. Tensors
-    and what a call of a class makes are equal to nothing but themselves: an optimizer has its state by parameter.
-    """
-    if isinstance(key, _TENSORS) or (type(key) is Opaque and key.args is not None):
-        return f"at {id(key)}"
-    if isinstance(key, float) and key.is_integer():
-        key = int(key)
-    if isinstance(key, bool):
-        key = int(key)
-    if isinstance(key, Value):
-        return key.name  # equal devices and dtypes can be written in two ways
-    if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
-        return key.value.torch  # one name for all aliases: torch.half is torch.float16
-    return key_text(key)
 
 
 def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]:

@@ -13,7 +13,7 @@ from converter.pickles.fast_tensors import FastTensors
 from converter.pickles.filling import Filling
 from converter.pickles.leniency import Lost, Note, in_python_3, python2_string, writable
 from converter.pickles.opcodes import NAMES
-from converter.pickles.value_rows import FROZENSET, SET
+from converter.pickles.value_rows import FROZENSET, SET, copied
 from converter.pickles.values import Dict, Opaque, Table, TableEntry, Value, ValueRow
 
 
@@ -98,8 +98,7 @@ class Machine(Filling):
         if type(callee) is ValueRow:
             known = callee.made(args, code in (op.NEWOBJ, op.NEWOBJ_EX)) if type(args) is tuple else None
             if known is not None:
-                if type(known) is Dict or type(known) is bytes:
-                    self.copy(len(known), at)
+                self.copy(copied(known.args) if type(known) is Value else len(known), at)  # type: ignore[arg-type]
                 return known
             self.odd(callee.module, callee.name, at)
             callee = Opaque(callee.module, callee.name)

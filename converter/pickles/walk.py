@@ -49,7 +49,18 @@ def key_text(key: object) -> str:
         return key
     if isinstance(key, bytes):
         return key.decode("latin-1")
-    return describe(key)
+    return _tuple(key, 0) if type(key) is tuple else describe(key)
+
+
+def _tuple(key: tuple[object, ...], depth: int) -> str:
+    """A short tuple as Python writes it: `(1, 'a')`."""
+    if len(key) > 8 or depth == 2:
+        return describe(key)
+    parts = [
+        _tuple(part, depth + 1) if type(part) is tuple else repr(part[:60]) if isinstance(part, str) else describe(part)
+        for part in key
+    ]
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
 
 
 def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None) -> list[tuple[str, Tensor | Special]]:

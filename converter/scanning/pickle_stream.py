@@ -27,6 +27,7 @@ from converter.errors import (
 from converter.formats import uncollected
 from converter.io.source import Memory, Source
 from converter.limits import limits
+from converter.pickles.arguments import is_harmless
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 from converter.pickles.opcodes import (
@@ -42,7 +43,7 @@ from converter.pickles.opcodes import (
     strictly,
 )
 from converter.pickles.value_rows import VALUES
-from converter.pickles.values import Opaque, PersistentId
+from converter.pickles.values import ODD, Opaque, PersistentId
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
 from converter.scanning.place import Claim
@@ -210,6 +211,8 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         nonlocal tensors
         if (made.module, made.name) in TABLE:
             tensors += made.name.startswith("_rebuild_")
+            if made.args is not None and not is_harmless(made):
+                used.setdefault((made.module, f"{made.name}{ODD}"), at)
             if made.args is None and len(notes) < most:
                 notes.append((at, PickleError(f"BUILD at byte {at:,} changes {made.module}.{made.name} itself")))
         elif len(calls) < most:

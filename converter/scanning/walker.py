@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from converter.errors import ConverterError
+from converter.errors import ConverterError, NamesError
 from converter.formats import FORMATS
 from converter.formats.foreign import HEAD, known, program, sealed, what
 from converter.formats.npz import MAGIC
@@ -220,6 +220,8 @@ class Walker:
         """Read the file as `extract` does, which checks layouts, records and sizes. None if the file is refused."""
         try:
             catalogue = read(source)
+        except NamesError:  # nothing is wrong with the file: torch tells the tensors apart
+            return None
         except ConverterError as error:
             self.findings.report(error.rule, str(error), place.name)
             return None
