@@ -94,7 +94,7 @@ def convert(
 
     An output with the ending of a format is one file; any other is a folder. `merge` are checkpoints whose tensors are
     written, too. `include` and `exclude` are globs on names. `rename` is a dict of globs and new names, in order, and
-    `tensor_type` one of globs and dtypes, of which the last counts.
+    `tensor_type` is a dict of globs and dtypes; the last glob that matches counts.
     """
     from converter.conversion import convert as conversion
     from converter.conversion.surgery import rules

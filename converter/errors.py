@@ -93,6 +93,18 @@ class TruncatedPickleError(PickleError):
         self.needs = needs
 
 
+class FrameError(PickleError):
+    """An opcode that does not keep to its frame, which ends at byte `end`.
+
+    `apart` says whether unpicklers read different bytes from there on.
+    """
+
+    def __init__(self, message: str, end: int, *, apart: bool) -> None:
+        super().__init__(message)
+        self.end = end
+        self.apart = apart
+
+
 class EndOfDataError(TruncatedPickleError):
     """The data ends where an opcode should begin, so every unpickler stops there."""
 
@@ -153,7 +165,7 @@ class WordError(ConverterError, ValueError):
 
 
 class RuleError(ConverterError, ValueError):
-    """A rule on the names of tensors that can't be used: malformed, or its result is none."""
+    """A rule on the names of tensors that can't be used: malformed, or without a possible result."""
 
 
 class PolicyError(ConverterError):

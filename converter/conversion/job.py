@@ -19,12 +19,12 @@ from converter.models.recognition import Recognition, recognise
 from converter.models.vocabulary import is_beside
 from converter.opening import folder_beside
 from converter.scanning.danger import verdict
-from converter.scanning.rules import DANGEROUS
 from converter.tensors.guards import check_portable
 from converter.tensors.parts import storage_parts
 from converter.tensors.tensor import Storage
 from converter.tensors.verified import checked
 from converter.text import listed
+from converter.words import DANGEROUS
 
 if TYPE_CHECKING:
     from converter.formats.format import Format, Options, Planned

@@ -325,6 +325,8 @@ def _table() -> dict[tuple[str, str], TableEntry | ValueRow]:
         _special("nested", f"{utils}._rebuild_nested_tensor"),
         _special("meta", f"{utils}._rebuild_meta_tensor_no_storage", dtype_at=0, size_at=1),
         _special("wrapper subclass", f"{utils}._rebuild_wrapper_subclass", dtype_at=1, size_at=2),
+        _special("uninitialised", "torch.nn.parameter.UninitializedParameter"),
+        _special("uninitialised", "torch.nn.parameter.UninitializedBuffer"),
         _special("device", f"{utils}._rebuild_device_tensor_from_numpy", dtype_at=1),
         _special("device", f"{utils}._rebuild_device_tensor_from_cpu_tensor", dtype_at=1),
         _special("device", f"{utils}._rebuild_xla_tensor", dtype_at=1),

@@ -57,7 +57,7 @@ class Filling:
         if type(target) is Dict:
             target += items
         elif type(target) is Opaque or (type(target) is Value and target.row.fills == "pairs"):
-            target.fill(items)
+            target.fill(items, pairs=True)
         else:
             problem = PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
             # Unpicklers set items of a list by index, and do nothing if there are no items.

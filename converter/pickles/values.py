@@ -23,9 +23,9 @@ class Dict(list[Any]):
 class Opaque:
     """A global outside the table, or the value that calling it would have made. Nothing was called.
 
-    `args` is None for the bare global. `how` is the opcode that would have called it. `callee` is the value that would
-    have been called, if that is not the global itself but something it had made. `state` lists what BUILD was given,
-    and `items` what was put in, both in order.
+    `args` is None for the bare global. `how` is the opcode that would have called it. `callee` is what would have been
+    called, where that is not the global itself but something it had made. `state` lists what BUILD was given, `items`
+    what was put in, both in order; `items` is a Dict where only keys with values were put in.
     """
 
     __slots__ = ("args", "callee", "how", "items", "kwargs", "module", "name", "state")
@@ -46,12 +46,17 @@ class Opaque:
         called = "" if self.args is None else "(…)"
         return f"<Opaque {self.module}.{self.name}{called}>"
 
-    def fill(self, items: list[object]) -> None:
-        """Note the items that are put in. The list is extended in place: copying it at every call would be quadratic."""
+    def fill(self, items: list[object], pairs: bool = False) -> None:
+        """Note what is put into it; `pairs` says that it is keys with values.
+
+        The list is extended in place: to copy it at every call would take quadratic time.
+        """
         if self.items is None:
-            self.items = items
-        else:
-            self.items += items
+            self.items = Dict(items) if pairs else items
+            return
+        if type(self.items) is Dict and not pairs:
+            self.items = list(self.items)  # once: from now on it is a list
+        self.items += items
 
     def build(self, state: object) -> None:
         """Note the state that BUILD sets."""
@@ -99,7 +104,9 @@ class Value(Opaque):
     __slots__ = ("row",)
 
     def __init__(self, row: ValueRow, args: tuple[Any, ...]) -> None:
-        super().__init__(row.module, row.name, args)
+        # As Opaque's, whose call takes longer than all the rest.
+        self.module, self.name, self.args, self.how = row.module, row.name, args, ""
+        self.callee = self.kwargs = self.state = self.items = None
         self.row = row
 
 

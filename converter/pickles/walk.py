@@ -29,8 +29,11 @@ def inside(node: object) -> Iterator[tuple[str, Any]]:
     elif type(node) is Opaque or type(node) is Value:
         for inner in (node.callee, node.args, node.kwargs, *(node.state or ())):
             yield "", inner
-        for index, inner in enumerate(node.items or ()):
-            yield str(index), inner
+        if type(node.items) is Dict:
+            yield from inside(node.items)
+        else:
+            for index, inner in enumerate(node.items or ()):
+                yield str(index), inner
     elif type(node) is Special:
         yield "", node.args
     elif type(node) is Attributed:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError
 from converter.formats import FORMATS
-from converter.formats.foreign import HEAD, known, sealed, what
+from converter.formats.foreign import HEAD, known, program, sealed, what
 from converter.formats.npz import MAGIC
 from converter.formats.readings import other_readings
 from converter.formats.records import NPY, TORCH_LEGACY
-from converter.io.codecs import Codec, beginning, codec, inflated
+from converter.io.codecs import Codec, codec, inflated, is_compressed
 from converter.io.source import Memory, Window
 from converter.io.spool import Spool, Spooled
 from converter.io.tar import is_header
@@ -23,7 +23,7 @@ from converter.reports.scan import CallReport, PickleReport
 from converter.scanning import joblib_walk, numpy_walk, onnx, tar_walk, zip_walk
 from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings
-from converter.scanning.pickle_stream import FIRST, PickleRun, PickleStream
+from converter.scanning.pickle_stream import PickleRun, PickleStream
 from converter.scanning.place import ENDINGS, Claim, Place
 
 if TYPE_CHECKING:
@@ -56,15 +56,24 @@ class Walker:
         format = next((one for one in FORMATS if one.read is not None and one.matches(head)), None)
         kind = self.content(source, _FILE, head, format)
         archive = format is not None and format.contents == "records"
+        end = None
         if not archive:
             # A member that is stored uncompressed has been looked into already.
-            opened = format is None and (is_header(head) or codec(head) is not None)
-            zip_walk.at_the_end(self, source, archive_ends(source, whole=opened))
+            packed = codec(head)
+            opened = format is None and (is_header(head) or (packed is not None and packed.title == kind))
+            end = archive_ends(source, whole=opened)
+            zip_walk.at_the_end(self, source, end)
+        if not kind and end is None:
+            self.unknown(source, head)
+        kind = kind or what(head)
         self.ambiguous(source, head, format, kind)
         return kind
 
     def content(self, source: Source, place: Place, head: bytes, format: Format | None) -> str:
-        """Look through a file, or a record that is a file, with the first HEAD bytes `head`. Return what it is."""
+        """Look through a file, or a record that is a file, with the first HEAD bytes `head`.
+
+        Return what it is, empty if it is nothing that is known here.
+        """
         if format is not None and format.read is not None:
             if format.contents == "records":
                 return self.zip(source, place)
@@ -84,11 +93,12 @@ class Walker:
             return archive.title
         if onnx.matches(head) and onnx.look(self, source, place.name):
             return onnx.TITLE
+        code = program(head)
+        if code is not None:
+            self.findings.report("program", f"`{source.name}` is {code.title}: {code.how}", place.name)
         end = self.pickles(source, place)
-        if not end and place.claim is not Claim.PICKLE:
-            if not place.name:
-                self.unknown(source, head)
-            return what(head)
+        if not end and (code is not None or place.claim is not Claim.PICKLE):
+            return "" if code is None else code.title
         self.check_end(source, place, end)
         return _PICKLE
 
@@ -145,7 +155,7 @@ class Walker:
             message = f"{kind.title}: no library that inflates it is installed; unpack it, and scan what comes out"
             self.findings.report("not-looked-into", message, place.name)
             return True
-        if kind.loose and not beginning(bytes(source.read(0, min(FIRST, source.size))), kind):
+        if kind.trial is not None and not is_compressed(source, kind):
             return False
         if not self.may_go_into(place, "a compressed file"):
             return True
@@ -172,7 +182,7 @@ class Walker:
     def unknown(self, source: Source, head: bytes) -> None:
         """Report a file without a pickle, unless its kind is known or nobody would expect a checkpoint in it."""
         ending = next((ending for ending in ENDINGS if source.name.lower().endswith(ending)), None)
-        if known(head):
+        if known(source, head):
             return
         if ending is not None:
             message = f"its name ends in {ending}, as pickles and checkpoints do, but it is neither"
@@ -253,7 +263,8 @@ class Walker:
             self.findings.report(note.rule, str(note), name, at)
         if found.error is not None:
             self.findings.report(found.error.rule, str(found.error), name, found.failed)
-        if not place.depth:
+        # What lies in data at the top is found only in files that are malformed, which no second opinion changes.
+        if not place.depth and place.claim is not Claim.DATA:
             nbytes = (source.size if found.end is None else found.end) - found.start
             sent.nbytes += nbytes
             if sent.nbytes <= limits().opinion_bytes:

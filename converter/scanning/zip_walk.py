@@ -6,7 +6,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError, TruncatedPickleError
-from converter.formats.foreign import sealed
+from converter.formats.foreign import program, sealed
 from converter.formats.npz import ARRAY, MAGIC
 from converter.formats.records import NPZ, TORCH_LEGACY, TORCH_ZIP
 from converter.formats.torch import reader as torch
@@ -147,7 +147,7 @@ def _may_hold_something(head: bytes, claim: Claim, nbytes: int) -> bool:
         return True
     if claim is not Claim.DATA and (sealed(head) is not None or codec(head) is not None or is_header(head)):
         return True
-    if claim is not Claim.DATA and onnx.matches(head):
+    if claim is not Claim.DATA and (onnx.matches(head) or program(head) is not None):
         return True
     if head[:1] == b"\x80" and head[1:2] <= b"\5":
         return True
