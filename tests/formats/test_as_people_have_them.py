@@ -104,3 +104,26 @@ def test_keys_of_any_type_and_bare_values_are_named(tmp_path: Path) -> None:
 
     assert list(catalogue) == ["tuple of 2", "7"]
     assert [(other.name, other.kind) for other in catalogue.others] == [("type", "dtype")]
+
+
+def test_nanogpt_is_converted_to_safetensors_and_refused_as_gguf(tmp_path: Path) -> None:
+    """torch.nn.Linear keeps [out, in] where GPT-2's Conv1D has [in, out], and there are no biases: it is no GPT-2 by its shapes."""
+    names = ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight")
+    model = {f"_orig_mod.{name}": view("0", (3, 1)) for name in names}
+    value = {
+        "model": model,
+        "optimizer": {"state": {}, "param_groups": []},
+        "model_args": {"n_layer": 1},
+        "iter_num": 5,
+    }
+    catalogue = open_checkpoint(write_checkpoint(tmp_path / "ckpt.pt", value, {"0": floats(1, 2, 3)}))
+
+    report = convert(catalogue, tmp_path / "m.safetensors")
+
+    assert set(open_checkpoint(tmp_path / "m.safetensors")) == set(names)
+    assert "`_orig_mod.` was left out of every name" in report.notes
+    assert [left.name for left in report.dropped] == ["optimizer", "model_args", "iter_num"]
+    with pytest.raises(
+        ConverterError, match=r"choose safetensors|no part of|another shape|has the shape|GGUF needs every"
+    ):
+        convert(catalogue, tmp_path / "m.gguf")
