@@ -6,15 +6,15 @@ right words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.errors import WordError
 from converter.tensors.catalogue import Catalogue
-from converter.words import check_count
+from converter.words import Part, Root, check_count
 
 if TYPE_CHECKING:
     from converter.hub.download import Downloaded
@@ -28,20 +28,22 @@ if TYPE_CHECKING:
 
     Location = str | PathLike[str] | Catalogue
     Progress = Callable[[int], None]
+    Rules = Sequence[str] | Mapping[str, str]
 
 
-def open(location: Location, *, root: str | None = None, limits: Limits | None = None) -> Catalogue:
+def open(location: Location, *, root: str | None = None, ema: bool = False, limits: Limits | None = None) -> Catalogue:
     """Open a checkpoint. Names and layouts are read now, tensors when they are asked for. A `with` closes the files.
 
     `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name` or a URL; `root` is the key below
-    which names start. Raises a ConverterError that says in a sentence what is wrong.
+    which names start, and `ema` takes the averaged weights. Raises a ConverterError that says in a sentence what is wrong.
     """
+    part = _part(root, ema)
     if isinstance(location, Catalogue):
-        _check_root(root)
+        _check_root(part)
         return location
     from converter.opening import open_checkpoint
 
-    return open_checkpoint(_place(location), root=root, limits=limits)
+    return open_checkpoint(_place(location), root=part, limits=limits)
 
 
 def inspect(
@@ -51,13 +53,14 @@ def inspect(
     sort: Sort | None = None,
     stats: bool = False,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
     """Report what a checkpoint is and what it holds. `filter` is a glob on names; `stats` reads every tensor."""
     from converter.inspection import report
 
     report.check_words(sort)
-    with _opened(source, root) as catalogue:
+    with _opened(source, root, ema) as catalogue:
         return report.inspect(catalogue, filter=filter, sort=sort, stats=stats, progress=progress)
 
 
@@ -75,20 +78,31 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    merge: Sequence[Location] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
+    tensor_type: Rules = (),
     threads: int | None = None,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
 
-    An output with the ending of a format is one file; any other is a folder.
+    An output with the ending of a format is one file; any other is a folder. `merge` are checkpoints whose tensors are
+    written, too. `include` and `exclude` are globs on names. `rename` is a dict of globs and new names, in order, and
+    `tensor_type` is a dict of globs and dtypes; the last glob that matches counts.
     """
     from converter.conversion import convert as conversion
+    from converter.conversion.surgery import rules
 
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename, tensor_type=tensor_type)
     conversion.check_words(Path(output), to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
-    with _opened(source, root) as catalogue:
+    with _merged(source, root, ema, merge) as catalogue:
         return conversion.convert(
             catalogue,
             Path(output),
@@ -103,6 +117,7 @@ def convert(
             resume=resume,
             ignore_globals=ignore_globals,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
 
@@ -117,15 +132,25 @@ def extract(
     check_crc: bool = True,
     force: bool = False,
     ignore_globals: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
     threads: int | None = None,
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> ExtractReport:
-    """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`."""
-    from converter.conversion import extract as extraction
+    """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`.
 
+    `include`, `exclude`, `strip` and `rename` are those of `convert`.
+    """
+    from converter.conversion import extract as extraction
+    from converter.conversion.surgery import rules
+
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     extraction.check_words(form)
-    with _opened(source, root) as catalogue:
+    with _opened(source, root, ema) as catalogue:
         return extraction.extract(
             catalogue,
             Path(folder) if folder is not None else extraction.default_folder(catalogue),
@@ -136,6 +161,7 @@ def extract(
             force=force,
             ignore_globals=ignore_globals,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
 
@@ -147,26 +173,39 @@ def verify(
     tokens: str | PathLike[str] | None = None,
     prompt: str | None = None,
     engine: Engine = "numpy",
+    merge: Sequence[Location] = (),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    strip: Sequence[str] = (),
+    rename: Rules = (),
     root: str | None = None,
+    ema: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare copies with their source. The report's `ok` says whether all are equal.
 
-    `source` may also be a manifest of `verify --write-manifest`. Raises a ConverterError only if the source can't be
-    read or an engine can't run. What is wrong with an output is in the report.
+    `source` may also be a manifest of `verify --write-manifest`. `merge` to `rename` change the source as `convert` did, when
+    it made a copy; without them, what a copy lacks is named. Raises a ConverterError only if the source can't be read or an
+    engine can't run. What is wrong with an output is in the report.
     """
+    from converter.conversion.surgery import cut, rules
     from converter.verification import golden
+    from converter.verification.expected import expect
     from converter.verification.verify import Options
     from converter.verification.verify import verify as held
 
     if not outputs:
-        raise TypeError("verify() needs an output to hold against the source")
+        raise TypeError("verify() needs an output to compare with the source")
     options = Options(level, Path(tokens) if tokens is not None else None, prompt, engine)
     places = [_place(output) for output in outputs]
+    surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     if not isinstance(source, Catalogue) and golden.is_golden(Path(source)):
-        return held(golden.load(Path(source)), places, options, progress=progress)
-    with _opened(source, root) as catalogue:
-        return held(catalogue, places, options, progress=progress)
+        digests = golden.load(Path(source))
+        if surgery or merge:
+            expect(digests).whole("nothing can be left out, renamed or merged")
+        return held(digests, places, options, progress=progress)
+    with _merged(source, root, ema, merge) as catalogue:
+        return held(cut(catalogue, surgery).catalogue, places, options, progress=progress)
 
 
 def scan(
@@ -209,19 +248,37 @@ def declared_models() -> Mapping[str, Model]:
 
 
 @contextmanager
-def _opened(source: Location, root: str | None) -> Iterator[Catalogue]:
+def _opened(source: Location, root: str | None, ema: bool) -> Iterator[Catalogue]:
     """The catalogue itself, or a new one that is open until the block ends."""
     if isinstance(source, Catalogue):
-        _check_root(root)
+        _check_root(_part(root, ema))
         yield source
         return
-    with open(source, root=root) as catalogue:
+    with open(source, root=root, ema=ema) as catalogue:
         yield catalogue
 
 
-def _check_root(root: str | None) -> None:
+@contextmanager
+def _merged(source: Location, root: str | None, ema: bool, others: Sequence[Location]) -> Iterator[Catalogue]:
+    """The source with the tensors of other checkpoints. What is opened here stays open until the block ends."""
+    from converter.conversion.merging import merged
+
+    with ExitStack() as stack:
+        first = stack.enter_context(_opened(source, root, ema))
+        yield merged(first, [stack.enter_context(_opened(other, None, False)) for other in others])
+
+
+def _part(root: str | None, ema: bool) -> Root:
+    """The part that is asked for. Raises WordError for two."""
+    if ema and root is not None:
+        raise WordError("root", root, ("None, because ema is true: either chooses a part",))
+    return Part.EMA if ema else root
+
+
+def _check_root(root: Root) -> None:
     if root is not None:
-        raise WordError("root", root, ("None, because the catalogue is open already: give root to `open`",))
+        option = "ema" if isinstance(root, Part) else "root"
+        raise WordError(option, root, (f"None, because the catalogue is open already: give {option} to `open`",))
 
 
 def _place(location: Location) -> str | Path:

@@ -20,8 +20,9 @@ ConverterError              the root: everything this package raises on purpose
 ├─ OutputError              the output exists, is an input, has no room or no permission
 ├─ MissingTensorError       a name that a catalogue does not have; also a KeyError
 ├─ WordError                a word that is none of those an option takes; also a ValueError
+├─ RuleError                a rule on names (--include, --rename …) that can't be used; also a ValueError
 ├─ PolicyError              a policy of `scan` that can't be used: malformed, or from the folder that is scanned
-└─ ReadError                a copy that is verified can't be read: what `verify` reports of it, and no failure of `verify`
+└─ ReadError                a copy that is verified can't be read: `verify` reports this, it is not a failure of `verify`
 
 What follows from a cause is an attribute of its class. Nothing is decided by the text of a message, because the author
 of a file chooses the names in it.
@@ -30,16 +31,18 @@ of a file chooses the names in it.
 from collections.abc import Collection, Sequence
 from typing import ClassVar, Final
 
-_MANY: Final = 10_000  # of more names than this, looking for similar ones takes seconds
+_MANY: Final = 10_000  # names; among more than these, looking for similar ones would take seconds
 
 
 class ConverterError(Exception):
     """One sentence for people: what was found, what was expected, what to do."""
 
     exit_code: ClassVar[int] = 2  # of the command that it ends
-    advice: ClassVar[str] = ""  # what a command adds to the sentence
-    rule: ClassVar[str] = "malformed"  # that `scan` reports it under: a key of `converter.scanning.rules.RULES`
-    damage: ClassVar[str] = "unreadable"  # what `verify` calls a copy that raises it
+    advice: ClassVar[str] = ""  # a command adds this to the sentence
+    rule: ClassVar[str] = (
+        "malformed"  # the rule that `scan` reports it under: a key of `converter.scanning.rules.RULES`
+    )
+    damage: ClassVar[str] = "unreadable"  # the name that `verify` gives to a copy that raises it
 
 
 class SourceError(ConverterError):
@@ -90,8 +93,20 @@ class TruncatedPickleError(PickleError):
         self.needs = needs
 
 
+class FrameError(PickleError):
+    """An opcode that does not keep to its frame, which ends at byte `end`.
+
+    `apart` says whether unpicklers read different bytes from there on.
+    """
+
+    def __init__(self, message: str, end: int, *, apart: bool) -> None:
+        super().__init__(message)
+        self.end = end
+        self.apart = apart
+
+
 class EndOfDataError(TruncatedPickleError):
-    """The data ends where an opcode should begin, so that no unpickler reads on."""
+    """The data ends where an opcode should begin, so every unpickler stops there."""
 
 
 class LayoutError(ConverterError):
@@ -147,6 +162,10 @@ class WordError(ConverterError, ValueError):
 
     def __init__(self, option: str, word: object, words: Sequence[str]) -> None:
         super().__init__(f"{option} is {word!r:.80}: choose {', '.join(words)}")
+
+
+class RuleError(ConverterError, ValueError):
+    """A rule on the names of tensors that can't be used: malformed, or without a possible result."""
 
 
 class PolicyError(ConverterError):

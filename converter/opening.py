@@ -14,9 +14,10 @@ from converter.text import os_reason
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
 
-def open_checkpoint(location: str | Path, *, root: str | None = None, limits: Limits | None = None) -> Catalogue:
+def open_checkpoint(location: str | Path, *, root: Root = None, limits: Limits | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts; tensors are read when they are asked for.
 
     `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name`, or a URL. Raises a ConverterError
@@ -27,7 +28,7 @@ def open_checkpoint(location: str | Path, *, root: str | None = None, limits: Li
         return _opened(location, root)
 
 
-def _opened(location: str | Path, root: str | None) -> Catalogue:
+def _opened(location: str | Path, root: Root) -> Catalogue:
     path = Path(location)
     if isinstance(location, str) and "/" in location and not os.path.lexists(path):
         from converter.hub.locations import hint, is_remote

@@ -1,4 +1,4 @@
-"""Text that came from a file, made fit for a terminal and for the log of a CI, and sizes made fit for people."""
+"""Makes text from files fit for a terminal and for the log of a CI, and sizes fit for people."""
 
 import re
 import unicodedata
@@ -8,26 +8,26 @@ from typing import Final
 WIDTH: Final = 200  # characters of one name that are shown
 # Control, format (bidi and zero-width among them), surrogate, private, line and paragraph separators.
 _ESCAPED: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
-# What nothing is drawn for: many programs skip it when they compare texts, so a command could hide behind it. And control
-# characters, but for ends of lines, tabs and what begins a colour.
+# Invisible characters: many programs skip them when they compare texts, so a command could hide behind one. Control
+# characters too, except line ends, tabs and the start of a colour.
 # Source: Unicode 17.0, DerivedCoreProperties.txt, Default_Ignorable_Code_Point.
 _INVISIBLE: Final = re.compile(
     r"\x1b(?!\[)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f"
     r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     r"\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-# What the runner of a CI takes for a command where it stands in the output of a program. docs/ci.md has the list, with
+# Texts that the runner of a CI obeys as a command in the output of a program. docs/ci.md has the list, with
 # the sources. Some are read anywhere in a line: `##[`, `##vso[`, `##teamcity[`, in any case.
 _ANYWHERE: Final = re.compile(r"#(?=#[\w.-]{0,40}\[)")
-# Others only at its start, behind blanks and colours: `::error::` of GitHub, `--- ` of Buildkite.
+# Others only at its start, after blanks and colours: `::error::` of GitHub, `--- ` of Buildkite.
 _BLANKS: Final = r"(?:[^\S\r\n]|\x1b\[[0-9;]*[A-Za-z])*+"
 _AT_START: Final = re.compile(rf"((?:\A|[\r\n]){_BLANKS})(:(?=:)|-(?=--)|~(?=~~)|\+(?=\+\+)|\^(?=\^\^))")
 
 
 def safe_text(text: str, width: int = WIDTH) -> str:
-    """Escape whatever could move the cursor, change colours, hide, reorder, or be a command to the runner of a CI.
+    """Escape everything that could move the cursor, change colours, hide, reorder, or be a command to the runner of a CI.
 
-    What is longer than `width` characters is cut before.
+    A text of more than `width` characters is cut first.
     """
     cut = text if len(text) <= width else text[: width - 1] + "…"
     if not (cut.isascii() and cut.isprintable()):
@@ -36,16 +36,16 @@ def safe_text(text: str, width: int = WIDTH) -> str:
 
 
 def without_commands(text: str) -> str:
-    """A text of one or more lines of which no runner of a CI takes a part for a command: its first character is escaped."""
+    """A text of one or more lines without commands to the runner of a CI: the first character of each is escaped."""
     found = _INVISIBLE.sub(lambda match: _code(match[0]), text)
     found = _ANYWHERE.sub(r"\\x23", found) if "##" in found else found
     return _AT_START.sub(lambda match: f"{match[1]}\\x{ord(match[2]):02x}", found)
 
 
 def json_without_commands(document: str) -> str:
-    """The same for a JSON document, which means what it meant: the escape is JSON's own.
+    """The same for a JSON document, whose meaning does not change, because the escape is JSON's own.
 
-    Its lines begin with blanks, a quote, a bracket or a number, so no command stands at the start of one.
+    Its lines begin with blanks, a quote, a bracket or a number, so no command can stand at the start of one.
     """
     return _ANYWHERE.sub(r"\\u0023", document) if "##" in document else document
 
@@ -84,6 +84,6 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names, in backticks and with commas between them, and how many more there are."""
+    """The first names, in backticks and separated by commas, and the number of the others."""
     shown = ", ".join(f"`{name}`" for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"

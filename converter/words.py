@@ -4,6 +4,7 @@ The first word is the option's default; of `FAIL_ON` it is the last.
 """
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Final, Literal
 
 from converter.errors import WordError
@@ -16,6 +17,25 @@ FailOn = Literal["dangerous", "unknown"]
 # For type checkers, these two repeat what `converter.formats` has; a test compares them.
 Target = Literal["safetensors", "gguf", "parameters", "npz"]
 DtypeWord = Literal["keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
+# The verdicts of `scan`.
+PLAIN: Final = "plain"
+UNKNOWN: Final = "unknown-globals"
+PROGRAM: Final = "program"
+DANGEROUS: Final = "dangerous"
+MALFORMED: Final = "malformed"
+
+
+class Part(Enum):
+    """A part of a checkpoint that is asked for by what it is, and not by its key."""
+
+    EMA = "the averaged weights"
+
+
+# Which part of a checkpoint the names start below: a key (several joined with dots), a kind of part, or None for the rule of
+# `converter.pickles.weights`.
+Root = str | Part | None
 
 SORTS: Final[tuple[Sort, ...]] = ("name", "size")
 FORMS: Final[tuple[Form, ...]] = ("storages", "named")  # of a parameters folder: raw storages, or a file for each

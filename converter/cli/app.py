@@ -1,4 +1,4 @@
-"""The program: its commands, each imported when it is asked for, and the options that come before a command."""
+"""The program: its commands, each imported only when it is used, and the options that come before a command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COMMANDS: Final = {module.rpartition(".")[2]: module for module in _MODULES}
 
 
 class _Commands(TyperGroup):
-    """The commands, each imported and built when it is asked for: to build one takes a millisecond."""
+    """The commands. Each is imported and built only when it is used, because building one takes a millisecond."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all commands."""
@@ -40,7 +40,7 @@ class _Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or None."""
-        # For a name that is none all are built: typer then suggests those that are like it.
+        # For an unknown name all commands are built, so that typer can suggest similar ones.
         for name in [cmd_name] if cmd_name in _COMMANDS else _COMMANDS:
             if name not in self.commands:
                 function = vars(import_module(_COMMANDS[name]))[name]
@@ -51,7 +51,7 @@ class _Commands(TyperGroup):
 
 
 class _App(typer.Typer):
-    """typer's own, which leaves `sys.excepthook` as it is."""
+    """typer's own class, but it leaves `sys.excepthook` alone."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command that `args`, or the command line, names."""
@@ -70,7 +70,7 @@ app = _App(
 
 
 def main() -> None:
-    """Be the program: run what the command line says, and end the process."""
+    """Run the command line and end the process."""
     with without_commands_on_streams():
         try:
             app(prog_name="cerebras-tool")
@@ -79,7 +79,7 @@ def main() -> None:
                 sys.stderr.flush()
                 sys.stdout.flush()
             except BrokenPipeError:
-                # Whoever read our output is gone, and the interpreter would complain of it once more when it ends.
+                # The reader of our output has gone away. The interpreter would complain about that once more at its end.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -90,11 +90,13 @@ def _main(
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Ask nobody for anything; what is in the local cache is read.")
+        bool, typer.Option("--offline", help="Use no network; read only what is in the local cache.")
     ] = False,
     limit: Annotated[
         list[str] | None,
-        typer.Option("--limit", metavar="NAME=VALUE", help="Set a limit on what inputs may ask for; docs/security.md."),
+        typer.Option(
+            "--limit", metavar="NAME=VALUE", help="Set a limit on what inputs may ask for (docs/security/limits.md)."
+        ),
     ] = None,
 ) -> None:
     if offline:

@@ -1,4 +1,4 @@
-"""The whole way on a tiny checkpoint, each step as the command that a person would type."""
+"""Every step on a tiny checkpoint, each as the command that a person would type."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STEPS: Final = (
 
 
 def run(folder: Path | None) -> None:
-    """Run the steps in `folder`, or in a temporary one. Raises ConverterError where a step fails."""
+    """Run the steps in `folder`, or in a temporary folder. Raises ConverterError if a step fails."""
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="cerebras-tool-demo-") as temporary:
             _run(Path(temporary))

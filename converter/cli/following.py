@@ -1,4 +1,4 @@
-"""A line on a terminal that follows a scan from file to file; nothing but typer is imported for it."""
+"""A line on the terminal that shows which file a scan has reached. It imports nothing but typer."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _REFRESH: Final = 0.1  # seconds
 
 
 class Following:
-    """A line on a terminal that says how many files are done, and which one is being looked at."""
+    """A line on the terminal with the number of files done and the file that is being scanned."""
 
     def __init__(self, what: str, out: TextIO | None) -> None:
         self._what, self._out = what, out
         self._done = self._total = 0
-        self._shown = 0.0  # when, in seconds
+        self._shown = 0.0  # the time of the last update, in seconds
 
     def start(self, total: int) -> None:
-        """Say how many files there are."""
+        """Set the number of files."""
         self._total = total
 
     def __call__(self, name: str) -> None:
-        """Say which file is looked at next."""
+        """Show the file that is scanned next."""
         if self._out is not None and time.monotonic() - self._shown >= _REFRESH:
             self._shown = time.monotonic()
             said = f"{self._what} {self._done:,}/{self._total:,} "
@@ -46,7 +46,7 @@ class Following:
 
 @contextlib.contextmanager
 def following(what: str, *, quiet: bool = False) -> Iterator[Following]:
-    """Show on stderr how far a scan is; nothing where that is no terminal."""
+    """Show on stderr how far a scan has come; nothing if stderr is not a terminal."""
     progress = Following(what, None if quiet or not sys.stderr.isatty() else sys.stderr)
     try:
         yield progress
@@ -55,7 +55,7 @@ def following(what: str, *, quiet: bool = False) -> Iterator[Following]:
 
 
 def shortened(text: str, width: int = 200) -> str:
-    """A text of at most `width` characters: what is longer is cut in its middle, as names tell most at their ends."""
+    """Cut a text to `width` characters in its middle, because the two ends of a name say the most."""
     if len(text) <= width:
         return text
     behind = (width - 1) * 2 // 3
@@ -63,7 +63,7 @@ def shortened(text: str, width: int = 200) -> str:
 
 
 def in_columns(text: str, width: int) -> str:
-    """A text that takes at most `width` columns of a terminal, cut in its middle; some characters take two."""
+    """Cut a text in its middle to `width` columns of a terminal. Some characters take two columns."""
     if len(text) + sum(unicodedata.east_asian_width(character) in "WF" for character in text) <= width:
         return text
     wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)

@@ -1,4 +1,4 @@
-"""What `scan` prints: lines, for which no more than typer is imported."""
+"""Prints the report of `scan` as plain lines. It imports nothing but typer."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from converter.text import plural, safe_text
 if TYPE_CHECKING:
     from converter.reports.scan import FileScan, FindingReport, PolicyReport, ScanReport
 
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")  # what `typer.style` writes, the only escapes in a line
-_END: Final = "\x1b[0m"  # of what has a colour
-_REASON: Final = 100  # characters of a reason in a line, where it goes to no terminal
-_LEAST: Final = 20  # characters of a reason below which it says nothing
-_LONGEST: Final = 8000  # characters of a location, before it is cut in its middle: paths have 4096 bytes
-_NAMES: Final = 6  # of a library's globals in one line
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")  # the escapes of `typer.style`, the only ones in a line
+_END: Final = "\x1b[0m"  # ends a colour
+_REASON: Final = 100  # characters of a reason in a line that does not go to a terminal
+_LEAST: Final = 20  # characters of a reason, at least: a shorter one would say nothing
+_LONGEST: Final = 8000  # characters of a location; a longer one is cut in its middle. Paths have up to 4096 bytes
+_NAMES: Final = 6  # globals of a library that are named in one line
 _RED: Final = {"fg": "red", "bold": True}
 _VERDICTS: Final[dict[str, dict[str, Any]]] = {
     "plain": {"fg": "green"},
@@ -39,9 +39,9 @@ _VERDICTS: Final[dict[str, dict[str, Any]]] = {
 
 
 def scan(report: ScanReport, *, summary: bool = False) -> None:
-    """Print what `scan` found: plain files in a line each, the others with their reasons.
+    """Print the report of `scan`: plain files on one line each, the others with their reasons.
 
-    Of a `summary`, a line for each file that is not plain is left, and the counts.
+    A `summary` has only a line for each file that is not plain, and the counts.
     """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     if summary:
@@ -62,19 +62,19 @@ def scan(report: ScanReport, *, summary: bool = False) -> None:
         lines += _policy(report.policy)
     if width is not None:
         lines = [_fitted(line, width) for line in lines]
-    # Where the reader has seen enough, the exit code is still the verdict's.
+    # If the reader has gone away, the exit code is still the verdict's.
     with contextlib.suppress(BrokenPipeError):
-        # Colours are left out where nobody's terminal is.
+        # Without a terminal, colours are left out.
         typer.echo("\n".join(lines), color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _file(file: FileScan) -> Iterator[str]:
     verdict = typer.style(f"{file.verdict:<15}", **_VERDICTS[file.verdict])
     yield f"{verdict}  {_location(file)} · {safe_text(file.kind)}"
-    # With --explain all calls follow, in their order.
+    # With --explain, all calls follow in their order.
     yield from _findings(file.findings, calls=not any(pickle.calls for pickle in file.pickles))
     if file.unlisted:
-        yield f"  and {file.unlisted:,} findings more"
+        yield f"  and {file.unlisted:,} more findings"
     for pickle in file.pickles:
         for call in pickle.calls:
             yield f"  would run: {safe_text(call.expression, 600)}  ({call.opcode} at byte {call.byte:,})"
@@ -86,7 +86,7 @@ def _file(file: FileScan) -> Iterator[str]:
 
 
 def _line(file: FileScan, width: int | None) -> str:
-    """A file in one line, with as much of its first reason as there is room for."""
+    """A file on one line, with as much of its first reason as fits."""
     location = _location(file)
     reason = next((finding for finding in file.findings if RULES[finding.rule].verdict == file.verdict), None)
     room = _REASON if width is None else width - len(f"{'':<15}  {location} · ")
@@ -95,7 +95,7 @@ def _line(file: FileScan, width: int | None) -> str:
 
 
 def _fitted(line: str, width: int) -> str:
-    """A line cut between words into several that fit. Words are left whole: a name can then be copied from a terminal."""
+    """Cut a line between words into several that fit. Words stay whole, so that a name can be copied from a terminal."""
     text = _COLOUR.sub("", line)
     if len(text) <= width:
         return line
@@ -117,7 +117,7 @@ def _place(finding: FindingReport) -> str:
 
 
 def _findings(findings: Sequence[FindingReport], *, calls: bool) -> Iterator[str]:
-    """A line for each finding; one for all that a file names of a library, if they are called without arguments."""
+    """A line for each finding. Findings about one library share a line if their globals are called without arguments."""
     groups: dict[str, list[FindingReport]] = {}
     for finding in findings:
         if (package := _package(finding)) is not None:
@@ -134,7 +134,7 @@ def _findings(findings: Sequence[FindingReport], *, calls: bool) -> Iterator[str
 
 
 def _package(finding: FindingReport) -> str | None:
-    """The library that a finding may share a line with others of."""
+    """The library with whose other findings this finding may share a line."""
     plain = finding.call is None or finding.call.endswith("()")
     return finding.library if plain and finding.name is not None else None
 
@@ -142,7 +142,7 @@ def _package(finding: FindingReport) -> str | None:
 def _group(group: Sequence[FindingReport]) -> str:
     library = LIBRARIES[group[0].library or ""]
     names = dict.fromkeys((finding.name or "").removeprefix(f"{library.package}.") for finding in group)
-    # The class alone, unless two modules have one of that name.
+    # The name of the class alone, unless two modules have a class of that name.
     short = Counter(name.rpartition(".")[2] for name in names)
     shown = [last if short[last := name.rpartition(".")[2]] == 1 else name for name in names]
     listed = ", ".join([*(safe_text(name, 60) for name in shown[:_NAMES]), *(["…"] if len(shown) > _NAMES else [])])

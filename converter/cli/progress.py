@@ -1,4 +1,4 @@
-"""Progress on a terminal."""
+"""Progress on the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from converter.text import safe_text
 
 
 class Progress:
-    """Bytes gone by, told to whoever watches; `start` says how many there will be."""
+    """Counts bytes that are done, and tells a progress bar. `start` sets the total."""
 
     def __init__(
         self, advance: Callable[[int], None] | None = None, total: Callable[[int], None] | None = None
@@ -20,19 +20,19 @@ class Progress:
         self._advance, self._total = advance, total
 
     def __call__(self, nbytes: int) -> None:
-        """Say that so many bytes more went by."""
+        """Add bytes that are done."""
         if self._advance is not None:
             self._advance(nbytes)
 
     def start(self, total: int) -> None:
-        """Say how many bytes there will be."""
+        """Set the total of bytes."""
         if self._total is not None:
             self._total(total)
 
 
 @contextmanager
 def showing(what: str, total: int, *, quiet: bool = False) -> Iterator[Progress]:
-    """Show bytes, speed and time left on stderr while the work runs; nothing where stderr is no terminal."""
+    """Show bytes, speed and remaining time on stderr while the work runs; nothing if stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield Progress()
         return

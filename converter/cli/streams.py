@@ -1,4 +1,4 @@
-"""stdout and stderr of the program, on which no line is a command to the runner of a CI."""
+"""Versions of stdout and stderr on which no line can be a command to the runner of a CI."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final, TextIO
 
 from converter.text import without_commands
 
-_HELD: Final = 1 << 16  # characters of a line that is not ended yet
+_HELD: Final = 1 << 16  # characters of an unfinished line that are kept
 
 
 class Lines(io.TextIOBase):
-    """A text stream that escapes commands in whole lines, whoever writes them and wherever a long line was wrapped."""
+    """A text stream that escapes commands in whole lines, even if a line was wrapped or written in pieces."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -23,20 +23,20 @@ class Lines(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream below."""
+        """The encoding of the underlying stream."""
         return self._stream.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """How the stream below treats what it can't encode."""
+        """How the underlying stream treats characters that it can't encode."""
         return self._stream.errors
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the underlying stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """The descriptor below."""
+        """The descriptor of the underlying stream."""
         return self._stream.fileno()
 
     def writable(self) -> bool:
@@ -44,20 +44,20 @@ class Lines(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Write whole lines, and keep the beginning of the last until its end comes, or `flush`."""
+        """Write whole lines. The beginning of the last line is kept until its end comes, or until `flush`."""
         lines, end, rest = text.rpartition("\n")
         if end:
             said, self._held = without_commands(self._held + lines + end), rest
             self._stream.write(said)
         else:
             self._held += text
-        # A terminal shows what comes without an end of line, such as a bar, at once.
+        # A terminal shows text without a line end, such as a progress bar, at once.
         if len(self._held) > _HELD or self.isatty():
             self._let_go()
         return len(text)
 
     def flush(self) -> None:
-        """Write what is kept, too."""
+        """Write what is kept as well."""
         self._let_go()
         self._stream.flush()
 
@@ -69,7 +69,7 @@ class Lines(io.TextIOBase):
 
 @contextmanager
 def without_commands_on_streams() -> Iterator[None]:
-    """Put such streams in the place of `sys.stdout` and `sys.stderr` for the body of a `with`."""
+    """Replace `sys.stdout` and `sys.stderr` by such streams for the body of a `with`."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Lines(before[0]), Lines(before[1])
     try:

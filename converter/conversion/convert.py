@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter import formats
-from converter.conversion.job import Job, prepare
+from converter.conversion.job import NOTHING, Job, prepare
 from converter.dtypes import spelled
 from converter.errors import OutputError
 from converter.formats.format import Options
@@ -16,6 +16,7 @@ from converter.reports import conversion as reports
 from converter.words import check, check_count
 
 if TYPE_CHECKING:
+    from converter.conversion.surgery import Surgery
     from converter.formats.format import Format
     from converter.io.publish import PlannedFile
     from converter.tensors.catalogue import Catalogue
@@ -57,6 +58,7 @@ def convert(
     resume: bool = False,
     ignore_globals: bool = False,
     threads: int | None = None,
+    surgery: Surgery = NOTHING,
     progress: Callable[[int], None] | None = None,
     starting: Callable[[int], None] | None = None,
 ) -> reports.ConversionReport:
@@ -64,8 +66,10 @@ def convert(
 
     An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
     the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
-    As many threads work as there are processors, or as `threads` says; one thread reads a remote source. Raises
-    WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
+    As many threads work as there are processors, or as `threads` says; one thread reads a remote source. `surgery` are
+    rules of what is carried over, under which names and in which dtypes.
+
+    Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
     format, dtype = check_words(output, to, dtype)
     check_count("max_shard_size", max_shard_size)
@@ -91,6 +95,7 @@ def convert(
         check_crc=check_crc,
         ignore_globals=ignore_globals,
         check_output=check_output,
+        surgery=surgery,
     )
     if not dry_run:
         if starting is not None:
@@ -111,7 +116,7 @@ def _report(job: Job, *, dry_run: bool) -> reports.ConversionReport:
         nbytes=job.plan.nbytes,
         tensors=job.planned.tensors,
         files=tuple(_planned_file(file, job.output) for file in job.plan.files),
-        dropped=job.planned.dropped,
+        dropped=job.dropped,
         tied=tuple(job.planned.tied.items()),
         loss=reports.LossReport(
             nan=sum(loss.nan for loss in losses),
@@ -120,6 +125,8 @@ def _report(job: Job, *, dry_run: bool) -> reports.ConversionReport:
             rounded=sum(loss.rounded for loss in losses),
         ),
         notes=job.notes,
+        excluded=job.cut.excluded,
+        renamed=job.cut.renamed,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.conversion.job import prepare
+from converter.conversion.job import NOTHING, prepare
 from converter.errors import ModelError
 from converter.formats.format import Options
 from converter.formats.parameters.folder import PROPERTIES
@@ -17,6 +17,7 @@ from converter.reports.conversion import ExtractReport
 from converter.words import FORMS, check, check_count
 
 if TYPE_CHECKING:
+    from converter.conversion.surgery import Surgery
     from converter.tensors.catalogue import Catalogue
 
 
@@ -44,6 +45,7 @@ def extract(
     force: bool = False,
     ignore_globals: bool = False,
     threads: int | None = None,
+    surgery: Surgery = NOTHING,
     progress: Callable[[int], None] | None = None,
 ) -> ExtractReport:
     """Write the parameters folder, atomically. Every CRC is checked on the way unless `check_crc` is false.
@@ -70,6 +72,7 @@ def extract(
         check_crc=check_crc,
         ignore_globals=ignore_globals,
         check_output=check_output,
+        surgery=surgery,
     )
     text = job.planned.properties
     if properties is not None and text is None:
@@ -88,4 +91,6 @@ def extract(
         tensors=job.planned.tensors,
         properties=None if text is None else str(properties or folder / PROPERTIES),
         notes=job.notes,
+        excluded=job.cut.excluded,
+        renamed=job.cut.renamed,
     )

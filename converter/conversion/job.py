@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
+from converter.conversion.surgery import Cut, Surgery, cut
 from converter.errors import ModelError, SourceError, UnsupportedError
 from converter.formats.companions import CONFIG, GENERATION, LICENCES, TOKENIZER
 from converter.io.local import LocalFile
@@ -17,17 +18,18 @@ from converter.models.recognition import Recognition, recognise
 from converter.models.vocabulary import is_beside
 from converter.opening import folder_beside
 from converter.scanning.danger import verdict
-from converter.scanning.rules import DANGEROUS
 from converter.tensors.guards import check_portable
 from converter.tensors.parts import storage_parts
 from converter.tensors.tensor import Storage
 from converter.tensors.verified import checked
 from converter.text import listed
+from converter.words import DANGEROUS
 
 if TYPE_CHECKING:
     from converter.formats.format import Format, Options, Planned
     from converter.tensors.catalogue import Catalogue
 
+NOTHING: Final = Surgery()
 _TORCH_NAMES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # what config.json calls a dtype
 
 
@@ -43,6 +45,7 @@ class Job:
     planned: Planned
     plan: Plan
     check: Callable[[], None]
+    cut: Cut
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -51,13 +54,20 @@ class Job:
         program = self.source.metadata.get("program")
         taken = [f"the state dict of a whole module, {module}; nothing was called"] if module else []
         if program:
-            taken = [f"the weights of {program}, of {module}; its code is left behind, and nothing was called"]
+            taken = [f"the weights of {program}, of {module}; its code is left out, and nothing was called"]
         elif unknown and module:
             taken.append(f"its pickle names {listed(unknown)}")
         prefix = self.source.metadata.get("prefix")
         if prefix:
             taken.append(f"`{prefix}` was left out of every name")
-        return (*taken, *self.planned.notes)
+        if merged := self.source.metadata.get("merged"):
+            taken.append(f"merged with {merged}")
+        return (*taken, *self.cut.notes, *self.planned.notes)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The names of all tensors that are left out: those that the format's plan leaves out, and those of the rules."""
+        return (*self.planned.dropped, *self.cut.excluded)
 
     @property
     def model(self) -> str | None:
@@ -110,17 +120,25 @@ def prepare(
     check_crc: bool = True,
     ignore_globals: bool = False,
     check_output: Callable[[], None] = lambda: None,
+    surgery: Surgery = NOTHING,
 ) -> Job:
     """Plan a conversion; nothing is written. `check_output` is called before anything of the source is read.
 
-    Raises UnsupportedError, UnsafeError, ManifestError or ModelError for what can't be carried over whole.
+    Raises UnsupportedError, UnsafeError, ManifestError or ModelError for what can't be carried over whole, and RuleError for
+    rules that leave nothing.
     """
     _check_dtype(format, options.dtype)
+    done = cut(catalogue, surgery)
+    catalogue, options = done.catalogue, replace(options, types=done.types)
+    for word in dict.fromkeys(options.types.values()):
+        _check_dtype(format, word)
     check_portable(catalogue, ignore_globals=ignore_globals or _only_classes(catalogue), no_crc=not check_crc)
     check_output()
     folder = options.name is None
-    tensors = formats.canonical(catalogue)
+    tensors = catalogue
     recognition = recognise(tensors, tensors.config)
+    if format.self_contained and done.contradiction is not None:  # it would hold what config.json says
+        raise ModelError(done.contradiction)
     if format.companions and recognition is not None and recognition.contradictions:
         raise ModelError(recognition.contradictions[0])
     check = catalogue.check_unchanged
@@ -143,9 +161,9 @@ def prepare(
         raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")
     planned = format.plan(tensors, recognition, options)
     companions = _companions(tensors, beside, given, options.dtype) if folder and format.companions else []
-    identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers))
+    identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, surgery))
     plan = Plan((*planned.files, *companions), folder=folder, identity=identity, finish=planned.finish)
-    return Job(catalogue, output, format, options, recognition, planned, plan, check)
+    return Job(catalogue, output, format, options, recognition, planned, plan, check, done)
 
 
 def _only_classes(catalogue: Catalogue) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,14 +20,15 @@ from converter.io.local import LocalFile
 if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
-_LEAST: Final = 8  # bytes: no checkpoint has fewer
+_LEAST: Final = 8  # bytes; no checkpoint has fewer
 
 _BY_NAME: Final = {format.name: format for format in FORMATS}
 
 
 def named(name: str) -> Format:
-    """The format of this name. For catalogues that were made in memory, it is one without abilities."""
+    """The format of this name. A catalogue that was made in memory gets a format without abilities."""
     return _BY_NAME.get(name) or Format(name, name)
 
 
@@ -37,7 +39,9 @@ def of(catalogue: Catalogue) -> Format:
 
 def canonical(catalogue: Catalogue) -> Catalogue:
     """The catalogue with the names, shapes and config.json of its family, whatever its format calls them."""
-    return of(catalogue).canonical(catalogue)
+    if catalogue.canonical:
+        return catalogue
+    return replace(of(catalogue).canonical(catalogue), canonical=True)
 
 
 def of_folder(path: Path) -> Format | None:
@@ -57,14 +61,14 @@ def identify(head: bytes, name: str) -> Format:
     raise cause(f"`{name}` is {what(head)}")
 
 
-def open_file(path: str | Path, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def open_file(path: str | Path, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read one local checkpoint file."""
     return open_source(LocalFile(path), root=root, shard=shard)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Pause Python's garbage collector: everything that a pickle makes stays, so it would search a growing heap in vain."""
+    """Pause Python's garbage collector: everything that a pickle makes stays, so it would only search a growing heap."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -74,18 +78,19 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def read(
-    format: Format, source: Source, head: bytes, *, root: str | None = None, shard: int | None = None
-) -> Catalogue:
-    """Read one checkpoint file of a format, which its first HEAD bytes show. Raises AmbiguousError where it is another, too."""
+def read(format: Format, source: Source, head: bytes, *, root: Root = None, shard: int | None = None) -> Catalogue:
+    """Read one checkpoint file of the format that its first HEAD bytes show.
+
+    Raises AmbiguousError if the file is also of another format.
+    """
     if format.read is None:
-        raise FormatError(f"`{source.name}`: a {format.title} is no file")
+        raise FormatError(f"`{source.name}`: a {format.title} is not a file")
     archive, pickled = format.contents == "records", format.contents == "pickles"
     check_single(source, head, format.title, pickled=pickled, archive=archive)
     return format.read(source, root=root, shard=shard)
 
 
-def open_source(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def open_source(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read one checkpoint from its bytes, wherever they are."""
     head = bytes(source.read(0, min(HEAD, source.size)))
     format = identify(head, source.name)

@@ -1,4 +1,4 @@
-"""The kinds of files that are not checkpoints: one list, by which files are refused and archives are left unopened."""
+"""The kinds of files that are not checkpoints. Files of these kinds are refused, and such archives are left unopened."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _PICKLE: Final = "a bare pickle, not a file of torch.save; `scan` tells what is 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A kind of file, and the bytes at `offset` that show it. `sealed`: it holds files, and is not opened here."""
+    """A kind of file, and the bytes at `offset` that show it. `sealed`: it contains files, and is not opened here."""
 
     magic: bytes
     title: str
-    how: str = ""  # to go on
+    how: str = ""  # how to go on
     offset: int = 0
     sealed: bool = False
-    any_case: bool = False  # of letters in `magic`, which is lower case
-    unopened: str = "unpack it, and scan what comes out"  # what `scan` says of one that is sealed
+    any_case: bool = False  # whether the letters of `magic`, which is lower case, fit in any case
+    unopened: str = "unpack it, and scan what comes out"  # what `scan` says about a sealed one
 
     def matches(self, head: bytes) -> bool:
         """Whether a file's first HEAD bytes show this kind."""
@@ -44,15 +44,15 @@ FOREIGN: Final = (
         sealed=True,
         unopened="it is not opened here, and Keras may find layers of Python code in it",
     ),
-    Foreign(b"lmgg", "a GGML file of before GGUF"),
-    Foreign(b"fmgg", "a GGML file of before GGUF"),
-    Foreign(b"tjgg", "a GGML file of before GGUF"),
+    Foreign(b"lmgg", "a GGML file from before GGUF"),
+    Foreign(b"fmgg", "a GGML file from before GGUF"),
+    Foreign(b"tjgg", "a GGML file from before GGUF"),
     Foreign(b"PK\5\6", "an empty zip archive"),
     Foreign(b"PK\7\10", "one part of a split zip archive", "join the parts first", sealed=True),
     Foreign(
         b"ustar",
         "a tar archive",
-        "torch of before 0.1.10 wrote such checkpoints; `scan` tells what is in it",
+        "torch before 0.1.10 wrote such checkpoints; `scan` tells what is in it",
         offset=257,
         sealed=True,
     ),
@@ -66,7 +66,7 @@ def sealed(head: bytes) -> Foreign | None:
 
 
 def known(head: bytes) -> bool:
-    """Whether `what` knows what a file is. Nothing that unpickles goes beyond the first byte of a JSON document."""
+    """Whether `what` recognises a file. A JSON document counts: an unpickler stops at its first byte."""
     return not head or any(kind.matches(head) for kind in FOREIGN) or head.lstrip()[:1] in (b"{", b"[")
 
 
@@ -75,10 +75,10 @@ def what(head: bytes) -> str:
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):
-        return "a file that starts with zeros: a download that reserved its room and never finished, perhaps"
+        return "a file that starts with zeros, perhaps a download that reserved its room and never finished"
     for kind in FOREIGN:
         if kind.matches(head):
             return f"{kind.title}: {kind.how}" if kind.how else kind.title
     if head.lstrip()[:1] in (b"{", b"["):
         return "a JSON document, not a checkpoint"
-    return f"no checkpoint this program knows (its first bytes are {head[:8].hex(' ')})"
+    return f"not a checkpoint that this program knows (its first bytes are {head[:8].hex(' ')})"

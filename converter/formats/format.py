@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from converter.models.vocabulary import Tokenizer
     from converter.tensors.casting import Loss
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
 Finding = tuple[str, str, str]  # something wrong with the files beside the weights: name, what, sentence
 
@@ -26,7 +27,7 @@ Finding = tuple[str, str, str]  # something wrong with the files beside the weig
 class Reader(Protocol):
     """Reads a checkpoint's names and layouts from its bytes."""
 
-    def __call__(self, source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+    def __call__(self, source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
         """`root` is the key that names start below; `shard` counts from 1."""
         ...
 
@@ -34,7 +35,7 @@ class Reader(Protocol):
 class FolderReader(Protocol):
     """Reads a checkpoint that is a folder of its own kind."""
 
-    def __call__(self, path: Path, *, root: str | None = None) -> Catalogue:
+    def __call__(self, path: Path, *, root: Root = None) -> Catalogue:
         """`root` is the key that names start below."""
         ...
 
@@ -45,7 +46,8 @@ class Options:
 
     `dtype` is a word of `Format.dtypes`. `max_shard_size` counts bytes. `tokenizer` is a folder with tokenizer files.
     `name` is the name of the output's weight file; None if it lies in a folder, where the format chooses. `form` and
-    `sha256` are for a parameters folder, and `properties_inside` says whether model.properties goes into it.
+    `sha256` are for a parameters folder, and `properties_inside` says whether model.properties goes into it. `types` are
+    the dtypes of tensors that were given one by name.
     """
 
     dtype: str = "keep"
@@ -56,6 +58,11 @@ class Options:
     form: str = "storages"
     sha256: bool = False
     properties_inside: bool = True
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def dtype_of(self, name: str) -> str:
+        """The word for the dtype that a tensor is to become."""
+        return self.types.get(name, self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

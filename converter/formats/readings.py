@@ -1,7 +1,7 @@
-"""All the kinds of file that the same bytes are, for whoever opens them: a file that is two of them is refused.
+"""All formats that the same bytes can be read as, by different programs. A file that is two of them is refused.
 
-A scanner, a viewer and a loader need not agree on which one counts: torch tries tar first, then zip, then pickle, by the first
-bytes; zipfile and torch.jit look at the last ones; joblib inflates; safetensors and GGUF go by their headers.
+A scanner, a viewer and a loader need not choose the same one. torch looks at the first bytes and tries tar, then zip,
+then pickle; zipfile and torch.jit look at the last bytes; joblib inflates; safetensors and GGUF go by their headers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from converter.io.source import Source
 
 TAR: Final = "a tar archive"
-ZIP: Final = "a zip archive behind something else"
+ZIP: Final = "a zip archive after something else"
 PICKLE: Final = "a pickle"
-_LOOKED_AT: Final = 8 << 20  # bytes at the start of a file in which a pickle has to name something
-_FIRST: Final = 64 << 10  # bytes that show whether something can be inflated
+_LOOKED_AT: Final = 8 << 20  # bytes; a pickle must name a global within this part of the file to count
+_FIRST: Final = 64 << 10  # bytes that show whether a file can be inflated
 _ZIP: Final = b"PK\3\4"
 _MODULE: Final = re.compile(r"[A-Za-z_][\w.]{0,200}").fullmatch
 
 
 def check_single(source: Source, head: bytes, title: str, *, pickled: bool, archive: bool) -> None:
-    """Raise AmbiguousError where a file, whose first HEAD bytes show that it is `title`, is something else, too.
+    """Raise AmbiguousError if a file, whose first HEAD bytes show that it is `title`, is something else as well.
 
     `pickled`: such a file starts with a pickle. `archive`: it is a zip archive.
     """
@@ -39,7 +39,7 @@ def check_single(source: Source, head: bytes, title: str, *, pickled: bool, arch
 
 
 def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool) -> list[str]:
-    """What else a file is: see `check_single`."""
+    """What else a file is; the arguments are those of `check_single`."""
     found = []
     if is_header(head):
         found.append(TAR)
@@ -54,18 +54,18 @@ def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool)
 
 
 def _refused(value: object) -> object:
-    """Refuse a persistent id, as an unpickler that nobody told what those stand for: every zip starts with such an opcode."""
-    raise PickleError(f"a persistent id ({type(value).__name__}), and nobody to say what it stands for")
+    """Refuse a persistent id, as an unpickler without persistent_load does. Every zip starts with such an opcode."""
+    raise PickleError(f"a persistent id ({type(value).__name__}), which only the program that wrote it understands")
 
 
 def _lenient(at: int, error: ConverterError, ends: bool) -> None:
-    """Let pass what some unpickler lets pass; stop where every one does."""
+    """Ignore an error that some unpickler accepts; stop at one where every unpickler stops."""
     if ends:
         raise error
 
 
 def names_a_global(source: Source, head: bytes) -> bool:
-    """Whether a file, read as a pickle, names a global: by then an unpickler has imported it."""
+    """Whether a file, read as a pickle, names a global: an unpickler would have imported it by then."""
     if head[:1] == b"" or head[0] not in NAMES:
         return False
     size = len(head)

@@ -1,6 +1,6 @@
-"""The formats: a record each, which says all that a format can do. Its functions are imported when they are called.
+"""One record for each format, which says everything that the format can do. Functions are imported when they are called.
 
-A reader never asks its record: records name the readers, and the modules of a format import only what lies beside them.
+A reader never asks its record. Records name the readers, and the modules of a format import only what lies beside them.
 """
 
 from typing import Final
@@ -89,6 +89,6 @@ NPY: Final = Format(
     contents="array",
 )
 
-# The order decides where a file could be of two.
+# If a file fits two formats, the first one counts.
 FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY)
 WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS, NPZ) if format.plan is not None)

@@ -14,6 +14,7 @@ from converter.io.strict_json import config_beside, load_json
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Tensor
 from converter.text import os_reason
+from converter.words import Root
 
 INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
 _WEIGHTS: Final = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))
@@ -22,13 +23,13 @@ _SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-def read(path: Path, *, root: str | None = None) -> Catalogue:
+def read(path: Path, *, root: Root = None) -> Catalogue:
     """Read a folder's checkpoint and its config.json."""
     catalogue = _read(path, root)
     return catalogue if catalogue.config is not None else catalogue.with_origin(config=config_beside(path))
 
 
-def _read(path: Path, root: str | None) -> Catalogue:
+def _read(path: Path, root: Root) -> Catalogue:
     found = of_folder(path)
     if found is not None and found.read_folder is not None:
         return found.read_folder(path, root=root)

@@ -1,4 +1,4 @@
-"""Which addresses a host has, and which addresses are of this machine or of a private network."""
+"""The addresses of a host, and which addresses belong to this machine or to a private network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from threading import Thread
 from typing import Final
 
 _LAST: Final = (12, 13, 14, 15)
-# Addresses that lead to an IPv4 address within them: the network, and the bytes where that may stand; -1: inverted.
+# IPv6 networks whose addresses contain an IPv4 address: the network, the bytes where it may stand, and a mask (-1: inverted).
 _CARRIERS: Final[tuple[tuple[IPv6Network, tuple[tuple[int, ...], ...], int], ...]] = (
     (IPv6Network("::ffff:0:0/96"), (_LAST,), 0),  # mapped, RFC 4291
     (IPv6Network("::/96"), (_LAST,), 0),  # compatible, RFC 4291; `::` and `::1` are like 0.0.0.0 and 0.0.0.1
     (IPv6Network("::ffff:0:0:0/96"), (_LAST,), 0),  # translated, RFC 2765
     (IPv6Network("64:ff9b::/96"), (_LAST,), 0),  # NAT64, RFC 6052
-    # NAT64 of a network's own, RFC 8215: with each length of a prefix that RFC 6052 has
+    # NAT64 with a network's own prefix, RFC 8215: the prefix has any length that RFC 6052 allows
     (IPv6Network("64:ff9b:1::/48"), ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), _LAST), 0),
     (IPv6Network("2002::/16"), ((2, 3, 4, 5),), 0),  # 6to4, RFC 3056
     (IPv6Network("2001::/32"), (_LAST,), -1),  # Teredo, RFC 4380: the client
@@ -25,7 +25,7 @@ _NOWHERE: Final = IPv4Network("0.0.0.0/8")
 
 
 class UnknownHostError(Exception):
-    """A host has no address, or nobody said which within the time."""
+    """A host has no address, or no answer about its address came in time."""
 
 
 def addresses(host: str, seconds: float) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def addresses(host: str, seconds: float) -> tuple[str, ...]:
         except (OSError, UnicodeError) as error:
             answers.put(error)
 
-    # The system's resolver knows no time, so a thread waits for it.
+    # The system's resolver has no timeout, so a thread waits for it.
     Thread(target=ask, daemon=True).start()
     try:
         found = answers.get(timeout=seconds)
@@ -50,7 +50,7 @@ def addresses(host: str, seconds: float) -> tuple[str, ...]:
 
 
 def is_private(text: str) -> bool:
-    """Whether an address, with or without a zone, is one of this machine or of a private network, or leads to one."""
+    """Whether an address, with or without a zone, belongs to this machine or a private network, or leads to such an address."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, IPv4Address):
         return _is_inside(address)
@@ -63,7 +63,7 @@ def is_private(text: str) -> bool:
 
 
 def is_loopback(text: str) -> bool:
-    """Whether an address is one of this machine."""
+    """Whether an address belongs to this machine."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return ((address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address).is_loopback
 

@@ -11,19 +11,19 @@ from converter.hub.locations import Place
 
 
 def in_cache(repository: str, files: Iterable[str]) -> dict[str, Path]:
-    """Those of a repository's files that are in the cache for the revision `main`."""
+    """The files of a repository that the cache has for the revision `main`."""
     found = {file: cached(repository, file, "main") for file in files}
     return {file: path for file, path in found.items() if path is not None}
 
 
 def cached(repository: str, file: str, revision: str) -> Path | None:
-    """The path of a file in the cache; None if it is not there."""
+    """The path of a file in the cache; None if the file is not there."""
     found = try_to_load_from_cache(repository, file, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 
 def snapshot(place: Place) -> Path | None:
-    """The folder of the cache that holds a revision; None if there is none."""
+    """The folder of the cache with a revision; None if there is none."""
     for name in ("config.json", "pytorch_model.bin", "model.safetensors", "pytorch_model.bin.index.json"):
         if (path := cached(place.repository, name, place.revision)) is not None:
             return path.parent

@@ -1,8 +1,8 @@
-"""One GET, hop by hop, with retries: which server gets the token, which redirects are followed, how long we wait.
+"""One GET, redirect by redirect, with retries: which server gets the token, which redirects are followed, how long we wait.
 
-URLs and the token are huggingface_hub's. We make the requests ourselves, because each redirect is checked, and each read
-is bounded in requests and in time. A host is looked up once; the addresses that were checked are those that we connect to.
-Where a proxy is set, it looks up hosts itself, and what it connects to is its affair. Source: RFC 9110.
+huggingface_hub gives us the URLs and the token. We make the requests ourselves, because each redirect is checked, and
+each read is limited in requests and time. A host is looked up once, and we connect only to the addresses that were
+checked. A proxy, if one is set, looks up hosts itself, and we don't check what it connects to. Source: RFC 9110.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class UnreachedError(AgainError):
 
 
 class Client:
-    """Asks servers for one checkpoint. It knows the Hub and its token, and counts the traffic."""
+    """Asks servers for one checkpoint. It knows the Hub and its token, and counts requests and bytes."""
 
     def __init__(self, fetching: Fetching = FETCHING) -> None:
         self.fetching = fetching
@@ -78,12 +78,12 @@ class Client:
         self.endpoint = constants.ENDPOINT
         self._timeout = httpx.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT, pool=None)
         self._home = origin(self.endpoint)
-        # By proxy and origin, so that no connection that was made for one host is used for another.
+        # By proxy and origin, so that a connection made for one host is never used for another.
         self._sessions: dict[tuple[str | None, tuple[str, str, int]], Any] = {}
         self._addresses: dict[str, tuple[str, ...]] = {}  # by host
-        self._unknown: dict[str, str] = {}  # why a host has none
-        self._met = False  # whether anybody has ever answered
-        self._until = 0.0  # when the time for a first connection is over; 0 before anything was asked for
+        self._unknown: dict[str, str] = {}  # why a host has no address
+        self._met = False  # whether any server has answered yet
+        self._until = 0.0  # when the time for a first connection is over; 0 before the first request
         self._lock, self._looking = threading.Lock(), threading.Lock()
 
     def __del__(self) -> None:
@@ -99,11 +99,11 @@ class Client:
         return origin(url) == self._home
 
     def is_inside(self, host: str) -> bool:
-        """Whether one of a host's addresses is of this machine or of a private network; False where it has none."""
+        """Whether an address of a host belongs to this machine or a private network; False if the host has none."""
         return any(map(is_private, self.addresses(host)))
 
     def addresses(self, host: str) -> tuple[str, ...]:
-        """The addresses of a host, which is looked up once; none where it can't be: a proxy may know it."""
+        """The addresses of a host, which is looked up once; none if that fails, because a proxy may still know it."""
         with self._looking:
             if host not in self._addresses:
                 try:
@@ -113,7 +113,7 @@ class Client:
             return self._addresses[host]
 
     def _connecting(self) -> float:
-        """Seconds that making a connection may take now."""
+        """How many seconds making a connection may take now."""
         if self._met:
             return float(self._timeout.connect)
         if not self._until:
@@ -123,10 +123,10 @@ class Client:
     def get(
         self, url: str, headers: Mapping[str, str], *, inside: bool, seen: Callable[[str, Any], None] | None = None
     ) -> tuple[str, Any]:
-        """The last answer, whose body is not read yet, and the URL that it came from.
+        """The last answer, with its body unread, and the URL that it came from.
 
-        `inside`: redirects may lead into a private network. `seen` is called with every answer, redirects too. Raises
-        AgainError, or SourceError for a redirect that must not be followed.
+        `inside`: redirects may lead into a private network. `seen` is called with every answer, also with redirects.
+        Raises AgainError, or SourceError for a redirect that must not be followed.
         """
         first = url
         for _ in range(_HOPS + 1):
@@ -144,7 +144,10 @@ class Client:
         raise SourceError(f"`{shown(first)}` can't be read: it was redirected more than {_HOPS} times")
 
     def load(self, url: str, limit: int, refused: Refused) -> bytes | None:
-        """All of a small document. For an answer other than 200, the error that `refused` makes, or None if it makes none."""
+        """All of a small document.
+
+        For any other status than 200, the error that `refused` returns is raised; if it returns None, so does this.
+        """
         inside = self.is_inside(checked_url(url).hostname or "")
         seconds = self.patience.seconds(0)
 
@@ -168,7 +171,7 @@ class Client:
         return awaited(self.pool.submit(lambda: self.insist(shown(url), seconds, once)), shown(url), seconds)
 
     def insist(self, name: str, seconds: float, once: Callable[[float], _T]) -> _T:
-        """Call `once` until it raises no AgainError, for `seconds` at most. Its argument is the time when these are over."""
+        """Call `once` until it raises no AgainError, for at most `seconds`. Its argument is the time when they are over."""
         deadline, backoff = time.monotonic() + seconds, self.patience.backoff
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -207,7 +210,7 @@ class Client:
             return self._asked(url, None, sent, proxy, self._connecting())
         found = self.addresses(host)
         if not found:
-            self._addresses.pop(host, None)  # the next attempt asks again
+            self._addresses.pop(host, None)  # the next attempt looks it up again
             raise UnreachedError(f"no connection (`{shown(host)}`: {safe_text(self._unknown[host], 100).lower()})")
         if parts.scheme == "http" and not all(map(is_loopback, found)):
             raise SourceError(
@@ -220,13 +223,13 @@ class Client:
                 return self._asked(url, found[-left], sent, None, self._connecting() / left)
             except UnreachedError:
                 if left == 1:
-                    # The host may have moved: the next attempt looks it up again, and checks what it finds.
+                    # The host may have moved, so the next attempt looks it up again and checks the new addresses.
                     self._addresses.pop(host, None)
                     raise
         raise AssertionError
 
     def _asked(self, url: str, address: str | None, headers: dict[str, str], proxy: str | None, seconds: float) -> Any:
-        """The answer of one server. With an address it is asked there, and is still the host that the URL names."""
+        """The answer of one server. If an address is given, we connect to it; the host is still the one that the URL names."""
         self.traffic.add(1, 0)
         session = self._session(url, proxy)
         try:
@@ -258,13 +261,13 @@ class Client:
             if key not in self._sessions:
                 verify = _certificates() if url.startswith("https:") or proxy is not None else False
                 try:
-                    # What the environment says of proxies was read before, and is not asked for again.
+                    # The proxies of the environment were read before; the library must not read them again.
                     self._sessions[key] = httpx.Client(
                         trust_env=False, verify=verify, proxy=proxy, timeout=self._timeout, follow_redirects=False
                     )
                 except (ImportError, ValueError, httpx.InvalidURL):
                     raise SourceError(
-                        f"`{shown(url)}` can't be read: its proxy is of a kind that is not known here; http:// and https:// are"
+                        f"`{shown(url)}` can't be read: its proxy is neither http:// nor https://: no other kind is known here"
                     ) from None
             return self._sessions[key]
 
@@ -276,7 +279,7 @@ class Client:
         except ValueError:
             target = ""
         if not location or not target:
-            raise SourceError(f"`{shown(url)}` can't be read: it redirects to nowhere")
+            raise SourceError(f"`{shown(url)}` can't be read: its redirect names no place")
         parts = checked_url(target, what)
         if url.startswith("https:") and parts.scheme != "https":
             raise SourceError(f"{what}`{shown(target)}` is refused: it leads from https to http")
@@ -285,7 +288,7 @@ class Client:
         return target
 
     def _reason(self, error: Exception) -> str:
-        """What went wrong, in words that hold no URL."""
+        """What went wrong, in words without a URL."""
         if isinstance(error, httpx.ConnectTimeout):
             return "no connection (nobody answered in time)"
         if isinstance(error, httpx.TimeoutException):
@@ -297,12 +300,12 @@ class Client:
 
 @cache
 def _certificates() -> Any:
-    """Whom we trust: the usual certificates, or those that SSL_CERT_FILE and SSL_CERT_DIR name."""
+    """The certificates we trust: the usual ones, or those that SSL_CERT_FILE and SSL_CERT_DIR name."""
     return httpx.create_ssl_context(trust_env=True)
 
 
 def _distrust(error: BaseException | None) -> str | None:
-    """What is wrong with a certificate, if that is the cause of an error."""
+    """What is wrong with a certificate, if that caused the error."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return safe_text(error.verify_message, 100)
@@ -311,7 +314,7 @@ def _distrust(error: BaseException | None) -> str | None:
 
 
 def _proxy(parts: SplitResult) -> str | None:
-    """The proxy that the environment has for a URL; None for what is on this machine."""
+    """The proxy that the environment sets for a URL; None for a host on this machine."""
     host = parts.hostname or ""
     known = getproxies()
     found = known.get(parts.scheme) or known.get("all")
@@ -326,7 +329,7 @@ def _user_agent() -> str:
 
 
 def passing(response: Any) -> AgainError:
-    """The failure for a status in PASSING."""
+    """The retryable failure for a status in PASSING."""
     asked = response.headers.get("retry-after", "")
     wait = min(float(asked), _LONGEST_WAIT) if _SECONDS.fullmatch(asked) else None
     return AgainError(f"the server answered {response.status_code}", wait)

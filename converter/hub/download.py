@@ -1,4 +1,4 @@
-"""Downloads from one commit: into a folder as any output is written, or through huggingface_hub into its cache."""
+"""Downloads from one commit: into a folder, written like any output, or through huggingface_hub into its cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPANIONS: Final = (CONFIG, GENERATION, *TOKENIZER)
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A file that was downloaded. `checked` says which SHA-256 it has: `declared`, `the Hub's`, or None if none is known."""
+    """A file that was downloaded. `checked` says what its SHA-256 was compared with: `declared`, `the Hub's`, or None."""
 
     path: Path
     nbytes: int
@@ -47,9 +47,9 @@ def download(
 ) -> list[Downloaded]:
     """Download a declared model or `owner/name[@revision]`, with its companions, into `target` or into the local cache.
 
-    `starting` is called with the bytes of all files, `progress` with those since its last call. Raises SourceError for a
-    file that can't be downloaded, and for one whose SHA-256 is not the declared one or, where none is declared, the Hub's;
-    OutputError where `target` can't be written. What was interrupted goes on where it ended.
+    `starting` is called with the bytes of all files, `progress` with the bytes since its last call. An interrupted
+    download is continued. Raises SourceError for a file that can't be downloaded, or whose SHA-256 is neither the
+    declared one nor, if none is declared, the Hub's; OutputError if `target` can't be written.
     """
     declared = models.find(name) if "/" not in name else None
     place = parse(declared.repository if declared is not None else name)
@@ -108,7 +108,7 @@ def _is_there(path: Path, entry: Entry, wanted: str | None) -> bool:
 
 
 def _write(repository: Repository, file: str, path: Path, progress: Callable[[int], None] | None) -> None:
-    """Write a file of the commit to a path; what an interrupted run wrote of it is kept."""
+    """Write a file of the commit to a path. Bytes that an interrupted run wrote are kept."""
     source = repository.open(file)
     source.arrange([(0, source.size)])
     piece = Piece(file, storage_parts(Storage(source, 0, source.size, file)))
@@ -148,7 +148,7 @@ def _fetched(repository: Repository, file: str, progress: Callable[[int], None] 
             path = hf_hub_download(
                 repository.place.repository,
                 file,
-                revision=repository.commit,  # and not the revision, which may be another commit by now
+                revision=repository.commit,  # not the revision, which may have moved to another commit
                 endpoint=repository.client.endpoint,
                 tqdm_class=Bar,
             )

@@ -1,4 +1,4 @@
-"""What a location means, and which URLs are allowed. Nothing is read here, and no name of a host looked up."""
+"""What a location means, and which URLs are allowed. Nothing is read here, and no host is looked up."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ENDING: Final = re.compile(r"\.[a-z][a-z0-9]{1,11}")  # `.bin`, but not the `.7
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL or names a repository: `owner/name[@revision]`, and there is no folder `owner` here."""
+    """Whether a location is a URL or names a repository: `owner/name[@revision]`, if there is no folder `owner` here."""
     return bool(_URL.match(location)) or (_names_repository(location) and not _begins_here(location))
 
 
 def hint(location: str) -> str:
-    """What to say besides of a path that does not exist and could be meant for the Hub."""
+    """What to add about a path that does not exist but could name a repository on the Hub."""
     if not _names_repository(location) or not _begins_here(location):
         return ""
     owner = location.partition("/")[0]
@@ -88,17 +88,17 @@ def is_plain(path: str) -> bool:
 
 
 def offline() -> bool:
-    """Whether the user wants nothing to be asked for."""
+    """Whether the user has turned the network off."""
     return wanted() or constants.HF_HUB_OFFLINE
 
 
 def why_offline() -> str:
-    """What made it so, in the middle of a sentence."""
+    """What turned the network off, for the middle of a sentence."""
     return "`--offline` is given" if wanted() else "HF_HUB_OFFLINE is set"
 
 
 def check_online(what: str) -> None:
-    """Raise SourceError if the network is turned off; `what` is what it is needed for."""
+    """Raise SourceError if the network is turned off; `what` is what needs the network."""
     if offline():
         raise SourceError(f"`{shown(what)}` can't be had offline: {why_offline()}")
 

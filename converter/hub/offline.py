@@ -1,6 +1,7 @@
-"""Whether the user wants nothing to be asked for: `--offline`, besides what HF_HUB_OFFLINE says.
+"""Whether the user has turned the network off with `--offline`; HF_HUB_OFFLINE does the same.
 
-It is in force for a context, as limits are. huggingface_hub is not imported here, so that saying it costs nothing.
+The setting is in force for a context, as limits are. huggingface_hub is not imported here, so that setting it costs
+nothing.
 """
 
 from collections.abc import Iterator
@@ -10,12 +11,12 @@ from typing import Final
 
 _IN_FORCE: Final = ContextVar("converter.offline", default=False)
 
-wanted: Final = _IN_FORCE.get  # whether it is in force where it is called
+wanted: Final = _IN_FORCE.get  # whether the network is turned off in this context
 
 
 @contextmanager
 def staying_offline() -> Iterator[None]:
-    """Ask for nothing in the body of a `with`; what is in the local cache is read."""
+    """Turn the network off for the body of a `with`. The local cache is still read."""
     before = _IN_FORCE.set(True)
     try:
         yield

@@ -1,6 +1,6 @@
 """How long we wait for a server.
 
-A patience is in force for a context, as limits are. Code that reads from a server nearby may set a shorter one.
+A patience is in force for a context, as limits are. Code that reads from a nearby server may set a shorter one.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds, and the slowest speed of a long answer."""
+    """Times in seconds, and the slowest speed that a long answer may have."""
 
-    first: float = 1.25  # seconds until a first connection: where there is no network, that is said within two
-    backoff: float = 0.25  # seconds before the second attempt; they double before each that follows
+    first: float = 1.25  # seconds until a first connection: without a network, the error comes within two seconds
+    backoff: float = 0.25  # seconds before the second attempt; they double before each later attempt
     shortest: float = 30.0  # seconds that any read may take
-    slowest: int = 20_000  # bytes a second; a read gets the time that its bytes take at this speed, besides `shortest`
+    slowest: int = 20_000  # bytes a second; a read gets `shortest` and the time that its bytes take at this speed
 
     def seconds(self, size: int) -> float:
-        """Seconds that a read of `size` bytes may take."""
+        """How many seconds a read of `size` bytes may take."""
         return self.shortest + size / self.slowest
 
 

@@ -1,4 +1,4 @@
-"""A remote object, read by ranges and pinned: every answer has to be of the same version as the first one.
+"""A remote object that is read by ranges and pinned: every answer must be of the same version as the first one.
 
 Sources: RFC 9110, sections 13 and 14; the Hub's headers as huggingface_hub/file_download.py has them.
 """
@@ -46,7 +46,7 @@ class RemoteObject:
         self._pins: dict[object, str] = {}
 
     def opened(self) -> RemoteFile:
-        """The object as a source. Its first bytes are read; the answer also has the size, and what pins this version."""
+        """The object as a source. Its first bytes are read; that answer also gives its size and what pins this version."""
         return RemoteFile(self, self._client.pool, self._begin(), self._client.fetching)
 
     def _begin(self) -> memoryview:
@@ -91,7 +91,7 @@ class RemoteObject:
         return self._client.insist(self.name, self.patience(size), once)
 
     def _see(self, url: str, response: Any) -> None:
-        """Compare what an answer of the Hub, or a redirect, says of the file with what earlier ones said."""
+        """Compare what an answer of the Hub, or a redirect, says about the file with what earlier ones said."""
         if response.status_code >= 400 or not self._client.is_home(url) or self._commit is None:
             return
         headers = response.headers

@@ -1,4 +1,4 @@
-"""Opens checkpoints on the Hub or at a URL: lists the files, and chooses those that are the checkpoint."""
+"""Opens checkpoints on the Hub or at a URL: lists the files, and chooses those that belong to the checkpoint."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from converter.text import listed
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def open_remote(location: str, *, root: str | None = None, fetching: Fetching = FETCHING) -> Catalogue:
+def open_remote(location: str, *, root: Root = None, fetching: Fetching = FETCHING) -> Catalogue:
     """Read a checkpoint's names and layouts from the Hub or a URL; tensors are read when they are asked for.
 
     Files in the local cache are read from there. Raises SourceError if there is no such checkpoint or it can't be
@@ -56,7 +57,7 @@ def open_remote(location: str, *, root: str | None = None, fetching: Fetching = 
 
 
 def open_files(location: str, *, fetching: Fetching = FETCHING) -> Iterator[Source]:
-    """Yield every file of a repository, or the one that the location names, as bytes."""
+    """Yield every file of a repository, or the one that the location names, as a source of bytes."""
     place = parse(location)
     check_online(str(place) if isinstance(place, str) else place.repository)
     client = Client(fetching)
@@ -120,11 +121,11 @@ class Repository:
         """The config.json; None if there is none."""
         return parse_json(self.load(CONFIG), f"{self.name}/{CONFIG}") if CONFIG in self.files else None
 
-    def file(self, file: str, root: str | None, shard: int | None = None) -> Catalogue:
+    def file(self, file: str, root: Root, shard: int | None = None) -> Catalogue:
         """Read the names and layouts of one weight file."""
         return _read(self.open(file), root, shard)
 
-    def whole(self, root: str | None) -> Catalogue:
+    def whole(self, root: Root) -> Catalogue:
         """Read the repository's checkpoint: shards with their index, or the one weight file."""
         weight_map = self._weight_map()
         files = self._files(weight_map)
@@ -208,7 +209,7 @@ def refusal(client: Client, place: Place, status: int, headers: Any) -> Converte
     return SourceError(f"`{name}` can't be read: {host} answered {status}")
 
 
-def _open_cached(place: Place, root: str | None) -> Catalogue:
+def _open_cached(place: Place, root: Root) -> Catalogue:
     if place.file is None:
         found = snapshot(place)
     else:
@@ -230,13 +231,13 @@ def _at(client: Client, url: str) -> RemoteObject:
     return RemoteObject(client, shown(url), url, refused)
 
 
-def _open_url(client: Client, url: str, root: str | None) -> Catalogue:
+def _open_url(client: Client, url: str, root: Root) -> Catalogue:
     found = _at(client, url)
     catalogue = _read(found.opened(), root, None).with_origin(location=shown(url))
     if not found.pinned:
         unpinned = f"`{shown(url)}` has no strong ETag and no date: a change while it is read can't be noticed"
         catalogue = replace(catalogue, problems=(*catalogue.problems, unpinned))
-    # A signed URL opens one file only, so we ask for nothing beside it.
+    # A signed URL opens one file only, so we ask for no file beside it.
     if not urlsplit(url).query:
         with contextlib.suppress(ConverterError):
             data = client.load(urljoin(url, CONFIG), limits().json_bytes, lambda status, headers: None)
@@ -244,7 +245,7 @@ def _open_url(client: Client, url: str, root: str | None) -> Catalogue:
     return _ready(catalogue, client)
 
 
-def _read(source: Source, root: str | None, shard: int | None) -> Catalogue:
+def _read(source: Source, root: Root, shard: int | None) -> Catalogue:
     head = bytes(source.read(0, min(HEAD, source.size)))
     return read_format(identify(head, source.name), source, head, root=root, shard=shard)
 

@@ -240,7 +240,7 @@ class _Past:
     length: int = 0
 
     def extended(self, layer: int, key: Floats, value: Floats) -> tuple[Floats, Floats]:
-        """Store a layer's new keys and values behind `length`, and return all of them."""
+        """Store a layer's new keys and values after the first `length`, and return all of them."""
         end = self.length + len(key)
         keys, values = self.keys_values[layer, :, :end]
         keys[self.length :], values[self.length :] = key, value

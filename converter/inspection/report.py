@@ -13,11 +13,9 @@ from converter.formats import uncollected
 from converter.formats.torch import PUBLISHED_WRITER
 from converter.io.local import LocalFile
 from converter.models import recognition as models
-from converter.pickles.walk import describe, inner_tensors
 from converter.reports import inspection as reports
-from converter.scanning.rules import PLAIN, PROGRAM
 from converter.text import safe_text
-from converter.words import SORTS, check
+from converter.words import PLAIN, PROGRAM, SORTS, check
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue, Unsupported
@@ -72,6 +70,7 @@ def inspect(
             catalogue.origin.traffic.nbytes if catalogue.origin.traffic else None,
         ),
         model=_model(recognition) if recognition else None,
+        weights=_weights(catalogue),
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
         totals=_totals(catalogue, set(recognition.buffers) if recognition else set(), tied),
         tied=tuple(map(tuple, tied)),
@@ -84,7 +83,7 @@ def inspect(
 def cut_off(path: str | Path) -> str | None:
     """A sentence on how much of a declared model's file a broken download has; None if it can't be recognised."""
     source = LocalFile(path)
-    from converter.formats.torch.reader import read_cut_off  # which no other file than PyTorch's needs
+    from converter.formats.torch.reader import read_cut_off  # needed for PyTorch files only
 
     catalogue = read_cut_off(source)
     recognition = models.recognise(catalogue) if catalogue is not None else None
@@ -224,17 +223,38 @@ def _tensor(name: str, tensor: Tensor, stats: bool, progress: Callable[[int], No
 def _others(catalogue: Catalogue) -> Iterable[reports.OtherReport]:
     for tensor in catalogue.unsupported:
         yield _unsupported(tensor)
-    seen: set[int] = set()
+    if not catalogue.others:
+        return
+    from converter.pickles.plain import Plainly  # which few checkpoints need
+    from converter.pickles.walk import describe, inner_tensors, measure
+
+    plainly, seen, counted = Plainly(), set[int](), set[int]()
     for other in catalogue.others:
         inner = inner_tensors(other.value, _LISTED, seen)
-        yield reports.OtherReport(other.name, other.kind, describe(other.value), tuple(name for name, _ in inner))
+        plain = plainly(other.value) if not inner else None
+        yield reports.OtherReport(
+            other.name,
+            other.kind,
+            describe(other.value),
+            tuple(name for name, _ in inner),
+            other.role,
+            *measure(other.value, counted),
+            None if plain is None else plain.value,
+        )
+
+
+def _weights(catalogue: Catalogue) -> reports.WeightsReport:
+    """Which part of the file the weights are. Only readers of pickles choose one."""
+    facts = catalogue.metadata if formats.of(catalogue).pickled else {}
+    root, prefix, module, program = (facts.get(key) or "" for key in ("root", "prefix", "module", "program"))
+    return reports.WeightsReport(root, prefix, module, program, facts.get("averaged") or ())
 
 
 def _unsupported(other: Unsupported) -> reports.OtherReport:
     words = [other.dtype] if other.dtype else []
     if other.shape is not None:
         words.append("×".join(map(str, other.shape)) or "scalar")
-    return reports.OtherReport(other.name, f"{other.kind} tensor", " ".join(words) or other.kind, ())
+    return reports.OtherReport(other.name, f"{other.kind} tensor", " ".join(words) or other.kind, (), "unsupported")
 
 
 def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> Iterable[str]:

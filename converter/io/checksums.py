@@ -1,11 +1,11 @@
-"""CRC-32 as zip archives have it, by the fastest library that is installed."""
+"""CRC-32 as in zip archives, computed by the fastest installed library."""
 
 from functools import lru_cache
 from typing import Final
 
 try:
     from isal.isal_zlib import crc32
-except ImportError:  # no wheel for this machine
+except ImportError:  # there is no wheel for this machine
     from zlib import crc32
 
 __all__ = ["crc32", "crc32_combine", "crc32_zeros"]

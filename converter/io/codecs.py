@@ -1,6 +1,6 @@
-"""Compressed files: how each kind is known, and what inflates it. The only door to libraries that may be missing.
+"""Compressed files: how each kind is recognised, and which library inflates it. Optional libraries are imported only here.
 
-Libraries are imported when a file asks for them: most files are not compressed.
+They are imported when a file needs them, because most files are not compressed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from converter.errors import ArchiveError, UnsupportedError
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-_READ: Final = 64 << 10  # bytes that are handed to a library at a time
-_WRITTEN: Final = 1 << 20  # most bytes that it gives back at a time
-_DICTIONARY: Final = 128 << 20  # bytes of memory that an xz or lzma stream may ask for
+_READ: Final = 64 << 10  # bytes that a library is given at a time
+_WRITTEN: Final = 1 << 20  # bytes that it returns at a time, at most
+_DICTIONARY: Final = 128 << 20  # bytes of memory that an xz or lzma stream may use
 
 
 class Inflater(Protocol):
-    """What inflates one stream. `eof` once it has ended; `unused_data` follows it."""
+    """Inflates one stream. When the stream has ended, `eof` is true and `unused_data` has the bytes after it."""
 
     @property
     def eof(self) -> bool:
@@ -31,24 +31,24 @@ class Inflater(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What follows it."""
+        """The bytes after the stream."""
         ...
 
     @property
     def needs_input(self) -> bool:
-        """Whether all that was handed over is used up."""
+        """Whether everything that was handed over is used up."""
         ...
 
     def decompress(self, data: bytes, max_length: int = ...) -> bytes:
-        """At most `max_length` bytes out of `data` and what was handed over before."""
+        """At most `max_length` bytes, inflated from `data` and from what was handed over before."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A kind of compression. `matches` looks at a file's first bytes; `inflater` is None where no library is installed.
+    """A kind of compression. `matches` looks at the first bytes of a file; `inflater` is None if no library is installed.
 
-    `padding` is what may stand between two streams. `loose`: files that are no such thing begin so, too.
+    `padding` may stand between two streams. `loose`: files that are not compressed can start in the same way.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Codec:
 
 
 class _Zlib:
-    """zlib's decompressor, which leaves what it has not read to its caller, with the manners of the others."""
+    """zlib's decompressor with the interface of the others; zlib itself leaves unread input to its caller."""
 
     def __init__(self, bits: int) -> None:
         self._inner = zlib.decompressobj(bits)
@@ -90,12 +90,12 @@ def _starts(*magics: bytes) -> Callable[[bytes], bool]:
 
 
 def _skippable(head: bytes) -> bool:
-    """A frame that lz4 and Zstandard pass over: what follows it decides."""
+    """Whether the data starts with a frame that lz4 and Zstandard skip, so that the next frame decides."""
     return head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F
 
 
 def _installed(*ways: tuple[str, str]) -> Callable[[], Inflater] | None:
-    """The first class of these (module, name) that is installed; nothing here comes from a file."""
+    """The first of these (module, name) that is installed. None of the names comes from a file."""
     for module, name in ways:
         try:
             found: Any = vars(import_module(module))[name]
@@ -132,7 +132,7 @@ def _lz4() -> Callable[[], Inflater] | None:
 
 
 def codec(head: bytes) -> Codec | None:
-    """The kind of compression that a file's first bytes show."""
+    """The kind of compression that the first bytes of a file show."""
     for title, matches, make, padding in _CODECS:
         if matches(head):
             return Codec(title, matches, make(), padding, loose=matches is _zlib)
@@ -154,8 +154,8 @@ _CODECS: Final[tuple[tuple[str, Callable[[bytes], bool], Callable[[], Callable[[
 def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
     """Yield what a file inflates to, all its streams one after another, in pieces of at most 1 MiB.
 
-    Raises ArchiveError where it is broken, cut off, or something else follows the last stream: after what could be inflated
-    was yielded.
+    Raises ArchiveError if it is broken or cut off, or if something else follows the last stream. Everything that could
+    be inflated is yielded first.
     """
     if kind.inflater is None:
         raise UnsupportedError(f"no library that inflates {kind.title} is installed")
@@ -167,7 +167,7 @@ def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
         ended = not waiting and position >= source.size
         try:
             data, waiting = inner.decompress(waiting, _WRITTEN), b""
-        except Exception as error:  # each library has errors of its own
+        except Exception as error:  # each library raises errors of its own
             if streams:
                 raise ArchiveError(f"something follows the end of {kind.title}, before byte {position:,}") from error
             raise ArchiveError(f"{kind.title} can't be inflated up to byte {position:,}: {error!s:.100}") from error
@@ -190,10 +190,10 @@ def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
 
 
 def beginning(head: bytes, kind: Codec) -> bytes:
-    """What a file's first bytes inflate to; empty where they can't be."""
+    """What the first bytes of a file inflate to; empty if they can't be inflated."""
     if kind.inflater is None:
         return b""
     try:
         return kind.inflater().decompress(head, _READ)
-    except Exception:  # each library has errors of its own
+    except Exception:  # each library raises errors of its own
         return b""

@@ -1,7 +1,7 @@
-"""A folder that is written into, held open: what it holds is reached from its descriptor, and no link in it is followed.
+"""An open folder to write into. Everything in it is reached from its descriptor, and no link in it is followed.
 
-Others may be able to write beside an output. What they put there under a name of ours is never opened, and where they put
-another folder in the place of this one, nothing of it is touched.
+Other users may be able to write beside an output. We never open what they put there under one of our names. If they put
+another folder in place of this one, we touch nothing in it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from converter.errors import OutputError
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _THERE: Final = (
     os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-)  # a pipe is opened, and refused, without waiting
+)  # opening a pipe must not wait; it is then refused
 _NEW: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:
-    """What a file or folder is, whatever it is called: device and number."""
+    """What identifies a file or folder under any name: device and inode number."""
     return status.st_dev, status.st_ino
 
 
 class Folder:
-    """An open folder. `path` is what messages call it; names in it have `/` between folders."""
+    """An open folder. `path` is its name in messages. Names of files in it have `/` between folders."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self.descriptor = path, descriptor
@@ -43,28 +43,31 @@ class Folder:
 
     @classmethod
     def opened(cls, path: Path) -> Folder:
-        """A folder by its path, in which links may stand: the path is the user's."""
+        """Open a folder by its path. The path is the user's, so it may contain links."""
         return cls(path, os.open(path, _FOLDER))
 
     def inner(self, name: str, *, make: bool) -> Folder:
-        """A folder in this one, made anew if `make` says so. Raises OSError for a link, and for what is there already."""
+        """A folder in this one.
+
+        With `make` it is made, and must not exist yet. Raises OSError for a link or anything else that is in the way.
+        """
         if make:
             os.mkdir(name, dir_fd=self.descriptor)
         return Folder(self.path / name, os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.descriptor))
 
     @property
     def identity(self) -> tuple[int, int]:
-        """Device and number of this folder."""
+        """Device and inode number of this folder."""
         return identity(os.fstat(self.descriptor))
 
     def status(self, name: str) -> os.stat_result | None:
-        """What is there under a name, a link as such; None where nothing is."""
+        """The status of a name (of a link, not of its target); None if the name does not exist."""
         with suppress(FileNotFoundError), self._parent(name) as (folder, last):
             return os.stat(last, dir_fd=folder, follow_symlinks=False)
         return None
 
     def make(self, name: str) -> None:
-        """Make a file and the folders that lead to it, unless it is there already and ours."""
+        """Make a file and the folders that lead to it, unless the file is there already and is ours."""
         if name in self._made:
             return
         with self._parent(name, make=True) as (folder, last):
@@ -73,7 +76,7 @@ class Folder:
             except FileExistsError:
                 descriptor, anew = os.open(last, _THERE, dir_fd=folder), False
         try:
-            # Whose the new ones are, the file system decides: some have one user for all.
+            # The file system decides who owns a new file: some have one user for all files.
             owner = os.fstat(descriptor).st_uid if anew else os.geteuid()
             self._check(name, descriptor, owner)
             self._made[name] = owner
@@ -92,19 +95,19 @@ class Folder:
             os.close(descriptor)
 
     def is_ours(self, name: str) -> bool:
-        """Whether a file is there that this user made, and that has no second name."""
+        """Whether a file of this user is there that has no second name."""
         status = self.status(name)
         return status is not None and is_plain(status) and status.st_uid == os.geteuid()
 
     def sync(self, names: Iterable[str] = ()) -> None:
-        """Sync the entries of this folder and of those that lead to files in it."""
+        """Sync the entries of this folder and of all folders that lead to its files."""
         for parent in {str(parent) for name in names for parent in PurePosixPath(name).parents} - {"."}:
             with self._parent(f"{parent}/x") as (folder, _):
                 os.fsync(folder)
         os.fsync(self.descriptor)
 
     def remove(self, name: str, known: tuple[int, int] | None = None) -> None:
-        """Remove a file, a link, an empty folder, or the folder that is `known`. Raises OutputError for another one."""
+        """Remove a file, a link, an empty folder, or the folder `known`. Raises OutputError for any other folder."""
         status = self.status(name)
         if status is None:
             return
@@ -146,5 +149,5 @@ class Folder:
 
 
 def is_plain(status: os.stat_result) -> bool:
-    """Whether it is a regular file without a second name."""
+    """Whether this is a regular file without a second name."""
     return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1

@@ -1,4 +1,4 @@
-"""A file beside an unfinished output that lists the parts that are whole, and keeps a second run away."""
+"""A file beside an unfinished output: it lists the parts that are whole, and its lock keeps a second run away."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _RANGE: Final = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
 class Journal:
-    """A line with the plan's digest and what the partial output is, then lines with parts that are whole and synced: `3-17`."""
+    """A line with the plan's digest and the partial output, then lines that list the parts that are whole and synced: `3-17`."""
 
     def __init__(self, folder: int, name: str, descriptor: int) -> None:
         self._folder, self._name, self._descriptor = folder, name, descriptor
 
     @property
     def made(self) -> tuple[int, int] | None:
-        """Device and number of the partial output that an earlier run made; None where it says nothing of one."""
+        """Device and inode number of the partial output that an earlier run made; None if no run noted one."""
         found = _MADE.match(os.pread(self._descriptor, _FIRST, 0).decode("ascii", "replace"))
         return (int(found[1]), int(found[2])) if found else None
 
@@ -37,12 +37,12 @@ class Journal:
         lines = os.pread(self._descriptor, _MOST, 0).decode("ascii", "replace").split("\n")
         if lines[0] != digest:
             return frozenset()
-        # After the last line end comes nothing, or half a line.
+        # After the last line end there is nothing, or half a line.
         ranges = filter(None, map(_RANGE.fullmatch, lines[1:-1]))
         return frozenset(number for found in ranges for number in range(int(found[1]), int(found[2]) + 1))
 
     def begin(self, digest: str, whole: Iterable[int]) -> None:
-        """Start again, for a plan whose parts `whole` are already written."""
+        """Start again for a plan. The parts `whole` are already written."""
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{digest}\n".encode(), 0)
         self.note(whole)
@@ -54,7 +54,7 @@ class Journal:
         os.fsync(self._descriptor)
 
     def forget(self) -> None:
-        """Remove it: there is nothing to resume."""
+        """Remove the journal: there is nothing left to resume."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._name, dir_fd=self._folder)
 
@@ -63,7 +63,7 @@ class Journal:
 def locked(target: Path, folder: Folder, name: str) -> Iterator[Journal]:
     """Open the journal `name` of `target` in a folder, and hold its lock.
 
-    Raises OutputError where another run holds it, or where something else has its name.
+    Raises OutputError if another run holds the lock, or if something else has the name.
     """
     with _opened(target, folder, name) as descriptor:
         journal = Journal(folder.descriptor, name, descriptor)
@@ -80,7 +80,7 @@ def _opened(target: Path, folder: Folder, name: str) -> Iterator[int]:
     other = f"`{target}` is being written by another run: wait for it to end"
     for _ in range(_ATTEMPTS):
         with contextlib.ExitStack() as stack:
-            here = Folder(folder.path, folder.descriptor)  # which has made nothing yet
+            here = Folder(folder.path, folder.descriptor)  # a Folder that has made no file yet
             here.make(name)
             descriptor = stack.enter_context(here.writing(name))
             try:
@@ -88,7 +88,7 @@ def _opened(target: Path, folder: Folder, name: str) -> Iterator[int]:
             except BlockingIOError as error:
                 raise OutputError(other) from error
             status = folder.status(name)
-            # A run that has just ended removed it before we had its lock: then there is another one, or none.
+            # A run that just ended removed the journal before we got its lock: there is now another journal, or none.
             if status is not None and identity(status) == identity(os.fstat(descriptor)):
                 yield descriptor
                 return

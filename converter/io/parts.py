@@ -48,7 +48,7 @@ class Part:
     """Bytes of an output that depend on no other part. `tiles` yields exactly `nbytes` bytes, in order.
 
     Each tile is valid until the next is asked for. `seen` is called with every tile that was written, in order. A
-    `late` part depends on all others, as a checksum behind its data does, and is made when they are written. A `hole`
+    `late` part depends on all others, as a checksum after its data does, and is made when they are written. A `hole`
     is all zeros: it is not written, takes no room on the disk, and is not `seen`.
     """
 

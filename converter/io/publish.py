@@ -238,8 +238,8 @@ def add(
 ) -> None:
     """Write the files of a plan into `folder`, and leave its other files alone. Raises OutputError as `publish` does.
 
-    When all are whole, each file replaces the one with its name. `check` is called before anything is written, when no
-    other run can write there any more, and may raise.
+    When all files are whole, each replaces the old file of its name. `check` is called before anything is written, at a
+    time when no other run can write there any more, and may raise.
     """
     if any("/" in file.path for file in plan.files):
         raise AssertionError("files that are added lie in the folder itself")
@@ -270,15 +270,15 @@ def write_report(path: Path, data: bytes) -> None:
         if path.is_file() and path.stat().st_size:
             with LocalFile(path) as file:
                 if file.read(0, min(_ALIKE, file.size)) != data[:_ALIKE]:
-                    raise OutputError(f"`{path}` exists and is no older report: choose another path")
+                    raise OutputError(f"`{path}` exists and is not an older report: choose another path")
     publish(Plan((PlannedFile("", (literal(path.name, data),)),), folder=False), path, force=True)
 
 
 @contextlib.contextmanager
 def _parents(target: Path) -> Iterator[Folder]:
-    """Make the folders that lead to `target`, and remove them again if the body of the `with` fails; give the last of them.
+    """Make the folders that lead to `target`, and yield the last of them. If the body of the `with` fails, remove them again.
 
-    What leads to the first that is there is the user's path, with links in it or without; what is made is no link.
+    The part of the path that exists is the user's and may contain links. The folders that are made are not links.
     """
     made = [parent for parent in target.parents if not parent.exists()]
     try:
@@ -334,7 +334,7 @@ def _check_room(target: Path, folder: int, nbytes: int) -> None:
 def _swap(
     parent: Folder, root: Folder, name: str, partial: str, *, folder: bool, before: os.stat_result | None
 ) -> None:
-    """Put what was written in the place of what was there."""
+    """Put the new output in the place of the old one."""
     if folder and before is not None:
         with parent.inner(name, make=False) as old:
             for kept in KEPT:
@@ -348,7 +348,10 @@ def _swap(
 
 
 def _keep(old: Folder, new: Folder, name: str) -> None:
-    """Copy a file with its mode and times, unless the new output has one of its name, or it is no plain file of its own."""
+    """Copy an old file with its mode and times.
+
+    A file is not kept if the new output has one of its name, if it is a link, or if it has a second name.
+    """
     status = old.status(name)
     if status is None or not is_plain(status) or new.status(name) is not None:
         return
@@ -372,7 +375,7 @@ def _exchange(folder: Folder, one: str, other: str) -> None:
     """Swap two entries of a folder in one step where the kernel can, so that the target is never absent."""
     library = ctypes.CDLL(None, use_errno=True)
     places = folder.descriptor, os.fsencode(one), folder.descriptor, os.fsencode(other)
-    exchange = 2  # in both systems
+    exchange = 2  # the flag has the same value on Linux and macOS
     with contextlib.suppress(AttributeError):  # glibc before 2.28 has no such function
         swap = library.renameatx_np if sys.platform == "darwin" else library.renameat2
         if swap(*places, exchange) == 0:

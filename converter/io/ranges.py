@@ -23,7 +23,7 @@ from converter.limits import limits
 from converter.text import os_reason
 
 _BLOCKS: Final = 64  # the most requests at once, however small they are
-_AHEAD: Final = 4 << 10  # extra bytes behind what was asked for: often the next header
+_AHEAD: Final = 4 << 10  # extra bytes after those that were asked for: often the next header
 _GAP: Final = 256  # padding of at most this many bytes between two storages is fetched with them
 _COPIED: Final = 1 << 20  # bytes that are copied to the temporary file at a time
 
@@ -52,7 +52,7 @@ class Fetching:
 
     connections: int = CONNECTIONS
     block: int = 4 << 20  # bytes of a request while tensors are read
-    window: int = 32 << 20  # bytes that are fetched ahead; no more than these can be fetched in vain
+    window: int = 32 << 20  # bytes that are fetched ahead; at worst, so many are fetched for nothing
     peek: int = 4 << 10  # bytes; a shorter read looks something up, and says nothing about where reading continues
 
 
@@ -201,7 +201,7 @@ class RemoteFile(Source):
             yield start, end
 
     def _keep(self, offset: int, size: int) -> None:
-        """Fetch a range and some bytes behind it, but nothing twice, and keep them."""
+        """Fetch a range and some bytes after it, but nothing twice, and keep them."""
         size += _AHEAD
         index = bisect_right(self._kept, offset, key=_start)
         end = self._kept[index][0] if index < len(self._kept) else self.size
@@ -253,7 +253,7 @@ class _Order:
         self._group_of = {span: number for number, group in enumerate(self._groups) for span in group}
 
     def after(self, span: Span, begun: Collection[Span]) -> Iterator[Span]:
-        """Yield those that follow and have not been begun."""
+        """Yield the spans that come after this one and have not been started."""
         place = self._places.get(span, len(self._spans))
         return (later for later in islice(self._spans, place + 1, None) if later not in begun)
 
@@ -356,7 +356,7 @@ class _Stream:
 
 
 def _blocks(spans: Iterable[Span], most: int) -> Iterator[tuple[int, int, int]]:
-    """Cut spans into blocks of up to `most` bytes; neighbours go into one. Yield start, end, and bytes that are of spans."""
+    """Cut spans into blocks of up to `most` bytes; neighbours share one. Yield start, end, and how many bytes belong to spans."""
     start = end = wanted = 0
     for first, last in spans:
         if start == end or not 0 <= first - end <= _GAP:

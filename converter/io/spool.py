@@ -1,4 +1,4 @@
-"""Bytes in a temporary file without a name, so that nothing is left of it however the program ends."""
+"""Bytes in a temporary file without a name: nothing is left of it, however the program ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Spool:
     def __init__(self) -> None:
         self._file: int | None = None
         self._size = 0
-        self._appending = Lock()  # another thread gathers a matrix meanwhile
+        self._appending = Lock()  # another thread may gather a matrix at the same time
 
     def __del__(self) -> None:
         self.close()
@@ -58,7 +58,7 @@ class Spool:
             self._size = 0
 
     def close(self) -> None:
-        """Give the file back to the system; it is made again if more bytes come."""
+        """Give the file back to the system. It is made again if more bytes come."""
         if self._file is not None:
             os.close(self._file)
         self._file, self._size = None, 0

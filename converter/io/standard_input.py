@@ -1,4 +1,4 @@
-"""Standard input as a source: it is kept in a temporary file without a name, since a source is read at any offset."""
+"""Standard input as a source. It is copied to a temporary file without a name, because a source is read at any offset."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NAME: Final = "standard input"
 
 
 class StandardInput(Source):
-    """All that standard input gives, up to its end.
+    """Everything that standard input gives, up to its end.
 
-    Raises LimitError where it is longer than the limit `stdin_bytes`, SourceError where it can't be read or kept.
+    Raises LimitError if it is longer than the limit `stdin_bytes`, SourceError if it can't be read or copied.
     """
 
     name = NAME
@@ -30,7 +30,7 @@ class StandardInput(Source):
         self._spool = Spool()
         self.size, most = 0, limits().stdin_bytes
         try:
-            # One byte more than is allowed tells that there are more.
+            # Read one byte more than allowed, to see whether there are more.
             while piece := sys.stdin.buffer.read(min(STEP, most + 1 - self.size)):
                 self.size += len(piece)
                 if self.size > most:
@@ -44,7 +44,7 @@ class StandardInput(Source):
             raise
 
     def close(self) -> None:
-        """Give the temporary file back; later reads fail."""
+        """Remove the temporary file; later reads fail."""
         self._spool.close()
 
     def _fill(self, offset: int, buffer: memoryview) -> None:

@@ -1,7 +1,7 @@
-"""The members of a tar archive, by its headers. Nothing is ever extracted.
+"""Reads the headers of a tar archive, which name its members. Nothing is ever extracted.
 
-Python's tarfile is the reader that torch uses, so this one follows it: a block of 512 bytes is a header if its checksum is
-right, whatever else it says. It reads no header whole into memory but those that are short.
+torch reads tars with Python's tarfile, so this reader follows tarfile: a block of 512 bytes is a header if its checksum
+is right, whatever else it says. Only short headers are read into memory whole.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from converter.limits import limits
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-BLOCK: Final = 512  # bytes of a header; data is padded to a multiple
+BLOCK: Final = 512  # bytes of a header; data is padded to a multiple of this
 _CHECKSUM: Final = slice(148, 156)
 _SIZE: Final = slice(124, 136)
-_HEADERS: Final = 1 << 20  # bytes that a header for another header may have
-_LONG_NAME: Final = (b"L", b"K")  # the next member's name, or what it links to
-_PAX: Final = (b"x", b"X", b"g")  # records `length key=value` for the next member, or for all that follow (g)
-_BARE: Final = frozenset(b"123456")  # links, devices, folders and pipes: no data follows, whatever size they claim
+_HEADERS: Final = 1 << 20  # bytes of data that a header about another header may have
+_LONG_NAME: Final = (b"L", b"K")  # the name or the link target of the next member
+_PAX: Final = (b"x", b"X", b"g")  # records `length key=value` about the next member, or about all that follow (g)
+_BARE: Final = frozenset(b"123456")  # links, devices, folders and pipes: no data follows them, whatever size they claim
 _SPARSE: Final = b"S"
 _REGULAR: Final = (b"0", b"\0", b"7")
 _KINDS: Final = {
@@ -36,7 +36,7 @@ _KINDS: Final = {
 
 
 class Member(NamedTuple):
-    """A member: its name, what it is where it is no file, and where its data lies, in bytes of the archive."""
+    """A member: its name, what it is if it is not a file, and where its data lies, in bytes of the archive."""
 
     name: str
     other: str
@@ -45,18 +45,18 @@ class Member(NamedTuple):
 
 
 def is_header(block: bytes | memoryview) -> bool:
-    """Whether a block is a header as Python's tarfile knows one: by its checksum alone."""
+    """Whether Python's tarfile takes a block for a header: by its checksum alone."""
     block = bytes(block[:BLOCK])
     if len(block) < BLOCK or not any(block):
         return False
     said = _number(block[_CHECKSUM])
-    # Some writers summed signed bytes.
+    # Some old writers summed signed bytes.
     total = 256 + sum(block) - sum(block[_CHECKSUM])
     return said in (total, total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]))
 
 
 def members(source: Source) -> Iterator[Member]:
-    """Yield the members in the order of their headers. Raises ArchiveError where the headers contradict the file."""
+    """Yield the members in the order of their headers. Raises ArchiveError if the headers contradict the file."""
     position, count = 0, 0
     long_name, pax, everywhere = None, dict[bytes, bytes](), dict[bytes, bytes]()
     while position + BLOCK <= source.size:
@@ -86,13 +86,13 @@ def members(source: Source) -> Iterator[Member]:
         if b"size" in own and kind[0] not in _BARE:
             digits = own[b"size"]
             if not digits.isdigit() or len(digits) > 18:
-                raise ArchiveError(f"the size of the member at byte {position:,} of `{source.name}` is no number")
+                raise ArchiveError(f"the size of the member at byte {position:,} of `{source.name}` is not a number")
             size = int(digits)
         name = own.get(b"path") or long_name or _name(block)
         shown = name.decode("utf-8", "replace")
         nbytes = 0 if kind[0] in _BARE else size
         if start + nbytes > source.size:
-            raise ArchiveError(f"`{shown:.80}` in `{source.name}` goes on behind the end of the file")
+            raise ArchiveError(f"`{shown:.80}` in `{source.name}` goes on after the end of the file")
         sparse = kind == _SPARSE or any(key.startswith(b"GNU.sparse") for key in own)
         yield Member(shown, "a sparse file" if sparse else _other(kind), start, nbytes)
         long_name, pax = None, {}
@@ -105,13 +105,11 @@ def _other(kind: bytes) -> str:
 
 
 def _check_rest(source: Source, position: int) -> None:
-    """Refuse anything but zeros behind the last member: other readers go on there."""
+    """Refuse anything but zeros after the last member, because other readers go on there."""
     while position < source.size:
         piece = source.read(position, min(1 << 20, source.size - position))
         if any(bytes(piece).lstrip(b"\0")[:1]):
-            raise ArchiveError(
-                f"behind the last member of `{source.name}`, at byte {position:,}, stands something else"
-            )
+            raise ArchiveError(f"something else follows the last member of `{source.name}`, at byte {position:,}")
         position += len(piece)
 
 
@@ -121,7 +119,7 @@ def _name(block: bytes) -> bytes:
 
 
 def _number(field: bytes) -> int | None:
-    """A number as tarfile reads one: octal text, or binary where the first byte says so. None where it is none."""
+    """A number as tarfile reads it: octal text, or binary if the first byte says so. None if it is neither."""
     if field[:1] in (b"\x80", b"\xff"):
         value = int.from_bytes(field[1:], "big")
         return value - (256 ** (len(field) - 1) if field[0] == 0xFF else 0)
@@ -132,7 +130,7 @@ def _number(field: bytes) -> int | None:
 
 
 def _records(data: bytes, name: str) -> dict[bytes, bytes]:
-    """The records of a pax header by key. Raises ArchiveError where one is not written as it should be."""
+    """The records of a pax header by key. Raises ArchiveError for a record with a syntax error."""
     found: dict[bytes, bytes] = {}
     position = 0
     while position < len(data) and data[position] != 0:

@@ -1,4 +1,4 @@
-"""What it took to read something remote."""
+"""Counts the requests and bytes that reading something remote took."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Traffic:
-    """What it took to read something remote."""
+    """The requests and bytes that reading something remote took."""
 
     requests: int = 0
     nbytes: int = 0

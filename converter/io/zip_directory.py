@@ -290,7 +290,7 @@ def refused_name(name: str) -> str | None:
     Names are only keys here and never paths, but the file should also be safe to unzip.
     """
     if not name.isprintable() or not name or "\\" in name or name.startswith("/") or "//" in name:
-        return "is no plain name"
+        return "is not a plain name"
     if "." in name and any(part in (".", "..") for part in name.split("/")):
         return "leads out of its folder"
     return None

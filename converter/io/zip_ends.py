@@ -1,6 +1,7 @@
-"""Where a zip archive could start from the end of a file: Python's zipfile and torch's miniz look for its end record there.
+"""Where a zip archive could start if it is read from the end of the file, as Python's zipfile and torch's miniz read it.
 
-Both take the last end record within 65,557 bytes of the end, whatever comment it promises and whatever stands before.
+Both take the last end record within 65,557 bytes of the end, whatever length its comment claims and whatever comes
+before.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-REACH: Final = 65_557  # bytes from the end: an end record, and the longest comment
+REACH: Final = 65_557  # bytes from the end: an end record and the longest comment
 _END: Final = struct.Struct("<4s4H2LH")
 _END64: Final = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR: Final = struct.Struct("<4sLQL")
 _SIGNATURE: Final = b"PK\5\6"
 _ENTRY: Final = b"PK\1\2"
-_MOST: Final = 1000  # end records that are looked at; each has 22 bytes
+_MOST: Final = 1000  # end records that are looked at, of 22 bytes each
 
 
 def archive_ends(source: Source, *, whole: bool = False) -> int | None:
-    """The byte of an end record whose directory is there, the last such one; None where there is none.
+    """The byte of the last end record whose directory exists; None if there is none.
 
-    `whole`: offsets have to count from the start of the file, as torch's miniz wants them. An archive that lies in another
-    as it is does not count then.
+    With `whole`, offsets have to count from the start of the file, as torch's miniz requires. An archive that is stored
+    uncompressed inside another one does not count then.
     """
     size = min(REACH, source.size)
     tail = bytes(source.read(source.size - size, size))
@@ -37,7 +38,7 @@ def archive_ends(source: Source, *, whole: bool = False) -> int | None:
 
 
 def _has_directory(source: Source, tail: bytes, at: int, *, whole: bool) -> bool:
-    """Whether a directory stands where the end record at `at` of the tail says, or right before it."""
+    """Whether there is a directory where the end record at `at` of the tail says, or directly before the record."""
     end = source.size - len(tail) + at
     *_, size, start, _ = _END.unpack_from(tail, at)
     places = {start} if whole else {start, end - size}

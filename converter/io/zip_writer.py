@@ -1,6 +1,6 @@
 """Writes zip archives as torch 1.12 does: stored records, all planned before a byte is written.
 
-A record's data start at a multiple of 64 bytes. Its CRC-32 stands behind the data, so that a record can be written
+A record's data start at a multiple of 64 bytes. Its CRC-32 follows the data, so that a record can be written
 before its CRC-32 is known. Sources: PKWARE's APPNOTE 6.3.10; miniz 2.1 `mz_zip_writer_add_mem_ex_v2`; caffe2/serialize/
 inline_container.cc `getPadding`.
 """
@@ -32,7 +32,7 @@ class Member:
 
     @property
     def end(self) -> int:
-        """The offset behind it, at which the next record starts."""
+        """The offset after it, where the next record starts."""
         return self.offset + len(self.header()) + self.nbytes + len(self.descriptor(0))
 
     def header(self) -> bytes:

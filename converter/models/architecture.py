@@ -247,7 +247,7 @@ class Architecture:
         return next((activation for activation, names in named if name in names), None)
 
     def activation_setting(self, activation: Activation) -> dict[str, str]:
-        """What a config.json says to ask for a GELU."""
+        """The setting of config.json that selects a GELU."""
         return {self.activation.setting: self.activation.names[activation][0]} if self.activation else {}
 
     # ---- tensors
@@ -278,6 +278,10 @@ class Architecture:
     def parts(self, count: int) -> dict[str, tuple[str, ...]]:
         """What equal parts of a tensor's last dimension hold, by the tensor's bare name, for `count` layers."""
         return {at(layer, row.name): row.parts for row, layer in self.each(count) if row.parts}
+
+    def gguf_names(self, count: int) -> dict[str, str]:
+        """The names in GGUF by the bare names, for `count` layers."""
+        return {at(layer, row.name): at(layer, row.gguf) for row, layer in self.each(count) if row.gguf}
 
     def bare(self, name: str) -> str:
         """A name without the family's prefix, whichever of them it has."""

@@ -1,1 +1,1 @@
-"""Pickles, run without calling anything: opcodes, the closed table of globals, and what a state dict becomes."""
+"""Runs pickles without calling anything: opcodes, the closed table of globals, and the tensors of a state dict."""

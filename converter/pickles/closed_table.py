@@ -1,8 +1,9 @@
-"""The closed table: the only globals that mean something here, and what each makes of its arguments.
+"""The closed table: the only globals that have a meaning here, and what each one builds from its arguments.
 
-They are the functions that torch.save writes for tensors (torch/_utils.py, torch/_tensor.py, torch/storage.py) and the
-containers of a state dict. None of them is imported; each has a function here that builds a `Tensor` from plain values.
-A pair is compared whole: `torch` + `_utils._rebuild_tensor_v2` is not `torch._utils` + `_rebuild_tensor_v2`.
+Its rows are the functions that torch.save writes for tensors (torch/_utils.py, torch/_tensor.py, torch/storage.py) and
+the containers of a state dict. None of them is imported: a function in this file builds a `Tensor` from plain values
+instead. Module and name are compared as a pair: `torch` + `_utils._rebuild_tensor_v2` is not the same global as
+`torch._utils` + `_rebuild_tensor_v2`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from converter.tensors.tensor import Storage, Tensor
 
 _META: Final = ("meta", b"meta")  # the location of a storage that has a size and no data
 _QUANTISED: Final = frozenset(name for name in BY_TORCH if name.startswith(("qint", "quint")))
-_ATTRIBUTES: Final = 100  # of one tensor: a pickle can pass one dict to many calls, and each looks at all its keys
-# Assigning to these changes a tensor or its bytes: they are the attributes that torch 2.13 gives a setter.
+_ATTRIBUTES: Final = 100  # per tensor. A pickle can pass one dict to many calls, and each call reads all its keys
+# Assigning to one of these changes the tensor or its bytes. They are the attributes with a setter in torch 2.13.
 SETTERS: Final = frozenset(
     (
         *("data", "real", "imag", "names", "requires_grad", "volatile", "grad", "grad_dtype", "grad_fn"),
@@ -30,9 +31,9 @@ SETTERS: Final = frozenset(
 
 
 class Typed(NamedTuple):
-    """A storage as a pickle mentions it: with the dtype of its class, or untyped (bytes).
+    """A storage as a pickle mentions it: with the dtype of its class, or untyped (counted in bytes).
 
-    `meta` marks one that torch.load leaves without data, because the pickle says that it was on the device `meta`.
+    `meta` is true if the pickle says that the storage was on the device `meta`: torch.load then gives it no data.
     """
 
     storage: Storage
@@ -43,7 +44,7 @@ class Typed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StorageClass:
-    """`torch.FloatStorage` and its like; untyped ones count bytes."""
+    """`torch.FloatStorage` and the like. An untyped storage counts bytes."""
 
     name: str
     dtype: Dtype
@@ -51,7 +52,7 @@ class StorageClass:
 
 
 class Special:
-    """A tensor of a kind that has no plain bytes: quantised, sparse, nested, without data … It is listed, never converted."""
+    """A tensor without plain bytes: quantised, sparse, nested, without data … It is listed, but never converted."""
 
     __slots__ = ("args", "dtype", "function", "kind", "shape")
 
@@ -66,7 +67,7 @@ class Special:
 
 
 class Attributed:
-    """A tensor to which torch.load would give plain attributes. `attributes` are what the pickle sets, in order."""
+    """A tensor to which torch.load would add plain attributes: those that the pickle sets, in its order."""
 
     __slots__ = ("attributes", "tensor")
 
@@ -76,7 +77,7 @@ class Attributed:
 
 
 def is_meta(location: object) -> bool:
-    """Whether torch.load gives a storage with this location no data."""
+    """Whether torch.load would leave a storage with this location without data."""
     return type(location) in (str, bytes) and location in _META
 
 
@@ -153,9 +154,9 @@ def _rebuild_tensor_v3(args: tuple[Any, ...]) -> object:
 
 
 def _with_metadata(tensor: Tensor | Special, metadata: list[Any], function: str) -> object:
-    """Return the tensor, or a Special where it is lazily conjugated or negated: the stored values are not its own.
+    """Return the tensor, or a Special if it is a lazily conjugated or negated view: its bytes are not its values.
 
-    torch asks only whether the mark is there, not whether it is true (torch/csrc/jit/serialization/pickler.h).
+    torch only asks whether the mark is present, not whether it is true (torch/csrc/jit/serialization/pickler.h).
     """
     marks = metadata[0] if metadata else None
     if marks is None:
@@ -177,7 +178,7 @@ def _with_metadata(tensor: Tensor | Special, metadata: list[Any], function: str)
 def _dtype(value: object) -> Dtype:
     if type(value) is TableEntry and isinstance(value.value, Dtype):
         return value.value
-    raise PickleError(f"a tensor's dtype is {_named(value)}, which is no torch.dtype")
+    raise PickleError(f"a tensor's dtype is {_named(value)}, which is not a torch.dtype")
 
 
 def _named(value: object) -> str:
@@ -204,7 +205,7 @@ def _rebuild_parameter_with_state(args: tuple[Any, ...]) -> object:
 
 
 def _is_tensor(data: object, function: str) -> object:
-    """Return the tensor that a parameter is made of; the parameter does not get the attributes that it has."""
+    """Return the tensor that a parameter wraps. Attributes of that tensor do not pass to the parameter."""
     if isinstance(data, Attributed):
         return data.tensor
     if isinstance(data, Tensor | Special) or type(data) is Opaque:
@@ -215,8 +216,8 @@ def _is_tensor(data: object, function: str) -> object:
 def _with_state(made: object, state: object, function: str) -> object:
     """Return the tensor with the attributes that torch would set on it (`_set_obj_state` of torch/_utils.py).
 
-    `state` is a dict, or a tuple of a dict and one for slots; each may be None. Raises LayoutError where an attribute is one
-    by which torch changes the tensor itself.
+    `state` is a dict, or a tuple of a dict and a second one for slots; each may be None. Raises LayoutError for an
+    attribute that changes the tensor itself.
     """
     if type(state) is tuple and len(state) != 2:
         raise PickleError(f"{function} has a state of {len(state):,} parts: a dict, or two, were expected")
@@ -240,7 +241,7 @@ def _with_state(made: object, state: object, function: str) -> object:
 
 
 def _rebuild_from_type(args: tuple[Any, ...]) -> object:
-    """Return the tensor inside a tensor that has attributes; a true subclass stays a Special."""
+    """Return the tensor inside a tensor with attributes. A real subclass stays a Special."""
     _arguments(args, 4, 4, "torch._tensor._rebuild_from_type_v2")
     function, kind, inner, _ = args
     if type(function) is TableEntry and function.build is _rebuild_from_type:
@@ -278,9 +279,9 @@ def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int
 
 
 def _ordered_dict(args: tuple[Any, ...]) -> object:
-    """Python 3 writes OrderedDict() and fills it; Python 2 passes a list of [key, value] pairs, which is copied.
+    """Build an OrderedDict. Python 3 passes nothing and fills it; Python 2 passes [key, value] pairs, which are copied.
 
-    The machine bounds how much is copied: a pickle can pass one list to many calls.
+    The machine limits how much is copied, because a pickle can pass one list to many calls.
     """
     _arguments(args, 0, 1, "collections.OrderedDict")
     made = Dict()
@@ -288,7 +289,7 @@ def _ordered_dict(args: tuple[Any, ...]) -> object:
         raise PickleError(f"collections.OrderedDict is given a {type(args[0]).__name__}, not a list of pairs")
     for pair in args[0] if args else ():
         if type(pair) not in (list, tuple) or len(pair) != 2:
-            raise PickleError("collections.OrderedDict is given something that is no list of pairs")
+            raise PickleError("collections.OrderedDict is given something that is not a list of pairs")
         made += pair
     return made
 

@@ -1,4 +1,4 @@
-"""What a pickle would run, as a line of Python for a person to read. It is text; nothing evaluates it."""
+"""Writes what a pickle would run as a line of Python for people to read. The line is text; nothing evaluates it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from converter.tensors.tensor import Tensor
 
 LENGTH: Final = 400  # characters of one expression
 _DEPTH: Final = 8
-_ITEMS: Final = 6  # of a container
-_TEXT: Final = 120  # characters of a string: a payload is recognised by its beginning
+_ITEMS: Final = 6  # shown per container
+_TEXT: Final = 120  # characters shown per string: the beginning is enough to recognise a payload
 
 
 def expression(value: object) -> str:
@@ -22,7 +22,7 @@ def expression(value: object) -> str:
 
 
 def _written(value: Any, depth: int, left: list[int]) -> str:
-    """`left` is how many characters may still be written: values that share values would multiply the text."""
+    """`left` is how many characters may still be written, because values that share values would multiply the text."""
     if left[0] <= 0 or depth < 0:
         return "…"
     if type(value) is Opaque or type(value) is Value:
@@ -43,7 +43,7 @@ def _written(value: Any, depth: int, left: list[int]) -> str:
     elif isinstance(value, TableEntry | ValueRow | Tensor | Special | Typed):
         text = describe(value)
     elif type(value) is int and value.bit_length() > 64:
-        text = f"{value:#x}"[:_TEXT]  # Python refuses to write very long integers in decimal
+        text = f"{value:#x}"[:_TEXT]  # hexadecimal: Python refuses to write very long integers in decimal
     else:
         text = repr(value)
     left[0] -= len(text)

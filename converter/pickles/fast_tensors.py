@@ -1,11 +1,11 @@
-"""The fast path: a tensor's thirty opcodes in one step (docs/decisions/0005-tensors-in-one-go.md).
+"""The fast path: runs the thirty opcodes of a tensor in one step (docs/decisions/0005-tensors-in-one-go.md).
 
-For every tensor of a state dict C's pickler writes the same thirty opcodes, from the PUT of the tensor before to its own
-REDUCE. `TENSOR` is one regular expression for them, whose groups are named after the value they produce. Where it matches,
-`FastTensors.run` does at once what the opcodes would have done one by one; where anything is out of the ordinary, it stops
-and the machine's loop goes on from there. It puts into the memo only the names, the keys and the tensors, because a pickler
-asks for nothing else again; of the rest the memo holds `OMITTED`, and `FastTensors.recall` makes it from the bytes when a
-pickle does ask for it.
+For every tensor of a state dict, the C pickler writes the same thirty opcodes, from the PUT of the previous tensor to
+the REDUCE of this one. `TENSOR` is one regular expression for them; its groups are named after the values they produce.
+Where it matches, `FastTensors.run` does in one step what the opcodes would have done one by one. Where anything is
+unusual, it stops, and the machine's loop goes on from there. It puts only the names, the keys and the tensors into the
+memo, because picklers ask for nothing else again. The other memo entries are `OMITTED`; if a pickle does ask for one,
+`FastTensors.recall` makes it from the bytes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Final
 from converter.pickles import opcodes as op
 from converter.pickles.values import TableEntry
 
-BATCH: Final = 0xFFFF  # opcodes from one look at the limits to the next
-OMITTED: Final = TableEntry("", "")  # stands in the memo for what `recall` makes when it is asked for
+BATCH: Final = 0xFFFF  # opcodes between two checks of the limits
+OMITTED: Final = TableEntry("", "")  # a memo entry that `recall` makes if a pickle asks for it
 
 # Parts of the expression. Only LONG_BINPUT counts as a PUT: the first 256 memo entries have BINPUT, and the loop runs the
 # tensors that put those, as well as scalars and tied tensors.
@@ -29,7 +29,7 @@ _PUT: Final = rb"r(?P<put_%s>.{4})"
 _GET: Final = rb"(?P<get_%s>h.|j.{4})"
 _NUMBER: Final = rb"(?:K.|M..|J.{3}[\x00-\x7f])"
 _NUMBERS: Final = rb"(?P<%%s>%(n)s\x85|%(n)s{2}\x86|%(n)s{3}\x87|\(%(n)s{4,8}t)" % {b"n": _NUMBER}
-_WIDTHS: Final = {op.BININT1: 1, op.BININT2: 2, op.BININT: 4}  # bytes of a number, by the opcode that writes it
+_WIDTHS: Final = {op.BININT1: 1, op.BININT2: 2, op.BININT: 4}  # bytes of a number, by its opcode
 
 TENSOR: Final = re.compile(
     _PUT % b"before" + rb"X(?P<name_length>.{4})(?P<name>[!-~]{1,999}?)" + _PUT % b"name"
@@ -41,29 +41,29 @@ TENSOR: Final = re.compile(
     re.DOTALL,
 ).match  # fmt: skip
 _EIGHT_PUTS: Final = struct.Struct("<8I").unpack
-_OPCODES: Final = 26  # of a tensor, without its shape and stride
+_OPCODES: Final = 26  # per tensor, without its shape and stride
 # Opcodes of a shape or stride by its rank: one per dimension, one that makes the tuple, and MARK if the rank is above 3.
 _OPCODES_BY_RANK: Final = (1, 2, 3, 4, 6, 7, 8, 9, 10)
 
 
 class FastTensors:
-    """Runs tensors for a machine, whose memo it shares.
+    """Runs tensors for a machine, and shares the machine's memo.
 
-    `memo` is the machine's, as a list; `sparse` are its memo entries with other numbers.
+    `memo` is the memo as a list; `sparse` has the entries whose numbers don't fit into the list.
     """
 
     def __init__(self, memo: list[Any], sparse: dict[int, Any], persistent: Callable[[object], object]) -> None:
         self.memo = memo
         self.sparse = sparse
         self.persistent = persistent
-        self.numbers: dict[bytes, tuple[int, ...]] = {}  # what sizes, strides and offsets say, by how they are written
-        # The tensors that were run here: the number of their first memo entry, their byte, and the values they use.
+        self.numbers: dict[bytes, tuple[int, ...]] = {}  # the numbers of sizes, strides and offsets, by their opcodes
+        # For each tensor that was run here: the number of its first memo entry, its byte, and the values it uses.
         self.done: list[tuple[int, int, tuple[Any, ...]]] = []
 
     def run(self, data: bytes, position: int, stack: list[Any]) -> tuple[int, int]:
-        """Run the tensors, each with its name, that follow the REDUCE before `position` in the form of C's pickler.
+        """Run the tensors, each with its name, that follow the REDUCE before `position`, as far as they have the usual form.
 
-        Returns how many opcodes these are, and the byte after the last one's REDUCE.
+        Returns the number of opcodes, and the byte after the last tensor's REDUCE.
         """
         opcodes, memo, numbers, persistent, done = 0, self.memo, self.numbers, self.persistent, self.done
         last: tuple[bytes, ...] | None = None
@@ -107,7 +107,7 @@ class FastTensors:
         return opcodes, position
 
     def recall(self, data: bytes, number: int) -> object:
-        """Return a memo entry that `run` omitted; the other omitted ones of its tensor are put into the memo as well."""
+        """Return a memo entry that `run` omitted. The other omitted entries of its tensor are put into the memo as well."""
         first, position, (_, tag, kind, location, hooks) = self.done[
             bisect_right(self.done, number, key=itemgetter(0)) - 1
         ]
@@ -123,7 +123,7 @@ class FastTensors:
 
 
 def _numbers(written: bytes) -> tuple[int, ...]:
-    """Return the numbers that a part of `TENSOR` spells, up to the opcode that makes a tuple of them."""
+    """Return the numbers that a part of `TENSOR` spells, up to the opcode that makes them a tuple."""
     found, position = [], 1 if written[0] == op.MARK else 0
     while position < len(written) and (width := _WIDTHS.get(written[position], 0)):
         found.append(int.from_bytes(written[position + 1 : position + 1 + width], "little"))

@@ -1,4 +1,4 @@
-"""What a pickle puts into values that it made before, and what is counted and noted of that."""
+"""What a pickle puts into values that it made earlier, and what the machine counts and notes about that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converter.pickles.values import Dict, Opaque, Value
 class Filling:
     """The part of a machine that fills containers and sets states.
 
-    `used` are the globals named so far, with their byte; `size` is the bytes of the pickle, and `copied` counts the values
+    `used` are the globals named so far, with their bytes; `size` is the bytes of the pickle; `copied` counts the values
     that calls have copied out of their arguments.
     """
 
@@ -31,22 +31,23 @@ class Filling:
         self.size = self.copied = 0
 
     def refuse(self, at: int, error: ConverterError) -> None:
-        """Raise what a strict run refuses; a lenient one notes it, and goes on as some unpickler does."""
+        """Raise the error in a strict run. A lenient run notes it and goes on as some unpickler does."""
         if self.note is None:
             raise error
         self.note(at, error, False)
 
     def copy(self, count: int, at: int) -> None:
-        """Count what a call copied out of its arguments: a pickle can pass one list to many calls, which would multiply it.
+        """Count the values that a call copied out of its arguments.
 
-        No list has more items than its pickle has bytes, so a list that is passed once is never too long.
+        A pickle can pass one list to many calls and so multiply it. A list that is passed once is never too long,
+        because it has no more items than the pickle has bytes.
         """
         self.copied += count
         if self.copied > 2 * self.size:
             raise LimitError(f"at byte {at:,} a list is passed to more calls than a checkpoint needs: they multiply it")
 
     def odd(self, module: str, name: str, at: int) -> None:
-        """Name a call of the table that may do more than make a plain value, as one that is outside of the table."""
+        """Note a call of a global in the table that may make more than a plain value, as if the global were outside."""
         self.used.setdefault((module, f"{name}(…)"), at)
 
     def extend(self, target: Any, items: list[Any], code: int, at: int) -> None:
@@ -59,7 +60,7 @@ class Filling:
             target.fill(items, pairs=True)
         else:
             problem = PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
-            # Unpicklers put items at the places of a list, and nothing into anything.
+            # Unpicklers set items of a list by index, and do nothing if there are no items.
             if items and type(target) is not list:
                 raise problem
             self.refuse(at, problem)
@@ -77,7 +78,7 @@ class Filling:
             self.refuse(at, problem)
 
     def build(self, target: Any, state: object, at: int) -> None:
-        """Note the state that BUILD would have set on a value."""
+        """Note the state that BUILD would set on a value."""
         if type(state) is Dict:
             self.copy(len(state), at)
         if type(target) is Dict:

@@ -1,4 +1,4 @@
-"""From a pickle's inert value to named tensors: flattening, the root, and what is left over."""
+"""From a pickle's inert value to named tensors: flattening, the choice of a root, and what is left over."""
 
 from __future__ import annotations
 
@@ -12,43 +12,48 @@ from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.modules import attributes, items, settings, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
-from converter.pickles.values import Dict, Opaque, TableEntry, Value
+from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
 from converter.pickles.walk import inside, key_text
 from converter.pickles.weights import PREFIXES, Chosen, choose
-from converter.tensors.catalogue import Other, Unsupported
+from converter.tensors.catalogue import Other, Role, Unsupported
 from converter.tensors.tensor import Tensor
+from converter.words import Part, Root
 
+# What people call the types that stand for values here.
+_KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
 _TENSORS: Final = (Tensor, Special, Attributed)
-_SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
+_SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
 _CLASSES: Final = 4  # of whole modules that stand side by side: so many are named
-_LETTERS: Final = 256  # bytes that a name may have on average
+_LETTERS: Final = 256  # average bytes per name that are allowed
 
 
 @dataclass(slots=True)
 class Flattened:
-    """The tensors by name in the order of the pickle, and what is no tensor.
+    """The tensors by name in the order of the pickle, and everything that is not a tensor.
 
     `root` is the way to the part that the names start below, its keys joined with dots; `prefix` what a wrapper had put
     before every name, which the names leave out. `module` is the class of the whole module, or the classes of those side by
-    side, whose state dicts it is.
+    side, whose state dicts it is. `averaged` are the names of averaged weights that stand beside
+    these.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unsupported: list[Unsupported] = field(default_factory=list)
     others: list[Other] = field(default_factory=list)
-    arrays: dict[int, Tensor] = field(default_factory=dict)  # those made of numpy's arrays, by the array's id
+    arrays: dict[int, Tensor] = field(default_factory=dict)  # the tensors made from numpy arrays, by the array's id
     root: str = ""
     prefix: str = ""
     module: str = ""
+    averaged: list[str] = field(default_factory=list)
 
 
-def flatten(value: object, root: str | None = None, module: Callable[[object], Dict | None] = state_dict) -> Flattened:
+def flatten(value: object, root: Root = None, module: Callable[[object], Dict | None] = state_dict) -> Flattened:
     """Name every tensor of the weights by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
 
-    A whole module has the names of its `state_dict()`, which `module` gives. Which part are the weights is the rule of
-    `pickles.weights`; `root` chooses another part, and names start below it. Lists count from 0.
+    A whole module has the names of its `state_dict()`, which `module` gives. `pickles.weights` decides which part holds
+    the weights; `root` chooses another part, and names then start below it. Positions in lists count from 0.
 
-    Raises FormatError for a root that is not there, LayoutError for two tensors of one name or a key that stands twice on
+    Raises FormatError for a part that is not there, LayoutError for two tensors of one name or a key that stands twice on
     the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
@@ -56,16 +61,18 @@ def flatten(value: object, root: str | None = None, module: Callable[[object], D
         flattened.tensors, flattened.prefix = _without_prefix(plain)
         return flattened
     held = _Held(value, module)
-    if root is not None:
+    if type(root) is str:
         chosen = _chosen(value, root, held)
         flattened.root = root
     else:
-        chosen = choose(value, held, held.parts)
+        chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None)
         if chosen.value is not value and type(chosen.value) is Dict:
-            held.containers.add(id(chosen.value))  # it may be a dict without some of its parts
+            held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
         flattened.root = ".".join(chosen.keys)
+    flattened.averaged = chosen.averaged
+    averaged = frozenset(chosen.averaged)
     for name, inner in chosen.beside:
-        flattened.others.append(_other(name, inner))
+        flattened.others.append(_other(name, inner, "averaged" if name in averaged else "beside"))
     top = chosen.value
     if _is_tensor(top):
         _add(flattened, "tensor", top)
@@ -80,8 +87,8 @@ def flatten(value: object, root: str | None = None, module: Callable[[object], D
         flattened.module = ", ".join([*dict.fromkeys(held.outermost(top))][:_CLASSES])
     if id(top) in held.modules:
         named = {key for key in held.modules[id(top)][::2] if type(key) is str}
-        flattened.others += [_other(name, inner) for name, inner in settings(top) if name not in named]
-    elif root is None:
+        flattened.others += [_other(name, inner, "setting") for name, inner in settings(top) if name not in named]
+    elif type(root) is not str:
         flattened.tensors, flattened.prefix = _without_prefix(flattened.tensors)
     return flattened
 
@@ -91,7 +98,7 @@ def _is_tensor(value: object) -> bool:
 
 
 def _plain(value: Dict) -> dict[str, Tensor] | None:
-    """The tensors of a dict that holds names and tensors and nothing else; None where it holds anything more."""
+    """The tensors of a dict that holds only names and tensors; None if it holds anything else."""
     names, tensors = value[::2], value[1::2]
     if set(map(type, names)) != {str} or set(map(type, tensors)) != {Tensor} or sum(map(len, names)) > limits().names:
         return None
@@ -99,13 +106,18 @@ def _plain(value: Dict) -> dict[str, Tensor] | None:
     return found if len(found) == len(names) else None
 
 
-def facts(flattened: Flattened) -> dict[str, str]:
-    """What a catalogue's metadata says of the part that was chosen."""
-    return {"root": flattened.root, "prefix": flattened.prefix, "module": flattened.module}
+def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
+    """What a catalogue's metadata says about the part that was chosen."""
+    return {
+        "root": flattened.root,
+        "prefix": flattened.prefix,
+        "module": flattened.module,
+        "averaged": tuple(flattened.averaged),
+    }
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Leave out what wrappers put before every name: `module.`, `_orig_mod.`, or one after the other."""
+    """Remove the prefixes that wrappers put before every name: `module.`, `_orig_mod.`, or both."""
     prefix = ""
     while fits := [p for p in PREFIXES if tensors and all(name.startswith(prefix + p) for name in tensors)]:
         prefix += fits[0]
@@ -126,25 +138,29 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
     elif isinstance(leaf, Attributed):
         _add(flattened, name, leaf.tensor)
         for attributes in leaf.attributes:
-            flattened.others.append(_other(f"{name}.__dict__", attributes))
+            flattened.others.append(_other(f"{name}.__dict__", attributes, "attribute"))
     elif isinstance(leaf, Special):
         flattened.unsupported.append(Unsupported(name, leaf.kind, leaf.dtype, leaf.shape))
     else:
         flattened.others.append(leaf if isinstance(leaf, Other) else _other(name, leaf))
 
 
-def _other(name: str, value: object) -> Other:
+def _other(name: str, value: object, role: Role = "beside") -> Other:
+    if isinstance(value, Special):
+        return Other(name, f"{value.kind} tensor", value, role)
     kind = f"{value.module}.{value.name}" if isinstance(value, Opaque) else type(value).__name__
-    return Other(name, "dict" if kind == "Dict" else "None" if value is None else kind, value)
+    if isinstance(value, TableEntry | ValueRow):
+        kind = "dtype" if isinstance(value.value if isinstance(value, TableEntry) else None, Dtype) else "global"
+    return Other(name, _KINDS.get(kind, kind), value, role)
 
 
 def _chosen(value: object, root: str, held: _Held) -> Chosen:
-    """The part that a root names, whose keys are joined with dots."""
+    """The part that a root names; the keys in the root are joined with dots."""
     chosen, rest = Chosen([], value), root
     while rest:
         node = held.opened(chosen.value)
         if type(node) is not Dict:
-            raise FormatError(f"there is no `{root}` in the checkpoint: it is no dict there")
+            raise FormatError(f"there is no `{root}` in the checkpoint: the value there is not a dict")
         keys = [key_text(key) for key in node[::2]]
         fits = [key for key in keys if rest == key or rest.startswith(key + ".")]
         if not fits:
@@ -157,11 +173,11 @@ def _chosen(value: object, root: str, held: _Held) -> Chosen:
 
 
 class _Several(list[Any]):
-    """Containers that hold one and the same value."""
+    """Several containers that all hold one value."""
 
 
 class _Held:
-    """Which values lead to a tensor without passing something opaque. Called with a value, it tells whether this one does.
+    """Tells which values lead to a tensor without passing something opaque. Call it with a value.
 
     Something opaque that may be passed is a whole module; a dict of a class of its own; and an object with attributes, such as
     a trainer, on the way to a whole module.
@@ -289,7 +305,7 @@ def _check_keys(node: Dict) -> None:
 
 
 def _identity(key: object) -> str:
-    """A text that is the same for keys that Python takes for equal (1, True and 1.0), or that have the same name here.
+    """A text that is equal for keys that Python considers equal (1, True and 1.0), or that have the same name here.
 
     Keys other than text, bytes and numbers are told apart by their descriptions only, which may be the same for two. Tensors
     and what a call of a class makes are equal to nothing but themselves: an optimizer has its state by parameter.
@@ -301,9 +317,9 @@ def _identity(key: object) -> str:
     if isinstance(key, bool):
         key = int(key)
     if isinstance(key, Value):
-        return key.name  # devices and dtypes may be equal and written in two ways
+        return key.name  # equal devices and dtypes can be written in two ways
     if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
-        return key.value.torch  # which has aliases: torch.half is torch.float16
+        return key.value.torch  # one name for all aliases: torch.half is torch.float16
     return key_text(key)
 
 

@@ -1,4 +1,4 @@
-"""What unpicklers let pass, though it is no well-formed pickle, and how they read what Python 2 wrote."""
+"""Malformed pickles that some unpickler still accepts, and how unpicklers read what Python 2 wrote."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from converter.errors import ConverterError
 from converter.limits import limits
 from converter.pickles.values import Dict, Opaque
 
-# Is told the byte, what a strict run would have raised, and whether every unpickler stops there.
+# Called with the byte, the error that a strict run would have raised, and whether every unpickler stops there.
 Note = Callable[[int, ConverterError, bool], None]
 
-DEAD_ENDS: Final = 64  # errors behind which no unpickler goes on, until a lenient run stops, too
+DEAD_ENDS: Final = 64  # errors at which every unpickler stops; after so many of them a lenient run stops, too
 
 
 class Lost:
-    """Stands on the stack for what an opcode did not yield, because it can't be run."""
+    """A stand-in on the stack for the result of an opcode that can't be run."""
 
     def __repr__(self) -> str:
         return "…"
 
 
 def sets_nothing(state: object) -> bool:
-    """Whether BUILD sets nothing by a state, so that unpicklers take it for a value of any kind."""
+    """Whether BUILD with this state sets nothing, so that unpicklers accept it on a value of any kind."""
     return _is_empty(state) or (type(state) is tuple and len(state) == 2 and all(map(_is_empty, state)))
 
 
 def _is_empty(state: object) -> bool:
-    # What a call makes may be empty, too.
+    # The result of a call may be empty, too.
     return (
         state is None
         or type(state) is Opaque
@@ -37,22 +37,22 @@ def _is_empty(state: object) -> bool:
 
 
 def in_python_3(module: str, name: str) -> tuple[str, str]:
-    """Return the names by which unpicklers import a global that a pickle of protocol 0 to 2 names as Python 2 did."""
-    # Not imported with the module: the globals of checkpoints are known without it.
+    """Return the Python 3 module and name of a global that a pickle of protocol 0 to 2 may name as Python 2 did."""
+    # Imported only here, because the globals of ordinary checkpoints are found without it.
     from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
     return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
 
 
 def writable(text: str) -> str:
-    """Return a name without lone surrogates, which no output can hold, and no longer than a line."""
+    """Return a name without lone surrogates, which no output can hold, cut to the length of a line."""
     return text[: limits().line].encode("utf-8", "backslashreplace").decode()
 
 
 def python2_string(data: bytes, *, lenient: bool) -> str | bytes:
-    """Return a string of Python 2, which was text or bytes: text where it is UTF-8, as torch.load reads it.
+    """Return a STRING of Python 2, which was text or bytes: as text if it is UTF-8, as torch.load reads it.
 
-    To a lenient run the others are text, too, since numpy.load and pickle.load can read them as Latin-1.
+    A lenient run reads all others as text, too, because numpy.load and pickle.load can read them as Latin-1.
     """
     try:
         return data.decode()

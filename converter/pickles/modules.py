@@ -1,7 +1,7 @@
-"""A whole module, as `torch.save(model)` writes it: what `state_dict()` of it would hold, without making it.
+"""A whole module, as `torch.save(model)` writes it: what its `state_dict()` would hold, without making the module.
 
-A module's pickle is its class, which is only named here, and its attributes. torch keeps what `state_dict()` gives in four of
-them (torch/nn/modules/module.py, `_save_to_state_dict`): `_parameters`, `_buffers` without the names in
+The pickle of a module has its class, which is only named here, and its attributes. torch takes `state_dict()` from four
+of the attributes (torch/nn/modules/module.py, `_save_to_state_dict`): `_parameters`, `_buffers` without the names in
 `_non_persistent_buffers_set`, and `_modules`, whose state dicts follow under their names.
 """
 
@@ -17,7 +17,7 @@ _BUFFERS: Final = "_buffers"
 _MODULES: Final = "_modules"
 _NOT_SAVED: Final = "_non_persistent_buffers_set"
 _KEPT_IN: Final = frozenset((_PARAMETERS, _BUFFERS, _MODULES))
-_INNER: Final = frozenset(  # attributes that torch.nn.Module itself has: none of them tells anything about the model
+_INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so they say nothing about the model
     (
         *_KEPT_IN, _NOT_SAVED, "training", "call_super_init", "dump_patches", "_backward_pre_hooks", "_backward_hooks",
         "_is_full_backward_hook", "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -30,9 +30,9 @@ _WRAPPERS: Final = {("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod"
 
 
 def state_dict(value: object) -> Dict | None:
-    """What a module's `state_dict()` starts with: its parameters, its buffers and its inner modules, by name, in that order.
+    """One level of a module's `state_dict()`: parameters, buffers and inner modules, by name and in that order.
 
-    The inner modules are as the pickle holds them. None for whatever is no module.
+    Inner modules are returned as the pickle holds them. None if the value is not a module.
     """
     held = _module(value)
     if held is None:
@@ -52,14 +52,14 @@ def state_dict(value: object) -> Dict | None:
 
 
 def settings(value: object) -> Iterator[tuple[str, Any]]:
-    """A module's own attributes, such as `in_features`: what somebody set, not what every torch.nn.Module has."""
+    """A module's own attributes, such as `in_features`, without those that every torch.nn.Module has."""
     for key, inner in (_module(value) or Dict()).pairs():
         if type(key) is str and key not in _INNER:
             yield key, inner
 
 
 def attributes(value: object) -> Dict | None:
-    """The attributes that BUILD gives an object that is made by its class; None where nothing is known of them."""
+    """The attributes that BUILD sets on an object made by its class; None if they are not known."""
     if type(value) is not Opaque or value.args is None or not value.state:
         return None
     state = value.state[-1]
@@ -92,7 +92,7 @@ def _has_parts(attributes: Dict) -> bool:
 
 
 def _names(value: object) -> frozenset[str]:
-    """The texts in a set: set() of a list of items, or an empty one that items were put into."""
+    """The texts in a set, which a pickle writes as set([…]) or as an empty set that it fills."""
     if not isinstance(value, Opaque):
         return frozenset()
     lists = (value.args, *(value.args if type(value.args) is tuple else ()), value.items)

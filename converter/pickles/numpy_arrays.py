@@ -1,4 +1,4 @@
-"""A numpy array in a pickle as a tensor: its bytes lie in the pickle, row by row or column by column."""
+"""A numpy array in a pickle as a tensor. Its bytes lie in the pickle, row by row or column by column."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BYTE_ORDERS: Final = "<>=|"
 
 
 def array_parts(value: object) -> tuple[tuple[int, ...], str, bool, object] | None:
-    """The shape, dtype (`<f4`), whether it lies by columns, and contents of an array; None for anything else."""
+    """Shape, dtype (`<f4`), whether it lies column by column, and contents of an array; None for anything else."""
     if type(value) is not Value or value.module not in ("numpy", "numpy.core.numeric", "numpy._core.numeric"):
         return None
     if value.name == "ndarray" and value.state and type(value.state[-1]) is tuple and len(value.state[-1]) >= 4:
@@ -36,7 +36,7 @@ def array_parts(value: object) -> tuple[tuple[int, ...], str, bool, object] | No
 
 
 def dtype_name(dtype: object) -> str | None:
-    """The name of a dtype with its byte order: `<f4`; None for those that have fields or are no `numpy.dtype`."""
+    """The name of a dtype with its byte order, `<f4`; None for a dtype with fields, or anything but a `numpy.dtype`."""
     if type(dtype) is not Value or (dtype.module, dtype.name) != ("numpy", "dtype") or type(dtype.args) is not tuple:
         return None
     name = dtype.args[0] if dtype.args else None
@@ -52,7 +52,7 @@ def dtype_name(dtype: object) -> str | None:
 
 
 def is_numeric(value: object) -> bool:
-    """Whether it is an array of numbers, which `array_tensor` makes a tensor of."""
+    """Whether a value is an array of numbers, from which `array_tensor` can make a tensor."""
     parts = array_parts(value)
     return parts is not None and parts[1][1:] in DTYPES and type(parts[3]) is bytes
 
@@ -60,11 +60,11 @@ def is_numeric(value: object) -> bool:
 def array_tensor(value: object, key: str) -> Tensor:
     """An array of numbers as a tensor on a storage of its own.
 
-    Raises LayoutError where it has more or fewer bytes than its shape needs, or is no array of numbers.
+    Raises LayoutError if it has more or fewer bytes than its shape needs, or is not an array of numbers.
     """
     parts = array_parts(value)
     if parts is None or not isinstance(data := parts[3], bytes) or parts[1][1:] not in DTYPES:
-        raise LayoutError(f"`{key}` is no array of numbers")
+        raise LayoutError(f"`{key}` is not an array of numbers")
     shape, name, columns, _ = parts
     dtype = DTYPES[name[1:]]
     if math.prod(shape) * dtype.itemsize != len(data):

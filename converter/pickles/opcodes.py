@@ -10,11 +10,11 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
-from converter.errors import EndOfDataError, LimitError, PickleError, TruncatedPickleError
+from converter.errors import EndOfDataError, FrameError, LimitError, PickleError, TruncatedPickleError
 from converter.limits import limits
 
-# How an opcode's argument is written: numbers by their width; texts, bytes, STRINGs of Python 2 and long integers by the
-# width of the length that stands before them; and lines of text, as protocol 0 has them.
+# How an opcode's argument is written. Numbers have a fixed width. Texts, bytes, STRINGs of Python 2 and long integers follow
+# a length, whose width is given here. Protocol 0 writes lines of text.
 _NOTHING, _UINT8, _UINT16, _UINT32, _INT32, _UINT64, _DOUBLE, _TEXT8, _TEXT32, _TEXT64 = range(10)
 _BYTES8, _BYTES32, _BYTES64, _STRING8, _STRING32, _LINE, _TWO_LINES, _INTEGER8, _INTEGER32 = range(10, 19)
 _NO_OPCODE: Final = 255
@@ -97,7 +97,7 @@ PERSID: Final = _opcode("PERSID", 0x50, _LINE)
 BINPERSID: Final = _opcode("BINPERSID", 0x51, _NOTHING)
 
 NAMES: Final = {code: name for name, (code, _) in OPCODES.items()}
-# Bytes of an argument whose width the opcode alone tells, by how the argument is written.
+# Bytes of an argument with a fixed width, by how the argument is written.
 FIXED_WIDTHS: Final = {_NOTHING: 0, _UINT8: 1, _UINT16: 2, _UINT32: 4, _INT32: 4, _UINT64: 8, _DOUBLE: 8}
 _ARGUMENTS: Final = bytes(map(dict(OPCODES.values()).get, range(256), [_NO_OPCODE] * 256))
 
@@ -107,7 +107,7 @@ _UINT32_AT: Final = struct.Struct("<I").unpack_from
 _UINT64_AT: Final = struct.Struct("<Q").unpack_from
 _DOUBLE_AT: Final = struct.Struct(">d").unpack_from
 _FIXED: Final = {_UINT16: (2, _UINT16_AT), _INT32: (4, _INT32_AT), _UINT64: (8, _UINT64_AT), _DOUBLE: (8, _DOUBLE_AT)}
-# Bytes of the length that stands before an argument, by how the argument is written.
+# Bytes of the length before an argument, by how the argument is written.
 _PREFIX: Final = {
     **dict.fromkeys((_TEXT8, _BYTES8, _STRING8, _INTEGER8), 1),
     **dict.fromkeys((_TEXT32, _BYTES32, _STRING32, _INTEGER32), 4),
@@ -116,7 +116,7 @@ _PREFIX: Final = {
 
 # Numbers as text. 010, 0x10 and 1_0 are refused: C's unpickler, Python's and pickletools read them differently.
 _DECIMAL: Final = re.compile(rb"-?(?:0|[1-9][0-9]*+)")
-_OCTAL: Final = re.compile(rb"[+-]?0[0-7]++")  # C's strtol reads it, Python's int() does not
+_OCTAL: Final = re.compile(rb"[+-]?0[0-7]++")  # C's strtol reads these, Python's int() does not
 _ODD: Final = re.compile(rb"[\s_]")
 _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.?))", re.DOTALL)
 _ESCAPES: Final = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True))
@@ -125,7 +125,8 @@ _ESCAPES: Final = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True)
 Refuse = Callable[[int, PickleError | LimitError], None]
 
 
-def _strictly(at: int, error: PickleError | LimitError) -> NoReturn:
+def strictly(at: int, error: PickleError | LimitError) -> NoReturn:
+    """Raise whatever any reader refuses."""
     raise error
 
 
@@ -134,23 +135,24 @@ def decode(
     position: int = 0,
     *,
     start: int | None = None,
-    refuse: Refuse = _strictly,
+    refuse: Refuse = strictly,
     total: int | None = None,
     skips: bool = False,
 ) -> Iterator[tuple[int, Any, int]]:
     """Yield every opcode up to STOP as (code, argument, byte where it starts).
 
     Text is str, a STRING of Python 2 is bytes, GLOBAL and INST have (module, name), FLOAT and BINFLOAT a float, INT and
-    LONG an int (INT's 00 and 01 are bools). Stricter than CPython: no opcode may reach over the end of its frame. `start`
-    is where the pickle begins, if not at `position`; then there must be no frame around `position`.
+    LONG an int (INT's 00 and 01 are bools). This is stricter than CPython: no opcode may cross the end of its frame.
+    `start` is where the pickle begins, if not at `position`; then `position` must not lie within a frame.
 
-    `refuse` is given the byte and the error of what any reader refuses, though some unpickler goes on: C's or Python's of
-    CPython 3.11 to 3.14, or torch's. It raises, or returns to have the rest read as that unpickler reads it;
-    where none goes on, decode raises.
-    `total` is the size of all that there is, where `data` is only its beginning. With `skips`, an argument that reaches over
-    the end of its frame begins behind the frame: C's unpickler reads it so from a file that has no peek(), such as BytesIO.
+    `refuse` is called with the byte and the error of a mistake that some unpickler accepts: C's or Python's of CPython
+    3.11 to 3.14, or torch's. It raises, or returns to have the rest read as that unpickler reads it. A mistake that no
+    unpickler accepts is raised here. `total` is the size of the whole file, if `data` is only its beginning. With
+    `skips`, an argument that crosses the end of its frame begins after the frame: this is how C's unpickler reads it
+    from a file without peek(), such as BytesIO.
 
-    Raises PickleError, TruncatedPickleError, LimitError; no length makes it allocate more than there is to read.
+    Raises PickleError, TruncatedPickleError, LimitError. No length in the data makes it allocate more than there is to
+    read.
     """
     size = len(data)
     start = position if start is None else start
@@ -169,9 +171,8 @@ def decode(
         position += 1
         if kind == _NOTHING:
             if code == STOP and frame > position:
-                refuse(
-                    at, PickleError(f"STOP at byte {at:,} within a frame: readers disagree on where the pickle ends")
-                )
+                within = f"STOP at byte {at:,} within a frame: readers disagree on where the pickle ends"
+                refuse(at, FrameError(within, frame, apart=False))
             yield code, None, at
             if code == STOP:
                 return
@@ -205,10 +206,10 @@ def decode(
             (argument,) = unpack(data, position)
             position += width
             if kind == _UINT64:
-                # Frames change no opcode. C's unpickler takes them for a hint of how much to read; Python's lets one reach past
+                # Frames change no opcode. To C's unpickler they are a hint of how much to read; Python's lets one reach past
                 # the end of the file, and only refuses what crosses the end of a frame.
                 if frame > at:
-                    refuse(at, PickleError(f"FRAME at byte {at:,} within another frame"))
+                    refuse(at, FrameError(f"FRAME at byte {at:,} within another frame", frame, apart=True))
                 inner = position + argument <= limit != size
                 if skips and limit != size and not inner:
                     position = limit
@@ -249,7 +250,7 @@ def decode(
             name, position, limit = _line(data, position, at, limit, total, refuse, skips)
             argument = (_text(module, at, refuse), _text(name, at, refuse))
         else:
-            raise PickleError(f"byte {at:,} is {code:#04x}, which is no opcode")
+            raise PickleError(f"byte {at:,} is {code:#04x}, which is not an opcode")
         yield code, argument, at
 
 
@@ -260,11 +261,12 @@ def _missing(code: int, at: int, end: int, size: int) -> TruncatedPickleError:
 def _crossed(
     code: int, at: int, position: int, width: int, limit: int, size: int, refuse: Refuse, skips: bool
 ) -> tuple[int, int]:
-    """Refuse `width` bytes that end behind `limit`. Return where they begin, and the end of the data: the frame is left."""
+    """Refuse `width` bytes that cross `limit`. Returns where they begin, and the end of the data as the new limit."""
     position, begin = limit if skips else position, position
     if position + width > size:
         raise _missing(code, at, begin + width if begin + width > size else position + width, size)
-    refuse(at, PickleError(f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}"))
+    over = f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}"
+    refuse(at, FrameError(over, limit, apart=True))
     return position, size
 
 
@@ -284,7 +286,7 @@ def _text(data: bytes, at: int, refuse: Refuse) -> str:
 def _line(
     data: bytes, position: int, at: int, limit: int, total: int, refuse: Refuse, skips: bool
 ) -> tuple[bytes, int, int]:
-    """Return a line without its end, the byte behind that, and the end of the frame around that."""
+    """Return a line without its line end, the byte after it, and the end of the frame there."""
     size, end = len(data), data.find(b"\n", position, min(limit, position + limits().line + 1))
     if end >= 0:
         return data[position:end], end + 1, limit
@@ -300,13 +302,13 @@ def _line(
         return data[position:end], end + 1, limit
     if size < total:
         raise _missing(data[at], at, size + 1, size)
-    # Python's unpickler takes what is left for a line, and drops its last byte.
+    # Python's unpickler treats the rest as a line, and drops its last byte.
     refuse(at, _missing(data[at], at, size + 1, size))
     return data[position : size - 1], size, size
 
 
 def _line_argument(code: int, line: bytes, at: int, refuse: Refuse) -> object:
-    """Return the argument that protocol 0 writes as text."""
+    """Return an argument that protocol 0 writes as text."""
     try:
         return _strict_argument(code, line, at)
     except LimitError as error:
@@ -323,7 +325,7 @@ def _line_argument(code: int, line: bytes, at: int, refuse: Refuse) -> object:
 
 
 def _strict_argument(code: int, line: bytes, at: int) -> object:
-    """Return an argument that all readers read alike. Raises ValueError for any other, and LimitError."""
+    """Return an argument that all readers read in the same way. Raises ValueError for any other, and LimitError."""
     name = NAMES[code]
     match name:
         case "PERSID":
@@ -348,13 +350,13 @@ def _strict_argument(code: int, line: bytes, at: int) -> object:
                 raise LimitError(f"{name} at byte {at:,} has a memo number of more than 32 bits")
             return int(line)
         case _:
-            raise ValueError("no number as Python writes it")
+            raise ValueError("not a number as Python writes it")
 
 
 def _lenient_argument(code: int, line: bytes) -> object:
-    """Return an argument as the most lenient of the unpicklers reads it. Raises ValueError for what none reads.
+    """Return an argument as the most lenient unpickler reads it. Raises ValueError if no unpickler can read it.
 
-    C's unpickler reads a number up to its first NUL, and an octal number by its leading 0; Python's int() takes blanks,
+    C's unpickler reads a number up to its first NUL, and takes a leading 0 for octal. Python's int() accepts blanks,
     underscores, signs and prefixes.
     """
     if code == PERSID:
@@ -376,11 +378,11 @@ def _lenient_argument(code: int, line: bytes) -> object:
         raise ValueError("a negative number")
     if not index >> 32:
         return index
-    # It stands for a number that nobody can choose, so that no two collide.
+    # A larger number is replaced by a salted hash, so that a file cannot choose numbers that collide.
     return 1 << 60 | hash(index.to_bytes(index.bit_length() // 8 + 1, "little")) & (1 << 60) - 1
 
 
-_HALVES: Final = (b"\\", b"\\x")  # escapes that Python 2 let pass
+_HALVES: Final = (b"\\", b"\\x")  # broken escapes that Python 2 accepted
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:

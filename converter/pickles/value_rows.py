@@ -1,8 +1,8 @@
-"""Rows of the closed table for plain values: what each makes of its arguments, without calling anything.
+"""Rows of the closed table for plain values: what each builds from its arguments, without calling anything.
 
-A global has a row if calling it with the arguments that its row takes only builds a value: it runs no code of the file's
-choosing, reads no file and allocates no more than the file has. With other arguments it is as unknown as a global without
-a row. What the arguments name has to be in the table for itself.
+A global has a row if calling it with the accepted arguments only builds a value: the call runs no code that the file
+chooses, reads no file and allocates no more than the file has. With any other arguments, the global counts as unknown,
+as if it had no row. A global among the arguments needs a row of its own.
 
 Sources: CPython's Lib (copyreg, collections, datetime, decimal, fractions, pathlib, uuid), numpy/_core/multiarray,
 numpy/random/_pickle.py, torch/_weights_only_unpickler.py.
@@ -18,10 +18,10 @@ from converter.pickles.values import Dict, TableEntry, Value, ValueRow
 
 Arguments = tuple[Any, ...]
 
-_CODECS: Final = ("latin1", "latin-1", "iso-8859-1", "ascii", "utf-8", "utf8")  # others are modules that Python imports
+_CODECS: Final = ("latin1", "latin-1", "iso-8859-1", "ascii", "utf-8", "utf8")  # Python would import others
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,4000}(?:/[0-9]{1,4000})?")
-_NUMPY: Final = ("numpy.core.multiarray", "numpy._core.multiarray")  # before 2.0, and since
-_SMALL: Final = 1 << 16  # bytes that a count may allocate
+_NUMPY: Final = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2.0, and since
+_SMALL: Final = 1 << 16  # the most bytes that a count may allocate
 _BIT_GENERATORS: Final = {
     "MT19937": "_mt19937", "PCG64": "_pcg64", "PCG64DXSM": "_pcg64", "Philox": "_philox", "SFC64": "_sfc64",
 }  # fmt: skip
@@ -40,7 +40,7 @@ def _none(args: Arguments) -> bool:
 
 
 def plain_attributes(state: object) -> bool:
-    """Whether BUILD with this state sets attributes and nothing that Python calls later (`__setstate__`, `append` …)."""
+    """Whether BUILD with this state only sets attributes that Python never calls (such as `__setstate__` or `append`)."""
     parts = state if type(state) is tuple and len(state) == 2 else (state,)
     for part in parts:
         if part is None:
@@ -62,7 +62,7 @@ def _known(value: object) -> bool:
 
 
 def _sized(args: Arguments) -> bool:
-    """For bytes and bytearray: of other bytes, or of a small count."""
+    """For bytes and bytearray: made from other bytes, or from a small count."""
     return not args or type(args[0]) is not int or args[0] <= _SMALL
 
 
@@ -73,7 +73,7 @@ def _encoded(args: Arguments, new: bool) -> object:
 
 
 def _ordered(args: Arguments, new: bool) -> object:
-    """For `scan`, which needs no items. The closed table has an entry for it that keeps them."""
+    """For `scan`, which needs no items. The closed table has another entry, which keeps them."""
     return Dict() if new or not args or (len(args) == 1 and type(args[0]) in (list, Dict)) else None
 
 
@@ -92,7 +92,7 @@ def _defaultdict(args: Arguments, new: bool) -> object:
 
 
 def _reconstructed(args: Arguments, new: bool) -> object:
-    """copyreg._reconstructor(cls, object, None), which protocols 0 and 1 have for NEWOBJ."""
+    """copyreg._reconstructor(cls, object, None), which protocols 0 and 1 write in place of NEWOBJ."""
     if new or len(args) != 3 or not _is_row(args[1], ("builtins", "object")) or args[2] is not None:
         return None
     row = args[0]
@@ -100,14 +100,14 @@ def _reconstructed(args: Arguments, new: bool) -> object:
 
 
 def _ndarray(args: Arguments, new: bool) -> object:
-    """Numpy's _reconstruct(ndarray, (0,), b"b"), which makes an empty array; BUILD fills it."""
+    """`_reconstruct(ndarray, (0,), b"b")` of numpy, which makes an empty array; BUILD fills it."""
     if new or len(args) != 3 or not _is_row(args[0], ("numpy", "ndarray")) or args[1] != (0,):
         return None
     return Value(args[0], ())
 
 
 def _array_state(state: object) -> bool:
-    """(version, shape, dtype, whether Fortran order, bytes or a list of objects); the version may lack."""
+    """(version, shape, dtype, whether Fortran order, bytes or a list of objects). The version may be missing."""
     if type(state) is not tuple or not 4 <= len(state) <= 5:
         return False
     shape, dtype, _, data = state[-4:]
@@ -123,7 +123,7 @@ def _dtype(args: Arguments) -> bool:
 
 
 def _scalar(args: Arguments) -> bool:
-    """A dtype and the bytes of one element. Of the dtype `object`, numpy would take the bytes for an address."""
+    """A dtype and the bytes of one element. `object` is refused: numpy would take the bytes for an address."""
     return (
         len(args) == 2
         and _is_dtype(args[0])
@@ -138,7 +138,7 @@ def _frombuffer(args: Arguments) -> bool:
 
 
 def _fraction(args: Arguments) -> bool:
-    """Numbers only: a text such as `1e999999999` is a number of a gigabyte."""
+    """Numbers only: from a text such as `1e999999999`, Fraction would make a number of a gigabyte."""
     return all(type(a) is int or (type(a) is str and bool(_NUMBER.fullmatch(a))) for a in args)
 
 
@@ -187,7 +187,7 @@ _ROWS: Final = (
     _row("builtins", "bytearray", _sized),
     _row("builtins", "bytes", _sized),
     *(_row("builtins", name) for name in ("complex", "slice", "range")),
-    # Without arguments, as factories of a defaultdict: str(x) writes out all that x holds.
+    # Only without arguments, as factories of a defaultdict, because str(x) would write out everything that x holds.
     *(_row("builtins", name, _none) for name in ("object", "list", "dict", "tuple", "int", "float", "str", "bool")),
     _row("_codecs", "encode", make=_encoded),
     _row("copyreg", "_reconstructor", make=_reconstructed),

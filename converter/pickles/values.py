@@ -1,4 +1,4 @@
-"""What a pickle becomes here: inert values, which hold what was asked for and do nothing."""
+"""What a pickle becomes here: inert values, which record what the pickle asked for and do nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Dict(list[Any]):
 
 
 class Opaque:
-    """A global outside the table, or something that calling it would have made. Nothing was called.
+    """A global outside the table, or the value that calling it would have made. Nothing was called.
 
     `args` is None for the bare global. `how` is the opcode that would have called it. `callee` is what would have been
     called, where that is not the global itself but something it had made. `state` lists what BUILD was given, `items`
@@ -66,11 +66,11 @@ class Opaque:
 
 
 class ValueRow:
-    """A global of the closed table that makes plain values, if it is given what `takes` takes.
+    """A global of the closed table that makes plain values, if `takes` accepts its arguments.
 
-    `states` says which states BUILD may give to what it makes, and `fills` what may be put in: "items", "pairs" or nothing.
-    `make` makes something else than a `Value` of the arguments, or None of arguments that it does not take; its second
-    argument is whether `__new__` is called, and not the class.
+    `states` says which states BUILD may set on the value, and `fills` what may be put in: "items", "pairs" or nothing.
+    `make` makes something other than a `Value` from the arguments, or None for arguments that it does not accept; its
+    second argument says whether `__new__` is called instead of the class.
     """
 
     __slots__ = ("fills", "make", "module", "name", "states", "takes")
@@ -92,24 +92,26 @@ class ValueRow:
         self.make = make
 
     def made(self, args: tuple[Any, ...], new: bool = False) -> object:
-        """What a call makes; None for arguments with which it may be more than a plain value."""
+        """The result of a call; None if it may be more than a plain value with these arguments."""
         if self.make is not None:
             return self.make(args, new)
         return Value(self, args) if self.takes(args) else None
 
 
 class Value(Opaque):
-    """A plain value that a row of the closed table makes: a set, an array, a date … `row` says which."""
+    """A plain value made by a row of the closed table: a set, an array, a date … `row` says which."""
 
     __slots__ = ("row",)
 
     def __init__(self, row: ValueRow, args: tuple[Any, ...]) -> None:
-        super().__init__(row.module, row.name, args)
+        # As Opaque's, whose call takes longer than all the rest.
+        self.module, self.name, self.args, self.how = row.module, row.name, args, ""
+        self.callee = self.kwargs = self.state = self.items = None
         self.row = row
 
 
 class PersistentId:
-    """What a persistent id stands for, where the caller did not say how to find it. `value` is the id."""
+    """A persistent id, if the caller did not say what it stands for. `value` is the id."""
 
     __slots__ = ("value",)
 
@@ -118,7 +120,7 @@ class PersistentId:
 
 
 class TableEntry:
-    """A global of the closed table: `build` makes a value from the arguments; it is None for a global that is only named.
+    """A global of the closed table. `build` makes a value from the arguments; None if the global can only be named.
 
     `new` does the same for NEWOBJ, which calls a class's `__new__` and not its `__init__`; it is None for functions.
     `value` is what the name stands for, such as a dtype.
@@ -146,7 +148,7 @@ Table = Mapping[tuple[str, str], TableEntry | ValueRow]
 
 @dataclass(slots=True)
 class Pickled:
-    """What one pickle holds: its value, where it ends, and the globals it names with the byte of their first mention."""
+    """The content of one pickle: its value, its end, and the globals it names, with the byte of their first mention."""
 
     value: object
     end: int
@@ -154,7 +156,7 @@ class Pickled:
 
 
 def grown(items: list[object] | None, more: list[object]) -> list[object]:
-    """Extend a list in place: to copy it at every call would take quadratic time."""
+    """Extend a list in place, because copying it at every call would be quadratic."""
     if items is None:
         return more
     items += more

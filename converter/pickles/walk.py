@@ -1,4 +1,4 @@
-"""Looking into an inert value: what it holds, the tensors anywhere inside it, and what it is in a few words."""
+"""Looks into an inert value: what it holds, which tensors are anywhere inside it, and a short description."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from converter.pickles.numpy_arrays import array_parts, dtype_name
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry, Value, ValueRow
 from converter.tensors.tensor import Tensor
 
-_ENTERED: Final = 100_000  # containers that are looked through for tensors that are only listed
+_ENTERED: Final = 100_000  # containers that are searched for tensors that are only listed
 _LEAVES: Final = frozenset(
     (str, bytes, bytearray, int, float, bool, NoneType, TableEntry, ValueRow)
-)  # they hold nothing
+)  # values that hold nothing
 
 
 def inside(node: object) -> Iterator[tuple[str, Any]]:
-    """Yield what a value holds, with a name for each."""
+    """Yield the values that a value holds, with a name for each."""
     if type(node) is Dict:
         for key, inner in node.pairs():
             yield key_text(key), inner
@@ -44,7 +44,7 @@ def inside(node: object) -> Iterator[tuple[str, Any]]:
 
 
 def key_text(key: object) -> str:
-    """The text that stands for a dict's key in a name."""
+    """The text that stands for a dict's key in a tensor's name."""
     if isinstance(key, str):
         return key
     if isinstance(key, bytes):
@@ -53,13 +53,14 @@ def key_text(key: object) -> str:
 
 
 def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None) -> list[tuple[str, Tensor | Special]]:
-    """The first `most` tensors inside a value, with names; opaque values and containers are each entered once.
+    """The first `most` tensors inside a value, with their names. Each container is entered once, opaque values too.
 
-    `seen` are those that were entered before, for another value that may share them; the search ends with 100,000.
+    `seen` are the containers that were entered for an earlier value, which may share them. The search ends after
+    100,000.
     """
     found: list[tuple[str, Tensor | Special]] = []
     seen = set() if seen is None else seen
-    # A name is joined only when its value is entered: the names of all that wait would take much memory.
+    # A name is joined only when its value is entered, because the names of all waiting values would take much memory.
     waiting: list[tuple[str, str, object]] = [] if id(value) in seen else [("", "", value)]
     seen.add(id(value))
     while waiting and len(seen) < _ENTERED and len(found) < most:
@@ -76,13 +77,33 @@ def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None)
     return found
 
 
+def measure(value: object, seen: set[int] | None = None) -> tuple[int, int]:
+    """How many tensors are anywhere inside a value, and how many bytes they have. A tensor or container counts once.
+
+    `seen` are those that were counted for another value; the count ends with 100,000.
+    """
+    seen = set() if seen is None else seen
+    count = nbytes = 0
+    waiting = [value]
+    while waiting and len(seen) < _ENTERED:
+        node = waiting.pop()
+        if id(node) in seen or type(node) in _LEAVES:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Tensor | Special):
+            count += 1
+            nbytes += node.nbytes if isinstance(node, Tensor) else 0
+        waiting += [inner for _, inner in inside(node) if type(inner) not in _LEAVES]
+    return count, nbytes
+
+
 def _below(name: str, key: str) -> str:
-    """Join two names for display, cut short: whole names would grow with the square of the depth."""
+    """Join two names for display, and cut them: whole names would grow with the square of the depth."""
     return f"{name}.{key[: limits().name]}"[: limits().name] if name and key else name or key[: limits().name]
 
 
 def describe(value: object) -> str:
-    """What a value is, in a few words: never more than about 100 characters, whatever it holds."""
+    """Describe a value in a few words, never more than about 100 characters."""
     if isinstance(value, str):
         return f'"{value[:60]}…"' if len(value) > 60 else f'"{value}"'
     if value is None or isinstance(value, bool | int | float):
@@ -99,6 +120,8 @@ def describe(value: object) -> str:
         return f"{value.module}.{value.name}"[:90] + ("(…)" if value.args is not None else "")
     if isinstance(value, TableEntry | ValueRow):
         return f"{value.module}.{value.name}"
+    if isinstance(value, Tensor):
+        return f"tensor {value.dtype.name} {list(value.shape)!s:.60}"
     if isinstance(value, Special):
         return f"{value.kind} tensor"
     if isinstance(value, Attributed):
@@ -125,7 +148,7 @@ def _value(value: Value) -> str:
 
 
 def _date(data: bytes) -> str | None:
-    """A date or time by the bytes in which Python pickles it (Modules/_datetimemodule.c)."""
+    """A date or time from the bytes that Python pickles it as (Modules/_datetimemodule.c)."""
     if len(data) not in (4, 6, 10):
         return None
     date = f"{int.from_bytes(data[:2]):04}-{data[2] & 0x7F:02}-{data[3]:02}" if len(data) != 6 else ""

@@ -1,4 +1,4 @@
-"""Which part of a checkpoint are the model's weights: the rule that docs/weights.md explains.
+"""Decides which part of a checkpoint holds the model's weights; docs/weights.md explains the rule.
 
 Trainers put the state dict below a key and their own state beside it. The keys are rows here.
 """
@@ -6,14 +6,16 @@ Trainers put the state dict below a key and their own state beside it. The keys 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from converter.errors import FormatError
 from converter.pickles.values import Dict, Opaque
 from converter.pickles.walk import key_text
+from converter.words import Part
 
-# Keys that trainers put the model below, and what they are known from.
+# Keys under which trainers put the model, and the libraries that use them.
 MODEL: Final = {
     "state_dict": "Lightning, timm, MMEngine",
     "model_state_dict": "PyTorch's tutorials",
@@ -28,7 +30,7 @@ MODEL: Final = {
     "network_state_dict": "many",
     "net_state_dict": "many",
 }
-# Keys of the averaged weights that stand beside the model's.
+# Keys of averaged weights, which stand beside the model's own.
 EMA: Final = {
     "ema": "YOLO",
     "ema_state_dict": "many",
@@ -40,57 +42,93 @@ EMA: Final = {
     "model_ema_state_dict": "many",
     "shadow_params": "torch_ema",
 }
-# Words in keys of what a trainer needs to go on, and no model: its optimizer, its schedules, its random numbers.
+# Words in the keys of training state: the optimizer, schedules, random numbers. They belong to no model.
 _STATE: Final = frozenset(
     ("opt", "amp", "rng", "callback", "callbacks", "loops", "grad", "scaler", "criterion", "loss")
 )
 _STATE_STARTS: Final = ("optim", "sched", "random")
 _OPTIMIZER: Final = frozenset(("state", "param_groups"))  # the keys that every torch.optim state dict has
 _WORD: Final = re.compile(r"[A-Za-z][a-z]*")
-# What wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
+_ROOT: Final = "--root NAME takes the part below a name"
+# Prefixes that wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
 PREFIXES: Final = ("module.", "_orig_mod.")
 
 
 @dataclass(slots=True)
 class Chosen:
-    """The part that holds the weights: the keys that lead to it, the part itself, and by name what is no part of it."""
+    """The part that holds the weights: the keys that lead to it, the part, and by name what does not belong to it.
+
+    `averaged` are the names of the parts beside it that are averaged weights.
+    """
 
     keys: list[str]
     value: Any
     beside: list[tuple[str, Any]] = field(default_factory=list)
+    averaged: list[str] = field(default_factory=list)
 
     def enter(self, key: str, value: Any, among: Dict) -> None:
-        """Go on into one part; the others stand beside it."""
-        self.leave((name, inner) for name, inner in among.pairs() if inner is not value)
+        """Go into one part, and note the parts beside it."""
+        self.leave((name, inner) for name, inner in among.pairs() if name != key)
         self.keys.append(key)
         self.value = value
 
     def leave(self, parts: Iterable[tuple[Any, Any]]) -> None:
-        """Name parts that are none of the weights."""
+        """Note parts that do not belong to the weights."""
         self.beside += [(".".join((*self.keys, key_text(name))), inner) for name, inner in parts]
 
 
-def choose(value: object, holds: Callable[[object], bool], held: Callable[[object], Dict | None]) -> Chosen:
+def choose(
+    value: object,
+    holds: Callable[[object], bool],
+    held: Callable[[object], Dict | None],
+    part: Part | None = None,
+) -> Chosen:
     """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor, and `held` what it holds by names.
 
-    From the top down, the one key of MODEL that holds tensors is followed, or else the one of EMA. Where there is none, all
-    is weights but what a trainer needs to go on.
+    From the top down, follow the one key of MODEL that holds tensors, or else the one of EMA. If there is none,
+    everything but training state is weights. With `part`, the averaged weights are taken instead of the model's.
+
+    Raises FormatError if averaged weights are asked for, but there are none or several.
     """
     chosen = Chosen([], value)
+    taken = False
     while (among := held(chosen.value)) is not None:
-        parts = [(key, inner) for key, inner in among.pairs() if holds(inner)]
-        named = [(key, inner) for key, inner in parts if type(key) is str and type(inner) in (Dict, Opaque)]
-        fits = next((fits for table in (MODEL, EMA) if (fits := [part for part in named if part[0] in table])), [])
+        model, averaged = (_named(among, table, holds) for table in (MODEL, EMA))
+        fits = model or averaged
+        if part is Part.EMA and averaged and not taken:
+            if len(averaged) > 1:
+                raise FormatError(
+                    f"it holds averaged weights {len(averaged):,} times, below {_listed(averaged)}: {_ROOT}"
+                )
+            fits, taken = averaged, True
         if len(fits) != 1:
             if among is chosen.value:
                 _leave_training_state(chosen, holds)
             break
+        chosen.averaged += [".".join((*chosen.keys, key)) for key, _ in averaged if key != fits[0][0]]
         chosen.enter(*fits[0], among)
+    if part is Part.EMA and not taken:
+        raise FormatError(
+            f"it holds no averaged weights below a key that is known for them ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
+        )
     return chosen
 
 
+def _named(among: Dict, table: Mapping[str, str], holds: Callable[[object], bool]) -> list[tuple[str, Any]]:
+    """The parts that hold tensors and stand below a key of a table."""
+    return [
+        (key, inner)
+        for key, inner in among.pairs()
+        if type(key) is str and key in table and type(inner) in (Dict, Opaque) and holds(inner)
+    ]
+
+
+def _listed(parts: list[tuple[str, Any]]) -> str:
+    return ", ".join(f"`{key}`" for key, _ in parts)
+
+
 def _leave_training_state(chosen: Chosen, holds: Callable[[object], bool]) -> None:
-    """Set apart what a trainer needs to go on, unless the dict has the names of a state dict."""
+    """Set training state apart, unless the dict has the names of a state dict."""
     pairs = list(chosen.value.pairs())
     if _is_optimizer(chosen.value):
         chosen.leave(pairs)
@@ -108,7 +146,7 @@ def _leave_training_state(chosen: Chosen, holds: Callable[[object], bool]) -> No
 
 
 def is_training_state(key: object, value: object) -> bool:
-    """Whether a part is what a trainer needs to go on, by its key or by the form that every optimizer's state has."""
+    """Whether a part is training state, by its key or because it has the form of an optimizer state."""
     if _is_optimizer(value):
         return True
     if type(key) is not str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class ExtractReport:
-    """What `extract` wrote."""
+    """What `extract` wrote. `excluded` are the names left out as asked, `renamed` pairs of the old name and the new."""
 
     schema: ClassVar = "cerebras-tool/extraction/v1"
 
@@ -21,6 +21,8 @@ class ExtractReport:
     tensors: int
     properties: str | None
     notes: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,10 @@ class LossReport:
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What `convert` wrote or, if `written` is false, would write. `tied` are pairs of the name left out and the name kept."""
+    """What `convert` wrote or, if `written` is false, would write. `tied` are pairs of the name left out and the name kept.
+
+    `excluded` are the names among `dropped` that were left out as asked, `renamed` pairs of the old name and the new.
+    """
 
     schema: ClassVar = "cerebras-tool/conversion/v1"
 
@@ -71,3 +76,5 @@ class ConversionReport:
     tied: tuple[tuple[str, str], ...]
     loss: LossReport
     notes: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +100,36 @@ class TensorReport:
 
 @dataclass(frozen=True, slots=True)
 class OtherReport:
-    """Something that is not a tensor, or a tensor that can't be carried over. `tensors` are the names inside it."""
+    """Something that is none of the weights, or a tensor that can't be carried over.
+
+    `role` is what it is: "beside" the weights, "averaged" weights, a "setting" of a whole module, an "attribute" of a tensor,
+    "unsupported". `tensors` are the names of the first 1,000 tensors inside it; `tensor_count` counts all, and `nbytes` their
+    bytes. `content` is all of a small value of numbers and texts.
+    """
 
     name: str
     kind: str
     value: str
     tensors: tuple[str, ...]
+    role: str = "beside"
+    tensor_count: int = 0
+    nbytes: int = 0
+    content: Any = field(default=None, metadata={"absent": "where it is None"})
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsReport:
+    """Which part of the file the weights are. `root` are the keys that lead to it, joined with dots.
+
+    `prefix` is what a wrapper had put before every name, and the names leave out. `module` is the class of a whole module, and
+    `program` says what program it is. `averaged` are the names of averaged weights beside these.
+    """
+
+    root: str
+    prefix: str
+    module: str
+    program: str
+    averaged: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +140,7 @@ class Inspection:
 
     source: SourceReport
     model: ModelReport | None
+    weights: WeightsReport
     safety: SafetyReport
     totals: TotalsReport
     tied: tuple[tuple[str, ...], ...]

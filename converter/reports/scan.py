@@ -37,9 +37,10 @@ class CallReport:
 
 @dataclass(frozen=True, slots=True)
 class PickleReport:
-    """A pickle. `place` is the way to it inside the file, empty for the file itself; bytes count from the start of that.
+    """A pickle. `place` is the path to it inside the file, empty for the file itself; bytes count from the start of the place.
 
-    `end` is None where it is malformed; `opcodes` counts those that construct calls. `calls` is empty unless asked for.
+    `end` is None if the pickle is malformed; `opcodes` counts those that construct calls. `calls` is empty unless asked
+    for.
     """
 
     place: str
@@ -52,9 +53,10 @@ class PickleReport:
 
 @dataclass(frozen=True, slots=True)
 class FindingReport:
-    """A reason. `level` is `error`, `warning` or `note`; `rule` a key of `scanning.rules.RULES`; `byte` within `place`.
+    """A reason for the verdict. `rule` is a key of `scanning.rules.RULES`; `byte` counts within `place`.
 
-    Of a global: its whole `name`, and what GlobalReport says of it.
+    `level` is `error`, `warning` or `note`. If the finding is about a global, it has its whole `name`, and the fields
+    of GlobalReport.
     """
 
     rule: str
@@ -70,9 +72,9 @@ class FindingReport:
 
 @dataclass(frozen=True, slots=True)
 class OpinionReport:
-    """What fickling says, in its words. `severity` is None where it was not asked, or failed; `note` says why.
+    """What fickling says, in its own words. `severity` is None if it was not asked or failed; `note` says why.
 
-    `alarmed` is whether it holds the file for unsafe: LIKELY_UNSAFE or worse.
+    `alarmed` is whether it considers the file unsafe: LIKELY_UNSAFE or worse.
     """
 
     version: str
@@ -105,9 +107,9 @@ class FileScan:
 
 @dataclass(frozen=True, slots=True)
 class PolicyReport:
-    """What became of a policy: how many unknown globals of how many files it accepted, what no longer counts or fits nothing.
+    """What a policy did: how many unknown globals it accepted, in how many files.
 
-    `expired` and `unused` list the entries' globals.
+    `expired` and `unused` list the globals of the entries that have expired, and of those that matched nothing.
     """
 
     name: str

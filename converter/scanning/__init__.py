@@ -1,1 +1,1 @@
-"""What a file would do when it is loaded."""
+"""Finds out what loading a file would do, without loading it."""

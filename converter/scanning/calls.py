@@ -1,4 +1,4 @@
-"""A call that a pickle would make, in a line: short enough to stand beside what it calls. It is text; nothing evaluates it."""
+"""Writes a call that a pickle would make in one short line, to stand beside the global. It is text; nothing evaluates it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, Final
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
 
 LENGTH: Final = 160  # characters of one call
-_TEXT: Final = 60  # of a string
-_ITEMS: Final = 3  # of a container
+_TEXT: Final = 60  # shown per string
+_ITEMS: Final = 3  # shown per container
 _DEPTH: Final = 2
-# What makes an array, and where its dtype's name and its shape stand among the arguments.
+# Functions that make an array, and the positions of its dtype and its shape among their arguments.
 _TENSORS: Final = frozenset(("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"))
 _PARAMETERS: Final = frozenset(("_rebuild_parameter", "_rebuild_parameter_with_state"))
 
 
 def brief(call: Opaque) -> str:
-    """Write a call with what it is given, arrays as shape and dtype, cut at LENGTH characters."""
+    """Write a call with its arguments, cut at LENGTH characters; arrays are written as their shape and dtype."""
     left = [LENGTH]
     if call.callee is None:
         text = f"{call.module}.{call.name}"
@@ -28,7 +28,7 @@ def brief(call: Opaque) -> str:
 
 
 def _written(value: Any, depth: int, left: list[int]) -> str:
-    """`left` is how many characters may still be written, since values that share values would multiply the text."""
+    """`left` is how many characters may still be written, because values that share values would multiply the text."""
     if left[0] <= 0:
         return "…"
     kind = type(value)
@@ -70,7 +70,7 @@ def _inner(value: Opaque, depth: int, left: list[int]) -> str:
 
 
 def _array(value: Opaque) -> str | None:
-    """A tensor or array by its shape and dtype, as far as what makes it says so."""
+    """A tensor or array as its shape and dtype, as far as the call that makes it tells them."""
     args = value.args
     if type(args) is not tuple:
         return None

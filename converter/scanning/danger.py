@@ -1,8 +1,9 @@
-"""What is known of the globals that a pickle names: which are dangerous, why, and where they were abused.
+"""What is known about the globals that a pickle names: which are dangerous, why, and where they were abused.
 
-*Dangerous*: calling it with arguments of the file's choosing can run code, touch files, import, or reach the network. Of all
-else nothing is known. A function that may call an argument besides what it is for (`sorted` with a key, `re.sub`) is not
-dangerous by that: what it would call has to be named by the file, too. Nor is `functools.partial`, which calls nothing.
+*Dangerous* means: calling it with arguments that the file chooses can run code, touch files, import, or reach the
+network. About all others nothing is known. A function that calls one of its arguments only along the way (`sorted` with
+a key, `re.sub`) is not dangerous for that reason, because the file has to name the function it would call, too. Neither
+is `functools.partial`, which calls nothing.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from converter.scanning.gadgets import (
     STRONG,
     WALKS,
 )
-from converter.scanning.rules import DANGEROUS, PLAIN, UNKNOWN
+from converter.words import DANGEROUS, PLAIN, UNKNOWN
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import GlobalUse
 
 
 class _Words:
-    """Words and what they stand for: whole ones in a dictionary, those that end with `*` by their beginnings."""
+    """Words with their reasons. Whole words are in a dictionary; words that end with `*` match by their beginning."""
 
     def __init__(self, rows: Mapping[str, str]) -> None:
         words = [(word, reason) for reason, text in rows.items() for word in text.split()]
@@ -48,7 +49,7 @@ class _Words:
 
 
 class _Node:
-    """What stands for a path and for all below it, unless a longer one says otherwise. `known` tells None from nothing."""
+    """The reason of a path and of everything below it, unless a longer path has another. `known` tells None from no row."""
 
     __slots__ = ("begun", "below", "known", "reason")
 
@@ -60,7 +61,7 @@ class _Node:
 
 
 class _Paths:
-    """Rows as a tree, a part of a path a step; the longest row that fits counts. Rows of HARMLESS have no reason."""
+    """Rows as a tree with one part of a path at each step; the longest row that fits counts. HARMLESS rows have no reason."""
 
     def __init__(self, rows: Mapping[str, str], harmless: str) -> None:
         self.root = _Node()
@@ -82,7 +83,7 @@ class _Paths:
         return node
 
     def find(self, parts: Iterable[str]) -> str | None:
-        """The reason of the longest row that a path begins with, or None."""
+        """The reason of the longest row that is a beginning of the path, or None."""
         node, reason = self.root, None
         for part in parts:
             for beginning, found in node.begun:
@@ -106,9 +107,9 @@ _ROOTS: Final = frozenset((*_PATHS.root.below, *_NAMES, *BUILTINS))
 
 
 def danger(module: str, name: str) -> str | None:
-    """What calling a global can do, or None if nothing is known of it. The pair is compared as a path, `module.name`."""
+    """What calling a global can do; None if nothing is known about it. The pair is compared as a path, `module.name`."""
     modules, names = module.split("."), name.split(".")
-    if len(modules) == len(names) == 1 and module not in _ROOTS:  # a file may name a great many that are nothing
+    if len(modules) == len(names) == 1 and module not in _ROOTS:  # for speed: a file may name very many globals
         return _by_name(name)
     if f"{module}.{name}" in _HARMLESS:
         return None
@@ -122,14 +123,14 @@ def danger(module: str, name: str) -> str | None:
     if reason is not None:
         return reason
     if len(modules) > 1:
-        if modules[-1] == "__main__":  # whoever imports it runs the program
+        if modules[-1] == "__main__":  # importing it runs the program
             return CODE
         if not STRONG.isdisjoint(modules[1:]):
             return next(_PATHS.find((part,)) or CODE for part in modules[1:] if part in STRONG)
-    # `torch` + `serialization.os.system` walks attributes, and a module's attributes are what it imported.
+    # `torch` + `serialization.os.system` walks attributes, and a module has what it imports as attributes.
     for at in range(len(names) - 1):
         first = names[at].lstrip("_")
-        following = names[at + 1 : at + 8]  # no row has more parts
+        following = names[at + 1 : at + 8]  # no row is longer
         if (reason := _PATHS.find(chain((ALIASES.get(first, first),), following))) is not None:
             return reason
     return None
@@ -140,7 +141,7 @@ def _dunder(part: str) -> str | None:
 
 
 def _by_name(part: str) -> str | None:
-    """What a part of a name stands for, whatever it belongs to."""
+    """The reason that belongs to a part of a name, in whatever module it stands."""
     if (reason := _ANYWHERE.whole.get(part) or _dunder(part)) is not None:
         return reason
     bare = part.lstrip("_")
@@ -148,7 +149,7 @@ def _by_name(part: str) -> str | None:
 
 
 def evidence(module: str, name: str) -> str | None:
-    """Where the abuse of this very global, or of its whole module, is on public record, or None."""
+    """Where the abuse of this global, or of its whole module, is on public record; None if it is not."""
     return EVIDENCE.get(f"{module}.{name}") or EVIDENCE_OF_MODULES.get(module)
 
 

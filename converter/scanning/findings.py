@@ -1,4 +1,4 @@
-"""What is found in one file: findings, the pickles in it, and what the second opinion is asked about."""
+"""The findings in one file, the pickles in it, and those that the second opinion is asked about."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Sent:
 
     @property
     def too_much(self) -> bool:
-        """Whether fickling would take too long for them, or call anything malicious."""
+        """Whether these pickles are so many or large that fickling would take too long or call anything malicious."""
         return self.nbytes > limits().opinion_bytes or self.tensors > limits().opinion_tensors
 
 
 @dataclass(slots=True)
 class Findings:
-    """The findings of one file. `unlisted` counts those past the limit of how many are listed."""
+    """The findings of one file. `unlisted` counts those past the limit on how many are listed."""
 
     policy: Policy | None = None
     findings: list[FindingReport] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Findings:
     sent: Sent = field(default_factory=Sent)
     unlisted: int = 0
     accepted: int = 0  # unknown globals that the policy accepts
-    unaccepted: int = 0  # unknown globals that it does not
+    unaccepted: int = 0  # unknown globals that it does not accept
     worst: int = 0  # the worst verdict so far, as its index in VERDICTS
 
     @property
@@ -52,7 +52,7 @@ class Findings:
         return VERDICTS[self.worst]
 
     def report(self, rule: str, message: str, place: str = "", byte: int | None = None) -> None:
-        """Add a finding, unless it is there already or there are too many for anyone to read."""
+        """Add a finding, unless it is already there or the list is too long for anyone to read."""
         self.add(FindingReport(rule, RULES[rule].level, message, place, byte))
 
     def add(self, finding: FindingReport) -> None:
@@ -88,7 +88,7 @@ class Findings:
     def global_reports(
         self, globals: Mapping[tuple[str, str], int], calls: Mapping[tuple[str, str], Opaque]
     ) -> list[GlobalReport]:
-        """What is known of the globals that a pickle names, given the byte and, if it is called, the first call of each."""
+        """What is known about the globals that a pickle names. Given are the byte of each and its first call, if it is called."""
         return [self._global(module, name, at, calls.get((module, name))) for (module, name), at in globals.items()]
 
     def _global(self, module: str, name: str, at: int, call: Opaque | None) -> GlobalReport:

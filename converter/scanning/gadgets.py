@@ -1,10 +1,11 @@
 """Globals that are dangerous when a file chooses their arguments, each with what calling it can do.
 
-The standard library was gone through module by module (3.11 to 3.14, the modules that were removed before, and those of
-Python 2), then numpy, torch and the libraries whose objects are found in checkpoints. A row names a path, `module.name`, and
-stands for all that lies below it: `os` for the whole module, `gzip.open` for one function. `x.y*` stands for all in `x`
-whose name begins with `y`. HARMLESS takes out of a row what does none of this, and NAMES what only some library's functions
-share. The table chooses words; what is outside the closed table is refused whether it stands here or not.
+The rows come from going through the standard library module by module (3.11 to 3.14, the modules that were removed
+before, and those of Python 2), then numpy, torch and the libraries whose objects are found in checkpoints. A row names
+a path, `module.name`, and covers everything below it: `os` covers the whole module, `gzip.open` one function. `x.y*`
+covers everything in `x` whose name begins with `y`. HARMLESS lists exceptions from a row, and NAMES the names that are
+dangerous only in some libraries. The table only chooses words: a global outside the closed table is refused whether it
+has a row here or not.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ ROWS: Final = {
     """,
 }
 
-# The builtins that are dangerous, and under which names their module goes.
+# The dangerous builtins, and the names of their module.
 BUILTINS: Final = frozenset(
     ("builtins", "__builtin__", "__builtins__", "past.builtins", "future.builtins", "six.moves.builtins")
 )
@@ -177,7 +178,7 @@ DANGEROUS_BUILTINS: Final = {
     WALKS: "globals locals vars dir",
 }
 
-# Inside a dangerous row, and none of this: a path stands for itself alone, with `.*` for all that lies below it.
+# Harmless though they lie inside a dangerous row. A path covers itself only; `.*` covers everything below it.
 HARMLESS: Final = """
         pathlib.Path pathlib.PosixPath pathlib.WindowsPath pathlib.PurePath pathlib.PurePosixPath pathlib.PureWindowsPath
         pathlib._local.Path pathlib._local.PosixPath pathlib._local.WindowsPath pathlib._local.PurePath
@@ -211,7 +212,7 @@ HARMLESS: Final = """
         transformers.pipelines.base.PipelineException tensorflow.io.FixedLenFeature tensorflow.io.VarLenFeature
     """
 
-# Anything of a name that is called so, whatever it belongs to: an alias, a method, a function that libraries share.
+# Names that are dangerous wherever they stand: as an alias, a method, or a function that several libraries have.
 ANYWHERE: Final = {
     RUNS: "system popen Popen check_output check_call getoutput getstatusoutput spawnv spawnve spawnvp posix_spawn startfile",
     CODE: "eval exec execfile exec_module run_code runcode runsource run_module run_path interact register_new_resolver",
@@ -235,7 +236,7 @@ ANYWHERE: Final = {
     """,
 }  # fmt: skip
 
-# The names that are dangerous anywhere in a library, in a class of it, too.
+# Names that are dangerous anywhere in one library, also in its classes.
 NAMES: Final = {
     "numpy": {
         FILES: """
@@ -308,8 +309,8 @@ NAMES: Final = {
     "spacy": {LOADS: "from_disk from_bytes"},
 }  # fmt: skip
 
-# Modules that are themselves wherever they are named, as an attribute of another (`torch` + `serialization.os.system`) or
-# beneath one that ships or wraps its own (`ray.cloudpickle`, `gevent.subprocess`). Leading underscores don't matter.
+# Modules that are recognised at any place in a path: as an attribute of another module (`torch` + `serialization.os.system`)
+# or below a package with its own copy (`ray.cloudpickle`, `gevent.subprocess`). Leading underscores are ignored.
 _STRONG: Final = """
         os posix nt sys subprocess posixsubprocess builtins builtins__ builtin__ importlib pkgutil pickle cPickle cloudpickle
         dill shutil socket ctypes runpy pty marshal multiprocessing
@@ -317,7 +318,7 @@ _STRONG: Final = """
 STRONG: Final = frozenset(_STRONG.split())
 ALIASES: Final = {"np": "numpy", "pd": "pandas", "tf": "tensorflow", "sp": "scipy", "mp": "multiprocessing"}
 
-# Where the abuse of a global is on public record: the very one that an advisory's text or its sample names.
+# Where the abuse of a global is on public record. The advisory's text or its sample names exactly this global.
 _OWN: Final = "picklescan's GHSA-"
 EVIDENCE: Final = {
     **dict.fromkeys(("os.system", "posix.system", "nt.system", "builtins.eval", "builtins.exec", "__builtin__.eval",
@@ -360,5 +361,5 @@ EVIDENCE: Final = {
     "torch.utils.data.datapipes.utils.decoder.basichandlers": f"{_OWN}h3qp-7fh3-f8h4",
 }  # fmt: skip
 
-# Where the advisory names a module as a whole.
+# The same for advisories that name a whole module.
 EVIDENCE_OF_MODULES: Final = {"_interpreters": "fickling's GHSA-6ggj-6f2q-f7mx names the module"}

@@ -1,7 +1,7 @@
-"""The way through a file of joblib: a pickle that is interrupted, behind each array's wrapper, by the bytes of the array.
+"""Walks through a joblib file: one pickle, in which each array's bytes follow directly after the array's wrapper.
 
-Source: joblib/numpy_pickle.py of 0.10 to 1.5 (`NumpyArrayWrapper.read_array`, `NumpyUnpickler.load_build`). What numbers say
-is never looked at; an array of objects is a pickle of its own.
+Source: joblib/numpy_pickle.py of 0.10 to 1.5 (`NumpyArrayWrapper.read_array`, `NumpyUnpickler.load_build`). The numbers
+themselves are never looked at. An array of objects is a pickle of its own.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class _Array:
 
 
 def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> int | None:
-    """Look at a file as joblib reads it; return where it ends. None where it is none of joblib's.
+    """Look through a file as joblib reads it, and return where it ends; None if it is not a joblib file.
 
-    `plainly` is what an unpickler without joblib's layout sees: it takes the numbers for opcodes.
+    `plainly` is what an unpickler sees that does not know joblib's layout: it reads the numbers as opcodes.
     """
     if not (WRAPPERS & plainly.globals.keys()):
         return None
@@ -75,14 +75,14 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
                 seen |= found.globals.keys()
                 walker.add(found, content, nested)
     if {pair for pair, at in plainly.globals.items() if at >= arrays[0].start} - seen:
-        message = "to joblib these bytes are the numbers of an array, and to pickle opcodes that name globals"
+        message = "joblib reads these bytes as the numbers of an array, and pickle as opcodes that name globals"
         walker.findings.report("malformed", message, place.name, arrays[0].start)
         walker.add(plainly, source, replace(place, name=f"{way}read by pickle"))
     return stream.end + sum(array.end - array.start for array in arrays)
 
 
 def _arrays(data: bytes) -> list[_Array]:
-    """The arrays behind their wrappers, in the order of the file."""
+    """The arrays after their wrappers, in the order of the file."""
     found: list[_Array] = []
 
     def behind(position: int, made: Opaque) -> int:
@@ -92,13 +92,13 @@ def _arrays(data: bytes) -> list[_Array]:
         found.append(array)
         return array.end - position
 
-    with suppress(ConverterError):  # whoever looks at what is left of the file reports it
+    with suppress(ConverterError):  # the caller looks at the rest of the file, and reports the error
         run(data, {}, behind=behind)
     return found
 
 
 def _array(data: bytes, position: int, made: Opaque) -> _Array:
-    """Where the array of a wrapper lies. Raises FormatError for a wrapper that says nothing of use."""
+    """Where the array of a wrapper lies. Raises FormatError for a wrapper without a usable dtype or shape."""
     state = made.state[-1] if made.state else None
     fields = {key: value for key, value in state.pairs() if type(key) is str} if type(state) is Dict else {}
     code = _code(fields.get("dtype"))
@@ -120,7 +120,7 @@ def _array(data: bytes, position: int, made: Opaque) -> _Array:
 
 
 def _code(dtype: Any) -> str | None:
-    """The letter and width that a pickled dtype names, such as `f8`."""
+    """The letter and width of a pickled dtype, such as `f8`."""
     if type(dtype) is not Opaque or (dtype.module, dtype.name) != _DTYPE or type(dtype.args) is not tuple:
         return None
     code = dtype.args[0] if dtype.args else None
@@ -128,5 +128,5 @@ def _code(dtype: Any) -> str | None:
         return None
     state = dtype.state[-1] if dtype.state else None
     if type(state) is tuple and len(state) > 5 and code[0] == "V":
-        return None  # fields: their width lies in the state, and objects may be among them
+        return None  # a dtype with fields: the width is in its state, and a field may hold objects
     return _OBJECTS if code[0] == "O" else code

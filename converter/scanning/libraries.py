@@ -1,4 +1,4 @@
-"""What is true of the classes that well-known libraries leave in checkpoints: nothing is known of what they do."""
+"""The classes that well-known libraries leave in checkpoints, in words. What their code does is not known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 
 class Library(NamedTuple):
-    """A package, what its globals are (one and many), and what unpickling them does where that is not to import it."""
+    """A package, the words for one and for several of its globals, and what unpickling them does besides importing."""
 
     package: str
     one: str
@@ -15,16 +15,16 @@ class Library(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What one global of it is, and what follows."""
+        """One global of it in words, and what follows from it."""
         return f"{self.one}; {self.effect}"
 
     @property
     def effect(self) -> str:
-        """What unpickling one of them does."""
+        """What unpickling one of its globals does."""
         return self.follows or f"unpickling imports {self.package.partition('.')[0]}"
 
 
-# The longest package that a module lies in counts.
+# If several packages fit a module, the longest one counts.
 LIBRARIES: Final = {
     row.package: row
     for row in (

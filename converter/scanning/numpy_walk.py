@@ -1,4 +1,4 @@
-"""The way through an array of numpy: its header says whether a pickle stands behind it."""
+"""Walks through a numpy array: its header says whether a pickle follows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from converter.scanning.place import Place
     from converter.scanning.walker import Walker
 
-_FIXED: Final = 12  # bytes before the longest header
-# What numpy calls a dtype whose items are bytes of their own. Any other word may stand for objects: `O`, `object`, `i4,O`.
+_FIXED: Final = 12  # bytes before the header, at most
+# The names that numpy writes for dtypes of plain bytes. Any other text may stand for objects: `O`, `object`, `i4,O`.
 _INERT: Final = re.compile(r"[<>|=]?(?:[fiubcSaUVB?]\d{0,10}|[mM]8(?:\[[0-9A-Za-z/]{1,16}\])?)").fullmatch
 _OBJECTS: Final = ("|O", "O")  # as numpy writes it
 _DEPTH: Final = 16
 
 
 def look(walker: Walker, source: Source, place: Place) -> None:
-    """Look at the pickle behind the header of an array of objects, and at the data of any other."""
+    """Look at the pickle after the header of an object array, or at the data of any other array."""
     cut_off = "the header of the numpy array is cut off"
     head = bytes(source.read(0, min(_FIXED, source.size)))
     try:
@@ -50,7 +50,7 @@ def look(walker: Walker, source: Source, place: Place) -> None:
 
 
 def _holds_objects(descr: Any, depth: int) -> bool:
-    """Whether a dtype holds Python objects. Raises UnsafeError for a dtype that may, and that numpy does not write so."""
+    """Whether a dtype holds Python objects. Raises UnsafeError for a dtype that might, in a form that numpy does not write."""
     if depth > _DEPTH:
         raise UnsafeError("the dtype of the numpy array is nested too deep to tell what it holds")
     if isinstance(descr, str):

@@ -1,4 +1,4 @@
-"""ONNX models: what they need from elsewhere. A small reader of protobuf, which makes nothing and follows nothing.
+"""Reports what an ONNX model needs from elsewhere. A small reader of protobuf, which builds nothing and follows nothing.
 
 Source: onnx/onnx.proto3, messages ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto, FunctionProto.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from converter.scanning.walker import Walker
 
 TITLE: Final = "ONNX model"
-# Numbers of fields: of a model, a graph, a node, an attribute, a tensor.
+# The numbers of the fields of a model, a graph, a node, an attribute and a tensor.
 _IR_VERSION, _PRODUCER, _GRAPH, _OPSETS, _FUNCTIONS = 1, 2, 7, 8, 25
 _NODES, _INITIALIZERS = 1, 5
 _OPERATOR, _ATTRIBUTES, _DOMAIN = 4, 5, 7
@@ -23,21 +23,21 @@ _TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS = 5, 6, 10, 11
 _EXTERNAL, _KEY, _VALUE, _LOCATION = 13, 1, 2, b"location"
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _STANDARD: Final = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
-_FIELDS: Final = 2_000_000  # that are looked at in one file
-_DEPTH: Final = 16  # graphs in graphs
+_FIELDS: Final = 2_000_000  # fields that are read in one file
+_DEPTH: Final = 16  # graphs inside graphs
 _TEXT: Final = 4096  # bytes of a name
 _MOST: Final = 8  # names that a sentence lists
 
 
 class _Fields:
-    """Counts the fields that are read of one file."""
+    """Counts the fields that are read in one file."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.left = _FIELDS
 
     def of(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield the fields of a message as (number, how it is written, start, end). Raises FormatError where it is none."""
+        """Yield the fields of a message as (number, wire type, start, end). Raises FormatError for anything else."""
         position = start
         while position < end:
             self.left -= 1
@@ -58,12 +58,12 @@ class _Fields:
             else:
                 raise FormatError(f"no field of protobuf at byte {position:,}")
             if size > end - position:
-                raise FormatError(f"a field of protobuf at byte {position:,} goes on behind its message")
+                raise FormatError(f"a field of protobuf at byte {position:,} goes on after its message")
             yield number, written, position, position + size
             position += size
 
     def text(self, start: int, end: int) -> str:
-        """A text, or its beginning."""
+        """A text, cut at its limit."""
         return bytes(self.source.read(start, min(end - start, _TEXT))).decode("utf-8", "replace")
 
     def _varint(self, position: int, end: int) -> tuple[int, int]:
@@ -77,12 +77,12 @@ class _Fields:
 
 
 def matches(head: bytes) -> bool:
-    """Whether a file may be an ONNX model: it starts with the version of the format, as all writers have it."""
+    """Whether a file may be an ONNX model: all writers begin it with the version of the format."""
     return len(head) > 2 and head[0] == 8 and 1 <= head[1] <= 32
 
 
 def look(walker: Walker, source: Source, place: str) -> bool:
-    """Report what an ONNX model needs from elsewhere. False where the file is none."""
+    """Report what an ONNX model needs from elsewhere. False if the file is not one."""
     fields = _Fields(_Buffered(source))
     try:
         top = list(fields.of(0, source.size))
@@ -105,7 +105,7 @@ def look(walker: Walker, source: Source, place: str) -> bool:
                         _node(fields, first, last, operators, files, 0)
     except (FormatError, LimitError) as error:
         walker.findings.report(error.rule, str(error), place)
-    for found, what in ((operators, "operators that are no part of ONNX"), (files, "weights in other files")):
+    for found, what in ((operators, "operators that are not part of ONNX"), (files, "weights in other files")):
         if found:
             listed = ", ".join(f"`{one:.80}`" for one in list(found)[:_MOST]) + (", …" if len(found) > _MOST else "")
             walker.findings.report("program", f"an ONNX model with {what}: {listed}", place)
@@ -154,7 +154,7 @@ def _tensor(fields: _Fields, start: int, end: int, files: dict[str, None]) -> No
 
 
 class _Buffered(Window):
-    """A source that keeps the piece that was read last: fields are read a few bytes at a time."""
+    """A source that keeps the piece it read last, because fields are read a few bytes at a time."""
 
     def __init__(self, base: Source) -> None:
         super().__init__(base, 0, base.size)

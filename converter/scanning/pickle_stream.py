@@ -1,7 +1,7 @@
-"""Pickles one after another, run without loading anything: of a source no more is read than its pickles take.
+"""Runs pickles one after another without loading anything, and reads no more of a source than its pickles take.
 
-All globals are kept inert here, those of the closed table too, so that a pickle whose tensors make no sense is still read
-to its end. Nothing here reports anything.
+All globals are kept inert here, even those of the closed table, so that a pickle whose tensors make no sense is still
+read to its end. Nothing is reported here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
 from converter.errors import (
     ConverterError,
-    EndOfDataError,
+    FrameError,
     LimitError,
     PickleError,
     TruncatedPickleError,
@@ -28,18 +29,29 @@ from converter.io.source import Memory, Source
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
-from converter.pickles.opcodes import EXT1, EXT2, EXT4, FIXED_WIDTHS, FRAME, NAMES, OPCODES, STOP, decode
+from converter.pickles.opcodes import (
+    EXT1,
+    EXT2,
+    EXT4,
+    FIXED_WIDTHS,
+    NAMES,
+    OPCODES,
+    STOP,
+    Refuse,
+    decode,
+    strictly,
+)
 from converter.pickles.value_rows import VALUES
 from converter.pickles.values import Opaque, PersistentId
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
 from converter.scanning.place import Claim
 
-FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; more where there is
-_GROWTH: Final = 16  # times as much is read when a pickle goes on; it is then run again from its start
-_ENOUGH: Final = 32  # opcodes in a row: text that happens to start like a pickle has fewer
-_FEW: Final = 6  # opcodes in a row that binary data does not have by chance, at its first byte
-_SHORT: Final = 10  # characters: a text of no more than these holds no pickle
+FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; if there is one, more are read
+_GROWTH: Final = 16  # if a pickle goes on, this many times as much is read, and it is run again from its start
+_ENOUGH: Final = 32  # opcodes in a row that text which happens to start like a pickle does not have
+_FEW: Final = 6  # opcodes in a row that binary data does not start with by chance
+_SHORT: Final = 10  # characters; a text this short holds no pickle
 _HEAD: Final = 512  # bytes that show whether data is text
 _TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\n\v\f\r"
 _EXTENSIONS: Final = (EXT1, EXT2, EXT4)
@@ -56,11 +68,12 @@ _BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-
 class PickleRun:
     """One pickle, run inert.
 
-    `error` says why no unpickler runs it to its end, and `failed` is the byte; `reached` is how far it was decoded all the
-    same. `notes` are what only some unpickler lets pass, each with its byte.
+    `error` says why no unpickler runs it to its end, and `failed` is the byte of that error; `reached` is how far the
+    pickle was decoded nevertheless. `notes` are mistakes that some unpickler accepts, each with its byte.
 
-    `globals` have the byte of their first mention; `calls` and `texts` the byte of their opcode. `calls` are those outside
-    the closed table, as many as are listed; `opcodes` counts those that construct calls; `texts` may be pickles themselves.
+    `globals` have the byte of their first mention, `calls` and `texts` the byte of their opcode. `calls` are those
+    outside the closed table, up to the limit on how many are listed; `opcodes` counts the opcodes that construct calls;
+    `texts` may be pickles themselves.
     """
 
     start: int
@@ -72,13 +85,14 @@ class PickleRun:
     opcodes: dict[str, int]
     texts: list[tuple[int, bytes]]
     tensors: int
-    decoded: int  # opcodes up to the first error
+    decoded: int  # opcodes up to the first error, or one more than `_ENOUGH`
     failed: int
     notes: list[tuple[int, ConverterError]]
+    framed: int  # the byte where a frame ends that some opcode does not keep to; 0 where there is none
 
     @property
     def plausible(self) -> bool:
-        """Whether the globals it names look like names: bytes that are no pickle at all can sometimes be run, too."""
+        """Whether the globals it names look like names: sometimes bytes that are not a pickle can be run, too."""
         named = self.named
         if not named or self.error is None:
             return bool(named)
@@ -86,14 +100,14 @@ class PickleRun:
 
     @property
     def named(self) -> list[tuple[str, str]]:
-        """The globals whose names look like names."""
+        """The globals that look like names."""
         return [pair for pair in self.globals if all(map(_IDENTIFIER.fullmatch, pair))]
 
 
 class PickleStream:
-    """The pickles that stand one after another in a source. What they take is counted in `budget`.
+    """The pickles that follow one another in a source. `budget` counts what they take.
 
-    After `runs`, `end` is the byte where the pickles end, and `cut` the byte where it stopped because too many pickles
+    After `runs`, `end` is the byte where the pickles end. `cut` is the byte where it stopped because too many pickles
     were listed, or None.
     """
 
@@ -106,11 +120,11 @@ class PickleStream:
         self._data = b""  # the source, as far as it was read
 
     def runs(self, start: int = 0, most: int | None = None) -> Iterator[PickleRun]:
-        """Yield the pickles from `start` on, at most `most`. `end` stays `start` where there is none."""
+        """Yield the pickles from `start` on, at most `most`. If there is none, `end` stays at `start`."""
         source, count = self.source, 0
         position = self.end = start
-        unproven: list[PickleRun] = []  # these could be run, but so could a text that starts with `N.`
-        framed = False  # whether what follows a frame that reaches over its pickle was looked at
+        unproven: list[PickleRun] = []  # runs that prove nothing: a text that starts with `N.` can be run, too
+        framed = False  # whether the bytes after a frame that reaches past its pickle were looked at
         while position < source.size and (most is None or count + len(unproven) < most):
             if self.budget.pickles + len(unproven) >= limits().scan_pickles:
                 self.cut, self.end = position, source.size
@@ -124,10 +138,10 @@ class PickleStream:
                 yield from unproven
                 count += len(unproven)
                 unproven.clear()
-                # Where a frame reaches over STOP, Python's unpickler leaves its file behind the frame.
-                if found.notes and not framed and (elsewhere := _end_of_frames(self._data, found)) < source.size:
+                # If a frame reaches past STOP, Python's unpickler continues its file after the frame.
+                if found.end is not None and found.end < found.framed < source.size and not framed:
                     framed = True
-                    behind = self.run_at(elsewhere)
+                    behind = self.run_at(found.framed)
                     if behind.plausible:
                         yield behind
             if found.end is None:
@@ -137,12 +151,12 @@ class PickleStream:
         self.end = unproven[0].start if unproven else position
 
     def run_at(self, start: int) -> PickleRun:
-        """Run the pickle at `start`; more of the source is read as long as there is a pickle that goes on."""
+        """Run the pickle at `start`. While a pickle goes on, more of the source is read."""
         source, expected = self.source, self.claim is not Claim.DATA
         most = min(source.size, start + max(0, self.budget.pickle_nbytes))
         data = self._data
         if isinstance(source, Memory) and (expected or bytes(source.read(start, 1)) == b"\x80"):
-            # One copy for all the pickles of a record.
+            # Made once for all the pickles of a record.
             data = data if len(data) >= most else bytes(source.read(0, most))
         elif len(data) < min(start + FIRST, source.size):
             data = bytes(source.read(0, min(max(start + FIRST, 2 * len(data)), source.size)))
@@ -151,7 +165,7 @@ class PickleStream:
             error = found.error
             if not isinstance(error, TruncatedPickleError) or error.needs > source.size:
                 break
-            # Where no pickle is expected, more is read only if the data starts like one.
+            # If no pickle is expected, more is read only for data that starts like one.
             if not (expected or found.plausible or data[start : start + 1] == b"\x80"):
                 break
             if error.needs > most:
@@ -159,14 +173,14 @@ class PickleStream:
                 found = replace(found, error=LimitError(past))
                 break
             size = max(error.needs, _GROWTH * len(data))
-            # Read all of it if that is not much more, because each time the pickle is run again from its start.
+            # Read all of it if that is not much more, because the pickle is run again from its start each time.
             data = bytes(source.read(0, min(most, size if 2 * size < source.size else source.size)))
         self._data = data
         self.budget.run_nbytes += max(found.reached - start, 0)
         return found
 
     def _is_expected(self, found: PickleRun, *, first: bool) -> bool:
-        """Whether a pickle that names nothing plausible is one all the same."""
+        """Whether a pickle that names nothing plausible counts as a pickle nevertheless."""
         if self.claim is Claim.DATA:
             return False
         if (self.claim is Claim.PICKLE and first) or isinstance(found.error, LimitError):
@@ -179,102 +193,96 @@ class PickleStream:
 
 
 def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
-    """Run a pickle inert, and go over it once more for what the machine does not keep: calls, and texts that are pickles.
+    """Run a pickle inert, as leniently as any unpickler does, and pass over it once more for texts that are pickles.
 
-    What a strict run refuses is run again, as the most lenient of the unpicklers does. `total` is the size of all that there
-    is, where `data` is only its beginning.
+    `total` is the size of all that there is, where `data` is only its beginning.
     """
-    total = len(data) if total is None else total
+    total, most = len(data) if total is None else total, limits().scan_findings
     used: dict[tuple[str, str], int] = {}
     calls: list[tuple[int, Opaque]] = []
     notes: list[tuple[int, ConverterError]] = []
     errors: list[tuple[int, ConverterError]] = []
     end: int | None = None
-    tensors = 0
+    tensors = framed = 0
+    apart = False  # whether unpicklers read a frame differently
 
     def called(at: int, made: Opaque) -> None:
         nonlocal tensors
         if (made.module, made.name) in TABLE:
             tensors += made.name.startswith("_rebuild_")
-            if made.args is None and len(notes) < limits().scan_findings:
+            if made.args is None and len(notes) < most:
                 notes.append((at, PickleError(f"BUILD at byte {at:,} changes {made.module}.{made.name} itself")))
-        elif len(calls) < limits().scan_findings:
+        elif len(calls) < most:
             calls.append((at, made))
 
     def note(at: int, problem: ConverterError, dead_end: bool) -> None:
+        nonlocal framed, apart
+        if isinstance(problem, FrameError):
+            framed, apart = max(framed, problem.end), apart or problem.apart
+        problem = _let_go(problem)
         if dead_end:
-            errors.append((at, _let_go(problem)))
-        elif not errors and len(notes) < limits().scan_findings:
-            notes.append((at, _let_go(problem)))
+            errors.append((at, problem))
+        elif not errors and len(notes) < most:
+            notes.append((at, problem))
 
+    # Where no dead end was noted, it was a limit that ended the run.
+    reached = len(data)
     try:
         with uncollected():
-            end = run(data, VALUES, _persistent, start, used=used, called=called).end
-    except ConverterError as refused:
-        problem = _let_go(refused)
-        errors.append((len(data), problem))
-        goes_on = isinstance(problem, TruncatedPickleError) and len(data) < problem.needs <= total
-        # Where the data ends between two opcodes, a lenient run would only do the same again.
-        goes_on = goes_on or isinstance(problem, EndOfDataError)
-        if not goes_on and start < len(data) and data[start] in NAMES:
-            for seen in (used, calls, notes, errors):
-                seen.clear()
-            tensors = 0
-            try:
-                with uncollected():
-                    end = run(data, VALUES, _persistent, start, used=used, called=called, note=note, total=total).end
-            except ConverterError as last:
-                errors.append((len(data), _let_go(last)))
-            if not errors and not notes:
-                notes.append((start, problem))
-    counts, texts, reached, decoded = [0] * 256, [], start, 0
-    strictly = end is not None and not errors and not notes
-    for code, argument, at in noteworthy(data, start) if strictly else _decoded(data, start, total):
-        counts[code] += 1
-        reached = at
-        if isinstance(argument, str | bytes) and len(argument) > _SHORT and (raw := _pickle_in(argument)):
-            texts.append((at, raw))
-        if code in _EXTENSIONS and len(notes) < limits().scan_findings:
-            which = f"{NAMES[code]} at byte {at:,} names a global by a number, whose meaning the file does not hold"
-            notes.append((at, UnsupportedError(which)))
-        decoded += not errors or at < errors[0][0]
-    if counts[FRAME] and not strictly:
+            end = run(data, VALUES, _persistent, start, used=used, called=called, note=note, total=total).end
+    except ConverterError as last:
+        reached = errors[-1][0] if errors else len(data)
+        errors.append((reached, _let_go(last)))
+    counts, texts, reached = [0] * 256, [], reached if end is None else end
+    with suppress(ConverterError):
+        for code, argument, at in noteworthy(data, start, refuse=_let_pass, total=total):
+            if at > reached:
+                break
+            counts[code] += 1
+            if argument is not None and (raw := _pickle_in(argument)):
+                texts.append((at, raw))
+            if code in _EXTENSIONS and len(notes) < most:
+                which = f"{NAMES[code]} at byte {at:,} names a global by a number, whose meaning the file does not hold"
+                notes.append((at, UnsupportedError(which)))
+    if apart:
         listed = {at for at, _ in calls}
         with suppress(ConverterError), uncollected():
             run(
-                data, VALUES, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
+                data, VALUES, _persistent, start, used=used, note=_let_pass, total=total, skips=True,
                 called=lambda at, made: None if at in listed else called(at, made),
             )  # fmt: skip
     return PickleRun(
-        start, end, used, calls, errors[0][1] if errors else None, reached if end is None else end,
+        start, end, used, calls, errors[0][1] if errors else None, reached,
         {name: counts[OPCODES[name][0]] for name in _CALLS if counts[OPCODES[name][0]]},
-        texts, tensors, decoded, min(errors[0][0], reached) if errors else start, notes,
+        texts, tensors, _decoded(data, start, total, errors), errors[0][0] if errors else start, notes, framed,
     )  # fmt: skip
 
 
 def _let_go(error: ConverterError) -> ConverterError:
-    """Return an error without the frames that raised it, which would keep all that the pickle made."""
+    """Return an error without its traceback, whose frames would keep everything that the pickle made."""
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)
 
 
 def _persistent(value: Any) -> object:
-    """Keep a persistent id inert; `('module', class, …)`, which torch before 0.4 wrote, stands for the class."""
+    """Keep a persistent id inert. `('module', class, …)`, which torch before 0.4 wrote, stands for the class."""
     if type(value) is tuple and len(value) == 4 and value[0] == "module":
         return value[1]
     return PersistentId(value)
 
 
-def _decoded(data: bytes, start: int, total: int) -> Iterator[tuple[int, Any, int]]:
-    """Yield the opcodes as far as any unpickler can decode them."""
+def _decoded(data: bytes, start: int, total: int, errors: list[tuple[int, ConverterError]]) -> int:
+    """How many opcodes any unpickler can decode before the first error; one more than `_ENOUGH` where there are as many."""
+    until = errors[0][0] + isinstance(errors[0][1], TruncatedPickleError) if errors else len(data)
+    count = 0
     with suppress(ConverterError):
-        yield from decode(data, start, refuse=lambda at, error: None, total=total)
+        for _, _, at in islice(decode(data, start, refuse=_let_pass, total=total), _ENOUGH + 1):
+            count += at < until
+    return count
 
 
-def _end_of_frames(data: bytes, found: PickleRun) -> int:
-    """The byte behind the last frame of a pickle, or the end of the data if no frame reaches over its STOP."""
-    frames = [at + 9 + size for code, size, at in _decoded(data, found.start, len(data)) if code == FRAME]
-    return max((end for end in frames if found.end is not None and end > found.end), default=len(data))
+def _let_pass(at: int, error: ConverterError, dead_end: bool = False) -> None:
+    _let_go(error)
 
 
 def _is_text(head: bytes) -> bool:
@@ -286,17 +294,24 @@ def _is_text(head: bytes) -> bool:
     return not head.translate(None, _TEXT) or not head.translate(None, _TEXT + bytes(range(0x80, 0x100)))
 
 
-def noteworthy(data: bytes, position: int) -> Iterator[tuple[int, str | bytes | None, int]]:
-    """Yield those opcodes of a sound pickle that construct calls, and those whose text may be a pickle."""
+def noteworthy(
+    data: bytes, position: int, refuse: Refuse | None = None, total: int | None = None
+) -> Iterator[tuple[int, str | bytes | None, int]]:
+    """Yield those opcodes of a pickle that construct calls, and those whose text may be a pickle.
+
+    `refuse` and `total` are those of `decode`. Frames are passed over: they change no opcode.
+    """
     start = position
     while True:
         position = _PASS_OVER(data, position).end()  # type: ignore[union-attr]
+        if position == len(data):
+            return
         code = data[position]
         if code in _CALLS_WITHOUT_ARGUMENT:
             yield code, None, position
             position += 1
             continue
-        here = decode(data, position, start=start)
+        here = decode(data, position, start=start, refuse=refuse or strictly, total=total)
         code, argument, at = next(here)
         yield code, argument if isinstance(argument, str | bytes) and len(argument) > _SHORT else None, at
         if code == STOP:
@@ -305,7 +320,7 @@ def noteworthy(data: bytes, position: int) -> Iterator[tuple[int, str | bytes | 
 
 
 def _passing_over() -> Callable[[bytes, int], re.Match[bytes] | None]:
-    """One regex for opcodes that are neither calls nor long texts, so that Python needn't look at each."""
+    """One regular expression for opcodes that are neither calls nor long texts, so that Python doesn't look at each."""
     codes: dict[int, bytes] = {}
     for name, (code, written) in OPCODES.items():
         if written in FIXED_WIDTHS and name not in _CALLS and name != "STOP":
@@ -325,7 +340,7 @@ _PASS_OVER: Final = _passing_over()
 
 
 def _pickle_in(text: str | bytes) -> bytes | None:
-    """The bytes of a text that may be a pickle, perhaps in base64, or None."""
+    """The bytes of a text that may be a pickle, decoded if it is base64; None for any other text."""
     if isinstance(text, str):
         if not (text[0] == "\x80" or text[0].isascii()):
             return None

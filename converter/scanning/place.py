@@ -1,4 +1,4 @@
-"""Where in a file a scanner is looking."""
+"""Where in a file the scanner is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-# Endings that say of a file that it is a pickle or a checkpoint, in lower case.
+# Endings of the names of pickles and checkpoints, in lower case.
 ENDINGS: Final = (
     ".pkl", ".pickle", ".pck", ".pcl", ".p", ".dill", ".joblib", ".pt", ".pt2", ".pth", ".ptl", ".bin", ".ckpt", ".mar", ".npy",
     ".npz", ".safetensors", ".gguf",
@@ -14,16 +14,16 @@ ENDINGS: Final = (
 
 
 class Claim(Enum):
-    """What is claimed of bytes: it decides how much has to speak for a pickle in them."""
+    """What the surroundings say about some bytes. The less they promise a pickle, the more evidence for one is needed."""
 
-    DATA = auto()  # anything that may start with a pickle: a storage, a text, the rest of a broken archive
-    WHOLE = auto()  # a whole file or record: pickles up to its end, if it starts with one
-    PICKLE = auto()  # its name or a header says that it is a pickle, whatever it starts with
+    DATA = auto()  # bytes that may start with a pickle: a storage, a text, the rest of a broken archive
+    WHOLE = auto()  # a whole file or record: if it starts with a pickle, pickles are expected up to its end
+    PICKLE = auto()  # a pickle by its name or a header, whatever it starts with
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in a file. `name` is the way to it, empty for the file itself; `depth` counts what it is nested in.
+    """A place in a file. `name` is the path to it, empty for the file itself; `depth` counts how deep it is nested.
 
     The name of an archive inside another ends with a slash, so that the names of its records can follow.
     """
@@ -33,5 +33,5 @@ class Place:
     claim: Claim = Claim.WHOLE
 
     def into(self) -> Place:
-        """The place of what an archive here holds."""
+        """The place of something that the archive at this place holds."""
         return Place(f"{self.name}/", self.depth + 1)

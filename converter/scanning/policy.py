@@ -1,6 +1,7 @@
-"""A policy: the unknown globals that somebody accepts, each with a reason and the last day on which it counts.
+"""A policy: the unknown globals that a user accepts, each with a reason and an expiry date.
 
-It is a file of whoever scans, never of what is scanned. A dangerous global can't be accepted, by no entry and no wildcard.
+The policy belongs to whoever scans and must not come from what is scanned. No entry and no wildcard can accept a
+dangerous global.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from converter.text import os_reason
 _MOST: Final = 1 << 20  # bytes
 _HEADER: Final = re.compile(r"^[ \t]*\[\[[ \t]*accept[ \t]*\]\]", re.MULTILINE)
 _KEYS: Final = ("global", "reason", "expires")
-_ANYTHING: Final = ("some_module", "SomeName")  # stands for whatever lies below a package
+_ANYTHING: Final = ("some_module", "SomeName")  # an example of a global below a package
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is accepted: one global, or all in a package (`package.*`) and below; why; until and with which day."""
+    """One accepted global, or everything in a package and below (`package.*`); the reason; the last day on which it counts."""
 
     pattern: str
     reason: str
@@ -35,13 +36,13 @@ class Entry:
 
     @property
     def package(self) -> str | None:
-        """The package of a wildcard, or None."""
+        """The package of a wildcard; None for a single global."""
         return self.pattern[:-2] if self.pattern.endswith(".*") else None
 
 
 @dataclass(slots=True)
 class Policy:
-    """The entries of a policy that still count, and which were used. Made by `load`."""
+    """The entries of a policy that have not expired, and which of them were used. Made by `load`."""
 
     name: str
     entries: tuple[Entry, ...]
@@ -55,7 +56,7 @@ class Policy:
         self.packages = {entry.package: entry for entry in self.entries if entry.package is not None}
 
     def accepts(self, module: str, name: str) -> str | None:
-        """The reason for which a global is accepted, or None. An entry of its own counts before a wildcard."""
+        """The reason for which a global is accepted, or None. An entry for the global itself counts before a wildcard."""
         entry = self.exact.get(f"{module}.{name}") or self._wildcard(module)
         if entry is None or danger(module, name) is not None:
             return None
@@ -70,7 +71,7 @@ class Policy:
         return None
 
     def report(self, accepted: int, files: int) -> PolicyReport:
-        """What became of it: it accepted so many globals in so many files."""
+        """What the policy did: how many globals it accepted, in how many files."""
         return PolicyReport(
             self.name,
             len(self.entries) + len(self.expired),
@@ -82,7 +83,7 @@ class Policy:
 
 
 def load(path: Path, today: datetime.date | None = None) -> Policy:
-    """Read a policy. Raises PolicyError, with the line where one is known."""
+    """Read a policy. Raises PolicyError, with the line number if it is known."""
     try:
         with path.open("rb") as file:
             data = file.read(_MOST + 1)
@@ -94,7 +95,7 @@ def load(path: Path, today: datetime.date | None = None) -> Policy:
         text = data.decode()
         document = tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PolicyError(f"the policy `{path}` is no TOML: {error!s:.200}") from error
+        raise PolicyError(f"the policy `{path}` is not valid TOML: {error!s:.200}") from error
     unknown = [key for key in document if key != "accept"]
     if unknown:
         raise PolicyError(f"the policy `{path}` has the key `{unknown[0]:.80}`: only `[[accept]]` tables are known")
@@ -104,7 +105,7 @@ def load(path: Path, today: datetime.date | None = None) -> Policy:
     lines = [text.count("\n", 0, header.start()) + 1 for header in _HEADER.finditer(text)]
     entries: dict[str, Entry] = {}
     for number, row in enumerate(rows):
-        # The parser tells no lines: they are known if there is one header for each entry.
+        # The parser gives no line numbers. We know them if there is one header for each entry.
         at = f"line {lines[number]}" if len(lines) == len(rows) else f"entry {number + 1}"
         entry = _entry(row, f"the policy `{path}`, {at}")
         if entry.pattern in entries:
@@ -127,10 +128,10 @@ def _entry(row: Any, where: str) -> Entry:
     pattern, reason, expires = (row[key] for key in _KEYS)
     if type(pattern) is not str or not _is_pattern(pattern):
         raise PolicyError(
-            f"{where}: {pattern!r:.80} is no global: give `package.module.Name`, or `package.*` for all in it"
+            f"{where}: {pattern!r:.80} is not a global: give `package.module.Name`, or `package.*` for all in it"
         )
     if type(reason) is not str or not reason.strip():
-        raise PolicyError(f"{where}: the reason for `{pattern}` is empty, or no text")
+        raise PolicyError(f"{where}: the reason for `{pattern}` is empty, or not text")
     if type(expires) is not datetime.date:
         raise PolicyError(f"{where}: `expires` of `{pattern}` is {expires!s:.40}, not a date such as 2027-06-30")
     entry = Entry(pattern, reason.strip(), expires)
@@ -139,7 +140,7 @@ def _entry(row: Any, where: str) -> Entry:
         if why is not None:
             raise PolicyError(f"{where}: all in `{entry.package}` is dangerous ({why}), and can't be accepted")
     else:
-        # The module may end at any dot, as a class inside a class has a name with dots.
+        # The module may end at any dot, because the name of a class inside a class has dots, too.
         parts = pattern.split(".")
         for at in range(1, len(parts)):
             if (why := danger(".".join(parts[:at]), ".".join(parts[at:]))) is not None:
@@ -154,8 +155,8 @@ def _is_pattern(pattern: str) -> bool:
 
 
 def check_place(policy: Path, scanned: Iterable[Path]) -> None:
-    """Raise PolicyError for a policy that lies in a folder that is scanned, or is a file that is, by whatever links."""
-    # Where it seems to lie, and where its links lead: both have to be outside.
+    """Raise PolicyError if the policy lies in a scanned folder or is itself scanned, also by way of links."""
+    # The path as it is written and the place its links lead to must both be outside.
     places = (Path(os.path.abspath(policy)), Path(os.path.realpath(policy)))
     known = {key for place in places for above in (place, *place.parents) if (key := _identity(above)) is not None}
     for path in scanned:
@@ -167,7 +168,7 @@ def check_place(policy: Path, scanned: Iterable[Path]) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """The file or folder itself, whatever it is called; None if it is none."""
+    """Device and inode of a file or folder; None if there is none."""
     try:
         found = path.stat()
     except (OSError, ValueError):

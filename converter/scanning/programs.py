@@ -1,4 +1,4 @@
-"""Archives that are programs: what they are, and what their code could do, by reading it as text. Nothing of it is run."""
+"""Archives that are programs: what they are, and what their code could do. The code is read as text and never run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from converter.limits import limits
 if TYPE_CHECKING:
     from converter.io.zip_records import Archive
 
-_CODE: Final = 4 << 20  # bytes of code that are read of one archive
+_CODE: Final = 4 << 20  # bytes of code that are read in one archive
 _NATIVE: Final = (".so", ".o", ".a", ".dll", ".pyd", ".dylib", ".cubin", ".ptx", ".hsaco", ".spv")
 _SOURCES: Final = (".cpp", ".cc", ".c", ".cu", ".h", ".hpp")
 _PYTHON: Final = (".py", ".pyc")
 _MOST: Final = 8  # names that a sentence lists
 
-# TorchScript has no Python; what it can reach outside of tensors is these operators of torch (aten/src/ATen/native and
+# TorchScript has no Python. These operators of torch are the only ones that reach anything but tensors (aten/src/ATen/native and
 # torch/csrc/jit/runtime/register_prim_ops*.cpp).
 _FILES: Final = re.compile(r"\b(?:torch|ops\.aten|aten)\.(save|from_file|_save|load)\(")
 _OPERATORS: Final = re.compile(r"\bops\.([A-Za-z_]\w{0,60}\.[A-Za-z_]\w{0,60})\(")
@@ -35,12 +35,12 @@ _KERAS_MODULES: Final = ("keras", "builtins")
 
 
 def is_keras(archive: Archive) -> bool:
-    """Whether an archive is a model as Keras 3 saves it."""
+    """Whether an archive is a model saved by Keras 3."""
     return KERAS in archive and any(one in archive for one in (KERAS_WEIGHTS, _KERAS_METADATA))
 
 
 def of_archive(archive: Archive) -> Iterator[str]:
-    """Yield a sentence for what an archive is that is a program, and one for each kind of thing that its code can do."""
+    """Yield one sentence that says what kind of program an archive is, and one for each thing its code can do."""
     what = program(archive)
     keras = _keras(archive)
     if what is None and keras is None:
@@ -59,13 +59,13 @@ def of_archive(archive: Archive) -> Iterator[str]:
 
 
 def _listed(archive: Archive, endings: tuple[str, ...]) -> str:
-    """The names of records with these endings, as many as a person reads."""
+    """The names of the records with these endings, no more than a person reads."""
     names = [name for name in archive.records if name.lower().endswith(endings)]
     return ", ".join(f"`{name:.100}`" for name in names[:_MOST]) + (", …" if len(names) > _MOST else "")
 
 
 def _torchscript(archive: Archive) -> Iterator[str]:
-    """Say what code in `code/` could do besides computing."""
+    """Say what the code in `code/` could do besides computing."""
     files, operators, classes = dict[str, None](), dict[str, None](), dict[str, None]()
     left = _CODE
     for name, record in archive.records.items():
@@ -78,7 +78,7 @@ def _torchscript(archive: Archive) -> Iterator[str]:
         try:
             text = archive.read(name, left + record.nbytes, check=record.crc32 != 0).decode("utf-8", "replace")
         except ConverterError:
-            continue  # that the record is broken was reported where its pickles were looked for
+            continue  # already reported as broken when its pickles were looked for
         files |= dict.fromkeys(_FILES.findall(text))
         operators |= dict.fromkeys(one for one in _OPERATORS.findall(text) if not one.startswith(_OWN))
         classes |= dict.fromkeys(_CLASSES.findall(text))
@@ -93,7 +93,7 @@ def _torchscript(archive: Archive) -> Iterator[str]:
 
 
 def _keras(archive: Archive) -> str | None:
-    """What a Keras model is, and would run when it is opened; None for any other archive."""
+    """What a Keras model is, and what it would run when it is opened; None for any other archive."""
     if not is_keras(archive):
         return None
     try:
@@ -113,7 +113,7 @@ def _keras(archive: Archive) -> str | None:
 
 
 def _foreign(config: Any) -> Iterator[str]:
-    """Yield the classes that a configuration names and Keras does not have, and its functions of Python bytecode."""
+    """Yield the classes in a configuration that are not Keras's own, and functions of Python bytecode."""
     waiting = [config]
     while waiting:
         node = waiting.pop()

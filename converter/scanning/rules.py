@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-PLAIN: Final = "plain"
-UNKNOWN: Final = "unknown-globals"
-PROGRAM: Final = "program"
-DANGEROUS: Final = "dangerous"
-MALFORMED: Final = "malformed"
+from converter.words import DANGEROUS, MALFORMED, PLAIN, PROGRAM, UNKNOWN
+
 VERDICTS: Final = (PLAIN, UNKNOWN, PROGRAM, DANGEROUS, MALFORMED)  # each worse than the one before
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A kind of finding: its level as SARIF spells it, the verdict it leads to, and what it means."""
+    """A kind of finding: its level in SARIF, the verdict it leads to, and what it means."""
 
     level: str
     verdict: str
@@ -59,28 +56,28 @@ RULES: Final = {
         "warning",
         PROGRAM,
         "A program, not a checkpoint",
-        "What opens the file as what it is runs code that the file holds: TorchScript, torch.package, torch.export, a Keras "
+        "The program that the file is made for runs code from it: TorchScript, torch.package, torch.export, a Keras "
         "layer of Python code, an ONNX model with operators from elsewhere. Its pickles are looked into; the code is not.",
     ),
     "malformed": Rule(
         "error",
         MALFORMED,
-        "Malformed, or to be understood in two ways",
+        "Malformed, or readable in two ways",
         "Readers disagree on what such a file holds; a scanner may see another file than the program that loads it.",
     ),
     "not-looked-into": Rule(
         "error",
         MALFORMED,
         "Not looked into",
-        "The file, or a part of it, is in a form that this program does not open, or past a limit.",
+        "The file, or a part of it, has a form that this program does not open, or exceeds a limit.",
     ),
     "second-opinion": Rule(
         "warning",
         PLAIN,
         "fickling disagrees",
-        "fickling comes to another result. Its opinion stands beside the verdict and does not change it.",
+        "fickling reaches another result. Its opinion stands beside the verdict and does not change it.",
     ),
 }
 
-# The order of reports: what does harm comes first, then what could, the worst first.
+# The order of files in a report: harmful files first, then those that could be harmful, the worst first.
 SHOWN: Final = (DANGEROUS, *(verdict for verdict in reversed(VERDICTS) if verdict != DANGEROUS))

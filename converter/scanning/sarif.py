@@ -1,4 +1,4 @@
-"""A scan as SARIF 2.1.0, for dashboards that collect the findings of code scanners.
+"""Writes a scan as SARIF 2.1.0, for dashboards that collect the findings of code scanners.
 
 Source: OASIS, Static Analysis Results Interchange Format 2.1.0, errata 01.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _IDS: Final = tuple(RULES)
 _ESCAPE: Final = re.compile(r"(%[0-9A-Fa-f]{2})")
-_IN_PATH: Final = "/:@!$&'()*+,;="  # of what is reserved, what a path may hold
+_IN_PATH: Final = "/:@!$&'()*+,;="  # reserved characters that a path may hold
 _IN_AUTHORITY: Final = "[]:!$&'()*+,;="
 
 
@@ -91,7 +91,7 @@ def _run_properties(policy: PolicyReport) -> dict[str, Any]:
 def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any]:
     physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(file.location), "index": index}}
     location: dict[str, Any] = {"physicalLocation": physical}
-    # Inside an archive bytes count from the start of a record, which a region cannot say.
+    # Inside an archive, bytes are counted from the start of a record, which a region cannot express.
     if finding.byte is not None and not finding.place:
         physical["region"] = {"byteOffset": finding.byte, "byteLength": 1}
     if finding.place:
@@ -112,16 +112,16 @@ def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any
 
 
 def _printable(text: str) -> str:
-    """A text without control characters: dashboards show messages as they are."""
+    """A text without control characters, because dashboards show messages unchanged."""
     return safe_text(text, 2000)
 
 
 def _uri(location: str) -> str:
     """A location as a URI, or as one relative to the current folder. Source: RFC 3986."""
     scheme, remote, rest = location.partition("://")
-    if remote:  # never in a path, in which slashes that follow each other are one
+    if remote:  # a path never has `://`, because repeated slashes count as one
         authority, slash, path = rest.partition("/")
-        # In a URL what is escaped stays as it is; on the Hub the name of a file is text.
+        # A URL keeps its escapes; on the Hub the name of a file is plain text.
         kept = _ESCAPE.split(path) if scheme in ("https", "http") else [path]
         quoted = "".join(part if number % 2 else quote(part, safe=_IN_PATH) for number, part in enumerate(kept))
         return f"{scheme}://{quote(authority, safe=_IN_AUTHORITY)}{slash}{quoted}"
@@ -135,5 +135,5 @@ def _uri(location: str) -> str:
 
 
 def _quoted(path: PurePath) -> str:
-    # A path is bytes; a name that is no valid text keeps its bytes.
+    # A path is bytes, so a name that is not valid text keeps its bytes.
     return quote(str(path).encode("utf-8", "surrogateescape"), safe="/")

@@ -1,6 +1,6 @@
-"""Every pickle in a file, whatever kind of file it is: what it names, who has abused that, and what loading it would run.
+"""Scans every pickle in a file of any kind: what it names, where that was abused, and what loading it would run.
 
-Nothing is loaded. Where a strict reader refuses the file, scanning goes on as far as it can: the verdict is then
+Nothing is loaded. If a strict reader refuses the file, the scan still goes on as far as it can, and the verdict is
 `malformed`.
 """
 
@@ -17,11 +17,12 @@ from converter.formats import FORMATS
 from converter.limits import limits
 from converter.reports.scan import FileScan, FindingReport, OpinionReport, ScanReport
 from converter.scanning.findings import Findings
-from converter.scanning.rules import PLAIN, RULES, SHOWN, UNKNOWN, VERDICTS
+from converter.scanning.rules import RULES, SHOWN, VERDICTS
 from converter.scanning.second_opinion import Opinions
 from converter.scanning.sources import Item, Location
 from converter.scanning.walker import Walker
 from converter.text import plural
+from converter.words import PLAIN, UNKNOWN
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -41,11 +42,12 @@ def scan(
 ) -> ScanReport:
     """Scan files, folders and repositories. Dangerous files come first in the report, then the others, the worst first.
 
-    `explain` adds what would be called, as expressions. In a folder, a file that is no checkpoint and holds no pickle is
-    only counted; one that was named itself is reported as not looked into. What can't be read in a folder is reported,
-    too, and the rest is scanned. `starting` is told how many files there are, `progress` the name of each before it is
-    scanned. `policy` is a file of accepted globals, see `converter.scanning.policy`. Raises SourceError for a location that
-    can't be read, or a folder with nothing to scan; PolicyError for a policy that is malformed or lies in what is scanned.
+    `explain` adds the calls that loading would make, as expressions. In a folder, a file that is not a checkpoint and
+    holds no pickle is only counted; a file that was named is reported as not looked into. A file of a folder that can't
+    be read is reported, too, and the rest is scanned. `starting` is called with the number of files, `progress` with
+    the name of each before it is scanned. `policy` is a file of accepted globals, see `converter.scanning.policy`.
+    Raises SourceError for a location that can't be read or a folder without anything to scan; PolicyError for a policy
+    that is malformed or lies in what is scanned.
     """
     places = [Location(location) for location in locations]
     accepted = _policy(policy, places) if policy is not None else None
@@ -75,7 +77,7 @@ def _files(
     starting: Callable[[int], None] | None,
     progress: Callable[[str], None] | None,
 ) -> tuple[list[FileScan], int, int]:
-    """Look at all that lies at the places; count what holds no pickle, and links."""
+    """Scan everything at the places. Files without a pickle and links are only counted."""
     files: list[FileScan] = []
     skipped = links = 0
     if starting is not None:
@@ -98,9 +100,9 @@ def _files(
 
 
 def fails(report: ScanReport, *, unknown: bool = True) -> bool:
-    """Whether a check should fail: it does for any file that is not plain, unless a policy accepts all that is unknown in it.
+    """Whether a check should fail: for any file that is not plain, unless the policy accepts all its unknown globals.
 
-    Without `unknown`, unknown globals fail only where fickling says LIKELY_UNSAFE or worse.
+    Without `unknown`, unknown globals fail only if fickling says LIKELY_UNSAFE or worse.
     """
     return any(_fails(file, unknown) for file in report.files)
 
@@ -115,7 +117,7 @@ def _fails(file: FileScan, unknown: bool) -> bool:
 def scan_file(
     source: Source, *, explain: bool = False, fickling: bool = True, policy: Policy | None = None, named: bool = True
 ) -> FileScan:
-    """Scan one file. Unless it was `named`, it may be something that nobody knows and that holds no pickle."""
+    """Scan one file. None for a file that was not `named`, is of no known kind and holds no pickle."""
     with Opinions() if fickling else nullcontext() as opinions:
         return _scanned(source, named, explain=explain, opinions=opinions, policy=policy)
 
@@ -126,11 +128,11 @@ def _scanned(
     found = Findings(policy)
     try:
         kind = Walker(found, explain=explain, named=named).file(source)
-    except ConverterError as error:  # a file that vanishes, shrinks or can't be read any more
+    except ConverterError as error:  # the file vanished, shrank or can't be read any more
         found.report(error.rule, str(error))
         kind = "unreadable"
-    verdict = found.verdict  # the opinion does not change it
-    # It can change something only where globals are unknown: what is plain names none, all else fails in any case.
+    verdict = found.verdict  # before the second opinion, which does not change it
+    # It matters only for unknown globals: a plain file has none, and every other verdict fails anyway.
     opinion = _second_opinion(found, opinions) if opinions is not None and verdict == UNKNOWN else None
     return FileScan(
         source.name,
@@ -147,7 +149,7 @@ def _scanned(
 
 
 def _item(item: Item, look: Callable[[Source, bool], FileScan]) -> FileScan | None:
-    """Scan what there is to scan. None for a file in a folder that is no checkpoint and holds no pickle."""
+    """Scan one item. None for a file in a folder that is not a checkpoint and holds no pickle."""
     if item.open is None:
         return _unseen(item.name, item.kind, item.why)
     try:
@@ -169,7 +171,7 @@ def _unseen(name: str, kind: str, why: str) -> FileScan:
 
 
 def _second_opinion(found: Findings, opinions: Opinions) -> OpinionReport:
-    """Ask fickling, unless the pickles are larger than it can take; add a finding where it disagrees."""
+    """Ask fickling, unless the pickles are too large for it. Add a finding if it disagrees."""
     sent = found.sent
     if sent.too_much:
         note = (
@@ -183,5 +185,7 @@ def _second_opinion(found: Findings, opinions: Opinions) -> OpinionReport:
     if said.severity is None:
         return OpinionReport(said.version, None, said.reasons, None, said.note)
     if not said.alarmed:
-        found.report("second-opinion", f"fickling {said.version} found nothing; that raises no trust")
+        found.report(
+            "second-opinion", f"fickling {said.version} found nothing; that does not make the file trustworthy"
+        )
     return OpinionReport(said.version, said.severity, said.reasons, said.alarmed, said.note, said.alarmed)

@@ -1,9 +1,9 @@
-"""What fickling makes of a pickle. It runs in a process of its own, which gets the bytes and little else.
+"""What fickling says about a pickle. fickling runs in a process of its own, which gets the bytes and little else.
 
-That process has an empty environment, `/` for its folder, limits of memory and processor time, and no network where the
-kernel lets anyone give it up. Once fickling is imported it can open nothing more: no file, no socket. This is not a sandbox.
+The process has an empty environment, `/` as its folder, limits on memory and processor time and, if the kernel allows
+it, no network. Once fickling is imported, the process can't open any file or socket. This is not a sandbox.
 
-Run as a script, this file is that process: it must import nothing of this package.
+This file runs as a script in that process, so it must import nothing of this package.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _MEMORY: Final = 1 << 30  # bytes of address space
 _SECONDS: Final = 30  # of processor time for one answer
-_PATIENCE: Final = 90  # seconds until an answer, on however busy a machine
+_PATIENCE: Final = 90  # seconds to wait for an answer, even on a busy machine
 _ANSWER: Final = 1 << 20  # bytes
 _RENEWED: Final = (
     32 << 20
-)  # bytes of pickles, after which the process is started anew: it may not have freed all memory
+)  # bytes of pickles after which a new process is started, because the old one may not have freed all memory
 _READY: Final = b"+"
-_UNSHARE: Final = "/usr/bin/unshare"  # gives up the network before Python 3.12 does
+_UNSHARE: Final = "/usr/bin/unshare"  # cuts off the network for Python before 3.12
 _CODECS: Final = ("raw_unicode_escape", "unicode_escape", "latin-1", "ascii", "utf-8", "utf-16-le", "utf-32-le")
 _FIRST: Final = b"cposix\nsystem\n(Vx\ntR0K\1."
 _SEVERITIES: Final = (
@@ -43,7 +43,7 @@ _SEVERITIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """The worst severity over several pickles, as fickling names it, and its reasons; or why there is none."""
+    """The worst severity over several pickles, in the words of fickling, and its reasons; or why there is none."""
 
     version: str
     severity: str | None
@@ -52,16 +52,16 @@ class Opinion:
 
     @property
     def alarmed(self) -> bool:
-        """Whether fickling holds the pickle for unsafe."""
+        """Whether fickling considers the pickle unsafe."""
         return self.severity is not None and _SEVERITIES.index(self.severity) >= _SEVERITIES.index("LIKELY_UNSAFE")
 
 
 class Opinions:
-    """Asks fickling about the pickles of many files. The process starts with the first, and anew after one that it died of."""
+    """Asks fickling about the pickles of many files. A process starts with the first file, and again after it has died."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._spent = 0  # bytes of pickles that the process was asked about
+        self._spent = 0  # bytes of pickles that this process was asked about
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class Opinions:
             process.communicate()
 
     def ask(self, pickles: list[bytes]) -> Opinion:
-        """Ask about the pickles of one file. Never raises: fickling's failures are an answer, too."""
+        """Ask about the pickles of one file. Never raises: a failure of fickling is an answer, too."""
         sent = b"".join(len(data).to_bytes(8, "little") + data for data in pickles)
         if self._spent + len(sent) > _RENEWED:
             self.close()
@@ -101,12 +101,12 @@ class Opinions:
 
 
 def _started(deadline: float) -> subprocess.Popen[bytes]:
-    """The process, once it answers: without a network if that can be had. Raises OSError."""
-    # Most scans start none, and these modules take a part of their time.
+    """The process, once it is ready; without a network if that is possible. Raises OSError."""
+    # Imported here, because most scans start no process and these modules take time to import.
     import subprocess
     from importlib.util import find_spec
 
-    # -I: no folder that someone is standing in, and no variable, lends its modules. So it is told where fickling lies.
+    # -I: no module comes from the current folder or an environment variable. So we pass the path of fickling.
     found = find_spec("fickling")
     folder = str(Path(found.origin).parent.parent) if found is not None and found.origin else ""
     python = [sys.executable, "-I", __file__, folder]
@@ -166,7 +166,7 @@ def _received(process: subprocess.Popen[bytes], size: int, deadline: float) -> b
 
 
 def _main(folder: str) -> None:
-    """Answer each document of pickles on stdin with one of JSON; what fickling prints goes nowhere."""
+    """Answer each document of pickles on stdin with one of JSON. Whatever fickling prints is discarded."""
     import codecs
     import resource
 
@@ -179,7 +179,7 @@ def _main(folder: str) -> None:
     answer = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.write(answer, _READY)
-    # All that will be needed has to be imported by now.
+    # Nothing can be imported from here on.
     for name in _CODECS:
         codecs.lookup(name)
     _judged(len(_FIRST).to_bytes(8, "little") + _FIRST)
@@ -200,7 +200,7 @@ def _main(folder: str) -> None:
 
 
 def _limit(what: int, soft: int, hard: int | None) -> None:
-    """Set a limit as far as the system has it: macOS knows no RLIMIT_AS. Without `hard` that stays, to be raised up to."""
+    """Set a limit if the system has it (macOS has no RLIMIT_AS). Without `hard`, the hard limit stays as it is."""
     import resource
 
     try:
@@ -218,7 +218,7 @@ def _judged(sent: bytes) -> dict[str, Any]:
         if not _VERSION:
             _VERSION.append(version("fickling"))
         said["version"] = _VERSION[0]
-        # Its standard list calls 105 of 108 ordinary checkpoints unsafe; without three of its analyses, none.
+        # With its standard list, fickling calls 105 of 108 ordinary checkpoints unsafe; without three of its analyses, none.
         from fickling.analysis import (
             Analyzer,
             BadCalls,
@@ -250,14 +250,14 @@ def _judged(sent: bytes) -> dict[str, Any]:
                 worst, said["severity"] = severity, found.severity.name
             if severity:
                 said["reasons"] += [line[:300] for line in found.to_string().splitlines() if line.strip()][:5]
-    # Whatever it raises on bytes that it does not understand: 441 of 2,393 hostile files in a trial.
+    # fickling raises all kinds of errors on bytes it does not understand: for 441 of 2,393 hostile files in a trial.
     except BaseException as error:
         said["note"] = f"it failed: {type(error).__name__}: {error}"[:300]
     said["reasons"] = said["reasons"][:10]
     return said
 
 
-_VERSION: Final[list[str]] = []  # fickling's, once it was asked for
+_VERSION: Final[list[str]] = []  # fickling's version, once it has been looked up
 
 if __name__ == "__main__":
     _main(sys.argv[1])

@@ -1,7 +1,7 @@
-"""What there is to scan at a location: a file, all that lies in a folder, or a repository.
+"""What there is to scan at a location: a file, everything in a folder, or a repository.
 
-Links in a folder are followed to files of the same folder, and from a snapshot in a cache of the Hub to the files that
-the cache keeps for it. What can't be looked into is given all the same, with the reason.
+A link in a folder is followed if it leads to a file of the same folder or, in a snapshot of the Hub's cache, to a file
+that the cache keeps for it. Whatever can't be looked into is listed nevertheless, with the reason.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
     _Identity = tuple[int, int]  # device and inode
 
-_SPECIAL: Final = (  # what lies in a folder and is no file, and what it is called
+_SPECIAL: Final = (  # things in a folder that are not files, and what we call them
     (stat.S_ISFIFO, "named pipe"),
     (stat.S_ISSOCK, "socket"),
     (stat.S_ISCHR, "device"),
     (stat.S_ISBLK, "device"),
 )
-_CACHED: Final = ("models--", "datasets--", "spaces--")  # what the Hub's cache calls the folder of a repository
+_CACHED: Final = ("models--", "datasets--", "spaces--")  # how the Hub's cache begins the names of repositories' folders
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something to scan. `named`: the location is this file. `open` is None where it is no file: `why` then says so."""
+    """Something to scan. `named`: the location is this file. If it is not a file, `open` is None and `why` says why."""
 
     name: str
     open: Callable[[], Source] | None
@@ -43,7 +43,7 @@ class Item:
 
 
 class Location:
-    """What lies at one location. Files are opened one by one; only a repository's are opened together, the first time."""
+    """What lies at one location. Files are opened one by one, but a repository's all together, at the first use."""
 
     def __init__(self, location: str | Path | Source) -> None:
         self.name = str(location) if isinstance(location, str | Path) else location.name
@@ -52,14 +52,14 @@ class Location:
         self._tree: _Tree | None = None
 
     def folders(self) -> Iterator[Path]:
-        """The file or folder that is named, and the repository in a cache of the Hub that it is a snapshot of."""
+        """The file or folder that was named, and for a snapshot in a cache of the Hub the folder of its repository."""
         if self._source is None:
             path = Path(self.name)
             yield path
             yield from (above for above in path.absolute().parents if above.name.startswith(_CACHED))
 
     def items(self) -> Iterator[Item]:
-        """Yield what there is to scan, in an order that depends on the names alone."""
+        """Yield what there is to scan, in an order that depends only on the names."""
         if self._source is not None:
             yield Item(self.name, partial(_given, self._source), named=True)
             return
@@ -75,7 +75,7 @@ class Location:
             return
         try:
             is_folder = Path(self.name).is_dir()
-        except OSError:  # opening it says what is wrong
+        except OSError:  # opening it later gives the error
             is_folder = False
         if is_folder:
             self._tree = self._tree or _Tree(self.name)
@@ -84,29 +84,29 @@ class Location:
             yield Item(self.name, partial(LocalFile, self.name), named=True)
 
     def count(self) -> int:
-        """How many items there are. Nothing but a repository's files is opened for it."""
+        """How many items there are. Only a repository's files are opened for this."""
         return sum(1 for _ in self.items())
 
 
 class _Unlinked(LocalFile):
-    """A file that was no link when its folder was read: it is not followed if it has become one."""
+    """A file that was not a link when its folder was read. If it has become one, it is not followed."""
 
     _follow = False
 
 
 class _Tree:
-    """A folder with all that is in it."""
+    """A folder with everything in it."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         real = os.path.realpath(root)
-        self._inside = real  # links that lead in here are followed
+        self._inside = real  # links that lead into here are followed
         self._blobs = _blobs(real)
-        # Files that links lead to: they have several names, and are scanned once.
+        # Files that links lead to. They have several names, but are scanned once.
         self._targets = {found[1] for path, entry in _walk(root) if (found := self._target(path, entry)) is not None}
 
     def items(self) -> Iterator[Item]:
-        """Yield the files, and all else that is no folder."""
+        """Yield the files, and everything else that is not a folder."""
         given: set[tuple[_Identity, str]] = set()
         for place, entry in _walk(self._root):
             path = str(Path(place))  # without `./`
@@ -128,18 +128,18 @@ class _Tree:
                 target, identity = found
             elif not stat.S_ISREG(status.st_mode):
                 kind = next((name for is_one, name in _SPECIAL if is_one(status.st_mode)), "special file")
-                yield _unseen(path, kind, f"a {kind} is no file: nobody knows what would come out of it")
+                yield _unseen(path, kind, f"a {kind} is not a file, so it was not read")
                 continue
             if identity in self._targets:
-                # The Hub's cache keeps files under their hashes: they are scanned under the names that links give them.
-                # Otherwise the first name counts, and another that has another ending: a loader may go by that.
+                # The Hub's cache keeps files under their hashes, so they are scanned under the names of their links.
+                # Otherwise the first name counts, and any name with another ending: a loader may decide by the ending.
                 if (identity, ending) in given or (target is path and not ending):
                     continue
                 given.add((identity, ending))
             yield Item(path, partial(_opened, target, path))
 
     def _target(self, path: str, entry: os.DirEntry[str] | OSError) -> tuple[str, _Identity] | None:
-        """The file that a link leads to, if it is one that is followed: its path and identity."""
+        """The file that a link leads to, as path and identity; None if the link is not followed."""
         if isinstance(entry, OSError) or not entry.is_symlink():
             return None
         try:
@@ -152,18 +152,18 @@ class _Tree:
         return target, (status.st_dev, status.st_ino)
 
     def _not_followed(self, path: str) -> str | None:
-        """Why a link is not followed. None if it leads to something that is looked at by its own name."""
+        """Why a link is not followed. None if it leads to something that is scanned under its own name."""
         try:
             target = os.path.realpath(path, strict=True)
         except OSError as error:
             return f"the link leads nowhere: {os_reason(error)}"
         if _lies_in(target, self._inside):
             return None
-        return f"the link leads out of the folder, to `{target}`: name that to scan it"
+        return f"the link leads out of the folder, to `{target}`: name that path to scan it"
 
 
 def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str] | OSError]]:
-    """Yield all that is in a folder and is no folder, sorted; the files of each folder before its folders."""
+    """Yield everything in a folder that is not a folder, sorted; the files of each folder come before its folders."""
     waiting = [root]
     while waiting:
         folder = waiting.pop()
@@ -188,7 +188,7 @@ def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str] | OSError]]:
 
 
 def _blobs(root: str) -> str | None:
-    """Where a cache of the Hub keeps the files of a snapshot, if the folder is one of its snapshots, or lies in one."""
+    """Where a cache of the Hub keeps the files of a snapshot, if the folder is such a snapshot or lies in one."""
     folder = Path(root)
     for parent in folder.parents:
         if parent.name.startswith(_CACHED) and folder.relative_to(parent).parts[0] == "snapshots":
@@ -198,7 +198,7 @@ def _blobs(root: str) -> str | None:
 
 
 def _lies_in(path: str, folder: str | None) -> bool:
-    """Whether a path without links is a folder, or lies in it."""
+    """Whether a path without links is this folder, or lies in it."""
     return folder is not None and (path == folder or path.startswith(folder.rstrip("/") + "/"))
 
 
@@ -211,7 +211,7 @@ def _given(source: Source) -> Source:
 
 
 def _opened(target: str, name: str) -> Source:
-    """Open a file by its own path; messages call it by the name that a link gives it."""
+    """Open a file by its real path; messages call it by the name of its link."""
     found = _Unlinked(target)
     found.name = name
     return found

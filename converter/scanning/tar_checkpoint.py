@@ -1,4 +1,4 @@
-"""The members of a checkpoint that torch before 0.1.10 wrote as a tar: pickles with bytes of numbers between them.
+"""The members of a checkpoint that torch before 0.1.10 wrote as a tar: pickles with the bytes of numbers between them.
 
 Source: torch/serialization.py, `legacy_load`. `pickle` and `sys_info` are plain pickles.
 """
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.scanning.walker import Walker
 
-_FIRST: Final = 2048  # bytes read of a pickle; those of a tensor or a storage have about 100
-_MOST: Final = 16 << 20  # bytes of a pickle: the list of views may be long
-Raw = Callable[["Source", int, Any], int]  # how many bytes follow a pickle with this value, which ends at this byte
+_FIRST: Final = 2048  # bytes of a pickle that are read at first; the pickle of a tensor or a storage has about 100
+_MOST: Final = 16 << 20  # bytes of a pickle at most: the list of views may be long
+Raw = Callable[["Source", int, Any], int]  # how many bytes follow a pickle, by its end and its value
 
 
 def _numbers_of_storage(source: Source, position: int, value: Any) -> int:
-    """A count of elements (8 bytes), and the elements of (key, location, storage class)."""
+    """The size of: a count of elements (8 bytes), and the elements of (key, location, storage class)."""
     numel = int.from_bytes(source.read(position, 8), "little", signed=True)
     if numel < 0:
         raise FormatError(f"a storage of {numel:,} elements at byte {position:,}")
@@ -35,7 +35,7 @@ def _numbers_of_storage(source: Source, position: int, value: Any) -> int:
 
 
 def _numbers_of_tensor(source: Source, position: int, value: Any) -> int:
-    """A count of dimensions in 8 bytes, sizes, strides and an offset of 8 bytes each."""
+    """The size of: a count of dimensions (8 bytes), the sizes, the strides and an offset, 8 bytes each."""
     rank = int.from_bytes(source.read(position, 4), "little", signed=True)
     if rank < 0:
         raise FormatError(f"a tensor of {rank:,} dimensions at byte {position:,}")
@@ -46,7 +46,7 @@ LAYOUTS: Final[dict[str, Raw]] = {"storages": _numbers_of_storage, "tensors": _n
 
 
 def look(walker: Walker, source: Source, place: Place, raw: Raw) -> None:
-    """Look at each pickle of a member, and pass over the bytes behind it."""
+    """Look at each pickle of a member, and skip the bytes after it."""
     position = 0
     count: int | None = None
     while position < source.size:
@@ -79,7 +79,7 @@ def look(walker: Walker, source: Source, place: Place, raw: Raw) -> None:
 
 
 def _value(data: bytes) -> Any:
-    """What a pickle of the closed table holds; None for any other."""
+    """The value of a pickle that names only globals of the closed table; None for any other."""
     try:
         return run(data, TABLE).value
     except ConverterError:

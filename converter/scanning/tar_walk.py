@@ -1,4 +1,4 @@
-"""The way through a tar archive: every member. Its names, links and devices are only reported; nothing is extracted."""
+"""Walks through every member of a tar archive. Links and devices are only reported, and nothing is extracted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def look(walker: Walker, source: Source, place: Place) -> None:
                 walker.findings.report("malformed", f"its name {reason}", inner)
             if member.other and member.other != "a folder":
                 walker.findings.report("malformed", f"{member.other}, where files were expected", inner)
-            # One name may stand twice: what stands first is looked into, too.
+            # If a name stands twice, the first member is looked into, too.
             if not member.other and member.nbytes:
                 _member(walker, source, member, place)
             found[member.name] = member

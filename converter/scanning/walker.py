@@ -1,4 +1,4 @@
-"""The way through a file to every pickle in it: what the file is, and what its parts are."""
+"""Walks through a file to every pickle in it: decides what the file is, and what its parts are."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ _PICKLE: Final = "pickle"
 class Walker:
     """Looks through one file and adds what it finds to `findings`.
 
-    `explain` adds what would be called. A file that was `named` to be scanned is not passed over when nobody knows what it is.
+    `explain` adds the calls that loading would make. A file that was `named` is reported even if it is of no known
+    kind.
     """
 
     def __init__(self, findings: Findings, *, explain: bool, named: bool) -> None:
@@ -50,20 +51,20 @@ class Walker:
         self.named = named
 
     def file(self, source: Source) -> str:
-        """Look through a whole file; return what it is."""
+        """Look through a whole file, and return what it is."""
         head = bytes(source.read(0, min(HEAD, source.size)))
         format = next((one for one in FORMATS if one.read is not None and one.matches(head)), None)
         kind = self.content(source, _FILE, head, format)
         archive = format is not None and format.contents == "records"
         if not archive:
-            # What lies in a member as it is has been looked into.
+            # A member that is stored uncompressed has been looked into already.
             opened = format is None and (is_header(head) or codec(head) is not None)
             zip_walk.at_the_end(self, source, archive_ends(source, whole=opened))
         self.ambiguous(source, head, format, kind)
         return kind
 
     def content(self, source: Source, place: Place, head: bytes, format: Format | None) -> str:
-        """Look through a file, or a record that is a file, whose first HEAD bytes are `head`; return what it is."""
+        """Look through a file, or a record that is a file, with the first HEAD bytes `head`. Return what it is."""
         if format is not None and format.read is not None:
             if format.contents == "records":
                 return self.zip(source, place)
@@ -92,8 +93,8 @@ class Walker:
         return _PICKLE
 
     def ambiguous(self, source: Source, head: bytes, format: Format | None, kind: str) -> None:
-        """Report what else a file is, and look into it."""
-        # Two lines of a text can be a GLOBAL: of what is no known kind, `content` has looked whether it is a pickle.
+        """Report what else a file could be read as, and look into that."""
+        # Two lines of a text can be a GLOBAL. If the kind is unknown, `content` has already looked for a pickle.
         known = format is not None or is_header(head) or codec(head) is not None or sealed(head) is not None
         pickled = not known or (format is not None and format.contents == "pickles")
         others = other_readings(source, head, pickled=pickled, archive=True)
@@ -120,26 +121,26 @@ class Walker:
             self.content(source, place, head, format)
 
     def zip(self, source: Source, place: Place) -> str:
-        """Look at every record of an archive, unless it is nested too deep; return what it is."""
+        """Look at every record of an archive, unless it is nested too deep. Return what it is."""
         if place.name and not self.may_go_into(place, "an archive"):
             return "zip archive"
         return zip_walk.look(self, source, place.into() if place.name else place)
 
     def tar(self, source: Source, place: Place) -> str:
-        """Look at every member of a tar archive, unless it is nested too deep; return what it is."""
+        """Look at every member of a tar archive, unless it is nested too deep. Return what it is."""
         if not place.name or self.may_go_into(place, "an archive"):
             tar_walk.look(self, source, place.into() if place.name else place)
         return _TAR
 
     def may_go_into(self, place: Place, what: str) -> bool:
-        """Whether something at `place` may be opened; where it is nested too deep, that is reported."""
+        """Whether something at `place` may be opened. If it is nested too deep, this is reported."""
         if place.depth + 1 <= limits().scan_nesting:
             return True
         self.findings.report("not-looked-into", f"{what} inside {limits().scan_nesting} others", place.name)
         return False
 
     def compressed(self, source: Source, place: Place, kind: Codec) -> bool:
-        """Look at what a file inflates to. False where it only starts like a compressed file, and no library inflates it."""
+        """Look at what a file inflates to. False if it only starts like a compressed file, and no library inflates it."""
         if kind.inflater is None:
             message = f"{kind.title}: no library that inflates it is installed; unpack it, and scan what comes out"
             self.findings.report("not-looked-into", message, place.name)
@@ -169,28 +170,28 @@ class Walker:
         return True
 
     def unknown(self, source: Source, head: bytes) -> None:
-        """Report a file that holds no pickle, unless it is known what it is, or nobody expects a checkpoint of it."""
+        """Report a file without a pickle, unless its kind is known or nobody would expect a checkpoint in it."""
         ending = next((ending for ending in ENDINGS if source.name.lower().endswith(ending)), None)
         if known(head):
             return
         if ending is not None:
-            message = f"its name ends in {ending}, as pickles and checkpoints do, and it is none that can be read"
+            message = f"its name ends in {ending}, as pickles and checkpoints do, but it is neither"
             self.findings.report("malformed", message)
         elif self.named:
-            self.findings.report("not-looked-into", "it is nothing that is known here, so nobody has looked into it")
+            self.findings.report("not-looked-into", "it is of no kind that is known here, so it was not looked into")
 
     def unopened(self, archive: Foreign, place: Place) -> None:
         """Report that a file was not looked into."""
         self.findings.report("not-looked-into", f"{archive.title}: {archive.unopened}", place.name)
 
     def check_end(self, source: Source, place: Place, end: int) -> None:
-        """Report what follows the last pickle."""
+        """Report bytes after the last pickle."""
         if end < source.size:
-            message = f"{source.size - end:,} bytes that are no pickle follow at byte {end:,}"
+            message = f"{source.size - end:,} bytes that are not a pickle follow at byte {end:,}"
             self.findings.report("malformed", message, place.name, end)
 
     def read_strictly(self, source: Source, read: Callable[[Source], Catalogue], place: Place) -> Catalogue | None:
-        """Read the file as `extract` does, because that checks layouts, records and sizes. None where it is refused."""
+        """Read the file as `extract` does, which checks layouts, records and sizes. None if the file is refused."""
         try:
             catalogue = read(source)
         except ConverterError as error:
@@ -203,7 +204,7 @@ class Walker:
         return catalogue
 
     def legacy(self, source: Source, catalogue: Catalogue | None, place: Place) -> None:
-        """Look at the five pickles of a legacy stream, and at what its storages begin with."""
+        """Look at the five pickles of a legacy stream, and at the beginning of each storage."""
         end = self.pickles(source, place, most=5)
         if catalogue is None:
             self.pickles(source, replace(place, claim=Claim.DATA), end)
@@ -215,14 +216,14 @@ class Walker:
                 self.check_data(Window(source, storage.offset, storage.nbytes), inner)
 
     def check_data(self, source: Source, place: Place) -> None:
-        """Look whether data that should be none is a pickle that names something."""
+        """Look whether bytes that should be data are a pickle that names something."""
         found = PickleStream(source, self.budget, Claim.DATA).run_at(0)
         if found.plausible:
             self.findings.report("nested-pickle", "the data is itself a pickle", place.name)
             self.add(found, source, replace(place, name=f"{place.name}, as a pickle"))
 
     def pickles(self, source: Source, place: Place, start: int = 0, most: int | None = None) -> int:
-        """Add the pickles that stand one after another; return the byte where they end: `start` where there is none."""
+        """Add the pickles that follow one another. Return the byte where they end, which is `start` if there is none."""
         stream = PickleStream(source, self.budget, place.claim)
         for found in stream.runs(start, most):
             if not start and (end := joblib_walk.look(self, source, place, found)) is not None:
@@ -236,7 +237,7 @@ class Walker:
     def add(
         self, found: PickleRun, source: Source, place: Place, known: frozenset[tuple[str, str]] = frozenset()
     ) -> None:
-        """Add a pickle, and those inside its texts. `known` are globals that the file's layout makes harmless."""
+        """Add a pickle and the pickles inside its texts. `known` are globals that are harmless in this layout."""
         sent, name = self.findings.sent, place.name
         sent.tensors += found.tensors
         first = {(call.module, call.name): call for _, call in reversed(found.calls)}
@@ -252,7 +253,8 @@ class Walker:
             self.findings.report(note.rule, str(note), name, at)
         if found.error is not None:
             self.findings.report(found.error.rule, str(found.error), name, found.failed)
-        if not place.depth:
+        # What lies in data at the top is found only in files that are malformed, which no second opinion changes.
+        if not place.depth and place.claim is not Claim.DATA:
             nbytes = (source.size if found.end is None else found.end) - found.start
             sent.nbytes += nbytes
             if sent.nbytes <= limits().opinion_bytes:
@@ -269,7 +271,7 @@ class Walker:
                 self.add(inner, inside, Place(way, place.depth + 1, Claim.DATA))
 
     def calls(self, found: PickleRun, source: Source) -> tuple[CallReport, ...]:
-        """What would be called outside the table, as expressions, in the order in which it would be called."""
+        """The calls outside the table that loading would make, as expressions, in order."""
         from converter.pickles.decompile import expression
 
         return tuple(CallReport(NAMES[source.read(at, 1)[0]], at, expression(call)) for at, call in found.calls)

@@ -1,4 +1,4 @@
-"""The way through a zip archive: every record, and what is left of an archive that is not sound."""
+"""Walks through every record of a zip archive, and through what is left of a broken archive."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from converter.scanning.walker import Walker
 
 ZIP: Final = b"PK\3\4"
-PEEK: Final = 256  # bytes that tell most of what is no pickle
-_PIECE: Final = 1 << 20  # bytes looked through at a time for the headers of a broken archive
+PEEK: Final = 256  # bytes that are enough to recognise most data that is not a pickle
+_PIECE: Final = 1 << 20  # bytes that are searched at a time for the headers of a broken archive
 _PICKLE_NAMES: Final = (".pkl", ".pickle")
 _UNSOUND: Final = "zip archive that is not sound"
 
 
 def look(walker: Walker, source: Source, place: Place) -> str:
-    """Look at every record of an archive; return what it is."""
+    """Look at every record of an archive. Return what the archive is."""
     findings = walker.findings
     try:
         archive = Archive(source)
@@ -45,10 +45,10 @@ def look(walker: Walker, source: Source, place: Place) -> str:
     keras = programs.is_keras(archive)
     for name, record in archive.records.items():
         if keras and name == programs.KERAS_WEIGHTS:
-            continue  # what is said of the model names it
+            continue  # the sentence about the model names it
         inner = Place(f"{place.name}{archive.root}{name}", place.depth, _claim(name, checkpoint))
         try:
-            # There may be many storages, and each read may be a request.
+            # There may be many storages, and each read may be a request to a server.
             head = archive.head(name, PEEK if inner.claim is Claim.DATA else FIRST)
             if not _may_hold_something(head, inner.claim, record.nbytes):
                 continue
@@ -75,7 +75,7 @@ def look(walker: Walker, source: Source, place: Place) -> str:
 
 
 def at_the_end(walker: Walker, source: Source, end: int | None) -> None:
-    """Look into an archive whose end record stands at byte `end`, behind something else: some loaders start there."""
+    """Look into an archive whose end record stands at byte `end`, after something else. Some loaders start at the end."""
     if end is None:
         return
     message = "a zip archive stands at the end of the file, and something else before it"
@@ -84,7 +84,7 @@ def at_the_end(walker: Walker, source: Source, end: int | None) -> None:
 
 
 def salvage(walker: Walker, source: Source, place: Place) -> None:
-    """Look behind every local header in an archive that is not sound."""
+    """Look after every local header in a broken archive."""
     overlap, position = len(ZIP) - 1, 0
     while position < source.size:
         data = bytes(source.read(position, min(_PIECE + overlap, source.size - position)))
@@ -97,7 +97,7 @@ def salvage(walker: Walker, source: Source, place: Place) -> None:
 
 
 def behind_header(walker: Walker, source: Source, position: int, place: Place) -> bool:
-    """Look at what follows a local header, whatever the directory says. False when the budget for that is spent."""
+    """Look at the bytes after a local header, whatever the directory says. False if the budget for that is spent."""
     if not walker.budget.may_salvage(source.size):
         message = "its records overlap so often that not all of them were looked at"
         walker.findings.report("not-looked-into", message, place.name)
@@ -109,7 +109,7 @@ def behind_header(walker: Walker, source: Source, position: int, place: Place) -
     raw = bytes(source.read(position + 30, int.from_bytes(fixed[26:28], "little")))
     inner = Place(f"{place.name}{raw.decode('utf-8', 'replace')}", place.depth, Claim.DATA)
     _open_ended(walker, Window(source, start, source.size - start), inner)
-    # The headers may disagree on whether it is deflated, so try to inflate it.
+    # The headers may disagree on whether the data is deflated, so try to inflate it.
     if _inflated(bytes(source.read(start, min(PEEK, source.size - start)))):
         data = bytes(source.read(start, min(_PIECE, source.size - start)))
         inflated = _inflated(data)
@@ -121,7 +121,7 @@ def behind_header(walker: Walker, source: Source, position: int, place: Place) -
 
 
 def _open_ended(walker: Walker, source: Source, place: Place) -> None:
-    """Look for pickles at the start of a record whose end is not known."""
+    """Look for pickles at the start of a record whose end is unknown."""
     head = bytes(source.read(0, min(PEEK, source.size)))
     start = 10 + int.from_bytes(head[8:10], "little") if head.startswith(MAGIC) else 0
     walker.budget.salvage_nbytes += len(head)
@@ -134,7 +134,7 @@ def _open_ended(walker: Walker, source: Source, place: Place) -> None:
 
 
 def _claim(name: str, checkpoint: bool) -> Claim:
-    """What a record's name claims of it, whatever its case: torch looks records up without regard to it."""
+    """What a record's name says about it, in any case: torch ignores case when it looks up records."""
     name = name.lower()
     if checkpoint and name.startswith(("data/", "tensors/")):
         return Claim.DATA
@@ -142,7 +142,7 @@ def _claim(name: str, checkpoint: bool) -> Claim:
 
 
 def _may_hold_something(head: bytes, claim: Claim, nbytes: int) -> bool:
-    """Whether a record of `nbytes` may hold pickles, or something with pickles in it, as far as its first bytes tell."""
+    """Whether a record of `nbytes` may be a pickle or contain one, as far as its first bytes tell."""
     if head.startswith((ZIP, MAGIC)) or claim is Claim.PICKLE or TORCH_LEGACY.matches(head):
         return True
     if claim is not Claim.DATA and (sealed(head) is not None or codec(head) is not None or is_header(head)):
@@ -158,7 +158,7 @@ def _may_hold_something(head: bytes, claim: Claim, nbytes: int) -> bool:
 
 
 def _inflated(data: bytes) -> bytes:
-    """As much as can be inflated, up to a piece. Empty where the data is not deflated at all."""
+    """As much as can be inflated, up to one piece. Empty if the data is not deflated."""
     try:
         return zlib.decompressobj(-15).decompress(data, _PIECE)
     except zlib.error:

@@ -15,7 +15,7 @@ from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
+from converter.dtypes import BF16, BY_NAME, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
 from converter.errors import UnsupportedError
 from converter.tensors.parts import tensor_parts
 
@@ -86,6 +86,11 @@ class Losses(dict[str, Loss]):
 def can_convert(source: Dtype, target: Dtype) -> bool:
     """Whether `converted` takes these dtypes. Only floating-point numbers are ever converted, and never to 8 bits."""
     return source == target or (target in TARGETS and (source in TARGETS or source == F8_E8M0 or source.name in _SMALL))
+
+
+def becomes(source: Dtype, word: str) -> Dtype:
+    """The dtype that a word asks for. `keep` changes nothing, and no word changes what is no floating-point dtype."""
+    return source if word == "keep" or not source.floating else BY_NAME[word.upper()]
 
 
 def parts_of(name: str, tensor: Tensor, target: Dtype, losses: Losses) -> tuple[Part, ...]:
@@ -263,7 +268,7 @@ def _to_f16() -> _Narrowing:
         np.subtract(sums.view("<f4"), magic.view("<f4"), out=left.view("<f4"))
         np.subtract(sums, magic, out=sums)  # the value in units of its last place in F16
         np.right_shift(magic, 13, out=magic)
-        np.subtract(magic, (13 + 113) << 10, out=magic)  # the exponent less one: the value's leading bit adds it
+        np.subtract(magic, (13 + 113) << 10, out=magic)  # the exponent minus one; the value's leading bit adds one
         np.add(sums, magic, out=sums)
         np.right_shift(bits, 16, out=magic)
         np.bitwise_and(magic, 0x8000, out=magic)

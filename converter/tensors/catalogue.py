@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from converter.errors import MissingTensorError
 from converter.tensors.tensor import Tensor
@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Storage
 
 
+# What stands beside the weights: another part, averaged weights, a module's own attributes, an attribute of a tensor.
+Role = Literal["beside", "averaged", "setting", "attribute"]
 _SHOWN: Final = 20  # tensors that a notebook shows
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Something in a checkpoint that is not a tensor, kept inert. `value` is one of `converter.pickles.values`."""
+    """Something in a checkpoint that is not one of the weights, kept inert. `value` is one of `converter.pickles.values`.
+
+    `role` is what it is to them.
+    """
 
     name: str
     kind: str
     value: object
+    role: Role = "beside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,8 @@ class Catalogue(Mapping[str, Tensor]):
     `storages` are all storages of the files in order, referenced or not. `others` are values that are not tensors, kept
     inert. `unsupported` are tensors of kinds that can't be carried over. `globals` are the globals that the pickles
     name. `problems` are sentences about contradictions that leave the rest readable. `missing` are names that an index
-    lists and no shard holds. `unchecked` says that it was saved without CRCs. Leaving a `with` block closes its files.
+    lists and no shard holds. `unchecked` says that it was saved without CRCs. `canonical` says that names, shapes and
+    config.json are those of its family already. Leaving a `with` block closes its files.
     """
 
     tensors: Mapping[str, Tensor]
@@ -99,6 +106,7 @@ class Catalogue(Mapping[str, Tensor]):
     problems: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unchecked: bool = False
+    canonical: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:

@@ -36,9 +36,7 @@ def without_tensors(catalogue: Catalogue) -> str:
     held = [other.name for other in catalogue.others if other.name]
     if not held:
         return found
-    return (
-        f"{found}: it has {listed(held)}, none of which are a model's weights; --root NAME takes the tensors below one"
-    )
+    return f"{found}: it has {listed(held)}, none of which looks like a model's weights; --root NAME reads below one of them"
 
 
 def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) -> None:
@@ -58,7 +56,7 @@ def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) 
         more = f" (and {len(catalogue.unsupported) - 1:,} more)" if len(catalogue.unsupported) > 1 else ""
         raise UnsupportedError(
             f"`{first.name}` is a {first.kind} tensor{more}, which has no plain bytes to carry over: turn it into a plain "
-            "tensor with torch and save again"
+            "tensor with torch and save again, or leave it out with --exclude"
         )
     if catalogue.missing:
         raise ManifestError(

@@ -113,7 +113,7 @@ class Tensor:
             raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")
         if not _countable((*shape, *stride)):
             raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
-        room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy leaves zeros out as well
+        room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy ignores zeros here as well
         last = self.offset + sum(map(mul, shape, stride)) - sum(stride)
         if room >= _LARGEST:
             raise LayoutError(f"{self._described()} has more bytes than 63 bits can count")
@@ -184,7 +184,7 @@ class Tensor:
         return found.copy() if writable else found
 
     def bits(self) -> NDArray[Any]:
-        """Read it as it is stored: a read-only array, of unsigned integers if numpy lacks the dtype."""
+        """Read the elements as they are stored: a read-only array, of unsigned integers if numpy lacks the dtype."""
         return self.array()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

@@ -168,7 +168,7 @@ class Checkpoint:
         return compare(self._tensors[name], found, workspace, progress=self._progress)
 
     def holds(self, name: str, found: Tensor) -> bool:
-        """Compare until the first difference."""
+        """Compare the elements, up to the first difference."""
         return same(self._tensors[name], found)
 
     def explain(
@@ -201,7 +201,7 @@ class Checkpoint:
     def surroundings(
         self, output: Catalogue, recognition: Recognition | None, *, lone: bool, converted: bool
     ) -> Iterator[Finding]:
-        """Hold config.json and the tokenizer files against the source's; without a config.json, against the tensors."""
+        """Compare config.json and the tokenizer files with the source's; without a config.json, with the tensors."""
         source = self._catalogue
         yield from surroundings.check_config(source, output, self.family, lone=lone, converted=converted)
         yield from surroundings.check_tokenizer(self._tokenizer, folder_beside(source), output, lone=lone)

@@ -37,7 +37,7 @@ class Inference:
         self._effect: dict[str, Any] | None = None
 
     def compare(self, location: str, output: Catalogue, *, lone: bool) -> tuple[Mapping[str, Any], list[str]]:
-        """Return what the report says of an output, and a sentence for each thing that is wrong with it."""
+        """Return the report about an output, and a sentence for each thing that is wrong with it."""
         engine = self._engine(location, output, lone=lone)
         comparison = evaluate.compare(self._reference(engine.activation), engine)
         limit = self._options.threshold or evaluate.threshold(self._source, output, engine.name)

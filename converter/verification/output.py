@@ -70,7 +70,7 @@ class Output:
         return self._tensors, self._outcomes
 
     def verify(self) -> VerifiedOutput:
-        """Find all that is wrong, and return the verdict."""
+        """Find everything that is wrong, and return the verdict."""
         try:
             opened = self._open()
             self._compare_structure(opened)
@@ -194,7 +194,7 @@ class Output:
             self._say(name, *reason)
         return reason is not None
 
-    # ---- what goes along, and what is computed
+    # ---- surroundings and inference
 
     def _compare_surroundings(self, opened: _Opened) -> None:
         expected, output = self._expected, opened.catalogue

@@ -145,7 +145,7 @@ def test_header_bad_magic_is_no_gguf(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(gguf(magic=b"FUGG"))
 
-    with pytest.raises(FormatError, match="no checkpoint this program knows"):
+    with pytest.raises(FormatError, match="not a checkpoint that this program knows"):
         open_checkpoint(path)
 
 

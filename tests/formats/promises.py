@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -19,7 +20,8 @@ import pytest
 from converter import formats
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
-from converter.errors import ConverterError, OutputError, UnsupportedError, WordError
+from converter.conversion.surgery import rules
+from converter.errors import ConverterError, OutputError, RuleError, UnsupportedError, WordError
 from converter.formats.format import Format
 from converter.opening import open_checkpoint
 from converter.tensors.catalogue import Catalogue
@@ -27,8 +29,10 @@ from converter.verification.verify import verify
 from tests.build import damage
 from tests.build.checkpoints import CLASSES, UNTYPED
 from tests.build.hub_server import Hub, serve
-from tests.formats.builders import BUILDERS, TWO, VIEWS, WRONG, Builder, Files, Stored, put
+from tests.build.small_gpt2 import CONFIG, weights
+from tests.formats.builders import BUILDERS, FLOATS, TWO, VIEWS, WRONG, Builder, Files, Stored, put
 
+WIDE = {**CONFIG, "n_embd": 32, "n_inner": 64, "n_positions": 16, "vocab_size": 64}  # rows of whole blocks
 ROOT = Path(__file__).parent.parent.parent
 NAMES = {
     "upwards": "../x", "absolute": "/etc/x", "through folders": "a/../../../x", "NUL": "a\0b", "a device": "CON",
@@ -110,7 +114,7 @@ class ReadPromises:
             except ConverterError as error:
                 assert_a_sentence(str(error))
 
-    def test_what_is_wrong_with_a_file_is_one_sentence(self, format: Format, tmp_path: Path) -> None:
+    def test_an_error_about_a_file_is_one_sentence(self, format: Format, tmp_path: Path) -> None:
         made = builder(format)
         assert {*made.wrong, *made.cannot} == {*WRONG}, "every kind has a file, or a reason why there is none"
         for kind, files in made.wrong.items():
@@ -166,7 +170,7 @@ class ReadPromises:
 class RemotePromises:
     """What holds for every format that is a file: it may lie on a server."""
 
-    def test_remote_is_what_local_is_and_each_byte_is_read_once(self, format: Format, tmp_path: Path) -> None:
+    def test_remote_equals_local_and_each_byte_is_read_once(self, format: Format, tmp_path: Path) -> None:
         made = builder(format)
         rows = Stored("F32", (600, 1000), np.arange(600_000, dtype="<f4").tobytes())
         path = put(made.write({"a": rows, "b": rows}), tmp_path / "x")
@@ -340,6 +344,88 @@ class FreePromises:
         convert(source, target(format, tmp_path), to=format.name)
 
         assert contents(open_checkpoint(target(format, tmp_path))) == expected
+
+
+class SurgeryPromises:
+    """What holds for every pair of a format that is read and one that is written. `format` is the source's, `to` the output's."""
+
+    def test_every_rule_gives_the_same_tensors(self, format: Format, to: Format, tmp_path: Path) -> None:
+        wanted = weights(WIDE)
+        source = strange_model(format, tmp_path)
+        surgery = rules(exclude=["net.h.0.attn.extra*"], strip=["optimizer"], rename=["net.*=transformer.*"])
+        output = target(to, tmp_path)
+        report = convert(source, output, to=to.name, surgery=surgery)
+
+        assert report.excluded == ("net.h.0.attn.extra", "optimizer.step")
+        assert set(report.excluded) <= set(report.dropped)
+        assert dict(report.renamed) == {f"net.{name}": f"transformer.{name}" for name in wanted}
+        found = formats.canonical(open_checkpoint(output))
+        assert {name.removeprefix("transformer.") for name in found} == wanted.keys()
+        for name, array in wanted.items():
+            tensor = found.get(f"transformer.{name}") or found[name]
+            assert np.array_equal(tensor.array(), array), name
+
+    def test_a_dry_run_plans_what_is_written(self, format: Format, to: Format, tmp_path: Path) -> None:
+        source = strange_model(format, tmp_path)
+        surgery = rules(exclude=["*extra*", "optimizer.*"], rename=["net.*=*"])
+        output = target(to, tmp_path)
+        planned = convert(source, output, to=to.name, surgery=surgery, dry_run=True)
+        assert not output.exists()
+        written = convert(source, output, to=to.name, surgery=surgery)
+
+        assert planned.excluded == written.excluded
+        assert planned.renamed == written.renamed
+        assert [[tensor.name for tensor in file.tensors] for file in planned.files] == [
+            [tensor.name for tensor in file.tensors] for file in written.files
+        ]
+
+    def test_every_dtype_of_the_output_is_chosen_by_name(self, format: Format, to: Format, tmp_path: Path) -> None:
+        source = strange_model(format, tmp_path)
+        for word in to.dtypes:
+            surgery = rules(
+                exclude=["*extra*", "optimizer.*"], rename=["net.*=*"], tensor_type={"*": "keep", "*c_fc.weight": word}
+            )
+            output = target(to, tmp_path / word)
+            report = convert(source, output, to=to.name, surgery=surgery)
+
+            types = {tensor.name: tensor.dtype for file in report.files for tensor in file.tensors}
+            if types and to.ending:  # a folder of parameters names its files
+                named = [name for name in types if "ffn_up.weight" in name or "c_fc.weight" in name]
+                assert {types[name] for name in named} == {"F32" if word == "keep" else word.upper()}
+                assert {types[name] for name in types.keys() - set(named)} == {"F32"}
+
+    def test_shards_of_any_size_hold_the_same(self, format: Format, to: Format, tmp_path: Path) -> None:
+        source = strange_model(format, tmp_path)
+        surgery = rules(exclude=["*extra*", "optimizer.*"], rename=["net.*=*"])
+        try:
+            report = convert(source, tmp_path / "out", to=to.name, max_shard_size=20_000, surgery=surgery)
+        except OutputError as error:
+            assert to.shard is None
+            assert "--max-shard-size" in str(error)
+            return
+
+        assert sum(bool(file.tensors) for file in report.files) > 2
+        found = formats.canonical(open_checkpoint(tmp_path / "out"))
+        assert len(found) == len(weights(WIDE))
+
+    def test_nothing_left_is_one_sentence(self, format: Format, to: Format, tmp_path: Path) -> None:
+        with pytest.raises(RuleError) as error:
+            convert(
+                strange_model(format, tmp_path), target(to, tmp_path), to=to.name, surgery=rules(include=["nothing"])
+            )
+
+        assert_a_sentence(str(error.value))
+        assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+def strange_model(format: Format, folder: Path) -> Catalogue:
+    """A small GPT-2 whose names start with `net.`, with a tensor that is none of its own and one of an optimizer."""
+    tensors = {f"net.{name}": Stored("F32", array.shape, array.tobytes()) for name, array in weights(WIDE).items()}
+    tensors |= {"net.h.0.attn.extra": Stored("F32", (4,), FLOATS), "optimizer.step": Stored("F32", (4,), FLOATS)}
+    path = put(builder(format).write(tensors), folder / "in" / "x")
+    beside = path if path.is_dir() else path.parent
+    (beside / "config.json").write_text(json.dumps(WIDE))
+    return open_checkpoint(path)
 
 
 class Interrupted:

@@ -9,7 +9,15 @@ import pytest
 from converter.cli.commands import convert
 from converter.formats import FORMATS, WRITABLE
 from converter.formats.format import Format
-from tests.formats.promises import FreePromises, ReadPromises, RemotePromises, WritePromises, write_model
+from tests.formats.builders import BUILDERS
+from tests.formats.promises import (
+    FreePromises,
+    ReadPromises,
+    RemotePromises,
+    SurgeryPromises,
+    WritePromises,
+    write_model,
+)
 
 MODELS_ALONE = ("gguf",)  # the names of tensors are those of a model that the format knows
 
@@ -40,6 +48,12 @@ class TestWritten(WritePromises):
 
 @listed(*(format for format in WRITABLE if format.name not in MODELS_ALONE))
 class TestFree(FreePromises):
+    pass
+
+
+@pytest.mark.parametrize("to", WRITABLE, ids=[format.name for format in WRITABLE])
+@listed(*(format for format in FORMATS if not BUILDERS[format.name].nameless))
+class TestSurgery(SurgeryPromises):
     pass
 
 

@@ -130,7 +130,7 @@ FAR = tuple([(1 << 62) - 1] * 64)
     ],
     ids=["a long key", "large sizes", "a large count"],
 )
-def test_what_is_refused_is_not_told_in_full(value: Any, tmp_path: Path) -> None:
+def test_a_refusal_does_not_repeat_the_whole_value(value: Any, tmp_path: Path) -> None:
     for name, data in (
         ("legacy", legacy_bytes({"a": value}, {"0": b"abcd"})),
         ("zip", zip_bytes(checkpoint_entries(value, {"0": b"abcd"}))),

@@ -265,7 +265,7 @@ def test_masks_are_kept_on_request(sample: Path) -> None:
     assert contents(ours.read(Memory(written(conversion)["model.safetensors"]))) == contents(opened)
 
 
-def test_a_mask_that_is_none_is_refused(sample: Path, tmp_path: Path) -> None:
+def test_a_mask_with_other_values_is_refused(sample: Path, tmp_path: Path) -> None:
     opened = open_checkpoint(sample)
     name = "transformer.h.2.attn.bias"
     strange = tensor(b"\1" * opened[name].nbytes, opened[name].shape, U8)
@@ -353,7 +353,7 @@ def test_refuses_to_cut_a_single_file() -> None:
 
 
 def test_has_no_root_to_choose() -> None:
-    with pytest.raises(FormatError, match="no root to choose"):
+    with pytest.raises(FormatError, match="no other to choose"):
         ours.read(Memory(EXAMPLE), root="model")
 
 

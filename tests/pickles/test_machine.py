@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from converter.errors import ConverterError, PickleError, TruncatedPickleError
 from converter.pickles.machine import run
 from converter.pickles.opcodes import NAMES, OPCODES, decode
-from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
+from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry, Value
 from tests.build.checkpoints import Call, Global, Pickler, dumps
 
 PAIR = TableEntry("torch", "pair", lambda args: ("pair", *args), new=lambda args: ("pair", *args))
@@ -34,6 +34,8 @@ def plain(node: Any) -> Any:
         return {plain(key): plain(inner) for key, inner in node.pairs()}
     if type(node) in (list, tuple):
         return type(node)(plain(inner) for inner in node)
+    if type(node) is Value:
+        return (node.name, plain(node.args), plain(node.items))
     if type(node) is Opaque:
         return (node.module, node.name, plain(node.args), node.how)
     return node
@@ -186,6 +188,8 @@ def test_every_other_opcode_has_no_argument() -> None:
 
 
 EFFECTS = {
+    "EMPTY_SET": (b"\x8f(K\1\x90.", ("set", (), [1])),
+    "FROZENSET": (b"(K\1\x91.", ("frozenset", ([1],), None)),
     "NONE": (b"N.", None),
     "NEWTRUE": (b"\x88.", True),
     "EMPTY_TUPLE": (b").", ()),
@@ -253,8 +257,6 @@ INERT = {
     "EXT1": (b"\x82\7.", ("copyreg", "_extension_registry[7]", None, "")),
     "EXT2": (b"\x83\7\0.", ("copyreg", "_extension_registry[7]", None, "")),
     "EXT4": (b"\x84\7\0\0\0.", ("copyreg", "_extension_registry[7]", None, "")),
-    "EMPTY_SET": (b"\x8f(K\1\x90.", ("builtins", "set", (), "EMPTY_SET")),
-    "FROZENSET": (b"(K\1\x91.", ("builtins", "frozenset", ([1],), "FROZENSET")),
     "a bare global": (b"cos\nsystem\n.", ("os", "system", None, "")),
     "REDUCE with no tuple": (b"cos\nsystem\nK\1R.", ("os", "system", 1, "REDUCE")),
 }

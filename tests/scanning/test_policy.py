@@ -114,13 +114,13 @@ def test_an_entry_counts_up_to_its_last_day(expires: str, counts: bool, tmp_path
         (entry("a.B", expires="2099-12-31T00:00:00"), "not a date such as 2027-06-30"),
         (entry("a.B", expires="true"), "not a date such as 2027-06-30"),
         (entry("a.B") + "\n" + entry("a.B"), "line 6: `a.B` is there already"),
-        (entry("B"), "'B' is no global"),
-        (entry("*"), "'*' is no global"),
-        (entry("a.*.b"), "'a.*.b' is no global"),
-        (entry("a.b*"), "'a.b*' is no global"),
-        (entry("a..b"), "'a..b' is no global"),
-        (entry("a b.c"), "'a b.c' is no global"),
-        ("[[accept]]\nglobal = 1\nreason = 'x'\nexpires = 2099-01-01", "1 is no global"),
+        (entry("B"), "'B' is not a global"),
+        (entry("*"), "'*' is not a global"),
+        (entry("a.*.b"), "'a.*.b' is not a global"),
+        (entry("a.b*"), "'a.b*' is not a global"),
+        (entry("a..b"), "'a..b' is not a global"),
+        (entry("a b.c"), "'a b.c' is not a global"),
+        ("[[accept]]\nglobal = 1\nreason = 'x'\nexpires = 2099-01-01", "1 is not a global"),
         ("accept = [1]", "entry 1: an entry is a int, not a table"),
         ("accept = [{global = 'a.B', reason = 'x'}]", "entry 1: `expires` is missing"),
         (entry("os.system"), "line 1: `os.system` is dangerous (runs programs), and can't be accepted"),
@@ -130,8 +130,8 @@ def test_an_entry_counts_up_to_its_last_day(expires: str, counts: bool, tmp_path
         (entry("os.*"), "line 1: all in `os` is dangerous (runs programs), and can't be accepted"),
         (entry("torch.hub.*"), "all in `torch.hub` is dangerous"),
         (entry("pickle.*"), "all in `pickle` is dangerous"),
-        ("[[accept", "is no TOML: "),
-        ("a = " + "[" * 5000, "is no TOML: "),
+        ("[[accept", "is not valid TOML: "),
+        ("a = " + "[" * 5000, "is not valid TOML: "),
         ("# " + "x" * (1 << 20), "has more than 1,048,576 bytes"),
     ],
 )
@@ -146,9 +146,9 @@ def test_a_policy_that_is_wrong_is_refused(text: str, says: str, policy: Path) -
     assert done.stdout == ""
 
 
-def test_a_policy_that_is_no_text_or_not_there_is_refused(policy: Path) -> None:
+def test_a_policy_that_is_not_text_or_is_missing_is_refused(policy: Path) -> None:
     policy.write_bytes(b"\xff\xfe")
-    with pytest.raises(PolicyError, match="is no TOML"):
+    with pytest.raises(PolicyError, match="is not valid TOML"):
         load(policy)
     with pytest.raises(PolicyError, match="can't be read"):
         load(policy.parent / "nowhere.toml")
@@ -159,7 +159,7 @@ def test_a_policy_that_is_no_text_or_not_there_is_refused(policy: Path) -> None:
 # ---- what follows -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_wholly_accepted_passes_and_keeps_its_verdict(policy: Path) -> None:
+def test_a_wholly_accepted_file_passes_and_keeps_its_verdict(policy: Path) -> None:
     path = write(policy, MODEL, LAYER)
     report = scan([path], fickling=False, policy=policy)
     (file,) = report.files

@@ -113,13 +113,13 @@ VERDICTS: dict[str, tuple[bytes, str, str]] = {
     "a zip in a zip": (zip_bytes([Entry("a.zip", zip_bytes([Entry("b", ECHO)]))]), "dangerous", "zip archive"),
     "zips in zips without end": (zip_bytes([Entry("a", zip_bytes([Entry("b", zip_bytes([Entry("c", zip_bytes([Entry("d", zip_bytes([Entry("e")]))]))]))]))]), "malformed", "zip archive"),
     "a zip cut off before its directory": (zip_bytes([Entry("a", ECHO), Entry("b", b"x" * 200)])[:150], "malformed", "zip archive that is not sound"),
-    "a zip with something before it": (b"#!/bin/sh\n" + zip_bytes([Entry("a", ECHO)]), "malformed", "no checkpoint this program knows (its first bytes are 23 21 2f 62 69 6e 2f 73)"),
+    "a zip with something before it": (b"#!/bin/sh\n" + zip_bytes([Entry("a", ECHO)]), "malformed", "not a checkpoint that this program knows (its first bytes are 23 21 2f 62 69 6e 2f 73)"),
     "a zip behind a pickle": (dumps(1) + zip_bytes([Entry("a", ECHO)]), "malformed", "pickle"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + b"\0" * 60, "malformed", "a 7z archive"),
     "tar": (b"a" * 257 + b"ustar\0" + b"0" * 300, "malformed", "a tar archive"),
     "gzip": (b"\x1f\x8b\x08" + b"\0" * 60, "malformed", "a gzip file"),
     "a tar in a zip": (zip_bytes([Entry("readme", b"a" * 257 + b"ustar\0" + b"0" * 300)]), "malformed", "zip archive"),
-    "text": (b"click\nnumpy\nrequests\n", "malformed", "no checkpoint this program knows (its first bytes are 63 6c 69 63 6b 0a 6e 75)"),
+    "text": (b"click\nnumpy\nrequests\n", "malformed", "not a checkpoint that this program knows (its first bytes are 63 6c 69 63 6b 0a 6e 75)"),
     "JSON": (b'{"a": 1}', "plain", "a JSON document, not a checkpoint"),
     "nothing": (b"", "plain", "an empty file"),
 }  # fmt: skip
@@ -271,7 +271,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "f"
 
 
-def test_a_folder_with_nothing_to_scan_is_no_success(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_scan_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "b.txt").symlink_to("a.txt")
 
@@ -329,7 +329,7 @@ def test_a_repository_is_scanned_file_by_file(monkeypatch: pytest.MonkeyPatch, t
         ("training_args.bin", "dangerous"), ("pytorch_model.bin", "plain"),
     ]  # fmt: skip
     assert report.skipped == 1
-    assert [file.verdict for file in one.files] == ["malformed"]  # nothing is known of it
+    assert [file.verdict for file in one.files] == ["plain"]  # it is JSON, with which no pickle begins
 
 
 # ---- JSON and SARIF -------------------------------------------------------------------------------------------------

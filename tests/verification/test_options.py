@@ -79,8 +79,8 @@ def test_other_tokens_give_other_numbers(source: Path, copy: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--level", "inference", "--tokens", "t", "--prompt", "ab"], "exclude each other"),
-        (["--level", "inference", "--tokens", "t", "--prompt", ""], "exclude each other"),
+        (["--level", "inference", "--tokens", "t", "--prompt", "ab"], "not both"),
+        (["--level", "inference", "--tokens", "t", "--prompt", ""], "not both"),
         (["--tokens", "t"], "are for --level inference"),
         (["--prompt", "ab"], "are for --level inference"),
         (["--prompt", ""], "are for --level inference"),
@@ -172,7 +172,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_by_a_manifest_damage_is_called_what_it_is(kind: str, source: Path, tmp_path: Path) -> None:
+def test_a_manifest_is_enough_to_name_the_damage(kind: str, source: Path, tmp_path: Path) -> None:
     change, name, what, detail = DAMAGE[kind]
     made = model(scale=0.2)
     change(made)

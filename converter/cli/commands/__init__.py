@@ -1,4 +1,4 @@
-"""The commands, a module each: parse, call, print, exit. They decide nothing. What all of them share is here."""
+"""The commands, one module each: they parse, call, print and exit, and decide nothing. This file has what they share."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from converter.text import os_reason, safe_text
 if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
 
 _P = ParamSpec("_P")
 STANDARD_INPUT: Final = "-"
@@ -36,7 +37,7 @@ class Exit(IntEnum):
 
 
 def command(function: Callable[_P, None]) -> Callable[_P, None]:
-    """Make a function a command whose errors are one sentence on stderr and exit code 2."""
+    """Turn a function into a command whose errors are one sentence on stderr and exit code 2."""
 
     @functools.wraps(function)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -45,14 +46,14 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
                 function(*args, **kwargs)
         except ConverterError as error:
             raise _refused(f"{error}{error.advice}", error.exit_code) from None
-        except BrokenPipeError:  # whoever read our output has seen enough
+        except BrokenPipeError:  # the reader of our output has seen enough
             raise typer.Exit(Exit.DONE) from None
         except OSError as error:
             what = f"`{error.filename}`: " if error.filename is not None else ""
             raise _refused(f"{what}{os_reason(error)}") from None
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
-        except Exception as error:  # whatever bytes it was made for: no traceback, and nothing half done
+        except Exception as error:  # an unforeseen error also ends without a traceback and leaves nothing half done
             if sys.flags.dev_mode:
                 raise
             raise _refused(f"{MISTAKE}: {type(error).__name__}: {error}") from None
@@ -67,9 +68,9 @@ def _refused(said: str, code: int = Exit.ERROR) -> typer.Exit:
 
 @contextlib.contextmanager
 def _terminated() -> Iterator[None]:
-    """Make SIGTERM an exception while a command runs, so that what it began is removed, as by Control-C."""
+    """While a command runs, turn SIGTERM into an exception, so that unfinished output is removed, as for Control-C."""
     before = signal.getsignal(signal.SIGTERM)
-    # Only the main thread may set a handler, and one that was not set from Python could not be put back.
+    # Only the main thread may set a handler; a handler that was not set from Python could not be restored.
     if threading.current_thread() is not threading.main_thread() or before is None:
         yield
         return
@@ -84,8 +85,8 @@ def _terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def opened(source: str, root: str | None) -> Catalogue:
-    """Open the checkpoint that SOURCE names. Where its file is cut off, the error says how far it goes."""
+def opened(source: str, root: Root) -> Catalogue:
+    """Open the checkpoint that SOURCE names. If its file is cut off, the error says how far it goes."""
     from converter.opening import open_checkpoint
 
     announce(source)
@@ -108,7 +109,7 @@ def standard_input() -> Source:
 
 
 def announce(source: str) -> None:
-    """Say so when something that could be a path is asked of the Hub."""
+    """Print a note if a location that could be a path is looked up on the Hub."""
     if "/" in source and "://" not in source and not os.path.lexists(source):
         from converter.hub.locations import is_remote
 

@@ -1,4 +1,4 @@
-"""`convert`: a checkpoint in another format."""
+"""`convert`: writes a checkpoint in another format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ from typing import Annotated, Final
 import typer
 
 from converter.cli.commands import command, opened
-from converter.cli.options import Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, nbytes, one_of
+from converter.cli.options import (
+    Ema,
+    Exclude,
+    Force,
+    IgnoreGlobals,
+    Include,
+    Json,
+    Merge,
+    NoCrc,
+    Quiet,
+    Rename,
+    Root,
+    Source,
+    Strip,
+    TensorType,
+    Threads,
+    nbytes,
+    one_of,
+    part,
+)
 from converter.dtypes import spelled
 from converter.formats import WRITABLE
 
@@ -23,14 +42,20 @@ def convert(
     output: Annotated[Path, typer.Argument(help=f"A file ({', '.join(_ENDINGS)}), or a folder.")],
     to: Annotated[
         str | None,
-        typer.Option("--to", help="The format, where OUTPUT's ending does not say.", **one_of(_TARGETS)),
+        typer.Option("--to", help="The format, if OUTPUT's ending does not say it.", **one_of(_TARGETS)),
     ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="What floating-point tensors become.", **one_of(_DTYPES, spelled))
     ] = "keep",
     max_shard_size: Annotated[
-        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Cut into files of at most this size: 5GB.")
+        str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Split into files of at most this size: 5GB.")
     ] = None,
+    tensor_type: TensorType = None,
+    merge: Merge = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    strip: Strip = None,
+    rename: Rename = None,
     keep_buffers: Annotated[bool, typer.Option("--keep-buffers", help="Carry the masks over, too.")] = False,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", metavar="DIR", help="The folder with vocab.json and merges.txt.")
@@ -42,6 +67,7 @@ def convert(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
     ignore_globals: IgnoreGlobals = False,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -50,9 +76,18 @@ def convert(
     from converter.cli.progress import showing
     from converter.cli.render.conversion import show_conversion
     from converter.conversion.convert import convert as converted
+    from converter.conversion.merging import merged
+    from converter.conversion.surgery import rules
 
     size = nbytes(max_shard_size)
-    catalogue = opened(source, root)
+    surgery = rules(
+        include=include or (),
+        exclude=exclude or (),
+        strip=strip or (),
+        rename=rename or (),
+        tensor_type=tensor_type or (),
+    )
+    catalogue = merged(opened(source, part(root, ema)), [opened(other, None) for other in merge or ()])
     with showing("converting", 0, quiet=quiet or json) as progress:
         report = converted(
             catalogue,
@@ -68,6 +103,7 @@ def convert(
             resume=resume,
             ignore_globals=ignore_globals,
             threads=threads,
+            surgery=surgery,
             progress=progress,
             starting=progress.start,
         )

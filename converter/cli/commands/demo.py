@@ -1,4 +1,4 @@
-"""`demo`: the whole way on a tiny checkpoint."""
+"""`demo`: every step on a tiny checkpoint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from converter.cli.commands import command
 
 @command
 def demo(
-    folder: Annotated[Path | None, typer.Argument(help="Where to; a temporary folder if not given.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="The folder to use; by default a temporary one.")] = None,
 ) -> None:
-    """Show the whole way on a tiny checkpoint, in seconds."""
+    """Run every step on a tiny checkpoint, in seconds."""
     from converter.cli import demo as demonstration
 
     demonstration.run(folder)

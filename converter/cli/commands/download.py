@@ -15,10 +15,12 @@ from converter.text import safe_text
 @command
 def download(
     name: Annotated[str, typer.Argument(metavar="NAME", help="`Cerebras-GPT-111M`, `111M`, or owner/name[@revision].")],
-    folder: Annotated[Path | None, typer.Argument(help="Where to; the local cache of the Hub if not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to write to; by default the local cache of the Hub.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Download weights and what belongs to them from the Hub; SHA-256 checked where it is known."""
+    """Download weights and their companions from the Hub, and check each SHA-256 that is known."""
     from converter.cli.progress import showing
     from converter.hub import download as hub
 

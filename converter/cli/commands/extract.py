@@ -8,26 +8,49 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import command, opened
-from converter.cli.options import Force, IgnoreGlobals, Json, NoCrc, Quiet, Root, Source, Threads, one_of
+from converter.cli.options import (
+    Ema,
+    Exclude,
+    Force,
+    IgnoreGlobals,
+    Include,
+    Json,
+    NoCrc,
+    Quiet,
+    Rename,
+    Root,
+    Source,
+    Strip,
+    Threads,
+    one_of,
+    part,
+)
 from converter.words import FORMS
 
 
 @command
 def extract(
     source: Source,
-    folder: Annotated[Path | None, typer.Argument(help="Where to; `parameters/<model>` if not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to write to; by default `parameters/<model>`.")
+    ] = None,
     form: Annotated[
-        str, typer.Option("--form", help="Raw storages by key, or one file a parameter by name.", **one_of(FORMS))
+        str, typer.Option("--form", help="Raw storages by key, or one file per parameter by name.", **one_of(FORMS))
     ] = FORMS[0],
     properties: Annotated[
         Path | None, typer.Option("--properties", metavar="PATH", help="Where model.properties goes instead.")
     ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    strip: Strip = None,
+    rename: Rename = None,
     sha256: Annotated[bool, typer.Option("--sha256", help="Put the SHA-256 of every file into the manifest.")] = False,
     threads: Threads = None,
     no_crc: NoCrc = False,
     force: Force = False,
     ignore_globals: IgnoreGlobals = False,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -36,8 +59,10 @@ def extract(
     from converter.cli.progress import showing
     from converter.cli.render.conversion import show_extraction
     from converter.conversion import extract as extraction
+    from converter.conversion.surgery import rules
 
-    catalogue = opened(source, root)
+    surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
+    catalogue = opened(source, part(root, ema))
     target = folder or extraction.default_folder(catalogue)
     total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
     with showing("extracting", total, quiet=quiet or json) as progress:
@@ -51,6 +76,7 @@ def extract(
             force=force,
             ignore_globals=ignore_globals,
             threads=threads,
+            surgery=surgery,
             progress=progress,
         )
     if json:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import STANDARD_INPUT, command, opened, standard_input
-from converter.cli.options import Json, Quiet, Root, one_of
+from converter.cli.options import Ema, Json, Quiet, Root, one_of, part
 from converter.words import SORTS
 
 
@@ -21,15 +21,16 @@ def inspect(
     ],
     all: Annotated[bool, typer.Option("--all", help="Every tensor on a line of its own.")] = False,
     filter: Annotated[
-        str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name fits.")
+        str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name matches.")
     ] = None,
     sort: Annotated[
-        str | None, typer.Option("--sort", help="Order of the tensors; else that of the file.", **one_of(SORTS))
+        str | None, typer.Option("--sort", help="Order of the tensors; by default that of the file.", **one_of(SORTS))
     ] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Read every tensor: range, mean, deviation, NaN, SHA-256.")
     ] = False,
     root: Root = None,
+    ema: Ema = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -40,9 +41,9 @@ def inspect(
     if source == STANDARD_INPUT:
         from converter.formats import open_source
 
-        catalogue = open_source(standard_input(), root=root)
+        catalogue = open_source(standard_input(), root=part(root, ema))
     else:
-        catalogue = opened(source, root)
+        catalogue = opened(source, part(root, ema))
     if stats:
         from converter.cli.progress import showing
 

@@ -19,7 +19,7 @@ def sample(
         str, typer.Option("--model", metavar="NAME", help="A declared model, `tiny` or `tiny-13B`.")
     ] = "tiny",
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 1234,
-    sparse: Annotated[bool, typer.Option("--sparse", help="Zeros that take no disk.")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Write zeros, which take no disk space.")] = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:

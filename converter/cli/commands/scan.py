@@ -1,4 +1,4 @@
-"""`scan`: what loading files would run."""
+"""`scan`: what loading a file would run."""
 
 from __future__ import annotations
 
@@ -27,20 +27,24 @@ def scan(
         str,
         typer.Option(
             "--fail-on",
-            help="Exit with 1 for unknown globals, too, or only for dangerous ones and those that fickling holds for unsafe.",
+            help="Exit with 1 for unknown globals, too, or only for dangerous ones and those that fickling considers unsafe.",
             **one_of(FAIL_ON),
         ),
     ] = FAIL_ON[-1],
     policy: Annotated[
         Path | None,
         typer.Option(
-            "--policy", metavar="FILE", help="Globals that you accept (TOML), from outside of what is scanned."
+            "--policy",
+            metavar="FILE",
+            help="A TOML file of globals that you accept; it must lie outside of what is scanned.",
         ),
     ] = None,
     summary: Annotated[
         bool, typer.Option("--summary", help="Only a line for each file that is not plain, and the counts.")
     ] = False,
-    no_fickling: Annotated[bool, typer.Option("--no-fickling", help="Ask for no second opinion.")] = False,
+    no_fickling: Annotated[
+        bool, typer.Option("--no-fickling", help="Don't ask fickling for a second opinion.")
+    ] = False,
     json: Json = False,
     sarif: Annotated[
         Path | None, typer.Option("--sarif", metavar="PATH", help="Write the findings as SARIF 2.1.0, too.")
@@ -54,7 +58,7 @@ def scan(
     from converter.scanning import scan as scanning
 
     if sources.count(STANDARD_INPUT) > 1:
-        raise typer.BadParameter("standard input can be read once: give one -")
+        raise typer.BadParameter("standard input can be read only once: give one -")
     for source in sources:
         announce(source)
     places = [standard_input() if source == STANDARD_INPUT else source for source in sources]
@@ -72,7 +76,7 @@ def scan(
 
         write_sarif(report, sarif)
     if json:
-        with contextlib.suppress(BrokenPipeError):  # where the reader has seen enough, the exit code is the verdict's
+        with contextlib.suppress(BrokenPipeError):  # if the reader has gone away, the exit code is still the verdict's
             for piece in reports.json_pieces(report):
                 typer.echo(piece, nl=False)
     else:

@@ -1,4 +1,4 @@
-"""Reports on a terminal, a module each; what all of them share is here. Nothing needs colour to be understood."""
+"""Prints reports on a terminal, one module each. This file has what they share. No report needs colour to be understood."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NARROW: Final = 80
 _PIPED: Final = 160
 _PADDING: Final = re.compile(r"(?<! ) ++(?=\n)")
 _NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
-_DIGITS: Final = 9  # a number with as many digits is no layer's
+_DIGITS: Final = 9  # a number with this many digits is not the number of a layer
 
 
 def console() -> Console:
-    """Give stdout: as wide as the terminal, at least 80 columns, wider where nobody's terminal would cut it."""
+    """The stdout console: as wide as the terminal, at least 80 columns, and wider if the output is not a terminal."""
     found = _Console(markup=False, emoji=False, highlight=False)
     if not found.is_terminal:
         return _Console(file=_Trimmed(sys.stdout), markup=False, emoji=False, highlight=False, width=_PIPED)
@@ -32,7 +32,7 @@ def console() -> Console:
 
 
 class _Console(Console):
-    """A console whose reader may go away; the command still ends with its own exit code."""
+    """A console whose reader may go away. The command still ends with its own exit code."""
 
     def on_broken_pipe(self) -> None:
         """Write nothing from now on."""
@@ -40,29 +40,29 @@ class _Console(Console):
 
 
 class _Trimmed(io.StringIO):
-    """A file without the blanks that rich pads its lines with."""
+    """A file that drops the blanks with which rich pads lines."""
 
     def __init__(self, file: TextIO) -> None:
         super().__init__()
         self._file = file
 
     def write(self, text: str) -> int:
-        """Write without blanks before line ends."""
+        """Write a text without blanks at the ends of lines."""
         return self._file.write(_PADDING.sub("", text))
 
     def flush(self) -> None:
-        """Flush what is below."""
+        """Flush the underlying file."""
         self._file.flush()
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     shown = ", ".join(safe_text(name) for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 def empty_table(gap: int = 1) -> Table:
-    """An empty table without lines; `gap` columns on each side of a cell."""
+    """An empty table without ruled lines; `gap` columns on each side of a cell."""
     return Table(box=None, pad_edge=False, padding=(0, gap), header_style="dim")
 
 
@@ -72,7 +72,7 @@ def indented(rows: Table) -> Padding:
 
 
 def numbered(name: str) -> tuple[int | None, tuple[str, ...]]:
-    """The first word of a name that is a number, and what stands around it. Without one: None, and the whole name."""
+    """The first part of a name that is a number, and what stands around it. Without a number: None and the whole name."""
     match = _NUMBER.search(name)
     if match is None or len(match[0]) >= _DIGITS:
         return None, (name,)
@@ -80,7 +80,7 @@ def numbered(name: str) -> tuple[int | None, tuple[str, ...]]:
 
 
 def together(around: Sequence[str], numbers: Iterable[int]) -> str:
-    """One name for several that differ in a number alone: `h.{0..3}.weight`."""
+    """One name for several that differ only in one number: `h.{0..3}.weight`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:

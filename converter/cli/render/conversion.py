@@ -1,4 +1,4 @@
-"""What `convert` and `extract` wrote, on a terminal."""
+"""Prints what `convert` and `extract` wrote."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from converter.cli.render import console, empty_table, indented
-from converter.text import nbytes_text, plural, safe_text
+from converter.text import listed, nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,9 +22,11 @@ def show_conversion(report: ConversionReport) -> None:
     would = "" if report.written else " would be written"
     out.print(Text(f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", style="bold"))
     model = f" of {report.model}" if report.model else ""
-    out.print(Text(f"  {report.tensors:,} tensors{model} in {plural(len(weights), 'file')}"))
-    if report.dropped:
-        out.print(Text(f"  {len(report.dropped):,} masks left out: they follow from the architecture"))
+    out.print(Text(f"  {plural(report.tensors, 'tensor')}{model} in {plural(len(weights), 'file')}"))
+    masks = len(report.dropped) - len(report.excluded)
+    if masks:
+        out.print(Text(f"  {masks:,} masks left out: they follow from the architecture"))
+    _show_surgery(report, out)
     for name, kept in report.tied[:8]:
         out.print(Text(f"  {safe_text(name)} is {safe_text(kept)}, and recorded as such"))
     loss = report.loss
@@ -39,11 +41,23 @@ def show_conversion(report: ConversionReport) -> None:
         if count
     ]
     if lost:
-        out.print(Text(f"  as {report.dtype}: {', '.join(lost)}"))
+        cast = f"as {report.dtype}" if report.dtype != "keep" else "by --tensor-type"
+        out.print(Text(f"  {cast}: {', '.join(lost)}"))
     for note in report.notes:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
     if not report.written:
         _plan_table(report, out)
+
+
+def _show_surgery(report: ConversionReport | ExtractReport, out: Console) -> None:
+    """What was left out or renamed as asked: the first names, and how many more."""
+    if report.excluded:
+        names = listed([safe_text(name) for name in report.excluded], 3)
+        out.print(Text(f"  {plural(len(report.excluded), 'tensor')} left out, as asked: {names}"))
+    if report.renamed:
+        (old, new), more = report.renamed[0], len(report.renamed) - 1
+        first = f"`{safe_text(old)}` is now `{safe_text(new)}`"
+        out.print(Text(f"  {len(report.renamed):,} renamed: {first}{f', and {more:,} more' if more else ''}"))
 
 
 def _plan_table(report: ConversionReport, out: Console) -> None:
@@ -65,7 +79,8 @@ def show_extraction(report: ExtractReport) -> None:
     out = console()
     out.print(Text(f"{safe_text(report.folder)}: {report.files:,} files, {nbytes_text(report.nbytes)}", style="bold"))
     model = f" of {report.model}" if report.model else ""
-    out.print(Text(f"  {report.tensors:,} tensors{model}, {report.form} form; manifest.json reads them back"))
+    out.print(Text(f"  {plural(report.tensors, 'tensor')}{model}, {report.form} form; manifest.json reads them back"))
+    _show_surgery(report, out)
     if report.properties is not None:
         out.print(Text(f"  {safe_text(report.properties)} names them for the Java client"))
     for note in report.notes:

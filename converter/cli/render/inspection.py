@@ -1,7 +1,8 @@
-"""What `inspect` found, on a terminal."""
+"""Prints what `inspect` found."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -15,15 +16,21 @@ from rich.text import Text
 
 from converter import formats
 from converter.cli.render import console, empty_table, indented, listed, numbered, together
-from converter.text import nbytes_text, safe_text
+from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from converter.reports.inspection import Inspection, OtherReport, TensorReport
+    from converter.reports.inspection import Inspection, OtherReport, TensorReport, WeightsReport
 
-_WIDE: Final = 110  # columns from which storages are shown
+_WIDE: Final = 110  # columns; a table this wide also shows storages
 _WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
+_TABLES: Final = (  # what stands above a table, and the roles of what is in it
+    ("Besides the weights:", ("beside", "averaged", "attribute")),
+    ("Settings of the module:", ("setting",)),
+    ("Tensors that can't be carried over:", ("unsupported",)),
+)
+_CONTENT: Final = 100  # characters of a value that are shown without --all
 _VERDICTS: Final = {
     "plain": "green",
     "unknown-globals": "yellow",
@@ -57,16 +64,18 @@ def show(found: Inspection, *, unfold: bool = False, out: Console | None = None)
     if any(tensor.stats for tensor in found.tensors):
         out.print()
         _statistics_table(found, out)
-    if found.others:
-        out.print()
-        _others_table(found.others, out, unfold)
+    for title, roles in _TABLES:
+        others = [other for other in found.others if other.role in roles]
+        if others:
+            out.print()
+            _others_table(title, others, out, unfold)
     for problem in (*found.problems, *found.safety.findings):
         out.print()
         out.print(Text(f"! {safe_text(problem, 400)}", style="yellow"))
 
 
 def heading(inspection: Inspection) -> str:
-    """Say in a line what a checkpoint is."""
+    """Say what a checkpoint is, in one line."""
     model = inspection.model
     if model is None:
         return "Unknown architecture" if inspection.tensors or inspection.totals.tensors else "No tensors"
@@ -82,8 +91,9 @@ def heading(inspection: Inspection) -> str:
 
 
 def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
-    """Give what is worth knowing before the table, each with its label."""
+    """The facts above the table, each with its label."""
     totals = found.totals
+    yield from _part(found.weights)
     yield "tensors", Text(f"{totals.tensors:,}")
     yield "parameters", Text(f"{totals.parameters:,}")
     sizes: Counter[str] = Counter()
@@ -122,6 +132,18 @@ def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
         yield "asks for", Text(listed(said.globals, 12))
 
 
+def _part(weights: WeightsReport) -> Iterator[tuple[str, Text]]:
+    """Which part of the file is shown, where that is not all of it."""
+    what = f"{weights.program or 'a whole module'}, {safe_text(weights.module)}" if weights.module else ""
+    where = f"below `{safe_text(weights.root)}`" if weights.root else ""
+    names = f"`{safe_text(weights.prefix)}` is left out of every name" if weights.prefix else ""
+    if said := "; ".join(filter(None, (what, where, names))):
+        yield "weights", Text(said)
+    if weights.averaged:
+        way = "--ema" if len(weights.averaged) == 1 else "--root NAME"
+        yield "averaged", Text(f"beside them: {listed(weights.averaged, 4)}; {way} takes them instead")
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """A row of the table: one tensor, or several that differ only by the numbers in their names."""
@@ -152,7 +174,7 @@ def fold(tensors: Sequence[TensorReport]) -> list[_Line]:
 def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
     lines = [_Line(t.name, t, 1, t) for t in found.tensors] if unfold else fold(found.tensors)
     strided = any(not line.first.contiguous for line in lines)
-    # Elsewhere a storage is the tensor itself.
+    # In other formats a storage is the tensor itself.
     wide = out.width >= _WIDE and formats.named(found.source.format).pickled
     rows = []
     for line in lines:
@@ -180,7 +202,7 @@ def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
 
 
 def _common(names: Iterable[str]) -> str:
-    """Give the plain words up to a dot that all names start with, so that a narrow table can leave them out."""
+    """The plain words, up to a dot, that all names start with. A narrow table can leave them out."""
     prefix = os.path.commonprefix(list(names))  # noqa: RUF071 (cut at a dot below)
     prefix = prefix[: prefix.rfind(".") + 1]
     return prefix if _WORDS.fullmatch(prefix) else ""
@@ -212,17 +234,25 @@ def _statistics_table(found: Inspection, out: Console) -> None:
     out.print(indented(table))
 
 
-def _others_table(others: Sequence[OtherReport], out: Console, unfold: bool) -> None:
+def _others_table(title: str, others: Sequence[OtherReport], out: Console, unfold: bool) -> None:
     most = len(others) if unfold else 20
-    out.print(Text("Besides tensors that can be carried over:", style="bold"))
+    out.print(Text(title, style="bold"))
     table = empty_table()
     for name in ("name", "is", "value"):
         table.add_column(name, overflow="fold")
     for other in others[:most]:
-        inside = f"holds {len(other.tensors):,} tensors: {listed(other.tensors, 3)}" if other.tensors else ""
-        table.add_row(
-            *(Text(cell) for cell in (safe_text(other.name), safe_text(other.kind), inside or safe_text(other.value)))
-        )
+        table.add_row(*map(Text, (safe_text(other.name), safe_text(other.kind), _value(other, unfold))))
     out.print(indented(table))
     if len(others) > most:
         out.print(Text(f"  and {len(others) - most:,} more: give --all"))
+
+
+def _value(other: OtherReport, unfold: bool) -> str:
+    """What something is: how many tensors it holds, a small value, or a few words."""
+    if other.tensor_count and other.tensors != ("",):
+        held = f"{plural(other.tensor_count, 'tensor')}, {nbytes_text(other.nbytes)}"
+        return f"{held}: {listed(other.tensors, 3)}"
+    if other.content is None:
+        return safe_text(other.value)
+    text = json.dumps(other.content)
+    return safe_text(text, len(text) if unfold else _CONTENT)

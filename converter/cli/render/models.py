@@ -1,4 +1,4 @@
-"""The declared models, on a terminal."""
+"""Prints the declared models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def table(declared: Sequence[Model], cached: Mapping[str, Mapping[str, Path]]) -> None:
-    """Print the declared models, a line each; those whose files are in the local cache are marked."""
+    """Print one line for each declared model. Models whose files are in the local cache are marked."""
     out = console()
     here = {model.name for model in declared if len(cached[model.name]) == len(model.files)}
     rows = empty_table(2)
@@ -48,7 +48,7 @@ def table(declared: Sequence[Model], cached: Mapping[str, Mapping[str, Path]]) -
 
 
 def page(model: Model, cached: Mapping[str, Path]) -> None:
-    """Print what is known of one declared model, and where in the local cache its files are."""
+    """Print what is known about one declared model, and where its files are in the local cache."""
     out = console()
     out.print(Text(model.name, style="bold"))
     layers, width, heads = model.dimensions

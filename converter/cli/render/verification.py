@@ -1,4 +1,4 @@
-"""What `verify` found, on a terminal."""
+"""Prints what `verify` found."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from converter.reports.verification import Verification, VerifiedTensors
 
-_SHOWN: Final = 40  # lines of what is wrong with one output
+_SHOWN: Final = 40  # lines about what is wrong with one output
 
 
 def show(report: Verification) -> None:
-    """Print what `verify` found: a line an output, and what is wrong with each."""
+    """Print a line for each output, and what is wrong with it."""
     out = console()
     for output in report.outputs:
         tensors = output.tensors
@@ -41,7 +41,7 @@ def show(report: Verification) -> None:
 
 
 def _wrong(tensors: VerifiedTensors) -> list[tuple[str, str, str]]:
-    """Give what is wrong as (name, what, detail); names that differ by a number alone share a line."""
+    """What is wrong, as (name, what, detail). Names that differ only in a number share a line."""
     rows: list[tuple[str, str, str]] = []
     for names, what in ((tensors.missing, "missing"), (tensors.unexpected, "unexpected")):
         rows += [(name, what, "") for name in names]
@@ -78,7 +78,7 @@ def _wrong_table(rows: Sequence[tuple[str, str, str]], out: Console) -> None:
 
 
 def _inference(found: Mapping[str, Any], out: Console) -> None:
-    """Print how far what an output computes is from what the source does."""
+    """Print how far the results of an output differ from those of the source."""
 
     def number(key: str, of: Mapping[str, Any] = found) -> str:
         return "no number" if of[key] is None else f"{of[key]:.3g}"
@@ -95,6 +95,8 @@ def _inference(found: Mapping[str, Any], out: Console) -> None:
     effect = found["activation_effect"]
     if effect is not None:
         moved = number("max_difference", effect)
-        lines.append(f"apart from that, the tanh GELU of what runs this form moves logits by {moved} at most")
+        lines.append(
+            f"apart from that, programs that run this format compute the tanh GELU, which moves logits by {moved} at most"
+        )
     for line in lines:
         out.print(Text(f"            {line}"), soft_wrap=True)

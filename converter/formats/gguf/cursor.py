@@ -34,18 +34,18 @@ class Cursor:
         return self.source.size - self.position
 
     def take(self, size: int, what: str) -> bytes:
-        """Give the next `size` bytes. Raises FormatError if the file ends before, naming `what` they belong to."""
+        """The next `size` bytes. Raises FormatError if the file ends before them; `what` is what they belong to."""
         self._need(size, what)
         self._at += size
         return self._window[self._at - size : self._at]
 
     def number(self, packed: str, what: str = "the header") -> int:
-        """Give the next number."""
+        """The next number."""
         value: int = struct.unpack(packed, self.take(struct.calcsize(packed), what))[0]
         return value
 
     def text(self, most: int, what: str) -> str:
-        """Give the next string. Raises FormatError unless it is UTF-8, LimitError beyond `most` bytes."""
+        """The next string. Raises FormatError unless it is UTF-8, and LimitError beyond `most` bytes."""
         (size,) = _SIZE.unpack(self.take(8, what))
         self._fits(size, what)
         if size > most:
@@ -53,10 +53,10 @@ class Cursor:
         try:
             return self.take(size, what).decode()
         except UnicodeDecodeError as error:
-            raise FormatError(f"`{self.source.name}` has a text in {what} that is no UTF-8: {error.reason}") from error
+            raise FormatError(f"`{self.source.name}` has a text in {what} that is not UTF-8: {error.reason}") from error
 
     def skip(self, size: int, what: str) -> None:
-        """Pass over `size` bytes."""
+        """Skip `size` bytes."""
         self._fits(size, what)
         if self._at + size <= len(self._window):
             self._at += size
@@ -64,7 +64,7 @@ class Cursor:
             self._start, self._window, self._at = self.position + size, b"", 0
 
     def skip_texts(self, count: int, what: str) -> None:
-        """Pass over strings without making them."""
+        """Skip strings without reading them."""
         for _ in range(count):
             if self._at + 8 > len(self._window):
                 self._need(8, what)

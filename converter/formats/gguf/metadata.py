@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file: keys, and values of its types."""
+"""The metadata of a GGUF file: keys with typed values."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from converter.limits import limits
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-ALIGNMENT: Final = 32  # bytes, where general.alignment does not say
-TYPES: Final = {  # of values: id, how one is packed
+ALIGNMENT: Final = 32  # bytes, if general.alignment does not say otherwise
+TYPES: Final = {  # the types of values: id, and how a value is packed
     "u8": (0, "<B"),
     "i8": (1, "<b"),
     "u16": (2, "<H"),
@@ -32,12 +32,12 @@ TYPES: Final = {  # of values: id, how one is packed
 STRING: Final = 8
 ARRAY: Final = 9
 _BY_ID: Final = {number: (name, struct.Struct(packed)) for name, (number, packed) in TYPES.items()}
-_KEY: Final = 65535  # bytes, by the specification
+_KEY: Final = 65535  # bytes, according to the specification
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array among the metadata. Its elements are read each time they are asked for."""
+    """An array in the metadata. Its elements are read each time they are asked for."""
 
     source: Source
     offset: int
@@ -63,7 +63,7 @@ class Array:
 
 
 def metadata(cursor: Cursor, count: int) -> Iterator[tuple[str, Any]]:
-    """Read `count` keys and their values. Raises FormatError for what GGUF does not have."""
+    """Read `count` keys and their values. Raises FormatError for anything that GGUF does not have."""
     seen: set[str] = set()
     for _ in range(count):
         key = cursor.text(_KEY, "a key")
@@ -100,7 +100,7 @@ def _scalar(cursor: Cursor, type: int, what: str) -> Any:
 def _array(cursor: Cursor, what: str) -> Array:
     type, count = cursor.number("<I", what), cursor.number("<Q", what)
     if type == ARRAY:
-        raise FormatError(f"{what} is an array of arrays, which nothing reads")
+        raise FormatError(f"{what} is an array of arrays, which no program reads")
     if type != STRING and type not in _BY_ID:
         raise FormatError(f"{what} is an array of the type {type}, which GGUF does not have")
     width = 8 if type == STRING else _BY_ID[type][1].size

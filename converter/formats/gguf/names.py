@@ -1,4 +1,4 @@
-"""A GGUF file in the words of its family: the names, shapes and settings that Hugging Face has, and the tokenizer."""
+"""A GGUF file in the terms of its family: the names, shapes and settings of Hugging Face, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
 
 _UNUSED: Final = 5  # llama_token_type
-ACTIVATION: Final = "cerebras_tool.activation_function"  # a key of ours: what the model was trained with
+ACTIVATION: Final = "cerebras_tool.activation_function"  # our own key: the activation that the model was trained with
 _EMBEDDING: Final = "token_embd.weight"  # has a row for each token
-TOKENIZER: Final = "tokenizer.ggml."  # what keys of the tokenizer begin with
+TOKENIZER: Final = "tokenizer.ggml."  # the prefix of the tokenizer's keys
 
 
 def canonical(catalogue: Catalogue) -> Catalogue:
-    """A GGUF catalogue with its family's names, its matrices in their shape there, and a config.json.
+    """A GGUF catalogue with its family's names, with matrices in the family's shape, and with a config.json.
 
-    Names that are no row of the family stay; where no family is known, the catalogue stays as it is.
+    Names that no row of the family has stay as they are. If the family is not known, the whole catalogue stays as it
+    is.
     """
     found = catalogue.metadata.get("general.architecture")
     known = next(
@@ -62,16 +63,16 @@ def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
 
 
 def says_activation(catalogue: Catalogue) -> bool:
-    """Whether a file says which form of GELU the model was trained with: only our writer notes it."""
+    """Whether a file says with which form of GELU the model was trained. Only our writer notes it."""
     return ACTIVATION in catalogue.metadata
 
 
 def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
-    """What a config.json of Hugging Face says of such a model."""
+    """What a config.json of Hugging Face would say about the model."""
     metadata = catalogue.metadata
     config: dict[str, Any] = {"architectures": [known.transformers]} if known.transformers else {}
     config["model_type"] = known.model_type
-    # llama.cpp computes the tanh form, unless the writer noted what the model was trained with.
+    # llama.cpp computes the tanh form, so that is assumed unless the writer noted another one.
     asked = known.activation_setting("tanh")
     config |= {key: metadata.get(ACTIVATION, name) for key, name in asked.items()}
     for row in known.metadata:
@@ -93,7 +94,7 @@ def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
 
 
 def _shortest(value: Any) -> Any:
-    """Give the number with the fewest digits that F32 makes the same of: 1e-05, not 9.999999747378752e-06."""
+    """The number with the fewest digits that becomes the same F32: 1e-05, not 9.999999747378752e-06."""
     if type(value) is not float or not 0 < value < 1:
         return value
     texts = (f"{value:.{digits}g}" for digits in range(1, 10))

@@ -1,4 +1,4 @@
-"""GGUF, versions 2 and 3, little-endian: read strictly, names and layouts.
+"""Reads GGUF, versions 2 and 3, little-endian: strictly, and only names and layouts.
 
 Sources: ggml/docs/gguf.md; ggml/src/gguf.cpp, whose rules for offsets and limits are followed.
 """
@@ -21,18 +21,19 @@ from converter.io.source import STEP, Derived, Source
 from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
+from converter.words import Root
 
 _LONGEST_NAME: Final = 63  # bytes: ggml keeps names in 64, with a zero at the end
 _DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read names, layouts and metadata; no tensor's bytes. Shapes are row-major: GGUF's, in reverse.
 
-    Blocks are decoded as they are read: such a tensor is F32, and its storage's `encoding` says what the file holds.
+    Blocks are decoded when they are read: such a tensor is F32, and its storage's `encoding` says what the file holds.
     """
     if root is not None:
-        raise FormatError(f"`{source.name}` is a GGUF file: its names have no root to choose")
+        raise FormatError(f"`{source.name}` is a GGUF file: it holds one set of names, and no other to choose")
     cursor = Cursor(source, len(MAGIC))
     version = cursor.number("<I")
     if version and version & 0xFFFF == 0:
@@ -40,7 +41,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     if version not in (2, 3):
         raise FormatError(f"`{source.name}` is a GGUF file of version {version}: 2 and 3 are read")
     tensors, keys = cursor.number("<Q"), cursor.number("<Q")
-    # A key takes 8 + 1 + 4 + 1 bytes or more, a tensor 8 + 1 + 4 + 4 + 8.
+    # A key takes at least 8 + 1 + 4 + 1 bytes, and a tensor at least 8 + 1 + 4 + 4 + 8.
     for count, least, most, what in (
         (keys, 14, limits().gguf_keys, "keys"),
         (tensors, 25, limits().entries, "tensors"),
@@ -66,7 +67,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
 
 
 class _Decoded(Derived):
-    """The F32 elements of a tensor that a file holds in blocks, as bytes."""
+    """The F32 elements, as bytes, of a tensor that a file holds in blocks."""
 
     def __init__(self, source: Source, offset: int, elements: int, encoding: Encoding) -> None:
         super().__init__(source, source.name, elements * F32.itemsize)
@@ -113,7 +114,7 @@ def _infos(cursor: Cursor, count: int) -> list[_Info]:
         try:
             name = raw.decode()
         except UnicodeDecodeError as error:
-            raise FormatError(f"the name of tensor {len(infos):,} is no UTF-8") from error
+            raise FormatError(f"the name of tensor {len(infos):,} is not UTF-8") from error
         if not name or "\0" in name:
             raise FormatError(f"the name of tensor {len(infos):,} is empty or holds a zero byte")
         if name in seen:
@@ -129,29 +130,29 @@ def _infos(cursor: Cursor, count: int) -> list[_Info]:
 
 
 class _Contents:
-    """The tensors, as their entries are held against the data: in order, one after the other, padded, within the file."""
+    """The tensors. Each entry is checked against the data: in order, one after the other, padded, within the file."""
 
     def __init__(self, source: Source, shard: int | None, end: int, alignment: int) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.unsupported: list[Unsupported] = []
         self._source, self._shard, self._alignment = source, shard, alignment
         self._start = _padded(end, alignment)
-        self._next: int | None = 0  # where the next tensor must start; None after one of unknown size
+        self._next: int | None = 0  # where the next tensor must start; None after a tensor of unknown size
         self._least = 0
 
     def add(self, info: _Info) -> None:
-        """Check a tensor's entry and put it where it belongs."""
+        """Check a tensor's entry, and give the tensor its place."""
         name, elements = info.name, math.prod(info.shape)
         encoding = BY_ID.get(info.ggml)
         if elements >= 1 << 63 or max(info.shape, default=0) >= 1 << 63:
             raise LayoutError(f"`{name}` has more elements than 63 bits can count: {info.shape}")
         if encoding is not None and info.shape and info.shape[-1] % encoding.block:
             raise LayoutError(
-                f"`{name}` has rows of {info.shape[-1]:,} elements, which are no whole blocks of {encoding.name}: "
+                f"`{name}` has rows of {info.shape[-1]:,} elements, which are not whole blocks of {encoding.name}: "
                 f"{encoding.block} elements each"
             )
         if encoding is not None and not info.shape and encoding.block > 1:
-            raise LayoutError(f"`{name}` is a single element, which is no whole block of {encoding.name}")
+            raise LayoutError(f"`{name}` is a single element, which is not a whole block of {encoding.name}")
         if info.offset % self._alignment or info.offset < self._least or self._next not in (None, info.offset):
             expected = "a padded one beyond the last" if self._next is None else f"{self._next:,}"
             raise LayoutError(f"`{name}` starts at byte {info.offset:,} of the data: {expected} was expected")
@@ -166,7 +167,7 @@ class _Contents:
         self._keep(info, encoding, elements, nbytes)
 
     def problems(self, metadata: dict[str, Any]) -> list[str]:
-        """Say what is odd, though all tensors can be read."""
+        """Say what is unusual, though all tensors can be read."""
         found = []
         beyond = self._source.size - self._start - self._least
         if beyond > 0 and self._next is not None:

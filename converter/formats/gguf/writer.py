@@ -60,7 +60,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     if tokenizer is None:
         notes.append("without a tokenizer: the model takes and gives token ids")
     dropped = _droppable(catalogue, recognition)
-    tensors = _tensors(catalogue, recognition, options.dtype, notes)
+    tensors = _tensors(catalogue, recognition, options, notes)
     check_expansion({written.source: written.tensor for written in tensors})
     metadata = [
         *_general(recognition, tensors, options.dtype),
@@ -123,7 +123,7 @@ def _check_whole(catalogue: Catalogue, recognition: Recognition) -> None:
     if recognition.unexpected:
         more = f" and {len(recognition.unexpected) - 1:,} more" if len(recognition.unexpected) > 1 else ""
         raise UnsupportedError(
-            f"`{recognition.unexpected[0]}`{more}: no part of {recognition.family.title}, and llama.cpp takes no more"
+            f"`{recognition.unexpected[0]}`{more}: not part of {recognition.family.title}, and llama.cpp accepts no other tensors"
         )
     if (unknown := recognition.family.unknown(recognition.sizes)) is not None:
         raise ModelError(f"the {unknown} can't be told from the tensors: put the model's `config.json` beside them")
@@ -140,9 +140,11 @@ def _droppable(catalogue: Catalogue, recognition: Recognition) -> tuple[str, ...
     return tuple(masks)
 
 
-def _tensors(catalogue: Catalogue, recognition: Recognition, choice: str, notes: list[str]) -> list[_Written]:
+def _tensors(catalogue: Catalogue, recognition: Recognition, options: Options, notes: list[str]) -> list[_Written]:
     """The tensors in the order of the layers."""
-    written, fallen = [], []
+    written: list[_Written] = []
+    fallen: dict[str, list[str]] = {}  # by the dtype that was asked for
+    fixed: list[str] = []
     for row in recognition.family.rows(recognition.sizes):
         if row.gguf is None or (row.tied_to and recognition.tied_head != "untied"):
             continue
@@ -150,18 +152,29 @@ def _tensors(catalogue: Catalogue, recognition: Recognition, choice: str, notes:
         tensor = catalogue[source].t() if row.gguf_transposed else catalogue[source]
         if not can_convert(tensor.dtype, F32):
             raise UnsupportedError(f"`{source}` is {tensor.dtype.name}: GGUF holds floating-point parameters")
-        chosen = len(row.shape) > 1 and not row.gguf_f32
-        encoding = _encoding(tensor, choice) if chosen else BY_NAME["F32"]
+        chosen, choice = len(row.shape) > 1 and not row.gguf_f32, options.dtype_of(source)
+        encoding = _encoding(tensor, choice)
+        if not chosen:
+            if source in options.types and encoding is not BY_NAME["F32"]:
+                fixed.append(row.gguf)
+            encoding = BY_NAME["F32"]
         if tensor.shape[-1] % encoding.block:
-            fallen.append(row.gguf)
+            fallen.setdefault(encoding.name, []).append(row.gguf)
             encoding = BY_NAME["F16"]
         written.append(_Written(row.gguf, source, tensor, encoding, chosen))
-    if fallen:
-        listed = ", ".join(f"`{name}`" for name in fallen[:4]) + (", …" if len(fallen) > 4 else "")
+    for name, rows in fallen.items():
         notes.append(
-            f"{len(fallen):,} matrices have rows that can't be divided into blocks of {choice.upper()} and become F16: {listed}"
+            f"{len(rows):,} matrices have rows that can't be divided into blocks of {name} and become F16: {_first(rows)}"
+        )
+    if fixed:
+        notes.append(
+            f"{len(fixed):,} of the tensors that --tensor-type names stay F32, as llama.cpp needs: {_first(fixed)}"
         )
     return written
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _encoding(tensor: Tensor, choice: str) -> Encoding:

@@ -32,7 +32,7 @@ _OTHERS: Final = {  # the letter of a dtype that tensors don't have, and what su
     "a": "texts",
     "M": "dates",
     "m": "lengths of time",
-    "V": "raw bytes: what ml_dtypes saves as bfloat16 is to be saved as `array.view('uint16')`",
+    "V": "raw bytes: save a bfloat16 array of ml_dtypes as `array.view('uint16')`",
 }
 
 
@@ -102,7 +102,7 @@ def parse(head: bytes, what: str) -> Header:
 
 
 def descriptor(head: bytes, what: str) -> Any:
-    """What the header of an array says of its dtype: a text, or tuples and lists of them. Raises as `parse` does."""
+    """What the header of an array says about its dtype: a text, or tuples and lists of texts. Raises as `parse` does."""
     return _fields(_text(head, what), what)["descr"]
 
 
@@ -122,7 +122,9 @@ def _text(head: bytes, what: str) -> str:
             f"{what}: the header of the numpy array has {len(text.rstrip()):,} characters; {_TEXT:,} are read"
         )
     if not text.endswith("\n") or not text[:-1].isprintable():
-        raise FormatError(f"{what}: the header of the numpy array is no plain literal of texts, numbers and brackets")
+        raise FormatError(
+            f"{what}: the header of the numpy array is not a plain literal of texts, numbers and brackets"
+        )
     return text.strip()
 
 
@@ -217,7 +219,7 @@ def _dtype(value: object, what: str) -> tuple[Dtype, str]:
     order, code = value[0], value[1:]
     if code == "O" or value == "O":
         raise UnsafeError(
-            f"{what} is a numpy array of Python objects: to load it is to run a pickle, which is not done here; save it "
+            f"{what} is a numpy array of Python objects: loading it means running a pickle, which is not done here; save it "
             "with a dtype of numbers"
         )
     dtype = _BY_CODE.get(code)

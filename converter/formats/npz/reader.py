@@ -15,24 +15,25 @@ from converter.io.zip_directory import Record
 from converter.io.zip_records import Archive
 from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.tensor import Storage, Tensor
+from converter.words import Root
 
 if TYPE_CHECKING:
     from converter.io.source import Source
 
 # A name that ends in one of these holds the bits of a dtype that numpy lacks: `w@bf16` is the BF16 tensor `w`.
 BITS: Final = {f"@{dtype.name.lower()}": dtype for dtype in DTYPES if dtype not in NATIVE}
-NAMELESS: Final = "arr_0"  # numpy.savez's name for an array that is given none
+NAMELESS: Final = "arr_0"  # numpy.savez gives this name to an array without one
 _FIRST: Final = 128  # nearly every header fits into this many bytes
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read the headers of an npz archive's arrays.
 
     Raises FormatError for records that are not arrays and for impossible names, and LayoutError if an array does not
     fill its record.
     """
     if root is not None:
-        raise FormatError(f"`{source.name}` is a numpy archive: its names have no root to choose")
+        raise FormatError(f"`{source.name}` is a numpy archive: it holds one set of names, and no other to choose")
     archive = Archive(source)
     strange = next((archive.root + name for name in archive.records if not name.endswith(ARRAY)), None)
     if strange is not None:
@@ -66,10 +67,10 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
     )
 
 
-def read_array(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read_array(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read the header of an npy file, whose one array gets the name that numpy.savez would give it."""
     if root is not None:
-        raise FormatError(f"`{source.name}` is a numpy array: it has no root to choose")
+        raise FormatError(f"`{source.name}` is a numpy array: it is one tensor, and there is no other to choose")
     header = _header(source)
     _check_filled(header, source.size, f"`{source.name}`")
     storage = Storage(source, header.start, header.nbytes, NAMELESS, shard, byteorder=header.byteorder)
@@ -115,7 +116,7 @@ def _cut(head: bytes, start: int, what: str) -> bytes:
 
 
 def _check_filled(header: Header, nbytes: int, what: str) -> None:
-    """Refuse data that are cut off, and bytes behind them, so that nothing can be hidden there."""
+    """Refuse data that are cut off, and bytes after the data, so that nothing can be hidden there."""
     if header.start + header.nbytes != nbytes:
         raise LayoutError(
             f"{what}: a numpy array of {header.dtype.name} and shape {header.shape!s:.300} takes {header.nbytes:,} bytes; "

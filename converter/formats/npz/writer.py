@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from converter.dtypes import BY_NAME, Dtype
+from converter.dtypes import Dtype
 from converter.errors import OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
 from converter.formats.npz import ARRAY
@@ -23,7 +23,7 @@ from converter.io.zip_directory import folded_name, refused_name
 from converter.io.zip_writer import Member, directory, lay_out
 from converter.limits import limits
 from converter.models.masks import to_drop
-from converter.tensors.casting import Losses, can_convert, parts_of
+from converter.tensors.casting import Losses, becomes, can_convert, parts_of
 from converter.tensors.guards import check_expansion, without_tensors
 from converter.tensors.tensor import Tensor
 
@@ -43,14 +43,15 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         raise OutputError("an npz archive is one file, which numpy loads by name: leave --max-shard-size out")
     if not catalogue:
         raise UnsupportedError(without_tensors(catalogue))
-    dtype = None if options.dtype == "keep" else BY_NAME[options.dtype.upper()]
     dropped = to_drop(catalogue, recognition, keep=options.keep_buffers)
     kept = {name: tensor for name, tensor in catalogue.items() if name not in dropped}
     if not kept:
         raise UnsupportedError(f"`{catalogue.location}` holds masks and nothing else")
     check_expansion(kept)
     losses = Losses()
-    arrays = [_Array(name, tensor, _target(name, tensor, dtype), losses) for name, tensor in kept.items()]
+    arrays = [
+        _Array(name, tensor, _target(name, tensor, options.dtype_of(name)), losses) for name, tensor in kept.items()
+    ]
     _check_names(arrays)
     members = lay_out((array.record, array.nbytes) for array in arrays)
     pieces: list[Piece] = []
@@ -72,7 +73,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
 
 class _Array:
-    """A tensor as a record. Its CRC-32 is taken as its bytes are written."""
+    """A tensor as a record. Its CRC-32 is computed while its bytes are written."""
 
     def __init__(self, name: str, tensor: Tensor, target: Dtype, losses: Losses) -> None:
         self.name, self.target = name, target
@@ -88,7 +89,7 @@ class _Array:
         return len(self._header) + self._nbytes
 
     def pieces(self, member: Member) -> tuple[Piece, Piece, Piece]:
-        """The parts of the record: headers, data, and the checksum behind them."""
+        """The parts of the record: headers, data, and the checksum after them."""
         return (
             literal(f"header of {self.name}", member.header() + self._header),
             Piece(self.name, self._parts, self.target.name),
@@ -108,9 +109,9 @@ def _listed(arrays: list[_Array], members: tuple[Member, ...]) -> bytes:
     return directory(members, [array.checksum() for array in arrays])
 
 
-def _target(name: str, tensor: Tensor, dtype: Dtype | None) -> Dtype:
+def _target(name: str, tensor: Tensor, word: str) -> Dtype:
     """The dtype that a tensor is written in."""
-    target = dtype if dtype is not None and tensor.dtype.floating else tensor.dtype
+    target = becomes(tensor.dtype, word)
     if not can_convert(tensor.dtype, target):
         raise UnsupportedError(f"`{name:.200}` is {tensor.dtype.name}, which can't be converted to {target.name}")
     return target

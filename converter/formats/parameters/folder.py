@@ -30,7 +30,7 @@ from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.guards import check_expansion
 from converter.tensors.parts import storage_parts, tensor_parts
 from converter.tensors.tensor import Storage, Tensor
-from converter.words import FORMS, check
+from converter.words import FORMS, Root, check
 
 SCHEMA: Final = "cerebras-tool/manifest/v1"
 PROPERTIES: Final = "model.properties"
@@ -96,13 +96,13 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     )
 
 
-def read_folder(path: Path, *, root: str | None = None) -> Catalogue:
+def read_folder(path: Path, *, root: Root = None) -> Catalogue:
     """Read a folder by its manifest. A file is opened when one of its tensors is read.
 
     Raises ManifestError if the manifest contradicts itself or the files beside it.
     """
     if root is not None:
-        raise ManifestError(f"`{path}` is a parameters folder: its names have no root to choose")
+        raise ManifestError(f"`{path}` is a parameters folder: it holds one set of names, and no other to choose")
     manifest = load_json(path / MANIFEST)
     what = f"`{path / MANIFEST}`"
     if manifest.get("schema") != SCHEMA:

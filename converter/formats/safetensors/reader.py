@@ -20,6 +20,7 @@ from converter.io.strict_json import strict_json
 from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
+from converter.words import Root
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -33,14 +34,14 @@ _BITS: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | {
 }
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read the header. Tensors are in the order of their bytes. Tied names that our writer left out come back.
 
     An F4 tensor's shape counts pairs, as PyTorch's does: the file's last dimension is twice as long. Raises FormatError
     for a header that breaks the rules, and LayoutError if tensors don't fill the file without holes and overlaps.
     """
     if root is not None:
-        raise FormatError(f"`{source.name}` is a safetensors file: its names have no root to choose")
+        raise FormatError(f"`{source.name}` is a safetensors file: it holds one set of names, and no other to choose")
     header, start = _load(source)
     metadata = _metadata(header.pop(METADATA, {}), source.name)
     entries = sorted(

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.dtypes import BY_NAME, Dtype
+from converter.dtypes import Dtype
 from converter.errors import OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
 from converter.formats.safetensors.reader import METADATA, TIED
@@ -42,7 +42,6 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     Floating-point tensors become `dtype`. Only masks are read. Raises UnsupportedError for a tensor that safetensors
     can't hold and for a mask with other values, and OutputError if one file would have to be cut.
     """
-    dtype = None if options.dtype == "keep" else BY_NAME[options.dtype.upper()]
     single_file, max_shard_size = options.name is not None, options.max_shard_size
     if not catalogue and not catalogue.unsupported:
         raise UnsupportedError(without_tensors(catalogue))
@@ -54,7 +53,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     if not kept:
         raise UnsupportedError(f"`{catalogue.location}` holds masks and nothing else")
     check_expansion(kept)
-    targets = {name: _target(name, tensor, dtype) for name, tensor in kept.items()}
+    targets = {name: _target(name, tensor, options.dtype_of(name)) for name, tensor in kept.items()}
     sizes = {name: tensor.size * targets[name].itemsize for name, tensor in kept.items()}
     shards = _shards(sizes, max_shard_size)
     if single_file and len(shards) > 1:
@@ -106,9 +105,9 @@ def _left_out(catalogue: Catalogue, recognition: Recognition | None, dropped: se
     return left
 
 
-def _target(name: str, tensor: Tensor, dtype: Dtype | None) -> Dtype:
+def _target(name: str, tensor: Tensor, word: str) -> Dtype:
     """The dtype that a tensor is written in."""
-    target = dtype if dtype is not None and tensor.dtype.floating else tensor.dtype
+    target = numbers.becomes(tensor.dtype, word)
     if not numbers.can_convert(tensor.dtype, target):
         raise UnsupportedError(f"`{name:.200}` is {tensor.dtype.name}, which can't be converted to {target.name}")
     if target.safetensors is None:

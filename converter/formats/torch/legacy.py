@@ -22,6 +22,7 @@ from converter.pickles.values import Dict, PersistentId, Pickled
 from converter.pickles.walk import describe
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage, Tensor
+from converter.words import Root
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -30,7 +31,7 @@ _PROTOCOL: Final = 1001
 _FIRST_READ: Final = 1 << 20  # bytes; four times as many if the pickle goes on
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts, and no tensor's bytes."""
     stream = _Stream(source)
     stream.next()  # the magic number, which `matches` has checked
@@ -97,7 +98,7 @@ class _Stream:
 
 
 class _Mentioned:
-    """The storages that the pickle mentions. Each gets its place when the keys behind the pickle are read."""
+    """The storages that the pickle mentions. Each gets its place when the keys after the pickle are read."""
 
     def __init__(self, shard: int | None) -> None:
         self.shard = shard
@@ -136,7 +137,7 @@ class _Mentioned:
         ):
             raise PickleError("the view of a storage is not (key, offset, size)")
         key, offset, size = view
-        # torch.load keeps views and storages in one table, and a key that is there already stands for what is there.
+        # torch.load keeps views and storages in one table; if a key is there already, its first meaning stays.
         mention = (storage.key, offset, size)
         if self.views.setdefault(key, mention) != mention:
             raise LayoutError(f"the view `{key[:80]}` of a storage is mentioned twice with different places or sizes")
@@ -157,7 +158,7 @@ class _Mentioned:
         return replace(tensor, offset=tensor.offset + before, storage=storage)
 
     def place(self, source: Source, position: int, keys: list[str]) -> None:
-        """Walk the storages behind the pickles: a count of elements (8 bytes) and the elements, in the order of `keys`."""
+        """Walk the storages after the pickles: a count of elements (8 bytes) and the elements, in the order of `keys`."""
         if (shared := next(iter(self.views.keys() & self.kinds.keys()), None)) is not None:
             raise LayoutError(f"`{source.name}`: `{shared[:80]}` is the key of a storage and of a view of one")
         if len(set(keys)) != len(keys) or set(keys) != set(self.kinds):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
 from converter.formats.torch import PUBLISHED_WRITER, ZIP_NAME
-from converter.formats.torch.records import TORCHSCRIPT, another_case, program
-from converter.formats.torch.torchscript import CONSTANTS, WRITTEN, Script
+from converter.formats.torch.records import CONSTANTS, SCRIPTED, TORCHSCRIPT, another_case, program
 from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
@@ -21,12 +20,14 @@ from converter.pickles.machine import run
 from converter.pickles.values import Opaque, TableEntry
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage
+from converter.words import Root
 
 if TYPE_CHECKING:
+    from converter.formats.torch.torchscript import Script
     from converter.io.source import Source
 
 _FOLDERS: Final = ("data/", "tensors/")  # torch 1.5 and later; 1.4
-_WRITERS: Final = (  # a record, and which versions write it: the first that is there tells
+_WRITERS: Final = (  # records, and the versions that write them; the first one that is there counts
     (".format_version", "torch 2.7 or later"),
     ("byteorder", "torch 2.1 to 2.6"),
     ("version", PUBLISHED_WRITER),
@@ -45,11 +46,11 @@ _KEPT: Final = frozenset(
 )
 
 
-def read(source: Source, *, root: str | None = None, shard: int | None = None) -> Catalogue:
+def read(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
     """Read a checkpoint's names and layouts, and no tensor's bytes."""
     archive = Archive(source)
     script = _check_kind(archive)
-    storages = _Storages(archive, shard, WRITTEN if script is not None else ())
+    storages = _Storages(archive, shard, SCRIPTED if script is not None else ())
     record = archive.records["data.pkl"]
     data = archive.read("data.pkl", limits().pickle_bytes, check=record.crc32 != 0)
     pickled = run(data, TABLE, storages.persistent)
@@ -81,7 +82,7 @@ def read(source: Source, *, root: str | None = None, shard: int | None = None) -
 def read_cut_off(source: Source) -> Catalogue | None:
     """Read the names and shapes of a checkpoint that was cut off before its directory, since torch writes data.pkl first.
 
-    None if data.pkl was cut off, too. The tensors have no bytes.
+    None if data.pkl was cut off as well. The tensors have no bytes.
     """
     try:
         name, data = first_record(source, _CUT_OFF)
@@ -117,7 +118,7 @@ class _Storages:
 
     def __init__(self, archive: Archive, shard: int | None, known: tuple[str, ...] = ()) -> None:
         self.archive = archive
-        self.known = known  # what else the names of its records may begin with
+        self.known = known  # other allowed beginnings of its records' names
         self.folder = next((f for f in _FOLDERS if any(name.startswith(f) for name in archive.records)), _FOLDERS[0])
         byteorder = _byteorder(archive)
         self.storages = {
@@ -176,16 +177,20 @@ def _said(kind: StorageClass, meta: bool) -> str:
 
 
 def _check_kind(archive: Archive) -> Script | None:
-    """Raise FormatError for what is no checkpoint, ProgramError for a program whose weights can't be told from its code.
+    """Raise FormatError for an archive that is not a checkpoint, ProgramError for a program without readable weights.
 
     Returns the code of a TorchScript archive, which says what its weights are.
     """
     name = archive.name
-    script = Script(archive) if CONSTANTS in archive and "data.pkl" in archive else None
-    if script is None and (what := program(archive)) is not None:
-        raise ProgramError(f"`{name}` is {what}")
+    script = None
+    if CONSTANTS in archive and "data.pkl" in archive:
+        from converter.formats.torch.torchscript import Script
+
+        script = Script(archive)
     if (odd := next(another_case(archive), None)) is not None:
         raise FormatError(odd)
+    if script is None and (what := program(archive)) is not None:
+        raise ProgramError(f"`{name}` is {what}")
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         raise ForeignFileError(

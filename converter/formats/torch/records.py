@@ -1,6 +1,6 @@
-"""The names of records that torch's readers look up, and which archives are programs by them.
+"""The names of records that torch's readers look up, and the records that mark an archive as a program.
 
-torch's reader of zip archives (miniz) looks a name up without regard to the case of ASCII letters.
+torch's zip reader (miniz) ignores the case of ASCII letters when it looks up a name.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     from converter.io.zip_records import Archive
 
 PICKLE: Final = "data.pkl"
-_ASK: Final = "ask whoever made it for the weights alone, as safetensors"
+_ASK: Final = "ask its author for the weights alone, as safetensors"
+CODE: Final = "code/"
+CONSTANTS: Final = "constants.pkl"
+# What torch.jit.save writes in addition to the records of torch.save.
+SCRIPTED: Final = (CODE, "constants", "extra/", "traced_inputs")
 TORCHSCRIPT: Final = "a TorchScript program"
-MARKS: Final = (  # a record, what an archive is that holds it, and how to go on
-    ("constants.pkl", TORCHSCRIPT, "`convert` carries its weights over and leaves its code behind"),
+MARKS: Final = (  # a record, the kind of archive that has it, and what the user can do
+    (CONSTANTS, TORCHSCRIPT, "`convert` takes its weights and leaves its code out"),
     ("model.json", "a TorchScript program of torch 1.0 to 1.2", _ASK),
     (".data/extern_modules", "a torch.package, which holds Python code", _ASK),
     (".data/python_version", "a torch.package, which holds Python code", _ASK),
@@ -36,14 +40,14 @@ _FOLDERS: Final = ("data/", "tensors/", "code/")
 
 
 def program(archive: Archive) -> str | None:
-    """What program an archive is, by the records that only such archives have; None where it is none."""
+    """The kind of program that an archive is, by the records that only such archives have; None if it is not a program."""
     names = {name.lower() for name in archive.records}
     ends = names if archive.root else {part for name in names for part in _ends(name)}
     return next((f"{what}: {how}" for record, what, how in MARKS if record in ends), None)
 
 
 def another_case(archive: Archive) -> Iterator[str]:
-    """Yield a sentence for each record that torch would take for one that it knows, or for another of the archive."""
+    """Yield a sentence for each record whose name differs only in case from another, or from one that torch looks up."""
     seen: dict[str, str] = {}
     for name in archive.records:
         folded = name.lower()
@@ -65,6 +69,6 @@ def another_case(archive: Archive) -> Iterator[str]:
 
 
 def _ends(name: str) -> set[str]:
-    """What a name is below each of its folders: `a/b/c` is `b/c` and `c`, too. Folders that deep are nobody's."""
+    """A name from each of its folders on: `a/b/c` also gives `b/c` and `c`. Folders much deeper do not occur."""
     parts = name.split("/")[-3:]
     return {"/".join(parts[start:]) for start in range(len(parts))}

@@ -1,7 +1,7 @@
-"""A TorchScript archive's weights: which attributes of an object its code declares as parameters, buffers and modules.
+"""The weights of a TorchScript archive: its code declares which attributes are parameters, buffers and modules.
 
-The code is TorchScript's own language, one file for each namespace below `code/`. It is read as text and never run: of a class
-only the lines that say its name, its base, `__parameters__` and `__buffers__` count.
+The code is in TorchScript's own language, one file for each namespace, below `code/`. It is read as text and never run.
+Only the lines that give a class's name, its base, `__parameters__` and `__buffers__` are used.
 
 Source: torch/csrc/jit/serialization/python_print.cpp (`printModuleMetadata`), import_source.cpp.
 """
@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import FormatError, LimitError
+from converter.formats.torch.records import CODE
 from converter.limits import limits
 from converter.pickles.values import Dict, Opaque
 
 if TYPE_CHECKING:
     from converter.io.zip_records import Archive
 
-CODE: Final = "code/"
-CONSTANTS: Final = "constants.pkl"
-# Records that torch.jit.save writes besides those of torch.save.
-WRITTEN: Final = (CODE, "constants", "extra/", "traced_inputs")
 _ROOT: Final = "__torch__"
 _CLASS: Final = re.compile(r"class (\w{1,1000})\((\w{0,1000})\):")
 _NAMES: Final = re.compile(r"  (__parameters__|__buffers__) = \[(.*)\]")
@@ -38,18 +35,18 @@ class _Declared:
 
 
 class Script:
-    """The classes of a TorchScript archive; each file of code is read when one of its classes is asked for."""
+    """The classes of a TorchScript archive. A file of code is read when one of its classes is asked for."""
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
-        self.files = 0  # of code that were read
+        self.files = 0  # files of code that were read
         self.nbytes = 0
         self._found: dict[str, dict[str, _Declared]] = {}
 
     def state_dict(self, value: object) -> Dict | None:
-        """What a module's `state_dict()` starts with: parameters, buffers, then inner modules in the order of its attributes.
+        """One level of a module's `state_dict()`: parameters, buffers, then inner modules in the order of its attributes.
 
-        None for what is no module of this archive.
+        None if the value is not a module of this archive.
         """
         if type(value) is not Opaque or value.args is None or not value.state or type(value.state[-1]) is not Dict:
             return None
@@ -73,7 +70,7 @@ class Script:
         return self._found[value.module].get(value.name)
 
     def _read(self, module: str) -> dict[str, _Declared]:
-        """The modules among the classes of one namespace. Raises FormatError where the archive lacks its code."""
+        """The modules among the classes of one namespace. Raises FormatError if the archive lacks its code."""
         name = f"{CODE}{module.replace('.', '/')}.py"
         record = self.archive.records.get(name)
         if record is None:

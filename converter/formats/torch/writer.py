@@ -58,7 +58,7 @@ class Record:
         return Member(self.name, self.nbytes, self.offset)
 
     def pieces(self, part: Part, checksum: Callable[[], int]) -> tuple[Piece, Piece, Piece]:
-        """The header, the data, and the CRC-32 behind them, which is known when they have been written."""
+        """The header, the data, and the CRC-32 after them, which is known when they have been written."""
         member = self.member
         return (
             literal(f"header of {self.name}", member.header()),

@@ -1,4 +1,4 @@
-"""GPT-2: what code must know about it besides its rows.
+"""GPT-2: what the code must know about it in addition to its rows.
 
 Sources: llama.cpp, src/models/gpt2.cpp; transformers, models/gpt2; demo-gpt-java, models/CEREBRAS/*/model.properties.
 """
