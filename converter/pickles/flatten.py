@@ -23,9 +23,9 @@ from converter.words import Part, Root
 # What people call the types that stand for values here.
 _KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
 _TENSORS: Final = (Tensor, Special, Attributed)
-_SHARED: Final = 4  # steps per place; where it takes more, containers share containers so often that it is a bomb
+_SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
 _CLASSES: Final = 4  # of whole modules that stand side by side: so many are named
-_LETTERS: Final = 256  # bytes that a name may have on average
+_LETTERS: Final = 256  # average bytes per name that are allowed
 
 
 @dataclass(slots=True)

@@ -52,14 +52,14 @@ def state_dict(value: object) -> Dict | None:
 
 
 def settings(value: object) -> Iterator[tuple[str, Any]]:
-    """A module's own attributes, such as `in_features`: what somebody set, not what every torch.nn.Module has."""
+    """A module's own attributes, such as `in_features`, without those that every torch.nn.Module has."""
     for key, inner in (_module(value) or Dict()).pairs():
         if type(key) is str and key not in _INNER:
             yield key, inner
 
 
 def attributes(value: object) -> Dict | None:
-    """The attributes that BUILD gives an object that is made by its class; None where nothing is known of them."""
+    """The attributes that BUILD sets on an object made by its class; None if they are not known."""
     if type(value) is not Opaque or value.args is None or not value.state:
         return None
     state = value.state[-1]
