@@ -220,10 +220,10 @@ def test_a_zip_is_found_wherever_zipfile_finds_it(tmp_path: Path) -> None:
 EMPTY = b"PK\5\6" + bytes(18)
 
 
-def test_an_empty_zip_is_plain_and_no_pickle(tmp_path: Path) -> None:
+def test_an_empty_zip_is_no_pickle(tmp_path: Path) -> None:
     found = look(EMPTY, tmp_path, "x.npz")
 
-    assert (found.verdict, found.pickles) == ("plain", ())
+    assert (rules(found), found.kind, found.pickles) == (["not-looked-into"], "zip archive", ())
 
 
 @pytest.mark.parametrize("behind", [b"", bytes(65_536)])
