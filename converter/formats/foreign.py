@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from converter.io.source import Source
 
 HEAD: Final = 512  # bytes that tell every kind of file from the others
+_LINE: Final = 120  # characters of a text that are shown
 _PAGE: Final = "an HTML page, probably an error page of the server it was downloaded from"
 _PICKLE: Final = "a bare pickle, not a file of torch.save; `scan` tells what is in it"
 
@@ -106,6 +107,15 @@ def _is_json(source: Source) -> bool:
     return True
 
 
+def _text(head: bytes) -> str | None:
+    """The first line of a file that is English text of several words; None for any other."""
+    if not head.translate(None, b"\t\r\n").isascii():
+        return None
+    text = head.decode()
+    line = text.splitlines()[0][:_LINE] if text.strip() else ""
+    return repr(line) if " " in line.strip() and "".join(text.split()).isprintable() else None
+
+
 def what(head: bytes) -> str:
     """What a file is instead of a checkpoint, by its first HEAD bytes."""
     if not head:
@@ -117,4 +127,6 @@ def what(head: bytes) -> str:
             return f"{kind.title}: {kind.how}" if kind.how else kind.title
     if _may_be_json(head):
         return "a JSON document, not a checkpoint"
+    if (text := _text(head)) is not None:
+        return f"text and not a checkpoint, perhaps what a server answered instead of the file: {text}"
     return f"not a checkpoint that this program knows (its first bytes are {head[:8].hex(' ')})"

@@ -57,7 +57,7 @@ def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool)
 
 def _refused(value: object) -> object:
     """Refuse a persistent id, as an unpickler without persistent_load does. Every zip starts with such an opcode."""
-    raise PickleError(f"a persistent id ({type(value).__name__}), and nobody to say what it stands for")
+    raise PickleError(f"a persistent id ({type(value).__name__}), which only the program that wrote it understands")
 
 
 def _lenient(at: int, error: ConverterError, ends: bool) -> None:

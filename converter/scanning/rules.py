@@ -69,7 +69,7 @@ RULES: Final = {
         "error",
         MALFORMED,
         "Not looked into",
-        "The file, or a part of it, is in a form that this program does not open, or past a limit.",
+        "The file, or a part of it, has a form that this program does not open, or exceeds a limit.",
     ),
     "second-opinion": Rule(
         "warning",

@@ -300,7 +300,7 @@ print(*sorted(events["evil"] - events["good"]), sep="\\n")
 WATCHED_FOR = {"import", "exec", "compile", "open", "pickle", "marshal", "subprocess", "socket", "os", "shutil", "ctypes", "urllib", "code", "sqlite3"}  # fmt: skip
 
 
-def test_i05_whatever_a_pickle_names_the_process_does_what_it_does_without(tmp_path: Path) -> None:
+def test_i05_the_names_in_a_pickle_do_not_change_what_the_process_does(tmp_path: Path) -> None:
     """No import, no compilation, no program, no connection, no file that any other name would not have led to."""
     for name in ("warm", "good"):
         inert = {f"x{n}": Call(Global("nobody", f"knows_{n}"), (f"… {n}",)) for n in range(6)}

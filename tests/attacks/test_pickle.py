@@ -116,7 +116,7 @@ ASSEMBLED = {
 
 
 @pytest.mark.parametrize("opcodes", ASSEMBLED.values(), ids=ASSEMBLED)
-def test_p02_a_name_that_is_put_together_is_known_as_the_machine_knows_it(opcodes: bytes, tmp_path: Path) -> None:
+def test_p02_a_name_built_at_run_time_is_the_one_that_the_machine_builds(opcodes: bytes, tmp_path: Path) -> None:
     payload = opcodes + b"X\2\0\0\0id\x85R"
     path = pickled(tmp_path, b"\x80\4}(X\1\0\0\0x" + payload + SOUND[SOUND.index(b"X\1\0\0\0w") :])
 

@@ -156,7 +156,7 @@ def test_models_lists_the_seven_and_one(tmp_path: Path) -> None:
     assert "`7B` is not a declared model" in unknown.stderr
 
 
-def test_demo_shows_the_whole_way(tmp_path: Path) -> None:
+def test_demo_runs_every_step(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "converter", "demo", str(tmp_path / "demo")],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,

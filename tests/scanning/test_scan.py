@@ -271,7 +271,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "f"
 
 
-def test_a_folder_with_nothing_to_scan_is_no_success(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_scan_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "b.txt").symlink_to("a.txt")
 
@@ -470,3 +470,14 @@ def test_a_pickle_that_fails_is_let_go() -> None:
     assert error is not None
     traceback: Any = error.__traceback__
     assert traceback is error.__context__ is error.__cause__ is None
+
+
+def test_numbers_that_start_like_a_number_of_copyregs_registry_are_no_pickle(tmp_path: Path) -> None:
+    """EXT2 has no name in the file: in a storage it is a coincidence, one in 85 files of random bytes."""
+    (tmp_path / "1").write_bytes(b"\x83\xf2\x3c\xbd\x12\x99" + bytes(range(200)))
+    (tmp_path / "x.pkl").write_bytes(dumps(1))
+    (tmp_path / "y.pkl").write_bytes(b"\x83\xf2\x3c.")
+
+    assert [(Path(file.location).name, file.verdict) for file in scan([tmp_path], fickling=False).files] == [
+        ("y.pkl", "malformed"), ("x.pkl", "plain"),
+    ]  # fmt: skip

@@ -191,6 +191,11 @@ def _check_kind(archive: Archive) -> Script | None:
         raise FormatError(odd)
     if script is None and (what := program(archive)) is not None:
         raise ProgramError(f"`{name}` is {what}")
+    if "data.pkl" not in archive and (pickle := _folder_of_one(archive)) is not None:
+        raise FormatError(
+            f"`{name}` was packed again: it holds the checkpoint in `{pickle}` and other folders beside it, such as `__MACOSX`; "
+            "take them out, for example with `zip -d FILE '__MACOSX/*'`"
+        )
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         raise ForeignFileError(
@@ -210,6 +215,12 @@ def _check_kind(archive: Archive) -> Script | None:
     if not text.strip().isdigit() or not 1 <= int(text) <= 10:
         raise FormatError(f"`{name}` has format version {text[:20]!r}: 1 to 10 are known")
     return script
+
+
+def _folder_of_one(archive: Archive) -> str | None:
+    """The folder of the one checkpoint in an archive of several folders."""
+    found = [record.removesuffix("data.pkl") for record in archive.records if record.endswith("/data.pkl")]
+    return f"{archive.root}{found[0]}" if len(found) == 1 else None
 
 
 def _byteorder(archive: Archive) -> str:
