@@ -42,7 +42,7 @@ _AUDITED = """
 import json, os, sys, tempfile, unicodedata
 import importlib, pathlib, converter
 for path in sorted(pathlib.Path(converter.__file__).parent.rglob("*.py")):  # each format reads some file of the corpus
-    if not {"inference", "cli"} & {*path.parts} and path.stem != "second_opinion" and path.stem != "__main__":
+    if not {{"inference", "cli"}} & {{*path.parts}} and path.stem != "second_opinion" and path.stem != "__main__":
         importlib.import_module(".".join(path.relative_to(pathlib.Path(converter.__file__).parent.parent).with_suffix("").parts).removesuffix(".__init__"))
 {read}
 

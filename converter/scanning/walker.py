@@ -66,7 +66,7 @@ class Walker:
             zip_walk.at_the_end(self, source, end)
         if not kind and end is None:
             self.unknown(source, head)
-        if kind == zip_walk.TITLE and not known(source, head):
+        if kind == zip_walk.TITLE:
             self.nothing(kind)
         kind = kind or what(head)
         self.ambiguous(source, head, format, kind)

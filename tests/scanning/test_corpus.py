@@ -71,6 +71,24 @@ def test_an_honest_tar_has_the_verdict_of_its_pickles(case: Case) -> None:
     assert scan_file(LocalFile(case.path), fickling=False).verdict == "plain"
 
 
+@each("benign-zip(not a checkpoint -> refuse clearly)", "benign(big-endian: refuse clearly)")
+def test_what_is_no_checkpoint_for_this_program_is_malformed_with_a_reason(case: Case) -> None:
+    found = scan_file(LocalFile(case.path), fickling=False)
+
+    assert found.verdict == "malformed"
+    reasons = [finding for finding in found.findings if finding.rule in ("malformed", "not-looked-into")]
+    assert all(len(finding.message) > 20 for finding in reasons)
+    assert reasons
+
+
+@each("benign-foreign", "benign-foreign(refuse)", "benign-foreign(refuse unknown global)")
+def test_what_is_foreign_is_unknown_only_where_something_unknown_is_named(case: Case) -> None:
+    found = scan_file(LocalFile(case.path), fickling=False)
+
+    unknown = any(finding.rule == "unknown-global" for finding in found.findings)
+    assert (found.verdict == "unknown-globals") == (unknown and found.verdict != "malformed")
+
+
 @each("malformed(frame straddle)", "malformed(traversal -> refuse)")
 def test_what_two_readers_would_read_differently_is_malformed(case: Case) -> None:
     assert scan_file(LocalFile(case.path), fickling=False).verdict == "malformed"
