@@ -56,6 +56,8 @@ from converter.pickles.opcodes import (
 from converter.pickles.value_rows import FROZENSET, SET
 from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry, Value, ValueRow
 
+Behind = Callable[[int, Opaque], tuple[int, object] | None]
+
 _ABSENT: Final = object()  # for numbers that were never put
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
 
@@ -71,15 +73,15 @@ def run(
     note: Note | None = None,
     total: int | None = None,
     skips: bool = False,
-    behind: Callable[[int, Opaque], int] | None = None,
+    behind: Behind | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
     `persistent` returns the value that a persistent id stands for. Globals are added to `used` as they are named, so
     that a caller has them even if the pickle turns out to be malformed further on. `called` is called for every call
     and BUILD outside the table, with its byte and what it would have made or changed, even if the pickle discards that
-    again. `behind` is called after BUILD with the object and the byte, and returns how many bytes follow there that are
-    not opcodes.
+    again. `behind` is called after BUILD with the byte and the object. If bytes that are not opcodes follow there, it
+    returns where they end, and what takes the object's place on the stack; otherwise None.
 
     With `note` the run is lenient: it does what the most lenient unpickler does. It calls `note` with the byte, the
     error that a strict run would have raised, and whether every unpickler stops there. It goes on even then, to see
@@ -108,7 +110,7 @@ class _Machine(Filling):
         used: dict[tuple[str, str], int],
         called: Callable[[int, Opaque], None] | None,
         note: Note | None,
-        behind: Callable[[int, Opaque], int] | None,
+        behind: Behind | None,
     ) -> None:
         self.table = table
         self.persistent = persistent
@@ -116,6 +118,7 @@ class _Machine(Filling):
         self.behind = behind
         self.stopped: list[PickleError] = []  # errors at which every unpickler stops
         self.protocol = 0
+        self.frame = 0  # where the last frame ends
         self.limits = limits()
         self.found: dict[tuple[str, str], TableEntry | ValueRow] = {}
         # Picklers number memo entries from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
@@ -222,10 +225,17 @@ class _Machine(Filling):
                     else:
                         framed = framed or code == FRAME
                         stack = self.rest(code, argument, at, stack, below)
-                        if code == op.BUILD and self.behind is not None and type(stack[-1]) is Opaque:
-                            position = at + 1 + self.behind(at + 1, stack[-1])
-                            reader = decode(data, position, start=start, refuse=self.refuse, total=total, skips=skips)
-                            break
+                        if code == op.BUILD and self.behind is not None and isinstance(stack[-1], Opaque):
+                            found = self.behind(at + 1, stack[-1])
+                            if found is not None:
+                                if self.frame > at + 1:
+                                    inside = f"the bytes after BUILD at byte {at:,} lie in a frame: readers disagree about them"
+                                    raise PickleError(inside)
+                                position, stack[-1] = found
+                                reader = decode(
+                                    data, position, start=start, refuse=self.refuse, total=total, skips=skips
+                                )
+                                break
                     if count >= due:
                         due = count + BATCH
                         self.check(count, len(memo) + len(sparse), len(stack), at)
@@ -324,8 +334,10 @@ class _Machine(Filling):
                 stack.append(self.find("copyreg", f"_extension_registry[{argument}]", at))
             case op.PERSID:
                 stack.append(self.persistent(argument))
-            case op.PROTO | op.FRAME:
-                self.protocol = argument if code == op.PROTO else self.protocol
+            case op.PROTO:
+                self.protocol = argument
+            case op.FRAME:
+                self.frame = at + 9 + argument
             case _:  # NEXT_BUFFER, READONLY_BUFFER
                 outside = (
                     f"{NAMES[code]} at byte {at:,} refers to a buffer outside the pickle, which a file does not have"

@@ -30,7 +30,7 @@ from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 from converter.pickles.opcodes import EXT1, EXT2, EXT4, FIXED_WIDTHS, FRAME, NAMES, OPCODES, STOP, decode
 from converter.pickles.value_rows import VALUES
-from converter.pickles.values import Opaque, PersistentId
+from converter.pickles.values import Opaque, PersistentId, Table
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
 from converter.scanning.place import Claim
@@ -98,10 +98,11 @@ class PickleStream:
     were listed, or None.
     """
 
-    def __init__(self, source: Source, budget: Budget, claim: Claim) -> None:
+    def __init__(self, source: Source, budget: Budget, claim: Claim, table: Table = VALUES) -> None:
         self.source = source
         self.budget = budget
         self.claim = claim
+        self.table = table
         self.end = 0
         self.cut: int | None = None
         self._data = b""  # the source, as far as it was read
@@ -148,7 +149,7 @@ class PickleStream:
         elif len(data) < min(start + FIRST, source.size):
             data = bytes(source.read(0, min(max(start + FIRST, 2 * len(data)), source.size)))
         while True:
-            found = run_pickle(data, start, source.size)
+            found = run_pickle(data, start, source.size, self.table)
             error = found.error
             if not isinstance(error, TruncatedPickleError) or error.needs > source.size:
                 break
@@ -179,11 +180,11 @@ class PickleStream:
         return not _is_text(head) and (bool(found.named) or (first and found.decoded > _FEW))
 
 
-def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
+def run_pickle(data: bytes, start: int, total: int | None = None, table: Table = VALUES) -> PickleRun:
     """Run a pickle inert, and go over it again for what the machine does not keep: calls, and texts that are pickles.
 
     If a strict run refuses it, it is run again as the most lenient unpickler would. `total` is the size of the whole
-    data, if `data` is only its beginning.
+    data, if `data` is only its beginning. Globals of `table` make plain values; all others are kept inert.
     """
     total = len(data) if total is None else total
     used: dict[tuple[str, str], int] = {}
@@ -210,7 +211,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
 
     try:
         with uncollected():
-            end = run(data, VALUES, _persistent, start, used=used, called=called).end
+            end = run(data, table, _persistent, start, used=used, called=called).end
     except ConverterError as refused:
         problem = _let_go(refused)
         errors.append((len(data), problem))
@@ -223,7 +224,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
             tensors = 0
             try:
                 with uncollected():
-                    end = run(data, VALUES, _persistent, start, used=used, called=called, note=note, total=total).end
+                    end = run(data, table, _persistent, start, used=used, called=called, note=note, total=total).end
             except ConverterError as last:
                 errors.append((len(data), _let_go(last)))
             if not errors and not notes:
@@ -243,7 +244,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         listed = {at for at, _ in calls}
         with suppress(ConverterError), uncollected():
             run(
-                data, VALUES, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
+                data, table, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
                 called=lambda at, made: None if at in listed else called(at, made),
             )  # fmt: skip
     return PickleRun(
