@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 FUZZ := .venv-fuzz
+ZOO := .venv-zoo
+MODELS ?=
 RUNS ?= 0
 COUNT ?= 300
 SEED ?= 7
@@ -22,7 +24,7 @@ LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
 LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
 
-.PHONY: demo test test-peers oracle test-large record check fix bench ceilings llama.cpp fuzz mutants wheel clean
+.PHONY: demo test test-peers oracle test-large zoo record check fix bench ceilings llama.cpp fuzz mutants wheel clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
@@ -38,6 +40,10 @@ test-peers: $(PEERS)/.done
 # Files made at random, opened by the real loaders and by us: docs/security/oracle.md. It goes on where it was stopped.
 oracle: $(PEERS)/.done
 	$(PEERS)/bin/python -m tests.peers.oracle --pickles $(PICKLES) --containers $(CONTAINERS) --seed $(SEED) $(OPTIONS)
+
+# Models of many libraries, saved by torch and read by us, as a table; what can't be installed is skipped. Or: make zoo MODELS="timm yolo"
+zoo: $(ZOO)/.done
+	$(ZOO)/bin/python -m tests.peers.zoo $(MODELS)
 
 # Everything the program prints and writes, held against tests/data/record.json.
 record: $(VENV)/.done
@@ -89,7 +95,7 @@ wheel: $(VENV)/.done
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(FUZZ) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(FUZZ) $(ZOO) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed: make PYTHON=python3.11')"
@@ -105,6 +111,16 @@ $(PEERS)/.done: pyproject.toml
 
 $(PEERS)/.bench: $(PEERS)/.done
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
+	touch $@
+
+# One at a time: a library that can't be installed beside this torch leaves the others.
+$(ZOO)/.done: pyproject.toml tests/peers/zoo/requirements.txt
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0"
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,peers]"
+	for library in $$(cat tests/peers/zoo/requirements.txt); do \
+		$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0" $$library || echo "$$library is left out"; \
+	done
 	touch $@
 
 $(FUZZ)/.done: pyproject.toml

@@ -78,6 +78,7 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     merge: Sequence[Location] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -93,7 +94,7 @@ def convert(
 
     An output with the ending of a format is one file; any other is a folder. `merge` are checkpoints whose tensors are
     written, too. `include` and `exclude` are globs on names. `rename` is a dict of globs and new names, in order, and
-    `tensor_type` one of globs and dtypes, of which the last counts.
+    `tensor_type` is a dict of globs and dtypes; the last glob that matches counts.
     """
     from converter.conversion import convert as conversion
     from converter.conversion.surgery import rules
@@ -116,6 +117,7 @@ def convert(
             force=force,
             resume=resume,
             ignore_globals=ignore_globals,
+            carry_values=carry_values,
             threads=threads,
             surgery=surgery,
             progress=progress,
@@ -132,6 +134,7 @@ def extract(
     check_crc: bool = True,
     force: bool = False,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     strip: Sequence[str] = (),
@@ -160,6 +163,7 @@ def extract(
             check_crc=check_crc,
             force=force,
             ignore_globals=ignore_globals,
+            carry_values=carry_values,
             threads=threads,
             surgery=surgery,
             progress=progress,

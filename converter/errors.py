@@ -12,6 +12,7 @@ ConverterError              the root: everything this package raises on purpose
 │  └─ TruncatedPickleError  the pickle goes on after the last byte
 │     └─ EndOfDataError     the last byte ends an opcode, and no STOP follows
 ├─ LayoutError              a tensor that does not lie within its storage
+│  └─ NamesError            two tensors whose names here are the same, though torch tells their keys apart
 ├─ ManifestError            a manifest, an index or a config.json that contradicts itself or its files
 ├─ LimitError               well-formed, but past a limit of `converter.limits`
 ├─ UnsafeError              refused because the pickle names things outside the table
@@ -93,12 +94,28 @@ class TruncatedPickleError(PickleError):
         self.needs = needs
 
 
+class FrameError(PickleError):
+    """An opcode that does not keep to its frame, which ends at byte `end`.
+
+    `apart` says whether unpicklers read different bytes from there on.
+    """
+
+    def __init__(self, message: str, end: int, *, apart: bool) -> None:
+        super().__init__(message)
+        self.end = end
+        self.apart = apart
+
+
 class EndOfDataError(TruncatedPickleError):
     """The data ends where an opcode should begin, so every unpickler stops there."""
 
 
 class LayoutError(ConverterError):
     """A tensor that does not lie within its storage."""
+
+
+class NamesError(LayoutError):
+    """Two tensors that a reader of the file tells apart, and whose names here would be the same."""
 
 
 class ManifestError(ConverterError):
@@ -153,7 +170,7 @@ class WordError(ConverterError, ValueError):
 
 
 class RuleError(ConverterError, ValueError):
-    """A rule on the names of tensors that can't be used: malformed, or its result is none."""
+    """A rule on the names of tensors that can't be used: malformed, or without a possible result."""
 
 
 class PolicyError(ConverterError):

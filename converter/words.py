@@ -19,6 +19,14 @@ Target = Literal["safetensors", "gguf", "parameters", "npz"]
 DtypeWord = Literal["keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
+# The verdicts of `scan`.
+PLAIN: Final = "plain"
+UNKNOWN: Final = "unknown-globals"
+PROGRAM: Final = "program"
+DANGEROUS: Final = "dangerous"
+MALFORMED: Final = "malformed"
+
+
 class Part(Enum):
     """A part of a checkpoint that is asked for by what it is, and not by its key."""
 

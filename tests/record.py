@@ -284,11 +284,46 @@ def _damaged(data: bytes) -> bytes:
 
 def cases() -> list[Case]:
     """All entries of the record."""
-    found = [*_conversions(), *_commands()]
+    found = [*_conversions(), *_rules(), *_commands()]
     names = [case.name for case in found]
     assert len({case.folder for case in found}) == len(found), "two cases share a folder"
     assert len(set(names)) == len(names)
     return found
+
+
+def _rules() -> Iterator[Case]:
+    """Rules on names, for every target and the commands that take them."""
+    some = "--exclude *wpe* --exclude *bias --rename transformer.h.*=layers.* --rename *.ln_*.weight={1}.norm.{2}"
+    for output in (
+        "@/model.safetensors",
+        "@/folder --to safetensors --max-shard-size 300kB",
+        "@/model.npz",
+        "@/folder --to parameters",
+    ):
+        yield Case(f"rules published -> {output[2:]}", (f"convert in/published {output} {some}",))
+    gguf = "--dtype q4_0 --tensor-type blk.*=f16 --tensor-type *.attn_*.weight=q8_0 --tensor-type *h.0.mlp*=keep"
+    yield Case("rules published -> gguf", (f"convert in/published @/model.gguf {gguf}",))
+    yield Case("rules --json", (f"convert in/head @/model.npz {some} --strip optimizer --json",))
+    yield Case("rules extract", (f"extract in/head @/folder --form named {some}", f"verify in/head @/folder {some}"))
+    yield Case(
+        "rules merge",
+        (
+            "convert in/head @/a.npz --include *wte*",
+            "convert in/head @/b.npz --exclude *wte*",
+            "convert @/a.npz @/c.safetensors --merge @/b.npz",
+            "convert @/a.npz @/d.npz --merge @/a.npz",
+            "verify in/head @/c.safetensors",
+        ),
+    )
+    for wrong in (
+        "--include none",
+        "--rename a",
+        "--rename *=*.*",
+        "--rename transformer.*=x",
+        "--tensor-type *=x",
+        "--strip x",
+    ):
+        yield Case(f"rules {wrong} refused", (f"convert in/head @/model.npz {wrong}",))
 
 
 def _conversions() -> Iterator[Case]:

@@ -171,7 +171,7 @@ def test_imports_are_seen_however_they_are_written() -> None:
     assert imported("from converter import io, convert", SEEN) == {"converter", "converter.io"}
 
 
-def test_what_does_not_run_is_no_import() -> None:
+def test_code_that_does_not_run_imports_nothing() -> None:
     for text in (
         "if TYPE_CHECKING:\n    from converter.io import local",
         "if typing.TYPE_CHECKING:\n    from converter.io import local",

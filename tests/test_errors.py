@@ -14,7 +14,7 @@ from converter.errors import ConverterError, MissingTensorError
 from converter.formats import open_file
 from converter.formats.foreign import FOREIGN, HEAD, sealed, what
 from converter.scanning.rules import RULES
-from tests.build.checkpoints import Entry, checkpoint_entries, dumps, floats, view, zip_bytes
+from tests.build.checkpoints import Entry, checkpoint_entries, floats, view, zip_bytes
 from tests.build.gguf_files import Info, gguf, key
 from tests.build.seeds import safetensors_file
 
@@ -79,6 +79,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "MissingTensorError": (2, "malformed", "unreadable"),
     "WordError": (2, "malformed", "unreadable"),
     "RuleError": (2, "malformed", "unreadable"),
+    "PolicyError": (2, "malformed", "unreadable"),
     "ReadError": (2, "malformed", "unreadable"),
 }
 
@@ -123,7 +124,7 @@ CUT_OFF: dict[str, bytes] = {
     "the data of GGUF": gguf([], [Info("w", (4,))], floats(1, 2, 3)),
 }
 PROGRAMS: dict[str, bytes] = {
-    "TorchScript": zip_bytes([*SOUND, Entry("archive/constants.pkl", dumps(()))]),
+    "TorchScript of torch 1.0": zip_bytes([*SOUND, Entry("archive/model.json", b"{}")]),
     "torch.package": zip_bytes([*SOUND, Entry("archive/.data/extern_modules", b"sys")]),
     "torch.export": zip_bytes([Entry("model/archive_format", b"pt2")]),
 }
@@ -141,7 +142,7 @@ def test_a_file_that_ends_too_early_is_cut_off(name: str, tmp_path: Path) -> Non
 def test_an_archive_that_torch_runs_is_a_program(name: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(PROGRAMS[name])
 
-    with pytest.raises(errors.ProgramError, match=name):
+    with pytest.raises(errors.ProgramError, match=name.partition(" ")[0]):
         open_file(tmp_path / "x")
 
 

@@ -28,7 +28,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("kind", CHANGED)
-def test_what_is_changed(kind: str) -> None:
+def test_which_code_is_changed(kind: str) -> None:
     text, wanted = CHANGED[kind]
     found = mutants("x.py", text.encode())
 
@@ -63,7 +63,7 @@ def test_an_entry_goes_with_its_comma() -> None:
         "T = TypeVar('T', bound=5)",
     ],
 )
-def test_what_is_for_people_or_types_is_left_alone(text: str) -> None:
+def test_texts_for_people_and_types_are_not_changed(text: str) -> None:
     assert mutants("x.py", text.encode()) == []
 
 

@@ -211,7 +211,7 @@ class TestTensor:
         assert found.dtype == np.dtype("<u2")
         assert found.tolist() == [0x3FC0, 0xC000]
 
-    def test_what_is_packed_has_bits_only(self) -> None:
+    def test_packed_dtypes_have_bits_only(self) -> None:
         with pytest.raises(ct.UnsupportedError, match=r"F4 packs 2 elements into one: `bits\(\)`"):
             tensor(F4, b"\1", (1,)).numpy()
 

@@ -14,7 +14,7 @@ from converter.words import Root as AnyRoot
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
 Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="Read only the tensors below this key.")]
-Ema = Annotated[bool, typer.Option("--ema", help="Take the averaged weights, where they stand beside the model's.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Use the averaged weights that stand beside the model's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -23,6 +23,9 @@ IgnoreGlobals = Annotated[
     typer.Option(
         "--ignore-globals", help="Convert the tensors even if the pickle asks for other things, and leave those out."
     ),
+]
+CarryValues = Annotated[
+    bool, typer.Option("--carry-values", help="Take numbers, texts and small arrays beside the weights along, too.")
 ]
 Threads = Annotated[
     int | None,
@@ -39,28 +42,31 @@ def part(root: str | None, ema: bool) -> AnyRoot:
 
 
 Include = Annotated[
-    list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name fits. Repeatable.")
+    list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name matches. Repeatable.")
 ]
 Exclude = Annotated[
-    list[str] | None, typer.Option("--exclude", metavar="GLOB", help="No tensors whose name fits. Repeatable.")
+    list[str] | None,
+    typer.Option("--exclude", metavar="GLOB", help="Leave out tensors whose name matches. Repeatable."),
 ]
 Strip = Annotated[
     list[str] | None,
-    typer.Option("--strip", metavar="PART", help="No tensors of a trainer's state: optimizer, or ema. Repeatable."),
+    typer.Option("--strip", metavar="PART", help="Leave out a trainer's state: optimizer, or ema. Repeatable."),
 ]
 Rename = Annotated[
     list[str] | None,
     typer.Option(
-        "--rename", metavar="OLD=NEW", help="Rename what fits OLD, or by a .json file of rules. Repeatable, in order."
+        "--rename", metavar="OLD=NEW", help="Rename what matches OLD; or a .json file of rules. Repeatable, in order."
     ),
 ]
 Merge = Annotated[
     list[str] | None,
-    typer.Option("--merge", metavar="SOURCE", help="The tensors of another checkpoint, too. Repeatable."),
+    typer.Option("--merge", metavar="SOURCE", help="Add the tensors of another checkpoint. Repeatable."),
 ]
 TensorType = Annotated[
     list[str] | None,
-    typer.Option("--tensor-type", metavar="GLOB=TYPE", help="The dtype of what fits; the last counts. Repeatable."),
+    typer.Option(
+        "--tensor-type", metavar="GLOB=TYPE", help="The dtype of what matches; the last match counts. Repeatable."
+    ),
 ]
 
 

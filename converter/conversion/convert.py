@@ -57,6 +57,7 @@ def convert(
     force: bool = False,
     resume: bool = False,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     threads: int | None = None,
     surgery: Surgery = NOTHING,
     progress: Callable[[int], None] | None = None,
@@ -67,7 +68,8 @@ def convert(
     An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
     the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
     As many threads work as there are processors, or as `threads` says; one thread reads a remote source. `surgery` are
-    rules of what is carried over, under which names and in which dtypes.
+    rules of what is carried over, under which names and in which dtypes. With `carry_values`, small values beside
+    the weights go along.
 
     Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
@@ -94,6 +96,7 @@ def convert(
         options,
         check_crc=check_crc,
         ignore_globals=ignore_globals,
+        carry_values=carry_values,
         check_output=check_output,
         surgery=surgery,
     )
@@ -117,6 +120,7 @@ def _report(job: Job, *, dry_run: bool) -> reports.ConversionReport:
         tensors=job.planned.tensors,
         files=tuple(_planned_file(file, job.output) for file in job.plan.files),
         dropped=job.dropped,
+        carried=tuple(job.options.values),
         tied=tuple(job.planned.tied.items()),
         loss=reports.LossReport(
             nan=sum(loss.nan for loss in losses),

@@ -1,7 +1,7 @@
-"""Globs on the names of tensors, and renames that carry over what the wildcards of a glob stand for.
+"""Globs on the names of tensors, and renames that reuse the text that the wildcards of a glob matched.
 
-Globs are those of `fnmatch`: `*` is any text, `?` one character, `[ab]` one of these, `[!ab]` one of all others. Matching
-never goes exponential.
+Globs are those of `fnmatch`: `*` matches any text, `?` one character, `[ab]` one of these, `[!ab]` one of all others.
+Matching never takes exponential time.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _PLACE: Final = re.compile(r"\*|\{([0-9]{1,4})\}")
 
 
 def fitting(glob: str) -> Callable[[str], object]:
-    """A function that tells whether a name fits."""
+    """A function that tells whether a name matches."""
     return re.compile(translate(glob)).match if _WILDCARDS.search(glob) else glob.__eq__
 
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A rule `OLD=NEW`: a name that fits the glob `old` becomes `new`.
+    """A rule `OLD=NEW`: a name that matches the glob `old` becomes `new`.
 
-    A `*` of `new` stands for what the wildcard of `old` at the same place in the order took; `{2}` for what the second
-    took. Each `*` of `old` takes as little as it can, but the last takes the rest. Raises RuleError for a rule that can't
-    be meant.
+    The first `*` in `new` stands for the text that the first wildcard in `old` matched, and so on; `{2}` stands for the
+    text of the second wildcard. Each `*` in `old` matches as little as it can, but the last one matches the rest.
+    Raises RuleError for a rule that makes no sense.
     """
 
     old: str
@@ -58,7 +58,7 @@ class Rename:
         return format(f"{self.old}={self.new}", form)
 
     def __call__(self, name: str) -> str | None:
-        """The new name; None if the name does not fit."""
+        """The new name; None if the name does not match."""
         taken = _taken(list(_pieces(self.old)), name)
         if taken is None:
             return None
@@ -71,7 +71,7 @@ def _pieces(glob: str) -> Iterator[str]:
     at = 0
     while at < len(glob):
         end = at + 1
-        if glob[at] == "[":  # a bracket that follows at once, or behind `!`, is one of the set
+        if glob[at] == "[":  # a `]` directly after `[` or `[!` belongs to the set
             end = glob.find("]", at + 2 + (glob[end : end + 1] == "!")) + 1 or end
         yield glob[at:end]
         at = end
@@ -82,12 +82,12 @@ def _is_wildcard(piece: str) -> bool:
 
 
 def _taken(pieces: list[str], name: str) -> list[str] | None:
-    """What the wildcards take; None if the name does not fit. Steps: at most the product of both lengths.
+    """The texts that the wildcards match; None if the name does not match. The steps are at most the product of both lengths.
 
-    Where a piece does not fit, the last `*` takes one character more: no earlier one has to.
+    If a piece does not match, the last `*` takes one more character. No earlier `*` ever has to.
     """
     spans: list[tuple[int, int]] = []
-    star: tuple[int, int] | None = None  # the last `*`: its piece, and which wildcard it is
+    star: tuple[int, int] | None = None  # the last `*`: the index of its piece, and its index among the wildcards
     piece = at = 0
     while piece < len(pieces) or at < len(name):
         now = pieces[piece] if piece < len(pieces) else ""

@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
+from converter.conversion.dropped import dropped, sidecar, values
 from converter.conversion.surgery import Cut, Surgery, cut
 from converter.errors import ModelError, SourceError, UnsupportedError
-from converter.formats.companions import CONFIG, GENERATION, LICENCES, TOKENIZER
+from converter.formats.companions import CONFIG, GENERATION, LICENCES, SIDECAR, TOKENIZER
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
 from converter.models.recognition import Recognition, recognise
 from converter.models.vocabulary import is_beside
 from converter.opening import folder_beside
 from converter.scanning.danger import verdict
-from converter.scanning.rules import DANGEROUS
 from converter.tensors.guards import check_portable
 from converter.tensors.parts import storage_parts
 from converter.tensors.tensor import Storage
 from converter.tensors.verified import checked
 from converter.text import listed
+from converter.words import DANGEROUS
 
 if TYPE_CHECKING:
     from converter.formats.format import Format, Options, Planned
+    from converter.reports.conversion import DroppedReport
     from converter.tensors.catalogue import Catalogue
 
 NOTHING: Final = Surgery()
@@ -60,14 +62,16 @@ class Job:
         prefix = self.source.metadata.get("prefix")
         if prefix:
             taken.append(f"`{prefix}` was left out of every name")
+        if self.source.metadata.get("averaged"):
+            taken.append(f"averaged weights stand beside them, below {listed(self.source.metadata['averaged'])}")
         if merged := self.source.metadata.get("merged"):
             taken.append(f"merged with {merged}")
         return (*taken, *self.cut.notes, *self.planned.notes)
 
     @property
-    def dropped(self) -> tuple[str, ...]:
-        """The names of all tensors that are left out: those that the format's plan leaves out, and those of the rules."""
-        return (*self.planned.dropped, *self.cut.excluded)
+    def dropped(self) -> tuple[DroppedReport, ...]:
+        """What the source has and the output does not."""
+        return tuple(dropped(self.source, self.planned, self.options.values, self.cut.excluded))
 
     @property
     def model(self) -> str | None:
@@ -119,6 +123,7 @@ def prepare(
     *,
     check_crc: bool = True,
     ignore_globals: bool = False,
+    carry_values: bool = False,
     check_output: Callable[[], None] = lambda: None,
     surgery: Surgery = NOTHING,
 ) -> Job:
@@ -159,11 +164,25 @@ def prepare(
         options = replace(options, tokenizer=beside)
     if format.plan is None:
         raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")
+    if carry_values:
+        options = replace(options, values=values(catalogue))
     planned = format.plan(tensors, recognition, options)
+    if options.values and not format.values:
+        planned = _with_sidecar(planned, options)
     companions = _companions(tensors, beside, given, options.dtype) if folder and format.companions else []
-    identity = repr((catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, surgery))
+    identity = repr(
+        (catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, surgery, *options.values)
+    )
     plan = Plan((*planned.files, *companions), folder=folder, identity=identity, finish=planned.finish)
     return Job(catalogue, output, format, options, recognition, planned, plan, check, done)
+
+
+def _with_sidecar(planned: Planned, options: Options) -> Planned:
+    """The plan with a document of values beside the weights."""
+    lone = options.name
+    name = SIDECAR if lone is None else f"{Path(lone).stem}.{SIDECAR}"
+    files = planned.files if lone is None else tuple(replace(file, path=file.path or lone) for file in planned.files)
+    return replace(planned, files=(*files, PlannedFile(name, (literal(name, sidecar(options.values)),))))
 
 
 def _only_classes(catalogue: Catalogue) -> bool:

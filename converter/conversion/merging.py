@@ -1,4 +1,4 @@
-"""Several checkpoints as one: the tensors of all of them, in order."""
+"""Joins several checkpoints into one, with the tensors of all of them in order."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
-    """Join catalogues in the names of their families. What lies beside the weights comes from the first.
+    """Join catalogues, with the names of their families. Files beside the weights are taken from the first one.
 
-    Raises RuleError if two of them have a tensor of one name.
+    Raises RuleError if two of them have a tensor of the same name.
     """
     if not others:
         return first
@@ -42,7 +42,7 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
         storages += [shards.moved(number, storage) for storage in held]
     metadata = dict(parts[0].metadata) | {"merged": listed([part.location for part in parts[1:]])}
     if any(part.unknown_globals() and not part.metadata.get("module") for part in parts):
-        metadata.pop("module", None)  # not all unknown globals are the classes of a module
+        metadata.pop("module", None)  # its unknown globals are no longer all classes of one module
     return replace(
         parts[0].with_origin(
             files=tuple(file for part in parts for file in part.origin.files),
@@ -62,14 +62,14 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
 
 
 class _Shards:
-    """Numbers for the shards of all parts, because two parts may call a storage by one key."""
+    """Gives each part shard numbers of its own, because two parts may use one key for two storages."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, int | None], int] = {}
-        self._moved: dict[int, tuple[Storage, Storage]] = {}  # the old one is kept, so that its id stays its own
+        self._moved: dict[int, tuple[Storage, Storage]] = {}  # the old storage is kept, so that its id is not reused
 
     def moved(self, part: int, storage: Storage) -> Storage:
-        """The same storage in a shard that is this part's alone."""
+        """The same storage, in a shard that belongs only to this part."""
         if id(storage) not in self._moved:
             number = self._numbers.setdefault((part, storage.shard), len(self._numbers) + 1)
             self._moved[id(storage)] = storage, replace(storage, shard=number)

@@ -1,7 +1,7 @@
-"""Rules on the names of tensors: which are carried over, under which names, and in which dtype.
+"""Rules on the names of tensors: which tensors are converted, under which names, and in which dtype.
 
-The rules change the catalogue before anything is planned, so that formats know nothing of them and every rule works for every
-pair of formats. No tensor is read.
+The rules change the catalogue before anything is planned, so formats know nothing about them, and every rule works for
+every pair of formats. No tensor is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Rules = Sequence[str] | Mapping[str, str]  # `OLD=NEW` or `GLOB=TYPE`, or the two sides
 RULES_FILE: Final = ".json"
-# What `strip` takes away, by its word: tensors whose names begin with such a key.
+# What `strip` removes, by its word: tensors whose names begin with one of these keys.
 PARTS: Final[Mapping[str, Callable[[str], bool]]] = {
     "optimizer": lambda key: is_training_state(key, None),
     "ema": EMA.__contains__,
@@ -38,11 +38,11 @@ _DTYPES: Final = tuple(dict.fromkeys(word for format in WRITABLE for word in for
 
 @dataclass(frozen=True, slots=True)
 class Surgery:
-    """The rules. A tensor is carried over if it fits one of `include`, if there are any, and none of `exclude`.
+    """The rules. A tensor is kept if it matches one of `include` (or there are none), and none of `exclude`.
 
-    `strip` are words of PARTS. `renames` are applied in order. `types` are globs with the dtype of what fits; the last that
-    fits counts. All but the renames take each name of a tensor: in the file, in its family with or without the prefix, and
-    in GGUF; always before it is renamed.
+    `strip` are words of PARTS. `renames` are applied in order. `types` are globs with the dtype of the tensors that
+    match; the last one that matches counts. All rules but the renames accept each name of a tensor: the one in the
+    file, the family's with or without its prefix, and the one in GGUF, always before it is renamed.
     """
 
     include: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ def rules(
 ) -> Surgery:
     """Read rules as people write them. `rename` may name a JSON file with an object of OLD: NEW.
 
-    Raises RuleError or WordError for a rule that can't be meant, and the errors of reading that file.
+    Raises RuleError or WordError for a rule that makes no sense, and the errors of reading that file.
     """
     for option, globs in (("include", include), ("exclude", exclude), ("strip", strip)):
         if isinstance(globs, str) or not all(isinstance(glob, str) and glob for glob in globs):
@@ -80,7 +80,7 @@ def rules(
 
 
 def _sides(option: str, given: Rules, form: str) -> Iterator[tuple[str, str]]:
-    """The two sides of each rule. A file of rules stands for those in it."""
+    """The two sides of each rule. A file of rules is replaced by the rules in it."""
     if isinstance(given, str) or not isinstance(given, Mapping | Sequence):
         raise RuleError(f"{option} is {given!r:.80}: a list of {form}, or a dict, was expected")
     for rule in given:
@@ -108,11 +108,11 @@ def _text(what: str, value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A catalogue in its family's names after the rules, and what they did.
+    """A catalogue after the rules, with its family's names, and what the rules did.
 
-    `excluded` are the names that were left out, `renamed` pairs of a name and what it is now, `types` the dtypes that were
-    asked for by the new names. `notes` are sentences, such as which rule fits nothing. `contradiction` says why the
-    catalogue lost its config.json: it was right before, and is not of what is left.
+    `excluded` are the names that were left out, `renamed` pairs of an old and a new name, `types` the requested dtypes
+    by new name. `notes` are sentences, for instance about a rule that matches nothing. `contradiction` says why the
+    catalogue lost its config.json: it described the whole model, and does not describe what is left.
     """
 
     catalogue: Catalogue
@@ -129,7 +129,7 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
     if not surgery:
         return Cut(known)
     recognition = recognise(known, known.config)
-    # The names in the file and the family's are in the same order.
+    # The names in the file and the family's names are in the same order.
     files = dict(zip(known, catalogue, strict=True))
     names = [*known, *(other.name for other in known.unsupported), *known.missing]
     spelt = _spellings(names, files, recognition)
@@ -139,9 +139,10 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
     if names and not left:
         raise RuleError(
             f"nothing is left of the {plural(len(names), 'tensor')} in `{catalogue.location}`, such as `{names[0]:.200}`: "
-            f"{unused[0] + ' fits none' if unused else 'the rules leave every one out'}"
+            f"{unused[0] + ' matches none' if unused else 'the rules leave every one out'}"
         )
-    types, untyped = _types({name: spelt[name] for name in kept}, surgery.types)
+    floating = {name: spelt[name] for name, tensor in kept.items() if tensor.dtype.floating}
+    types, untyped = _types(floating, surgery.types)
     renamed, idle = _renamed(list(kept), files, surgery.renames)
     pairs = tuple((old, new) for old, new in zip(kept, renamed, strict=True) if old != new)
     changed = replace(
@@ -151,13 +152,14 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
         unsupported=tuple(other for other in known.unsupported if other.name in left),
         missing=tuple(name for name in known.missing if name in left),
     )
-    notes = [f"{rule} fits no tensor" for rule in (*unused, *untyped, *idle)]
+    notes = [f"{rule} matches no tensor" for rule in (*unused, *idle)]
+    notes += [f"{rule} matches no tensor of floating-point numbers" for rule in untyped]
     for part in surgery.strip:
         notes += _stripped(known, part, dropped)
     contradiction = _contradiction(changed, recognition)
     if contradiction is not None:
         changed = changed.with_origin(config=None)
-        notes.append(f"config.json does not fit what is left, and is not carried along: {contradiction}")
+        notes.append(f"config.json does not describe what is left, so it is left out: {contradiction}")
     by_new = {new: types[old] for old, new in zip(kept, renamed, strict=True) if old in types}
     excluded = tuple(name for name in names if name in dropped)
     return Cut(changed, excluded, pairs, by_new, tuple(notes), contradiction)
@@ -166,7 +168,7 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
 def _spellings(
     names: Iterable[str], files: Mapping[str, str], recognition: Recognition | None
 ) -> dict[str, tuple[str, ...]]:
-    """The names that each tensor has: its own, the one in the file, the one without the family's prefix, and GGUF's."""
+    """All names of each tensor: its own, the one in the file, the one without the family's prefix, and the one in GGUF."""
     if recognition is None:
         return {name: tuple(dict.fromkeys((name, files.get(name, name)))) for name in names}
     family = recognition.family
@@ -175,14 +177,14 @@ def _spellings(
     found = {}
     for name in names:
         bare = family.bare(name)
-        ours = back.get(name, bare)  # a tensor that is not decoded keeps its name in GGUF
+        ours = back.get(name, bare)  # a tensor that is not decoded keeps its GGUF name
         others = (recognition.prefix + ours,) if ours != bare else ()
         found[name] = tuple(dict.fromkeys((name, files.get(name, name), ours, gguf.get(ours, name), *others)))
     return found
 
 
 def _left(spelt: Mapping[str, Sequence[str]], surgery: Surgery) -> tuple[set[str], list[str]]:
-    """The names that are carried over, and the globs that fit nothing."""
+    """The names that are kept, and the globs that match nothing."""
     unused: list[str] = []
 
     def found(globs: Iterable[str]) -> set[str]:
@@ -202,13 +204,13 @@ def _left(spelt: Mapping[str, Sequence[str]], surgery: Surgery) -> tuple[set[str
 
 
 def _fitting(glob: str, spelt: Mapping[str, Sequence[str]]) -> list[str]:
-    """The tensors of which one name fits."""
+    """The tensors with a name that matches."""
     fits = fitting(glob)
     return [name for name, spellings in spelt.items() if any(map(fits, spellings))]
 
 
 def _types(spelt: Mapping[str, Sequence[str]], rules: Sequence[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
-    """The dtypes that are asked for by name, and the globs that fit nothing."""
+    """The requested dtypes by name, and the globs that match nothing."""
     types: dict[str, str] = {}
     unused = []
     for glob, word in rules:
@@ -220,9 +222,10 @@ def _types(spelt: Mapping[str, Sequence[str]], rules: Sequence[tuple[str, str]])
 
 
 def _renamed(names: list[str], files: Mapping[str, str], rules: Sequence[Rename]) -> tuple[list[str], list[str]]:
-    """The names after all rules, in the same order, and the rules that fit nothing.
+    """The names after all rules, in the same order, and the rules that match nothing.
 
-    A rule takes a tensor's name, or the one in the file until it is renamed. Raises RuleError where two would be one.
+    A rule matches the name of a tensor or, until the tensor is renamed, its name in the file. Raises RuleError if two
+    tensors would get one name.
     """
     now, unused = list(names), []
     own = [files[name] for name in names]
@@ -249,7 +252,7 @@ def _renamed(names: list[str], files: Mapping[str, str], rules: Sequence[Rename]
 
 
 def _storages(catalogue: Catalogue, kept: Mapping[str, object]) -> tuple[Storage, ...]:
-    """The storages without those that only tensors that are left out are views of."""
+    """The storages, without those that are used only by tensors that are left out."""
     users = {name: (tensor.storage.shard, tensor.storage.key) for name, tensor in catalogue.items()}
     held = {users[name] for name in kept}
     gone = {key for name, key in users.items() if key not in held}
@@ -257,19 +260,19 @@ def _storages(catalogue: Catalogue, kept: Mapping[str, object]) -> tuple[Storage
 
 
 def _stripped(catalogue: Catalogue, part: str, dropped: set[str]) -> Iterator[str]:
-    """What to say of a part that is not among the tensors: usually it is beside the weights, and not written anyway."""
+    """What to say about a part that is not among the tensors. Usually it lies beside the weights, and is not written anyway."""
     fits = PARTS[part]
     if any(fits(name.partition(".")[0]) for name in dropped):
         return
     beside = [other.name for other in catalogue.others if fits(other.name.partition(".")[0])]
     if beside:
-        yield f"{listed(beside)} is no part of the weights, and is not written in any case"
+        yield f"{listed(beside)} is not part of the weights, so it is never written"
     else:
         yield f"there is no {part} to strip"
 
 
 def _contradiction(catalogue: Catalogue, before: Recognition | None) -> str | None:
-    """What a config.json, which contradicted nothing `before`, says otherwise than the tensors that are left."""
+    """How a config.json that contradicted nothing `before` contradicts the tensors that are left."""
     if catalogue.config is None or (before is not None and before.contradictions):
         return None
     recognition = recognise(catalogue, catalogue.config)

@@ -79,7 +79,10 @@ def uncollected() -> Iterator[None]:
 
 
 def read(format: Format, source: Source, head: bytes, *, root: Root = None, shard: int | None = None) -> Catalogue:
-    """Read one checkpoint file of a format, which its first HEAD bytes show. Raises AmbiguousError where it is another, too."""
+    """Read one checkpoint file of the format that its first HEAD bytes show.
+
+    Raises AmbiguousError if the file is also of another format.
+    """
     if format.read is None:
         raise FormatError(f"`{source.name}`: a {format.title} is not a file")
     archive, pickled = format.contents == "records", format.contents == "pickles"

@@ -9,3 +9,4 @@ TOKENIZER: Final = (
 )
 GENERATION: Final = "generation_config.json"
 LICENCES: Final = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+SIDECAR: Final = "values.json"  # values beside the weights; for a lone file, NAME.values.json

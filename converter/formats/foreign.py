@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from converter.limits import limits
+
+if TYPE_CHECKING:
+    from converter.io.source import Source
 
 HEAD: Final = 512  # bytes that tell every kind of file from the others
+_LINE: Final = 120  # characters of a text that are shown
 _PAGE: Final = "an HTML page, probably an error page of the server it was downloaded from"
 _PICKLE: Final = "a bare pickle, not a file of torch.save; `scan` tells what is in it"
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A kind of file, and the bytes at `offset` that show it. `sealed`: it contains files, and is not opened here."""
+    """A kind of file, and the bytes at `offset` that show it.
+
+    `sealed`: it contains files, and is not opened here. `program`: the program that it is made for runs code from it.
+    """
 
     magic: bytes
     title: str
     how: str = ""  # how to go on
     offset: int = 0
     sealed: bool = False
+    program: bool = False
     any_case: bool = False  # whether the letters of `magic`, which is lower case, fit in any case
     unopened: str = "unpack it, and scan what comes out"  # what `scan` says about a sealed one
 
@@ -28,7 +39,13 @@ class Foreign:
         return (found.lower() if self.any_case else found) == self.magic
 
 
+_ASK: Final = "ask its author for the weights alone, as safetensors"
+
 FOREIGN: Final = (
+    # Flatbuffers have their identifier at byte 4, behind an offset that may be any four bytes. So torch.jit.load looks
+    # at byte 4 first, whatever the file starts with.
+    Foreign(b"PTMF", "a TorchScript program (flatbuffer)", _ASK, offset=4, program=True),
+    Foreign(b"ET12", "a program of ExecuTorch", _ASK, offset=4, program=True),
     Foreign(b"version https://git-lfs", "a Git LFS pointer, not the file it stands for", "run `git lfs pull`"),
     Foreign(b"<!doctype html", _PAGE, any_case=True),
     Foreign(b"<html", _PAGE, any_case=True),
@@ -65,9 +82,38 @@ def sealed(head: bytes) -> Foreign | None:
     return next((kind for kind in FOREIGN if kind.sealed and kind.matches(head)), None)
 
 
-def known(head: bytes) -> bool:
-    """Whether `what` recognises a file. A JSON document counts: an unpickler stops at its first byte."""
-    return not head or any(kind.matches(head) for kind in FOREIGN) or head.lstrip()[:1] in (b"{", b"[")
+def program(head: bytes) -> Foreign | None:
+    """The kind of program that a file's first HEAD bytes show, if any. The file may start like something else, too."""
+    return next((kind for kind in FOREIGN if kind.program and kind.matches(head)), None)
+
+
+def known(source: Source, head: bytes) -> bool:
+    """Whether `what` recognises a file. A JSON document counts if all of it is one: an unpickler stops at its first byte."""
+    return not head or any(kind.matches(head) for kind in FOREIGN) or (_may_be_json(head) and _is_json(source))
+
+
+def _may_be_json(head: bytes) -> bool:
+    return head.lstrip()[:1] in (b"{", b"[")
+
+
+def _is_json(source: Source) -> bool:
+    """Whether a whole file is a JSON document, no larger than the ones that are read here."""
+    if source.size > limits().json_bytes:
+        return False
+    try:
+        json.loads(bytes(source.read(0, source.size)).decode())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _text(head: bytes) -> str | None:
+    """The first line of a file that is English text of several words; None for any other."""
+    if not head.translate(None, b"\t\r\n").isascii():
+        return None
+    text = head.decode()
+    line = text.splitlines()[0][:_LINE] if text.strip() else ""
+    return repr(line) if " " in line.strip() and "".join(text.split()).isprintable() else None
 
 
 def what(head: bytes) -> str:
@@ -79,6 +125,8 @@ def what(head: bytes) -> str:
     for kind in FOREIGN:
         if kind.matches(head):
             return f"{kind.title}: {kind.how}" if kind.how else kind.title
-    if head.lstrip()[:1] in (b"{", b"["):
+    if _may_be_json(head):
         return "a JSON document, not a checkpoint"
+    if (text := _text(head)) is not None:
+        return f"text and not a checkpoint, perhaps what a server answered instead of the file: {text}"
     return f"not a checkpoint that this program knows (its first bytes are {head[:8].hex(' ')})"

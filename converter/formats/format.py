@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from converter.io.publish import PlannedFile
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.words import Root
 
+VALUES: Final = "training."
 Finding = tuple[str, str, str]  # something wrong with the files beside the weights: name, what, sentence
 
 
@@ -47,7 +48,8 @@ class Options:
     `dtype` is a word of `Format.dtypes`. `max_shard_size` counts bytes. `tokenizer` is a folder with tokenizer files.
     `name` is the name of the output's weight file; None if it lies in a folder, where the format chooses. `form` and
     `sha256` are for a parameters folder, and `properties_inside` says whether model.properties goes into it. `types` are
-    the dtypes of tensors that were given one by name.
+    the dtypes of tensors that were given one by name. `values` are carried along where the format has a place for them: JSON
+    by name.
     """
 
     dtype: str = "keep"
@@ -58,6 +60,7 @@ class Options:
     form: str = "storages"
     sha256: bool = False
     properties_inside: bool = True
+    values: Mapping[str, Any] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
 
     def dtype_of(self, name: str) -> str:
@@ -130,7 +133,8 @@ class Format:
     `canonical` gives a catalogue the names, shapes and config.json of its family.
 
     Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes. `shard` is how many bytes of
-    tensors a file in a folder has at most. `whole_folder`: an output is always a folder.
+    tensors a file in a folder has at most. `whole_folder`: an output is always a folder. `values`: its metadata have a place
+    for values, whose keys are VALUES and a name.
 
     Companions. `self_contained`: configuration and tokenizer are inside the file. `companions`: they lie beside the
     weights in a folder, and are copied with them. `tokenizer` reads the one inside. `says_activation` tells whether the
@@ -156,6 +160,7 @@ class Format:
     dtypes: tuple[str, ...] = ()
     shard: int | None = None
     whole_folder: bool = False
+    values: bool = False
     self_contained: bool = False
     companions: bool = True
     tokenizer: Callable[[Catalogue], Tokenizer | None] = _no_tokenizer

@@ -10,7 +10,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import AmbiguousError, ConverterError, PickleError, TruncatedPickleError
-from converter.io.codecs import beginning, codec
+from converter.formats.foreign import program
+from converter.io.codecs import codec, is_compressed
 from converter.io.tar import is_header
 from converter.io.zip_ends import archive_ends
 from converter.pickles.machine import run
@@ -23,7 +24,6 @@ TAR: Final = "a tar archive"
 ZIP: Final = "a zip archive after something else"
 PICKLE: Final = "a pickle"
 _LOOKED_AT: Final = 8 << 20  # bytes; a pickle must name a global within this part of the file to count
-_FIRST: Final = 64 << 10  # bytes that show whether a file can be inflated
 _ZIP: Final = b"PK\3\4"
 _MODULE: Final = re.compile(r"[A-Za-z_][\w.]{0,200}").fullmatch
 
@@ -41,10 +41,12 @@ def check_single(source: Source, head: bytes, title: str, *, pickled: bool, arch
 def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool) -> list[str]:
     """What else a file is; the arguments are those of `check_single`."""
     found = []
+    if (code := program(head)) is not None:
+        found.append(code.title)
     if is_header(head):
         found.append(TAR)
     kind = codec(head)
-    if kind is not None and beginning(bytes(source.read(0, min(_FIRST, source.size))), kind):
+    if kind is not None and is_compressed(source, kind):
         found.append(kind.title)
     if not archive and archive_ends(source) is not None:
         found.append(ZIP)
@@ -55,7 +57,7 @@ def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool)
 
 def _refused(value: object) -> object:
     """Refuse a persistent id, as an unpickler without persistent_load does. Every zip starts with such an opcode."""
-    raise PickleError(f"a persistent id ({type(value).__name__}), and nobody to say what it stands for")
+    raise PickleError(f"a persistent id ({type(value).__name__}), which only the program that wrote it understands")
 
 
 def _lenient(at: int, error: ConverterError, ends: bool) -> None:

@@ -144,7 +144,10 @@ class Client:
         raise SourceError(f"`{shown(first)}` can't be read: it was redirected more than {_HOPS} times")
 
     def load(self, url: str, limit: int, refused: Refused) -> bytes | None:
-        """All of a small document. For an answer other than 200, the error that `refused` makes, or None if it makes none."""
+        """All of a small document.
+
+        For any other status than 200, the error that `refused` returns is raised; if it returns None, so does this.
+        """
         inside = self.is_inside(checked_url(url).hostname or "")
         seconds = self.patience.seconds(0)
 

@@ -14,9 +14,8 @@ from converter.formats.torch import PUBLISHED_WRITER
 from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.reports import inspection as reports
-from converter.scanning.rules import PLAIN, PROGRAM
 from converter.text import safe_text
-from converter.words import SORTS, check
+from converter.words import PLAIN, PROGRAM, SORTS, check
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue, Unsupported

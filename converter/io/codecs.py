@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from converter.errors import ArchiveError, UnsupportedError
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from converter.io.source import Source
 
 _READ: Final = 64 << 10  # bytes that a library is given at a time
+_TRIED: Final = 512  # bytes that are read and inflated at a time where a file may only start like a compressed one
 _WRITTEN: Final = 1 << 20  # bytes that it returns at a time, at most
+_OLD_HEADER: Final = (
+    2 + 19
+)  # bytes before the stream in joblib's old form (joblib/numpy_pickle_compat.py, `read_zfile`)
 _DICTIONARY: Final = 128 << 20  # bytes of memory that an xz or lzma stream may use
 
 
@@ -46,16 +50,16 @@ class Inflater(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A kind of compression. `matches` looks at the first bytes of a file; `inflater` is None if no library is installed.
+    """A kind of compression. `inflater` is None if no library is installed. `padding` may stand between two streams.
 
-    `padding` may stand between two streams. `loose`: files that are not compressed can start in the same way.
+    Files that are not compressed can start in the same way if there is a `trial`: it inflates the first byte at least,
+    and raises an error for such files.
     """
 
     title: str
-    matches: Callable[[bytes], bool]
     inflater: Callable[[], Inflater] | None
     padding: bytes = b""
-    loose: bool = False
+    trial: Callable[[], Inflater] | None = None
 
 
 class _Zlib:
@@ -78,6 +82,47 @@ class _Zlib:
 
     def decompress(self, data: bytes, max_length: int = _WRITTEN) -> bytes:
         return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+class _OldJoblib(_Zlib):
+    """The zlib stream in a file of joblib before 0.10: `ZF`, its length as a number in 19 characters, perhaps a blank."""
+
+    def __init__(self) -> None:
+        super().__init__(zlib.MAX_WBITS)
+        self._before = True
+
+    def decompress(self, data: bytes, max_length: int = _WRITTEN) -> bytes:
+        if self._before:
+            self._before = False
+            data = data[_OLD_HEADER:].removeprefix(b" ")
+        return super().decompress(data, max_length)
+
+
+class _AnyDictionary:
+    """An lzma stream, read with the smallest dictionary, whatever its header asks for. That is enough for its first byte."""
+
+    def __init__(self) -> None:
+        import lzma
+
+        self._inner, self._before = lzma.LZMADecompressor(lzma.FORMAT_ALONE), True
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return self._inner.needs_input
+
+    def decompress(self, data: bytes, max_length: int = _WRITTEN) -> bytes:
+        if self._before:
+            self._before = False
+            data = data[:1] + (4096).to_bytes(4, "little") + data[5:]
+        return self._inner.decompress(data, max_length)
 
 
 def _zlib(head: bytes) -> bool:
@@ -133,52 +178,64 @@ def _lz4() -> Callable[[], Inflater] | None:
 
 def codec(head: bytes) -> Codec | None:
     """The kind of compression that the first bytes of a file show."""
-    for title, matches, make, padding in _CODECS:
+    for title, matches, make, padding, trial in _CODECS:
         if matches(head):
-            return Codec(title, matches, make(), padding, loose=matches is _zlib)
+            return Codec(title, make(), padding, trial)
     return None
 
 
-_CODECS: Final[tuple[tuple[str, Callable[[bytes], bool], Callable[[], Callable[[], Inflater] | None], bytes], ...]] = (
-    ("a gzip file", _starts(b"\x1f\x8b\x08"), lambda: lambda: _Zlib(31), b"\0"),
-    ("a bzip2 file", _starts(b"BZh"), _bzip2, b""),
-    ("an xz file", _starts(b"\xfd7zXZ\0"), _xz, b"\0"),
-    ("an lzma file", _starts(b"\x5d\0\0"), _lzma, b""),
-    ("a zlib stream", _zlib, lambda: lambda: _Zlib(15), b""),
-    ("a Zstandard file", lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _zstandard, b""),
-    ("an lz4 file", _starts(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"), _lz4, b""),
-    ("a file that starts with a frame to be skipped (lz4 or Zstandard)", _skippable, lambda: None, b""),
+_Row: TypeAlias = tuple[
+    str,
+    Callable[[bytes], bool],
+    Callable[[], Callable[[], Inflater] | None],
+    bytes,
+    Callable[[], Inflater] | None,
+]
+
+# joblib goes by the first two bytes of lzma (0x5d, 0), zlib (0x78), gzip and bzip2 files, and of its own old form.
+_CODECS: Final[tuple[_Row, ...]] = (
+    ("a gzip file", _starts(b"\x1f\x8b\x08"), lambda: lambda: _Zlib(31), b"\0", None),
+    ("a bzip2 file", _starts(b"BZh"), _bzip2, b"", None),
+    ("an xz file", _starts(b"\xfd7zXZ\0"), _xz, b"\0", None),
+    ("an lzma file", _starts(b"\x5d\0"), _lzma, b"", _AnyDictionary),
+    ("a zlib stream", _zlib, lambda: lambda: _Zlib(15), b"", lambda: _Zlib(15)),
+    ("a file of joblib before 0.10", _starts(b"ZF"), lambda: _OldJoblib, b"", _OldJoblib),
+    ("a Zstandard file", _starts(b"\x28\xb5\x2f\xfd"), _zstandard, b"", None),
+    ("an lz4 file", _starts(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"), _lz4, b"", None),
+    ("a file that starts with a frame to be skipped (lz4 or Zstandard)", _skippable, lambda: None, b"", None),
 )
 
 
-def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
+def inflated(source: Source, kind: Codec, *, step: int = _READ, most: int = 1) -> Iterator[bytes]:
     """Yield what a file inflates to, all its streams one after another, in pieces of at most 1 MiB.
 
     Raises ArchiveError if it is broken or cut off, or if something else follows the last stream. Everything that could
-    be inflated is yielded first.
+    be inflated is yielded first, but for the last piece. `step` bytes are read at a time, and `most` bytes are asked for
+    in the first piece.
     """
     if kind.inflater is None:
         raise UnsupportedError(f"no library that inflates {kind.title} is installed")
     position, waiting, inner, streams, fresh = 0, b"", kind.inflater(), 0, True
     while True:
         if inner.needs_input and not waiting and position < source.size:
-            waiting = bytes(source.read(position, min(_READ, source.size - position)))
+            waiting = bytes(source.read(position, min(step, source.size - position)))
             position += len(waiting)
         ended = not waiting and position >= source.size
         try:
-            data, waiting = inner.decompress(waiting, _WRITTEN), b""
+            data, waiting = inner.decompress(waiting, most), b""
         except Exception as error:  # each library raises errors of its own
             if streams:
                 raise ArchiveError(f"something follows the end of {kind.title}, before byte {position:,}") from error
             raise ArchiveError(f"{kind.title} can't be inflated up to byte {position:,}: {error!s:.100}") from error
         if data:
-            fresh = False
+            # What a call has inflated before an error is lost, so the calls ask for little at first.
+            fresh, most = False, min(2 * most, _WRITTEN)
             yield data
         if inner.eof:
             streams += 1
             waiting = inner.unused_data.lstrip(kind.padding) if kind.padding else inner.unused_data
             while kind.padding and not waiting and position < source.size:
-                waiting = bytes(source.read(position, min(_READ, source.size - position)))
+                waiting = bytes(source.read(position, min(step, source.size - position)))
                 position, waiting = position + len(waiting), waiting.lstrip(kind.padding)
             if not waiting and position >= source.size:
                 return
@@ -189,11 +246,11 @@ def inflated(source: Source, kind: Codec) -> Iterator[bytes]:
             raise ArchiveError(f"{kind.title} is cut off")
 
 
-def beginning(head: bytes, kind: Codec) -> bytes:
-    """What the first bytes of a file inflate to; empty if they can't be inflated."""
-    if kind.inflater is None:
-        return b""
+def is_compressed(source: Source, kind: Codec) -> bool:
+    """Whether at least a byte can be inflated, however late in the file it comes. A file of `kind` may only start like one."""
+    make = kind.trial or kind.inflater
     try:
-        return kind.inflater().decompress(head, _READ)
-    except Exception:  # each library raises errors of its own
-        return b""
+        # No loader takes smaller steps, so one that gets any data gets it here, too, whatever follows.
+        return make is not None and any(inflated(source, replace(kind, inflater=make), step=_TRIED, most=_TRIED))
+    except ArchiveError:
+        return False

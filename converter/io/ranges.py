@@ -253,7 +253,7 @@ class _Order:
         self._group_of = {span: number for number, group in enumerate(self._groups) for span in group}
 
     def after(self, span: Span, begun: Collection[Span]) -> Iterator[Span]:
-        """Yield those that follow and have not been begun."""
+        """Yield the spans that come after this one and have not been started."""
         place = self._places.get(span, len(self._spans))
         return (later for later in islice(self._spans, place + 1, None) if later not in begun)
 

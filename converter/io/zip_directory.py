@@ -174,6 +174,11 @@ class Directory:
         if start < 0 or bytes(self._slice(start, 4)) != b"PK\6\7":
             return None
         _, disk, offset, disks = _LOCATOR.unpack(self._slice(start, _LOCATOR.size))
+        if self._is_second(offset, start - _END64.size):
+            raise ArchiveError(
+                f"`{self.name}` holds two archives, one after the other, as two calls of torch.save into one open file write "
+                f"them: cut it at byte {start - _END64.size - offset:,}, and open each part by itself"
+            )
         if disk or disks > 1 or offset != start - _END64.size:
             raise ArchiveError(
                 f"`{self.name}`: the zip64 locator points to byte {offset:,}, not to the end record at "
@@ -183,6 +188,14 @@ class Directory:
         if fields[0] != b"PK\6\6" or fields[1] != _END64.size - 12:
             raise ArchiveError(f"`{self.name}`: there is no zip64 end record at byte {offset:,}")
         return offset, fields[4:]
+
+    def _is_second(self, said: int, end64: int) -> bool:
+        """Whether all that an archive says of places counts from a later byte, at which an archive starts."""
+        before = end64 - said
+        return 22 <= before <= end64 and all(
+            bytes(self._slice(at, 4)) == signature
+            for at, signature in ((0, b"PK\3\4"), (before, b"PK\3\4"), (before - 22, b"PK\5\6"), (end64, b"PK\6\6"))
+        )
 
     def _read_directory(self, data: memoryview, end: int, count: int) -> None:
         position, size, unpack, longest = 0, len(data), _ENTRY.unpack_from, limits().name
@@ -289,7 +302,11 @@ def refused_name(name: str) -> str | None:
 
     Names are only keys here and never paths, but the file should also be safe to unzip.
     """
-    if not name.isprintable() or not name or "\\" in name or name.startswith("/") or "//" in name:
+    if "\\" in name and name.isprintable():
+        return (
+            "has a backslash where a zip has `/`: it was packed again on Windows; unpack it, and pack it again with `/`"
+        )
+    if not name.isprintable() or not name or name.startswith("/") or "//" in name:
         return "is not a plain name"
     if "." in name and any(part in (".", "..") for part in name.split("/")):
         return "leads out of its folder"

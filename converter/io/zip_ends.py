@@ -1,7 +1,11 @@
 """Where a zip archive could start if it is read from the end of the file, as Python's zipfile and torch's miniz read it.
 
-Both take the last end record within 65,557 bytes of the end, whatever length its comment claims and whatever comes
-before.
+Both take the last end record near the end, whatever length its comment claims and whatever comes before. How far back
+each of them looks:
+
+* zipfile: 65,558 bytes, `(1 << 16) + sizeEndCentDir` (CPython 3.11, Lib/zipfile.py, `_EndRecData`; numpy and Keras use it)
+* miniz: windows of 4,096 bytes that overlap by 3. It stops after the first one that starts at least 65,557 bytes before
+  the end, which is the 17th: 4,096 + 16 * 4,093 bytes (miniz.c, `mz_zip_reader_locate_header_sig`; tried with torch 2.13)
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from converter.io.source import Source
 
-REACH: Final = 65_557  # bytes from the end: an end record and the longest comment
+REACH: Final = max(65_558, 4096 + 16 * 4093)  # bytes from the end, of zipfile and of miniz
 _END: Final = struct.Struct("<4s4H2LH")
 _END64: Final = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR: Final = struct.Struct("<4sLQL")
@@ -42,8 +46,9 @@ def _has_directory(source: Source, tail: bytes, at: int, *, whole: bool) -> bool
     end = source.size - len(tail) + at
     *_, size, start, _ = _END.unpack_from(tail, at)
     places = {start} if whole else {start, end - size}
-    if at >= _LOCATOR.size and tail[at - _LOCATOR.size : at].startswith(b"PK\6\7"):
-        *_, wide, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+    locator = bytes(source.read(end - _LOCATOR.size, _LOCATOR.size)) if end >= _LOCATOR.size else b""
+    if locator.startswith(b"PK\6\7"):
+        *_, wide, _ = _LOCATOR.unpack(locator)
         for place in (wide,) if whole else (wide, end - _LOCATOR.size - _END64.size):
             if 0 <= place <= source.size - _END64.size:
                 record = _END64.unpack(source.read(place, _END64.size))

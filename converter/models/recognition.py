@@ -45,7 +45,7 @@ class Mismatch(NamedTuple):
 class Recognition:
     """What a catalogue was recognised as. Names are the catalogue's own, with its prefix.
 
-    `sizes` lacks those that neither the shapes nor config.json nor the declared model say. `missing` has parameters
+    `sizes` has only those that the shapes, config.json or the declared model give. `missing` has parameters
     only, because masks and a head may be absent. Unexpected tensors do not make it incomplete. A head is tied if it is
     the same view as wte. An untied head may still hold equal bytes, as a copy in another shard does.
     """

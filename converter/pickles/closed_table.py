@@ -81,18 +81,21 @@ def is_meta(location: object) -> bool:
     return type(location) in (str, bytes) and location in _META
 
 
-def _arguments(args: tuple[Any, ...], least: int, most: int, function: str) -> None:
+def check_count(args: tuple[Any, ...], least: int, most: int, function: str) -> None:
+    """Raise PickleError for too few or too many arguments."""
     if not least <= len(args) <= most:
         raise PickleError(f"{function} has {len(args)} arguments: {least} to {most} were expected")
 
 
-def _whole(value: object, what: str) -> int:
+def whole(value: object, what: str) -> int:
+    """Return an integer. Raises LayoutError for anything else."""
     if type(value) is not int:
         raise LayoutError(f"{what} is a {type(value).__name__}, not an integer")
     return value
 
 
-def _sizes(value: object, what: str) -> tuple[int, ...]:
+def sizes(value: object, what: str) -> tuple[int, ...]:
+    """Return a tuple of integers. Raises LayoutError for anything else."""
     if type(value) is not tuple:
         raise LayoutError(f"{what} is a {type(value).__name__}, not a tuple")
     if len(value) > limits().rank:
@@ -115,15 +118,15 @@ def _tensor(
 ) -> Tensor | Special:
     if type(storage) is not Typed:
         raise PickleError(f"a tensor is built on a {type(storage).__name__}, not on a storage")
-    shape, steps = _sizes(size, "a tensor's size"), _sizes(stride, "a tensor's stride")
-    tensor = Tensor(dtype or storage.dtype, shape, steps, _whole(offset, "a storage offset"), storage.storage)
+    shape, steps = sizes(size, "a tensor's size"), sizes(stride, "a tensor's stride")
+    tensor = Tensor(dtype or storage.dtype, shape, steps, whole(offset, "a storage offset"), storage.storage)
     if storage.meta or tensor.dtype.torch in _QUANTISED:
         return Special("meta" if storage.meta else "quantised", "torch.load", (), tensor.dtype.name, shape)
     return tensor
 
 
 def _rebuild_tensor(args: tuple[Any, ...]) -> object:
-    _arguments(args, 4, 4, "torch._utils._rebuild_tensor")
+    check_count(args, 4, 4, "torch._utils._rebuild_tensor")
     return _tensor(*args)
 
 
@@ -132,14 +135,14 @@ def _rebuild_tensor_v2(args: tuple[Any, ...]) -> object:
         storage, offset, size, stride, requires_grad, hooks = args
         _check_hooks(requires_grad, hooks)
         return _tensor(storage, offset, size, stride)
-    _arguments(args, 7, 7, "torch._utils._rebuild_tensor_v2")
+    check_count(args, 7, 7, "torch._utils._rebuild_tensor_v2")
     storage, offset, size, stride, requires_grad, hooks, *metadata = args
     _check_hooks(requires_grad, hooks)
     return _with_metadata(_tensor(storage, offset, size, stride), metadata, "torch._utils._rebuild_tensor_v2")
 
 
 def _rebuild_tensor_v3(args: tuple[Any, ...]) -> object:
-    _arguments(args, 7, 8, "torch._utils._rebuild_tensor_v3")
+    check_count(args, 7, 8, "torch._utils._rebuild_tensor_v3")
     storage, offset, size, stride, requires_grad, hooks, named, *metadata = args
     _check_hooks(requires_grad, hooks)
     dtype = _dtype(named)
@@ -190,18 +193,18 @@ def _named(value: object) -> str:
 
 
 def _rebuild_parameter(args: tuple[Any, ...]) -> object:
-    _arguments(args, 3, 3, "torch._utils._rebuild_parameter")
+    check_count(args, 3, 3, "torch._utils._rebuild_parameter")
     data, requires_grad, hooks = args
     _check_hooks(requires_grad, hooks)
     return _is_tensor(data, "torch._utils._rebuild_parameter")
 
 
 def _rebuild_parameter_with_state(args: tuple[Any, ...]) -> object:
-    _arguments(args, 4, 4, "torch._utils._rebuild_parameter_with_state")
+    check_count(args, 4, 4, "torch._utils._rebuild_parameter_with_state")
     data, requires_grad, hooks, state = args
     _check_hooks(requires_grad, hooks)
     function = "torch._utils._rebuild_parameter_with_state"
-    return _with_state(_is_tensor(data, function), state, function)
+    return with_state(_is_tensor(data, function), state, function)
 
 
 def _is_tensor(data: object, function: str) -> object:
@@ -213,7 +216,7 @@ def _is_tensor(data: object, function: str) -> object:
     raise PickleError(f"{function} is given a {type(data).__name__}, not a tensor")
 
 
-def _with_state(made: object, state: object, function: str) -> object:
+def with_state(made: object, state: object, function: str) -> object:
     """Return the tensor with the attributes that torch would set on it (`_set_obj_state` of torch/_utils.py).
 
     `state` is a dict, or a tuple of a dict and a second one for slots; each may be None. Raises LayoutError for an
@@ -242,14 +245,16 @@ def _with_state(made: object, state: object, function: str) -> object:
 
 def _rebuild_from_type(args: tuple[Any, ...]) -> object:
     """Return the tensor inside a tensor with attributes. A real subclass stays a Special."""
-    _arguments(args, 4, 4, "torch._tensor._rebuild_from_type_v2")
+    check_count(args, 4, 4, "torch._tensor._rebuild_from_type_v2")
     function, kind, inner, _ = args
     if type(function) is TableEntry and function.build is _rebuild_from_type:
         raise PickleError("torch._tensor._rebuild_from_type_v2 is given itself: subclasses do not nest")
+    if not isinstance(function, Opaque) and not makes_tensors(function):
+        raise PickleError(f"torch._tensor._rebuild_from_type_v2 is given {_named(function)}, which makes no tensor")
     if type(function) is TableEntry and function.build is not None and type(inner) is tuple:
         made = function.build(inner)
         if type(kind) is TableEntry and isinstance(made, Tensor | Attributed):
-            return _with_state(made, args[3], "torch._tensor._rebuild_from_type_v2")
+            return with_state(made, args[3], "torch._tensor._rebuild_from_type_v2")
         if isinstance(made, Attributed):
             made = made.tensor
         shape = made.shape if isinstance(made, Tensor | Special) else None
@@ -257,6 +262,15 @@ def _rebuild_from_type(args: tuple[Any, ...]) -> object:
         # Keep the state (a DTensor's shard) reachable, so that it is listed.
         return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (made, args[3]), dtype, shape)
     return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (inner, args[3]))
+
+
+def makes_tensors(function: object) -> bool:
+    """Whether a row is a function that makes a tensor itself, and calls no other function."""
+    return (
+        type(function) is TableEntry
+        and function.name.startswith("_rebuild_")
+        and function.build is not _rebuild_from_type
+    )
 
 
 def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int | None = None) -> TableEntry:
@@ -268,7 +282,7 @@ def _special(kind: str, function: str, dtype_at: int | None = None, size_at: int
             value = args[dtype_at].value
             dtype = value.name if isinstance(value, Dtype) else None
         if size_at is not None and len(args) > size_at and type(args[size_at]) is tuple:
-            shape = _sizes(args[size_at], "a tensor's size")
+            shape = sizes(args[size_at], "a tensor's size")
             if any(not 0 <= length < 1 << 63 for length in shape):
                 raise LayoutError("a tensor has a size that is negative or does not fit into 63 bits")
         if args and type(args[0]) is Typed:
@@ -283,7 +297,7 @@ def _ordered_dict(args: tuple[Any, ...]) -> object:
 
     The machine limits how much is copied, because a pickle can pass one list to many calls.
     """
-    _arguments(args, 0, 1, "collections.OrderedDict")
+    check_count(args, 0, 1, "collections.OrderedDict")
     made = Dict()
     if args and type(args[0]) is not list:
         raise PickleError(f"collections.OrderedDict is given a {type(args[0]).__name__}, not a list of pairs")
@@ -295,9 +309,9 @@ def _ordered_dict(args: tuple[Any, ...]) -> object:
 
 
 def _size(args: tuple[Any, ...]) -> object:
-    _arguments(args, 0, 1, "torch.Size")
-    sizes = args[0] if args else ()
-    return _sizes(tuple(sizes) if type(sizes) is list and len(sizes) <= limits().rank else sizes, "torch.Size")
+    check_count(args, 0, 1, "torch.Size")
+    given = args[0] if args else ()
+    return sizes(tuple(given) if type(given) is list and len(given) <= limits().rank else given, "torch.Size")
 
 
 def _table() -> dict[tuple[str, str], TableEntry | ValueRow]:
@@ -325,6 +339,8 @@ def _table() -> dict[tuple[str, str], TableEntry | ValueRow]:
         _special("nested", f"{utils}._rebuild_nested_tensor"),
         _special("meta", f"{utils}._rebuild_meta_tensor_no_storage", dtype_at=0, size_at=1),
         _special("wrapper subclass", f"{utils}._rebuild_wrapper_subclass", dtype_at=1, size_at=2),
+        _special("uninitialised", "torch.nn.parameter.UninitializedParameter"),
+        _special("uninitialised", "torch.nn.parameter.UninitializedBuffer"),
         _special("device", f"{utils}._rebuild_device_tensor_from_numpy", dtype_at=1),
         _special("device", f"{utils}._rebuild_device_tensor_from_cpu_tensor", dtype_at=1),
         _special("device", f"{utils}._rebuild_xla_tensor", dtype_at=1),

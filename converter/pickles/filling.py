@@ -8,8 +8,8 @@ from typing import Any
 from converter.errors import ConverterError, LimitError, PickleError
 from converter.pickles.leniency import Note, sets_nothing
 from converter.pickles.opcodes import NAMES
-from converter.pickles.value_rows import plain_attributes
-from converter.pickles.values import Dict, Opaque, Value
+from converter.pickles.value_rows import copied, plain_attributes
+from converter.pickles.values import ODD, Dict, Opaque, Value
 
 
 class Filling:
@@ -48,7 +48,7 @@ class Filling:
 
     def odd(self, module: str, name: str, at: int) -> None:
         """Note a call of a global in the table that may make more than a plain value, as if the global were outside."""
-        self.used.setdefault((module, f"{name}(…)"), at)
+        self.used.setdefault((module, f"{name}{ODD}"), at)
 
     def extend(self, target: Any, items: list[Any], code: int, at: int) -> None:
         """Put keys and values into a dict or an Opaque."""
@@ -57,7 +57,7 @@ class Filling:
         if type(target) is Dict:
             target += items
         elif type(target) is Opaque or (type(target) is Value and target.row.fills == "pairs"):
-            target.fill(items)
+            target.fill(items, pairs=True)
         else:
             problem = PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
             # Unpicklers set items of a list by index, and do nothing if there are no items.
@@ -86,8 +86,10 @@ class Filling:
             if not plain_attributes(state):
                 self.odd("collections", "OrderedDict", at)
         elif type(target) is Value:
+            known = target.row.states(target, state)
             target.build(state)
-            if not target.row.states(state):
+            self.copy(copied(state), at)
+            if not known:
                 self.odd(target.module, target.name, at)
         elif type(target) is Opaque:
             target.build(state)

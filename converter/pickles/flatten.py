@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from converter.dtypes import Dtype
-from converter.errors import FormatError, LayoutError, LimitError
+from converter.errors import FormatError, LimitError, NamesError
 from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
-from converter.pickles.modules import settings, state_dict
+from converter.pickles.keys import Keys
+from converter.pickles.modules import attributes, items, settings, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
 from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
 from converter.pickles.walk import inside, key_text
@@ -23,6 +24,7 @@ from converter.words import Part, Root
 _KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
 _TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
+_CLASSES: Final = 4  # of whole modules that stand side by side: so many are named
 _LETTERS: Final = 256  # average bytes per name that are allowed
 
 
@@ -31,8 +33,8 @@ class Flattened:
     """The tensors by name in the order of the pickle, and everything that is not a tensor.
 
     `root` is the way to the part that the names start below, its keys joined with dots; `prefix` what a wrapper had put
-    before every name, which the names leave out. `module` is the class of a whole module, whose state dict it is. `averaged`
-    are the names of averaged weights that stand beside these.
+    before every name, which the names leave out. `module` is the class of the whole module, or the classes of those side by
+    side, whose state dicts it is. `averaged` are the names of averaged weights that stand beside these.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -51,8 +53,8 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Dict | 
     A whole module has the names of its `state_dict()`, which `module` gives. `pickles.weights` decides which part holds
     the weights; `root` chooses another part, and names then start below it. Positions in lists count from 0.
 
-    Raises FormatError for a part that is not there, LayoutError for two tensors of one name or a key that stands twice on
-    the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
+    Raises FormatError for a part that is not there, NamesError for two tensors of one name, LayoutError for a key
+    that stands twice on the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
     if root is None and type(value) is Dict and (plain := _plain(value)) is not None:
@@ -63,7 +65,7 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Dict | 
         chosen = _chosen(value, root, held)
         flattened.root = root
     else:
-        chosen = choose(value, held, root if isinstance(root, Part) else None)
+        chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None)
         if chosen.value is not value and type(chosen.value) is Dict:
             held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
         flattened.root = ".".join(chosen.keys)
@@ -81,8 +83,9 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Dict | 
         if letters > most:
             raise LimitError(f"{held.places:,} values have names of more than {most:,} bytes: no more are read")
         _add(flattened, name, leaf)
+    if held.modules:
+        flattened.module = ", ".join([*dict.fromkeys(held.outermost(top))][:_CLASSES])
     if id(top) in held.modules:
-        flattened.module = f"{top.module}.{top.name}"
         named = {key for key in held.modules[id(top)][::2] if type(key) is str}
         flattened.others += [_other(name, inner, "setting") for name, inner in settings(top) if name not in named]
     elif type(root) is not str:
@@ -104,7 +107,7 @@ def _plain(value: Dict) -> dict[str, Tensor] | None:
 
 
 def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
-    """What a catalogue's metadata says of the part that was chosen."""
+    """What a catalogue's metadata says about the part that was chosen."""
     return {
         "root": flattened.root,
         "prefix": flattened.prefix,
@@ -126,7 +129,10 @@ def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]
 def _add(flattened: Flattened, name: str, leaf: object) -> None:
     if isinstance(leaf, Tensor):
         if name in flattened.tensors:
-            raise LayoutError(f"two tensors are both called `{name}`")
+            raise NamesError(
+                f"two tensors are both called `{name}`: a name is made of the keys that lead to a tensor, and two ways to "
+                "tensors are written alike"
+            )
         flattened.tensors[name] = leaf
     elif is_numeric(leaf):
         made = flattened.arrays.get(id(leaf)) or array_tensor(leaf, f"array {len(flattened.arrays)}")
@@ -139,7 +145,7 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
     elif isinstance(leaf, Special):
         flattened.unsupported.append(Unsupported(name, leaf.kind, leaf.dtype, leaf.shape))
     else:
-        flattened.others.append(_other(name, leaf))
+        flattened.others.append(leaf if isinstance(leaf, Other) else _other(name, leaf))
 
 
 def _other(name: str, value: object, role: Role = "beside") -> Other:
@@ -176,16 +182,24 @@ class _Several(list[Any]):
 class _Held:
     """Tells which values lead to a tensor without passing something opaque. Call it with a value.
 
-    `places` counts the values in all containers; `modules` has the state dict of each whole module by its id. Raises
-    LayoutError if a dict on the way to a tensor has a key twice, because readers differ in which of the two counts.
+    Something opaque that may be passed is a whole module; a dict of a class of its own; and an object with attributes, such as
+    a trainer, on the way to a whole module.
+
+    `places` counts the values in all containers; `modules` has the state dict of each whole module by its id, `dicts` what
+    other opaque values hold, and `objects` which of those are no dicts but have attributes. Raises LayoutError where a dict
+    on the way to a tensor has a key twice: readers differ in which of the two counts. Raises LimitError where modules share
+    their dicts of parameters so often that they multiply.
     """
 
     def __init__(self, value: object, module: Callable[[object], Dict | None]) -> None:
         self.module = module
         self.modules: dict[int, Dict] = {}
+        self.dicts: dict[int, Dict] = {}
+        self.objects: set[int] = set()
         self.containers: set[int] = set()
-        self.places = 0
-        parents: dict[int, Any] = {id(value): _Several()}  # most have one; a list for each would waste memory
+        self.leading: set[int] = set()  # containers that lead to a whole module
+        self.places = self.named = 0
+        parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
         leaves = [value] if _is_tensor(value) else []
         waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) or self._opens(value) else []
         while waiting:
@@ -209,57 +223,77 @@ class _Held:
                         above.append(node)
                     elif above is not node:
                         parents[id(inner)] = _Several((above, node))
+        keys = Keys()
         rising: list[Any] = leaves
         while rising:
-            above = parents[id(rising.pop())]
+            node = rising.pop()
+            leads = id(node) in self.leading or id(node) in self.modules
+            above = parents[id(node)]
             for parent in above if type(above) is _Several else (above,):
-                if id(parent) not in self.containers:
-                    self.containers.add(id(parent))
-                    rising.append(parent)
+                at = id(parent)
+                if (at in self.objects and not leads) or (at in self.containers and (at in self.leading or not leads)):
+                    continue
+                if at not in self.containers:
+                    self.containers.add(at)
                     opened = self.opened(parent)
                     if type(opened) is Dict:
-                        _check_keys(opened)
+                        keys.check(opened)
+                if leads:
+                    self.leading.add(at)
+                rising.append(parent)
 
     def __call__(self, value: object) -> bool:
         return id(value) in self.containers or _is_tensor(value)
 
     def _opens(self, value: object) -> bool:
-        """Whether a value is a whole module. Its state dict is made once."""
-        if id(value) not in self.modules and (made := self.module(value)) is not None:
-            self.modules[id(value)] = made
-        return id(value) in self.modules
+        """Whether a value is opaque and holds something by names: those of a whole module are made once."""
+        at = id(value)
+        if at in self.modules or at in self.dicts:
+            return True
+        if (made := self.module(value)) is not None:
+            self.modules[at] = made
+            self.named += len(made)
+            if self.named > limits().memo:
+                raise LimitError(
+                    f"whole modules have more than {limits().memo:,} names: modules that share them multiply"
+                )
+        elif (held := items(value)) is not None:
+            self.dicts[at] = held
+        elif (held := attributes(value)) is not None:
+            self.dicts[at] = held
+            self.objects.add(at)
+        return at in self.modules or at in self.dicts
 
     def opened(self, value: Any) -> Any:
-        """The container itself or, for a whole module, its state dict."""
-        return self.modules.get(id(value), value)
+        """The container itself, or what a whole module or something else opaque holds by names."""
+        at = id(value)
+        return self.modules[at] if at in self.modules else self.dicts.get(at, value)
 
+    def parts(self, value: Any) -> Dict | None:
+        """What stands side by side in a value that is no whole module; None where it leads to no tensor by names."""
+        if type(value) is Dict:
+            return value
+        return self.dicts.get(id(value)) if id(value) in self.containers else None
 
-def _check_keys(node: Dict) -> None:
-    keys = node[::2]
-    if set(map(type, keys)) == {str} and len(set(keys)) == len(keys):
-        return
-    names: set[str] = set()
-    for key in keys:
-        name = _identity(key)
-        if name in names:
-            raise LayoutError(f"the key `{key_text(key)[:80]}` stands twice in one dict")
-        names.add(name)
+    def enters(self, inner: object, above: object) -> bool:
+        """Whether names go on from `above` into what it holds: from an object only on the way to a whole module."""
+        at = id(inner)
+        if id(above) in self.objects:
+            return at in self.containers and (at in self.leading or at in self.modules)
+        return at in self.containers
 
-
-def _identity(key: object) -> str:
-    """A text that is equal for keys that Python considers equal (1, True and 1.0), or that have the same name here.
-
-    Keys other than text, bytes and numbers are compared only by their descriptions, which two different keys can share.
-    """
-    if isinstance(key, float) and key.is_integer():
-        key = int(key)
-    if isinstance(key, bool):
-        key = int(key)
-    if isinstance(key, Value):
-        return key.name  # equal devices and dtypes can be written in two ways
-    if isinstance(key, TableEntry) and isinstance(key.value, Dtype):
-        return key.value.torch  # one name for all aliases: torch.half is torch.float16
-    return key_text(key)
+    def outermost(self, top: Any) -> Iterator[str]:
+        """The classes of the whole modules that names from `top` on lead to, without those inside them."""
+        waiting, seen = [top], {id(top)}
+        while waiting:
+            node = waiting.pop()
+            if id(node) in self.modules:
+                yield f"{node.module}.{node.name}"
+                continue
+            for _, inner in inside(self.opened(node)):
+                if id(inner) not in seen and (id(inner) in self.leading or id(inner) in self.modules):
+                    seen.add(id(inner))
+                    waiting.append(inner)
 
 
 def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]:
@@ -271,12 +305,14 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
         yield from ([("", top)] if type(top) is not Dict else ((key_text(key), inner) for key, inner in top.pairs()))
         return
     iterators = [inside(held.opened(top))]
-    names, steps = [""], 0
+    names, nodes, steps = [""], [top], 0
+    objects = {id(top)}  # an object that is entered has its names once: trainers and their parts hold one another
     while iterators:
         step = next(iterators[-1], None)
         if step is None:
             iterators.pop()
             names.pop()
+            nodes.pop()
             continue
         steps += 1
         if steps > most:
@@ -285,7 +321,7 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
             )
         key, inner = step
         name = f"{names[-1]}.{key}" if len(names) > 1 else key
-        if id(inner) in held.containers:
+        if held.enters(inner, nodes[-1]) and id(inner) not in objects:
             if len(iterators) >= limits().depth or len(name) > limits().line:
                 raise LimitError(
                     f"`{name[:80]}` is nested deeper than {limits().depth} containers or {limits().line:,} characters, or "
@@ -293,7 +329,10 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
                 )
             iterators.append(inside(held.opened(inner)))
             names.append(name)
-        elif (
-            id(inner) not in held.modules
-        ):  # a module without tensors, such as torch.nn.ReLU, has no name in state_dict()
+            nodes.append(inner)
+            if id(inner) in held.objects:
+                objects.add(id(inner))
+        elif id(nodes[-1]) in held.objects:
+            yield name, _other(name, inner)  # even a tensor: it is none of the module's
+        elif id(inner) not in held.modules:  # one without tensors, such as torch.nn.ReLU, has no name in state_dict()
             yield name, inner

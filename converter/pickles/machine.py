@@ -13,16 +13,12 @@ key and no collision costs time. Values may be shared and may contain themselves
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
 from converter.errors import LimitError, PickleError
-from converter.limits import limits
-from converter.pickles import opcodes as op
-from converter.pickles.fast_tensors import BATCH, OMITTED, FastTensors
-from converter.pickles.filling import Filling
-from converter.pickles.leniency import DEAD_ENDS, Lost, Note, in_python_3, python2_string, writable
+from converter.pickles.fast_tensors import BATCH, OMITTED
+from converter.pickles.leniency import DEAD_ENDS, Lost, Note
 from converter.pickles.opcodes import (
     BINGET,
     BININT,
@@ -31,6 +27,7 @@ from converter.pickles.opcodes import (
     BINPERSID,
     BINPUT,
     BINUNICODE,
+    BUILD,
     EMPTY_TUPLE,
     FRAME,
     GET,
@@ -53,10 +50,8 @@ from converter.pickles.opcodes import (
     TUPLE3,
     decode,
 )
-from converter.pickles.value_rows import FROZENSET, SET
-from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry, Value, ValueRow
-
-Behind = Callable[[int, Opaque], tuple[int, object] | None]
+from converter.pickles.rare import RARE, Behind, Machine
+from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry
 
 _ABSENT: Final = object()  # for numbers that were never put
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
@@ -91,7 +86,7 @@ def run(
     """
     used = {} if used is None else used
     try:
-        return _Machine(table, persistent, used, called, note, behind).run(data, position, total, skips)
+        return _Run(table, persistent, used, called, note, behind).run(data, position, total, skips)
     except _MISUSE as error:
         raise _misuse(error) from error
 
@@ -100,33 +95,8 @@ def _misuse(error: Exception) -> PickleError:
     return PickleError(f"the pickle can't be run: {type(error).__name__}: {error}")
 
 
-class _Machine(Filling):
-    """The stack, marks and memo of one run."""
-
-    def __init__(
-        self,
-        table: Table,
-        persistent: Callable[[object], object],
-        used: dict[tuple[str, str], int],
-        called: Callable[[int, Opaque], None] | None,
-        note: Note | None,
-        behind: Behind | None,
-    ) -> None:
-        self.table = table
-        self.persistent = persistent
-        super().__init__(used, called, note)
-        self.behind = behind
-        self.stopped: list[PickleError] = []  # errors at which every unpickler stops
-        self.protocol = 0
-        self.frame = 0  # where the last frame ends
-        self.limits = limits()
-        self.found: dict[tuple[str, str], TableEntry | ValueRow] = {}
-        # Picklers number memo entries from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
-        # random salt, so that a pickle cannot choose numbers that collide.
-        self.memo: list[Any] = []
-        self.sparse: dict[int, Any] = {}
-        self.salt = int.from_bytes(os.urandom(7), "little")
-        self.fast = FastTensors(self.memo, self.sparse, persistent)
+class _Run(Machine):
+    """The opcodes of one run."""
 
     def run(self, data: bytes, position: int, total: int | None, skips: bool) -> Pickled:
         """Run the opcodes. For speed, the opcodes that checkpoints mostly consist of are compared first.
@@ -224,8 +194,8 @@ class _Machine(Filling):
                         return Pickled(stack[-1], at + 1, self.used)
                     else:
                         framed = framed or code == FRAME
-                        stack = self.rest(code, argument, at, stack, below)
-                        if code == op.BUILD and self.behind is not None and isinstance(stack[-1], Opaque):
+                        stack = RARE[code](self, argument, at, stack, below)
+                        if code == BUILD and self.behind is not None and isinstance(stack[-1], Opaque):
                             found = self.behind(at + 1, stack[-1])
                             if found is not None:
                                 if self.frame > at + 1:
@@ -240,174 +210,11 @@ class _Machine(Filling):
                         due = count + BATCH
                         self.check(count, len(memo) + len(sparse), len(stack), at)
                 else:
-                    # `decode` itself raised, so there are no more opcodes.
-                    raise self.stopped[-1]
+                    break  # `decode` itself raised, so there are no more opcodes
             except (PickleError, *_MISUSE) as error:
                 if self.note is None or len(self.stopped) == DEAD_ENDS:
                     raise
                 self.stopped.append(error if isinstance(error, PickleError) else _misuse(error))
                 self.note(at, self.stopped[-1], True)
                 stack.append(Lost())
-
-    def put(self, number: int, value: object) -> None:
-        """Put a value into the memo. It replaces an earlier value with the same number."""
-        if number < len(self.memo):
-            self.memo[number] = value
-        elif number > len(self.memo):
-            self.sparse[number ^ self.salt] = value
-        else:
-            self.memo.append(value)
-            self.sparse.pop(number ^ self.salt, None)
-
-    def rest(self, code: int, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
-        """Run an opcode that is rare in checkpoints. Returns the stack to continue with."""
-        match code:
-            case op.NONE:
-                stack.append(None)
-            case op.NEWTRUE:
-                stack.append(True)
-            case op.INT | op.LONG | op.LONG1 | op.LONG4 | op.FLOAT | op.BINFLOAT:
-                stack.append(argument)
-            case op.UNICODE | op.BINUNICODE8 | op.BINBYTES | op.SHORT_BINBYTES | op.BINBYTES8 | op.BYTEARRAY8:
-                stack.append(argument)
-            case op.STRING | op.BINSTRING | op.SHORT_BINSTRING:
-                stack.append(python2_string(argument, lenient=self.note is not None))
-            case op.EMPTY_DICT:
-                stack.append(Dict())
-            case op.EMPTY_LIST:
-                stack.append([])
-            case op.EMPTY_SET:
-                stack.append(Value(SET, ()))
-            case op.LIST:
-                items, stack = stack, self.unmarked(below, code, at)
-                stack.append(items)
-            case op.DICT:
-                items, stack = stack, self.unmarked(below, code, at)
-                stack.append(Dict())
-                self.extend(stack[-1], items, code, at)
-            case op.FROZENSET:
-                items, stack = stack, self.unmarked(below, code, at)
-                stack.append(Value(FROZENSET, (items,)))
-            case op.SETITEM:
-                value, key = stack.pop(), stack.pop()
-                self.extend(stack[-1], [key, value], code, at)
-            case op.APPEND:
-                value = stack.pop()
-                self.append(stack[-1], [value], code, at)
-            case op.APPENDS | op.ADDITEMS:
-                items, stack = stack, self.unmarked(below, code, at)
-                self.append(stack[-1], items, code, at)
-            case op.POP:
-                # As in CPython: if nothing lies above the MARK, POP removes the MARK.
-                if not stack and below:
-                    return below.pop()
-                stack.pop()
-            case op.POP_MARK:
-                return self.unmarked(below, code, at)
-            case op.DUP:
-                stack.append(stack[-1])
-            case op.BUILD:
-                state = stack.pop()
-                self.build(stack[-1], state, at)
-            case op.NEWOBJ:
-                args = stack.pop()
-                stack[-1] = self.call(stack[-1], args, code, at)
-            case op.NEWOBJ_EX:
-                kwargs, args = stack.pop(), stack.pop()
-                made = self.call(stack[-1], args, code, at)
-                if type(made) is Opaque:
-                    made.kwargs = kwargs
-                elif kwargs:
-                    raise PickleError(f"NEWOBJ_EX at byte {at:,} gives arguments by name to a call that takes none")
-                stack[-1] = made
-            case op.OBJ:
-                items, stack = stack, self.unmarked(below, code, at)
-                stack.append(self.call(items[0], tuple(items[1:]), code, at))
-            case op.INST:
-                found = self.find(
-                    argument[0], argument[1], at
-                )  # named before the MARK is checked: Python's unpickler imports it even without a MARK
-                items, stack = stack, self.unmarked(below, code, at)
-                stack.append(self.call(found, tuple(items), code, at))
-            case op.EXT1 | op.EXT2 | op.EXT4:
-                # The number of a global that some process registered with copyreg; the file does not say which.
-                stack.append(self.find("copyreg", f"_extension_registry[{argument}]", at))
-            case op.PERSID:
-                stack.append(self.persistent(argument))
-            case op.PROTO:
-                self.protocol = argument
-            case op.FRAME:
-                self.frame = at + 9 + argument
-            case _:  # NEXT_BUFFER, READONLY_BUFFER
-                outside = (
-                    f"{NAMES[code]} at byte {at:,} refers to a buffer outside the pickle, which a file does not have"
-                )
-                self.refuse(at, PickleError(outside))
-                stack.append(Lost() if code == op.NEXT_BUFFER else stack.pop())
-        return stack
-
-    def unmarked(self, below: list[list[Any]], code: int, at: int) -> list[Any]:
-        """Return the stack as it was at the last MARK."""
-        if not below:
-            raise PickleError(f"{NAMES[code]} at byte {at:,} without a MARK before it")
-        return below.pop()
-
-    def find(self, module: str, name: str, at: int) -> TableEntry | ValueRow | Opaque:
-        """Return the table's entry for a global, or an Opaque if it has none. Nothing is imported."""
-        pair = (module, name)
-        found = self.found.get(pair)
-        if found is None:
-            if len(module) + len(name) > limits().line:
-                long = f"the name of a global at byte {at:,} has more than {limits().line:,} characters"
-                self.refuse(at, LimitError(long))
-            known = self.table.get(pair)
-            if known is None:
-                pair = in_python_3(module, name) if self.protocol < 3 else pair
-                if self.note is not None:
-                    pair = writable(pair[0]), writable(pair[1])
-                known = self.table.get(pair)
-            self.used.setdefault(pair, at)
-            if known is not None:
-                self.found[module, name] = known
-                return known
-            return Opaque(*pair)
-        return found
-
-    def call(self, callee: Any, args: Any, code: int, at: int) -> object:
-        """Return the result of a call. Only functions of the table run, and they get plain values."""
-        if type(callee) is TableEntry:
-            if type(args) is not tuple:
-                raise PickleError(
-                    f"{NAMES[code]} at byte {at:,} gives {callee.module}.{callee.name} no tuple of arguments"
-                )
-            build = callee.new if code in (op.NEWOBJ, op.NEWOBJ_EX) else callee.build
-            if build is None:
-                raise PickleError(
-                    f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which can't be called"
-                )
-            return build(args)
-        if type(callee) is ValueRow:
-            known = callee.made(args, code in (op.NEWOBJ, op.NEWOBJ_EX)) if type(args) is tuple else None
-            if known is not None:
-                if type(known) is Dict or type(known) is bytes:
-                    self.copy(len(known), at)
-                return known
-            self.odd(callee.module, callee.name, at)
-            callee = Opaque(callee.module, callee.name)
-        if type(callee) is Opaque:
-            how = NAMES[code]
-            made = Opaque(callee.module, callee.name, args, how, callee if callee.args is not None else None)
-            if self.called is not None:
-                self.called(at, made)
-            return made
-        raise PickleError(f"{NAMES[code]} at byte {at:,} calls a {type(callee).__name__}, which can't be called")
-
-    def check(self, count: int, memo: int, stack: int, at: int) -> None:
-        """Raise LimitError if the pickle asks for more work than any checkpoint needs."""
-        for number, limit, what in (
-            (count, self.limits.opcodes, "opcodes"),
-            (memo, self.limits.memo, "memo entries"),
-            (stack, self.limits.stack, "values on the stack"),
-        ):
-            if number > limit:
-                raise LimitError(f"{number:,} {what} at byte {at:,}: at most {limit:,} are allowed")
+        raise self.stopped[-1]

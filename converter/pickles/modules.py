@@ -25,6 +25,8 @@ _INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so the
         "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_version", "_compiled_call_impl", "_backend",
     )
 )  # fmt: skip
+# Modules whose pickle calls the class with the inner module first, and the name that they have for it.
+_WRAPPERS: Final = {("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod"}
 
 
 def state_dict(value: object) -> Dict | None:
@@ -32,11 +34,11 @@ def state_dict(value: object) -> Dict | None:
 
     Inner modules are returned as the pickle holds them. None if the value is not a module.
     """
-    attributes = _attributes(value)
-    if attributes is None:
+    held = _module(value)
+    if held is None:
         return None
-    parts = {key: inner for key, inner in attributes if type(key) is str and (key in _KEPT_IN or key == _NOT_SAVED)}
-    if not parts.keys() >= _KEPT_IN or any(type(parts[key]) is not Dict for key in _KEPT_IN):
+    parts = {key: inner for key, inner in held.pairs() if type(key) is str and (key in _KEPT_IN or key == _NOT_SAVED)}
+    if any(type(parts[key]) is not Dict for key in _KEPT_IN):
         return None
     skipped = _names(parts.get(_NOT_SAVED))
     made = Dict()
@@ -51,17 +53,42 @@ def state_dict(value: object) -> Dict | None:
 
 def settings(value: object) -> Iterator[tuple[str, Any]]:
     """A module's own attributes, such as `in_features`, without those that every torch.nn.Module has."""
-    for key, inner in _attributes(value) or ():
+    for key, inner in (_module(value) or Dict()).pairs():
         if type(key) is str and key not in _INNER:
             yield key, inner
 
 
-def _attributes(value: object) -> Iterator[tuple[Any, Any]] | None:
+def attributes(value: object) -> Dict | None:
     """The attributes that BUILD sets on an object made by its class; None if they are not known."""
     if type(value) is not Opaque or value.args is None or not value.state:
         return None
     state = value.state[-1]
-    return state.pairs() if type(state) is Dict else None
+    return state if type(state) is Dict else None
+
+
+def items(value: object) -> Dict | None:
+    """What a dict of a class of its own holds; None for whatever no keys and values were put into."""
+    return value.items if type(value) is Opaque and type(value.items) is Dict else None
+
+
+def _module(value: object) -> Dict | None:
+    """A module's attributes: what BUILD sets, or a part of that, or an argument of the function that makes the module."""
+    if type(value) is not Opaque or value.args is None:
+        return None
+    state = value.state[-1] if value.state else None
+    for part in (state, *(state if type(state) is tuple else ()), *(value.args if type(value.args) is tuple else ())):
+        if type(part) is Dict and _has_parts(part):
+            return part
+    at = _WRAPPERS.get((value.module, value.name))
+    if at is not None and type(value.args) is tuple and value.args and _module(value.args[0]) is not None:
+        return Dict([_PARAMETERS, Dict(), _BUFFERS, Dict(), _MODULES, Dict([at, value.args[0]])])
+    return None
+
+
+def _has_parts(attributes: Dict) -> bool:
+    """Whether they have the three dicts that every torch.nn.Module keeps its state dict in."""
+    kept = {key for key, inner in attributes.pairs() if type(key) is str and key in _KEPT_IN and type(inner) is Dict}
+    return len(kept) == len(_KEPT_IN)
 
 
 def _names(value: object) -> frozenset[str]:

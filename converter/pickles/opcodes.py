@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
-from converter.errors import EndOfDataError, LimitError, PickleError, TruncatedPickleError
+from converter.errors import EndOfDataError, FrameError, LimitError, PickleError, TruncatedPickleError
 from converter.limits import limits
 
 # How an opcode's argument is written. Numbers have a fixed width. Texts, bytes, STRINGs of Python 2 and long integers follow
@@ -125,7 +125,8 @@ _ESCAPES: Final = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True)
 Refuse = Callable[[int, PickleError | LimitError], None]
 
 
-def _strictly(at: int, error: PickleError | LimitError) -> NoReturn:
+def strictly(at: int, error: PickleError | LimitError) -> NoReturn:
+    """Raise whatever any reader refuses."""
     raise error
 
 
@@ -134,7 +135,7 @@ def decode(
     position: int = 0,
     *,
     start: int | None = None,
-    refuse: Refuse = _strictly,
+    refuse: Refuse = strictly,
     total: int | None = None,
     skips: bool = False,
 ) -> Iterator[tuple[int, Any, int]]:
@@ -170,9 +171,8 @@ def decode(
         position += 1
         if kind == _NOTHING:
             if code == STOP and frame > position:
-                refuse(
-                    at, PickleError(f"STOP at byte {at:,} within a frame: readers disagree on where the pickle ends")
-                )
+                within = f"STOP at byte {at:,} within a frame: readers disagree on where the pickle ends"
+                refuse(at, FrameError(within, frame, apart=False))
             yield code, None, at
             if code == STOP:
                 return
@@ -209,7 +209,7 @@ def decode(
                 # Frames change no opcode. To C's unpickler they are a hint of how much to read; Python's lets one reach past
                 # the end of the file, and only refuses what crosses the end of a frame.
                 if frame > at:
-                    refuse(at, PickleError(f"FRAME at byte {at:,} within another frame"))
+                    refuse(at, FrameError(f"FRAME at byte {at:,} within another frame", frame, apart=True))
                 inner = position + argument <= limit != size
                 if skips and limit != size and not inner:
                     position = limit
@@ -265,7 +265,8 @@ def _crossed(
     position, begin = limit if skips else position, position
     if position + width > size:
         raise _missing(code, at, begin + width if begin + width > size else position + width, size)
-    refuse(at, PickleError(f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}"))
+    over = f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}"
+    refuse(at, FrameError(over, limit, apart=True))
     return position, size
 
 

@@ -1,4 +1,4 @@
-"""Inert values as JSON: numbers, texts, and containers and small arrays of them, such as a trainer's epoch and arguments."""
+"""Inert values as JSON: numbers, texts, and containers and small arrays of these, such as a trainer's epoch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from converter.pickles.numpy_arrays import array_parts, dtype_name
 from converter.pickles.values import Dict, Opaque, TableEntry, Value
 from converter.pickles.walk import describe, key_text
 
-_DEEP: Final = 8  # containers in each other
-_LEAVES: Final = 4096  # in one value
+_DEEP: Final = 8  # containers inside one another
+_LEAVES: Final = 4096  # numbers and texts in one value
 _LETTERS: Final = 1 << 18
-_ELEMENTS: Final = 1024  # of an array
-_BITS: Final = 64  # of an integer: more than every reader of JSON takes
+_ELEMENTS: Final = 1024  # elements of an array
+_BITS: Final = 64  # bits of an integer; not every JSON reader takes more
 _CODES: Final = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "f2": "e",
     "f4": "f", "f8": "d",
@@ -34,13 +34,13 @@ class Plain:
 
 
 class _NotPlainError(Exception):
-    """The value holds something else, or too much."""
+    """The value holds something that JSON can't hold, or too much."""
 
 
 class Plainly:
-    """Turns values into JSON, of at most `leaves` numbers and texts and `letters` characters together.
+    """Turns values into JSON, with at most `leaves` numbers and texts and `letters` characters in all.
 
-    Values may share containers, and would otherwise be much more in JSON than in the pickle.
+    Values may share containers, so they could be much larger in JSON than in the pickle.
     """
 
     def __init__(self, leaves: int = 100_000, letters: int = 1 << 22) -> None:
@@ -48,7 +48,7 @@ class Plainly:
         self._own = self._own_letters = 0
 
     def __call__(self, value: object) -> Plain | None:
-        """The value as JSON; None for one that holds a tensor, an object, bytes, or more than fits."""
+        """The value as JSON; None if it holds a tensor, an object, bytes, or more than the limits allow."""
         self._own, self._own_letters = min(_LEAVES, self._leaves), min(_LETTERS, self._letters)
         leaves, letters = self._own, self._own_letters
         try:
@@ -98,7 +98,7 @@ class Plainly:
         return made
 
     def _attributes(self, value: Opaque, depth: int) -> Any:
-        """An object that is nothing but attributes, such as argparse.Namespace."""
+        """An object that has nothing but attributes, such as argparse.Namespace."""
         if not value.state or len(value.state) != 1 or type(value.state[0]) is not Dict:
             raise _NotPlainError
         return self._object(value.state[0], depth)
@@ -136,7 +136,7 @@ class Plainly:
 
 
 def _number(value: Any) -> Any:
-    """A number, or the name of one that JSON does not have."""
+    """A number, or the name of a number that JSON does not have (NaN, Infinity)."""
     if type(value) is float and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

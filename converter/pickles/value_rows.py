@@ -14,6 +14,13 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from converter.pickles.numpy_rows import (
+    array_state,
+    dtype_arguments,
+    dtype_state,
+    frombuffer_arguments,
+    scalar_arguments,
+)
 from converter.pickles.values import Dict, TableEntry, Value, ValueRow
 
 Arguments = tuple[Any, ...]
@@ -21,7 +28,7 @@ Arguments = tuple[Any, ...]
 _CODECS: Final = ("latin1", "latin-1", "iso-8859-1", "ascii", "utf-8", "utf8")  # Python would import others
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,4000}(?:/[0-9]{1,4000})?")
 _NUMPY: Final = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2.0, and since
-_SMALL: Final = 1 << 16  # the most bytes that a count may allocate
+_LONG: Final = 1024  # characters; shorter texts, such as the parts of paths, are used again and again
 _BIT_GENERATORS: Final = {
     "MT19937": "_mt19937", "PCG64": "_pcg64", "PCG64DXSM": "_pcg64", "Philox": "_philox", "SFC64": "_sfc64",
 }  # fmt: skip
@@ -61,9 +68,42 @@ def _known(value: object) -> bool:
     return type(value) in (ValueRow, TableEntry)
 
 
-def _sized(args: Arguments) -> bool:
-    """For bytes and bytearray: made from other bytes, or from a small count."""
-    return not args or type(args[0]) is not int or args[0] <= _SMALL
+def copied(args: object) -> int:
+    """How many bytes and items of its arguments, or of its state, a value may have copied."""
+    if type(args) is not tuple:
+        return 0
+    return sum(
+        len(arg)
+        for arg in args
+        if type(arg) in (bytes, bytearray, list, tuple, Dict) or (type(arg) is str and len(arg) > _LONG)
+    )
+
+
+def _bytes(args: Arguments, new: bool) -> object:
+    """`bytes()`, which protocols 0 to 2 write for no bytes. A count is refused: it would allocate that many."""
+    return b"" if not new and not args else None
+
+
+def _bytearray(args: Arguments, new: bool) -> object:
+    """From bytes, or as protocols 0 to 2 write it from text as Latin-1. A count is refused: it would allocate that many."""
+    if new or not args:
+        return Value(BYTEARRAY, ()) if not args else None
+    data = args[0] if len(args) == 1 else _encoded(args, new)
+    return Value(BYTEARRAY, (data,)) if type(data) in (bytes, bytearray) else None
+
+
+def _items(args: Arguments) -> bool:
+    """A list of items, which the file holds, and not a range or another value that makes more of them."""
+    return not args or (len(args) == 1 and (type(args[0]) is list or args[0] == ()))
+
+
+def _deque(args: Arguments) -> bool:
+    return _items(args[:1]) and len(args) <= 2 and all(most is None or type(most) is int for most in args[1:])
+
+
+def _all(*types: type) -> Callable[[Arguments], bool]:
+    """Arguments of these types only, so that nothing iterates over them or asks them for anything."""
+    return lambda args: all(type(arg) in types for arg in args)
 
 
 def _encoded(args: Arguments, new: bool) -> object:
@@ -106,37 +146,6 @@ def _ndarray(args: Arguments, new: bool) -> object:
     return Value(args[0], ())
 
 
-def _array_state(state: object) -> bool:
-    """(version, shape, dtype, whether Fortran order, bytes or a list of objects). The version may be missing."""
-    if type(state) is not tuple or not 4 <= len(state) <= 5:
-        return False
-    shape, dtype, _, data = state[-4:]
-    return type(shape) is tuple and _is_dtype(dtype) and type(data) in (bytes, list)
-
-
-def _is_dtype(value: object) -> bool:
-    return type(value) is Value and value.row.module in ("numpy", "numpy.dtypes")
-
-
-def _dtype(args: Arguments) -> bool:
-    return bool(args) and (type(args[0]) is str or _is_row(args[0])) and len(args) <= 3
-
-
-def _scalar(args: Arguments) -> bool:
-    """A dtype and the bytes of one element. `object` is refused: numpy would take the bytes for an address."""
-    return (
-        len(args) == 2
-        and _is_dtype(args[0])
-        and bool(args[0].args)
-        and not str(args[0].args[0]).lstrip("|<>=").startswith("O")
-        and type(args[1]) is bytes
-    )
-
-
-def _frombuffer(args: Arguments) -> bool:
-    return len(args) == 4 and type(args[0]) is bytes and _is_dtype(args[1]) and type(args[2]) is tuple
-
-
 def _fraction(args: Arguments) -> bool:
     """Numbers only: from a text such as `1e999999999`, Fraction would make a number of a gigabyte."""
     return all(type(a) is int or (type(a) is str and bool(_NUMBER.fullmatch(a))) for a in args)
@@ -156,19 +165,36 @@ def _seed_sequence(args: Arguments) -> bool:
     return len(args) == 3 and _is_row(args[0], ("numpy.random.bit_generator", "SeedSequence")) and type(args[1]) is int
 
 
+def _no_state(_: Value, state: object) -> bool:
+    return False
+
+
+def _any_state(_: Value, state: object) -> bool:
+    return True
+
+
+def _tuple_state(_: Value, state: object) -> bool:
+    return type(state) is tuple
+
+
+def _attributes(_: Value, state: object) -> bool:
+    return plain_attributes(state)
+
+
 def _row(
     module: str,
     name: str,
     takes: Callable[[Arguments], bool] = _any,
-    state: Callable[[object], bool] = _no,
+    state: Callable[[Value, object], bool] = _no_state,
     fills: str = "",
     make: Callable[[Arguments, bool], object] | None = None,
 ) -> ValueRow:
     return ValueRow(module, name, takes, state, fills, make)
 
 
-SET: Final = _row("builtins", "set", fills="items")
-FROZENSET: Final = _row("builtins", "frozenset")
+SET: Final = _row("builtins", "set", _items, fills="items")
+FROZENSET: Final = _row("builtins", "frozenset", _items)
+BYTEARRAY: Final = _row("builtins", "bytearray", make=_bytearray)
 
 _PATHS: Final = ("PurePath", "PurePosixPath", "PureWindowsPath", "Path", "PosixPath", "WindowsPath")
 _SCALARS: Final = (
@@ -184,9 +210,12 @@ _DTYPES: Final = (
 _ROWS: Final = (
     SET,
     FROZENSET,
-    _row("builtins", "bytearray", _sized),
-    _row("builtins", "bytes", _sized),
-    *(_row("builtins", name) for name in ("complex", "slice", "range")),
+    BYTEARRAY,
+    _row("builtins", "bytes", make=_bytes),
+    _row("builtins", "complex", _all(int, float)),
+    _row("builtins", "range", _all(int)),
+    _row("builtins", "slice"),
+    *(_row("builtins", name, _no) for name in ("Ellipsis", "NotImplemented")),
     # Only without arguments, as factories of a defaultdict, because str(x) would write out everything that x holds.
     *(_row("builtins", name, _none) for name in ("object", "list", "dict", "tuple", "int", "float", "str", "bool")),
     _row("_codecs", "encode", make=_encoded),
@@ -194,28 +223,28 @@ _ROWS: Final = (
     _row("collections", "OrderedDict", make=_ordered),
     _row("collections", "Counter", fills="pairs", make=_counter),
     _row("collections", "defaultdict", make=_defaultdict),
-    _row("collections", "deque", fills="items"),
-    _row("argparse", "Namespace", _none, plain_attributes),
-    _row("types", "SimpleNamespace", _none, plain_attributes),
+    _row("collections", "deque", _deque, fills="items"),
+    _row("argparse", "Namespace", _none, _attributes),
+    _row("types", "SimpleNamespace", _none, _attributes),
     *(_row("datetime", name) for name in ("date", "time", "datetime", "timedelta", "timezone")),
-    _row("decimal", "Decimal"),
+    _row("decimal", "Decimal", _all(str)),
     _row("fractions", "Fraction", _fraction),
-    _row("uuid", "UUID", _none, plain_attributes),
-    _row("uuid", "SafeUUID"),
-    *(_row(module, name) for module in ("pathlib", "pathlib._local") for name in _PATHS),
-    _row("numpy", "ndarray", _no, _array_state),
-    _row("numpy", "dtype", _dtype, lambda state: type(state) is tuple),
+    _row("uuid", "UUID", _none, _attributes),
+    _row("uuid", "SafeUUID", lambda args: len(args) == 1 and (args[0] is None or type(args[0]) is int)),
+    *(_row(module, name, _all(str)) for module in ("pathlib", "pathlib._local") for name in _PATHS),
+    _row("numpy", "ndarray", _no, array_state),
+    _row("numpy", "dtype", dtype_arguments, dtype_state),
     *(_row("numpy", name, lambda args: len(args) < 2 and type((*args, 0)[0]) in (int, float, bool)) for name in _SCALARS),
-    *(_row("numpy.dtypes", f"{name}DType", _none, lambda state: type(state) is tuple) for name in _DTYPES),
+    *(_row("numpy.dtypes", f"{name}DType", _none) for name in _DTYPES),
     *(_row(module, "_reconstruct", make=_ndarray) for module in _NUMPY),
-    *(_row(module, "scalar", _scalar) for module in _NUMPY),
-    *(_row(module, "_frombuffer", _frombuffer) for module in ("numpy.core.numeric", "numpy._core.numeric")),
-    _row("numpy.random._pickle", "__generator_ctor", _generator, _any),
-    _row("numpy.random._pickle", "__randomstate_ctor", _generator, _any),
-    _row("numpy.random._pickle", "__bit_generator_ctor", _bit_generator, _any),
+    *(_row(module, "scalar", scalar_arguments) for module in _NUMPY),
+    *(_row(module, "_frombuffer", frombuffer_arguments) for module in ("numpy.core.numeric", "numpy._core.numeric")),
+    _row("numpy.random._pickle", "__generator_ctor", _generator, _any_state),
+    _row("numpy.random._pickle", "__randomstate_ctor", _generator, _any_state),
+    _row("numpy.random._pickle", "__bit_generator_ctor", _bit_generator, _any_state),
     *(_row(f"numpy.random.{module}", name, _no) for name, module in _BIT_GENERATORS.items()),
     _row("numpy.random.bit_generator", "SeedSequence", _no),
-    _row("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence", _seed_sequence, lambda state: type(state) is tuple),
+    _row("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence", _seed_sequence, _tuple_state),
     _row("torch", "device", lambda args: len(args) <= 2 and all(type(a) in (str, int) for a in args)),
     _row("torch.serialization", "_get_layout", lambda args: len(args) == 1 and type(args[0]) is str),
 )  # fmt: skip

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+# Stands behind the name of a global of the table that is called with arguments, or given a state, that its row refuses.
+ODD: Final = "(…)"
 
 
 class Dict(list[Any]):
@@ -23,9 +26,9 @@ class Dict(list[Any]):
 class Opaque:
     """A global outside the table, or the value that calling it would have made. Nothing was called.
 
-    `args` is None for the bare global. `how` is the opcode that would have called it. `callee` is the value that would
-    have been called, if that is not the global itself but something it had made. `state` lists what BUILD was given,
-    and `items` what was put in, both in order.
+    `args` is None for the bare global. `how` is the opcode that would have called it. `callee` is what would have been
+    called, where that is not the global itself but something it had made. `state` lists what BUILD was given, `items`
+    what was put in, both in order; `items` is a Dict where only keys with values were put in.
     """
 
     __slots__ = ("args", "callee", "how", "items", "kwargs", "module", "name", "state")
@@ -43,15 +46,20 @@ class Opaque:
         self.items: list[object] | None = None
 
     def __repr__(self) -> str:
-        called = "" if self.args is None else "(…)"
+        called = "" if self.args is None else ODD
         return f"<Opaque {self.module}.{self.name}{called}>"
 
-    def fill(self, items: list[object]) -> None:
-        """Note the items that are put in. The list is extended in place: copying it at every call would be quadratic."""
+    def fill(self, items: list[object], pairs: bool = False) -> None:
+        """Note what is put into it; `pairs` says that it is keys with values.
+
+        The list is extended in place: to copy it at every call would take quadratic time.
+        """
         if self.items is None:
-            self.items = items
-        else:
-            self.items += items
+            self.items = Dict(items) if pairs else items
+            return
+        if type(self.items) is Dict and not pairs:
+            self.items = list(self.items)  # once: from now on it is a list
+        self.items += items
 
     def build(self, state: object) -> None:
         """Note the state that BUILD sets."""
@@ -63,7 +71,8 @@ class Opaque:
 class ValueRow:
     """A global of the closed table that makes plain values, if `takes` accepts its arguments.
 
-    `states` says which states BUILD may set on the value, and `fills` what may be put in: "items", "pairs" or nothing.
+    `states` says which states BUILD may set on a value, which it is given as it was before, and `fills` what may be put
+    in: "items", "pairs" or nothing.
     `make` makes something other than a `Value` from the arguments, or None for arguments that it does not accept; its
     second argument says whether `__new__` is called instead of the class.
     """
@@ -75,7 +84,7 @@ class ValueRow:
         module: str,
         name: str,
         takes: Callable[[tuple[Any, ...]], bool],
-        states: Callable[[object], bool],
+        states: Callable[[Value, object], bool],
         fills: str = "",
         make: Callable[[tuple[Any, ...], bool], object] | None = None,
     ) -> None:
@@ -94,13 +103,19 @@ class ValueRow:
 
 
 class Value(Opaque):
-    """A plain value made by a row of the closed table: a set, an array, a date … `row` says which."""
+    """A plain value made by a row of the closed table: a set, an array, a date … `row` says which.
 
-    __slots__ = ("row",)
+    `checked` is what the row's check of the state found out, if later checks need it.
+    """
+
+    __slots__ = ("checked", "row")
 
     def __init__(self, row: ValueRow, args: tuple[Any, ...]) -> None:
-        super().__init__(row.module, row.name, args)
+        # As Opaque's, whose call takes longer than all the rest.
+        self.module, self.name, self.args, self.how = row.module, row.name, args, ""
+        self.callee = self.kwargs = self.state = self.items = None
         self.row = row
+        self.checked: object = None
 
 
 class PersistentId:

@@ -29,8 +29,11 @@ def inside(node: object) -> Iterator[tuple[str, Any]]:
     elif type(node) is Opaque or type(node) is Value:
         for inner in (node.callee, node.args, node.kwargs, *(node.state or ())):
             yield "", inner
-        for index, inner in enumerate(node.items or ()):
-            yield str(index), inner
+        if type(node.items) is Dict:
+            yield from inside(node.items)
+        else:
+            for index, inner in enumerate(node.items or ()):
+                yield str(index), inner
     elif type(node) is Special:
         yield "", node.args
     elif type(node) is Attributed:
@@ -46,7 +49,18 @@ def key_text(key: object) -> str:
         return key
     if isinstance(key, bytes):
         return key.decode("latin-1")
-    return describe(key)
+    return _tuple(key, 0) if type(key) is tuple else describe(key)
+
+
+def _tuple(key: tuple[object, ...], depth: int) -> str:
+    """A short tuple as Python writes it: `(1, 'a')`."""
+    if len(key) > 8 or depth == 2:
+        return describe(key)
+    parts = [
+        _tuple(part, depth + 1) if type(part) is tuple else repr(part[:60]) if isinstance(part, str) else describe(part)
+        for part in key
+    ]
+    return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
 
 
 def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None) -> list[tuple[str, Tensor | Special]]:

@@ -50,15 +50,15 @@ _STATE_STARTS: Final = ("optim", "sched", "random")
 _OPTIMIZER: Final = frozenset(("state", "param_groups"))  # the keys that every torch.optim state dict has
 _WORD: Final = re.compile(r"[A-Za-z][a-z]*")
 _ROOT: Final = "--root NAME takes the part below a name"
-# What wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
+# Prefixes that wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
 PREFIXES: Final = ("module.", "_orig_mod.")
 
 
 @dataclass(slots=True)
 class Chosen:
-    """The part that holds the weights: the keys that lead to it, the part itself, and by name what is no part of it.
+    """The part that holds the weights: the keys that lead to it, the part, and by name what does not belong to it.
 
-    `averaged` are the names of those parts beside it that are averaged weights.
+    `averaged` are the names of the parts beside it that are averaged weights.
     """
 
     keys: list[str]
@@ -67,7 +67,7 @@ class Chosen:
     averaged: list[str] = field(default_factory=list)
 
     def enter(self, key: str, value: Any, among: Dict) -> None:
-        """Go on into one part; the others stand beside it."""
+        """Go into one part, and note the parts beside it."""
         self.leave((name, inner) for name, inner in among.pairs() if name != key)
         self.keys.append(key)
         self.value = value
@@ -77,18 +77,23 @@ class Chosen:
         self.beside += [(".".join((*self.keys, key_text(name))), inner) for name, inner in parts]
 
 
-def choose(value: object, holds: Callable[[object], bool], part: Part | None = None) -> Chosen:
-    """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor.
+def choose(
+    value: object,
+    holds: Callable[[object], bool],
+    held: Callable[[object], Dict | None],
+    part: Part | None = None,
+) -> Chosen:
+    """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor, and `held` what it holds by names.
 
-    From the top down, the one key of MODEL that holds tensors is followed, or else the one of EMA. Where there is none, all
-    is weights but what a trainer needs to go on. With `part`, the averaged weights are taken instead of the model's.
+    From the top down, follow the one key of MODEL that holds tensors, or else the one of EMA. If there is none,
+    everything but training state is weights. With `part`, the averaged weights are taken instead of the model's.
 
-    Raises FormatError where there are no averaged weights, or several, and they are asked for.
+    Raises FormatError if averaged weights are asked for, but there are none or several.
     """
     chosen = Chosen([], value)
     taken = False
-    while type(chosen.value) is Dict:
-        model, averaged = (_named(chosen.value, table, holds) for table in (MODEL, EMA))
+    while (among := held(chosen.value)) is not None:
+        model, averaged = (_named(among, table, holds) for table in (MODEL, EMA))
         fits = model or averaged
         if part is Part.EMA and averaged and not taken:
             if len(averaged) > 1:
@@ -97,10 +102,11 @@ def choose(value: object, holds: Callable[[object], bool], part: Part | None = N
                 )
             fits, taken = averaged, True
         if len(fits) != 1:
-            _leave_training_state(chosen, holds)
+            if among is chosen.value:
+                _leave_training_state(chosen, holds)
             break
         chosen.averaged += [".".join((*chosen.keys, key)) for key, _ in averaged if key != fits[0][0]]
-        chosen.enter(*fits[0], chosen.value)
+        chosen.enter(*fits[0], among)
     if part is Part.EMA and not taken:
         raise FormatError(
             f"it holds no averaged weights below a key that is known for them ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
@@ -109,7 +115,7 @@ def choose(value: object, holds: Callable[[object], bool], part: Part | None = N
 
 
 def _named(among: Dict, table: Mapping[str, str], holds: Callable[[object], bool]) -> list[tuple[str, Any]]:
-    """The parts that hold tensors below a key of a table."""
+    """The parts that hold tensors and stand below a key of a table."""
     return [
         (key, inner)
         for key, inner in among.pairs()

@@ -7,8 +7,26 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedReport:
+    """Something that the source has and the output does not, and why. `tensors` are in it, of `nbytes` bytes.
+
+    `kind` is its type, or "mask".
+    """
+
+    name: str
+    kind: str
+    reason: str
+    tensors: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExtractReport:
-    """What `extract` wrote. `excluded` are the names left out as asked, `renamed` pairs of the old name and the new."""
+    """What `extract` wrote.
+
+    `carried` are the names of the values that went along, `excluded` those of tensors that were left out as asked, and
+    `renamed` pairs of the old name and the new.
+    """
 
     schema: ClassVar = "cerebras-tool/extraction/v1"
 
@@ -20,6 +38,8 @@ class ExtractReport:
     nbytes: int
     tensors: int
     properties: str | None
+    dropped: tuple[DroppedReport, ...]
+    carried: tuple[str, ...]
     notes: tuple[str, ...]
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
@@ -58,6 +78,7 @@ class LossReport:
 class ConversionReport:
     """What `convert` wrote or, if `written` is false, would write. `tied` are pairs of the name left out and the name kept.
 
+    `carried` are the names of the values beside the weights that went along.
     `excluded` are the names among `dropped` that were left out as asked, `renamed` pairs of the old name and the new.
     """
 
@@ -72,7 +93,8 @@ class ConversionReport:
     nbytes: int
     tensors: int
     files: tuple[PlannedFileReport, ...]
-    dropped: tuple[str, ...]
+    dropped: tuple[DroppedReport, ...]
+    carried: tuple[str, ...]
     tied: tuple[tuple[str, str], ...]
     loss: LossReport
     notes: tuple[str, ...]

@@ -40,13 +40,17 @@ class VerifiedTensors:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedOutput:
-    """The verdict on an output. `format` is None if it can't be read, and `inference` is None if nothing was computed."""
+    """The verdict on an output. `format` is None if it can't be read, and `inference` is None if nothing was computed.
+
+    `lacks` are the names of what the source has beside its weights and the output has not; that is no difference.
+    """
 
     location: str
     format: str | None
     verdict: str
     tensors: VerifiedTensors
     inference: Mapping[str, Any] | None
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

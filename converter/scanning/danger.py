@@ -26,7 +26,7 @@ from converter.scanning.gadgets import (
     STRONG,
     WALKS,
 )
-from converter.scanning.rules import DANGEROUS, PLAIN, UNKNOWN
+from converter.words import DANGEROUS, PLAIN, UNKNOWN
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import GlobalUse

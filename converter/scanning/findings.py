@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
+from converter.pickles.values import ODD
 from converter.reports.scan import FindingReport, GlobalReport, PickleReport
 from converter.scanning.calls import brief
 from converter.scanning.danger import danger, evidence
@@ -75,7 +76,10 @@ class Findings:
             self.unaccepted += named.accepted is None
             known = library(named.module)
             words = known.words if known is not None else "a checkpoint of tensors does not need it"
-            rule, message = "unknown-global", f"{path} is outside the closed table: {words}"
+            outside = f"{path} is outside the closed table: {words}"
+            if named.name.endswith(ODD):
+                outside = f"{path} is a call with arguments, or a state, that are not known to be harmless"
+            rule, message = "unknown-global", outside
         else:
             source = f" ({named.evidence})" if named.evidence else ""
             rule, message = "dangerous-global", f"{path} {named.danger} when the file is unpickled{source}"

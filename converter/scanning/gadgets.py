@@ -202,6 +202,7 @@ HARMLESS: Final = """
         torch.jit._pickle.build_tensorlist torch.jit._pickle.build_tensor_from_id torch.jit._pickle.restore_type_tag
         torch.fx.immutable_collections.immutable_list torch.fx.immutable_collections.immutable_dict
         torch.onnx.OperatorExportTypes torch.onnx.TrainingMode torch.onnx._enums.* torch._C._onnx.*
+        torch._dynamo.decorators._DimRange
         torch._library.utils.parse_namespace torch.distributed.tensor.* torch.distributed._tensor.* torch.distributed._shard.*
         torch.distributed.device_mesh.DeviceMesh torch.distributed._mesh_layout.*
         torch.distributed.remote_device._remote_device torch.distributed.checkpoint.metadata.*

@@ -16,7 +16,7 @@ from converter.io.source import Memory, Window
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
-from converter.pickles.numpy_dtypes import Seen, layout
+from converter.pickles.numpy_rows import layout
 from converter.pickles.value_rows import VALUES
 from converter.pickles.values import Dict, Opaque, Table, Value, ValueRow
 from converter.scanning.danger import danger
@@ -52,7 +52,7 @@ def _is_class(value: object) -> bool:
 
 WRAPPERS: Final[Table] = {
     (module, "NumpyArrayWrapper"): ValueRow(
-        module, "NumpyArrayWrapper", lambda args: not args, lambda state: _fields(state) is not None
+        module, "NumpyArrayWrapper", lambda args: not args, lambda value, state: _fields(state) is not None
     )
     for module in ("joblib.numpy_pickle", "sklearn.externals.joblib.numpy_pickle")
 }
@@ -83,13 +83,11 @@ class _Reading:
         self.arrays: list[_Array] = []
         self.globals: dict[tuple[str, str], int] = {}
         self.error: ConverterError | None = None
-        self._dtypes: Seen = {}
         try:
             run(data, _TABLE, used=self.globals, behind=self._behind)
         except ConverterError as error:
             error.__context__ = error.__cause__ = None
             self.error = error.with_traceback(None)
-        self._dtypes.clear()
 
     def _behind(self, position: int, made: Opaque) -> tuple[int, object] | None:
         pair = (made.module, made.name)
@@ -107,11 +105,10 @@ class _Reading:
         fields = _fields(made.state[0]) if made.state is not None and len(made.state) == 1 else None
         if fields is None:
             raise FormatError(f"the wrapper of an array before byte {position:,} is none that joblib writes")
-        item = layout(fields["dtype"], self._dtypes)
+        item = layout(fields["dtype"])
         if item is None:
             raise FormatError(f"the wrapper of an array before byte {position:,} has a dtype that numpy does not write")
-        width, objects = item
-        if objects:
+        if item.objects:
             if fields["allow_mmap"]:
                 raise FormatError(f"the wrapper of an array of objects before byte {position:,} allows to map them")
             inner = run(self.data, VALUES, position=position, used=self.globals)
@@ -120,7 +117,7 @@ class _Reading:
         start = position
         if self.aligned and fields.get(_ALIGNED) is not None:
             start += 1 + self.data[position]
-        end = start + math.prod(fields["shape"]) * width
+        end = start + math.prod(fields["shape"]) * item.nbytes
         if end > len(self.data):
             if end <= self.size:
                 most = limits().pickle_bytes

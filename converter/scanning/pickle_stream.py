@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
 from converter.errors import (
     ConverterError,
-    EndOfDataError,
+    FrameError,
     LimitError,
     PickleError,
     TruncatedPickleError,
@@ -26,11 +27,23 @@ from converter.errors import (
 from converter.formats import uncollected
 from converter.io.source import Memory, Source
 from converter.limits import limits
+from converter.pickles.arguments import is_harmless
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
-from converter.pickles.opcodes import EXT1, EXT2, EXT4, FIXED_WIDTHS, FRAME, NAMES, OPCODES, STOP, decode
+from converter.pickles.opcodes import (
+    EXT1,
+    EXT2,
+    EXT4,
+    FIXED_WIDTHS,
+    NAMES,
+    OPCODES,
+    STOP,
+    Refuse,
+    decode,
+    strictly,
+)
 from converter.pickles.value_rows import VALUES
-from converter.pickles.values import Opaque, PersistentId, Table
+from converter.pickles.values import ODD, Opaque, PersistentId, Table
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
 from converter.scanning.place import Claim
@@ -47,7 +60,7 @@ _CALLS: Final = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD", "EXT1"
 _CALLS_WITHOUT_ARGUMENT: Final = frozenset(
     OPCODES[name][0] for name in _CALLS if not FIXED_WIDTHS.get(OPCODES[name][1], 1)
 )
-_IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*(?:\[-?\d+\])?")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*")
 _SPELLED: Final = re.compile(rb"[ci][A-Za-z_][\w.]{0,60}\n[A-Za-z_][\w.]{0,60}\n")  # GLOBAL and INST, as text
 _BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-9+/\s]{9,}+={0,2}")
 
@@ -73,9 +86,10 @@ class PickleRun:
     opcodes: dict[str, int]
     texts: list[tuple[int, bytes]]
     tensors: int
-    decoded: int  # opcodes up to the first error
+    decoded: int  # opcodes up to the first error, or one more than `_ENOUGH`
     failed: int
     notes: list[tuple[int, ConverterError]]
+    framed: int  # the byte where a frame ends that some opcode does not keep to; 0 where there is none
 
     @property
     def plausible(self) -> bool:
@@ -127,9 +141,9 @@ class PickleStream:
                 count += len(unproven)
                 unproven.clear()
                 # If a frame reaches past STOP, Python's unpickler continues its file after the frame.
-                if found.notes and not framed and (elsewhere := _end_of_frames(self._data, found)) < source.size:
+                if found.end is not None and found.end < found.framed < source.size and not framed:
                     framed = True
-                    behind = self.run_at(elsewhere)
+                    behind = self.run_at(found.framed)
                     if behind.plausible:
                         yield behind
             if found.end is None:
@@ -181,76 +195,70 @@ class PickleStream:
 
 
 def run_pickle(data: bytes, start: int, total: int | None = None, table: Table = VALUES) -> PickleRun:
-    """Run a pickle inert, and go over it again for what the machine does not keep: calls, and texts that are pickles.
+    """Run a pickle inert, as leniently as any unpickler does, and pass over it once more for texts that are pickles.
 
-    If a strict run refuses it, it is run again as the most lenient unpickler would. `total` is the size of the whole
-    data, if `data` is only its beginning. Globals of `table` make plain values; all others are kept inert.
+    `total` is the size of all that there is, where `data` is only its beginning. Globals of `table` make plain values.
     """
-    total = len(data) if total is None else total
+    total, most = len(data) if total is None else total, limits().scan_findings
     used: dict[tuple[str, str], int] = {}
     calls: list[tuple[int, Opaque]] = []
     notes: list[tuple[int, ConverterError]] = []
     errors: list[tuple[int, ConverterError]] = []
     end: int | None = None
-    tensors = 0
+    tensors = framed = 0
+    apart = False  # whether unpicklers read a frame differently
 
     def called(at: int, made: Opaque) -> None:
         nonlocal tensors
         if (made.module, made.name) in TABLE:
             tensors += made.name.startswith("_rebuild_")
-            if made.args is None and len(notes) < limits().scan_findings:
+            if made.args is not None and not is_harmless(made):
+                used.setdefault((made.module, f"{made.name}{ODD}"), at)
+            if made.args is None and len(notes) < most:
                 notes.append((at, PickleError(f"BUILD at byte {at:,} changes {made.module}.{made.name} itself")))
-        elif len(calls) < limits().scan_findings:
+        elif len(calls) < most:
             calls.append((at, made))
 
     def note(at: int, problem: ConverterError, dead_end: bool) -> None:
+        nonlocal framed, apart
+        if isinstance(problem, FrameError):
+            framed, apart = max(framed, problem.end), apart or problem.apart
+        problem = _let_go(problem)
         if dead_end:
-            errors.append((at, _let_go(problem)))
-        elif not errors and len(notes) < limits().scan_findings:
-            notes.append((at, _let_go(problem)))
+            errors.append((at, problem))
+        elif not errors and len(notes) < most:
+            notes.append((at, problem))
 
+    # Where no dead end was noted, it was a limit that ended the run.
+    reached = len(data)
     try:
         with uncollected():
-            end = run(data, table, _persistent, start, used=used, called=called).end
-    except ConverterError as refused:
-        problem = _let_go(refused)
-        errors.append((len(data), problem))
-        goes_on = isinstance(problem, TruncatedPickleError) and len(data) < problem.needs <= total
-        # If the data ends between two opcodes, a lenient run would only do the same again.
-        goes_on = goes_on or isinstance(problem, EndOfDataError)
-        if not goes_on and start < len(data) and data[start] in NAMES:
-            for seen in (used, calls, notes, errors):
-                seen.clear()
-            tensors = 0
-            try:
-                with uncollected():
-                    end = run(data, table, _persistent, start, used=used, called=called, note=note, total=total).end
-            except ConverterError as last:
-                errors.append((len(data), _let_go(last)))
-            if not errors and not notes:
-                notes.append((start, problem))
-    counts, texts, reached, decoded = [0] * 256, [], start, 0
-    strictly = end is not None and not errors and not notes
-    for code, argument, at in noteworthy(data, start) if strictly else _decoded(data, start, total):
-        counts[code] += 1
-        reached = at
-        if isinstance(argument, str | bytes) and len(argument) > _SHORT and (raw := _pickle_in(argument)):
-            texts.append((at, raw))
-        if code in _EXTENSIONS and len(notes) < limits().scan_findings:
-            which = f"{NAMES[code]} at byte {at:,} names a global by a number, whose meaning the file does not hold"
-            notes.append((at, UnsupportedError(which)))
-        decoded += not errors or at < errors[0][0]
-    if counts[FRAME] and not strictly:
+            end = run(data, table, _persistent, start, used=used, called=called, note=note, total=total).end
+    except ConverterError as last:
+        reached = errors[-1][0] if errors else len(data)
+        errors.append((reached, _let_go(last)))
+    counts, texts, reached = [0] * 256, [], reached if end is None else end
+    with suppress(ConverterError):
+        for code, argument, at in noteworthy(data, start, refuse=_let_pass, total=total):
+            if at > reached:
+                break
+            counts[code] += 1
+            if argument is not None and (raw := _pickle_in(argument)):
+                texts.append((at, raw))
+            if code in _EXTENSIONS and len(notes) < most:
+                which = f"{NAMES[code]} at byte {at:,} names a global by a number, whose meaning the file does not hold"
+                notes.append((at, UnsupportedError(which)))
+    if apart:
         listed = {at for at, _ in calls}
         with suppress(ConverterError), uncollected():
             run(
-                data, table, _persistent, start, used=used, note=lambda *_: None, total=total, skips=True,
+                data, table, _persistent, start, used=used, note=_let_pass, total=total, skips=True,
                 called=lambda at, made: None if at in listed else called(at, made),
             )  # fmt: skip
     return PickleRun(
-        start, end, used, calls, errors[0][1] if errors else None, reached if end is None else end,
+        start, end, used, calls, errors[0][1] if errors else None, reached,
         {name: counts[OPCODES[name][0]] for name in _CALLS if counts[OPCODES[name][0]]},
-        texts, tensors, decoded, min(errors[0][0], reached) if errors else start, notes,
+        texts, tensors, _decoded(data, start, total, errors), errors[0][0] if errors else start, notes, framed,
     )  # fmt: skip
 
 
@@ -267,16 +275,18 @@ def _persistent(value: Any) -> object:
     return PersistentId(value)
 
 
-def _decoded(data: bytes, start: int, total: int) -> Iterator[tuple[int, Any, int]]:
-    """Yield the opcodes as far as any unpickler can decode them."""
+def _decoded(data: bytes, start: int, total: int, errors: list[tuple[int, ConverterError]]) -> int:
+    """How many opcodes any unpickler can decode before the first error; one more than `_ENOUGH` where there are as many."""
+    until = errors[0][0] + isinstance(errors[0][1], TruncatedPickleError) if errors else len(data)
+    count = 0
     with suppress(ConverterError):
-        yield from decode(data, start, refuse=lambda at, error: None, total=total)
+        for _, _, at in islice(decode(data, start, refuse=_let_pass, total=total), _ENOUGH + 1):
+            count += at < until
+    return count
 
 
-def _end_of_frames(data: bytes, found: PickleRun) -> int:
-    """The byte after the last frame of a pickle, or the end of the data if no frame reaches past its STOP."""
-    frames = [at + 9 + size for code, size, at in _decoded(data, found.start, len(data)) if code == FRAME]
-    return max((end for end in frames if found.end is not None and end > found.end), default=len(data))
+def _let_pass(at: int, error: ConverterError, dead_end: bool = False) -> None:
+    _let_go(error)
 
 
 def _is_text(head: bytes) -> bool:
@@ -288,17 +298,24 @@ def _is_text(head: bytes) -> bool:
     return not head.translate(None, _TEXT) or not head.translate(None, _TEXT + bytes(range(0x80, 0x100)))
 
 
-def noteworthy(data: bytes, position: int) -> Iterator[tuple[int, str | bytes | None, int]]:
-    """Yield the opcodes of a sound pickle that construct calls, and those whose text may be a pickle."""
+def noteworthy(
+    data: bytes, position: int, refuse: Refuse | None = None, total: int | None = None
+) -> Iterator[tuple[int, str | bytes | None, int]]:
+    """Yield those opcodes of a pickle that construct calls, and those whose text may be a pickle.
+
+    `refuse` and `total` are those of `decode`. Frames are passed over: they change no opcode.
+    """
     start = position
     while True:
         position = _PASS_OVER(data, position).end()  # type: ignore[union-attr]
+        if position == len(data):
+            return
         code = data[position]
         if code in _CALLS_WITHOUT_ARGUMENT:
             yield code, None, position
             position += 1
             continue
-        here = decode(data, position, start=start)
+        here = decode(data, position, start=start, refuse=refuse or strictly, total=total)
         code, argument, at = next(here)
         yield code, argument if isinstance(argument, str | bytes) and len(argument) > _SHORT else None, at
         if code == STOP:

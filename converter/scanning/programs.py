@@ -20,7 +20,7 @@ _SOURCES: Final = (".cpp", ".cc", ".c", ".cu", ".h", ".hpp")
 _PYTHON: Final = (".py", ".pyc")
 _MOST: Final = 8  # names that a sentence lists
 
-# TorchScript has no Python. These operators of torch are all that reaches beyond tensors (aten/src/ATen/native and
+# TorchScript has no Python. These operators of torch are the only ones that reach anything but tensors (aten/src/ATen/native and
 # torch/csrc/jit/runtime/register_prim_ops*.cpp).
 _FILES: Final = re.compile(r"\b(?:torch|ops\.aten|aten)\.(save|from_file|_save|load)\(")
 _OPERATORS: Final = re.compile(r"\bops\.([A-Za-z_]\w{0,60}\.[A-Za-z_]\w{0,60})\(")

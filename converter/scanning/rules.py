@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-PLAIN: Final = "plain"
-UNKNOWN: Final = "unknown-globals"
-PROGRAM: Final = "program"
-DANGEROUS: Final = "dangerous"
-MALFORMED: Final = "malformed"
+from converter.words import DANGEROUS, MALFORMED, PLAIN, PROGRAM, UNKNOWN
+
 VERDICTS: Final = (PLAIN, UNKNOWN, PROGRAM, DANGEROUS, MALFORMED)  # each worse than the one before
 
 
@@ -72,7 +69,7 @@ RULES: Final = {
         "error",
         MALFORMED,
         "Not looked into",
-        "The file, or a part of it, is in a form that this program does not open, or past a limit.",
+        "The file, or a part of it, has a form that this program does not open, or exceeds a limit.",
     ),
     "second-opinion": Rule(
         "warning",

@@ -17,11 +17,12 @@ from converter.formats import FORMATS
 from converter.limits import limits
 from converter.reports.scan import FileScan, FindingReport, OpinionReport, ScanReport
 from converter.scanning.findings import Findings
-from converter.scanning.rules import PLAIN, RULES, SHOWN, UNKNOWN, VERDICTS
+from converter.scanning.rules import RULES, SHOWN, VERDICTS
 from converter.scanning.second_opinion import Opinions
 from converter.scanning.sources import Item, Location
 from converter.scanning.walker import Walker
 from converter.text import plural
+from converter.words import PLAIN, UNKNOWN
 
 if TYPE_CHECKING:
     from converter.io.source import Source

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from converter.errors import ConverterError
+from converter.errors import ConverterError, NamesError
 from converter.formats import FORMATS
-from converter.formats.foreign import HEAD, known, sealed, what
+from converter.formats.foreign import HEAD, known, program, sealed, what
 from converter.formats.npz import MAGIC
 from converter.formats.readings import other_readings
 from converter.formats.records import NPY, TORCH_LEGACY
-from converter.io.codecs import Codec, beginning, codec, inflated
+from converter.io.codecs import Codec, codec, inflated, is_compressed
 from converter.io.source import Memory, Window
 from converter.io.spool import Spool, Spooled
 from converter.io.tar import is_header
@@ -23,7 +23,7 @@ from converter.reports.scan import CallReport, PickleReport
 from converter.scanning import joblib_walk, numpy_walk, onnx, tar_walk, zip_walk
 from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings
-from converter.scanning.pickle_stream import FIRST, PickleRun, PickleStream
+from converter.scanning.pickle_stream import PickleRun, PickleStream
 from converter.scanning.place import ENDINGS, Claim, Place
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Walker:
         self.budget = Budget()
         self.explain = explain
         self.named = named
+        self.recognised = False  # whether anything inside the file is of a known kind
 
     def file(self, source: Source) -> str:
         """Look through a whole file, and return what it is."""
@@ -56,15 +57,26 @@ class Walker:
         format = next((one for one in FORMATS if one.read is not None and one.matches(head)), None)
         kind = self.content(source, _FILE, head, format)
         archive = format is not None and format.contents == "records"
+        end = None
         if not archive:
             # A member that is stored uncompressed has been looked into already.
-            opened = format is None and (is_header(head) or codec(head) is not None)
-            zip_walk.at_the_end(self, source, archive_ends(source, whole=opened))
+            packed = codec(head)
+            opened = format is None and (is_header(head) or (packed is not None and packed.title == kind))
+            end = archive_ends(source, whole=opened)
+            zip_walk.at_the_end(self, source, end)
+        if not kind and end is None:
+            self.unknown(source, head)
+        if kind == zip_walk.TITLE and not known(source, head):
+            self.nothing(kind)
+        kind = kind or what(head)
         self.ambiguous(source, head, format, kind)
         return kind
 
     def content(self, source: Source, place: Place, head: bytes, format: Format | None) -> str:
-        """Look through a file, or a record that is a file, with the first HEAD bytes `head`. Return what it is."""
+        """Look through a file, or a record that is a file, with the first HEAD bytes `head`.
+
+        Return what it is, empty if it is nothing that is known here.
+        """
         if format is not None and format.read is not None:
             if format.contents == "records":
                 return self.zip(source, place)
@@ -77,6 +89,11 @@ class Walker:
             return format.title
         if is_header(head):
             return self.tar(source, place)
+        if head == zip_walk.NO_RECORDS:
+            return zip_walk.TITLE
+        if head.startswith(zip_walk.EMPTY):  # numpy.load takes it for a zip archive, and looks at the end of the file
+            behind = not place.name and archive_ends(source) is not None
+            return zip_walk.UNSOUND if behind else self.zip(source, place)  # `file` looks at the end
         if (kind := codec(head)) is not None and self.compressed(source, place, kind):
             return kind.title
         if (archive := sealed(head)) is not None:
@@ -84,11 +101,12 @@ class Walker:
             return archive.title
         if onnx.matches(head) and onnx.look(self, source, place.name):
             return onnx.TITLE
+        code = program(head)
+        if code is not None:
+            self.findings.report("program", f"`{source.name}` is {code.title}: {code.how}", place.name)
         end = self.pickles(source, place)
-        if not end and place.claim is not Claim.PICKLE:
-            if not place.name:
-                self.unknown(source, head)
-            return what(head)
+        if not end and (code is not None or place.claim is not Claim.PICKLE):
+            return "" if code is None else code.title
         self.check_end(source, place, end)
         return _PICKLE
 
@@ -114,16 +132,16 @@ class Walker:
         head = bytes(source.read(0, min(HEAD, source.size)))
         format = next((one for one in (NPY, TORCH_LEGACY) if one.matches(head)), None)
         if head.startswith(zip_walk.ZIP):
-            self.zip(source, place)
+            self.recognised |= self.zip(source, place) != zip_walk.TITLE
         elif place.claim is Claim.DATA and not head.startswith(MAGIC):
             self.check_data(source, replace(place, depth=place.depth + 1))
         else:
-            self.content(source, place, head, format)
+            self.recognised |= bool(self.content(source, place, head, format))
 
     def zip(self, source: Source, place: Place) -> str:
         """Look at every record of an archive, unless it is nested too deep. Return what it is."""
         if place.name and not self.may_go_into(place, "an archive"):
-            return "zip archive"
+            return zip_walk.TITLE
         return zip_walk.look(self, source, place.into() if place.name else place)
 
     def tar(self, source: Source, place: Place) -> str:
@@ -145,7 +163,7 @@ class Walker:
             message = f"{kind.title}: no library that inflates it is installed; unpack it, and scan what comes out"
             self.findings.report("not-looked-into", message, place.name)
             return True
-        if kind.loose and not beginning(bytes(source.read(0, min(FIRST, source.size))), kind):
+        if kind.trial is not None and not is_compressed(source, kind):
             return False
         if not self.may_go_into(place, "a compressed file"):
             return True
@@ -172,13 +190,21 @@ class Walker:
     def unknown(self, source: Source, head: bytes) -> None:
         """Report a file without a pickle, unless its kind is known or nobody would expect a checkpoint in it."""
         ending = next((ending for ending in ENDINGS if source.name.lower().endswith(ending)), None)
-        if known(head):
+        if known(source, head):
             return
         if ending is not None:
             message = f"its name ends in {ending}, as pickles and checkpoints do, but it is neither"
             self.findings.report("malformed", message)
         elif self.named:
             self.findings.report("not-looked-into", "it is of no kind that is known here, so it was not looked into")
+
+    def nothing(self, kind: str) -> None:
+        """Report an archive that was named, if it is sound, and nothing in it is of a known kind."""
+        found = self.findings
+        if self.named and not (self.recognised or found.pickles or found.findings):
+            found.report(
+                "not-looked-into", f"a {kind} that is neither a checkpoint nor holds anything that is known here"
+            )
 
     def unopened(self, archive: Foreign, place: Place) -> None:
         """Report that a file was not looked into."""
@@ -194,6 +220,8 @@ class Walker:
         """Read the file as `extract` does, which checks layouts, records and sizes. None if the file is refused."""
         try:
             catalogue = read(source)
+        except NamesError:  # nothing is wrong with the file: torch tells the tensors apart
+            return None
         except ConverterError as error:
             self.findings.report(error.rule, str(error), place.name)
             return None
@@ -253,7 +281,8 @@ class Walker:
             self.findings.report(note.rule, str(note), name, at)
         if found.error is not None:
             self.findings.report(found.error.rule, str(found.error), name, found.failed)
-        if not place.depth:
+        # What lies in data at the top is found only in files that are malformed, which no second opinion changes.
+        if not place.depth and place.claim is not Claim.DATA:
             nbytes = (source.size if found.end is None else found.end) - found.start
             sent.nbytes += nbytes
             if sent.nbytes <= limits().opinion_bytes:

@@ -6,7 +6,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError, TruncatedPickleError
-from converter.formats.foreign import sealed
+from converter.formats.foreign import program, sealed
 from converter.formats.npz import ARRAY, MAGIC
 from converter.formats.records import NPZ, TORCH_LEGACY, TORCH_ZIP
 from converter.formats.torch import reader as torch
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from converter.scanning.walker import Walker
 
 ZIP: Final = b"PK\3\4"
+EMPTY: Final = b"PK\5\6"  # how an archive without records starts
+NO_RECORDS: Final = EMPTY + bytes(18)  # the whole of an archive without records
+TITLE: Final = "zip archive"
 PEEK: Final = 256  # bytes that are enough to recognise most data that is not a pickle
 _PIECE: Final = 1 << 20  # bytes that are searched at a time for the headers of a broken archive
 _PICKLE_NAMES: Final = (".pkl", ".pickle")
-_UNSOUND: Final = "zip archive that is not sound"
+UNSOUND: Final = "zip archive that is not sound"
 
 
 def look(walker: Walker, source: Source, place: Place) -> str:
@@ -40,7 +43,7 @@ def look(walker: Walker, source: Source, place: Place) -> str:
     except ConverterError as error:
         findings.report(error.rule, str(error), place.name)
         salvage(walker, source, place)
-        return _UNSOUND
+        return UNSOUND
     checkpoint = bool(archive.root) and any(name.lower() == PICKLE for name in archive.records)
     keras = programs.is_keras(archive)
     for name, record in archive.records.items():
@@ -71,7 +74,7 @@ def look(walker: Walker, source: Source, place: Place) -> str:
         walker.read_strictly(source, torch.read, Place(place.name.rstrip("/")))
         return TORCH_ZIP.title
     arrays = bool(archive.records) and all(name.endswith(ARRAY) for name in archive.records)
-    return NPZ.title if arrays else "zip archive"
+    return NPZ.title if arrays else TITLE
 
 
 def at_the_end(walker: Walker, source: Source, end: int | None) -> None:
@@ -147,7 +150,7 @@ def _may_hold_something(head: bytes, claim: Claim, nbytes: int) -> bool:
         return True
     if claim is not Claim.DATA and (sealed(head) is not None or codec(head) is not None or is_header(head)):
         return True
-    if claim is not Claim.DATA and onnx.matches(head):
+    if claim is not Claim.DATA and (onnx.matches(head) or program(head) is not None):
         return True
     if head[:1] == b"\x80" and head[1:2] <= b"\5":
         return True

@@ -113,7 +113,7 @@ class Tensor:
             raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")
         if not _countable((*shape, *stride)):
             raise LayoutError("a tensor has a size or stride that is negative or does not fit into 63 bits")
-        room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy leaves zeros out as well
+        room = self.dtype.itemsize * math.prod(filter(None, shape))  # numpy ignores zeros here as well
         last = self.offset + sum(map(mul, shape, stride)) - sum(stride)
         if room >= _LARGEST:
             raise LayoutError(f"{self._described()} has more bytes than 63 bits can count")

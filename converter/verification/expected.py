@@ -47,6 +47,7 @@ class Expected(Protocol):
     shapes: Mapping[str, tuple[int, ...]]
     tied: Sequence[Sequence[str]]
     nbytes: int  # of all tensors
+    others: Sequence[str]  # names of what stands beside the weights
     explained: ClassVar[int]  # the number of damaged tensors whose damage is looked into
 
     @property
@@ -133,6 +134,7 @@ class Checkpoint:
             sorted(bare(name, self.family) for name in group) for group in self._catalogue.tied()
         ]
         self.nbytes = sum(tensor.nbytes for tensor in set(self._tensors.values()))
+        self.others: Sequence[str] = [other.name for other in source.others if other.role in ("beside", "averaged")]
 
     @cached_property
     def masks(self) -> Set[str]:
@@ -168,7 +170,7 @@ class Checkpoint:
         return compare(self._tensors[name], found, workspace, progress=self._progress)
 
     def holds(self, name: str, found: Tensor) -> bool:
-        """Compare until the first difference."""
+        """Compare the elements, up to the first difference."""
         return same(self._tensors[name], found)
 
     def explain(
@@ -201,7 +203,7 @@ class Checkpoint:
     def surroundings(
         self, output: Catalogue, recognition: Recognition | None, *, lone: bool, converted: bool
     ) -> Iterator[Finding]:
-        """Hold config.json and the tokenizer files against the source's; without a config.json, against the tensors."""
+        """Compare config.json and the tokenizer files with the source's; without a config.json, with the tensors."""
         source = self._catalogue
         yield from surroundings.check_config(source, output, self.family, lone=lone, converted=converted)
         yield from surroundings.check_tokenizer(self._tokenizer, folder_beside(source), output, lone=lone)
@@ -258,6 +260,7 @@ class Digests:
         self.tied: Sequence[Sequence[str]] = golden.tied
         self.settings = golden.settings
         self.nbytes = sum(tensor.nbytes for tensor in golden.tensors.values())
+        self.others: Sequence[str] = ()
 
     def whole(self, otherwise: str) -> Catalogue:
         """Raise UnsupportedError."""

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from converter import formats
 from converter.errors import ConverterError, FormatError, ManifestError, ModelError, ReadError
+from converter.formats.companions import SIDECAR
+from converter.formats.format import VALUES
+from converter.io.strict_json import load_json
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise
 from converter.opening import open_checkpoint
@@ -63,6 +66,7 @@ class Output:
         self._missing: list[str] = []
         self._unexpected: list[str] = []
         self._computed: Mapping[str, Any] | None = None
+        self._lacks: tuple[str, ...] = ()
 
     @property
     def copy(self) -> Copy:
@@ -73,6 +77,7 @@ class Output:
         """Find everything that is wrong, and return the verdict."""
         try:
             opened = self._open()
+            self._lacks = self._not_carried(opened.catalogue)
             self._compare_structure(opened)
             self._compare_bits(opened.catalogue)
             self._compare_surroundings(opened)
@@ -99,6 +104,20 @@ class Output:
                 unexpected=tuple(self._unexpected),
             ),
             inference=self._computed,
+            lacks=self._lacks,
+        )
+
+    def _not_carried(self, catalogue: Catalogue) -> tuple[str, ...]:
+        """What stands beside the source's weights and neither in the output's metadata nor in a document beside it."""
+        if not self._expected.others:
+            return ()
+        path = Path(self._location)
+        beside = path.with_name(f"{path.stem}.{SIDECAR}") if self._lone else path / SIDECAR
+        there: set[str] = {other.name for other in catalogue.others}
+        with _broken_by(ConverterError, name=str(beside)):
+            there |= set(load_json(beside)) if beside.is_file() else set()
+        return tuple(
+            name for name in self._expected.others if name not in there and VALUES + name not in catalogue.metadata
         )
 
     def _say(self, name: str, what: str, detail: str) -> None:

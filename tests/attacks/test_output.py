@@ -339,7 +339,7 @@ def test_o04_what_exists_needs_a_word(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", ["a link", "a dangling link", "a link to a folder", "a pipe", "a file for a folder", "a folder for a file"]
 )
-def test_o04_what_is_no_plain_file_or_folder_is_never_replaced(kind: str, source: Path, tmp_path: Path) -> None:
+def test_o04_only_plain_files_and_folders_are_replaced(kind: str, source: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "there").mkdir()
     file, folder = tmp_path / "out.safetensors", tmp_path / "out"

@@ -182,8 +182,8 @@ MISBEHAVIOURS: dict[str, tuple[Any, str]] = {
     "R08 a redirect to data": (lead_to("data:text/plain,x"), "only https:// and hf:// are read|not a valid URL"),
     "R08 a redirect to http elsewhere": (lead_to("http://example.org/x"), "http is read from this machine only"),
     "R08 a redirect with a password": (lead_to("http://u:p@127.0.0.1/x"), "a user's name or password"),
-    "R06 a redirect to nowhere": (lead_to(""), "redirects to nowhere"),
-    "R06 a redirect to nonsense": (lead_to("http://[::1/"), "nowhere|not a valid URL"),
+    "R06 a redirect to nowhere": (lead_to(""), "redirect names no place"),
+    "R06 a redirect to nonsense": (lead_to("http://[::1/"), "no place|not a valid URL"),
 }  # fmt: skip
 
 

@@ -213,7 +213,7 @@ def test_o11_no_command_prints_one(places: Path, program: Program, monkeypatch: 
         assert found((places / document).read_text()) == [], document
 
 
-def test_o11_no_command_is_in_what_is_said_of_paths_and_words(places: Path, program: Program, tiny: Path) -> None:
+def test_o11_messages_about_paths_and_words_hold_no_command(places: Path, program: Program, tiny: Path) -> None:
     config = json.loads((tiny / "config.json").read_text())
     raw = (places / "x.bin").read_bytes()
     for number, name in enumerate(FILES):

@@ -258,7 +258,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
             open_file(path)
 
 
-def test_what_is_read_of_a_changed_file_is_what_the_library_reads() -> None:
+def test_a_changed_file_is_read_as_the_library_reads_it() -> None:
     rng = random.Random(0)
     accepted = 0
     for _ in range(4000):

@@ -70,7 +70,7 @@ def joblib_array(
         + b"cnumpy\ndtype\n"
         + short(dtype)
         + b"\x89\x88\x87R(K\3"
-        + short("<")
+        + short("|" if dtype in ("O8", "u1") else "<")
         + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
         + (b"\x3f" if dtype == "O8" else b"\0")
         + b"tb"

@@ -245,6 +245,8 @@ class Exchange(BaseHTTPRequestHandler):
             self.reply(200, body, headers | {"Content-Length": str(total)})
             return
         first, last = int(match[1]), min(int(match[2] or total - 1), total - 1)
+        if first >= total and self.server.hub.on_store(self, Asked(file, first, last, total, b"", headers)):
+            return
         if first >= total:
             self.reply(416, headers={"Content-Range": f"bytes */{total}"})
             return

@@ -156,7 +156,7 @@ def test_models_lists_the_seven_and_one(tmp_path: Path) -> None:
     assert "`7B` is not a declared model" in unknown.stderr
 
 
-def test_demo_shows_the_whole_way(tmp_path: Path) -> None:
+def test_demo_runs_every_step(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "converter", "demo", str(tmp_path / "demo")],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
@@ -274,7 +274,7 @@ def test_inspect_imports_only_what_it_needs(tiny: Path, tmp_path: Path, ending: 
 
     modules, ours = done.stdout.splitlines()
     loaded = set(modules.split())
-    assert int(ours) <= 60
+    assert int(ours) <= 70
     assert not loaded & {"numpy", "huggingface_hub", "fickling", "torch", "safetensors", "httpx2"}
     if options:  # rich imports the module pickle for its own styles
         assert "pickle" not in loaded

@@ -144,7 +144,7 @@ def test_shards_have_an_index_and_read_back(tiny: Path, tmp_path: Path) -> None:
     assert len([file for file in report.files if file.tensors]) == 4
 
 
-def test_dtypes_change_and_what_is_lost_is_counted(tmp_path: Path) -> None:
+def test_dtypes_change_and_losses_are_counted(tmp_path: Path) -> None:
     values = floats(1.0, 65_520.0, 1e-9, 0.1, float("nan"), -2.5)
     path = write_checkpoint(tmp_path / "x.bin", {"w": view("0", (6,)), "n": view("1", (1,), dtype="I64")},
                             {"0": values, "1": bytes(8)})  # fmt: skip
@@ -229,7 +229,7 @@ def test_a_config_that_contradicts_the_tensors_is_refused_by_its_field(tiny: Pat
             convert(open_checkpoint(tmp_path), tmp_path / output)
 
 
-def test_a_checkpoint_that_is_no_gpt2_goes_anywhere_but_to_gguf(tmp_path: Path) -> None:
+def test_a_checkpoint_other_than_gpt2_converts_to_anything_but_gguf(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "x.bin", {"conv.weight": view("0", (2, 1))}, {"0": floats(1.0, 2.0)})
 
     convert(open_checkpoint(path), tmp_path / "x.safetensors")

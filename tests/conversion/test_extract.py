@@ -391,5 +391,5 @@ def test_a_report_says_what_was_written(tiny: Path, tmp_path: Path) -> None:
     assert dataclasses.asdict(report) == {
         "source": str(tiny / "pytorch_model.bin"), "folder": str(tmp_path / "out"), "form": "storages", "model": None,
         "files": 60, "nbytes": 898_832, "tensors": 60, "properties": str(tmp_path / "out" / "model.properties"), "notes": (),
-        "excluded": (), "renamed": (),
+        "dropped": (), "carried": (), "excluded": (), "renamed": (),
     }  # fmt: skip

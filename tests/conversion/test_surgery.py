@@ -178,12 +178,15 @@ def test_a_rule_that_fits_nothing_is_said(tmp_path: Path) -> None:
 
     done = cut(source, rules(include=["*", "q"], exclude=["r"], rename=["s=t"], tensor_type=["u=f16"]))
 
-    assert done.notes == ("`q` fits no tensor", "`r` fits no tensor", "`u=f16` fits no tensor", "`s=t` fits no tensor")
+    assert done.notes == (
+        "`q` matches no tensor", "`r` matches no tensor", "`s=t` matches no tensor",
+        "`u=f16` matches no tensor of floating-point numbers",
+    )  # fmt: skip
     assert list(done.catalogue) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"), [({"include": ["q"]}, "`q` fits none"), ({"exclude": ["*"]}, "every one out")]
+    ("rule", "said"), [({"include": ["q"]}, "`q` matches none"), ({"exclude": ["*"]}, "every one out")]
 )
 def test_nothing_left_is_one_sentence(rule: dict[str, list[str]], said: str, tmp_path: Path) -> None:
     with pytest.raises(RuleError) as error:
@@ -212,7 +215,7 @@ def test_exclude_is_the_way_past_a_tensor_that_can_not_be_carried_over(tmp_path:
 
     report = convert(source, tmp_path / "y.safetensors", surgery=rules(exclude=["s"]))
 
-    assert (report.tensors, report.excluded, report.dropped) == (1, ("s",), ("s",))
+    assert (report.tensors, report.excluded, [left.name for left in report.dropped]) == (1, ("s",), ["s"])
 
 
 def test_a_shard_that_is_absent_is_left_out_by_name(tmp_path: Path) -> None:
@@ -355,6 +358,16 @@ def test_gguf_has_types_by_name_and_says_what_stays(tiny: Path, tmp_path: Path) 
     assert not any("position_embd" in note for note in report.notes)
 
 
+def test_only_floating_point_tensors_get_a_type(tiny: Path) -> None:
+    done = cut(open_checkpoint(tiny), rules(tensor_type=["*=f16"]))
+
+    assert len(done.types) == 56  # 60 without the four masks of bytes
+    assert done.notes == ()
+    assert cut(open_checkpoint(tiny), rules(tensor_type=["h.0.attn.bias=bf16"])).notes == (
+        "`h.0.attn.bias=bf16` matches no tensor of floating-point numbers",
+    )
+
+
 def test_a_type_that_a_format_lacks_is_one_sentence(tmp_path: Path) -> None:
     source = few(tmp_path / "x.bin", "a")
 
@@ -388,7 +401,7 @@ def test_state_that_is_not_written_anyway_is_named(tmp_path: Path) -> None:
     done = cut(open_checkpoint(path), rules(strip=["optimizer"]))
 
     assert list(done.catalogue) == ["w"]
-    assert done.notes == ("`optimizer` is no part of the weights, and is not written in any case",)
+    assert done.notes == ("`optimizer` is not part of the weights, so it is never written",)
 
 
 # ---- what goes along ------------------------------------------------------------------------------------------------
@@ -461,7 +474,7 @@ def test_checkpoints_of_any_formats_are_merged(output: str, tmp_path: Path) -> N
     few(tmp_path / "c.bin", "c", "d")
     converter.convert(few(tmp_path / "e.bin", "e", "f"), tmp_path / "e.npz")
     wished: dict[str, Any] = {"merge": [tmp_path / "c.bin", tmp_path / "e.npz"], "rename": {"d": "q"}, "exclude": ["e"]}
-    to = "parameters" if output == "folder" else None
+    to: Any = "parameters" if output == "folder" else None
 
     report = converter.convert(tmp_path / "a.bin", tmp_path / output, to=to, **wished)
 
@@ -572,7 +585,7 @@ def test_the_commands_take_every_rule(tiny: Path, tmp_path: Path) -> None:
     assert {t["name"] for t in report["files"][0]["tensors"] if t["dtype"] == "F16"} == {"net.h.0.attn.c_attn.weight"}
     assert len(report["excluded"]) == 15
     assert report["excluded"][0] == "transformer.wpe.weight"
-    assert set(report["excluded"]) <= set(report["dropped"])
+    assert set(report["excluded"]) <= {left["name"] for left in report["dropped"]}
     assert ["transformer.wte.weight", "net.wte.weight"] in report["renamed"]
     assert "15 tensors left out, as asked: `transformer.wpe.weight`" in named.stdout
 

@@ -114,7 +114,7 @@ class ReadPromises:
             except ConverterError as error:
                 assert_a_sentence(str(error))
 
-    def test_what_is_wrong_with_a_file_is_one_sentence(self, format: Format, tmp_path: Path) -> None:
+    def test_an_error_about_a_file_is_one_sentence(self, format: Format, tmp_path: Path) -> None:
         made = builder(format)
         assert {*made.wrong, *made.cannot} == {*WRONG}, "every kind has a file, or a reason why there is none"
         for kind, files in made.wrong.items():
@@ -170,7 +170,7 @@ class ReadPromises:
 class RemotePromises:
     """What holds for every format that is a file: it may lie on a server."""
 
-    def test_remote_is_what_local_is_and_each_byte_is_read_once(self, format: Format, tmp_path: Path) -> None:
+    def test_remote_equals_local_and_each_byte_is_read_once(self, format: Format, tmp_path: Path) -> None:
         made = builder(format)
         rows = Stored("F32", (600, 1000), np.arange(600_000, dtype="<f4").tobytes())
         path = put(made.write({"a": rows, "b": rows}), tmp_path / "x")

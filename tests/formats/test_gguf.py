@@ -188,7 +188,7 @@ def test_other_encodings_are_listed_and_not_carried() -> None:
     ]
 
 
-def test_odd_files_are_told_of() -> None:
+def test_odd_files_are_reported() -> None:
     trailing = read(Bytes(gguf(infos=[Info("w")], data=bytes(100))))
     part = gguf([key("split.no", "u16", 1), key("split.count", "u16", 3)])
 
@@ -289,7 +289,7 @@ def test_ids_of_the_config_count_more_than_the_usual_name(tmp_path: Path) -> Non
     assert list(metadata["tokenizer.ggml.token_type"]) == [1, 1, 1, 1, 3, 5, 3, 5]
 
 
-def test_a_tokenizer_without_an_end_is_told_of(tmp_path: Path) -> None:
+def test_a_tokenizer_without_an_end_is_reported(tmp_path: Path) -> None:
     conversion = planned(tokenizer=vocabulary(tmp_path, {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}))
 
     assert any("no `<|endoftext|>`" in note for note in conversion.notes)
@@ -357,7 +357,7 @@ def test_keep_keeps_what_llama_cpp_can_read(dtype: Dtype, kept: str) -> None:
     assert catalogue["output_norm.weight"].dtype is F32
 
 
-def test_rows_that_are_no_whole_blocks_become_f16(tmp_path: Path) -> None:
+def test_rows_that_are_not_whole_blocks_become_f16(tmp_path: Path) -> None:
     config = {**CONFIG, "n_inner": 48}
     catalogue = model(
         transformer__h__0__mlp__c_fc__weight=tensor(values("w", (32, 48)), F32),
@@ -405,7 +405,7 @@ def test_masks_are_left_out_if_they_are_masks() -> None:
         planned(model(transformer__h__0__attn__bias=mask(1)))
 
 
-def test_what_is_no_whole_gpt2_is_refused() -> None:
+def test_anything_but_a_whole_gpt2_is_refused() -> None:
     whole = model()
     other = Catalogue({"x": head()}, Origin("x.bin", "torch-zip"))
     cases: list[tuple[type[Exception], str, Catalogue, dict[str, Any]]] = [
@@ -532,7 +532,7 @@ def test_any_model_comes_back(dtype: Dtype, prefixed: bool, transposed: bool, un
     assert back.config["tie_word_embeddings"] is not untied
 
 
-def test_names_that_are_no_row_stay() -> None:
+def test_names_without_a_row_stay() -> None:
     keys = [key("general.architecture", "string", "gpt2")]
     infos = [
         Info("token_embd.weight", (4, 2)),

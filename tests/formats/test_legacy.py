@@ -45,7 +45,7 @@ def test_reads_names_layouts_and_bytes(tmp_path: Path) -> None:
         "b": ((2,), (1,), [7, 8]),
     }
     assert catalogue.format == "torch-legacy"
-    assert [(s.key, s.nbytes, s.crc32) for s in catalogue.storages] == [("10", 24, None), ("9", 8, None)]
+    assert [(s.key, s.nbytes, s.crc32) for s in catalogue.storages] == [("0", 24, None), ("1", 8, None)]
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -130,7 +130,7 @@ FAR = tuple([(1 << 62) - 1] * 64)
     ],
     ids=["a long key", "large sizes", "a large count"],
 )
-def test_what_is_refused_is_not_told_in_full(value: Any, tmp_path: Path) -> None:
+def test_a_refusal_does_not_repeat_the_whole_value(value: Any, tmp_path: Path) -> None:
     for name, data in (
         ("legacy", legacy_bytes({"a": value}, {"0": b"abcd"})),
         ("zip", zip_bytes(checkpoint_entries(value, {"0": b"abcd"}))),
@@ -139,3 +139,15 @@ def test_what_is_refused_is_not_told_in_full(value: Any, tmp_path: Path) -> None
         with pytest.raises((LayoutError, PickleError)) as caught:
             open_checkpoint(tmp_path / name)
         assert len(str(caught.value)) < 1000
+
+
+def test_storages_are_numbered_and_not_named_by_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    value = {"b": view("94371840", (1,)), "a": view("94371712", (2,)), "c": view("94371840", (1,))}
+    path.write_bytes(legacy_bytes(value, {"94371712": floats(1, 2), "94371840": floats(3)}))
+
+    catalogue = open_checkpoint(path)
+
+    assert {name: tensor.storage.key for name, tensor in catalogue.items()} == {"b": "1", "a": "0", "c": "1"}
+    assert [storage.key for storage in catalogue.storages] == ["0", "1"]
+    assert b"".join(catalogue["b"].tiles()) == floats(3)

@@ -96,7 +96,7 @@ def test_reads_what_numpy_saves_alone(array: np.ndarray) -> None:
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b.c", "d/e", "ü"]), numbers, min_size=1))
-def test_numpy_reads_what_is_written(state: dict[str, np.ndarray]) -> None:
+def test_numpy_reads_the_output(state: dict[str, np.ndarray]) -> None:
     state = {name: np.array(array, array.dtype.newbyteorder("<"), order="C") for name, array in state.items()}
     dtypes = {code: NAMES.get(code, f"{code[0].upper()}{8 * int(code[1:])}") for code in CODES}
     tensors = {n: tensor(a.tobytes(), a.shape, BY_NAME[dtypes[a.dtype.str[1:]]]) for n, a in state.items()}
@@ -135,7 +135,7 @@ def test_a_mark_on_an_array_of_another_dtype_is_a_part_of_its_name() -> None:
     ]
 
 
-def test_dtypes_change_and_what_is_lost_is_counted(tmp_path: Path) -> None:
+def test_dtypes_change_and_losses_are_counted(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", w=np.array([1, 65504 * 2, 1e-30], "<f4"), n=np.array([7], "<i8"))
 
     report = convert(open_checkpoint(tmp_path / "a.npz"), tmp_path / "b.npz", dtype="f16")
@@ -187,13 +187,13 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_header_that_is_none_is_refused(name: str) -> None:
+def test_an_invalid_header_is_refused(name: str) -> None:
     with pytest.raises(ConverterError, match="numpy array"):
         reader.read_array(Memory(npy(HEADERS[name], floats(1, 2))))
 
 
 DTYPES = {
-    "|O": (UnsafeError, "to load it is to run a pickle"),
+    "|O": (UnsafeError, "loading it means running a pickle"),
     "<U5": (UnsupportedError, "dtype `<U5`, texts"),
     "<M8[s]": (UnsupportedError, "dates"),
     "|V2": (UnsupportedError, "ml_dtypes"),

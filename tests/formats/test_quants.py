@@ -145,9 +145,7 @@ def test_errors_stay_within_a_step(name: str, numbers: list[float]) -> None:
 @pytest.mark.parametrize("name", ["Q4_1", "Q5_1"])
 @pytest.mark.parametrize("scale", [0x7EAA, 0xFE55, 0x7C00])
 @pytest.mark.parametrize("least", [0x7EFB, 0xFC00])
-def test_what_is_no_number_is_the_same_however_many_blocks_are_decoded_at_once(
-    name: str, scale: int, least: int
-) -> None:
+def test_nan_does_not_depend_on_how_many_blocks_are_decoded_at_once(name: str, scale: int, least: int) -> None:
     encoding = BY_NAME[name]
     block = struct.pack("<HH", scale, least) + bytes(range(encoding.nbytes - 4))
     many = np.empty(64 * BLOCK, "<f4")

@@ -265,7 +265,7 @@ def test_masks_are_kept_on_request(sample: Path) -> None:
     assert contents(ours.read(Memory(written(conversion)["model.safetensors"]))) == contents(opened)
 
 
-def test_a_mask_that_is_none_is_refused(sample: Path, tmp_path: Path) -> None:
+def test_a_mask_with_other_values_is_refused(sample: Path, tmp_path: Path) -> None:
     opened = open_checkpoint(sample)
     name = "transformer.h.2.attn.bias"
     strange = tensor(b"\1" * opened[name].nbytes, opened[name].shape, U8)

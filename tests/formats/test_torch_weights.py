@@ -126,7 +126,7 @@ def test_a_parameter_of_a_tensor_with_attributes_has_none(opened: Open) -> None:
         (Call(Global("mine", "Dict")), PickleError),
     ],
 )
-def test_rejects_a_state_that_is_none(state: Any, error: type[ConverterError], opened: Open) -> None:
+def test_rejects_an_invalid_state(state: Any, error: type[ConverterError], opened: Open) -> None:
     for make in (with_state, from_type):
         with pytest.raises(error):
             opened({"w": make(state)})

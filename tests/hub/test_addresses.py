@@ -360,9 +360,7 @@ def test_a_proxy_is_given_the_name_and_looks_it_up_itself(
     assert set(lines) == {b"CONNECT behind-the-proxy.invalid:443 HTTP/1.1"}
 
 
-def test_behind_a_proxy_a_host_that_nobody_here_knows_is_looked_up_once(
-    connected: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_a_proxy_an_unknown_host_is_looked_up_once(connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     resolver = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     client = Client()
@@ -373,7 +371,7 @@ def test_behind_a_proxy_a_host_that_nobody_here_knows_is_looked_up_once(
 
 
 @pytest.mark.parametrize("proxy", ["socks9://x:1", "gopher://x", "http://[::1"])
-def test_a_proxy_that_is_none_is_a_sentence(proxy: str, connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_gives_one_sentence(proxy: str, connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)
 
     ended = run("inspect", "https://hub.invalid/x.bin")

@@ -69,7 +69,9 @@ def everything(folder: Path) -> dict[str, bytes]:
         ("/owner/name", False), ("../name", False), ("a/b/c", False), ("owner/name/", False), ("", False),
     ],
 )  # fmt: skip
-def test_what_is_asked_of_the_hub(location: str, remote: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_locations_are_looked_up_on_the_hub(
+    location: str, remote: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     assert is_remote(location) is remote
@@ -158,7 +160,7 @@ def test_the_report_tells_requests_and_bytes(hub: Hub) -> None:
     assert report["source"]["bytes_read"] > 100_000
 
 
-def test_a_name_that_is_no_path_is_said_to_be_asked_of_the_hub(hub: Hub) -> None:
+def test_a_note_says_that_a_name_is_looked_up_on_the_hub(hub: Hub) -> None:
     done = RUN.invoke(app, ["inspect", TINY])
 
     assert done.exit_code == 0
@@ -296,7 +298,7 @@ def test_a_url_without_etag_and_date_is_a_problem_that_is_told(etag: str | None,
 @pytest.mark.parametrize(
     ("content", "said"), [(b"", "an empty file"), (b"<html>", "an HTML page"), (b"x", "no checkpoint")]
 )
-def test_a_url_that_is_no_checkpoint_is_said_to_be_none(content: bytes, said: str, hub: Hub) -> None:
+def test_a_url_of_something_else_is_refused_by_name(content: bytes, said: str, hub: Hub) -> None:
     hub.on_elsewhere = serve({"/model": content})
 
     with pytest.raises(FormatError, match=said):
@@ -314,7 +316,7 @@ def test_a_url_that_is_no_checkpoint_is_said_to_be_none(content: bytes, said: st
         (f"hf://{TINY}/weights.bin", "has no file `weights.bin` in revision `main`; there is `pytorch_model.bin`"),
     ],
 )
-def test_what_is_not_there_is_said_in_a_sentence(location: str, said: str, hub: Hub) -> None:
+def test_anything_missing_gives_one_sentence(location: str, said: str, hub: Hub) -> None:
     with pytest.raises(SourceError) as raised:
         open_remote(location)
 
@@ -488,7 +490,7 @@ def test_the_program_reads_converts_and_downloads_from_the_endpoint(hub: Hub, ti
         assert "Traceback" not in done.stderr
 
 
-def test_a_refusal_is_no_other_kind_of_error(hub: Hub) -> None:
+def test_a_refusal_is_not_another_kind_of_error(hub: Hub) -> None:
     hub.on_store = answer(200, without="content-range")
 
     with pytest.raises(ConverterError) as raised:

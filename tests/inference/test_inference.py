@@ -264,7 +264,7 @@ def test_refuses_a_parameter_of_another_shape() -> None:
         Gpt2(catalogue(state))
 
 
-def test_refuses_what_is_no_gpt2() -> None:
+def test_refuses_anything_but_gpt2() -> None:
     with pytest.raises(ModelError, match="is not a GPT-2"):
         Gpt2(catalogue({"weight": np.zeros((3, 3), np.float32)}))
 

@@ -106,7 +106,7 @@ class TestReads:
             with pytest.raises(SourceError):
                 source.read(offset, size)
 
-    def test_only_the_end_to_list_an_archive(self) -> None:
+    def test_listing_an_archive_reads_only_its_end(self) -> None:
         memory = Memory(zip_bytes([Entry("a/x", bytes(1 << 20)), Entry("a/y", DATA)]))
 
         Archive(memory)

@@ -231,7 +231,7 @@ class TestWhatIsRefusedByName:
         with pytest.raises(ModelError, match=r"^Heron is recognised, but what it computes can't be compared here"):
             verify(open_checkpoint(source), [source], Options(level="inference"))
 
-    def test_inference_of_what_is_not_recognised(self, tmp_path: Path) -> None:
+    def test_inference_of_an_unrecognised_model(self, tmp_path: Path) -> None:
         folder = heron(tmp_path / "source")
 
         with pytest.raises(ModelError, match=r"has no architecture that can be computed here \(GPT-2\)"):

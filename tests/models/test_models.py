@@ -147,7 +147,7 @@ class TestDeclaredModels:
         assert "architectures" not in find("6.7B").config
         assert find("6.7B").config["tie_word_embeddings"] is True
 
-    def test_the_13b_was_saved_otherwise(self) -> None:
+    def test_the_13b_was_saved_in_another_way(self) -> None:
         model = find("13B")
 
         assert model.config["architectures"] == ["GPT2Model"]

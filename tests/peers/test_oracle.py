@@ -65,7 +65,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("loader", HOSTILE)
-def test_each_loader_asks_and_runs_nothing(loader: str, child: Child) -> None:
+def test_each_loader_names_globals_and_runs_nothing(loader: str, child: Child) -> None:
     answer = child.one(CONTAINER, HOSTILE[loader])
 
     assert [loader, "os", "mkdir"] in answer["asked"]
@@ -120,7 +120,7 @@ def test_names_that_differ_are_noticed(child: Child) -> None:
     assert finding.kind == "weights: other names"
 
 
-def test_honest_files_are_no_finding(child: Child) -> None:
+def test_honest_files_give_no_finding(child: Child) -> None:
     file = io.BytesIO()
     np.save(file, np.arange(3.0))
     for data in (

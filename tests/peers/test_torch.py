@@ -208,7 +208,7 @@ def test_a_state_dict_with_tied_weights(form: str, save: Save) -> None:
 
 
 @each_form
-def test_parameters_and_what_is_nested(form: str, save: Save) -> None:
+def test_parameters_and_nested_values(form: str, save: Save) -> None:
     net = model()
     optimizer = torch.optim.AdamW(net.parameters())
     net[2](torch.rand(2, 6)).sum().backward()

@@ -79,7 +79,7 @@ def test_scan_calls_it_a_program_and_convert_carries_its_weights(tmp_path: Path)
         torch.jit.script(net).save(tmp_path / "net.pt")
     assert scan(tmp_path / "net.pt", fickling=False).verdict == "program"
     report = convert(tmp_path / "net.pt", tmp_path / "net.safetensors")
-    assert any("its code is left behind" in note for note in report.notes)
+    assert any("its code is left out" in note for note in report.notes)
     net.load_state_dict(load_file(tmp_path / "net.safetensors"), strict=True)
 
 

@@ -104,7 +104,7 @@ def test_a_changed_byte_changes_both_alike(seed: int) -> None:
     assert taken > 1000
 
 
-def test_an_entry_that_is_put_over_what_the_tensor_uses_is_seen() -> None:
+def test_an_entry_that_overwrites_what_the_tensor_uses_is_seen() -> None:
     """The PUT of a name onto the place of `storage`: the persistent id then starts with that name."""
     data, name, tag = dumps(state_dict(), SIZES), b"X\x0b\0\0\0h.87.weightr", b"X\x07\0\0\0storageq"
     at, place = data.index(name) + len(name), data[data.index(tag) + len(tag)]

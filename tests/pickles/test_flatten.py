@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import decimal
+import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from converter.errors import FormatError
+from converter.errors import FormatError, LayoutError, NamesError
 from converter.opening import open_checkpoint
 from converter.pickles.flatten import flatten
 from converter.pickles.values import Dict, Opaque, TableEntry
 from converter.pickles.walk import describe, inner_tensors
+from converter.scanning.scan import scan
 from converter.tensors.catalogue import Catalogue
-from tests.build.checkpoints import Call, Global, Raw, floats, ordered, view, write_checkpoint
+from tests.build.checkpoints import Call, Global, Raw, dumps, floats, ordered, view, write_checkpoint
 
 T = view("0", (2,))
 U = view("0", (2,), offset=1)
@@ -95,6 +100,72 @@ class TestRoot:
 def twice(first: bytes, second: bytes) -> Any:
     key = b"X\1\0\0\0a"
     return Raw(b"}(" + key + first + key + second + b"u")
+
+
+def pickled(value: Any) -> Raw:
+    """A key as Python writes it, without PROTO and STOP and without PUTs, which would replace those around it."""
+    return Raw(pickletools.optimize(pickle.dumps(value, 2))[2:-1])
+
+
+def device(*args: Any) -> Call:
+    return Call(Global("torch", "device"), args)
+
+
+def size(*lengths: int) -> Call:
+    return Call(Global("torch", "Size"), (lengths,))
+
+
+def keyed(*keys: Any) -> Raw:
+    """A dict of one tensor below each key."""
+    return Raw(b"}(" + b"".join(dumps(key)[2:-1] + dumps(T, {"0": 12})[2:-1] for key in keys) + b"u")
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        (((1,), (2,)), ["(1,)", "(2,)"]),
+        (((1, "a"), ("1", "a")), ["(1, 'a')", "('1', 'a')"]),
+        ((size(1), size(2, 3)), ["(1,)", "(2, 3)"]),
+        ((device("cpu"), device("cuda:0"), device("cuda")), None),
+        ((pickled(1 + 2j), pickled(3 + 0j)), ["builtins.complex(1.0, 2.0)", "builtins.complex(3.0, 0.0)"]),
+        ((1, 2.5, None, False), ["1", "2.5", "None", "False"]),
+        ((Global("torch", "float16"), Global("torch", "float32")), ["torch.float16", "torch.float32"]),
+    ],
+)
+def test_keys_that_torch_tells_apart_have_names(keys: Any, names: list[str] | None, opened: Open) -> None:
+    found = list(opened(keyed(*keys)))
+
+    assert found == names if names is not None else len(set(found)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    "keys", [(1, "1"), (b"a", "a"), (None, "None"), ((1,), "(1,)"), (pickled(1 + 2j), "builtins.complex(1.0, 2.0)")]
+)
+def test_keys_that_are_written_alike_are_refused_by_their_names(keys: Any, opened: Open, tmp_path: Path) -> None:
+    with pytest.raises(NamesError, match="both called"):
+        opened(keyed(*keys))
+    assert scan([tmp_path / "a.bin"], fickling=False).verdict == "plain"
+
+
+EQUAL: Any = [
+    (1, pickled(1 + 0j)), (True, 1), (1.0, 1), (0.0, -0.0), (2.0**80, 2**80), (pickled(-0j), 0), (pickled(2.5 + 0j), 2.5),
+    ((1,), (True,)), ((1, (2,)), (1.0, (pickled(2 + 0j),))), (size(1), (1,)), (device("cuda:0"), device("cuda", 0)),
+    (Global("torch", "half"), Global("torch", "float16")), ("a", "a"), (pickled(np.float64(1)), 1), (1, pickled(np.int8(1))),
+    ((pickled(np.float64(1)),), (1,)), (pickled(decimal.Decimal(1)), 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", EQUAL)
+def test_keys_that_are_or_may_be_equal_are_refused(keys: Any, opened: Open) -> None:
+    with pytest.raises(LayoutError, match=r"stands twice|are equal|may be equal") as refused:
+        opened(keyed(*keys))
+    assert not isinstance(refused.value, NamesError)
+
+
+def test_tuples_in_tuples_are_looked_at_once(opened: Open) -> None:
+    deep = b"N\x85" + b"q\xc8h\xc8\x86" * 40
+    with pytest.raises(LayoutError, match="stands twice"):
+        opened(keyed(Raw(deep), Raw(deep)))
 
 
 def test_a_key_twice_where_no_tensor_is_matters_to_nobody(opened: Open) -> None:

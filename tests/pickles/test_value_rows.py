@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converter.errors import LimitError
 from converter.opening import open_checkpoint
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
@@ -84,6 +85,22 @@ PLAIN: dict[str, tuple[Any, str | None]] = {
     "array with fields": (np.zeros(2, [("a", "f4")]), None),
     "text array": (np.array(["abc"]), "ndarray U3 [1]"),
     "datetime64": (np.array(["2020-01-01"], "M8[D]"), "ndarray M8 [1]"),
+    "empty array": (np.zeros((0, 3)), "ndarray f8 [0, 3]"),
+    "empty bytes": (b"", "bytes of 0"),
+    "empty bytearray": (bytearray(), None),
+    "array of aligned fields": (np.zeros(2, np.dtype([("a", "i1"), ("b", "f8")], align=True)), None),
+    "array of fields in fields": (np.zeros(2, [("s", "U3"), ("n", [("x", ">i2")], (2, 3))]), None),
+    "array of fields with objects": (np.zeros(2, [("a", "i4"), ("b", "O")]), None),
+    "array of fields with titles": (np.zeros(2, [(("title", "a"), "i4")]), None),
+    "array of no fields": (np.zeros(2, []), None),
+    "dtype of arrays": (np.dtype(("f4", (2, 3))), None),
+    "dtype with metadata": (np.dtype("i4", metadata={"a": 1}), None),
+    "timedelta64": (np.timedelta64(25, "s"), None),
+    "text scalar": (np.str_("abc"), None),
+    "array of no dimensions": (np.array(2.0), "ndarray f8 []"),
+    "object array of no dimensions": (np.array(None), "ndarray O8 []"),
+    "Ellipsis": (..., None),
+    "NotImplemented": (NotImplemented, None),
     "scalar": (np.float64(2), None),
     "bool scalar": (np.bool_(True), None),
     "dtype": (np.dtype("f4"), "numpy.dtype(f4)"),
@@ -114,10 +131,30 @@ def called(module: str, name: str, *args: Any) -> bytes:
     return dumps(Call(Global(module, name), args))
 
 
-F4 = Call(Global("numpy", "dtype"), ("f4", False, True))
-OBJECT = Call(Global("numpy", "dtype"), ("O8", False, True))
 ARRAY = Global("numpy", "ndarray")
 MULTIARRAY = "numpy._core.multiarray"
+
+
+def dtype(code: Any, state: Any, *options: Any) -> Call:
+    return Call(Global("numpy", "dtype"), (code, *(options or (False, True))), state)
+
+
+def numbers(flags: int = 0, order: str = "<") -> tuple[Any, ...]:
+    return (3, order, None, None, None, -1, -1, flags)
+
+
+def fields(nbytes: int, flags: int, **parts: Any) -> tuple[Any, ...]:
+    return (3, "|", None, tuple(parts), parts, nbytes, 1, flags)
+
+
+def array(of: Any, shape: tuple[Any, ...], data: Any) -> bytes:
+    return dumps(Call(Global(MULTIARRAY, "_reconstruct"), (ARRAY, (0,), b"b"), (1, shape, of, False, data)))
+
+
+F4 = dtype("f4", numbers())
+U1 = dtype("u1", numbers(order="|"))
+OBJECT = dtype("O8", numbers(63, "|"))
+BUILT_TWICE = Raw(dumps(F4)[2:-1] + dumps(numbers())[2:-1] + b"b")
 ODD = {
     "another codec": called("_codecs", "encode", "x", "rot13"),
     "a codec of a module": called("_codecs", "encode", "x", "mine"),
@@ -142,6 +179,44 @@ ODD = {
     "a method that APPENDS calls": dumps(Call(Global("types", "SimpleNamespace"), (), {"append": Global("collections", "deque")})),
     "attributes of an OrderedDict": dumps(Raw(b"ccollections\nOrderedDict\n)R" + dumps({"__setstate__": 1})[2:-1] + b"b")),
     "a state of something else": dumps(Call(Global("datetime", "date"), (b"\7\xe7\3\1",), {"a": 1})),
+    **{
+        f"a dtype {name}": dumps(of)
+        for name, of in {
+            "of numbers with an object's flags": dtype("f8", numbers(63)),
+            "of objects with a number's flags": dtype("O8", numbers(0, "|")),
+            "with a flag too many": dtype("f8", numbers(1 << 8)),
+            "with two states": BUILT_TWICE,
+            "that is not copied": dtype("f8", numbers(), False, False),
+            "of one argument": Call(Global("numpy", "dtype"), ("f8",)),
+            "of objects by a word": dtype("object", numbers(63, "|")),
+            "of several": dtype("i4,O", numbers()),
+            "of a class": dtype(Global("builtins", "object"), numbers(63, "|")),
+            "of bytes in no order": dtype("f8", numbers(0, "|")),
+            "of text of another size": dtype("U3", (3, "<", None, None, None, 4, 4, 8)),
+            "of fields that are too large": dtype("V4", fields(4, 16, a=(dtype("f8", numbers()), 0))),
+            "of a field before it": dtype("V8", fields(8, 16, a=(F4, -4))),
+            "of fields whose objects are not told": dtype("V8", fields(8, 16, a=(OBJECT, 0))),
+            "of numbers over objects": dtype("V8", fields(8, 27, a=(OBJECT, 0), b=(F4, 4))),
+            "of a field without a state": dtype("V4", fields(4, 16, a=(Call(Global("numpy", "dtype"), ("f4", False, True)), 0))),
+            "of arrays of another size": dtype("V8", (3, "|", (F4, (3,)), None, None, 8, 4, 0)),
+            "of a version that nobody wrote": dtype("f8", (2, *numbers()[1:])),
+        }.items()
+    },
+    "an array of too few bytes": array(F4, (2,), bytes(4)),
+    "an array of too few objects": array(OBJECT, (2,), [None]),
+    "an array of objects from bytes": array(OBJECT, (1,), bytes(8)),
+    "an array of numbers from a list": array(F4, (1,), [1.0]),
+    "an array of a dtype without a state": array(Call(Global("numpy", "dtype"), ("f4", False, True)), (1,), bytes(4)),
+    "an array of a negative shape": array(F4, (-1, -1), bytes(4)),
+    "a scalar of too few bytes": called(MULTIARRAY, "scalar", F4, b"123"),
+    "a buffer of objects": called("numpy._core.numeric", "_frombuffer", bytes(8), OBJECT, (1,), "C"),
+    "a buffer of another shape": called("numpy._core.numeric", "_frombuffer", bytes(8), F4, (-1,), "C"),
+    "a few bytes by their count": called("builtins", "bytearray", 9),
+    **{
+        f"a {name} of a range": called(module, name, Call(Global("builtins", "range"), (1 << 31,)))
+        for module, name in (("builtins", "frozenset"), ("builtins", "set"), ("builtins", "bytes"), ("builtins", "bytearray"),
+                             ("collections", "deque"), ("decimal", "Decimal"), ("pathlib", "PurePath"))
+    },
     "an array state of another kind": dumps(Call(Global(MULTIARRAY, "_reconstruct"), (ARRAY, (0,), b"b"), {"a": 1})),
 }  # fmt: skip
 
@@ -149,6 +224,22 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_known_globals_with_other_arguments_are_unknown(name: str) -> None:
     assert any(found.endswith("(…)") for found in unknown(ODD[name]))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "given"),
+    [
+        ("builtins", "bytearray", bytes(1000)),
+        ("builtins", "frozenset", [None] * 1000),
+        ("collections", "deque", [None] * 1000),
+    ],
+)
+def test_one_value_that_many_calls_copy_is_refused(module: str, name: str, given: Any) -> None:
+    calls = b"h\xc8h\xc9\x85R0" * 1000
+    data = b"\x80\x04" + dumps(Global(module, name))[2:-1] + b"q\xc8" + dumps(given)[2:-1] + b"q\xc9" + calls + b"."
+
+    with pytest.raises(LimitError, match="multiply"):
+        made(data)
 
 
 @pytest.mark.parametrize("array", ["int64 array", "Fortran array", "big-endian array"])

@@ -41,14 +41,18 @@ def documents(tmp_path: Path) -> dict[str, Any]:
     tiny = open_checkpoint(tmp_path / "tiny")
     full = inspect(open_checkpoint(checkpoint(tmp_path)), stats=True)
     written = extract(tiny, tmp_path / "out", sha256=True)
+    trainer = {"model": {"a.w": view("0", (2,))}, "epoch": 3, "name": "x", "optimizer": {"state": [view("0", (2,))]}}
+    trained = open_checkpoint(write_checkpoint(tmp_path / "t.pt", trainer, {"0": floats(1, 2)}))
+    carried = extract(trained, tmp_path / "trained", carry_values=True)
     convert(tiny, tmp_path / "x.gguf", dtype="q8_0")
     verified = examine(expect(tiny), [tmp_path / "x.gguf"], Options(level="inference"))
     failed = verify(tiny, [tmp_path / "x.bin"])
+    lacking = verify(trained, [tmp_path / "trained"])
     return {
         "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny))],
-        "extraction": [json.loads(reports.to_json(written))],
+        "extraction": [json.loads(reports.to_json(report)) for report in (written, carried)],
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],
-        "verification": [json.loads(reports.to_json(report)) for report in (verified.report, failed)],
+        "verification": [json.loads(reports.to_json(report)) for report in (verified.report, failed, lacking)],
         "golden": [json.loads(verified.golden().text())],
         "models": [json.loads(reports.to_json(ModelsReport(models.declared())))],
     }

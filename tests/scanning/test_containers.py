@@ -6,6 +6,7 @@ import json
 import lzma
 import struct
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ TARS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("data", "verdict"), TARS.values(), ids=TARS)
-def test_a_tar_has_the_verdict_of_what_is_in_it(data: bytes, verdict: str, tmp_path: Path) -> None:
+def test_a_tar_has_the_verdict_of_its_content(data: bytes, verdict: str, tmp_path: Path) -> None:
     found = look(data, tmp_path)
 
     assert (found.verdict, found.kind) == (verdict, "a tar archive")
@@ -138,7 +139,7 @@ PACKED = {
 
 
 @pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
-def test_what_is_compressed_has_the_verdict_of_what_is_in_it(pack, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_compressed_file_has_the_verdict_of_its_content(pack, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert look(pack(PLAIN), tmp_path).verdict == "plain"
     found = look(pack(ECHO), tmp_path)
     assert (found.verdict, found.pickles[0].place) == ("dangerous", "inflated")
@@ -189,8 +190,10 @@ def test_what_nothing_here_inflates_is_not_looked_into(magic: bytes, tmp_path: P
     assert look(magic + bytes(60), tmp_path).verdict == "malformed"
 
 
-def test_a_text_that_starts_like_a_zlib_stream_is_none(tmp_path: Path) -> None:
-    assert look(b"x^2 + y^2 = z^2\n", tmp_path).verdict == "plain"
+def test_a_text_that_starts_like_a_zlib_stream_is_a_text(tmp_path: Path) -> None:
+    found = look(b"x^2 + y^2 = z^2\n", tmp_path)
+
+    assert [finding.rule for finding in found.findings] == ["not-looked-into"]
 
 
 # ---- arrays of numpy --------------------------------------------------------------------------------------------------------
@@ -224,14 +227,14 @@ INERT = [
 
 @pytest.mark.parametrize("version", [b"\1\0", b"\2\0", b"\3\0"])
 @pytest.mark.parametrize("descr", OBJECTS)
-def test_the_pickle_behind_objects_is_looked_into(descr: str, version: bytes, tmp_path: Path) -> None:
+def test_the_pickle_after_objects_is_looked_into(descr: str, version: bytes, tmp_path: Path) -> None:
     assert look(npy(ECHO, descr, version), tmp_path).verdict == "dangerous"
     assert look(npy(PLAIN, descr, version), tmp_path).verdict == "plain"
     assert look(zip_bytes([Entry("a.npy", npy(ECHO, descr, version))]), tmp_path).verdict == "dangerous"
 
 
 @pytest.mark.parametrize("descr", ODD)
-def test_a_header_that_numpy_does_not_write_is_malformed_and_looked_behind(descr: str, tmp_path: Path) -> None:
+def test_after_a_header_that_numpy_does_not_write_the_file_is_looked_into(descr: str, tmp_path: Path) -> None:
     found = look(npy(ECHO, descr), tmp_path)
 
     assert (found.verdict, names(found)) == ("malformed", {"posix.system"})
@@ -273,7 +276,7 @@ def test_objects_in_an_array_of_joblib_are_looked_into(tmp_path: Path) -> None:
     assert "posix.system" not in names(look(joblib((PLAIN, (1,), "O8"), NUMBERS), tmp_path))
 
 
-def test_a_wrapper_without_an_array_is_no_known_thing(tmp_path: Path) -> None:
+def test_a_wrapper_without_an_array_is_of_no_known_kind(tmp_path: Path) -> None:
     assert look(b"\x80\x04cjoblib.numpy_pickle\nNumpyArrayWrapper\n.", tmp_path).verdict != "plain"
 
 
@@ -323,15 +326,16 @@ PROGRAMS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("data", "said"), PROGRAMS.values(), ids=PROGRAMS)
-def test_a_program_is_named_for_what_it_is(data: bytes, said: str, tmp_path: Path) -> None:
+def test_a_program_is_named_by_its_kind(data: bytes, said: str, tmp_path: Path) -> None:
     found = look(data, tmp_path)
 
     # A name in another case is malformed besides.
     assert found.verdict == ("malformed" if b"CONSTANTS" in data or b"DATA/Ext" in data else "program")
     assert any(said in finding.message for finding in found.findings if finding.rule == "program")
-    with pytest.raises(ConverterError) as raised:
+    # The weights of TorchScript can be read without its code.
+    with nullcontext() if b"constants.pkl" in data else pytest.raises(ConverterError) as raised:
         open_checkpoint(tmp_path / "x")
-    assert "torch.jit.load" not in str(raised.value)
+    assert raised is None or "torch.jit.load" not in str(raised.value)
 
 
 def test_what_claims_to_be_a_program_has_its_pickles_looked_into(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_every_file_gets_a_verdict_in_two_seconds(case: Case) -> None:
 
 
 @each("malicious")
-def test_what_is_malicious_is_never_plain(case: Case) -> None:
+def test_malicious_files_are_never_plain(case: Case) -> None:
     found = scan_file(LocalFile(case.path), fickling=False)
 
     assert found.verdict in ("dangerous", "unknown-globals", "malformed")
@@ -42,7 +42,7 @@ def test_what_is_malicious_is_never_plain(case: Case) -> None:
     "benign-legacy(read or refuse clearly)",
     "benign-structure(suspicious metadata strings: must be shown escaped)",
 )
-def test_what_is_benign_is_plain(case: Case) -> None:
+def test_benign_files_are_plain(case: Case) -> None:
     assert scan_file(LocalFile(case.path), fickling=False).verdict == "plain"
 
 
@@ -51,7 +51,7 @@ def test_what_is_benign_is_plain(case: Case) -> None:
     "benign-foreign(refuse unknown global)", "benign-zip(not a checkpoint -> refuse clearly)", "benign-legacy(refuse clearly)",
     "benign(big-endian: refuse clearly)",
 )  # fmt: skip
-def test_what_is_harmless_is_never_called_dangerous(case: Case) -> None:
+def test_harmless_files_are_never_called_dangerous(case: Case) -> None:
     found = scan_file(LocalFile(case.path), fickling=False)
 
     assert found.verdict != "dangerous"

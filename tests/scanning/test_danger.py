@@ -154,7 +154,7 @@ def test_a_name_with_dots_leads_to_the_same(path: str) -> None:
      "shutil.rmtree", "pickle.loads", "np.load", "torch.load", "code.interact", "deeper.os.system", "os", "_sys", "io.open",
      "Popen", "system", "getattr", "import_module", "_pickle.loads", "types.FunctionType", "Thing.__globals__", "cloudpickle"],
 )  # fmt: skip
-def test_what_another_module_imported_is_found_behind_it(outer: str, path: str) -> None:
+def test_a_module_is_found_as_an_attribute_of_another(outer: str, path: str) -> None:
     assert danger(outer, path) is not None
 
 
@@ -169,7 +169,7 @@ def test_a_module_that_ships_or_wraps_another_is_found_out(module: str, name: st
 
 
 @pytest.mark.parametrize("path", [word for word in HARMLESS.split() if not word.endswith(".*")])
-def test_what_is_taken_out_is_taken_out_alone(path: str) -> None:
+def test_an_exception_covers_nothing_else(path: str) -> None:
     module, _, name = path.rpartition(".")
 
     assert danger(module, name) is None

@@ -57,7 +57,7 @@ def named(report: ScanReport, folder: Path) -> list[str]:
 # ---- links --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_link_to_a_file_of_the_folder_is_no_second_file(tmp_path: Path) -> None:
+def test_a_link_to_a_file_of_the_folder_is_not_a_second_file(tmp_path: Path) -> None:
     write(tmp_path, b__x_pkl=VALUE)
     (tmp_path / "a.pkl").symlink_to("b/x.pkl")
     (tmp_path / "z.pkl").symlink_to(tmp_path / "b" / "x.pkl")
@@ -160,7 +160,7 @@ def test_a_snapshot_leads_to_no_other_repository_and_to_no_blobs_elsewhere(cache
 # ---- what can't be read -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_file_is_named_and_the_rest_is_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anything_but_a_file_is_named_and_the_rest_is_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, x_pkl=VALUE)
     os.mkfifo(tmp_path / "pipe.pkl")
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
@@ -247,10 +247,8 @@ def test_a_location_that_is_not_there_is_an_error_and_no_report(tmp_path: Path) 
 # ---- named, or in a folder ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"hello", b"{}", b"<html>", bytes(100), bytes(range(200))])
-def test_what_is_not_understood_is_counted_in_a_folder_and_not_looked_into_where_it_is_named(
-    data: bytes, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("data", [b"hello", b"a <b", bytes(100), bytes(range(200))])
+def test_unknown_files_are_counted_in_a_folder_and_reported_when_named(data: bytes, tmp_path: Path) -> None:
     write(tmp_path, x_pkl=VALUE, notes=data)
 
     folder, file = (scan([place], fickling=False) for place in (tmp_path, tmp_path / "notes"))
@@ -353,7 +351,7 @@ def test_standard_input_is_read_as_a_file_is(command: list[str], tmp_path: Path)
     assert json.loads(piped.stdout) == json.loads(by_name.replace("pytorch_model.bin", "standard input"))
 
 
-def test_standard_input_is_scanned_with_what_is_named_beside_it(tmp_path: Path) -> None:
+def test_standard_input_is_scanned_together_with_files(tmp_path: Path) -> None:
     write(tmp_path, x=VALUE)
 
     done = RUN.invoke(app, ["scan", "--no-fickling", str(tmp_path / "x"), "-"], input=ECHO)
@@ -369,7 +367,7 @@ def test_standard_input_has_a_limit(command: list[str]) -> None:
 
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: standard input has more than 10 bytes, the limit `stdin_bytes`; docs/security.md has the limits that "
+        "error: standard input has more than 10 bytes, the limit `stdin_bytes`; docs/security/limits.md has the limits that "
         "`--limit` raises\n"
     )
 

@@ -130,7 +130,7 @@ HONEST = {
     "a text": (dtype("U2", b"(K\3" + short("<") + b"NNNK\x08K\4K\x08tb"), bytes(8)),
     "bytes": (dtype("S3", b"(K\3" + short("|") + b"NNNK\3K\1K\0tb"), bytes(3)),
     "raw bytes": (dtype("V3", b"(K\3" + short("|") + b"NNNK\3K\1K\0tb"), bytes(3)),
-    "dates": (dtype("M8", b"(K\4" + short("<") + NUMBER[:-2] + b"NC\2ns(K\1K\1K\1t\x86\x86tb"), bytes(8)),
+    "dates": (dtype("M8", b"(K\4" + short("<") + NUMBER[:-2] + b"N(C\2nsK\1K\1K\1t\x86tb"), bytes(8)),
     "objects": (OBJECTS, pickle.dumps(["a", None, {"k": 1}], 5)),
 }
 

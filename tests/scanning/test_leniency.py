@@ -131,7 +131,7 @@ def test_a_frame_is_read_as_from_a_file_too() -> None:
                        (b"ccommands\ngetoutput\n.", ("subprocess", "getoutput")), (b"\x80\2c__builtin__\nreduce\n.", ("functools", "reduce")),
                        (b"\x80\3c__builtin__\neval\n.", ("__builtin__", "eval"))]
 )  # fmt: skip
-def test_names_of_python_2_are_judged_as_what_is_imported(data: bytes, name: tuple[str, str]) -> None:
+def test_names_of_python_2_are_judged_as_the_names_that_are_imported(data: bytes, name: tuple[str, str]) -> None:
     assert set(run_pickle(data, 0).globals) == {name}
 
 
@@ -145,7 +145,7 @@ def test_a_global_is_not_made_up_from_texts_that_stand_nearby(data: bytes) -> No
     assert found.error is not None
 
 
-def test_the_memo_is_honoured_behind_an_error() -> None:
+def test_the_memo_is_honoured_after_an_error() -> None:
     found = run_pickle(b"\x8c\2os\x94\x8c\6system\x94h\x09h\0h\1\x93.", 0)
 
     assert found.globals == {("os", "system"): 20}
@@ -168,13 +168,13 @@ def test_a_known_class_that_is_changed_itself_is_malformed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("ending", [".pkl", ".PT", ".bin", ".ckpt", ".joblib", ".npy", ".safetensors", ".gguf"])
-def test_a_file_that_is_not_what_its_name_says_is_malformed(ending: str, tmp_path: Path) -> None:
+def test_a_file_that_contradicts_its_name_is_malformed(ending: str, tmp_path: Path) -> None:
     (tmp_path / f"x{ending}").write_bytes(b"\1 nothing that is known")
 
     assert scan([tmp_path], fickling=False).verdict == "malformed"
 
 
-def test_what_is_named_and_not_known_is_not_looked_into(tmp_path: Path) -> None:
+def test_a_named_file_of_unknown_kind_is_not_looked_into(tmp_path: Path) -> None:
     (tmp_path / "LICENSE").write_text("Copyright (c) nobody\n")
     (tmp_path / "words").write_text("cat\ndog\nemu\n")
     (tmp_path / "x.pkl").write_bytes(b"N.")

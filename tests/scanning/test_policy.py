@@ -146,7 +146,7 @@ def test_a_policy_that_is_wrong_is_refused(text: str, says: str, policy: Path) -
     assert done.stdout == ""
 
 
-def test_a_policy_that_is_no_text_or_not_there_is_refused(policy: Path) -> None:
+def test_a_policy_that_is_not_text_or_is_missing_is_refused(policy: Path) -> None:
     policy.write_bytes(b"\xff\xfe")
     with pytest.raises(PolicyError, match="is not valid TOML"):
         load(policy)
@@ -159,7 +159,7 @@ def test_a_policy_that_is_no_text_or_not_there_is_refused(policy: Path) -> None:
 # ---- what follows -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_wholly_accepted_passes_and_keeps_its_verdict(policy: Path) -> None:
+def test_a_wholly_accepted_file_passes_and_keeps_its_verdict(policy: Path) -> None:
     path = write(policy, MODEL, LAYER)
     report = scan([path], fickling=False, policy=policy)
     (file,) = report.files

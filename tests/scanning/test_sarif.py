@@ -47,7 +47,7 @@ def test_a_local_file_is_a_relative_uri_or_one_of_a_file(name: str) -> None:
     assert (urlsplit(elsewhere).scheme, unquote(urlsplit(elsewhere).path)) == ("file", f"/nowhere/{name}")
 
 
-def test_a_name_that_is_no_text_keeps_its_bytes() -> None:
+def test_a_name_that_is_not_text_keeps_its_bytes() -> None:
     (uri,) = uris("a\udcffb.bin")
 
     assert (uri, unquote_to_bytes(uri)) == ("a%FFb.bin", b"a\xffb.bin")

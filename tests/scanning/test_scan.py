@@ -109,7 +109,7 @@ VERDICTS: dict[str, tuple[bytes, str, str]] = {
     "an archive of arrays": (zip_bytes([Entry("a.npy", npy(ECHO), deflated=True)]), "dangerous", "numpy archive (npz)"),
     "a zip with a pickle": (zip_bytes([Entry("readme", b"hello"), Entry("a/b.bin", dumps(LS))]), "dangerous", "zip archive"),
     "a zip with a deflated pickle": (zip_bytes([Entry("b", dumps(LS), deflated=True)]), "dangerous", "zip archive"),
-    "a zip without one": (zip_bytes([Entry("readme", b"hello")]), "plain", "zip archive"),
+    "a zip without one": (zip_bytes([Entry("readme", b"hello")]), "malformed", "zip archive"),
     "a zip in a zip": (zip_bytes([Entry("a.zip", zip_bytes([Entry("b", ECHO)]))]), "dangerous", "zip archive"),
     "zips in zips without end": (zip_bytes([Entry("a", zip_bytes([Entry("b", zip_bytes([Entry("c", zip_bytes([Entry("d", zip_bytes([Entry("e")]))]))]))]))]), "malformed", "zip archive"),
     "a zip cut off before its directory": (zip_bytes([Entry("a", ECHO), Entry("b", b"x" * 200)])[:150], "malformed", "zip archive that is not sound"),
@@ -271,7 +271,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "f"
 
 
-def test_a_folder_with_nothing_to_scan_is_no_success(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_to_scan_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "b.txt").symlink_to("a.txt")
 
@@ -329,7 +329,7 @@ def test_a_repository_is_scanned_file_by_file(monkeypatch: pytest.MonkeyPatch, t
         ("training_args.bin", "dangerous"), ("pytorch_model.bin", "plain"),
     ]  # fmt: skip
     assert report.skipped == 1
-    assert [file.verdict for file in one.files] == ["malformed"]  # nothing is known of it
+    assert [file.verdict for file in one.files] == ["plain"]  # it is JSON, with which no pickle begins
 
 
 # ---- JSON and SARIF -------------------------------------------------------------------------------------------------
@@ -470,3 +470,14 @@ def test_a_pickle_that_fails_is_let_go() -> None:
     assert error is not None
     traceback: Any = error.__traceback__
     assert traceback is error.__context__ is error.__cause__ is None
+
+
+def test_numbers_that_start_like_a_number_of_copyregs_registry_are_no_pickle(tmp_path: Path) -> None:
+    """EXT2 has no name in the file: in a storage it is a coincidence, one in 85 files of random bytes."""
+    (tmp_path / "1").write_bytes(b"\x83\xf2\x3c\xbd\x12\x99" + bytes(range(200)))
+    (tmp_path / "x.pkl").write_bytes(dumps(1))
+    (tmp_path / "y.pkl").write_bytes(b"\x83\xf2\x3c.")
+
+    assert [(Path(file.location).name, file.verdict) for file in scan([tmp_path], fickling=False).files] == [
+        ("y.pkl", "malformed"), ("x.pkl", "plain"),
+    ]  # fmt: skip

@@ -172,7 +172,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_by_a_manifest_damage_is_called_what_it_is(kind: str, source: Path, tmp_path: Path) -> None:
+def test_a_manifest_is_enough_to_name_the_damage(kind: str, source: Path, tmp_path: Path) -> None:
     change, name, what, detail = DAMAGE[kind]
     made = model(scale=0.2)
     change(made)

@@ -275,7 +275,7 @@ def test_a_wrong_line_of_model_properties_is_found(line: str, what: str, source:
 
 
 @pytest.mark.parametrize("heads", ["4", 0, -1, 1.5, None, [], True, pytest.param(10**400, id="huge")])
-def test_a_number_of_heads_that_is_none_is_no_number_of_heads(heads: Any, tmp_path: Path) -> None:
+def test_an_invalid_number_of_heads_is_ignored(heads: Any, tmp_path: Path) -> None:
     source, output = write_source(model(), tmp_path / "source"), FORMS["parameters"](model(), tmp_path)
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"n_head": heads}))
@@ -284,7 +284,7 @@ def test_a_number_of_heads_that_is_none_is_no_number_of_heads(heads: Any, tmp_pa
 
 
 @pytest.mark.parametrize("number", [[1], "1", -1, True, 1 << 61])
-def test_a_vocabulary_with_ids_that_are_none_is_told_of(number: Any, source: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_with_invalid_ids_is_reported(number: Any, source: Path, tmp_path: Path) -> None:
     output = FORMS["gguf"](model(), tmp_path / "gguf")
     again = write_source(model(), tmp_path / "source")
     ids = json.loads((again / "vocab.json").read_text())
@@ -505,7 +505,7 @@ def test_blocks_are_held_to_half_a_step(dtype: str, source: Path, tmp_path: Path
     assert caught[2] == 16
 
 
-def test_what_is_more_exact_than_its_source_is_not_called_permuted(source: Path, tmp_path: Path) -> None:
+def test_a_copy_more_exact_than_its_source_is_not_called_permuted(source: Path, tmp_path: Path) -> None:
     convert(open_checkpoint(source), tmp_path / "rounded", to="safetensors", dtype="bf16")
 
     found = said(check(tmp_path / "rounded", FORMS["gguf"](model(), tmp_path)).outputs[0])
@@ -743,7 +743,7 @@ def test_a_manifest_knows_the_copies_it_was_written_with(source: Path, tmp_path:
         ('{"schema"', "JSON"),
     ],
 )
-def test_a_document_that_is_no_manifest_is_refused(text: str, match: str, tmp_path: Path) -> None:
+def test_a_document_other_than_a_manifest_is_refused(text: str, match: str, tmp_path: Path) -> None:
     path = tmp_path / "golden.json"
     path.write_text(text)
 
@@ -777,7 +777,7 @@ def test_an_output_that_can_not_be_computed_is_a_failed_check(value: Any, source
     assert said(found) == {"config.json": "activation_function is wrong", "inference": "can't be computed"}
 
 
-def test_a_damaged_copy_computes_otherwise(tmp_path: Path) -> None:
+def test_a_damaged_copy_computes_something_else(tmp_path: Path) -> None:
     made = model(scale=0.2)
     folder = write_source(made, tmp_path / "source")
     swapped, _, _ = CONTENT["q and k swapped"]

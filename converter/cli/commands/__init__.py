@@ -86,7 +86,7 @@ def _terminated() -> Iterator[None]:
 
 
 def opened(source: str, root: Root) -> Catalogue:
-    """Open the checkpoint that SOURCE names. Where its file is cut off, the error says how far it goes."""
+    """Open the checkpoint that SOURCE names. If its file is cut off, the error says how far it goes."""
     from converter.opening import open_checkpoint
 
     announce(source)

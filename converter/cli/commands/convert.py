@@ -9,6 +9,7 @@ import typer
 
 from converter.cli.commands import command, opened
 from converter.cli.options import (
+    CarryValues,
     Ema,
     Exclude,
     Force,
@@ -66,6 +67,7 @@ def convert(
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
     ignore_globals: IgnoreGlobals = False,
+    carry_values: CarryValues = False,
     root: Root = None,
     ema: Ema = False,
     json: Json = False,
@@ -102,6 +104,7 @@ def convert(
             force=force,
             resume=resume,
             ignore_globals=ignore_globals,
+            carry_values=carry_values,
             threads=threads,
             surgery=surgery,
             progress=progress,

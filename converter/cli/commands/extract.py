@@ -9,6 +9,7 @@ import typer
 
 from converter.cli.commands import command, opened
 from converter.cli.options import (
+    CarryValues,
     Ema,
     Exclude,
     Force,
@@ -49,6 +50,7 @@ def extract(
     no_crc: NoCrc = False,
     force: Force = False,
     ignore_globals: IgnoreGlobals = False,
+    carry_values: CarryValues = False,
     root: Root = None,
     ema: Ema = False,
     json: Json = False,
@@ -75,6 +77,7 @@ def extract(
             check_crc=not no_crc,
             force=force,
             ignore_globals=ignore_globals,
+            carry_values=carry_values,
             threads=threads,
             surgery=surgery,
             progress=progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from converter.reports.conversion import ConversionReport, ExtractReport
 
+_NAMES: Final = 6  # that are shown of what stays behind for one reason
+
 
 def show_conversion(report: ConversionReport) -> None:
     """Print what `convert` wrote, or would write."""
@@ -23,9 +25,7 @@ def show_conversion(report: ConversionReport) -> None:
     out.print(Text(f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", style="bold"))
     model = f" of {report.model}" if report.model else ""
     out.print(Text(f"  {plural(report.tensors, 'tensor')}{model} in {plural(len(weights), 'file')}"))
-    masks = len(report.dropped) - len(report.excluded)
-    if masks:
-        out.print(Text(f"  {masks:,} masks left out: they follow from the architecture"))
+    _left_behind(report, out)
     _show_surgery(report, out)
     for name, kept in report.tied[:8]:
         out.print(Text(f"  {safe_text(name)} is {safe_text(kept)}, and recorded as such"))
@@ -47,6 +47,24 @@ def show_conversion(report: ConversionReport) -> None:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
     if not report.written:
         _plan_table(report, out)
+
+
+def _left_behind(report: ConversionReport | ExtractReport, out: Console) -> None:
+    """Say what the output does not have: a line for each reason, and names."""
+    if report.carried:
+        carried = listed([safe_text(name, 60) for name in report.carried], _NAMES)
+        out.print(Text(f"  {plural(len(report.carried), 'value')} carried along: {carried}"))
+    masks = [left for left in report.dropped if left.kind == "mask"]
+    if masks:
+        out.print(Text(f"  {len(masks):,} masks left out: they follow from the architecture"))
+    excluded, others = set(report.excluded), dict[str, list[str]]()
+    for left in report.dropped:
+        if left.kind != "mask" and left.name not in excluded:
+            held = f" ({plural(left.tensors, 'tensor')}, {nbytes_text(left.nbytes)})" if left.tensors else ""
+            others.setdefault(left.reason, []).append(safe_text(left.name, 60) + held)
+    for reason, names in others.items():
+        more = f" and {len(names) - _NAMES:,} more (--json lists them)" if len(names) > _NAMES else ""
+        out.print(Text(f"  left behind: {', '.join(names[:_NAMES])}{more}: {reason}"))
 
 
 def _show_surgery(report: ConversionReport | ExtractReport, out: Console) -> None:
@@ -83,5 +101,6 @@ def show_extraction(report: ExtractReport) -> None:
     _show_surgery(report, out)
     if report.properties is not None:
         out.print(Text(f"  {safe_text(report.properties)} names them for the Java client"))
+    _left_behind(report, out)
     for note in report.notes:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.text import Text
 
 from converter import formats
-from converter.cli.render import console, empty_table, indented, numbered, together
+from converter.cli.render import console, empty_table, indented, listed, numbered, together
 from converter.text import safe_text
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def show(report: Verification) -> None:
         counts += [f"{tensors.converted:,} within what their dtype allows"] if tensors.converted else []
         if output.format:
             out.print(Text(f"            {', '.join(counts)}"))
+        if output.lacks:
+            out.print(Text(f"            it lacks {listed(output.lacks, 6)}, which the source has beside its weights"))
         wrong = _wrong(tensors)
         if wrong:
             _wrong_table(wrong, out)

@@ -125,7 +125,7 @@ def _quantise(values: NDArray[Any], encoding: Encoding, out: NDArray[Any], work:
 
 
 def _work() -> NDArray[Any]:
-    """Two arrays for the kernels. They are made once, because the system takes memory of this size back at every free."""
+    """Two arrays for the kernels. They are made once, because memory of this size goes back to the system when it is freed."""
     import numpy as np
 
     return np.empty((2, _TOGETHER, BLOCK), "<f4")

@@ -5,6 +5,7 @@ Sources: ggml/docs/gguf.md; src/llama-model.cpp for what llama.cpp needs of ever
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
-from converter.formats.format import Options, Planned
+from converter.formats.format import VALUES, Options, Planned
 from converter.formats.gguf import MAGIC
 from converter.formats.gguf.blocks import BY_NAME, Encoding, quantised
 from converter.formats.gguf.metadata import ALIGNMENT, ARRAY, STRING, TYPES
@@ -66,6 +67,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         *_general(recognition, tensors, options.dtype),
         *_architecture(recognition, settings),
         *_tokenizer(recognition, settings, load(tokenizer) if tokenizer is not None else None, notes),
+        *(_value(VALUES + name, value) for name, value in options.values.items()),
     ]
     losses = Losses()
     catalogue.expect(written.tensor for written in tensors)
@@ -290,6 +292,16 @@ def _strings(key: str, values: Sequence[str]) -> bytes:
 def _scalar(key: str, type: str, value: float) -> bytes:
     number, packed = TYPES[type]
     return _head(key, number) + struct.pack(packed, value)
+
+
+def _value(key: str, value: Any) -> bytes:
+    """A value of JSON: a number or a text as such, all else as JSON's text."""
+    if type(value) is int and not -1 << 63 <= value < 1 << 63:
+        value = str(value)
+    types = {bool: "bool", int: "i64", float: "f64"}
+    if type(value) in types:
+        return _scalar(key, types[type(value)], value)
+    return _string(key, value if type(value) is str else json.dumps(value))
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

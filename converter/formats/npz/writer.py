@@ -73,7 +73,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
 
 class _Array:
-    """A tensor as a record. Its CRC-32 is taken as its bytes are written."""
+    """A tensor as a record. Its CRC-32 is computed while its bytes are written."""
 
     def __init__(self, name: str, tensor: Tensor, target: Dtype, losses: Losses) -> None:
         self.name, self.target = name, target

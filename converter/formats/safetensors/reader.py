@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TIED: Final = "cerebras_tool.tied"  # the metadata key that says which name a left-out name is tied to
 METADATA: Final = "__metadata__"
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
+_TYPELESS: Final = "typeless"  # what a tensor is whose dtype is an empty text
 _LARGEST: Final = 1 << 63
 _BITS: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | {
     name: 8 * dtype.itemsize for name, dtype in BY_SAFETENSORS.items() if dtype.packed == 1
@@ -61,7 +62,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
             else:
                 shape = (*shape[:-1], shape[-1] // dtype.packed)
         if dtype is None:
-            unsupported.append(Unsupported(entry.name, entry.dtype, shape=entry.shape))
+            unsupported.append(Unsupported(entry.name, entry.dtype or _TYPELESS, shape=entry.shape))
         else:
             tensors[entry.name] = Tensor(dtype, shape, row_major(shape), 0, storage)
     _tie(tensors, metadata, {other.name for other in unsupported}, source.name)
@@ -96,6 +97,11 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
     if length > limits().header_bytes:
         raise LimitError(f"{what} has a header of {length:,} bytes: at most {limits().header_bytes:,} are read")
     raw = bytes(source.read(8, length))
+    if raw.endswith(b"\0") and (document := raw.rstrip(b"\0")):
+        raise FormatError(
+            f"{what}: its header is padded with {length - len(document):,} zero bytes, where safetensors wants blanks: write the "
+            "file again with a program that pads with blanks"
+        )
     try:
         header = strict_json(raw.decode())
     except (ValueError, RecursionError) as error:

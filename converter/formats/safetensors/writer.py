@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import Dtype
 from converter.errors import OutputError, UnsupportedError
-from converter.formats.format import Options, Planned
+from converter.formats.format import VALUES, Options, Planned
 from converter.formats.safetensors.reader import METADATA, TIED
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.models.masks import to_drop
@@ -68,7 +68,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         ordered = sorted(names, key=lambda name: (-_ORDER.index(targets[name].safetensors or ""), name.encode()))
         held = frozenset(names)
         here = {left: name for left, name in tied.items() if name in held}
-        header = _header(kept, targets, ordered, _written_metadata(here))
+        header = _header(kept, targets, ordered, _written_metadata(here, options.values if number == 1 else {}))
         pieces = [
             Piece(name, numbers.parts_of(name, kept[name], targets[name], losses), targets[name].name)
             for name in ordered
@@ -136,9 +136,9 @@ def _shards(sizes: Mapping[str, int], most: int | None) -> list[list[str]]:
     return shards
 
 
-def _written_metadata(tied: Mapping[str, str]) -> dict[str, str]:
+def _written_metadata(tied: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, str]:
     metadata = {TIED: json.dumps(tied, sort_keys=True)} if tied else {}
-    return metadata | {"format": "pt"}
+    return metadata | {VALUES + name: json.dumps(value) for name, value in values.items()} | {"format": "pt"}
 
 
 def _header(

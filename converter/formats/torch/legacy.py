@@ -55,7 +55,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     flattened = flatten(pickled.value, root)
     return Catalogue(
         {
-            name: mentioned.whole(tensor) if tensor.storage.key in mentioned.placed else tensor
+            name: mentioned.whole(tensor) if tensor.storage.key in mentioned.numbered else tensor
             for name, tensor in flattened.tensors.items()
         },
         Origin(source.name, LEGACY_NAME, (File(source.name, source.size),), (source,)),
@@ -105,6 +105,8 @@ class _Mentioned:
         self.kinds: dict[str, tuple[StorageClass, int]] = {}
         self.views: dict[str, tuple[str, int, int]] = {}  # by key: the storage's key, offset and size in elements
         self.placed: dict[str, Storage] = {}
+        # By its number in the list of keys, which is the key that it has for us: the file's own was an address in memory.
+        self.numbered: dict[str, Storage] = {}
 
     def persistent(self, value: Any) -> object:
         """What an id stands for: ('storage', class, key, location, numel, view) or ('module', class, file, text)."""
@@ -124,11 +126,11 @@ class _Mentioned:
         storage = self.placed.get(key) or Storage(NOWHERE, 0, nbytes, key, self.shard)
         view = views[0] if views else None
         if view is not None:
-            storage = self._view(storage, kind, view)
+            storage = self._view(storage, key, kind, view)
         return Typed(storage, kind.dtype, kind.untyped)
 
-    def _view(self, storage: Storage, kind: StorageClass, view: Any) -> Storage:
-        """The part of a storage that torch before 0.4 wrote as a storage of its own."""
+    def _view(self, storage: Storage, whole: str, kind: StorageClass, view: Any) -> Storage:
+        """The part of a storage that torch before 0.4 wrote as a storage of its own; `whole` is the key of the storage."""
         if (
             type(view) is not tuple
             or len(view) != 3
@@ -138,7 +140,7 @@ class _Mentioned:
             raise PickleError("the view of a storage is not (key, offset, size)")
         key, offset, size = view
         # torch.load keeps views and storages in one table; if a key is there already, its first meaning stays.
-        mention = (storage.key, offset, size)
+        mention = (whole, offset, size)
         if self.views.setdefault(key, mention) != mention:
             raise LayoutError(f"the view `{key[:80]}` of a storage is mentioned twice with different places or sizes")
         itemsize = kind.dtype.itemsize
@@ -149,7 +151,7 @@ class _Mentioned:
 
     def whole(self, tensor: Tensor) -> Tensor:
         """A tensor on the storage that the file holds, also if it was built on a view of that storage."""
-        storage = self.placed[tensor.storage.key]
+        storage = self.numbered[tensor.storage.key]
         if tensor.storage.nbytes == storage.nbytes:
             return tensor
         before, rest = divmod(tensor.storage.offset - storage.offset, tensor.dtype.itemsize)
@@ -163,7 +165,7 @@ class _Mentioned:
             raise LayoutError(f"`{source.name}`: `{shared[:80]}` is the key of a storage and of a view of one")
         if len(set(keys)) != len(keys) or set(keys) != set(self.kinds):
             raise LayoutError(f"`{source.name}`: its list of storages is not that of the storages in its pickle")
-        for key in keys:
+        for number, key in enumerate(keys):
             kind, numel = self.kinds[key]
             nbytes = numel * kind.dtype.itemsize
             if position + 8 + nbytes > source.size:
@@ -174,7 +176,8 @@ class _Mentioned:
             count = int.from_bytes(source.read(position, 8), "little", signed=True)
             if count != numel:
                 raise LayoutError(f"storage `{key[:80]}` has {count:,} elements where the pickle says {numel:,}")
-            self.placed[key] = Storage(source, position + 8, nbytes, key, self.shard)
+            placed = Storage(source, position + 8, nbytes, str(number), self.shard)
+            self.placed[key] = self.numbered[placed.key] = placed
             position += 8 + nbytes
         if position != source.size:
             raise LayoutError(f"`{source.name}` goes on for {source.size - position:,} bytes after its last storage")

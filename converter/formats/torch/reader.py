@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
 from converter.formats.torch import PUBLISHED_WRITER, ZIP_NAME
-from converter.formats.torch.records import TORCHSCRIPT, another_case, program
-from converter.formats.torch.torchscript import CONSTANTS, WRITTEN, Script
+from converter.formats.torch.records import CONSTANTS, SCRIPTED, TORCHSCRIPT, another_case, program
 from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
@@ -24,6 +23,7 @@ from converter.tensors.tensor import Storage
 from converter.words import Root
 
 if TYPE_CHECKING:
+    from converter.formats.torch.torchscript import Script
     from converter.io.source import Source
 
 _FOLDERS: Final = ("data/", "tensors/")  # torch 1.5 and later; 1.4
@@ -50,7 +50,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     """Read a checkpoint's names and layouts, and no tensor's bytes."""
     archive = Archive(source)
     script = _check_kind(archive)
-    storages = _Storages(archive, shard, WRITTEN if script is not None else ())
+    storages = _Storages(archive, shard, SCRIPTED if script is not None else ())
     record = archive.records["data.pkl"]
     data = archive.read("data.pkl", limits().pickle_bytes, check=record.crc32 != 0)
     pickled = run(data, TABLE, storages.persistent)
@@ -182,11 +182,20 @@ def _check_kind(archive: Archive) -> Script | None:
     Returns the code of a TorchScript archive, which says what its weights are.
     """
     name = archive.name
-    script = Script(archive) if CONSTANTS in archive and "data.pkl" in archive else None
+    script = None
+    if CONSTANTS in archive and "data.pkl" in archive:
+        from converter.formats.torch.torchscript import Script
+
+        script = Script(archive)
     if (odd := next(another_case(archive), None)) is not None:
         raise FormatError(odd)
     if script is None and (what := program(archive)) is not None:
         raise ProgramError(f"`{name}` is {what}")
+    if "data.pkl" not in archive and (pickle := _folder_of_one(archive)) is not None:
+        raise FormatError(
+            f"`{name}` was packed again: it holds the checkpoint in `{pickle}` and other folders beside it, such as `__MACOSX`; "
+            "take them out, for example with `zip -d FILE '__MACOSX/*'`"
+        )
     if "data.pkl" not in archive:
         held = ", ".join(f"`{archive.root}{n}`" for n in list(archive.records)[:3])
         raise ForeignFileError(
@@ -206,6 +215,12 @@ def _check_kind(archive: Archive) -> Script | None:
     if not text.strip().isdigit() or not 1 <= int(text) <= 10:
         raise FormatError(f"`{name}` has format version {text[:20]!r}: 1 to 10 are known")
     return script
+
+
+def _folder_of_one(archive: Archive) -> str | None:
+    """The folder of the one checkpoint in an archive of several folders."""
+    found = [record.removesuffix("data.pkl") for record in archive.records if record.endswith("/data.pkl")]
+    return f"{archive.root}{found[0]}" if len(found) == 1 else None
 
 
 def _byteorder(archive: Archive) -> str:

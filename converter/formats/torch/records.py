@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 PICKLE: Final = "data.pkl"
 _ASK: Final = "ask its author for the weights alone, as safetensors"
+CODE: Final = "code/"
+CONSTANTS: Final = "constants.pkl"
+# What torch.jit.save writes in addition to the records of torch.save.
+SCRIPTED: Final = (CODE, "constants", "extra/", "traced_inputs")
 TORCHSCRIPT: Final = "a TorchScript program"
-MARKS: Final = (  # a record, what an archive with it is, and how to go on
-    ("constants.pkl", TORCHSCRIPT, "`convert` takes its weights and leaves its code out"),
+MARKS: Final = (  # a record, the kind of archive that has it, and what the user can do
+    (CONSTANTS, TORCHSCRIPT, "`convert` takes its weights and leaves its code out"),
     ("model.json", "a TorchScript program of torch 1.0 to 1.2", _ASK),
     (".data/extern_modules", "a torch.package, which holds Python code", _ASK),
     (".data/python_version", "a torch.package, which holds Python code", _ASK),

@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import FormatError, LimitError
+from converter.formats.torch.records import CODE
 from converter.limits import limits
 from converter.pickles.values import Dict, Opaque
 
 if TYPE_CHECKING:
     from converter.io.zip_records import Archive
 
-CODE: Final = "code/"
-CONSTANTS: Final = "constants.pkl"
-# Records that torch.jit.save writes in addition to those of torch.save.
-WRITTEN: Final = (CODE, "constants", "extra/", "traced_inputs")
 _ROOT: Final = "__torch__"
 _CLASS: Final = re.compile(r"class (\w{1,1000})\((\w{0,1000})\):")
 _NAMES: Final = re.compile(r"  (__parameters__|__buffers__) = \[(.*)\]")

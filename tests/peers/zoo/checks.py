@@ -1,0 +1,43 @@
+"""What a checkpoint of ours has to have in common with what torch loads: names, order, dtypes, shapes and bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from converter.opening import open_checkpoint
+
+_LIBRARIES: list[Any] = []
+
+
+def define_vision_operators() -> None:
+    """Let torchvision be imported where its compiled operators don't fit this torch: its models need none of them."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _LIBRARIES.append(library)  # what it defined goes with it
+
+
+def difference(path: Path, expected: dict[str, Any]) -> str:
+    """The first thing that differs from a state dict, in words; empty where nothing does."""
+    with open_checkpoint(path) as catalogue:
+        ours, theirs = list(catalogue), list(expected)
+        if ours != theirs:
+            lacking, more = (
+                [name for name in a if name not in set(b)][:3] for a, b in ((theirs, ours), (ours, theirs))
+            )
+            return (
+                f"names: {len(ours)} and not {len(theirs)}; it lacks {lacking} and has {more}"
+                if lacking or more
+                else "the order of names"
+            )
+        for name, tensor in expected.items():
+            mine = catalogue[name]
+            if (mine.shape, mine.dtype.torch) != (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")):
+                return f"`{name}` is {mine.dtype.torch} {mine.shape}"
+            raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+            if mine.bits().tobytes() != raw.tobytes():
+                return f"the bytes of `{name}`"
+    return ""

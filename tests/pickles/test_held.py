@@ -1,0 +1,136 @@
+"""Whole modules in any wrapping: in lists, in objects, in functions that make them, behind a class's own `__getstate__`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter.errors import LimitError
+from converter.limits import Limits
+from converter.opening import open_checkpoint
+from converter.tensors.catalogue import Catalogue
+from tests.build.checkpoints import Call, Global, Raw, dumps, floats, ordered, view, write_checkpoint
+
+T = view("0", (2,))
+U = view("0", (2,), offset=1)
+Open = Callable[..., Catalogue]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    def open_with(value: Any, **options: Any) -> Catalogue:
+        return open_checkpoint(write_checkpoint(tmp_path / "a.bin", value, {"0": floats(1, 2, 3)}), **options)
+
+    return open_with
+
+
+def attributes(*, parameters: Any = None, modules: Any = None, **more: Any) -> dict[str, Any]:
+    return {"training": True, "_parameters": parameters or {}, "_buffers": {}, "_modules": modules or {}, **more}
+
+
+def module(parameters: Any = None, modules: Any = None, **more: Any) -> Call:
+    return Call(Global("models", "Net"), (), attributes(parameters=parameters, modules=modules, **more))
+
+
+NET = module({"w": T})
+OPTIMIZER = Call(
+    Global("torch.optim.adam", "Adam"), (), {"defaults": {}, "state": {0: {"exp_avg": U}}, "param_groups": []}
+)
+
+
+def holder(**inside: Any) -> Call:
+    return Call(Global("trainers", "Trainer"), (), inside)
+
+
+# A file's value: the names of its weights, and what else is named.
+WRAPPED: dict[str, tuple[Any, list[str], list[str]]] = {
+    "a state of two parts": (Call(Global("models", "Net"), (), (attributes(parameters={"w": T}), 7)), ["w"], []),
+    "a state of attributes and slots": (
+        Call(Global("m", "N"), (), (attributes(parameters={"w": T}), {"x": 1})),
+        ["w"],
+        [],
+    ),
+    "an argument of a function": (
+        Call(Global("torch.fx.graph_module", "reduce_graph_module"), (attributes(parameters={"w": T}), "import torch")),
+        ["w"],
+        [],
+    ),
+    "a compiled module": (
+        Call(Global("torch._dynamo.eval_frame", "OptimizedModule"), (NET, None)),
+        ["_orig_mod.w"],
+        [],
+    ),
+    "a trainer": (holder(model=NET, optimizer=OPTIMIZER, step=3), ["w"], ["optimizer", "step"]),
+    "a trainer below a key": (
+        {"trainer": holder(net=NET, best=U), "epoch": 3},
+        ["trainer.net.w"],
+        ["trainer.best", "epoch"],
+    ),
+    "an agent of two": (
+        holder(actor=NET, critic=module({"v": U}), gamma=0.9),
+        ["actor.w", "critic.v"],
+        ["gamma"],
+    ),
+    "a list in a trainer": (holder(nets=[NET, module({"v": U})], best=U), ["nets.0.w", "nets.1.v"], ["best"]),
+    "an object without a module": (holder(best=U), [], [""]),
+    "an optimizer": (OPTIMIZER, [], [""]),
+    "modules side by side": (
+        {"generator": NET, "discriminator": module({"v": U})},
+        ["generator.w", "discriminator.v"],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_names(name: str, opened: Open) -> None:
+    value, names, others = WRAPPED[name]
+
+    catalogue = opened(value)
+
+    assert list(catalogue) == names
+    listed = [other.name for other in catalogue.others]
+    assert [other for other in others if other not in listed] == []
+
+
+def test_a_dict_of_a_class_of_its_own_holds_what_was_put_in(opened: Open) -> None:
+    munch = Raw(b"cmunch\nMunch\n)\x81(X\x01\x00\x00\x00aK\x01X\x01\x00\x00\x00b" + dumps(T, {"0": 12})[2:-1] + b"u")
+
+    catalogue = opened({"model": munch, "epoch": 1})
+
+    assert (list(catalogue), catalogue.metadata["root"]) == (["b"], "model")
+    assert [(other.name, other.value) for other in catalogue.others] == [("epoch", 1), ("a", 1)]
+    assert list(opened(munch, root="b")) == ["tensor"]
+
+
+def test_the_classes_side_by_side_are_named(opened: Open) -> None:
+    assert opened({"generator": NET, "epoch": 1}).metadata["module"] == "models.Net"
+    other = Call(Global("models", "Critic"), (), attributes(parameters={"v": U}))
+    assert opened(holder(actor=NET, critic=other)).metadata["module"] == "models.Critic, models.Net"
+    assert opened({"w": T, "epoch": 1}).metadata["module"] == ""
+
+
+@pytest.mark.parametrize("kind", ["UninitializedParameter", "UninitializedBuffer"])
+def test_what_a_lazy_layer_has_not_made_yet_is_listed(kind: str, opened: Open) -> None:
+    lazy = Call(Global("torch.nn.parameter", kind), (True,))
+
+    catalogue = opened(module(modules={"0": module({"weight": lazy}), "1": NET}))
+
+    assert list(catalogue) == ["1.w"]
+    assert [(one.name, one.kind) for one in catalogue.unsupported] == [("0.weight", "uninitialised")]
+
+
+def test_parameters_as_keys_are_told_apart(opened: Open) -> None:
+    tensor = ordered(a=T)
+    assert list(opened({"model": tensor, "optimizer": {"state": {T: {"step": T}, U: {"step": U}}}})) == ["a"]
+
+
+def test_modules_that_share_their_parameters_do_not_multiply(opened: Open) -> None:
+    limits = Limits(memo=1000)
+    many = {f"p{number}": number for number in range(5)} | {"w": T}
+
+    with pytest.raises(LimitError, match="modules that share them multiply"):
+        opened([module(many) for _ in range(200)], limits=limits)
