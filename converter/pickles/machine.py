@@ -50,7 +50,7 @@ from converter.pickles.opcodes import (
     TUPLE3,
     decode,
 )
-from converter.pickles.rare import RARE, Machine
+from converter.pickles.rare import RARE, Behind, Machine
 from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry
 
 _ABSENT: Final = object()  # for numbers that were never put
@@ -68,15 +68,15 @@ def run(
     note: Note | None = None,
     total: int | None = None,
     skips: bool = False,
-    behind: Callable[[int, Opaque], int] | None = None,
+    behind: Behind | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
     `persistent` returns the value that a persistent id stands for. Globals are added to `used` as they are named, so
     that a caller has them even if the pickle turns out to be malformed further on. `called` is called for every call
     and BUILD outside the table, with its byte and what it would have made or changed, even if the pickle discards that
-    again. `behind` is called after BUILD with the object and the byte, and returns how many bytes follow there that are
-    not opcodes.
+    again. `behind` is called after BUILD with the byte and the object. If bytes that are not opcodes follow there, it
+    returns where they end, and what takes the object's place on the stack; otherwise None.
 
     With `note` the run is lenient: it does what the most lenient unpickler does. It calls `note` with the byte, the
     error that a strict run would have raised, and whether every unpickler stops there. It goes on even then, to see
@@ -195,10 +195,17 @@ class _Run(Machine):
                     else:
                         framed = framed or code == FRAME
                         stack = RARE[code](self, argument, at, stack, below)
-                        if code == BUILD and self.behind is not None and type(stack[-1]) is Opaque:
-                            position = at + 1 + self.behind(at + 1, stack[-1])
-                            reader = decode(data, position, start=start, refuse=self.refuse, total=total, skips=skips)
-                            break
+                        if code == BUILD and self.behind is not None and isinstance(stack[-1], Opaque):
+                            found = self.behind(at + 1, stack[-1])
+                            if found is not None:
+                                if self.frame > at + 1:
+                                    inside = f"the bytes after BUILD at byte {at:,} lie in a frame: readers disagree about them"
+                                    raise PickleError(inside)
+                                position, stack[-1] = found
+                                reader = decode(
+                                    data, position, start=start, refuse=self.refuse, total=total, skips=skips
+                                )
+                                break
                     if count >= due:
                         due = count + BATCH
                         self.check(count, len(memo) + len(sparse), len(stack), at)

@@ -16,6 +16,8 @@ from converter.pickles.opcodes import NAMES
 from converter.pickles.value_rows import FROZENSET, SET, copied
 from converter.pickles.values import Dict, Opaque, Table, TableEntry, Value, ValueRow
 
+Behind = Callable[[int, Opaque], tuple[int, object] | None]
+
 
 class Machine(Filling):
     """The stack, marks and memo of one run."""
@@ -27,7 +29,7 @@ class Machine(Filling):
         used: dict[tuple[str, str], int],
         called: Callable[[int, Opaque], None] | None,
         note: Note | None,
-        behind: Callable[[int, Opaque], int] | None,
+        behind: Behind | None,
     ) -> None:
         self.table = table
         self.persistent = persistent
@@ -35,6 +37,7 @@ class Machine(Filling):
         self.behind = behind
         self.stopped: list[PickleError] = []  # errors at which every unpickler stops
         self.protocol = 0
+        self.frame = 0  # where the last frame ends
         self.buffers = False  # whether it asks for one
         self.limits = limits()
         self.found: dict[tuple[str, str], TableEntry | ValueRow] = {}
@@ -277,6 +280,7 @@ def _proto(machine: Machine, argument: Any, at: int, stack: list[Any], below: li
 
 
 def _frame(machine: Machine, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
+    machine.frame = at + 9 + argument
     return stack
 
 

@@ -1,20 +1,25 @@
 """Walks through a joblib file: one pickle, in which each array's bytes follow directly after the array's wrapper.
 
-Source: joblib/numpy_pickle.py of 0.10 to 1.5 (`NumpyArrayWrapper.read_array`, `NumpyUnpickler.load_build`). The numbers
-themselves are never looked at. An array of objects is a pickle of its own.
+Source: joblib/numpy_pickle.py of 0.10 to 1.6 (`NumpyArrayWrapper.read_array`, `NumpyUnpickler.load_build`). The numbers
+themselves are never looked at. An array of objects is a pickle of its own, with a stack and a memo of its own. What
+can't be followed exactly as joblib reads it is malformed.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.errors import ConverterError, FormatError
+from converter.errors import ConverterError, FormatError, LimitError
 from converter.io.source import Memory, Window
+from converter.limits import limits
+from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
-from converter.pickles.values import Dict, Opaque
+from converter.pickles.numpy_rows import layout
+from converter.pickles.value_rows import VALUES
+from converter.pickles.values import Dict, Opaque, Table, Value, ValueRow
+from converter.scanning.danger import danger
 from converter.scanning.pickle_stream import PickleRun, PickleStream
 from converter.scanning.place import Claim, Place
 
@@ -22,15 +27,37 @@ if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.scanning.walker import Walker
 
-WRAPPERS: Final = frozenset(
-    (
-        ("joblib.numpy_pickle", "NumpyArrayWrapper"),
-        ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"),
+_ALIGNED: Final = "numpy_array_alignment_bytes"  # since joblib 1.2
+_FIELDS: Final = frozenset(("subclass", "shape", "order", "dtype", "allow_mmap"))
+_NDARRAY: Final = VALUES["numpy", "ndarray"]
+
+
+def _fields(state: object) -> dict[str, Any] | None:
+    """The attributes that BUILD sets on a wrapper; None if they are not those that joblib writes."""
+    if type(state) is not Dict or not all(type(key) is str for key in state[::2]):
+        return None
+    fields = dict(state.pairs())
+    if len(fields) * 2 != len(state) or fields.keys() - {_ALIGNED} != _FIELDS:
+        return None
+    shape, order, aligned = fields["shape"], fields["order"], fields.get(_ALIGNED)
+    right = type(shape) is tuple and all(type(one) is int and one >= 0 for one in shape)
+    right = right and type(order) is str and type(fields["allow_mmap"]) is bool
+    right = right and (aligned is None or type(aligned) is int)
+    return fields if right and _is_class(fields["subclass"]) else None
+
+
+def _is_class(value: object) -> bool:
+    return type(value) is ValueRow or (type(value) is Opaque and value.args is None)
+
+
+WRAPPERS: Final[Table] = {
+    (module, "NumpyArrayWrapper"): ValueRow(
+        module, "NumpyArrayWrapper", lambda args: not args, lambda value, state: _fields(state) is not None
     )
-)
-_DTYPE: Final = ("numpy", "dtype")
-_ALIGNED: Final = "numpy_array_alignment_bytes"
-_OBJECTS: Final = "O"
+    for module in ("joblib.numpy_pickle", "sklearn.externals.joblib.numpy_pickle")
+}
+_NO_MODULES: Final = _FIELDS | {_ALIGNED} | {name for _, name in WRAPPERS}
+_TABLE: Final[Table] = {**VALUES, **WRAPPERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +69,76 @@ class _Array:
     objects: bool
 
 
+class _Reading:
+    """How joblib reads a file: its arrays, in order, the globals that it names, and the error where it can't be followed.
+
+    `size` is the size of the whole file, of which `data` may be the beginning. joblib before 1.2 does not know that
+    arrays are `aligned`.
+    """
+
+    def __init__(self, data: bytes, size: int, *, aligned: bool = True) -> None:
+        self.data = data
+        self.size = size
+        self.aligned = aligned
+        self.arrays: list[_Array] = []
+        self.globals: dict[tuple[str, str], int] = {}
+        self.error: ConverterError | None = None
+        try:
+            run(data, _TABLE, used=self.globals, behind=self._behind)
+        except ConverterError as error:
+            error.__context__ = error.__cause__ = None
+            self.error = error.with_traceback(None)
+
+    def _behind(self, position: int, made: Opaque) -> tuple[int, object] | None:
+        pair = (made.module, made.name)
+        if type(made) is not Value:
+            # A function of torch's may hand through a wrapper that it was given.
+            given = made.args if type(made.args) is tuple else ()
+            wraps = any(type(one) is ValueRow and (one.module, one.name) in WRAPPERS for one in given)
+            if wraps or pair in WRAPPERS or (pair in TABLE and pair not in VALUES):
+                raise FormatError(
+                    f"what stands before byte {position:,} may be the wrapper of an array, or something else"
+                )
+            return None
+        if pair not in WRAPPERS:
+            return None
+        fields = _fields(made.state[0]) if made.state is not None and len(made.state) == 1 else None
+        if fields is None:
+            raise FormatError(f"the wrapper of an array before byte {position:,} is none that joblib writes")
+        item = layout(fields["dtype"])
+        if item is None:
+            raise FormatError(f"the wrapper of an array before byte {position:,} has a dtype that numpy does not write")
+        if item.objects:
+            if fields["allow_mmap"]:
+                raise FormatError(f"the wrapper of an array of objects before byte {position:,} allows to map them")
+            inner = run(self.data, VALUES, position=position, used=self.globals)
+            self.arrays.append(_Array(position, inner.end, objects=True))
+            return inner.end, inner.value
+        start = position
+        if self.aligned and fields.get(_ALIGNED) is not None:
+            start += 1 + self.data[position]
+        end = start + math.prod(fields["shape"]) * item.nbytes
+        if end > len(self.data):
+            if end <= self.size:
+                most = limits().pickle_bytes
+                raise LimitError(f"its arrays reach over {most:,} bytes: give --limit pickle_bytes=… to read on")
+            raise FormatError(f"the numbers of an array at byte {start:,} are cut off")
+        self.arrays.append(_Array(position, end, objects=False))
+        return end, Value(_NDARRAY, ())
+
+
 def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> int | None:
     """Look through a file as joblib reads it, and return where it ends; None if it is not a joblib file.
 
     `plainly` is what an unpickler sees that does not know joblib's layout: it reads the numbers as opcodes.
     """
-    if not (WRAPPERS & plainly.globals.keys()):
+    if not (WRAPPERS.keys() & plainly.globals.keys()):
         return None
-    size = min(source.size, walker.budget.pickle_nbytes)
-    data = bytes(source.read(0, size))
-    arrays = _arrays(data)
+    data = bytes(source.read(0, min(source.size, walker.budget.pickle_nbytes)))
+    reading = _Reading(data, source.size)
+    arrays = reading.arrays
+    if reading.error is not None:
+        walker.findings.report(reading.error.rule, f"joblib's reading can't be followed: {reading.error}", place.name)
     if not arrays:
         return None
     pieces, position = [], 0
@@ -62,11 +149,11 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
     without = Memory(b"".join(pieces), place.name)
     way = f"{place.name}, " if place.name else ""
     inner = Place(f"{way}without its arrays", place.depth + 1, place.claim)
-    stream = PickleStream(without, walker.budget, Claim.PICKLE)
+    stream = PickleStream(without, walker.budget, Claim.PICKLE, _TABLE)
     seen: set[tuple[str, str]] = set()
     for found in stream.runs(0, 1):
         seen |= found.globals.keys()
-        walker.add(found, without, inner, known=WRAPPERS)
+        walker.add(found, without, inner, known=frozenset(WRAPPERS))
     for array in arrays:
         if array.objects:
             content = Window(source, array.start, array.end - array.start)
@@ -74,59 +161,29 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
             for found in PickleStream(content, walker.budget, Claim.PICKLE).runs(0, 1):
                 seen |= found.globals.keys()
                 walker.add(found, content, nested)
-    if {pair for pair, at in plainly.globals.items() if at >= arrays[0].start} - seen:
+    others = reading.globals.keys() | _Reading(data, source.size, aligned=False).globals.keys()
+    if others - seen:
+        message = "versions of joblib disagree on which of these bytes are numbers and which are opcodes"
+        walker.findings.report("malformed", message, place.name, arrays[0].start)
+    stops = _stops(plainly)
+    invented = {pair: at for pair, at in plainly.globals.items() if arrays[0].start <= at < stops and pair not in seen}
+    if any(danger(module, name) for module, name in invented):
         message = "joblib reads these bytes as the numbers of an array, and pickle as opcodes that name globals"
         walker.findings.report("malformed", message, place.name, arrays[0].start)
         walker.add(plainly, source, replace(place, name=f"{way}read by pickle"))
+    else:
+        # Honest pickles of objects do this, too: in the file's memo other texts stand.
+        for one in walker.findings.global_reports(invented, {}):
+            walker.findings.judge(one, f"{way}read by pickle")
     return stream.end + sum(array.end - array.start for array in arrays)
 
 
-def _arrays(data: bytes) -> list[_Array]:
-    """The arrays after their wrappers, in the order of the file."""
-    found: list[_Array] = []
+def _stops(plainly: PickleRun) -> int:
+    """The byte where every unpickler stops that does not know joblib's layout.
 
-    def behind(position: int, made: Opaque) -> int:
-        if (made.module, made.name) not in WRAPPERS:
-            return 0
-        array = _array(data, position, made)
-        found.append(array)
-        return array.end - position
-
-    with suppress(ConverterError):  # the caller looks at the rest of the file, and reports the error
-        run(data, {}, behind=behind)
-    return found
-
-
-def _array(data: bytes, position: int, made: Opaque) -> _Array:
-    """Where the array of a wrapper lies. Raises FormatError for a wrapper without a usable dtype or shape."""
-    state = made.state[-1] if made.state else None
-    fields = {key: value for key, value in state.pairs() if type(key) is str} if type(state) is Dict else {}
-    code = _code(fields.get("dtype"))
-    shape = fields.get("shape")
-    if code is None or type(shape) is not tuple or not all(type(one) is int and one >= 0 for one in shape):
-        raise FormatError(f"the wrapper of an array before byte {position:,} has no dtype or no shape")
-    if code == _OBJECTS:
-        return _Array(position, run(data, {}, position=position).end, objects=True)
-    if not code[1:].isdigit() or len(code) > 10:
-        raise FormatError(f"the wrapper of an array before byte {position:,} has the dtype `{code:.20}`")
-    width = int(code[1:]) * (4 if code[0] == "U" else 1)
-    start = position
-    if fields.get(_ALIGNED) is not None:
-        start += 1 + data[position]
-    end = start + math.prod(shape) * width
-    if end > len(data):
-        raise FormatError(f"the numbers of an array at byte {start:,} are cut off")
-    return _Array(position, end, objects=False)
-
-
-def _code(dtype: Any) -> str | None:
-    """The letter and width of a pickled dtype, such as `f8`."""
-    if type(dtype) is not Opaque or (dtype.module, dtype.name) != _DTYPE or type(dtype.args) is not tuple:
-        return None
-    code = dtype.args[0] if dtype.args else None
-    if type(code) is not str or not code:
-        return None
-    state = dtype.state[-1] if dtype.state else None
-    if type(state) is tuple and len(state) > 5 and code[0] == "V":
-        return None  # a dtype with fields: the width is in its state, and a field may hold objects
-    return _OBJECTS if code[0] == "O" else code
+    It may read the pickle of an array of objects with the memo of the file, where other texts stand. Often one of them
+    is a name that the wrapper has, in the place of a module, and there is no such module.
+    """
+    stops = [at for (module, _), at in plainly.globals.items() if module in _NO_MODULES]
+    stops += [plainly.reached + 1 if plainly.error is None else plainly.failed]
+    return min(stops)

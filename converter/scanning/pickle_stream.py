@@ -43,7 +43,7 @@ from converter.pickles.opcodes import (
     strictly,
 )
 from converter.pickles.value_rows import VALUES
-from converter.pickles.values import ODD, Opaque, PersistentId
+from converter.pickles.values import ODD, Opaque, PersistentId, Table
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
 from converter.scanning.place import Claim
@@ -112,10 +112,11 @@ class PickleStream:
     were listed, or None.
     """
 
-    def __init__(self, source: Source, budget: Budget, claim: Claim) -> None:
+    def __init__(self, source: Source, budget: Budget, claim: Claim, table: Table = VALUES) -> None:
         self.source = source
         self.budget = budget
         self.claim = claim
+        self.table = table
         self.end = 0
         self.cut: int | None = None
         self._data = b""  # the source, as far as it was read
@@ -162,7 +163,7 @@ class PickleStream:
         elif len(data) < min(start + FIRST, source.size):
             data = bytes(source.read(0, min(max(start + FIRST, 2 * len(data)), source.size)))
         while True:
-            found = run_pickle(data, start, source.size)
+            found = run_pickle(data, start, source.size, self.table)
             error = found.error
             if not isinstance(error, TruncatedPickleError) or error.needs > source.size:
                 break
@@ -193,10 +194,10 @@ class PickleStream:
         return not _is_text(head) and (bool(found.named) or (first and found.decoded > _FEW))
 
 
-def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
+def run_pickle(data: bytes, start: int, total: int | None = None, table: Table = VALUES) -> PickleRun:
     """Run a pickle inert, as leniently as any unpickler does, and pass over it once more for texts that are pickles.
 
-    `total` is the size of all that there is, where `data` is only its beginning.
+    `total` is the size of all that there is, where `data` is only its beginning. Globals of `table` make plain values.
     """
     total, most = len(data) if total is None else total, limits().scan_findings
     used: dict[tuple[str, str], int] = {}
@@ -232,7 +233,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
     reached = len(data)
     try:
         with uncollected():
-            end = run(data, VALUES, _persistent, start, used=used, called=called, note=note, total=total).end
+            end = run(data, table, _persistent, start, used=used, called=called, note=note, total=total).end
     except ConverterError as last:
         reached = errors[-1][0] if errors else len(data)
         errors.append((reached, _let_go(last)))
@@ -251,7 +252,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None) -> PickleRun:
         listed = {at for at, _ in calls}
         with suppress(ConverterError), uncollected():
             run(
-                data, VALUES, _persistent, start, used=used, note=_let_pass, total=total, skips=True,
+                data, table, _persistent, start, used=used, note=_let_pass, total=total, skips=True,
                 called=lambda at, made: None if at in listed else called(at, made),
             )  # fmt: skip
     return PickleRun(

@@ -68,12 +68,20 @@ def look(walker: Walker, source: Source, place: Place, raw: Raw) -> None:
         if found.end is None:
             return
         position += found.end
+        if count == 0:
+            continue  # only the list of views is left, which no numbers follow
         value = _value(data)
         if count is None:
-            count = value if type(value) is int else 0
-        elif type(value) is tuple and len(value) == 3 and count > 0:
-            count -= 1
-            position += raw(source, position, value)
+            if type(value) is not int or value < 0:
+                raise FormatError(f"`{place.name}` does not start with the count of its entries")
+            count = value
+            continue
+        if type(value) is not tuple or len(value) != 3:
+            raise FormatError(
+                f"the entry before byte {position:,} is no tuple of three, so what follows it can't be told"
+            )
+        count -= 1
+        position += raw(source, position, value)
     if position > source.size:
         raise FormatError(f"the numbers at the end of `{place.name}` are cut off")
 

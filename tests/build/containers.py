@@ -70,10 +70,12 @@ def joblib_array(
         + b"cnumpy\ndtype\n"
         + short(dtype)
         + b"\x89\x88\x87R(K\3"
-        + short("<")
-        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+        + short("|" if dtype in ("O8", "u1") else "<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK"
+        + (b"\x3f" if dtype == "O8" else b"\0")
+        + b"tb"
     )
-    state += short("allow_mmap") + b"\x88"
+    state += short("allow_mmap") + (b"\x89" if dtype == "O8" else b"\x88")
     if aligned is not None:
         state += short("numpy_array_alignment_bytes") + b"K" + bytes([aligned])
     out = f"c{module}\nNumpyArrayWrapper\n".encode() + b")\x81}(" + state + b"ub"

@@ -1,0 +1,175 @@
+"""What `scan` makes of joblib's files, whose arrays stand between the opcodes. Nothing is ever unpickled."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from converter.io.local import LocalFile
+from converter.reports.scan import FileScan
+from converter.scanning.scan import scan_file
+from tests.build.checkpoints import floats
+from tests.build.containers import short, storages_of_tar, tar
+
+ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
+NAMES = short("posix") + b"\x94" + short("system") + b"\x94"  # puts the names of a function into the memo
+CALL = b"h\0h\1\x93)R."  # calls what memo 0 and 1 name
+NUMBER = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+
+
+def dtype(code: str, state: bytes = b"(K\3" + short("<") + NUMBER) -> bytes:
+    return b"cnumpy\ndtype\n" + short(code) + b"\x89\x88\x87R" + state
+
+
+OBJECTS = dtype("O8", b"(K\3" + short("|") + NUMBER.replace(b"K\0", b"K\x3f"))
+
+
+def wrapper(dtype: bytes, shape: bytes = b"K\1\x85", *, maps: bool = False, more: bytes = b"") -> bytes:
+    """The wrapper of an array without alignment."""
+    state = short("subclass") + b"cnumpy\nndarray\n" + short("shape") + shape + short("order") + short("C")
+    state += short("dtype") + dtype + short("allow_mmap") + (b"\x88" if maps else b"\x89") + more
+    return b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}(" + state + b"ub"
+
+
+def record(fields: bytes, size: int, flags: int, names: bytes = short("a") + b"\x85") -> bytes:
+    """A dtype with fields, as numpy writes it."""
+    state = (
+        b"(K\3" + short("|") + b"N" + names + b"}(" + fields + b"uK" + bytes([size]) + b"K\1K" + bytes([flags]) + b"tb"
+    )
+    return dtype(f"V{size}", state)
+
+
+def scanned(data: bytes, tmp_path: Path) -> FileScan:
+    path = tmp_path / "x.joblib"
+    path.write_bytes(data)
+    return scan_file(LocalFile(path), fickling=False)
+
+
+FIRST = b"\x80\x04" + NAMES + b"00" + wrapper(dtype("f4")) + floats(1)
+ODD = {
+    "objects in a spelling that numpy does not write": dtype(">O"),
+    "a text of two fields": dtype("i4,O"),
+    "numbers with the flags of objects": dtype("f8", b"(K\3" + short("<") + NUMBER.replace(b"K\0", b"K\x3f")),
+    "objects without their flags": dtype("O8", b"(K\3" + short("|") + NUMBER),
+    "numbers with a size of their own": dtype("f8", b"(K\3" + short("<") + b"NNNK\1K\1K\0tb"),
+    "a text with another size": dtype("S8", b"(K\3" + short("|") + b"NNNK\1K\1K\0tb"),
+    "bytes with another size": dtype("V8", b"(K\3" + short("|") + b"NNNK\1K\1K\0tb"),
+    "without a state": dtype("f8", b""),
+    "with two states": dtype("f8") + b"(K\3" + short("<") + NUMBER,
+    "an unknown code": dtype("q9"),
+    "objects in a field, without the flags": record(short("a") + OBJECTS + b"K\0\x86", 8, 16),
+    "a field that is odd": record(short("a") + dtype(">O") + b"K\0\x86", 8, 16),
+    "a field that reaches over the item": record(short("a") + dtype("f8") + b"K\1\x86", 8, 16),
+    "a subarray of objects, without the flags": dtype(
+        "V8", b"(K\3" + short("|") + OBJECTS + b"K\1\x85\x86NNK\x08K\1K\0tb"
+    ),
+    "no dtype": b"N",
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_what_follows_an_odd_dtype_is_never_plain(odd: bytes, tmp_path: Path) -> None:
+    # To joblib `CALL` may be a pickle of its own, whose memo is empty; here the file's memo holds other texts.
+    assert scanned(FIRST + b"0" + wrapper(odd) + CALL, tmp_path).verdict in ("malformed", "dangerous")
+    assert scanned(b"\x80\x04" + wrapper(odd) + CALL, tmp_path).verdict in ("malformed", "dangerous")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        short("dtype") + dtype("f4"),  # given twice
+        short("numpy_array_alignment_bytes") + short("16"),
+        short("read") + b"N",  # stands before the method
+        b"K\1K\1",
+    ],
+)
+def test_a_wrapper_that_joblib_does_not_write_is_malformed(state: bytes, tmp_path: Path) -> None:
+    assert scanned(b"\x80\x04" + wrapper(dtype("f4"), more=state) + floats(1) + b".", tmp_path).verdict == "malformed"
+
+
+def test_a_wrapper_with_two_states_is_malformed(tmp_path: Path) -> None:
+    again = wrapper(dtype("f4")).removesuffix(b"b")
+    twice = (
+        b"\x80\x04"
+        + again[: again.index(b"}(")]
+        + b"\x94}b"
+        + b"h\0"
+        + again[again.index(b"}(") :]
+        + b"b"
+        + floats(1)
+        + b"."
+    )
+
+    assert scanned(twice, tmp_path).verdict == "malformed"
+
+
+def test_objects_that_may_be_mapped_are_malformed(tmp_path: Path) -> None:
+    assert scanned(b"\x80\x04" + wrapper(OBJECTS, maps=True) + b"N..", tmp_path).verdict == "malformed"
+
+
+def test_an_array_within_a_frame_is_malformed(tmp_path: Path) -> None:
+    # Python's unpickler reads the whole frame, and then the numbers behind it.
+    body = wrapper(dtype("f4")) + floats(1) + b"N0"
+    framed = b"\x80\x04\x95" + len(body).to_bytes(8, "little") + body + b"."
+
+    assert scanned(framed, tmp_path).verdict == "malformed"
+
+
+def test_a_function_that_may_hand_a_wrapper_through_is_malformed(tmp_path: Path) -> None:
+    state = wrapper(dtype("f4"))
+    state = state[state.index(b"}(") :]
+    through = b"ctorch._tensor\n_rebuild_from_type_v2\n(cjoblib.numpy_pickle\nNumpyArrayWrapper\nNNNtR"
+
+    assert scanned(b"\x80\x04" + through + state + floats(1) + b".", tmp_path).verdict != "plain"
+
+
+HONEST = {
+    "a record": (record(short("a") + dtype("f8") + b"K\0\x86", 8, 16), bytes(8)),
+    "an aligned record": (record(short("a") + dtype("f8") + b"K\x08\x86", 16, 144), bytes(16)),
+    "a record with objects": (record(short("a") + OBJECTS + b"K\0\x86", 8, 27), b"\x80\x05]."),
+    "a text": (dtype("U2", b"(K\3" + short("<") + b"NNNK\x08K\4K\x08tb"), bytes(8)),
+    "bytes": (dtype("S3", b"(K\3" + short("|") + b"NNNK\3K\1K\0tb"), bytes(3)),
+    "raw bytes": (dtype("V3", b"(K\3" + short("|") + b"NNNK\3K\1K\0tb"), bytes(3)),
+    "dates": (dtype("M8", b"(K\4" + short("<") + NUMBER[:-2] + b"N(C\2nsK\1K\1K\1t\x86tb"), bytes(8)),
+    "objects": (OBJECTS, pickle.dumps(["a", None, {"k": 1}], 5)),
+}
+
+
+@pytest.mark.parametrize(("honest", "data"), HONEST.values(), ids=HONEST)
+def test_an_array_of_any_dtype_is_read(honest: bytes, data: bytes, tmp_path: Path) -> None:
+    array = wrapper(honest) + data
+
+    assert scanned(b"\x80\x04](" + array + array + b"K\1e.", tmp_path).verdict == "plain"
+    assert scanned(b"\x80\x04](" + array + ECHO[:-1] + b"e.", tmp_path).verdict == "dangerous"
+
+
+def test_the_objects_have_a_memo_of_their_own(tmp_path: Path) -> None:
+    inner = b"\x80\x05" + short("a") + b"\x940" + short("b") + b"\x940h\0h\1\x86."
+
+    assert scanned(b"\x80\x04](" + NAMES + wrapper(OBJECTS) + inner + b"e.", tmp_path).verdict == "plain"
+
+
+def test_the_wrapper_of_protocol_0_is_read(tmp_path: Path) -> None:
+    made = b"ccopy_reg\n_reconstructor\n(cjoblib.numpy_pickle\nNumpyArrayWrapper\nc__builtin__\nobject\nNtR"
+    body = wrapper(dtype("f4"))
+
+    assert scanned(made + body[body.index(b"}(") :] + floats(1) + b".", tmp_path).verdict == "plain"
+
+
+# ---- the tar of torch before 0.1.10 ------------------------------------------------------------------------------------
+
+SOUND = storages_of_tar(2, floats(1, 2))
+TARS = {
+    "a count that is a bool": SOUND.replace(b"K\1.", b"\x88.", 1),
+    "a count below zero": SOUND.replace(b"K\1.", b"J\xff\xff\xff\xff.", 1),
+    "a count that is a text": SOUND.replace(b"K\1.", b"U\1a.", 1),
+    "a list": SOUND.replace(b"\nt.", b"\nl.", 1),
+    "four parts": SOUND.replace(b"\nt.", b"\nNt.", 1),
+    "a text of three": SOUND.replace(SOUND[SOUND.index(b"(K") : SOUND.index(b"t.") + 1], b"U\3abc", 1),
+    "a class that is no storage": SOUND.replace(b"ctorch\nFloatStorage\n", b"N"),
+}
+
+
+@pytest.mark.parametrize("data", TARS.values(), ids=TARS)
+def test_numbers_that_cannot_be_told_apart_are_malformed(data: bytes, tmp_path: Path) -> None:
+    assert scanned(tar({"storages": data}), tmp_path).verdict == "malformed"
