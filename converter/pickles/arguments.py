@@ -78,7 +78,8 @@ def _of_a_type(args: tuple[Any, ...]) -> bool:
         return False
     row = TABLE.get((function.module, function.name))
     if row is None:
-        return True  # its name is reported
+        # Its name is reported, but for the one that is known in calls of its own.
+        return (function.module, function.name) != LOAD_FROM_BYTES
     if type(kind) is Opaque and (kind.module, kind.name) in TABLE:
         with_state(None, state, "torch._tensor._rebuild_from_type_v2")
     return makes_tensors(row) and is_harmless(Opaque(function.module, function.name, inner))

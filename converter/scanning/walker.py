@@ -18,9 +18,10 @@ from converter.io.spool import Spool, Spooled
 from converter.io.tar import is_header
 from converter.io.zip_ends import archive_ends
 from converter.limits import limits
+from converter.pickles.arguments import LOAD_FROM_BYTES
 from converter.pickles.opcodes import NAMES
 from converter.reports.scan import CallReport, PickleReport
-from converter.scanning import joblib_walk, numpy_walk, onnx, tar_walk, zip_walk
+from converter.scanning import joblib_walk, numpy_walk, onnx, tar_walk, torch_bytes, zip_walk
 from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings
 from converter.scanning.pickle_stream import PickleRun, PickleStream
@@ -270,6 +271,8 @@ class Walker:
         sent.tensors += found.tensors
         first = {(call.module, call.name): call for _, call in reversed(found.calls)}
         named = self.findings.global_reports(found.globals, first)
+        if (files := torch_bytes.look(self, found, place)) is not None:
+            known |= {LOAD_FROM_BYTES}
         if known:
             named = [replace(one, known=True) if (one.module, one.name) in known else one for one in named]
         listed, calls = tuple(named[: limits().scan_findings]), self.calls(found, source) if self.explain else ()
@@ -288,6 +291,8 @@ class Walker:
             if sent.nbytes <= limits().opinion_bytes:
                 sent.pickles.append(bytes(source.read(found.start, nbytes)))
         for at, text in found.texts:
+            if files is not None and text in files:
+                continue
             if place.depth >= limits().scan_nesting:
                 self.findings.report("not-looked-into", f"a pickle inside {place.depth} others", name, at)
                 break
