@@ -66,7 +66,7 @@ class Walker:
             end = archive_ends(source, whole=opened)
             zip_walk.at_the_end(self, source, end)
         if not kind and end is None:
-            self.unknown(source, head)
+            self.unknown(source, head, source.name)
         if kind == zip_walk.TITLE:
             self.nothing(kind)
         kind = kind or what(head)
@@ -183,14 +183,15 @@ class Walker:
                 content = Spooled(spool, size, inner.name)
                 head = bytes(content.read(0, min(HEAD, size)))
                 format = next((one for one in FORMATS if one.read is not None and one.matches(head)), None)
-                self.content(content, inner, head, format)
+                if not self.content(content, inner, head, format) and not place.name:
+                    self.unknown(content, head, source.name)
         finally:
             spool.close()
         return True
 
-    def unknown(self, source: Source, head: bytes) -> None:
+    def unknown(self, source: Source, head: bytes, name: str) -> None:
         """Report a file without a pickle, unless its kind is known or nobody would expect a checkpoint in it."""
-        ending = next((ending for ending in ENDINGS if source.name.lower().endswith(ending)), None)
+        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
         if known(source, head):
             return
         if ending is not None:

@@ -270,3 +270,13 @@ def test_a_zip_without_a_pickle_is_counted_in_a_folder_and_not_looked_into_where
 @pytest.mark.parametrize("inner", [PLAIN, CHECKPOINT, ARRAY, zip_bytes([Entry("a.npy", ARRAY)])], ids=["pickle", "checkpoint", "array", "arrays"])  # fmt: skip
 def test_a_zip_with_something_known_in_it_is_as_that_is(inner: bytes, tmp_path: Path) -> None:
     assert look(zip_bytes([Entry("a.txt", b"hello"), Entry("b", inner)]), tmp_path, "x.zip").verdict == "plain"
+
+
+# ---- compressed files in which nothing is known -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"cmy module\nf g\n0", b"hello"])
+def test_what_is_compressed_and_not_understood_is_not_plain(data: bytes, tmp_path: Path) -> None:
+    assert rules(look(zlib.compress(data), tmp_path, "x.z")) == ["not-looked-into"]
+    assert rules(look(zlib.compress(data), tmp_path, "x.joblib")) == ["malformed"]
+    assert look(zlib.compress(b"{}"), tmp_path, "y.z").verdict == "plain"
