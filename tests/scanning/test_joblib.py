@@ -8,7 +8,7 @@ import pytest
 from converter.io.local import LocalFile
 from converter.reports.scan import FileScan
 from converter.scanning.scan import scan_file
-from tests.build.checkpoints import floats
+from tests.build.checkpoints import Entry, floats, zip_bytes
 from tests.build.containers import short, storages_of_tar, tar
 
 ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
@@ -173,3 +173,18 @@ TARS = {
 @pytest.mark.parametrize("data", TARS.values(), ids=TARS)
 def test_numbers_that_cannot_be_told_apart_are_malformed(data: bytes, tmp_path: Path) -> None:
     assert scanned(tar({"storages": data}), tmp_path).verdict == "malformed"
+
+
+def test_torchscript_of_torch_1_4_is_a_program(tmp_path: Path) -> None:
+    # Its persistent ids have a sixth part: there is no view.
+    pickled = (
+        b"\x80\2}X\1\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\n"
+        b"X\1\0\0\0\x30X\3\0\0\0cpuK\2NtQK\0K\2\x85K\1\x85\x89ccollections\nOrderedDict\n)RtRs."
+    )
+    records = {"version": b"2\n", "data/0": floats(1, 2), "data.pkl": pickled}
+    script = [Entry(f"jit/{name}", data) for name, data in {**records, "constants.pkl": b"\x80\2)."}.items()]
+    path = tmp_path / "jit.pt"
+    path.write_bytes(zip_bytes(script))
+    assert scan_file(LocalFile(path), fickling=False).verdict == "program"
+    path.write_bytes(zip_bytes(script[:-1]))
+    assert scan_file(LocalFile(path), fickling=False).verdict == "malformed"

@@ -50,7 +50,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     """Read a checkpoint's names and layouts, and no tensor's bytes."""
     archive = Archive(source)
     script = _check_kind(archive)
-    storages = _Storages(archive, shard, SCRIPTED if script is not None else ())
+    storages = _Storages(archive, shard, SCRIPTED if script is not None else (), script=script is not None)
     record = archive.records["data.pkl"]
     data = archive.read("data.pkl", limits().pickle_bytes, check=record.crc32 != 0)
     pickled = run(data, TABLE, storages.persistent)
@@ -116,8 +116,11 @@ def storage_dtype(known: object) -> StorageClass:
 class _Storages:
     """The records below `data/` as storages, in the order of the archive's directory. The pickle refers to them by key."""
 
-    def __init__(self, archive: Archive, shard: int | None, known: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, archive: Archive, shard: int | None, known: tuple[str, ...] = (), *, script: bool = False
+    ) -> None:
         self.archive = archive
+        self.script = script
         self.known = known  # other allowed beginnings of its records' names
         self.folder = next((f for f in _FOLDERS if any(name.startswith(f) for name in archive.records)), _FOLDERS[0])
         byteorder = _byteorder(archive)
@@ -134,6 +137,8 @@ class _Storages:
 
     def persistent(self, value: Any) -> object:
         """The storage that a persistent id stands for: ('storage', class, key, location, numel)."""
+        if self.script and type(value) is tuple and value[5:] == (None,):
+            value = value[:5]  # torch.jit.save before 1.5 wrote that there is no view
         if type(value) is not tuple or len(value) != 5 or value[0] != "storage":
             raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
         _, known, key, location, numel = value

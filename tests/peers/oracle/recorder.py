@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 from converter.pickles.closed_table import TABLE
+from converter.scanning.joblib_walk import WRAPPERS
 
 Pair = tuple[str, str]
 
@@ -61,7 +62,8 @@ def stand_in(pair: Pair, made: Any = None, **attributes: Any) -> None:
 
 def in_table(module: str, name: str) -> bool:
     """Whether the table holds a global, under its own name or the one that Python 3 gives to a name of Python 2."""
-    return (module, name) in TABLE or today(module, name) in TABLE
+    # joblib's wrapper only keeps what it is given; scan knows it where an array follows.
+    return any(pair in TABLE or pair in WRAPPERS for pair in ((module, name), today(module, name)))
 
 
 def today(module: str, name: str) -> Pair:
