@@ -70,6 +70,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "TruncatedPickleError": (2, "malformed", "unreadable"),
     "EndOfDataError": (2, "malformed", "unreadable"),
     "LayoutError": (2, "malformed", "unreadable"),
+    "NamesError": (2, "malformed", "unreadable"),
     "ManifestError": (2, "malformed", "unreadable"),
     "LimitError": (2, "not-looked-into", "unreadable"),
     "UnsafeError": (2, "malformed", "unreadable"),
