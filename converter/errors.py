@@ -9,6 +9,7 @@ ConverterError              the root: everything this package raises on purpose
 │  └─ ProgramError          an archive that torch runs as a program: TorchScript, torch.package, torch.export
 ├─ ArchiveError             a zip directory that two readers could understand differently
 ├─ PickleError              bytes that are not a well-formed pickle
+│  ├─ FrameError            an opcode does not keep to its frame
 │  └─ TruncatedPickleError  the pickle goes on after the last byte
 │     └─ EndOfDataError     the last byte ends an opcode, and no STOP follows
 ├─ LayoutError              a tensor that does not lie within its storage

@@ -67,6 +67,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "ProgramError": (2, "program", "unreadable"),
     "ArchiveError": (2, "malformed", "unreadable"),
     "PickleError": (2, "malformed", "unreadable"),
+    "FrameError": (2, "malformed", "unreadable"),
     "TruncatedPickleError": (2, "malformed", "unreadable"),
     "EndOfDataError": (2, "malformed", "unreadable"),
     "LayoutError": (2, "malformed", "unreadable"),

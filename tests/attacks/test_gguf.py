@@ -40,8 +40,8 @@ REFUSED = [
     ("G03 key of 65,536 bytes", gguf([key("k" * 65536, "u8", 1)]), LimitError, "65,535"),
     ("KV_EMPTY_KEY", gguf([key("", "u32", 1)]), FormatError, "empty"),
     ("G08 zero byte in a key", gguf([key("a\0b", "u32", 1)]), FormatError, "zero byte"),
-    ("G08 key no UTF-8", gguf([key(b"\xff\xfe", "u32", 1)]), FormatError, "no UTF-8"),
-    ("G08 value no UTF-8", gguf([key("k", "string", b"\xc3(")]), FormatError, "no UTF-8"),
+    ("G08 key no UTF-8", gguf([key(b"\xff\xfe", "u32", 1)]), FormatError, "not UTF-8"),
+    ("G08 value no UTF-8", gguf([key("k", "string", b"\xc3(")]), FormatError, "not UTF-8"),
     ("KV_BAD_TYPE", gguf([text("k") + struct.pack("<IQ", 13, 0)]), FormatError, "type 13"),
     ("KV_BAD_TYPE huge", gguf([text("k") + struct.pack("<IQ", 1 << 31, 0)]), FormatError, "type 2147483648"),
     ("KV_DUPLICATE_KEY", gguf([ARCHITECTURE, ARCHITECTURE]), FormatError, "stands twice"),
@@ -99,7 +99,7 @@ REFUSED = [
     ),
     ("G08 name empty", gguf(infos=[Info("")], data=FOUR), FormatError, "empty"),
     ("G08 name with a zero byte", gguf(infos=[Info("a\0")], data=FOUR), FormatError, "zero byte"),
-    ("G08 name no UTF-8", gguf(infos=[Info(b"\xff")], data=FOUR), FormatError, "no UTF-8"),
+    ("G08 name no UTF-8", gguf(infos=[Info(b"\xff")], data=FOUR), FormatError, "not UTF-8"),
     *(
         (f"TENSORS_BAD_N_DIMS {n}", gguf(infos=[Info("w", rank=n)], data=FOUR), FormatError, "dimensions")
         for n in (5, 64, (1 << 32) - 1)
@@ -113,9 +113,9 @@ REFUSED = [
     ("G05 product wraps to 0", gguf(infos=[Info("w", (1 << 32, 1 << 32))], data=FOUR), LayoutError, "63 bits"),
     ("TENSORS_NBYTES_TOO_BIG", gguf(infos=[Info("w", (1 << 61,))], data=FOUR), CutOffError, "ends at byte"),
     ("TENSORS_NBYTES_TOO_BIG Q4_0", gguf(infos=[Info("w", (1 << 62,), Q4_0)], data=FOUR), CutOffError, "ends at byte"),
-    ("G05 no whole block", gguf(infos=[Info("w", (48,), Q8_0)], data=bytes(64)), LayoutError, "no whole blocks of Q8_0"),
-    ("G05 a row cut in a block", gguf(infos=[Info("w", (16, 2), Q4_0)], data=bytes(64)), LayoutError, "no whole blocks"),
-    ("G05 0-d block", gguf(infos=[Info("w", (), Q8_0)], data=bytes(64)), LayoutError, "no whole block of Q8_0"),
+    ("G05 no whole block", gguf(infos=[Info("w", (48,), Q8_0)], data=bytes(64)), LayoutError, "not whole blocks of Q8_0"),
+    ("G05 a row cut in a block", gguf(infos=[Info("w", (16, 2), Q4_0)], data=bytes(64)), LayoutError, "not whole blocks"),
+    ("G05 0-d block", gguf(infos=[Info("w", (), Q8_0)], data=bytes(64)), LayoutError, "not a whole block of Q8_0"),
     ("TENSORS_BAD_OFFSET unaligned", gguf(infos=[Info("w", offset=1)], data=FOUR * 4), LayoutError, "starts at byte 1"),
     ("TENSORS_BAD_OFFSET hole", gguf(infos=[Info("w", offset=32)], data=FOUR * 4), LayoutError, "starts at byte 32"),
     ("G07 beyond the end", gguf(infos=[Info("w", offset=1 << 40)], data=FOUR), LayoutError, "starts at byte"),
@@ -225,7 +225,7 @@ def test_time_grows_with_the_file_and_no_faster() -> None:
 def test_text_in_an_array_is_checked_when_it_is_read() -> None:
     values = read(Bytes(gguf([key("k", "array:string", [b"ok", b"\xff"])]))).metadata["k"]
 
-    with pytest.raises(FormatError, match="no UTF-8"):
+    with pytest.raises(FormatError, match="not UTF-8"):
         list(values)
 
 

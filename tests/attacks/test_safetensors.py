@@ -108,7 +108,7 @@ HOSTILE: dict[str, tuple[type[ConverterError], str, bytes]] = {
     "S05 100,000 objects": (FormatError, "not valid JSON", file('{"a":' * 100_000)),
     "S05 no UTF-8": (FormatError, "not valid JSON", file(b'{"\xff":0}')),
     "S05 a byte order mark": (FormatError, "not valid JSON", file(b"\xef\xbb\xbf{}")),
-    "S05 a NUL behind": (FormatError, "not valid JSON", file(b"{}\0")),
+    "S05 a NUL behind": (FormatError, "zero bytes", file(b"{}\0")),
     "S05 something behind": (FormatError, "not valid JSON", file(b"{}{}")),
     "S05 a list": (FormatError, "not a JSON object", file("[]")),
     "S05 null": (FormatError, "not a JSON object", file("null")),

@@ -351,7 +351,11 @@ DOUBLE: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", DOUBLE)
 def test_t12_two_tensors_of_one_name_are_refused(name: str, tmp_path: Path) -> None:
-    assert_malformed(write_checkpoint(tmp_path / "x.bin", DOUBLE[name], SIX), r"`(a\.b|1|a)`")
+    path = write_checkpoint(tmp_path / "x.bin", DOUBLE[name], SIX)
+
+    # To Python the keys differ: it is the names here that would be one.
+    with pytest.raises(LayoutError, match=r"`(a\.b|1|a)`"):
+        open_checkpoint(path)
 
 
 def test_t12_a_key_twice_on_the_way_to_a_tensor_is_refused(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "Z08 a comment that holds an end record": (
         lambda: two(end={"comment": 22}, after=b"PK\5\6" + bytes(18)), "empty|should end at|zip64",
     ),
-    "Z08 two archives": (lambda: two() + two(), "locator"),
+    "Z08 two archives": (lambda: two() + two(), "two archives, one after the other"),
     "Z08 two archives without zip64": (lambda: two(zip64=False) + two(zip64=False), "should end at"),
     "Z08 bytes between records": (lambda: zip_bytes([Entry("a/x", DATA, gap=b"!"), Entry("a/y", DATA)]), "belong to no record"),
     "Z08 bytes behind a record without a descriptor": (
@@ -488,7 +488,7 @@ ZIPS: dict[str, tuple[Callable[[], list[Entry]], str]] = {
     "npz": (lambda: [Entry("a.npy", b"x"), Entry("b.npy", b"x")], "not a numpy array"),
     "any zip": (lambda: [Entry("a/x.txt", b"x")], "not a PyTorch checkpoint"),
     "no root": (lambda: [Entry("data.pkl", b"N."), Entry("version", b"3")], "outside of a folder"),
-    "two roots": (lambda: [Entry("a/data.pkl", b"N."), Entry("b/version", b"3")], "not a PyTorch checkpoint"),
+    "two roots": (lambda: [Entry("a/data.pkl", b"N."), Entry("b/version", b"3")], "other folders beside it"),
     "no version": (lambda: sound(version=None), "version"),
     "version 0": (lambda: sound(version=b"0"), "version"),
     "version 11": (lambda: sound(version=b"11"), "version"),

@@ -146,7 +146,6 @@ EQUAL = {
     "None": (None, None),
     "aliases": (Global("torch", "half"), Global("torch", "float16")),
     "tuples": ((1, 2), (True, 2.0)),
-    "the same name": (1, "1"),
 }
 
 

@@ -296,7 +296,7 @@ def test_a_url_without_etag_and_date_is_a_problem_that_is_told(etag: str | None,
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"", "an empty file"), (b"<html>", "an HTML page"), (b"x", "no checkpoint")]
+    ("content", "said"), [(b"", "an empty file"), (b"<html>", "an HTML page"), (b"x", "not a checkpoint")]
 )
 def test_a_url_of_something_else_is_refused_by_name(content: bytes, said: str, hub: Hub) -> None:
     hub.on_elsewhere = serve({"/model": content})

@@ -27,7 +27,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "NaN": (math.nan, "NaN"),
     "infinity": (-math.inf, "-Infinity"),
     "dict": ({"lr": 0.1, 3: [1, (2, 3)]}, {"lr": 0.1, "3": [1, [2, 3]]}),
-    "key that is a tuple": ({(1, 2): "a"}, {"tuple of 2": "a"}),
+    "key that is a tuple": ({(1, 2): "a"}, {"(1, 2)": "a"}),
     "dtype": (Global("torch", "float16"), "torch.float16"),
     "device": (Call(Global("torch", "device"), ("cuda", 0)), 'torch.device("cuda", 0)'),
     "numpy's number": (Call(SCALAR, (DTYPE, b"\0\0\0\0\0\0\xf0\x3f")), 1.0),
