@@ -89,7 +89,7 @@ def directory_nbytes(data: bytes) -> int:
 ENTRIES = checkpoint_entries({"w": view("0", (2,))}, WEIGHTS)
 HEADER = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 KEYS = [key("a", "u32", 7), key("b", "u32", 8), key("c", "string", "x" * 500)]
-NESTED_ZIP = zip_bytes([Entry("a", zip_bytes([Entry("b", zip_bytes([Entry("c", b"x")]))]))])
+NESTED_ZIP = zip_bytes([Entry("a", zip_bytes([Entry("b", zip_bytes([Entry("c", dumps(1))]))]))])
 
 CASES: dict[str, Case] = {
     "pickle_bytes": Case(len(SOUND), pickled(SOUND), "at most"),
@@ -139,8 +139,8 @@ SCANNED: dict[str, Case] = {
     "marks": Case(3, written(b"\x80\2(((111N."), "open MARKs"),
     "line": Case(8, written(b"cabcdefg\nn\n)R."), "line|name"),
     "integer": Case(4, written(b"\x80\2\x8a\4abcd."), "integer of 4 bytes"),
-    "entries": Case(2, written(zip_bytes([Entry("a", b"x"), Entry("b", b"x")])), "records"),
-    "name": Case(5, written(zip_bytes([Entry("abcde", b"x")])), "name"),
+    "entries": Case(2, written(zip_bytes([Entry("a", b"x"), Entry("b", dumps(1))])), "records"),
+    "name": Case(5, written(zip_bytes([Entry("abcde", dumps(1))])), "name"),
     "scan_pickles": Case(3, written(dumps(1) * 3), "more than 2 pickles"),
     "scan_nesting": Case(2, written(NESTED_ZIP), "an archive inside 1 others"),
 }  # fmt: skip

@@ -480,7 +480,7 @@ def test_p10_a_tar_of_before_0_1_10_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(b"sys_info".ljust(257, b"\0") + b"ustar\x0000" + bytes(300))
 
-    assert_refused(path, "tar archive: torch of before")
+    assert_refused(path, "tar archive: torch before")
     assert scanned(path)["verdict"] == "malformed"
 
 
