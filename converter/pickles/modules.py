@@ -8,6 +8,7 @@ of the attributes (torch/nn/modules/module.py, `_save_to_state_dict`): `_paramet
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 from converter.pickles.values import Dict, Opaque
@@ -17,6 +18,9 @@ _BUFFERS: Final = "_buffers"
 _MODULES: Final = "_modules"
 _NOT_SAVED: Final = "_non_persistent_buffers_set"
 _KEPT_IN: Final = frozenset((_PARAMETERS, _BUFFERS, _MODULES))
+# What is looked through for each object, because a pickle can share one tuple or dict between many of them.
+_PLACES: Final = 8  # of a tuple of states or arguments
+_FIRST: Final = 64  # attributes: a module sets those of torch.nn.Module before most of its own
 _INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so they say nothing about the model
     (
         *_KEPT_IN, _NOT_SAVED, "training", "call_super_init", "dump_patches", "_backward_pre_hooks", "_backward_hooks",
@@ -76,7 +80,10 @@ def _module(value: object) -> Dict | None:
     if type(value) is not Opaque or value.args is None:
         return None
     state = value.state[-1] if value.state else None
-    for part in (state, *(state if type(state) is tuple else ()), *(value.args if type(value.args) is tuple else ())):
+    parts = [state]
+    for given in (state, value.args):
+        parts += given[:_PLACES] if type(given) is tuple else ()
+    for part in parts:
         if type(part) is Dict and _has_parts(part):
             return part
     at = _WRAPPERS.get((value.module, value.name))
@@ -87,7 +94,8 @@ def _module(value: object) -> Dict | None:
 
 def _has_parts(attributes: Dict) -> bool:
     """Whether they have the three dicts that every torch.nn.Module keeps its state dict in."""
-    kept = {key for key, inner in attributes.pairs() if type(key) is str and key in _KEPT_IN and type(inner) is Dict}
+    first = islice(attributes.pairs(), _FIRST)
+    kept = {key for key, inner in first if type(key) is str and key in _KEPT_IN and type(inner) is Dict}
     return len(kept) == len(_KEPT_IN)
 
 
