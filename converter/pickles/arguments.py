@@ -53,6 +53,8 @@ def _on_storage(args: tuple[Any, ...]) -> bool:
     storage, offset, size, stride = args[0], *args[1:4]
     if isinstance(storage, PersistentId):  # its reader compares the two; unpicklers without one stop here
         return True
+    if not isinstance(storage, Opaque | TableEntry):  # a text, a tuple: torch finds no storage in it, and stops
+        return True
     if type(storage) is not Opaque or type(storage.args) is not tuple or (storage.module, storage.name) in TABLE:
         return False
     if len(storage.args) != 1 or type(storage.args[0]) is not bytes:
