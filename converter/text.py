@@ -20,7 +20,7 @@ _INVISIBLE: Final = re.compile(
 # the sources. Some are read anywhere in a line: `##[`, `##vso[`, `##teamcity[`, in any case.
 _ANYWHERE: Final = re.compile(r"#(?=#[\w.-]{0,40}\[)")
 # Others only at its start, after blanks and colours: `::error::` of GitHub, `--- ` of Buildkite.
-_BLANKS: Final = r"(?:[^\S\r\n]|\x1b\[[0-9;]*[A-Za-z])*+"
+_BLANKS: Final = r"[^\S\r\n]*+(?:\x1b\[[0-9;]*+[A-Za-z][^\S\r\n]*+)*"
 _AT_START: Final = re.compile(rf"((?:\A|[\r\n]){_BLANKS})(:(?=:)|-(?=--)|~(?=~~)|\+(?=\+\+)|\^(?=\^\^))")
 
 

@@ -123,6 +123,9 @@ def all_of(tree: Any) -> frozenset[int]:
     return found
 
 
+OF_A_GROUP = "possessive for more than one character: Python before 3.11.5 matches something else"
+
+
 def repeats(tree: Any, behind: list[Any], path: str = "") -> Iterator[str]:
     """Yield what can go back. `behind` are the parts of the expression that follow `tree`."""
     items = list(tree)
@@ -134,8 +137,11 @@ def repeats(tree: Any, behind: list[Any], path: str = "") -> Iterator[str]:
         elif op is sre.SUBPATTERN:
             yield from repeats(value[3], rest)
         elif op is sre.ATOMIC_GROUP:
+            yield OF_A_GROUP
             yield from repeats(value, [])
         elif op is sre.POSSESSIVE_REPEAT:
+            if len(value[2]) > 1 or value[2][0][0] not in (sre.LITERAL, sre.NOT_LITERAL, sre.ANY, sre.IN):
+                yield OF_A_GROUP
             yield from repeats(value[2], [])
         elif op in (sre.MAX_REPEAT, sre.MIN_REPEAT):
             _, high, inner = value
@@ -181,14 +187,15 @@ def test_patterns_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"[a-z\s]{9,}={0,2}\s*", r"(a+)+", r"(?:a*b?)*", r"a*a*b", r".*x.*", r"\d+[0-9]*z"]
+    "pattern",
+    [r"[a-z\s]{9,}={0,2}\s*", r"(a+)+", r"(?:a*b?)*", r"a*a*b", r".*x.*", r"\d+[0-9]*z", r"(?:ab)*+", r"(?>a|b)"],
 )
 def test_sees_what_goes_back(pattern: str) -> None:
     assert goes_back(pattern)
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"[a-z\s]{9,}+={0,2}", r"(?:[a-z]++/)*+[a-z]++", r"a*b*", r"\d{1,19}-\d{1,19}", r"(?:a++)*+"]
+    "pattern", [r"[a-z\s]{9,}+={0,2}", r"[a-z]++(?:/[a-z]++)*", r"a*b*", r"\d{1,19}-\d{1,19}", r"(?:a++b)*"]
 )
 def test_lets_pass_what_does_not(pattern: str) -> None:
     assert goes_back(pattern) == []

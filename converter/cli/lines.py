@@ -136,11 +136,11 @@ def _findings(findings: Sequence[FindingReport], *, calls: bool) -> Iterator[str
 def _package(finding: FindingReport) -> str | None:
     """The library with whose other findings this finding may share a line."""
     plain = finding.call is None or finding.call.endswith("()")
-    return finding.library if plain and finding.name is not None else None
+    return finding.package if plain and finding.name is not None else None
 
 
 def _group(group: Sequence[FindingReport]) -> str:
-    library = LIBRARIES[group[0].library or ""]
+    library = LIBRARIES[group[0].package or ""]
     names = dict.fromkeys((finding.name or "").removeprefix(f"{library.package}.") for finding in group)
     # The name of the class alone, unless two modules have a class of that name.
     short = Counter(name.rpartition(".")[2] for name in names)

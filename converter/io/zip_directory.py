@@ -36,7 +36,7 @@ _DEFLATE_HINTS: Final = 0x0006  # the writer's compression level, which no reade
 _RATIO: Final = 1032  # most bytes that one deflated byte can become: two bits can stand for 258
 _SECOND_NAME: Final = 0x7075  # id of an extra field that holds another name, which some readers prefer
 # The form of torch's names; the slower check of other names can be left out for them.
-_ORDINARY: Final = re.compile(r"(?:[A-Za-z0-9_-]++/)*+[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+").fullmatch
+_ORDINARY: Final = re.compile(r"[A-Za-z0-9_-]++(?:[/.][A-Za-z0-9_-]++)*").fullmatch
 _TAIL: Final = 64 << 10  # bytes read at once from the end; usually the whole directory
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 class GlobalReport:
     """A global that a pickle names, `byte` bytes into it. `danger` is what it does when loaded, `evidence` who abused it.
 
-    Outside the closed table: `call` is its first call, cut short; `library` the known package that it is from; `accepted`
+    Outside the closed table: `call` is its first call, cut short; `package` the known package that it is from; `accepted`
     the policy's reason.
     """
 
@@ -22,7 +22,7 @@ class GlobalReport:
     danger: str | None
     evidence: str | None
     call: str | None = None
-    library: str | None = None
+    package: str | None = None
     accepted: str | None = None
 
 
@@ -66,7 +66,7 @@ class FindingReport:
     byte: int | None
     name: str | None = None
     call: str | None = None
-    library: str | None = None
+    package: str | None = None
     accepted: str | None = None
 
 

@@ -85,7 +85,7 @@ class Findings:
             rule, message = "dangerous-global", f"{path} {named.danger} when the file is unpickled{source}"
         self.add(
             FindingReport(
-                rule, RULES[rule].level, message, place, named.byte, path, named.call, named.library, named.accepted
+                rule, RULES[rule].level, message, place, named.byte, path, named.call, named.package, named.accepted
             )
         )
 

@@ -60,6 +60,7 @@ _CALLS: Final = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD", "EXT1"
 _CALLS_WITHOUT_ARGUMENT: Final = frozenset(
     OPCODES[name][0] for name in _CALLS if not FIXED_WIDTHS.get(OPCODES[name][1], 1)
 )
+_AT_A_TIME: Final = 10_000  # opcodes that are passed over in one match
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*")
 _SPELLED: Final = re.compile(rb"[ci][A-Za-z_][\w.]{0,60}\n[A-Za-z_][\w.]{0,60}\n")  # GLOBAL and INST, as text
 _BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-9+/\s]{9,}+={0,2}")
@@ -307,7 +308,8 @@ def noteworthy(
     """
     start = position
     while True:
-        position = _PASS_OVER(data, position).end()  # type: ignore[union-attr]
+        while (end := _PASS_OVER(data, position).end()) != position:  # type: ignore[union-attr]
+            position = end
         if position == len(data):
             return
         code = data[position]
@@ -330,14 +332,16 @@ def _passing_over() -> Callable[[bytes, int], re.Match[bytes] | None]:
         if written in FIXED_WIDTHS and name not in _CALLS and name != "STOP":
             width = FIXED_WIDTHS[written]
             codes[width] = codes.get(width, b"") + re.escape(bytes([code]))
-    choices = [b"[" + those + b"]" + (b".{%d}" % width if width else b"+") for width, those in codes.items()]
+    choices = [b"[" + those + b"]" + (b".{%d}" % width if width else b"++") for width, those in codes.items()]
     short = [(length, b".{%d}" % length) for length in range(_SHORT + 1)]
     for names, zeros in ((("SHORT_BINUNICODE", "SHORT_BINBYTES", "SHORT_BINSTRING", "LONG1"), b""),
                          (("BINUNICODE", "BINBYTES", "BINSTRING"), b"\0\0\0")):  # fmt: skip
         those = b"".join(re.escape(bytes([OPCODES[name][0]])) for name in names)
         choices += [b"[" + those + b"]" + re.escape(bytes([length])) + zeros + rest for length, rest in short]
-    choices += [b"c[^\n]*\n[^\n]*\n", b"[ILFgp][^\n]*\n"]
-    return re.compile(b"(?:" + b"|".join(choices) + b")*+", re.DOTALL).match
+    choices += [b"c[^\n]*+\n[^\n]*+\n", b"[ILFgp][^\n]*+\n"]
+    # So many at a time, because each takes memory until the match ends. A possessive repeat would take none, but Python
+    # before 3.11.5 runs those of groups wrongly.
+    return re.compile(b"(?:" + b"|".join(choices) + b"){0,%d}" % _AT_A_TIME, re.DOTALL).match
 
 
 _PASS_OVER: Final = _passing_over()

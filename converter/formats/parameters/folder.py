@@ -36,7 +36,7 @@ SCHEMA: Final = "cerebras-tool/manifest/v1"
 PROPERTIES: Final = "model.properties"
 _SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 _CRC: Final = re.compile(r"[0-9a-f]{8}")
-_PATH: Final = re.compile(r"(?:[A-Za-z0-9_%][A-Za-z0-9._%-]*+/)*+[A-Za-z0-9_%][A-Za-z0-9._%-]*+")
+_STEP: Final = re.compile(r"[A-Za-z0-9_%][A-Za-z0-9._%-]*")  # of the path of a file in the folder
 
 
 @dataclass(slots=True)
@@ -313,7 +313,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
     descriptors = Descriptors()
     for entry in manifest["files"]:
         name = entry["path"]
-        if type(name) is not str or not _PATH.fullmatch(name) or name in sources:
+        if type(name) is not str or not all(map(_STEP.fullmatch, name.split("/"))) or name in sources:
             raise ManifestError(f"{what} names the file {name!r:.120}, which is not a plain path or occurs twice")
         nbytes, key, shard, crc = entry["nbytes"], entry.get("key", name), entry.get("shard"), entry["crc32"]
         if type(nbytes) is not int or type(key) is not str or type(crc) is not str or not _CRC.fullmatch(crc):

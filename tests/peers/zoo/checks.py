@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import library
 
 from converter.opening import open_checkpoint
 
@@ -14,10 +15,10 @@ _LIBRARIES: list[Any] = []
 
 def define_vision_operators() -> None:
     """Let torchvision be imported where its compiled operators don't fit this torch: its models need none of them."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    operators = library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _LIBRARIES.append(library)  # what it defined goes with it
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _LIBRARIES.append(operators)  # what it defined goes with it
 
 
 def difference(path: Path, expected: dict[str, Any]) -> str:
