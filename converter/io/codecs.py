@@ -84,27 +84,12 @@ class _Zlib:
         return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
-class _OldJoblib(_Zlib):
-    """The zlib stream in a file of joblib before 0.10: `ZF`, its length as a number in 19 characters, perhaps a blank."""
+class _FirstChanged:
+    """A decompressor whose first piece of input is changed before it is read: `change` gives the new one."""
 
-    def __init__(self) -> None:
-        super().__init__(zlib.MAX_WBITS)
-        self._before = True
-
-    def decompress(self, data: bytes, max_length: int = _WRITTEN) -> bytes:
-        if self._before:
-            self._before = False
-            data = data[_OLD_HEADER:].removeprefix(b" ")
-        return super().decompress(data, max_length)
-
-
-class _AnyDictionary:
-    """An lzma stream, read with the smallest dictionary, whatever its header asks for. That is enough for its first byte."""
-
-    def __init__(self) -> None:
-        import lzma
-
-        self._inner, self._before = lzma.LZMADecompressor(lzma.FORMAT_ALONE), True
+    def __init__(self, inner: Inflater, change: Callable[[bytes], bytes]) -> None:
+        self._inner = inner
+        self._change: Callable[[bytes], bytes] | None = change
 
     @property
     def eof(self) -> bool:
@@ -119,10 +104,22 @@ class _AnyDictionary:
         return self._inner.needs_input
 
     def decompress(self, data: bytes, max_length: int = _WRITTEN) -> bytes:
-        if self._before:
-            self._before = False
-            data = data[:1] + (4096).to_bytes(4, "little") + data[5:]
+        if self._change is not None:
+            data, self._change = self._change(data), None
         return self._inner.decompress(data, max_length)
+
+
+def _old_joblib() -> Inflater:
+    """The zlib stream in a file of joblib before 0.10, behind `ZF`, its length in 19 characters, and perhaps a blank."""
+    return _FirstChanged(_Zlib(zlib.MAX_WBITS), lambda data: data[_OLD_HEADER:].removeprefix(b" "))
+
+
+def _small_dictionary() -> Inflater:
+    """An lzma stream, read with the smallest dictionary whatever its header asks for: enough to read its first byte."""
+    import lzma
+
+    inner = lzma.LZMADecompressor(lzma.FORMAT_ALONE)
+    return _FirstChanged(inner, lambda data: data[:1] + (4096).to_bytes(4, "little") + data[5:])
 
 
 def _zlib(head: bytes) -> bool:
@@ -197,9 +194,9 @@ _CODECS: Final[tuple[_Row, ...]] = (
     ("a gzip file", _starts(b"\x1f\x8b\x08"), lambda: lambda: _Zlib(31), b"\0", None),
     ("a bzip2 file", _starts(b"BZh"), _bzip2, b"", None),
     ("an xz file", _starts(b"\xfd7zXZ\0"), _xz, b"\0", None),
-    ("an lzma file", _starts(b"\x5d\0"), _lzma, b"", _AnyDictionary),
+    ("an lzma file", _starts(b"\x5d\0"), _lzma, b"", _small_dictionary),
     ("a zlib stream", _zlib, lambda: lambda: _Zlib(15), b"", lambda: _Zlib(15)),
-    ("a file of joblib before 0.10", _starts(b"ZF"), lambda: _OldJoblib, b"", _OldJoblib),
+    ("a file of joblib before 0.10", _starts(b"ZF"), lambda: _old_joblib, b"", _old_joblib),
     ("a Zstandard file", _starts(b"\x28\xb5\x2f\xfd"), _zstandard, b"", None),
     ("an lz4 file", _starts(b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"), _lz4, b"", None),
     ("a file that starts with a frame to be skipped (lz4 or Zstandard)", _skippable, lambda: None, b"", None),
