@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from converter.errors import AmbiguousError, ConverterError, PickleError, TruncatedPickleError
 from converter.formats.foreign import program
-from converter.io.codecs import codec, is_compressed
 from converter.io.tar import is_header
-from converter.io.zip_ends import archive_ends
 from converter.pickles.machine import run
 from converter.pickles.opcodes import NAMES
 
@@ -45,11 +43,17 @@ def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool)
         found.append(code.title)
     if is_header(head):
         found.append(TAR)
-    kind = codec(head)
-    if kind is not None and is_compressed(source, kind):
-        found.append(kind.title)
-    if not archive and archive_ends(source) is not None:
-        found.append(ZIP)
+    if not head.startswith(_ZIP):  # as no compressed file does
+        from converter.io.codecs import codec, is_compressed
+
+        kind = codec(head)
+        if kind is not None and is_compressed(source, kind):
+            found.append(kind.title)
+    if not archive:
+        from converter.io.zip_ends import archive_ends
+
+        if archive_ends(source) is not None:
+            found.append(ZIP)
     if not pickled and names_a_global(source, head):
         found.append(PICKLE)
     return found

@@ -5,15 +5,15 @@ A reader never asks its record. Records name the readers, and the modules of a f
 
 from typing import Final
 
-from converter.formats import gguf, npz, parameters, safetensors, torch
+from converter.formats import marks
 from converter.formats.format import Format, lazily
 
 _TORCH_ENDINGS: Final = (".bin", ".pt", ".pth", ".ckpt")
 
 NPZ: Final = Format(
-    name=npz.NPZ_NAME,
+    name=marks.NPZ,
     title="numpy archive (npz)",
-    matches=npz.first_is_array,
+    matches=marks.first_is_array,
     read=lazily("converter.formats.npz.reader", "read"),
     endings=(".npz",),
     plan=lazily("converter.formats.npz.writer", "plan"),
@@ -21,7 +21,7 @@ NPZ: Final = Format(
     contents="records",
 )
 TORCH_ZIP: Final = Format(
-    name=torch.ZIP_NAME,
+    name=marks.TORCH_ZIP,
     title="PyTorch checkpoint (zip)",
     matches=lambda head: head.startswith(b"PK\3\4"),  # a zip's local header: PyTorch itself looks no further
     read=lazily("converter.formats.torch.reader", "read"),
@@ -31,9 +31,9 @@ TORCH_ZIP: Final = Format(
     contents="records",
 )
 TORCH_LEGACY: Final = Format(
-    name=torch.LEGACY_NAME,
+    name=marks.TORCH_LEGACY,
     title="PyTorch checkpoint (legacy stream)",
-    matches=lambda head: head.startswith(torch.LEGACY),
+    matches=lambda head: head.startswith(marks.LEGACY_MAGICS),
     read=lazily("converter.formats.torch.legacy", "read"),
     endings=_TORCH_ENDINGS,
     engines=("numpy", "transformers"),
@@ -41,9 +41,9 @@ TORCH_LEGACY: Final = Format(
     contents="pickles",
 )
 GGUF: Final = Format(
-    name=gguf.NAME,
+    name=marks.GGUF,
     title="GGUF",
-    matches=lambda head: head.startswith(gguf.MAGIC),
+    matches=lambda head: head.startswith(marks.GGUF_MAGIC),
     read=lazily("converter.formats.gguf.reader", "read"),
     endings=(".gguf",),
     canonical=lazily("converter.formats.gguf.names", "canonical"),
@@ -57,9 +57,9 @@ GGUF: Final = Format(
     tanh=True,
 )
 SAFETENSORS: Final = Format(
-    name=safetensors.NAME,
+    name=marks.SAFETENSORS,
     title="safetensors",
-    matches=safetensors.has_header,
+    matches=marks.has_header,
     read=lazily("converter.formats.safetensors.reader", "read"),
     endings=(".safetensors",),
     plan=lazily("converter.formats.safetensors.writer", "plan"),
@@ -71,9 +71,9 @@ SAFETENSORS: Final = Format(
     engines=("numpy", "transformers"),
 )
 PARAMETERS: Final = Format(
-    name=parameters.NAME,
+    name=marks.PARAMETERS,
     title="parameters folder",
-    is_folder=lambda path: (path / parameters.MANIFEST).is_file(),
+    is_folder=lambda path: (path / marks.MANIFEST).is_file(),
     read_folder=lazily("converter.formats.parameters.folder", "read_folder"),
     plan=lazily("converter.formats.parameters.folder", "plan"),
     dtypes=("keep",),
@@ -84,9 +84,9 @@ PARAMETERS: Final = Format(
 )
 # It has no endings: in a folder, .npy files lie beside weights for many reasons.
 NPY: Final = Format(
-    name=npz.NPY_NAME,
+    name=marks.NPY,
     title="numpy array (npy)",
-    matches=lambda head: head.startswith(npz.MAGIC),
+    matches=lambda head: head.startswith(marks.NPY_MAGIC),
     read=lazily("converter.formats.npz.reader", "read_array"),
     contents="array",
 )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from converter.errors import ArchiveError, LimitError, SourceError
 from converter.io.checksums import crc32
 from converter.io.source import Derived, Extent
-from converter.io.spool import Spool
 from converter.io.zip_directory import STORED, Directory, Record
 from converter.text import os_reason
 
 if TYPE_CHECKING:
     from converter.io.source import Source
+    from converter.io.spool import Spool
 
 
 class Archive:
@@ -26,7 +26,12 @@ class Archive:
         self.source, self.name = source, source.name
         self._directory = Directory(source)
         self.root, self.records = self._directory.root, self._directory.records
-        self._spool = Spool()
+
+    @cached_property
+    def _spool(self) -> Spool:
+        from converter.io.spool import Spool  # which only archives with deflated records need
+
+        return Spool()
 
     def __contains__(self, name: object) -> bool:
         return name in self.records
@@ -137,6 +142,8 @@ class _InflatedRecord(Derived):
         """Put the data into the spool, and return where they start. Raises SourceError if there is no room for them."""
         try:
             if self.size > self._spool.room():
+                import tempfile
+
                 raise SourceError(
                     f"`{self.name}` inflates to {self.size:,} bytes, more than {tempfile.gettempdir()} has room: name a "
                     "roomier folder by TMPDIR"

@@ -14,13 +14,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from converter.pickles.numpy_rows import (
-    array_state,
-    dtype_arguments,
-    dtype_state,
-    frombuffer_arguments,
-    scalar_arguments,
-)
 from converter.pickles.values import Dict, TableEntry, Value, ValueRow
 
 Arguments = tuple[Any, ...]
@@ -181,6 +174,17 @@ def _attributes(_: Value, state: object) -> bool:
     return plain_attributes(state)
 
 
+def _of_numpy(name: str) -> Callable[..., bool]:
+    """A check of `numpy_rows`, which is imported when numpy's values are in a pickle: state dicts have none."""
+
+    def check(*args: object) -> bool:
+        from converter.pickles import numpy_rows
+
+        return vars(numpy_rows)[name](*args)  # type: ignore[no-any-return]
+
+    return check
+
+
 def _row(
     module: str,
     name: str,
@@ -232,13 +236,13 @@ _ROWS: Final = (
     _row("uuid", "UUID", _none, _attributes),
     _row("uuid", "SafeUUID", lambda args: len(args) == 1 and (args[0] is None or type(args[0]) is int)),
     *(_row(module, name, _all(str)) for module in ("pathlib", "pathlib._local") for name in _PATHS),
-    _row("numpy", "ndarray", _no, array_state),
-    _row("numpy", "dtype", dtype_arguments, dtype_state),
+    _row("numpy", "ndarray", _no, _of_numpy("array_state")),
+    _row("numpy", "dtype", _of_numpy("dtype_arguments"), _of_numpy("dtype_state")),
     *(_row("numpy", name, lambda args: len(args) < 2 and type((*args, 0)[0]) in (int, float, bool)) for name in _SCALARS),
     *(_row("numpy.dtypes", f"{name}DType", _none) for name in _DTYPES),
     *(_row(module, "_reconstruct", make=_ndarray) for module in _NUMPY),
-    *(_row(module, "scalar", scalar_arguments) for module in _NUMPY),
-    *(_row(module, "_frombuffer", frombuffer_arguments) for module in ("numpy.core.numeric", "numpy._core.numeric")),
+    *(_row(module, "scalar", _of_numpy("scalar_arguments")) for module in _NUMPY),
+    *(_row(module, "_frombuffer", _of_numpy("frombuffer_arguments")) for module in ("numpy.core.numeric", "numpy._core.numeric")),
     _row("numpy.random._pickle", "__generator_ctor", _generator, _any_state),
     _row("numpy.random._pickle", "__randomstate_ctor", _generator, _any_state),
     _row("numpy.random._pickle", "__bit_generator_ctor", _bit_generator, _any_state),

@@ -50,8 +50,6 @@ _STATE_STARTS: Final = ("optim", "sched", "random")
 _OPTIMIZER: Final = frozenset(("state", "param_groups"))  # the keys that every torch.optim state dict has
 _WORD: Final = re.compile(r"[A-Za-z][a-z]*")
 _ROOT: Final = "--root NAME takes the part below a name"
-# Prefixes that wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
-PREFIXES: Final = ("module.", "_orig_mod.")
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import ConverterError, NamesError
 from converter.formats import FORMATS
 from converter.formats.foreign import HEAD, known, program, sealed, what
-from converter.formats.npz import MAGIC
+from converter.formats.marks import NPY_MAGIC
 from converter.formats.readings import other_readings
 from converter.formats.records import NPY, TORCH_LEGACY
 from converter.io.codecs import Codec, codec, inflated, is_compressed
@@ -134,7 +134,7 @@ class Walker:
         format = next((one for one in (NPY, TORCH_LEGACY) if one.matches(head)), None)
         if head.startswith(zip_walk.ZIP):
             self.recognised |= self.zip(source, place) != zip_walk.TITLE
-        elif place.claim is Claim.DATA and not head.startswith(MAGIC):
+        elif place.claim is Claim.DATA and not head.startswith(NPY_MAGIC):
             self.check_data(source, replace(place, depth=place.depth + 1))
         else:
             self.recognised |= bool(self.content(source, place, head, format))

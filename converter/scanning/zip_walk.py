@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError, TruncatedPickleError
 from converter.formats.foreign import program, sealed
-from converter.formats.npz import ARRAY, MAGIC
+from converter.formats.marks import ARRAY, NPY_MAGIC
 from converter.formats.records import NPZ, TORCH_LEGACY, TORCH_ZIP
 from converter.formats.torch import reader as torch
 from converter.formats.torch.records import PICKLE, another_case
@@ -126,7 +126,7 @@ def behind_header(walker: Walker, source: Source, position: int, place: Place) -
 def _open_ended(walker: Walker, source: Source, place: Place) -> None:
     """Look for pickles at the start of a record whose end is unknown."""
     head = bytes(source.read(0, min(PEEK, source.size)))
-    start = 10 + int.from_bytes(head[8:10], "little") if head.startswith(MAGIC) else 0
+    start = 10 + int.from_bytes(head[8:10], "little") if head.startswith(NPY_MAGIC) else 0
     walker.budget.salvage_nbytes += len(head)
     found = run_pickle(head, 0)
     if not (start or found.error is None or found.plausible or isinstance(found.error, TruncatedPickleError)):
@@ -146,7 +146,7 @@ def _claim(name: str, checkpoint: bool) -> Claim:
 
 def _may_hold_something(head: bytes, claim: Claim, nbytes: int) -> bool:
     """Whether a record of `nbytes` may be a pickle or contain one, as far as its first bytes tell."""
-    if head.startswith((ZIP, MAGIC)) or claim is Claim.PICKLE or TORCH_LEGACY.matches(head):
+    if head.startswith((ZIP, NPY_MAGIC)) or claim is Claim.PICKLE or TORCH_LEGACY.matches(head):
         return True
     if claim is not Claim.DATA and (sealed(head) is not None or codec(head) is not None or is_header(head)):
         return True

@@ -13,10 +13,10 @@ from typing import Any, Final
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError
-from converter.formats.gguf import MAGIC, NAME
 from converter.formats.gguf.blocks import BLOCK, BY_ID, QUANTISED, Encoding, dequantise
 from converter.formats.gguf.cursor import Cursor
 from converter.formats.gguf.metadata import ALIGNMENT, metadata
+from converter.formats.marks import GGUF, GGUF_MAGIC
 from converter.io.source import STEP, Derived, Source
 from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
@@ -34,7 +34,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     """
     if root is not None:
         raise FormatError(f"`{source.name}` is a GGUF file: it holds one set of names, and no other to choose")
-    cursor = Cursor(source, len(MAGIC))
+    cursor = Cursor(source, len(GGUF_MAGIC))
     version = cursor.number("<I")
     if version and version & 0xFFFF == 0:
         raise FormatError(f"`{source.name}` is a big-endian GGUF file: turn it into a little-endian one first")
@@ -58,7 +58,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
         contents.add(info)
     return Catalogue(
         contents.tensors,
-        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, GGUF, (File(source.name, source.size),), (source,)),
         storages=tuple(tensor.storage for tensor in contents.tensors.values()),
         unsupported=tuple(contents.unsupported),
         problems=tuple(contents.problems(said)),

@@ -16,10 +16,10 @@ from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats.format import VALUES, Options, Planned
-from converter.formats.gguf import MAGIC
 from converter.formats.gguf.blocks import BY_NAME, Encoding, quantised
 from converter.formats.gguf.metadata import ALIGNMENT, ARRAY, STRING, TYPES
 from converter.formats.gguf.names import ACTIVATION, TOKENIZER
+from converter.formats.marks import GGUF_MAGIC
 from converter.io.parts import Buffers, Part, known
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.models.families import runnable
@@ -354,7 +354,7 @@ def _header(tensors: list[_Written], keys: list[bytes]) -> bytes:
     for written in tensors:
         infos.append(_info(written, offset))
         offset += written.padded
-    header = b"".join([MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(keys)), *keys, *infos])
+    header = b"".join([GGUF_MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(keys)), *keys, *infos])
     return header.ljust(_padded(len(header)), b"\0")
 
 

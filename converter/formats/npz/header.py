@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from converter.dtypes import BOOL, C64, C128, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, Dtype
 from converter.errors import FormatError, LayoutError, LimitError, UnsafeError, UnsupportedError
-from converter.formats.npz import MAGIC
+from converter.formats.marks import NPY_MAGIC
 from converter.limits import limits
 
 LONGEST: Final = 12 + 10_000  # bytes of a header and what comes before it: numpy reads no longer text
@@ -72,7 +72,7 @@ def start_of_data(head: bytes, what: str) -> int:
 
     Raises FormatError if it is not an array of a known version, and LimitError for a header that is too long.
     """
-    if not head.startswith(MAGIC) or len(head) < 12:
+    if not head.startswith(NPY_MAGIC) or len(head) < 12:
         raise FormatError(f"{what} is not a numpy array: it does not start with the bytes `\\x93NUMPY` and a header")
     width = _WIDTHS.get(head[6:8])
     if width is None:
@@ -112,7 +112,7 @@ def written(dtype: Dtype, shape: tuple[int, ...]) -> bytes:
     text += " " * (_GROWTH - len(str(shape[0])) if shape else 0)
     length = len(text) + 1
     padding = -(10 + length) % _ALIGNED
-    return MAGIC + b"\1\0" + (length + padding).to_bytes(2, "little") + text.encode() + b" " * padding + b"\n"
+    return NPY_MAGIC + b"\1\0" + (length + padding).to_bytes(2, "little") + text.encode() + b" " * padding + b"\n"
 
 
 def _text(head: bytes, what: str) -> str:

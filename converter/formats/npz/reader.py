@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from converter.dtypes import DTYPES, Dtype
 from converter.errors import ArchiveError, ConverterError, FormatError, LayoutError
-from converter.formats.npz import ARRAY, NPY_NAME, NPZ_NAME
+from converter.formats.marks import ARRAY, NPY, NPZ
 from converter.formats.npz.header import NATIVE, Header, descr, parse, start_of_data
 from converter.io.checksums import crc32, crc32_combine
 from converter.io.local import LocalFile
@@ -62,7 +62,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
         storages.append(storage)
     return Catalogue(
         tensors,
-        Origin(source.name, NPZ_NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, NPZ, (File(source.name, source.size),), (source,)),
         storages=tuple(storages),
     )
 
@@ -76,7 +76,7 @@ def read_array(source: Source, *, root: Root = None, shard: int | None = None) -
     storage = Storage(source, header.start, header.nbytes, NAMELESS, shard, byteorder=header.byteorder)
     return Catalogue(
         {NAMELESS: Tensor(header.dtype, header.shape, header.stride, 0, storage)},
-        Origin(source.name, NPY_NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, NPY, (File(source.name, source.size),), (source,)),
         storages=(storage,),
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from converter.dtypes import Dtype
 from converter.errors import OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
-from converter.formats.npz import ARRAY
+from converter.formats.marks import ARRAY
 from converter.formats.npz.header import NATIVE, written
 from converter.formats.npz.reader import BITS
 from converter.io.checksums import crc32, crc32_combine

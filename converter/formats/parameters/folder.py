@@ -17,7 +17,7 @@ from typing import Any, Final
 from converter.dtypes import BY_NAME, F32
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
-from converter.formats.parameters import MANIFEST, NAME
+from converter.formats.marks import MANIFEST, PARAMETERS
 from converter.io.local import Descriptors, FolderFile
 from converter.io.parts import Digests, Part
 from converter.io.publish import Piece, PlannedFile, literal
@@ -343,7 +343,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
         tensors,
         Origin(
             str(path),
-            NAME,
+            PARAMETERS,
             tuple(File(str(path / name), storage.nbytes) for name, storage in sources.items()),
             tuple(files),
             config,

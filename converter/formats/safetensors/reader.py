@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_SAFETENSORS
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError, ManifestError
-from converter.formats.safetensors import NAME
+from converter.formats.marks import SAFETENSORS
 from converter.io.strict_json import strict_json
 from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
@@ -68,7 +68,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     _tie(tensors, metadata, {other.name for other in unsupported}, source.name)
     return Catalogue(
         tensors,
-        Origin(source.name, NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, SAFETENSORS, (File(source.name, source.size),), (source,)),
         storages=tuple(storages),
         unsupported=tuple(unsupported),
         metadata=metadata,

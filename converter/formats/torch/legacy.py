@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
-from converter.formats.torch import LEGACY_NAME
+from converter.formats.marks import TORCH_LEGACY
 from converter.formats.torch.reader import storage_dtype
 from converter.io.source import NOWHERE
 from converter.limits import limits
@@ -58,7 +58,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
             name: mentioned.whole(tensor) if tensor.storage.key in mentioned.numbered else tensor
             for name, tensor in flattened.tensors.items()
         },
-        Origin(source.name, LEGACY_NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, TORCH_LEGACY, (File(source.name, source.size),), (source,)),
         storages=(*mentioned.placed.values(), *(tensor.storage for tensor in flattened.arrays.values())),
         others=tuple(flattened.others),
         unsupported=tuple(flattened.unsupported),

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
-from converter.formats.torch import PUBLISHED_WRITER, ZIP_NAME
+from converter.formats.marks import TORCH_ZIP
+from converter.formats.torch import PUBLISHED_WRITER
 from converter.formats.torch.records import CONSTANTS, SCRIPTED, TORCHSCRIPT, another_case, program
 from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
@@ -60,7 +61,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     every = [*storages.storages.values(), *(tensor.storage for tensor in flattened.arrays.values())]
     return Catalogue(
         flattened.tensors,
-        Origin(source.name, ZIP_NAME, (File(source.name, source.size),), (source,)),
+        Origin(source.name, TORCH_ZIP, (File(source.name, source.size),), (source,)),
         storages=tuple(every),
         others=tuple(flattened.others),
         unsupported=tuple(flattened.unsupported),
@@ -91,7 +92,7 @@ def read_cut_off(source: Source) -> Catalogue | None:
         pickled = run(data, TABLE, _promised)
         return Catalogue(
             flatten(pickled.value).tensors,
-            Origin(source.name, ZIP_NAME, (File(source.name, source.size),), (source,)),
+            Origin(source.name, TORCH_ZIP, (File(source.name, source.size),), (source,)),
         )
     except ConverterError:
         return None

@@ -1,0 +1,41 @@
+"""What each format is called, and the first bytes or the file by which it is recognised.
+
+All of it is in one module, because every file that is opened is compared with all formats.
+"""
+
+from typing import Final
+
+GGUF: Final = "gguf"
+GGUF_MAGIC: Final = b"GGUF"
+
+NPZ: Final = "npz"
+NPY: Final = "npy"
+NPY_MAGIC: Final = b"\x93NUMPY"
+ARRAY: Final = ".npy"  # the ending of a record's name in an npz
+
+PARAMETERS: Final = "parameters"
+MANIFEST: Final = "manifest.json"  # the file that makes a folder one of parameters
+
+SAFETENSORS: Final = "safetensors"
+
+TORCH_ZIP: Final = "torch-zip"
+TORCH_LEGACY: Final = "torch-legacy"
+# The magic number of torch before 1.6, by pickle protocol: 2 is torch's own choice, the others its caller's.
+_MAGIC: Final = 0x1950A86A20F9469CFC6C
+_PICKLED: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
+LEGACY_MAGICS: Final = (
+    *(bytes([0x80, protocol]) + _PICKLED for protocol in (2, 3)),
+    *(bytes([0x80, protocol, 0x95]) + len(_PICKLED).to_bytes(8, "little") + _PICKLED for protocol in (4, 5)),
+    b"L%dL\n." % _MAGIC,
+)
+
+
+def first_is_array(head: bytes) -> bool:
+    """Whether a zip's first record is an array: all of an npz are, and none that torch.save writes."""
+    end = 30 + int.from_bytes(head[26:28], "little")
+    return head.startswith(b"PK\3\4") and head[30:end].endswith(ARRAY.encode())
+
+
+def has_header(head: bytes) -> bool:
+    """Whether a file begins with a header of safetensors: its length, of which 6 bytes are used at most, and its `{`."""
+    return head[6:8] == b"\0\0" and head[8:].lstrip(b" \t\r\n")[:1] == b"{"

@@ -1,0 +1,283 @@
+"""Names the tensors of anything but a plain state dict: flattening, the choice of a root, and what is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.dtypes import Dtype
+from converter.errors import FormatError, LimitError, NamesError
+from converter.limits import limits
+from converter.pickles.closed_table import Attributed, Special
+from converter.pickles.keys import Keys
+from converter.pickles.modules import attributes, items, settings, state_dict
+from converter.pickles.numpy_arrays import array_tensor, is_numeric
+from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
+from converter.pickles.walk import inside, key_text
+from converter.pickles.weights import Chosen, choose
+from converter.tensors.catalogue import Other, Role, Unsupported
+from converter.tensors.tensor import Tensor
+from converter.words import Part, Root
+
+if TYPE_CHECKING:
+    from converter.pickles.flatten import Flattened
+
+# What people call the types that stand for values here.
+_KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
+_TENSORS: Final = (Tensor, Special, Attributed)
+_SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
+_CLASSES: Final = 4  # of whole modules that stand side by side: so many are named
+_LETTERS: Final = 256  # average bytes per name that are allowed
+
+
+def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[object], Dict | None] | None) -> bool:
+    """Put the tensors and everything else into `flattened`. Arguments and errors are those of `flatten`.
+
+    Returns whether a prefix that every name has is a wrapper's: names in a part that the caller chose are left as they are.
+    """
+    held = _Held(value, module or state_dict)
+    if type(root) is str:
+        chosen = _chosen(value, root, held)
+        flattened.root = root
+    else:
+        chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None)
+        if chosen.value is not value and type(chosen.value) is Dict:
+            held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
+        flattened.root = ".".join(chosen.keys)
+    flattened.averaged = chosen.averaged
+    averaged = frozenset(chosen.averaged)
+    for name, inner in chosen.beside:
+        flattened.others.append(_other(name, inner, "averaged" if name in averaged else "beside"))
+    top = chosen.value
+    if _is_tensor(top):
+        _add(flattened, "tensor", top)
+        return False
+    letters, most = 0, min(limits().names, _LETTERS * held.places + (1 << 20))
+    for name, leaf in _leaves(top, held, _SHARED * held.places + 1024):
+        letters += len(name) if name.isascii() else 4 * len(name)
+        if letters > most:
+            raise LimitError(f"{held.places:,} values have names of more than {most:,} bytes: no more are read")
+        _add(flattened, name, leaf)
+    if held.modules:
+        flattened.module = ", ".join([*dict.fromkeys(held.outermost(top))][:_CLASSES])
+    if id(top) in held.modules:
+        named = {key for key in held.modules[id(top)][::2] if type(key) is str}
+        flattened.others += [_other(name, inner, "setting") for name, inner in settings(top) if name not in named]
+        return False
+    return type(root) is not str
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, _TENSORS) or is_numeric(value)
+
+
+def _add(flattened: Flattened, name: str, leaf: object) -> None:
+    if isinstance(leaf, Tensor):
+        if name in flattened.tensors:
+            raise NamesError(
+                f"two tensors are both called `{name}`: a name is made of the keys that lead to a tensor, and two ways to "
+                "tensors are written alike"
+            )
+        flattened.tensors[name] = leaf
+    elif is_numeric(leaf):
+        made = flattened.arrays.get(id(leaf)) or array_tensor(leaf, f"array {len(flattened.arrays)}")
+        flattened.arrays[id(leaf)] = made
+        _add(flattened, name, made)
+    elif isinstance(leaf, Attributed):
+        _add(flattened, name, leaf.tensor)
+        for attributes in leaf.attributes:
+            flattened.others.append(_other(f"{name}.__dict__", attributes, "attribute"))
+    elif isinstance(leaf, Special):
+        flattened.unsupported.append(Unsupported(name, leaf.kind, leaf.dtype, leaf.shape))
+    else:
+        flattened.others.append(leaf if isinstance(leaf, Other) else _other(name, leaf))
+
+
+def _other(name: str, value: object, role: Role = "beside") -> Other:
+    if isinstance(value, Special):
+        return Other(name, f"{value.kind} tensor", value, role)
+    kind = f"{value.module}.{value.name}" if isinstance(value, Opaque) else type(value).__name__
+    if isinstance(value, TableEntry | ValueRow):
+        kind = "dtype" if isinstance(value.value if isinstance(value, TableEntry) else None, Dtype) else "global"
+    return Other(name, _KINDS.get(kind, kind), value, role)
+
+
+def _chosen(value: object, root: str, held: _Held) -> Chosen:
+    """The part that a root names; the keys in the root are joined with dots."""
+    chosen, rest = Chosen([], value), root
+    while rest:
+        node = held.opened(chosen.value)
+        if type(node) is not Dict:
+            raise FormatError(f"there is no `{root}` in the checkpoint: the value there is not a dict")
+        keys = [key_text(key) for key in node[::2]]
+        fits = [key for key in keys if rest == key or rest.startswith(key + ".")]
+        if not fits:
+            listed = ", ".join(f"`{key}`" for key in keys[:12]) or "nothing"
+            raise FormatError(f"there is no `{root}` in the checkpoint: its keys are {listed}")
+        key = max(fits, key=len)
+        chosen.enter(key, node[2 * keys.index(key) + 1], node)
+        rest = rest[len(key) + 1 :]
+    return chosen
+
+
+class _Several(list[Any]):
+    """Several containers that all hold one value."""
+
+
+class _Held:
+    """Tells which values lead to a tensor without passing something opaque. Call it with a value.
+
+    Something opaque that may be passed is a whole module; a dict of a class of its own; and an object with attributes, such as
+    a trainer, on the way to a whole module.
+
+    `places` counts the values in all containers; `modules` has the state dict of each whole module by its id, `dicts` what
+    other opaque values hold, and `objects` which of those are no dicts but have attributes. Raises LayoutError where a dict
+    on the way to a tensor has a key twice: readers differ in which of the two counts. Raises LimitError where modules share
+    their dicts of parameters so often that they multiply.
+    """
+
+    def __init__(self, value: object, module: Callable[[object], Dict | None]) -> None:
+        self.module = module
+        self.modules: dict[int, Dict] = {}
+        self.dicts: dict[int, Dict] = {}
+        self.objects: set[int] = set()
+        self.containers: set[int] = set()
+        self.leading: set[int] = set()  # containers that lead to a whole module
+        self.places = self.named = 0
+        parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
+        leaves = [value] if _is_tensor(value) else []
+        waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) or self._opens(value) else []
+        while waiting:
+            node = waiting.pop()
+            inside = self.opened(node)
+            self.places += len(inside)
+            for inner in inside[1::2] if type(inside) is Dict else inside:
+                kind = type(inner)
+                leaf = kind in _TENSORS or (kind is Value and is_numeric(inner))
+                # Empty containers lead nowhere.
+                if (
+                    leaf
+                    or ((kind is tuple or kind is list or kind is Dict) and inner)
+                    or (kind is Opaque and self._opens(inner))
+                ):
+                    above = parents.get(id(inner))
+                    if above is None:
+                        parents[id(inner)] = node
+                        (leaves if leaf else waiting).append(inner)
+                    elif type(above) is _Several:
+                        above.append(node)
+                    elif above is not node:
+                        parents[id(inner)] = _Several((above, node))
+        keys = Keys()
+        rising: list[Any] = leaves
+        while rising:
+            node = rising.pop()
+            leads = id(node) in self.leading or id(node) in self.modules
+            above = parents[id(node)]
+            for parent in above if type(above) is _Several else (above,):
+                at = id(parent)
+                if (at in self.objects and not leads) or (at in self.containers and (at in self.leading or not leads)):
+                    continue
+                if at not in self.containers:
+                    self.containers.add(at)
+                    opened = self.opened(parent)
+                    if type(opened) is Dict:
+                        keys.check(opened)
+                if leads:
+                    self.leading.add(at)
+                rising.append(parent)
+
+    def __call__(self, value: object) -> bool:
+        return id(value) in self.containers or _is_tensor(value)
+
+    def _opens(self, value: object) -> bool:
+        """Whether a value is opaque and holds something by names: those of a whole module are made once."""
+        at = id(value)
+        if at in self.modules or at in self.dicts:
+            return True
+        if (made := self.module(value)) is not None:
+            self.modules[at] = made
+            self.named += len(made)
+            if self.named > limits().memo:
+                raise LimitError(
+                    f"whole modules have more than {limits().memo:,} names: modules that share them multiply"
+                )
+        elif (held := items(value)) is not None:
+            self.dicts[at] = held
+        elif (held := attributes(value)) is not None:
+            self.dicts[at] = held
+            self.objects.add(at)
+        return at in self.modules or at in self.dicts
+
+    def opened(self, value: Any) -> Any:
+        """The container itself, or what a whole module or something else opaque holds by names."""
+        at = id(value)
+        return self.modules[at] if at in self.modules else self.dicts.get(at, value)
+
+    def parts(self, value: Any) -> Dict | None:
+        """What stands side by side in a value that is no whole module; None where it leads to no tensor by names."""
+        if type(value) is Dict:
+            return value
+        return self.dicts.get(id(value)) if id(value) in self.containers else None
+
+    def enters(self, inner: object, above: object) -> bool:
+        """Whether names go on from `above` into what it holds: from an object only on the way to a whole module."""
+        at = id(inner)
+        if id(above) in self.objects:
+            return at in self.containers and (at in self.leading or at in self.modules)
+        return at in self.containers
+
+    def outermost(self, top: Any) -> Iterator[str]:
+        """The classes of the whole modules that names from `top` on lead to, without those inside them."""
+        waiting, seen = [top], {id(top)}
+        while waiting:
+            node = waiting.pop()
+            if id(node) in self.modules:
+                yield f"{node.module}.{node.name}"
+                continue
+            for _, inner in inside(self.opened(node)):
+                if id(inner) not in seen and (id(inner) in self.leading or id(inner) in self.modules):
+                    seen.add(id(inner))
+                    waiting.append(inner)
+
+
+def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]:
+    """Yield the names and values below `top`, in order. Containers without tensors are leaves themselves.
+
+    Raises LimitError after `most` steps; a step into a container counts.
+    """
+    if id(top) not in held.containers:
+        yield from ([("", top)] if type(top) is not Dict else ((key_text(key), inner) for key, inner in top.pairs()))
+        return
+    iterators = [inside(held.opened(top))]
+    names, nodes, steps = [""], [top], 0
+    objects = {id(top)}  # an object that is entered has its names once: trainers and their parts hold one another
+    while iterators:
+        step = next(iterators[-1], None)
+        if step is None:
+            iterators.pop()
+            names.pop()
+            nodes.pop()
+            continue
+        steps += 1
+        if steps > most:
+            raise LimitError(
+                f"it takes more than {most:,} steps to name its tensors: containers that share containers multiply"
+            )
+        key, inner = step
+        name = f"{names[-1]}.{key}" if len(names) > 1 else key
+        if held.enters(inner, nodes[-1]) and id(inner) not in objects:
+            if len(iterators) >= limits().depth or len(name) > limits().line:
+                raise LimitError(
+                    f"`{name[:80]}` is nested deeper than {limits().depth} containers or {limits().line:,} characters, or "
+                    "contains itself"
+                )
+            iterators.append(inside(held.opened(inner)))
+            names.append(name)
+            nodes.append(inner)
+            if id(inner) in held.objects:
+                objects.add(id(inner))
+        elif id(nodes[-1]) in held.objects:
+            yield name, _other(name, inner)  # even a tensor: it is none of the module's
+        elif id(inner) not in held.modules:  # one without tensors, such as torch.nn.ReLU, has no name in state_dict()
+            yield name, inner
