@@ -1,0 +1,1 @@
+"""Tokenizers: one type, readers of every file that holds one, and a writer of tokenizer.json."""

@@ -1,0 +1,182 @@
+"""Reads the tokenizer in a folder, whichever files it consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from converter.errors import ManifestError, SourceError, UnsupportedError
+from converter.io.strict_json import config_beside, load_bytes, load_json
+from converter.models.tokenizers import json_file, sentencepiece, special
+from converter.models.tokenizers.checks import checked_ids
+from converter.models.tokenizers.json_file import word_pieces
+from converter.models.tokenizers.tokenizer import CONTROL, DEFAULT, Token, Tokenizer
+
+VOCABULARY: Final = "vocab.json"
+MERGES: Final = "merges.txt"
+WORDS: Final = "vocab.txt"
+# Each is enough for a tokenizer; the first that is there is read.
+_SETS: Final = ((json_file.NAME,), *((name,) for name in sentencepiece.NAMES), (VOCABULARY, MERGES), (WORDS,))
+FILES: Final = f"`{json_file.NAME}`, `{sentencepiece.NAMES[0]}`, `{VOCABULARY}` and `{MERGES}`, or `{WORDS}`"
+
+
+def is_beside(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return _found(folder) is not None
+
+
+def read(folder: Path) -> Tokenizer:
+    """The tokenizer in a folder.
+
+    Raises SourceError if there is none, ManifestError for files that contradict themselves, LimitError, and
+    UnsupportedError for a tokenizer that llama.cpp has nothing for.
+    """
+    found = _found(folder)
+    if found is None:
+        raise SourceError(f"`{folder}` has no tokenizer: {FILES} was expected")
+    documents: dict[str, Mapping[str, Any] | None] = {}
+
+    def document(name: str) -> Mapping[str, Any] | None:
+        if name not in documents:
+            documents[name] = load_json(folder / name) if (folder / name).is_file() else None
+        return documents[name]
+
+    tokenizer = _READERS[found](folder)
+    if found != json_file.NAME:
+        tokenizer = special.with_added(tokenizer, document)
+    config = config_beside(folder)
+    tokenizer = special.with_special(tokenizer, document, config, _templates(folder, document(special.OLD_TEMPLATE)))
+    return _control(tokenizer) if found == VOCABULARY else tokenizer
+
+
+def _found(folder: Path) -> str | None:
+    return next((names[0] for names in _SETS if all((folder / name).is_file() for name in names)), None)
+
+
+# ---- the kinds of files ---------------------------------------------------------------------------------------------
+
+
+def _json(folder: Path) -> Tokenizer:
+    path = folder / json_file.NAME
+    tokenizer = json_file.read(load_json(path), str(path))
+    if tokenizer.kind != "scored-pair":
+        return tokenizer
+    # The model has the scores; what was added to it stands in the JSON.
+    model = _model(folder)
+    if model is None:
+        return tokenizer
+    pieces = {
+        number: Token(token.text, token.type, model.tokens[number].score)
+        if number in model.tokens and model.tokens[number].text == token.text
+        else token
+        for number, token in tokenizer.tokens.items()
+    }
+    return replace(tokenizer, tokens=pieces, notes=(*tokenizer.notes, *model.notes))
+
+
+def _model(folder: Path) -> Tokenizer | None:
+    for name in sentencepiece.NAMES:
+        path = folder / name
+        data = load_bytes(path) if path.is_file() else b""
+        if sentencepiece.is_message(data):
+            return sentencepiece.read(data, str(path))
+    return None
+
+
+def _pieces(folder: Path) -> Tokenizer:
+    found = _model(folder)
+    if found is None:
+        path = next(folder / name for name in sentencepiece.NAMES if (folder / name).is_file())
+        raise UnsupportedError(
+            f"`{path}` is not a model of SentencePiece: put the `{json_file.NAME}` of the same model beside it"
+        )
+    return found
+
+
+def _pairs(folder: Path) -> Tokenizer:
+    path = folder / VOCABULARY
+    ids = checked_ids(load_json(path), str(path))
+    merges = tuple(_merges(folder / MERGES, ids))
+    return Tokenizer("byte-pair", {number: Token(text) for text, number in ids.items()}, merges)
+
+
+def _merges(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(_lines(path), 1):
+        text = line.removesuffix("\r")
+        if not text or (number == 1 and text.startswith("#version")):
+            continue
+        left, _, right = text.partition(" ")
+        if not left or not right or " " in right:
+            raise ManifestError(
+                f"`{path}`, line {number:,}: expected two tokens and a space between, found {text!r:.80}"
+            )
+        for token in (left, right, left + right):
+            if token not in ids:
+                raise ManifestError(
+                    f"`{path}`, line {number:,}: `{token[:80]}` is not in `{VOCABULARY}`: are they of one model?"
+                )
+        yield left, right
+
+
+def _words(folder: Path) -> Tokenizer:
+    path = folder / WORDS
+    lines = _lines(path)
+    if lines and not lines[-1]:
+        del lines[-1]
+    ids: dict[str, int] = {}
+    for number, line in enumerate(lines):
+        text = line.removesuffix("\r")
+        if ids.setdefault(text, number) != number:
+            raise ManifestError(f"`{path}`, line {number + 1:,}: the token `{text[:80]}` stands there a second time")
+    return replace(word_pieces(ids, "[UNK]", lowercase=False, strip_accents=None), lowercase=None)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return load_bytes(path).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"`{path}` is not UTF-8: {error.reason}") from error
+
+
+_READERS: Final = {
+    json_file.NAME: _json,
+    **dict.fromkeys(sentencepiece.NAMES, _pieces),
+    VOCABULARY: _pairs,
+    WORDS: _words,
+}
+
+
+# ---- beside them ----------------------------------------------------------------------------------------------------
+
+
+def _control(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with control tokens where a vocabulary without types has them: by their role or their looks."""
+    roles = set(tokenizer.special.values())
+    tokens = {
+        number: Token(token.text, CONTROL, token.score)
+        if number in roles or json_file.seems_control(token.text)
+        else token
+        for number, token in tokenizer.tokens.items()
+    }
+    return replace(tokenizer, tokens=tokens)
+
+
+def _templates(folder: Path, old: Mapping[str, Any] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if (folder / special.TEMPLATE).is_file():
+        found[DEFAULT] = _text(folder / special.TEMPLATE)
+    elif old is not None and type(old.get("chat_template")) is str:
+        found[DEFAULT] = old["chat_template"]
+    more = folder / special.TEMPLATES
+    for path in sorted(more.glob("*.jinja")) if more.is_dir() else ():
+        found[path.stem] = _text(path)
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return load_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"`{path}` is not UTF-8: {error.reason}") from error

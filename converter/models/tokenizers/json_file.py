@@ -1,0 +1,350 @@
+"""Reads tokenizer.json, the form of the library `tokenizers`."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from converter.errors import ManifestError, UnsupportedError
+from converter.models.tokenizers import pre as pres
+from converter.models.tokenizers.checks import checked_ids, flag, mapping, sequence
+from converter.models.tokenizers.pieces import scores_of
+from converter.models.tokenizers.tokenizer import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    SPACE,
+    UNKNOWN,
+    USER_DEFINED,
+    Token,
+    Tokenizer,
+)
+
+NAME: Final = "tokenizer.json"
+BYTES: Final = {f"<0x{byte:02X}>": byte for byte in range(256)}  # the tokens of single bytes
+_ADDED_SCORE: Final = -1000.0  # as llama.cpp's converter has it; nothing looks at it
+# Tokens that models don't mark as special, and llama.cpp's converter takes for control tokens all the same.
+_CONTROLS: Final = frozenset({"<pad>", "<mask>", "<2mass>", "[@BOS@]"})
+_BRACKETS: Final = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+
+
+def read(document: Mapping[str, Any], where: str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, which messages call `where`.
+
+    Raises ManifestError for one that contradicts itself, and UnsupportedError for one that llama.cpp has no name for.
+    """
+    model = mapping(document.get("model"), "model", where)
+    kind = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    reader = _MODELS.get(kind) if type(kind) is str else None
+    if reader is None:
+        raise UnsupportedError(
+            f"`{where}` is a tokenizer of the type {kind!r:.80}: llama.cpp has {', '.join(_MODELS)} only"
+        )
+    tokenizer = reader(document, model, where)
+    return _surrounded(_added(tokenizer, document, where), document, where)
+
+
+# ---- models ---------------------------------------------------------------------------------------------------------
+
+
+def _pairs(document: Mapping[str, Any], model: Mapping[str, Any], where: str) -> Tokenizer:
+    ids = checked_ids(mapping(model.get("vocab"), "model.vocab", where), where)
+    merges = tuple(_merges(model, ids, where))
+    for part in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(part):
+            raise UnsupportedError(f"`{where}` marks words by {part} {model[part]!r:.40}: llama.cpp has no such mark")
+    if flag(model, "byte_fallback", where):
+        return _characters(document, model, ids, merges, where)
+    _check_normalizer(document.get("normalizer"), where)
+    row = pres.found(document.get("pre_tokenizer"), ignore_merges=flag(model, "ignore_merges", where))
+    tokens = {number: Token(text) for text, number in ids.items()}
+    return Tokenizer("byte-pair", tokens, merges, pre=row.name if row is not None else "")
+
+
+def _merges(model: Mapping[str, Any], ids: Mapping[str, int], where: str) -> Iterator[tuple[str, str]]:
+    for number, merge in enumerate(sequence(model.get("merges", []), "model.merges", where)):
+        pair = merge.split(" ") if type(merge) is str else merge
+        match pair:
+            case [str(left), str(right)] if left and right:
+                for token in (left, right, left + right):
+                    if token not in ids:
+                        raise ManifestError(f"`{where}`: merge {number:,} needs `{token[:80]}`, which is no token")
+                yield left, right
+            case _:
+                raise ManifestError(f"`{where}`: merge {number:,} is {merge!r:.80}: two tokens were expected")
+
+
+def _check_normalizer(normalizer: Any, where: str) -> None:
+    """Raise UnsupportedError unless it changes nothing, or is NFC, which all programs leave out for byte-level BPE."""
+    for step in _flat(normalizer, "normalizers"):
+        if step != {"type": "NFC"}:
+            raise UnsupportedError(
+                f"`{where}` changes text by the normalizer {_type(step)}, which llama.cpp doesn't have for byte-level BPE"
+            )
+
+
+def _characters(
+    document: Mapping[str, Any],
+    model: Mapping[str, Any],
+    ids: Mapping[str, int],
+    merges: tuple[tuple[str, str], ...],
+    where: str,
+) -> Tokenizer:
+    """SentencePiece's BPE, as the library writes it: merges in the order of the scores."""
+    prefix = None
+    for step in _flat(document.get("normalizer"), "normalizers"):
+        match step:
+            case {"type": "Prepend", "prepend": "▁"}:
+                prefix = True
+            case {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}:
+                prefix = bool(prefix)
+            case _:
+                raise _unknown_step(step, where)
+    for step in _flat(document.get("pre_tokenizer"), "pretokenizers"):
+        match step:
+            case {"type": "Metaspace", "replacement": "▁"}:
+                prefix = _prepends(step)
+            case {"type": "Split", "pattern": {"String": " "}}:  # there are none after the normalizer
+                pass
+            case _:
+                raise _unknown_step(step, where)
+    if prefix is None:
+        raise UnsupportedError(
+            f"`{where}` has tokens for bytes, and doesn't write {SPACE} for a space as SentencePiece"
+        )
+    absent = BYTES.keys() - ids.keys()
+    if absent:
+        raise UnsupportedError(
+            f"`{where}` has no token `{min(absent)}`: llama.cpp needs one for each byte, and ends its process otherwise"
+        )
+    scores = scores_of(merges, where)
+    lowest = -float(len(scores) + 1)
+    unknown = model.get("unk_token")
+
+    def token(text: str) -> Token:
+        if text == unknown:
+            return Token(text, UNKNOWN)
+        return Token(text, BYTE) if text in BYTES else Token(text, NORMAL, scores.get(text, lowest))
+
+    tokens = {number: token(text) for text, number in ids.items()}
+    special = {"unk": ids[unknown]} if type(unknown) is str and unknown in ids else {}
+    return Tokenizer("scored-pair", tokens, pre="default", special=special, space_prefix=prefix)
+
+
+def _unigram(document: Mapping[str, Any], model: Mapping[str, Any], where: str) -> Tokenizer:
+    pieces = sequence(model.get("vocab"), "model.vocab", where)
+    unknown = model.get("unk_id")
+    tokens = {}
+    for number, piece in enumerate(pieces):
+        match piece:
+            case [str(text), float() | int() as score] if score == score and abs(score) < 1e30:  # noqa: PLR0124
+                kind = UNKNOWN if number == unknown else BYTE if text in BYTES else NORMAL
+                tokens[number] = Token(text, kind, float(score))
+            case _:
+                raise ManifestError(f"`{where}`: token {number:,} is {piece!r:.80}: a text and its score were expected")
+    charsmap, merged, prefix = b"", False, False
+    for step in _flat(document.get("normalizer"), "normalizers"):
+        match step:
+            case {"type": "Precompiled", "precompiled_charsmap": str(encoded)}:
+                charsmap = _decoded(encoded, where)
+            case {"type": "Precompiled", "precompiled_charsmap": None}:
+                pass
+            case {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " " | "▁"}:
+                merged = True
+            case {"type": "Strip"}:
+                merged = True
+            case _:
+                raise _unknown_step(step, where)
+    for step in _flat(document.get("pre_tokenizer"), "pretokenizers"):
+        match step:
+            case {"type": "Metaspace", "replacement": "▁"}:
+                prefix = _prepends(step)
+            case {"type": "WhitespaceSplit"}:
+                merged = True
+            case _:
+                raise _unknown_step(step, where)
+    special = {"unk": unknown} if type(unknown) is int and unknown in tokens else {}
+    return Tokenizer(
+        "unigram", tokens, pre="default", special=special, space_prefix=prefix, merge_spaces=merged, charsmap=charsmap
+    )
+
+
+def _decoded(encoded: str, where: str) -> bytes:
+    try:
+        return b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ManifestError(f"`{where}`: its precompiled_charsmap is not base64: {error}") from error
+
+
+def _words(document: Mapping[str, Any], model: Mapping[str, Any], where: str) -> Tokenizer:
+    ids = checked_ids(mapping(model.get("vocab"), "model.vocab", where), where)
+    prefix = model.get("continuing_subword_prefix", "##")
+    if prefix != "##":
+        raise UnsupportedError(f"`{where}` marks the middle of words by {prefix!r:.40}: llama.cpp knows `##` only")
+    lowercase, accents = False, None
+    for step in _flat(document.get("normalizer"), "normalizers"):
+        match step:
+            case {"type": "BertNormalizer"} if flag(step, "clean_text", where, default=True) and flag(
+                step, "handle_chinese_chars", where, default=True
+            ):
+                lowercase = flag(step, "lowercase", where, default=True)
+                stripped = step.get("strip_accents")
+                accents = lowercase if stripped is None else bool(stripped)
+            case _:
+                raise _unknown_step(step, where)
+    for step in _flat(document.get("pre_tokenizer"), "pretokenizers"):
+        if _type(step) != "BertPreTokenizer":
+            raise _unknown_step(step, where)
+    return word_pieces(ids, str(model.get("unk_token", "[UNK]")), lowercase=lowercase, strip_accents=accents)
+
+
+def word_pieces(ids: Mapping[str, int], unknown: str, *, lowercase: bool, strip_accents: bool | None) -> Tokenizer:
+    """A WordPiece tokenizer, whose tokens have `##` where they go on with a word."""
+    frames = {*_FRAMES, unknown}
+    tokens = {number: Token(text, CONTROL) if text in frames else Token(_phantom(text)) for text, number in ids.items()}
+    special = {name: ids[text] for text, name in _FRAMES.items() if text in ids}
+    if unknown in ids:
+        special["unk"] = ids[unknown]
+    return Tokenizer("wordpiece", tokens, pre=None, special=special, lowercase=lowercase, strip_accents=strip_accents)
+
+
+_FRAMES: Final = {"[CLS]": "cls", "[SEP]": "sep", "[PAD]": "pad", "[MASK]": "mask"}
+
+
+def _phantom(text: str) -> str:
+    """How llama.cpp spells a piece of a word: a piece that begins one has `▁` before it, and others are bare."""
+    return text.removeprefix("##") if text.startswith("##") else SPACE + text
+
+
+_MODELS: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any], str], Tokenizer]]] = {
+    "BPE": _pairs,
+    "Unigram": _unigram,
+    "WordPiece": _words,
+}
+
+
+def _flat(step: Any, inner: str) -> Iterator[Any]:
+    """The steps of a normalizer or a pre-tokenizer, which may be sequences inside sequences."""
+    waiting = [step]
+    while waiting:
+        step = waiting.pop()
+        match step:
+            case None:
+                pass
+            case {"type": "Sequence"} if type(steps := step.get(inner)) is list:
+                waiting += reversed(steps)
+            case _:
+                yield step
+
+
+def _type(step: Any) -> str:
+    return str(step.get("type"))[:40] if type(step) is dict else "?"
+
+
+def _prepends(step: Mapping[str, Any]) -> bool:
+    scheme = "always" if step.get("add_prefix_space", True) else "never"
+    return bool(step.get("prepend_scheme", scheme) != "never")
+
+
+def _unknown_step(step: Any, where: str) -> UnsupportedError:
+    return UnsupportedError(f"`{where}` has the step {_type(step)} in a form that llama.cpp has nothing for")
+
+
+# ---- what stands around the model -----------------------------------------------------------------------------------
+
+
+def seems_control(text: str) -> bool:
+    """Whether a token that isn't marked as special is one by its looks, as llama.cpp's converter decides it."""
+    return text in _CONTROLS or any(
+        text.startswith(left) and text.endswith(right) and len(text) >= len(left + right) for left, right in _BRACKETS
+    )
+
+
+def added(tokenizer: Tokenizer, additions: Mapping[int, tuple[str, bool]], where: str) -> Tokenizer:
+    """The tokenizer with tokens that were added to its model: texts, and whether they are special, by id."""
+    tokens, spaced = dict(tokenizer.tokens), tokenizer.kind in ("scored-pair", "unigram")
+    unknown = tokenizer.special.get("unk")
+    for number, (text, special) in additions.items():
+        before = tokens.get(number)
+        if special or seems_control(text):
+            kind = UNKNOWN if number == unknown and spaced else CONTROL
+            tokens[number] = Token(text, kind, before.score if before is not None else _ADDED_SCORE)
+        else:
+            # A user-defined token is compared with the text as it is, not with what SentencePiece makes of it.
+            tokens[number] = Token(text.replace(SPACE, " ") if spaced else text, USER_DEFINED, _ADDED_SCORE)
+    return replace(tokenizer, tokens=tokens)
+
+
+def _added(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -> Tokenizer:
+    additions: dict[int, tuple[str, bool]] = {}
+    stripped = []
+    for entry in sequence(document.get("added_tokens") or [], "added_tokens", where):
+        match entry:
+            case {"id": int(number), "content": str(text)} if 0 <= number < 1 << 31:
+                if number in additions:
+                    raise ManifestError(f"`{where}` adds two tokens with the id {number:,}")
+                additions[number] = text, flag(entry, "special", where)
+                if entry.get("lstrip") or entry.get("rstrip") or entry.get("single_word"):
+                    stripped.append(text)
+            case _:
+                raise ManifestError(f"`{where}`: {entry!r:.80} in added_tokens: an id and a content were expected")
+    tokenizer = added(tokenizer, additions, where)
+    if stripped:
+        note = (
+            f"{len(stripped):,} added tokens take spaces around them along, or stand for whole words only, which GGUF "
+            f"can't say: `{stripped[0][:40]}`"
+        )
+        tokenizer = replace(tokenizer, notes=(*tokenizer.notes, note))
+    return tokenizer
+
+
+def _surrounded(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -> Tokenizer:
+    """The tokenizer with what its post-processor puts around a text."""
+    adds: dict[str, bool] = {}
+    special = dict(tokenizer.special)
+    ids = tokenizer.ids
+
+    def put(name: str, text: Any) -> None:
+        adds[name] = text is not None
+        if text is not None:
+            if type(text) is not str or text not in ids:
+                raise ManifestError(f"`{where}` puts {text!r:.80} around a text, which is no token")
+            special[name] = ids[text]
+
+    for step in _flat(document.get("post_processor"), "processors"):
+        match step:
+            case {"type": "ByteLevel"}:
+                adds = {"bos": False, "eos": False} | adds
+            case {"type": "TemplateProcessing", "single": [*single]}:
+                first, last = _template(single, where)
+                put("bos", first)
+                put("eos", last)
+            case {"type": "BertProcessing" | "RobertaProcessing", "cls": [first, _], "sep": [last, _]}:
+                put("bos", first)
+                put("eos", last)
+            case _:
+                raise _unknown_step(step, where)
+    if tokenizer.kind == "wordpiece" and adds.get("eos"):  # llama.cpp ends a text with what separates two
+        special["sep"] = special.pop("eos")
+        adds["sep"] = adds.pop("eos")
+    return replace(tokenizer, adds=adds, special=special)
+
+
+def _template(single: list[Any], where: str) -> tuple[Any, Any]:
+    """The special token before a text and the one behind it."""
+    names: list[Any] = []
+    for part in single:
+        match part:
+            case {"SpecialToken": {"id": name}}:
+                names.append(name)
+            case {"Sequence": {}}:
+                names.append(None)
+            case _:
+                raise ManifestError(f"`{where}`: {part!r:.80} in a template: a token or a sequence was expected")
+    at = [index for index, name in enumerate(names) if name is None]
+    if len(at) != 1 or at[0] > 1 or len(names) - at[0] > 2:
+        raise UnsupportedError(f"`{where}` puts more than one token before or behind a text, which llama.cpp can't")
+    return (names[0] if at[0] else None), (names[-1] if len(names) - at[0] == 2 else None)

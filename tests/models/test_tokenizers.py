@@ -1,0 +1,443 @@
+"""Every file that holds a tokenizer, read; and the files that transformers reads, written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter.errors import ConverterError, LimitError, ManifestError, SourceError, UnsupportedError
+from converter.models.tokenizers import json_file, pre, sentencepiece
+from converter.models.tokenizers.files import files
+from converter.models.tokenizers.folder import is_beside, read
+from converter.models.tokenizers.pieces import merges_of, scores_of
+from converter.models.tokenizers.tokenizer import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Token,
+    Tokenizer,
+    is_padding,
+)
+from tests.build import tokenizers as made
+
+
+def folder(tmp_path: Path, **more: Any) -> Path:
+    return made.folder(tmp_path / "m", **more)
+
+
+# ---- tokenizer.json ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("merges", [[["a", "b"], ["ab", "c"]], ["a b", "ab c"]], ids=["pairs", "texts"])
+def test_byte_pairs(tmp_path: Path, merges: Any) -> None:
+    found = read(folder(tmp_path, tokenizer__json=made.byte_pair(merges=merges)))
+
+    assert found.kind == "byte-pair"
+    assert [found.tokens[n].text for n in range(6)] == ["a", "b", "c", "ab", "abc", "<|endoftext|>"]
+    assert [found.tokens[n].type for n in range(6)] == [NORMAL] * 5 + [CONTROL]
+    assert found.merges == (("a", "b"), ("ab", "c"))
+    assert found.pre == "gpt-2"
+    assert found.adds == {"bos": False, "eos": False}
+
+
+def test_added_tokens_have_types(tmp_path: Path) -> None:
+    additions = [
+        made.added(5, "<|endoftext|>", special=True),
+        made.added(6, "<pad>"),
+        made.added(7, "<think>"),
+        made.added(8, "  "),
+        made.added(9, "<|tool|>"),
+    ]
+    found = read(folder(tmp_path, tokenizer__json=made.byte_pair(added_tokens=additions)))
+
+    assert {n: found.tokens[n] for n in range(5, 10)} == {
+        5: Token("<|endoftext|>", CONTROL, 0.0),
+        6: Token("<pad>", CONTROL, -1000.0),  # not special, but no program shows it
+        7: Token("<think>", USER_DEFINED, -1000.0),
+        8: Token("  ", USER_DEFINED, -1000.0),
+        9: Token("<|tool|>", CONTROL, -1000.0),
+    }
+
+
+def test_what_gguf_has_no_place_for_is_noted(tmp_path: Path) -> None:
+    additions = [made.added(5, "<mask>", special=True, lstrip=True)]
+    found = read(folder(tmp_path, tokenizer__json=made.byte_pair(added_tokens=additions)))
+
+    assert found.notes == (
+        "1 added tokens take spaces around them along, or stand for whole words only, which GGUF can't say: `<mask>`",
+    )
+
+
+def test_characters_get_sentencepiece_scores(tmp_path: Path) -> None:
+    found = read(folder(tmp_path, tokenizer__json=made.characters()))
+
+    assert found.kind == "scored-pair"
+    assert found.tokens[0] == Token("<unk>", UNKNOWN, 0.0)
+    assert found.tokens[1].type == CONTROL
+    assert found.tokens[3] == Token("<0x00>", BYTE, 0.0)
+    assert found.tokens[259] == Token("▁a", NORMAL, 0.0)
+    assert found.tokens[260] == Token("▁ab", NORMAL, -1.0)
+    assert found.tokens[262].score < -1
+    assert (found.special, found.adds, found.space_prefix) == (
+        {"unk": 0, "bos": 1},
+        {"bos": True, "eos": False},
+        True,
+    )
+
+
+def test_scores_of_the_model_beside_it_are_taken(tmp_path: Path) -> None:
+    document = made.characters()
+    pieces = [*made.PIECES[:259], made.piece("▁a", -7), made.piece("▁ab", -9)]
+    found = read(folder(tmp_path, tokenizer__json=document, tokenizer__model=made.model(*pieces)))
+
+    assert [found.tokens[n].score for n in (259, 260)] == [-7.0, -9.0]
+
+
+def test_unigram(tmp_path: Path) -> None:
+    found = read(folder(tmp_path, tokenizer__json=made.unigram()))
+
+    assert found.kind == "unigram"
+    assert found.tokens[2].type == UNKNOWN
+    assert found.tokens[3] == Token("▁a", NORMAL, -1.5)
+    assert (found.charsmap, found.space_prefix, found.merge_spaces) == (b"\0\1\2\3", True, False)
+    assert (found.special, found.adds) == ({"unk": 2, "eos": 1}, {"bos": False, "eos": True})
+
+
+def test_words_are_spelled_as_llama_cpp_does(tmp_path: Path) -> None:
+    found = read(folder(tmp_path, tokenizer__json=made.words()))
+
+    assert [found.tokens[n].text for n in range(8)] == [
+        *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁on", "ly", "▁[unused0]"),
+    ]
+    assert [found.tokens[n].type for n in range(8)] == [CONTROL] * 5 + [NORMAL] * 3
+    assert found.special == {"cls": 2, "sep": 3, "pad": 0, "mask": 4, "unk": 1, "bos": 2, "eos": 3}
+    assert (found.lowercase, found.strip_accents) == (True, True)
+    assert found.adds == {"bos": True, "sep": True}
+
+
+@pytest.mark.parametrize(
+    ("document", "error", "words"),
+    [
+        ({}, ManifestError, "has no object `model`"),
+        ({"model": {"type": "WordLevel"}}, UnsupportedError, "of the type 'WordLevel'"),
+        (made.byte_pair(merges=[["a", "x"]]), ManifestError, "merge 0 needs `x`, which is no token"),
+        (made.byte_pair(merges=["a b c"]), ManifestError, "merge 0 is"),
+        (made.byte_pair(merges=[["a", ""]]), ManifestError, "merge 0 is"),
+        (made.byte_pair(merges=[["a", 1]]), ManifestError, "merge 0 is"),
+        (made.byte_pair(merges={}), ManifestError, "has no array `model.merges`"),
+        (made.byte_pair(vocab={"a": 0, "b": 0}), ManifestError, "gives the id 0 to `a` and `b`"),
+        (made.byte_pair(vocab={"a": -1}), ManifestError, "the id -1"),
+        (made.byte_pair(vocab={"a": 10**30}), ManifestError, "the id 1000"),
+        (made.byte_pair(vocab=[["a", 0]]), ManifestError, "has no object `model.vocab`"),
+        (made.byte_pair(byte_fallback="yes"), ManifestError, "`byte_fallback` is 'yes'"),
+        (made.byte_pair(end_of_word_suffix="</w>"), UnsupportedError, "marks words by end_of_word_suffix"),
+        (made.byte_pair(normalizer={"type": "Lowercase"}), UnsupportedError, "the normalizer Lowercase"),
+        (made.byte_pair(added_tokens=[{"content": "x"}]), ManifestError, "in added_tokens: an id and a content"),
+        (made.byte_pair(added_tokens=[made.added(5, "x"), made.added(5, "y")]), ManifestError, "two tokens with the id 5"),
+        (made.byte_pair(post_processor=made.template("nobody")), ManifestError, "puts 'nobody' around a text"),
+        (made.byte_pair(post_processor=made.template("a", "b")), UnsupportedError, "more than one token before"),
+        (made.byte_pair(post_processor={"type": "Own"}), UnsupportedError, "the step Own"),
+        (made.characters() | {"normalizer": {"type": "NFKC"}}, UnsupportedError, "the step NFKC"),
+        (made.byte_pair(byte_fallback=True, pre_tokenizer=None), UnsupportedError, "doesn't write ▁ for a space"),
+        (made.byte_pair(byte_fallback=True, pre_tokenizer=None, normalizer=made.ESCAPE), UnsupportedError, "no token `<0x00>`"),
+        (made.unigram(normalizer={"type": "Precompiled", "precompiled_charsmap": "?"}), ManifestError, "is not base64"),
+        (made.unigram(normalizer={"type": "Lowercase"}), UnsupportedError, "the step Lowercase"),
+        (made.unigram(model={"type": "Unigram", "vocab": [["a", "b"]]}), ManifestError, "token 0 is"),
+        (made.unigram(model={"type": "Unigram", "vocab": [["a", 1e400]]}), ManifestError, "."),
+        (made.words(pre_tokenizer={"type": "Whitespace"}), UnsupportedError, "the step Whitespace"),
+        (made.words(normalizer={"type": "BertNormalizer", "clean_text": False}), UnsupportedError, "the step BertNormalizer"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_carried_over_is_refused(
+    tmp_path: Path, document: Any, error: type[ConverterError], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        read(folder(tmp_path, tokenizer__json=json.dumps(document)))
+
+    assert type(caught.value) is error
+
+
+def test_merges_that_no_scores_stand_for_are_refused() -> None:
+    assert scores_of([("a", "b"), ("ab", "c"), ("a", "bc")], "x") == {"ab": 0.0, "abc": -1.0}
+    with pytest.raises(UnsupportedError, match="makes `abc` at two places"):
+        scores_of([("ab", "c"), ("a", "b"), ("a", "bc")], "x")
+
+
+def test_scores_and_merges_stand_for_each_other() -> None:
+    texts = {"a": -9.0, "b": -8.0, "c": -7.0, "bc": 0.0, "ab": -1.0, "abc": -2.0}
+    tokens = {number: Token(text, NORMAL, score) for number, (text, score) in enumerate(texts.items())}
+
+    merges = merges_of(tokens)
+
+    assert merges == [("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c")]
+    assert scores_of(merges, "x") == {"bc": 0.0, "ab": -1.0, "abc": -2.0}
+
+
+def test_a_token_that_is_too_long_to_be_merged_is_refused() -> None:
+    with pytest.raises(LimitError, match="a token of 300 characters"):
+        merges_of({0: Token("a" * 300)})
+
+
+# ---- how text is cut into words ----------------------------------------------------------------------------------------
+
+
+def test_every_row_is_found_by_what_is_written_for_it() -> None:
+    for row in pre.ROWS:
+        assert pre.found(pre.written(row), ignore_merges=row.ignore_merges) is row
+
+
+def test_names_that_split_alike_are_alike() -> None:
+    assert pre.alike("mpt", "gpt-2")
+    assert pre.alike("glm4", "llama-bpe")
+    assert not pre.alike("gpt-2", "qwen2")
+    assert not pre.alike("gpt-2", None)  # llama.cpp has a cut of its own for a file that says nothing
+    assert pre.alike("default", None)
+    assert not pre.alike("of tomorrow", "gpt-2")
+
+
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN_2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPELLED = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+def cut(*patterns: str, behavior: str = "Isolated", invert: bool = False) -> dict[str, Any]:
+    steps = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert} for pattern in patterns
+    ]
+    return {"type": "Sequence", "pretokenizers": [*steps, SPELLED]}
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "ignore_merges", "name"),
+    [
+        (made.BYTES, False, "gpt-2"),
+        ({"type": "Sequence", "pretokenizers": [made.BYTES]}, False, "gpt-2"),
+        (cut(LLAMA_3), True, "llama-bpe"),
+        (cut(LLAMA_3), False, "dbrx"),
+        (cut(QWEN_2), False, "qwen2"),
+        (cut(QWEN_2, behavior="Removed", invert=True), False, "qwen2"),
+        (
+            {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, made.BYTES]},
+            False,
+            "starcoder",
+        ),
+        (cut(r" ?[^(\s|[.,!?…。，、।۔،])]+"), False, "bloom"),
+        (cut(r" ?[^(\s|[.,!?…。，、।۔،])]+", behavior="Removed", invert=True), False, None),
+        (cut(QWEN_2), True, None),
+        (made.BYTES | {"add_prefix_space": True}, False, None),
+        ({"type": "ByteLevel"}, False, None),  # the library's default puts a space before a text
+        ({"type": "Metaspace"}, False, None),
+        (None, False, None),
+    ],
+)
+def test_the_cut_is_found_by_what_it_is(pre_tokenizer: Any, ignore_merges: bool, name: str | None) -> None:
+    found = pre.found(pre_tokenizer, ignore_merges=ignore_merges)
+
+    assert (found.name if found is not None else None) == name
+
+
+# ---- the other files ---------------------------------------------------------------------------------------------------
+
+
+def test_vocab_json_and_merges_txt_with_added_tokens(tmp_path: Path) -> None:
+    place = folder(
+        tmp_path,
+        vocab__json=made.PAIRS,
+        merges__txt="#version: 0.2\r\na b\r\nab c\r\n\r\n",
+        added_tokens__json={"<|pad|>": 6, "<think>": 7, "<tool>": 8},
+        special_tokens_map__json={"additional_special_tokens": ["<tool>"], "eos_token": {"content": "<|endoftext|>"}},
+    )
+
+    found = read(place)
+
+    assert found.merges == (("a", "b"), ("ab", "c"))
+    assert [found.tokens[n].type for n in range(5, 9)] == [CONTROL, CONTROL, USER_DEFINED, CONTROL]
+    assert found.special == {"eos": 5}
+    assert found.pre is None
+
+
+def test_sentencepiece_bpe(tmp_path: Path) -> None:
+    found = read(folder(tmp_path, tokenizer__model=made.model()))
+
+    assert found.kind == "scored-pair"
+    assert found.tokens[0] == Token("<unk>", UNKNOWN, 0.0)
+    assert found.tokens[258] == Token("<0xFF>", BYTE, 0.0)
+    assert found.tokens[260] == Token("▁ab", NORMAL, -1.0)
+    assert found.special == {"unk": 0, "bos": 1, "eos": 2}
+    assert (found.space_prefix, found.merge_spaces, found.notes) == (True, None, ())
+
+
+def test_sentencepiece_unigram(tmp_path: Path) -> None:
+    pieces = [made.piece("<pad>", 0, 3), made.piece("</s>", 0, 3), made.piece("<unk>", 0, 2), made.piece("▁a", -1.5)]
+    trainer = b"".join(made.numbered(field, value) for field, value in ((3, 1), (40, 2), (41, -1), (42, 1), (43, 0)))
+    normalizer = made.message(1, b"nmt_nfkc") + made.message(2, b"table") + made.numbered(3, 0)
+
+    found = read(folder(tmp_path, spiece__model=made.model(*pieces, trainer=trainer, normalizer=normalizer)))
+
+    assert (found.kind, found.charsmap) == ("unigram", b"table")
+    assert found.special == {"unk": 2, "eos": 1, "pad": 0}
+    assert (found.space_prefix, found.merge_spaces) == (False, True)
+
+
+def test_tokens_that_the_config_adds_to_sentencepiece(tmp_path: Path) -> None:
+    config = {
+        "added_tokens_decoder": {
+            "0": made.added(0, "<unk>", special=True),
+            "264": made.added(264, "<|im_end|>", special=True),
+            "265": made.added(265, "<▁x>"),
+        },
+        "eos_token": "<|im_end|>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "chat_template": "{{ messages }}",
+    }
+    found = read(folder(tmp_path, tokenizer__model=made.model(), tokenizer_config__json=config))
+
+    assert found.tokens[0].type == UNKNOWN
+    assert found.tokens[264] == Token("<|im_end|>", CONTROL, -1000.0)
+    assert found.tokens[265] == Token("< x>", USER_DEFINED, -1000.0)
+    assert found.special == {"unk": 0, "bos": 1, "eos": 264}
+    assert found.adds == {"bos": True, "eos": False}
+    assert found.templates == {"default": "{{ messages }}"}
+
+
+def test_vocab_txt(tmp_path: Path) -> None:
+    found = read(folder(tmp_path, vocab__txt="\n".join(made.WORDS) + "\n"))
+    cased = read(folder(tmp_path, tokenizer_config__json={"do_lower_case": False}))
+
+    assert found.kind == "wordpiece"
+    assert [found.tokens[n].text for n in (4, 5, 6)] == ["[MASK]", "▁on", "ly"]
+    assert (found.lowercase, cased.lowercase) == (True, False)
+    assert found.special["bos"] == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"\n\x05\n", ManifestError, "within a field: a download"),
+        (made.model()[:-1], ManifestError, "within a field: a download"),
+        (made.model(made.piece(b"\xff")), ManifestError, "a token that is not UTF-8"),
+        (made.model(made.piece("a", 0, 9)), ManifestError, "has a type or a score"),
+        (made.model(made.piece("a", float("nan"))), ManifestError, "has the score nan"),
+        (made.model(trainer=made.numbered(3, 3)), UnsupportedError, "splits text into words"),
+        (made.model(trainer=made.numbered(3, 2) + made.numbered(24, 1)), UnsupportedError, "spaces behind words"),
+        (made.model(made.piece("a")), UnsupportedError, "has 0 tokens for single bytes"),
+        (made.model(normalizer=made.numbered(5, 0)), UnsupportedError, "leaves spaces as they are"),
+        (made.model() + b"\x0f", ManifestError, "begins no field"),
+        (made.model() + b"\x08", ManifestError, "does not end"),
+        (made.model() + b"\x08" + b"\xff" * 20, ManifestError, "does not end"),
+        (made.model() + made.numbered(1, 5), ManifestError, "a number in place of a message"),
+        (b"IQ== 0\nIg== 1\n", UnsupportedError, "is not a model of SentencePiece: put the `tokenizer.json`"),
+        (b"", UnsupportedError, "is not a model of SentencePiece"),
+    ],
+)
+def test_a_model_that_is_damaged_or_another_one_is_refused(
+    tmp_path: Path, data: bytes, error: type[ConverterError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        read(folder(tmp_path, tokenizer__model=data))
+
+
+def test_what_llama_cpp_leaves_out_of_a_model_is_noted() -> None:
+    normalizer = made.message(2, b"table")
+
+    found = sentencepiece.read(made.model(normalizer=normalizer), "x.model")
+
+    assert [note.partition(",")[0] for note in found.notes] == [
+        "`x.model` normalizes characters",
+        "`x.model` leaves one of several spaces",
+    ]
+
+
+def test_chat_templates_lie_in_several_places(tmp_path: Path) -> None:
+    place = folder(tmp_path, tokenizer__json=made.byte_pair(), chat_template__jinja="A")
+    (place / "additional_chat_templates").mkdir()
+    (place / "additional_chat_templates" / "rag.jinja").write_text("B")
+    assert read(place).templates == {"default": "A", "rag": "B"}
+
+    listed = [{"name": "default", "template": "C"}, {"name": "tool_use", "template": "D"}]
+    assert read(folder(tmp_path, tokenizer_config__json={"chat_template": listed})).templates == {
+        "default": "C",
+        "tool_use": "D",
+    }
+
+
+def test_config_json_fills_what_the_tokenizer_does_not_say(tmp_path: Path) -> None:
+    config = {"bos_token_id": 3, "eos_token_id": 99, "pad_token_id": None, "unk_token_id": "4"}
+    found = read(
+        folder(
+            tmp_path, tokenizer__json=made.byte_pair(), config__json=config, tokenizer_config__json={"bos_token": "a"}
+        )
+    )
+
+    assert found.special == {"bos": 0}  # 99 is no token
+
+
+@pytest.mark.parametrize("names", [("vocab.json",), ("merges.txt",), ("tokenizer_config.json",), ()])
+def test_a_folder_without_a_tokenizer(tmp_path: Path, names: tuple[str, ...]) -> None:
+    place = folder(tmp_path)
+    for name in names:
+        (place / name).write_text("{}")
+
+    assert not is_beside(place)
+    with pytest.raises(SourceError, match=r"has no tokenizer: `tokenizer\.json`"):
+        read(place)
+
+
+def test_json_of_the_library_is_read_strictly(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="a name occurs twice"):
+        read(folder(tmp_path, tokenizer__json='{"model": {"type": "BPE", "vocab": {"a": 0, "a": 1}, "merges": []}}'))
+    with pytest.raises(ManifestError, match="not a valid JSON"):
+        read(folder(tmp_path, tokenizer__json="[" * 100_000))
+
+
+# ---- written -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_reads_back(tmp_path: Path) -> None:
+    documents = (made.byte_pair(), made.characters(), made.unigram(), made.words())
+    for number, document in enumerate(documents):
+        place = made.folder(tmp_path / str(number), tokenizer__json=document, chat_template__jinja="{{ x }}")
+        before = read(place)
+        there = tmp_path / f"{number}-again"
+        there.mkdir()
+        for name, data in files(before).items():
+            (there / name).write_bytes(data)
+
+        after = read(there)
+
+        for part in ("kind", "merges", "pre", "special", "templates", "space_prefix", "lowercase", "charsmap"):
+            assert vars_of(after, part) == vars_of(before, part), (number, part)
+        # SentencePiece's scores of single characters have no effect, and come back in another order
+        assert {n: t[:2] for n, t in after.tokens.items()} == {n: t[:2] for n, t in before.tokens.items()}
+
+
+def vars_of(tokenizer: Tokenizer, part: str) -> Any:
+    return {field: getattr(tokenizer, field) for field in tokenizer.__slots__}[part]
+
+
+def test_a_cut_without_a_row_can_not_be_written() -> None:
+    with pytest.raises(UnsupportedError, match="cuts text as `of tomorrow` does"):
+        files(Tokenizer("byte-pair", {0: Token("a")}, pre="of tomorrow"))
+
+
+def test_padding_is_known_by_its_number_and_type() -> None:
+    assert is_padding(7, Token("[PAD7]", UNUSED))
+    assert not is_padding(7, Token("[PAD8]", UNUSED))
+    assert not is_padding(7, Token("[PAD7]", CONTROL))
+
+
+def test_looks_of_control_tokens() -> None:
+    assert json_file.seems_control("<|x|>")
+    assert json_file.seems_control("<｜x｜>")
+    assert json_file.seems_control("<unused7>")
+    assert not json_file.seems_control("<|>")
+    assert not json_file.seems_control("<think>")
