@@ -64,7 +64,7 @@ def test_torch_zips_are_read(case: Case) -> None:
 @each("benign-torchscript")
 def test_the_weights_of_torchscript_are_read_or_refused_in_a_sentence(case: Case) -> None:
     try:
-        assert open_checkpoint(case.path).metadata["program"]
+        assert open_checkpoint(case.path).facts["program"]
     except ConverterError as error:
         assert str(error)
 

@@ -56,7 +56,7 @@ def dropped(
     for name in excluded:
         tensor = catalogue.get(name)
         yield DroppedReport(name, "tensor", AS_ASKED, 1, 0 if tensor is None else tensor.nbytes)
-    if program := catalogue.metadata.get("program"):
+    if program := catalogue.facts.get("program"):
         yield DroppedReport("code", str(program), _CODE, 0, 0)
     if not catalogue.others:
         return

@@ -52,19 +52,19 @@ class Job:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the output: what the format's plan says, and what was taken from the source."""
-        module, unknown = self.source.metadata.get("module"), self.source.unknown_globals()
-        program = self.source.metadata.get("program")
+        module, unknown = self.source.facts.get("module"), self.source.unknown_globals()
+        program = self.source.facts.get("program")
         taken = [f"the state dict of a whole module, {module}; nothing was called"] if module else []
         if program:
             taken = [f"the weights of {program}, of {module}; its code is left out, and nothing was called"]
         elif unknown and module:
             taken.append(f"its pickle names {listed(unknown)}")
-        prefix = self.source.metadata.get("prefix")
+        prefix = self.source.facts.get("prefix")
         if prefix:
             taken.append(f"`{prefix}` was left out of every name")
-        if self.source.metadata.get("averaged"):
-            taken.append(f"averaged weights stand beside them, below {listed(self.source.metadata['averaged'])}")
-        if merged := self.source.metadata.get("merged"):
+        if self.source.facts.get("averaged"):
+            taken.append(f"averaged weights stand beside them, below {listed(self.source.facts['averaged'])}")
+        if merged := self.source.facts.get("merged"):
             taken.append(f"merged with {merged}")
         return (*taken, *self.cut.notes, *self.planned.notes)
 
@@ -160,7 +160,8 @@ def prepare(
         )
     beside = folder_beside(catalogue) if format.self_contained or (folder and format.companions) else None
     given = options.tokenizer
-    if given is None and format.self_contained and beside is not None and is_beside(beside):
+    inside = formats.of(catalogue).tokenizer(catalogue) is not None
+    if given is None and not inside and format.self_contained and beside is not None and is_beside(beside):
         options = replace(options, tokenizer=beside)
     if format.plan is None:
         raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")
@@ -187,7 +188,7 @@ def _with_sidecar(planned: Planned, options: Options) -> Planned:
 
 def _only_classes(catalogue: Catalogue) -> bool:
     """Whether a whole module is converted and nothing that its pickle names is dangerous: its classes have to be named."""
-    return bool(catalogue.metadata.get("module")) and verdict(catalogue.globals)[0] != DANGEROUS
+    return bool(catalogue.facts.get("module")) and verdict(catalogue.globals)[0] != DANGEROUS
 
 
 def _check_dtype(format: Format, dtype: str) -> None:

@@ -40,9 +40,9 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
         # A format without storages of its own has one for each tensor, which tied names share.
         held: Iterable[Storage] = part.storages or {id(t.storage): t.storage for t in part.values()}.values()
         storages += [shards.moved(number, storage) for storage in held]
-    metadata = dict(parts[0].metadata) | {"merged": listed([part.location for part in parts[1:]])}
-    if any(part.unknown_globals() and not part.metadata.get("module") for part in parts):
-        metadata.pop("module", None)  # its unknown globals are no longer all classes of one module
+    facts = dict(parts[0].facts) | {"merged": listed([part.location for part in parts[1:]])}
+    if any(part.unknown_globals() and not part.facts.get("module") for part in parts):
+        facts.pop("module", None)  # its unknown globals are no longer all classes of one module
     return replace(
         parts[0].with_origin(
             files=tuple(file for part in parts for file in part.origin.files),
@@ -57,7 +57,7 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
         problems=tuple(problem for part in parts for problem in part.problems),
         missing=tuple(name for part in parts for name in part.missing),
         unchecked=any(part.unchecked for part in parts),
-        metadata=metadata,
+        facts=facts,
     )
 
 

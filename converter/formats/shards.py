@@ -157,4 +157,5 @@ def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Map
         missing=tuple(missing),
         unchecked=any(part.unchecked for part in parts),
         metadata=parts[0].metadata,
+        facts=parts[0].facts,
     )

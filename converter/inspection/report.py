@@ -65,7 +65,7 @@ def inspect(
             catalogue.location,
             catalogue.format,
             tuple(reports.FileReport(Path(file.name).name, file.nbytes) for file in catalogue.origin.files),
-            catalogue.metadata.get("writer"),
+            catalogue.facts.get("writer"),
             catalogue.origin.traffic.requests if catalogue.origin.traffic else None,
             catalogue.origin.traffic.nbytes if catalogue.origin.traffic else None,
         ),
@@ -157,7 +157,7 @@ def _finite(value: float | None) -> float | None:
 
 def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:
     """The verdict on what the pickles name, and its reasons. The tables of names are loaded where one is unknown."""
-    program = catalogue.metadata.get("program")
+    program = catalogue.facts.get("program")
     if program:
         return PROGRAM, [f"it is {program}: torch compiles its code when it loads it"]
     if all(use.known for use in catalogue.globals):
@@ -245,7 +245,7 @@ def _others(catalogue: Catalogue) -> Iterable[reports.OtherReport]:
 
 def _weights(catalogue: Catalogue) -> reports.WeightsReport:
     """Which part of the file the weights are. Only readers of pickles choose one."""
-    facts = catalogue.metadata if formats.of(catalogue).pickled else {}
+    facts = catalogue.facts
     root, prefix, module, program = (facts.get(key) or "" for key in ("root", "prefix", "module", "program"))
     return reports.WeightsReport(root, prefix, module, program, facts.get("averaged") or ())
 
@@ -269,7 +269,7 @@ def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> I
         yield f"{head} is not tied to the embedding, as the architecture's usually is"
     model = recognition.model
     # Later versions of torch add records, so only this layout has the published size.
-    if model is None or not recognition.complete or catalogue.metadata.get("writer") != PUBLISHED_WRITER:
+    if model is None or not recognition.complete or catalogue.facts.get("writer") != PUBLISHED_WRITER:
         return
     from converter.sample import expected_nbytes
 

@@ -69,7 +69,7 @@ def _plain(value: Dict) -> dict[str, Tensor] | None:
 
 
 def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
-    """What a catalogue's metadata says about the part that was chosen."""
+    """A catalogue's facts about the part that was chosen."""
     return {
         "root": flattened.root,
         "prefix": flattened.prefix,

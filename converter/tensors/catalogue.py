@@ -94,7 +94,8 @@ class Catalogue(Mapping[str, Tensor]):
     inert. `unsupported` are tensors of kinds that can't be carried over. `globals` are the globals that the pickles
     name. `problems` are sentences about contradictions that leave the rest readable. `missing` are names that an index
     lists and no shard holds. `unchecked` says that it was saved without CRCs. `canonical` says that names, shapes and
-    config.json are those of its family already. Leaving a `with` block closes its files.
+    config.json are those of its family already. `metadata` is what the file itself says, under keys that its author
+    chose; `facts` are what the reader found out, under keys of ours. Leaving a `with` block closes its files.
     """
 
     tensors: Mapping[str, Tensor]
@@ -108,6 +109,7 @@ class Catalogue(Mapping[str, Tensor]):
     unchecked: bool = False
     canonical: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
         try:

@@ -31,8 +31,8 @@ def check_expansion(tensors: Mapping[str, Tensor]) -> None:
 def without_tensors(catalogue: Catalogue) -> str:
     """The sentence for a checkpoint whose weights are none, and what it holds instead."""
     found = f"`{catalogue.location}` holds no tensors to convert"
-    if catalogue.metadata.get("program"):
-        return f"{found}: it is {catalogue.metadata['program']} whose weights are constants of its code (frozen)"
+    if catalogue.facts.get("program"):
+        return f"{found}: it is {catalogue.facts['program']} whose weights are constants of its code (frozen)"
     held = [other.name for other in catalogue.others if other.name]
     if not held:
         return found

@@ -445,8 +445,8 @@ def test_public_files_equal_torchs_reading(path: Path) -> None:
         expected = flat(torch.load(path, weights_only=True))
     except Exception:
         return  # other protocols than 2, other globals
-    if catalogue.metadata.get("root"):
-        expected = {name.removeprefix(catalogue.metadata["root"] + "."): tensor for name, tensor in expected.items()}
+    if catalogue.facts.get("root"):
+        expected = {name.removeprefix(catalogue.facts["root"] + "."): tensor for name, tensor in expected.items()}
     held = {name: tensor for name, tensor in expected.items() if name in catalogue}
     beside = [other.name for other in catalogue.others]
     named = [name for name in expected if any(name == other or name.startswith(f"{other}.") for other in beside)]

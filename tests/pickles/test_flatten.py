@@ -74,7 +74,7 @@ class TestRoot:
     def test_found_is_told(self, opened: Open) -> None:
         catalogue = opened({"state_dict": {"a": T}, "epoch": 3, "args": {"lr": 0.1}})
 
-        assert catalogue.metadata["root"] == "state_dict"
+        assert catalogue.facts["root"] == "state_dict"
         assert [(other.name, other.kind, describe(other.value)) for other in catalogue.others] == [
             ("epoch", "int", "3"),
             ("args", "dict", "dict of 1"),

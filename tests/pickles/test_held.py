@@ -101,16 +101,16 @@ def test_a_dict_of_a_class_of_its_own_holds_what_was_put_in(opened: Open) -> Non
 
     catalogue = opened({"model": munch, "epoch": 1})
 
-    assert (list(catalogue), catalogue.metadata["root"]) == (["b"], "model")
+    assert (list(catalogue), catalogue.facts["root"]) == (["b"], "model")
     assert [(other.name, other.value) for other in catalogue.others] == [("epoch", 1), ("a", 1)]
     assert list(opened(munch, root="b")) == ["tensor"]
 
 
 def test_the_classes_side_by_side_are_named(opened: Open) -> None:
-    assert opened({"generator": NET, "epoch": 1}).metadata["module"] == "models.Net"
+    assert opened({"generator": NET, "epoch": 1}).facts["module"] == "models.Net"
     other = Call(Global("models", "Critic"), (), attributes(parameters={"v": U}))
-    assert opened(holder(actor=NET, critic=other)).metadata["module"] == "models.Critic, models.Net"
-    assert opened({"w": T, "epoch": 1}).metadata["module"] == ""
+    assert opened(holder(actor=NET, critic=other)).facts["module"] == "models.Critic, models.Net"
+    assert opened({"w": T, "epoch": 1}).facts["module"] == ""
 
 
 @pytest.mark.parametrize("kind", ["UninitializedParameter", "UninitializedBuffer"])

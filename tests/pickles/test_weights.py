@@ -48,7 +48,7 @@ def test_the_model_is_taken_and_the_averaged_weights_named(kind: str, opened: Op
     catalogue = opened(value)
 
     assert held(catalogue) == {"c.w": "0"}
-    assert catalogue.metadata["averaged"] == (name,)
+    assert catalogue.facts["averaged"] == (name,)
     assert [(other.name, other.role) for other in catalogue.others] == [(name, "averaged")]
 
 
@@ -58,7 +58,7 @@ def test_the_averaged_weights_are_taken_when_they_are_asked_for(kind: str, opene
     catalogue = opened(value, Part.EMA)
 
     assert held(catalogue) == {"c.w": "1"}
-    assert catalogue.metadata["root"].startswith(name)
+    assert catalogue.facts["root"].startswith(name)
     assert [other.role for other in catalogue.others if other.kind == "dict"] == ["beside"]
 
 
@@ -82,7 +82,7 @@ def test_refuses_averaged_weights_that_are_not_there(opened: Open) -> None:
 def test_refuses_to_choose_among_several(opened: Open) -> None:
     value = {"model": {"c.w": MODEL}, "ema": {"c.w": AVERAGED}, "model_ema": {"c.w": AVERAGED}}
 
-    assert opened(value).metadata["averaged"] == ("ema", "model_ema")
+    assert opened(value).facts["averaged"] == ("ema", "model_ema")
     with pytest.raises(FormatError, match="2 times, below `ema`, `model_ema`: --root NAME"):
         opened(value, Part.EMA)
 

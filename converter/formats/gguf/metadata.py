@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter.errors import CutOffError, FormatError
 from converter.formats.gguf.cursor import Cursor
@@ -31,6 +31,11 @@ TYPES: Final = {  # the types of values: id, and how a value is packed
 }
 STRING: Final = 8
 ARRAY: Final = 9
+# The keys of a part of a model that was cut: its number from 0, how many there are, and the tensors of all together.
+SPLIT_NUMBER: Final = "split.no"
+SPLIT_COUNT: Final = "split.count"
+SPLIT_TENSORS: Final = "split.tensors.count"
+SPLIT: Final = frozenset((SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS))
 _BY_ID: Final = {number: (name, struct.Struct(packed)) for name, (number, packed) in TYPES.items()}
 _KEY: Final = 65535  # bytes, according to the specification
 
@@ -62,29 +67,54 @@ class Array:
         return f"<{self.count:,} {self.type}>"
 
 
-def metadata(cursor: Cursor, count: int) -> Iterator[tuple[str, Any]]:
+class Entry(NamedTuple):
+    """Where a key stands in its file, with its type and its value: bytes from `offset` on."""
+
+    type: str  # a key of TYPES, `string` or `array`
+    offset: int
+    nbytes: int
+
+
+class Keys(dict[str, Any]):
+    """The keys of a file and their values, in order; and the bytes of each, from which a copy gets the same type and value."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.entries: dict[str, Entry] = {}
+        self._source = source
+
+    def packed(self, key: str) -> bytes:
+        """The key, its type and its value as they stand in the file."""
+        entry = self.entries[key]
+        return bytes(self._source.read(entry.offset, entry.nbytes))
+
+
+def read_keys(cursor: Cursor, count: int) -> Keys:
     """Read `count` keys and their values. Raises FormatError for anything that GGUF does not have."""
-    seen: set[str] = set()
+    keys = Keys(cursor.source)
     for _ in range(count):
+        start = cursor.position
         key = cursor.text(_KEY, "a key")
         if not key or "\0" in key:
             raise FormatError("a key of the metadata is empty or holds a zero byte")
-        if key in seen:
+        if key in keys:
             raise FormatError(f"the key `{key[:80]}` stands twice in the metadata")
-        seen.add(key)
         what = f"the value of `{key[:80]}`"
         type = cursor.number("<I", what)
+        value: Any
         if type == ARRAY:
-            value: Any = _array(cursor, what)
+            name, value = "array", _array(cursor, what)
         elif type == STRING:
-            value = cursor.text(limits().gguf_string, what)
+            name, value = "string", cursor.text(limits().gguf_string, what)
         elif type in _BY_ID:
-            value = _scalar(cursor, type, what)
+            name, value = _BY_ID[type][0], _scalar(cursor, type, what)
         else:
             raise FormatError(f"{what} is of the type {type}, which GGUF does not have")
         if key == "general.alignment":
             _check_alignment(type, value)
-        yield key, value
+        keys[key] = value
+        keys.entries[key] = Entry(name, start, cursor.position - start)
+    return keys
 
 
 def _scalar(cursor: Cursor, type: int, what: str) -> Any:

@@ -15,7 +15,7 @@ from converter.dtypes import F32
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError
 from converter.formats.gguf.blocks import BLOCK, BY_ID, QUANTISED, Encoding, dequantise
 from converter.formats.gguf.cursor import Cursor
-from converter.formats.gguf.metadata import ALIGNMENT, metadata
+from converter.formats.gguf.metadata import ALIGNMENT, read_keys
 from converter.formats.marks import GGUF, GGUF_MAGIC
 from converter.io.source import STEP, Derived, Source
 from converter.limits import limits
@@ -50,7 +50,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
             raise CutOffError(f"`{source.name}` has no room for the {count:,} {what} that it announces")
         if count > most:
             raise LimitError(f"`{source.name}` has {count:,} {what}: at most {most:,} are read")
-    said = dict(metadata(cursor, keys))
+    said = read_keys(cursor, keys)
     alignment = said.get("general.alignment", ALIGNMENT)
     infos = _infos(cursor, tensors)
     contents = _Contents(source, shard, cursor.position, alignment)

@@ -349,7 +349,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
             config,
         ),
         storages=tuple(sources.values()) if form == "storages" else (),
-        metadata={"form": form, "source": manifest["source"]},
+        facts={"form": form, "source": manifest["source"]},
     )
 
 

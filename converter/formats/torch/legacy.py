@@ -66,7 +66,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
             GlobalUse(module, name, (module, name) in TABLE, at, source.name)
             for (module, name), at in stream.used.items()
         ),
-        metadata=facts(flattened),
+        facts=facts(flattened),
     )
 
 

@@ -71,7 +71,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
         ),
         problems=tuple(storages.problems()),
         unchecked=any(s.crc32 is None and s.nbytes for s in storages.storages.values()),
-        metadata={
+        facts={
             **facts(flattened),
             "program": None if script is None else TORCHSCRIPT,
             "folder": storages.folder,

@@ -71,7 +71,7 @@ def ours(what: int, name: str, data: bytes) -> Ours:
 
 def _full_name(catalogue: Catalogue, name: str) -> str:
     """The keys that lead to a tensor from the top of the file: names start below the part that holds the weights."""
-    root, prefix = (str(catalogue.metadata.get(what) or "") for what in ("root", "prefix"))
+    root, prefix = (str(catalogue.facts.get(what) or "") for what in ("root", "prefix"))
     if name == "tensor" and len(catalogue) == 1 and root:
         return root
     return f"{root}.{prefix}{name}" if root else f"{prefix}{name}"

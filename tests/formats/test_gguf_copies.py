@@ -1,0 +1,188 @@
+"""A GGUF file made from a GGUF file: every key stays as it is, but those that the conversion changes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.conversion.convert import convert
+from converter.conversion.merging import merged
+from converter.conversion.surgery import rules
+from converter.formats.gguf.reader import read
+from converter.inspection.report import inspect
+from converter.opening import open_checkpoint
+from tests.build.gguf_files import F16, F32, I8, Q4_0, Q8_0, Bytes, Info, gguf, key
+
+KEYS = [
+    key("general.architecture", "string", "llama"), key("general.name", "string", "Ünïcode"),
+    key("general.file_type", "u32", 15), key("u8", "u8", 255), key("i8", "i8", -1), key("u16", "u16", 65535),
+    key("i16", "i16", -2), key("i32", "i32", -3), key("f32", "f32", 0.1), key("yes", "bool", 1),
+    key("u64", "u64", 1 << 63), key("i64", "i64", -4), key("f64", "f64", 0.1),
+    key("llama.rope.freq_base", "f32", 1e6), key("words", "array:string", ["a", "", "ü"]),
+    key("numbers", "array:f32", [1.5, -2.0]), key("none", "array:u32", []), key("flags", "array:bool", [1, 0]),
+    key("tokenizer.ggml.model", "string", "llama"), key("tokenizer.ggml.tokens", "array:string", ["<s>", "x"]),
+    key("tokenizer.ggml.scores", "array:f32", [0.0, -1.0]), key("tokenizer.ggml.add_bos_token", "bool", 1),
+    key("tokenizer.chat_template", "string", "{{ x }}\n"),
+]  # fmt: skip
+MATRIX = np.arange(64, dtype="<f4").reshape(2, 32) / 64
+NORM = np.linspace(0.5, 1.5, 32, dtype="<f2")
+BLOCKS = b"".join(struct.pack("<e", scale) + bytes(range(16)) for scale in (0.5, -2.0))
+
+
+def model(*more: bytes, alignment: int = 32) -> bytes:
+    """A model of no family that is known here: norms in F16 and integers too, in an order of its own."""
+    data, infos = b"", []
+    for name, sizes, type, raw in (
+        ("output_norm.weight", (32,), F16, NORM.tobytes()),
+        ("blk.0.attn_q.weight", (32, 2), F32, MATRIX.tobytes()),
+        ("blk.0.ffn_up.weight", (32, 2), Q4_0, BLOCKS),
+        ("blk.0.ffn_gate_inp.weight", (32, 2), F32, MATRIX.tobytes()),
+        ("blk.0.ids", (5,), I8, b"\1\2\3\4\5"),
+    ):
+        infos.append(Info(name, sizes, type, len(data)))
+        data += raw + bytes(-len(raw) % alignment)
+    return gguf([*KEYS, *more], infos, data, alignment=alignment)
+
+
+def put(tmp_path: Path, data: bytes, name: str = "in.gguf") -> Path:
+    (tmp_path / name).write_bytes(data)
+    return tmp_path / name
+
+
+def test_nothing_changes_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    source = put(tmp_path, model())
+
+    convert(open_checkpoint(source), tmp_path / "out.gguf")
+
+    assert (tmp_path / "out.gguf").read_bytes() == source.read_bytes()
+
+
+def test_an_alignment_of_its_own_stays(tmp_path: Path) -> None:
+    source = put(tmp_path, model(key("general.alignment", "u32", 64), alignment=64))
+
+    convert(open_checkpoint(source), tmp_path / "out.gguf")
+
+    assert (tmp_path / "out.gguf").read_bytes() == source.read_bytes()
+
+
+def test_another_dtype_changes_the_matrices_and_what_says_so(tmp_path: Path) -> None:
+    convert(open_checkpoint(put(tmp_path, model())), tmp_path / "out.gguf", dtype="q8_0")
+
+    before, after = read(Bytes(model())), read(Bytes((tmp_path / "out.gguf").read_bytes()))
+    changed = {"general.file_type": 7, "general.quantization_version": 2}
+    assert {name: after.metadata[name] for name in changed} == changed
+    assert list(after.metadata) == [*before.metadata, "general.quantization_version"]
+    entries = {name: entry.type for name, entry in after.metadata.entries.items()}  # type: ignore[attr-defined]
+    for name, value in before.metadata.items():
+        assert entries[name] == before.metadata.entries[name].type  # type: ignore[attr-defined]
+        if name not in changed:
+            assert repr(after.metadata[name]) == repr(value)
+    assert {name: tensor.storage.encoding or tensor.dtype.name for name, tensor in after.items()} == {
+        "output_norm.weight": "F16", "blk.0.attn_q.weight": "Q8_0", "blk.0.ffn_up.weight": "Q8_0",
+        "blk.0.ffn_gate_inp.weight": "F32", "blk.0.ids": "I8",
+    }  # fmt: skip
+
+
+def test_a_type_for_one_matrix_leaves_the_others(tmp_path: Path) -> None:
+    surgery = rules(tensor_type=["*attn_q*=f16", "*norm*=f32"])
+
+    report = convert(open_checkpoint(put(tmp_path, model())), tmp_path / "out.gguf", surgery=surgery)
+
+    after = open_checkpoint(tmp_path / "out.gguf")
+    assert [tensor.storage.encoding or tensor.dtype.name for tensor in after.values()] == [
+        "F16", "F16", "Q4_0", "F32", "I8",
+    ]  # fmt: skip
+    assert report.notes == (
+        "1 of the tensors that --tensor-type names stay as they are, as llama.cpp needs: `output_norm.weight`",
+    )
+
+
+def test_the_tokenizer_inside_counts_more_than_files_beside(tmp_path: Path) -> None:
+    source = put(tmp_path, model())
+    (tmp_path / "vocab.json").write_text(json.dumps({"other": 0}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+
+    convert(open_checkpoint(source), tmp_path / "out.gguf")
+
+    assert (tmp_path / "out.gguf").read_bytes() == source.read_bytes()
+
+
+def part(number: int, count: int, keys: list[bytes], infos: list[Info], data: bytes) -> bytes:
+    """A part as llama-gguf-split writes it: the count stands behind the number of tensors."""
+    split = [key("split.no", "u16", number), key("split.tensors.count", "i32", 5), key("split.count", "u16", count)]
+    return gguf([*keys, *split], infos, data)
+
+
+def parts() -> dict[str, bytes]:
+    padded = BLOCKS + bytes(-len(BLOCKS) % 32)
+    return {
+        "x-00001-of-00003.gguf": part(
+            0, 3, KEYS, [Info("output_norm.weight", (32,), F16), Info("blk.0.attn_q.weight", (32, 2), F32, 64)],
+            NORM.tobytes() + MATRIX.tobytes(),
+        ),
+        "x-00002-of-00003.gguf": part(
+            1, 3, [], [Info("blk.0.ffn_up.weight", (32, 2), Q4_0), Info("blk.0.ffn_gate_inp.weight", (32, 2), F32, 64)],
+            padded + MATRIX.tobytes(),
+        ),
+        "x-00003-of-00003.gguf": part(2, 3, [], [Info("blk.0.ids", (5,), I8)], b"\1\2\3\4\5".ljust(32, b"\0")),
+    }  # fmt: skip
+
+
+def test_parts_are_those_of_llama_gguf_split(tmp_path: Path) -> None:
+    """It counts padded tensors alone, and begins a part where they would be more than the limit: 64 + 256, 64 + 256, 32."""
+    convert(open_checkpoint(put(tmp_path, model())), tmp_path / "out" / "x.gguf", max_shard_size=320)
+
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == parts()
+
+
+def test_a_tensor_larger_than_a_part_has_one_of_its_own(tmp_path: Path) -> None:
+    convert(open_checkpoint(put(tmp_path, model())), tmp_path / "out" / "x.gguf", max_shard_size=1)
+
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_parts_become_one_file_again(tmp_path: Path) -> None:
+    for name, data in parts().items():
+        put(tmp_path, data, name)
+
+    convert(open_checkpoint(tmp_path), tmp_path / "out.gguf")
+
+    assert (tmp_path / "out.gguf").read_bytes() == model()
+
+
+def test_tensors_of_another_file_are_added(tmp_path: Path) -> None:
+    other = gguf([key("general.architecture", "string", "x")], [Info("more.weight", (32, 1), Q8_0)], bytes(34 + 30))
+    sources = [open_checkpoint(put(tmp_path, model())), open_checkpoint(put(tmp_path, other, "other.gguf"))]
+
+    convert(merged(sources[0], sources[1:]), tmp_path / "out.gguf")
+
+    written = open_checkpoint(tmp_path / "out.gguf")
+    assert list(written) == [*sources[0], "more.weight"]
+    assert list(written.metadata) == list(sources[0].metadata)
+
+
+@pytest.mark.parametrize("name", ["program", "module", "prefix", "writer", "root", "averaged", "merged"])
+@pytest.mark.parametrize("kind", ["gguf", "safetensors"])
+def test_no_key_of_a_file_is_taken_for_a_fact_of_ours(tmp_path: Path, name: str, kind: str) -> None:
+    header: dict[str, Any] = {
+        "__metadata__": {name: "evil"},
+        "w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+    }
+    text = json.dumps(header).encode()
+    files = {
+        "gguf": gguf([key(name, "string", "evil")], [Info("w", (4,), F32)], bytes(16)),
+        "safetensors": struct.pack("<Q", len(text)) + text + b"\1",
+    }
+    source = open_checkpoint(put(tmp_path, files[kind], f"in.{kind}"))
+
+    report = inspect(source)
+    converted = convert(source, tmp_path / "out.npz")
+
+    assert (report.safety.verdict, report.source.writer) == ("plain", None)
+    assert (report.weights.root, report.weights.module, report.weights.averaged) == ("", "", ())
+    assert converted.notes == ()
