@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.testing
 from huggingface_hub import constants
 from hypothesis import settings
 
@@ -17,6 +19,10 @@ from tests.build.hub_server import TINY, Hub, Repository, files_of
 # An example may take as long as a busy machine makes it; what must be fast is measured in processor time.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# Thousands of tests run a command in this process. Its options are the same each time, and building them is most of what a
+# short command takes.
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]
 
 # They have nothing to read without the folder.
 collect_ignore = (

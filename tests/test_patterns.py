@@ -171,19 +171,12 @@ def goes_back(pattern: str | bytes, flags: int = 0, searched: bool = False) -> l
     return found
 
 
-WRITTEN = {where: (pattern, flags, searched) for where, pattern, flags, searched in patterns()}
+def test_no_pattern_can_go_back_over_its_input() -> None:
+    written = {where: goes_back(pattern, flags, searched) for where, pattern, flags, searched in patterns()}
 
-
-@pytest.mark.parametrize("where", WRITTEN)
-def test_cannot_go_back_over_its_input(where: str) -> None:
-    pattern, flags, searched = WRITTEN[where]
-
-    assert goes_back(pattern, flags, searched) == []
-
-
-def test_patterns_are_found() -> None:
-    assert len(WRITTEN) > 40
-    assert "converter.pickles.fast_tensors.TENSOR" in WRITTEN
+    assert {where: found for where, found in written.items() if found} == {}
+    assert len(written) > 40
+    assert "converter.pickles.fast_tensors.TENSOR" in written
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,19 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from converter.formats import FORMATS
 
 PACKAGE = Path(__file__).parent.parent / "converter"
-MODULES = {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """The syntax tree of each file of the package."""
+    return {str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
 
 # ---- no question about what an object happens to have -----------------------------------------------------------------
 
@@ -28,7 +35,7 @@ def asked(tree: ast.AST) -> Iterator[str]:
 
 
 def test_nothing_asks_by_name_what_an_object_has() -> None:
-    assert {(file, call) for file, tree in MODULES.items() for call in asked(tree)} == ASKED
+    assert {(file, call) for file, tree in modules().items() for call in asked(tree)} == ASKED
 
 
 def test_the_rule_sees_every_way_to_ask() -> None:
@@ -72,7 +79,7 @@ def _inside(side: ast.expr) -> list[ast.expr]:
 def test_no_format_and_no_family_is_compared_by_name_outside_its_home() -> None:
     assert [
         (file, comparison)
-        for file, tree in MODULES.items()
+        for file, tree in modules().items()
         if not file.startswith(AT_HOME)
         for comparison in compared(tree)
     ] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, Final
 
@@ -32,7 +33,7 @@ _COMMANDS: Final = {module.rpartition(".")[2]: module for module in _MODULES}
 
 
 class _Commands(TyperGroup):
-    """The commands. Each is imported and built only when it is used, because building one takes a millisecond."""
+    """The commands. Each is imported and built only when it is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all commands."""
@@ -42,12 +43,17 @@ class _Commands(TyperGroup):
         """The command of that name, or None."""
         # For an unknown name all commands are built, so that typer can suggest similar ones.
         for name in [cmd_name] if cmd_name in _COMMANDS else _COMMANDS:
-            if name not in self.commands:
-                function = vars(import_module(_COMMANDS[name]))[name]
-                self.commands[name] = get_command_from_info(
-                    CommandInfo(name, callback=function), pretty_exceptions_short=False, rich_markup_mode=None
-                )
+            self.commands[name] = _built(name)
         return self.commands.get(cmd_name)
+
+
+@cache
+def _built(name: str) -> Any:
+    """A command. Every invocation in a process makes a new group, but building a command takes 20 milliseconds."""
+    function = vars(import_module(_COMMANDS[name]))[name]
+    return get_command_from_info(
+        CommandInfo(name, callback=function), pretty_exceptions_short=False, rich_markup_mode=None
+    )
 
 
 class _App(typer.Typer):
