@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.errors import SourceError
-from converter.formats import open_file
+from converter.formats import of, open_file
 from converter.io.strict_json import config_beside
 from converter.limits import Limits, using
 from converter.text import os_reason
@@ -48,7 +48,12 @@ def _opened(location: str | Path, root: Root) -> Catalogue:
             raise SourceError(f"`{location}` does not exist")
     except OSError as error:  # the name is too long, or a folder in the path may not be entered
         raise SourceError(f"`{location}` can't be opened: {os_reason(error)}") from error
-    return open_file(path, root=root).with_origin(config=config_beside(path.parent))
+    catalogue = open_file(path, root=root)
+    if of(catalogue).portion(catalogue) is not None:
+        from converter.formats import shards
+
+        catalogue = shards.with_others(path, catalogue, root=root)
+    return catalogue.with_origin(config=config_beside(path.parent))
 
 
 def folder_beside(catalogue: Catalogue) -> Path | None:

@@ -156,14 +156,14 @@ class TestShards:
         write_shards(tmp_path, [A, B, {"d": view("0", (1,))}], [ONE, TWO, {"0": floats(1)}], index=False)
         (tmp_path / "pytorch_model-00003-of-00003.bin").unlink()
 
-        with pytest.raises(FormatError, match="lacks shard 3 of 3"):
+        with pytest.raises(FormatError, match=r"lacks `pytorch_model-00003-of-00003\.bin`, which is shard 3 of 3"):
             open_checkpoint(tmp_path)
 
     def test_that_is_alone_of_several(self, tmp_path: Path) -> None:
         shards(tmp_path, index=False)
         (tmp_path / SECOND).unlink()
 
-        with pytest.raises(FormatError, match="lacks shard 2 of 2"):
+        with pytest.raises(FormatError, match=r"lacks `pytorch_model-00002-of-00002\.bin`, which is shard 2 of 2"):
             open_checkpoint(tmp_path)
 
     def test_of_two_sets(self, tmp_path: Path) -> None:

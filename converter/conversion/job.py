@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter import formats
 from converter.conversion.dropped import dropped, sidecar, values
 from converter.conversion.surgery import Cut, Surgery, cut
-from converter.errors import ModelError, SourceError, UnsupportedError
+from converter.errors import ManifestError, ModelError, SourceError, UnsupportedError
 from converter.formats.companions import CONFIG, GENERATION, LICENCES, SIDECAR, TOKENIZER
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
@@ -133,6 +133,8 @@ def prepare(
     rules that leave nothing.
     """
     _check_dtype(format, options.dtype)
+    if (alone := formats.alone(catalogue)) is not None:
+        raise ManifestError(alone)
     done = cut(catalogue, surgery)
     catalogue, options = done.catalogue, replace(options, types=done.types)
     for word in dict.fromkeys(options.types.values()):

@@ -44,6 +44,12 @@ def canonical(catalogue: Catalogue) -> Catalogue:
     return replace(of(catalogue).canonical(catalogue), canonical=True)
 
 
+def alone(catalogue: Catalogue) -> str | None:
+    """A sentence, if a catalogue is of a file that is only a part of a model and the other parts were not read."""
+    portion = of(catalogue).portion(catalogue)
+    return portion.said(catalogue.location) if portion and len(catalogue.origin.files) < portion.parts else None
+
+
 def of_folder(path: Path) -> Format | None:
     """The format of a folder as a whole, or None if it holds files of weights."""
     return next((format for format in FORMATS if format.is_folder(path)), None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from converter.io.publish import PlannedFile
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 
 VALUES: Final = "training."
 Finding = tuple[str, str, str]  # something wrong with the files beside the weights: name, what, sentence
+
+
+class Portion(NamedTuple):
+    """Which of the files of a model a file is, by what it says itself: `number`, from 1, of `parts`.
+
+    `tensors` is how many there are in all files together; None if it does not say that.
+    """
+
+    number: int
+    parts: int
+    tensors: int | None
+
+    def said(self, name: str) -> str:
+        """The sentence about a file that is read without the others."""
+        return f"`{name}` is part {self.number} of {self.parts} of a model, and the others are not read: name the first part"
 
 
 class Reader(Protocol):
@@ -96,6 +111,10 @@ class Planner(Protocol):
         ...
 
 
+def _whole(catalogue: Catalogue) -> Portion | None:
+    return None
+
+
 def _never(head: bytes) -> bool:
     return False
 
@@ -130,7 +149,8 @@ class Format:
 
     Reading. `matches` looks at the first HEAD bytes of a file; `read` reads one; `endings` are the endings of its
     files' names, and the first is the one that is written. `is_folder` looks at a folder, `read_folder` reads one.
-    `canonical` gives a catalogue the names, shapes and config.json of its family.
+    `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
+    file is; None if it is a whole one.
 
     Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes. `shard` is how many bytes of
     tensors a file in a folder has at most. `whole_folder`: an output is always a folder. `values`: its metadata have a place
@@ -156,6 +176,7 @@ class Format:
     is_folder: Callable[[Path], bool] = _no_folder
     read_folder: FolderReader | None = None
     canonical: Callable[[Catalogue], Catalogue] = _as_it_is
+    portion: Callable[[Catalogue], Portion | None] = _whole
     plan: Planner | None = None
     dtypes: tuple[str, ...] = ()
     shard: int | None = None

@@ -47,6 +47,7 @@ GGUF: Final = Format(
     read=lazily("converter.formats.gguf.reader", "read"),
     endings=(".gguf",),
     canonical=lazily("converter.formats.gguf.names", "canonical"),
+    portion=lazily("converter.formats.gguf.metadata", "portion"),
     plan=lazily("converter.formats.gguf.writer", "plan"),
     values=True,
     dtypes=("keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from converter.errors import FormatError, LayoutError, ManifestError, SourceError
-from converter.formats import FORMATS, of_folder, open_file, open_source
+from converter.formats import FORMATS, of, of_folder, open_file, open_source
+from converter.formats.format import Portion
 from converter.io.local import Descriptors, LocalFile
 from converter.io.strict_json import config_beside, load_json
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Tensor
-from converter.text import os_reason
+from converter.text import listed, os_reason
 from converter.words import Root
 
+_NAMED: Final = 5  # absent files that a message names
 INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
 _WEIGHTS: Final = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))
 _NOT_WEIGHTS: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
@@ -73,8 +77,8 @@ def choose(names: Iterable[str], where: str) -> tuple[str | None, list[str]]:
                 "torch.distributed.checkpoint.format_utils dcp_to_torch` first"
             )
         raise FormatError(f"`{where}` holds no weight file: none ends in {', '.join(_WEIGHTS)}")
-    listed = ", ".join(f"`{name}`" for name in [*indexes, *files][:6])
-    raise FormatError(f"`{where}` holds several checkpoints: {listed}; name one of them")
+    names = ", ".join(f"`{name}`" for name in [*indexes, *files][:6])
+    raise FormatError(f"`{where}` holds several checkpoints: {names}; name one of them")
 
 
 def _numbered(files: list[str], where: str) -> bool:
@@ -84,7 +88,7 @@ def _numbered(files: list[str], where: str) -> bool:
         return False
     count, numbers = int(found[0][3]), [int(match[2]) for match in found]
     if missing := sorted(set(range(1, count + 1)) - set(numbers)):
-        raise FormatError(f"`{where}` lacks shard {missing[0]} of {count}")
+        raise FormatError(f"`{where}` lacks `{_part(found[0], missing[0])}`, which is shard {missing[0]} of {count}")
     return len(files) == count
 
 
@@ -110,11 +114,84 @@ def shard_files(weight_map: Mapping[str, str], names: Iterable[str], where: str,
     return shards
 
 
+def with_others(path: Path, first: Catalogue, *, root: Root = None) -> Catalogue:
+    """The model of which `first`, read from a local file, is the first part; `first` as it is if it is another part."""
+    descriptors = Descriptors()
+    return whole(
+        first,
+        path.name,
+        lambda name: path.with_name(name).exists(),
+        lambda name, number: open_source(LocalFile(path.with_name(name), descriptors), root=root, shard=number),
+    )
+
+
+def whole(
+    first: Catalogue, name: str, holds: Callable[[str], bool], opened: Callable[[str, int], Catalogue]
+) -> Catalogue:
+    """The model of which `first`, a file of this name, is the first part; `first` as it is if it is whole or another part.
+
+    `holds` tells whether a file lies beside it, and `opened` reads one as a shard of that number. Raises FormatError,
+    which names the files, if parts are absent.
+    """
+    portion = of(first).portion(first)
+    match = _SHARD.fullmatch(name)
+    if portion is None or match is None or portion.number != 1 or (int(match[2]), int(match[3])) != portion[:2]:
+        return first
+    if absent := absent_parts(name, portion, holds):
+        raise FormatError(
+            f"`{first.location}` is the first of {portion.parts} parts of a model, and {listed(absent)} "
+            f"{'is' if len(absent) == 1 else 'are'} not beside it: get every part"
+        )
+    files = [_part(match, number) for number in range(1, portion.parts + 1)]
+    others = [opened(file, number) for number, file in enumerate(files[1:], 2)]
+    return merge(first.location, files, [_as_shard(first), *others], None)
+
+
+def absent_parts(name: str, portion: Portion, holds: Callable[[str], bool]) -> list[str]:
+    """The first names of other parts that are not there, by the name of one; none if it is not named as a part."""
+    match = _SHARD.fullmatch(name)
+    if match is None or (int(match[2]), int(match[3])) != portion[:2]:
+        return []
+    others = (_part(match, number) for number in range(1, portion.parts + 1) if number != portion.number)
+    return list(islice((other for other in others if not holds(other)), _NAMED))
+
+
+def _part(match: re.Match[str], number: int) -> str:
+    """The name of another shard of the same set."""
+    return f"{match[1]}-{number:05}-of-{match[3]}{match[4]}"
+
+
+def _as_shard(first: Catalogue) -> Catalogue:
+    """A catalogue that was read as a file of its own, as shard 1."""
+    storages = {id(storage): replace(storage, shard=1) for storage in first.storages}
+    tensors = {name: replace(tensor, storage=storages[id(tensor.storage)]) for name, tensor in first.items()}
+    return first.with_tensors(tensors, list(storages.values()))
+
+
+def _check_portions(shards: Sequence[str], parts: Sequence[Catalogue], where: str) -> None:
+    """Raise ManifestError unless files that say which parts of a model they are say what they should."""
+    portions = [of(part).portion(part) for part in parts]
+    if not any(portions):
+        return
+    total = sum(len(part) + len(part.unsupported) for part in parts)
+    for number, (shard, portion) in enumerate(zip(shards, portions, strict=True), 1):
+        if portion is None or portion[:2] != (number, len(parts)):
+            said = "a whole model" if portion is None else f"part {portion.number} of {portion.parts}"
+            raise ManifestError(
+                f"`{shard}` in `{where}` says that it is {said}: expected part {number} of {len(parts)}"
+            )
+        if portion.tensors not in (None, total):
+            raise ManifestError(
+                f"`{shard}` in `{where}` says that the parts have {portion.tensors:,} tensors together: they have {total:,}"
+            )
+
+
 def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Mapping[str, str] | None) -> Catalogue:
     """Join the shards' catalogues, and compare them with the index."""
     formats = {part.format for part in parts}
     if len(formats) > 1:
         raise FormatError(f"the shards in `{where}` are of different formats: {', '.join(sorted(formats))}")
+    _check_portions(shards, parts, where)
     tensors: dict[str, Tensor] = {}
     places: dict[str, str] = {}
     for shard, part in zip(shards, parts, strict=True):
@@ -139,8 +216,8 @@ def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Map
             (moved, "in another shard than the index says"),
         ):
             if names:
-                listed = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
-                problems.append(f"{len(names):,} tensor{'s are' if len(names) > 1 else ' is'} {what}: {listed}")
+                first = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
+                problems.append(f"{len(names):,} tensor{'s are' if len(names) > 1 else ' is'} {what}: {first}")
     return Catalogue(
         tensors,
         Origin(

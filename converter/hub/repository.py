@@ -50,7 +50,7 @@ def open_remote(location: str, *, root: Root = None, fetching: Fetching = FETCHI
         return _open_cached(place, root)
     client = Client(fetching)
     repository = look_up(client, place)
-    catalogue = repository.file(place.file, root) if place.file is not None else repository.whole(root)
+    catalogue = repository.model(place.file, root) if place.file is not None else repository.whole(root)
     location = f"{repository.name}/{place.file}" if place.file is not None else repository.name
     config = repository.config() if catalogue.config is None else catalogue.config
     return _ready(catalogue.with_origin(location=location, config=config), client)
@@ -124,6 +124,16 @@ class Repository:
     def file(self, file: str, root: Root, shard: int | None = None) -> Catalogue:
         """Read the names and layouts of one weight file."""
         return _read(self.open(file), root, shard)
+
+    def model(self, file: str, root: Root) -> Catalogue:
+        """Read a weight file, and with the first part of a model that was cut the others."""
+        folder = file.rpartition("/")[0] + "/" if "/" in file else ""
+        return shards.whole(
+            self.file(file, root),
+            file.removeprefix(folder),
+            lambda name: folder + name in self.files,
+            lambda name, number: self.file(folder + name, root, number),
+        )
 
     def whole(self, root: Root) -> Catalogue:
         """Read the repository's checkpoint: shards with their index, or the one weight file."""
@@ -219,7 +229,8 @@ def _open_cached(place: Place, root: Root) -> Catalogue:
     if place.file is None:
         catalogue = shards.read(found, root=root)
     else:
-        catalogue = _read(LocalFile(found), root, None).with_origin(config=config_beside(found.parent))
+        catalogue = shards.with_others(found, _read(LocalFile(found), root, None), root=root)
+        catalogue = catalogue.with_origin(config=config_beside(found.parent))
     return catalogue.with_origin(location=str(place))
 
 
@@ -234,6 +245,14 @@ def _at(client: Client, url: str) -> RemoteObject:
 def _open_url(client: Client, url: str, root: Root) -> Catalogue:
     found = _at(client, url)
     catalogue = _read(found.opened(), root, None).with_origin(location=shown(url))
+    if not urlsplit(url).query:  # a signed URL opens one file only
+        path = urlsplit(url).path
+        catalogue = shards.whole(
+            catalogue,
+            path.rpartition("/")[2],
+            lambda name: True,
+            lambda name, number: _read(_at(client, urljoin(url, name)).opened(), root, number),
+        )
     if not found.pinned:
         unpinned = f"`{shown(url)}` has no strong ETag and no date: a change while it is read can't be noticed"
         catalogue = replace(catalogue, problems=(*catalogue.problems, unpinned))

@@ -259,6 +259,8 @@ def _unsupported(other: Unsupported) -> reports.OtherReport:
 
 def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> Iterable[str]:
     yield from catalogue.problems
+    if (alone := formats.alone(catalogue)) is not None:
+        yield alone
     if catalogue.unchecked:
         yield "it was saved without CRCs: damage to its data can't be noticed"
     if recognition is None:

@@ -46,6 +46,12 @@ RULES: Final = {
         "Data that nothing refers to",
         "The archive holds records that no tensor refers to and torch.save does not write: room to hide things.",
     ),
+    "incomplete": Rule(
+        "note",
+        PLAIN,
+        "A part of a model without the others",
+        "The model was cut into several files, and not all of them lie beside this one. What is absent was not scanned.",
+    ),
     "unchecked": Rule(
         "note",
         PLAIN,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError, NamesError
-from converter.formats import FORMATS
+from converter.formats import FORMATS, of
 from converter.formats.foreign import HEAD, known, program, sealed, what
 from converter.formats.marks import NPY_MAGIC
 from converter.formats.readings import other_readings
 from converter.formats.records import NPY, TORCH_LEGACY
+from converter.formats.shards import absent_parts
 from converter.io.codecs import Codec, codec, inflated, is_compressed
 from converter.io.source import Memory, Window
 from converter.io.spool import Spool, Spooled
@@ -26,6 +28,7 @@ from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings
 from converter.scanning.pickle_stream import PickleRun, PickleStream
 from converter.scanning.place import ENDINGS, Claim, Place
+from converter.text import listed
 
 if TYPE_CHECKING:
     from converter.formats.foreign import Foreign
@@ -229,9 +232,24 @@ class Walker:
             return None
         for problem in catalogue.problems:
             self.findings.report("hidden-data", problem, place.name)
+        if place is _FILE:
+            self.portion(source, catalogue)
         if catalogue.unchecked:
             self.findings.report("unchecked", f"`{source.name}` was saved without CRCs", place.name)
         return catalogue
+
+    def portion(self, source: Source, catalogue: Catalogue) -> None:
+        """Report the other parts of a model that was cut, where they do not lie beside a local file."""
+        portion = of(catalogue).portion(catalogue)
+        if portion is None or source.identity is None:
+            return
+        path = Path(source.name)
+        if absent := absent_parts(path.name, portion, lambda name: path.with_name(name).exists()):
+            absence = "is not beside it" if len(absent) == 1 else "are not beside it"
+            self.findings.report(
+                "incomplete",
+                f"`{path}` is part {portion.number} of {portion.parts} of a model: {listed(absent)} {absence}",
+            )
 
     def legacy(self, source: Source, catalogue: Catalogue | None, place: Place) -> None:
         """Look at the five pickles of a legacy stream, and at the beginning of each storage."""

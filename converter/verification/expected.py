@@ -117,6 +117,8 @@ class Checkpoint:
     def __init__(self, source: Catalogue, progress: Progress | None = None) -> None:
         for other in source.unsupported:
             raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}: its elements can't be read")
+        if (alone := formats.alone(source)) is not None:
+            raise ManifestError(alone)
         if source.missing:
             raise ManifestError(f"`{source.location}` lacks `{source.missing[0]}`, which its index promises")
         if not source:

@@ -64,7 +64,8 @@ class Inference:
         if self._options.engine == "transformers":
             return engines.Transformers(location, config or {}, self._model.activation, self._model.family)
         if self._options.engine == "llama.cpp":
-            return engines.LlamaCpp(location, self._model.vocab_size)
+            # Of a model in several files, llama.cpp takes the first.
+            return engines.LlamaCpp(output.origin.files[0].name, self._model.vocab_size)
         try:
             return compute(output, config=config, activation=self._model.activation)
         except UnsupportedError as error:  # it is a finding about the output, because the source could be computed

@@ -133,7 +133,7 @@ class Output:
                 self._tensors = opened.tensors
         except OSError as error:
             raise _BrokenError(self._location, ConverterError.damage, os_reason(error)) from error
-        for problem in opened.catalogue.problems:
+        for problem in (*opened.catalogue.problems, *filter(None, (formats.alone(opened.catalogue),))):
             self._say(self._location, "contradiction", problem)
         for other in opened.catalogue.unsupported:
             name = bare(other.name, self._expected.family)

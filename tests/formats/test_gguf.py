@@ -190,11 +190,8 @@ def test_other_encodings_are_listed_and_not_carried() -> None:
 
 def test_odd_files_are_reported() -> None:
     trailing = read(Bytes(gguf(infos=[Info("w")], data=bytes(100))))
-    part = gguf([key("split.no", "u16", 1), key("split.count", "u16", 3)])
 
     assert trailing.problems == ("`memory.gguf` has 68 bytes after its last tensor",)
-    assert read(Bytes(part)).problems == ("`memory.gguf` is part 1 (from 0) of 3: name the folder to read all",)
-    assert read(Bytes(part), shard=2).problems == ()
 
 
 def test_a_root_is_refused() -> None:

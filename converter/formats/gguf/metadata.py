@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter.errors import CutOffError, FormatError
+from converter.formats.format import Portion
 from converter.formats.gguf.cursor import Cursor
 from converter.io.source import STEP
 from converter.limits import limits
 
 if TYPE_CHECKING:
     from converter.io.source import Source
+    from converter.tensors.catalogue import Catalogue
 
 ALIGNMENT: Final = 32  # bytes, if general.alignment does not say otherwise
 TYPES: Final = {  # the types of values: id, and how a value is packed
@@ -115,6 +117,13 @@ def read_keys(cursor: Cursor, count: int) -> Keys:
         keys[key] = value
         keys.entries[key] = Entry(name, start, cursor.position - start)
     return keys
+
+
+def portion(catalogue: Catalogue) -> Portion | None:
+    """Which part of a model that was cut a file is, by its keys; None if it was not cut."""
+    said = [catalogue.metadata.get(key) for key in (SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)]
+    number, count, tensors = (value if type(value) is int else None for value in said)
+    return Portion((number or 0) + 1, count, tensors) if count is not None and count > 1 else None
 
 
 def _scalar(cursor: Cursor, type: int, what: str) -> Any:

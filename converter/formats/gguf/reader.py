@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
@@ -61,7 +61,7 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
         Origin(source.name, GGUF, (File(source.name, source.size),), (source,)),
         storages=tuple(tensor.storage for tensor in contents.tensors.values()),
         unsupported=tuple(contents.unsupported),
-        problems=tuple(contents.problems(said)),
+        problems=tuple(contents.problems()),
         metadata=said,
     )
 
@@ -166,16 +166,12 @@ class _Contents:
         self._next = None if encoding is None else self._least
         self._keep(info, encoding, elements, nbytes)
 
-    def problems(self, metadata: dict[str, Any]) -> list[str]:
+    def problems(self) -> list[str]:
         """Say what is unusual, though all tensors can be read."""
         found = []
         beyond = self._source.size - self._start - self._least
         if beyond > 0 and self._next is not None:
             found.append(f"`{self._source.name}` has {beyond:,} bytes after its last tensor")
-        count = metadata.get("split.count", 1)
-        if self._shard is None and type(count) is int and count > 1:
-            number = metadata.get("split.no", 0)
-            found.append(f"`{self._source.name}` is part {number} (from 0) of {count}: name the folder to read all")
         return found
 
     def _keep(self, info: _Info, encoding: Encoding | None, elements: int, nbytes: int) -> None:
