@@ -24,13 +24,20 @@ LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
 LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
 
-.PHONY: demo test test-peers oracle test-large zoo record check fix bench ceilings llama.cpp fuzz mutants wheel clean
+.PHONY: demo test test-deep test-peers oracle test-large zoo record check fix bench ceilings llama.cpp fuzz mutants wheel clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
 
-# A file's tests stay with one worker, as they share checkpoints.
+# A file's tests stay with one worker, as they share checkpoints. Workers and the hundreds of programs that tests start share
+# compiled modules, too: without them, compiling takes a third of the time.
+test test-deep: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.done
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# With all of the inputs that are made at random, where `make test` tries a part.
+test-deep: export CEREBRAS_TOOL_DEEP := 1
+test-deep: $(VENV)/.done
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # The comparisons with torch, transformers, gguf and llama.cpp.

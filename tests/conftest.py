@@ -14,10 +14,11 @@ from hypothesis import settings
 
 from converter.hub.patience import Patience, waiting
 from converter.sample import write_sample
+from tests.build.depth import some
 from tests.build.hub_server import TINY, Hub, Repository, files_of
 
 # An example may take as long as a busy machine makes it; what must be fast is measured in processor time.
-settings.register_profile("patient", deadline=None)
+settings.register_profile("patient", deadline=None, max_examples=some(100, 40))
 settings.load_profile("patient")
 
 # Thousands of tests run a command in this process. Its options are the same each time, and building them is most of what a

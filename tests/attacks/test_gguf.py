@@ -18,6 +18,7 @@ from converter.formats.gguf.reader import read
 from converter.opening import open_checkpoint
 from tests.attacks.commands import assert_malformed, assert_sentence, everything, run
 from tests.build.checkpoints import view, write_checkpoint
+from tests.build.depth import some
 from tests.build.gguf_files import BF16, F16, F32, Q4_0, Q4_K, Q8_0, Bytes, Info, gguf, info, key, text
 
 ARCHITECTURE = key("general.architecture", "string", "gpt2")
@@ -241,7 +242,7 @@ _PREFIXES = [
 @pytest.mark.parametrize("prefix", _PREFIXES)
 @given(st.binary(max_size=200))
 @example(info(Info("w")) + bytes(64))
-@settings(max_examples=400)
+@settings(max_examples=some(400, 100))
 def test_any_bytes_give_a_value_or_a_converter_error(prefix: bytes, data: bytes) -> None:
     try:
         catalogue = read(Bytes(prefix + data))
@@ -255,7 +256,7 @@ def test_any_bytes_give_a_value_or_a_converter_error(prefix: bytes, data: bytes)
 
 
 @given(st.data())
-@settings(max_examples=400)
+@settings(max_examples=some(400, 100))
 def test_a_changed_byte_gives_a_value_or_a_converter_error(data: st.DataObject) -> None:
     keys = [ARCHITECTURE, key("s", "array:string", ["ab", "c"]), key("general.alignment", "u32", 32)]
     whole = bytearray(

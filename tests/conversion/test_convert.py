@@ -22,6 +22,7 @@ from converter.sample import write_sample
 from converter.tensors.catalogue import Catalogue
 from tests.build.checkpoints import CLASSES, UNTYPED, floats, view, write_checkpoint
 from tests.build.children import interruptible
+from tests.build.depth import some
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -277,7 +278,7 @@ def views(draw: st.DrawFn) -> tuple[Any, bytes]:
     return (shape, stride, offset, dtype), data
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=some(60, 30), deadline=None)
 @given(
     st.lists(
         st.tuples(st.text(max_size=12), views()), min_size=1, max_size=5, unique_by=lambda item: item[0].casefold()

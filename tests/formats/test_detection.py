@@ -26,6 +26,7 @@ from tests.build.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )  # fmt: skip
+from tests.build.depth import some
 
 VALUE = {"w": view("0", (2, 3)), "t": view("0", (3, 2), (1, 3))}
 SIX = {"0": floats(0, 1, 2, 3, 4, 5)}
@@ -136,7 +137,7 @@ class TestTorchZip:
         assert catalogue["a"].storage is catalogue["c"].storage
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=some(300, 100), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     data=st.binary(max_size=80),
     start=st.sampled_from([b"", b"PK\3\4", LEGACY_MAGIC, b"\x80\2", b"\x80", b"\x93NUMPY\1\0"]),

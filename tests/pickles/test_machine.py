@@ -18,6 +18,7 @@ from converter.pickles.machine import run
 from converter.pickles.opcodes import NAMES, OPCODES, decode
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry, Value
 from tests.build.checkpoints import Call, Global, Pickler, dumps
+from tests.build.depth import some
 
 PAIR = TableEntry("torch", "pair", lambda args: ("pair", *args), new=lambda args: ("pair", *args))
 NAME = TableEntry("torch", "name")
@@ -357,7 +358,7 @@ opcode_soup = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=500)
+@settings(max_examples=some(500, 150))
 @given(opcode_soup)
 @example(b"\x80")
 @example(b"K\1q\0]h\0a.")

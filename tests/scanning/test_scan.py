@@ -44,6 +44,7 @@ from tests.build.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )
+from tests.build.depth import some
 from tests.build.gguf_files import Info, gguf, key, text
 from tests.build.hub_server import Hub, Repository
 from tests.build.seeds import safetensors_file
@@ -425,7 +426,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.integers(0, 5))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=some(400, 100), deadline=None)
 def test_calls_and_texts_are_those_of_pickletools(value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol)
     calls: dict[str, int] = {}

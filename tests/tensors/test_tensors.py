@@ -18,6 +18,7 @@ from converter.io.source import NOWHERE, Source
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Storage, Tensor
 from tests.build.checkpoints import floats, row_major
+from tests.build.depth import some
 
 
 class Memory(Source):
@@ -97,7 +98,7 @@ def test_empty_tensors_have_no_tiles(shape: tuple[int, ...]) -> None:
 layouts = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 12)), max_size=5)
 
 
-@settings(max_examples=400)
+@settings(max_examples=some(400, 100))
 @given(
     layouts,
     st.integers(0, 9),
