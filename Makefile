@@ -19,7 +19,7 @@ MODEL := 111M
 ROUNDS := 3
 ONLY :=
 OPTIONS :=
-# llama.cpp's source with its build: of your own, or what `make llama.cpp` brings.
+# llama.cpp's source with its build: your own, or the one that `make llama.cpp` makes.
 LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
 LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
@@ -44,7 +44,7 @@ test-deep: $(VENV)/.done
 test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" -n auto --dist loadfile -m "not large" tests/peers
 
-# Files made at random, opened by the real loaders and by us: docs/security/oracle.md. It goes on where it was stopped.
+# Files made at random, opened by the real loaders and by us: docs/security/oracle.md. A run that was stopped goes on from there.
 oracle: $(PEERS)/.done
 	$(PEERS)/bin/python -m tests.peers.oracle --pickles $(PICKLES) --containers $(CONTAINERS) --seed $(SEED) $(OPTIONS)
 
@@ -52,7 +52,7 @@ oracle: $(PEERS)/.done
 zoo: $(ZOO)/.done
 	$(ZOO)/bin/python -m tests.peers.zoo $(MODELS)
 
-# Everything the program prints and writes, held against tests/data/record.json.
+# Everything that the program prints and writes, compared with tests/data/record.json.
 record: $(VENV)/.done
 	$(BIN)/python -m tests.record
 
@@ -75,7 +75,7 @@ bench: export LLAMA_CPP_VERSION := $(LLAMA_CPP_VERSION)
 bench: $(PEERS)/.bench
 	$(PEERS)/bin/python -m tests.bench --model $(MODEL) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(OPTIONS)
 
-# What tests/test_guard.py holds us to, measured anew: prints what was and what is.
+# The ceilings of tests/test_guard.py, counted again: prints the old and the new ones.
 ceilings: $(VENV)/.done
 	$(BIN)/python -m tests.bench.guard
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def open(location: Location, *, root: str | None = None, ema: bool = False, limits: Limits | None = None) -> Catalogue:
-    """Open a checkpoint. Names and layouts are read now, tensors when they are asked for. A `with` closes the files.
+    """Open a checkpoint. Names and layouts are read now, tensors when they are asked for. A `with` block closes the files.
 
     `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name` or a URL; `root` is the key below
     which names start, and `ema` takes the averaged weights. Raises a ConverterError that says in a sentence what is wrong.
@@ -273,9 +273,9 @@ def _merged(source: Location, root: str | None, ema: bool, others: Sequence[Loca
 
 
 def _part(root: str | None, ema: bool) -> Root:
-    """The part that is asked for. Raises WordError for two."""
+    """The part of the checkpoint that is asked for. Raises WordError if both arguments ask for one."""
     if ema and root is not None:
-        raise WordError("root", root, ("None, because ema is true: either chooses a part",))
+        raise WordError("root", root, ("None, because `ema` already chooses a part",))
     return Part.EMA if ema else root
 
 

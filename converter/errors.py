@@ -9,7 +9,7 @@ ConverterError              the root: everything this package raises on purpose
 │  └─ ProgramError          an archive that torch runs as a program: TorchScript, torch.package, torch.export
 ├─ ArchiveError             a zip directory that two readers could understand differently
 ├─ PickleError              bytes that are not a well-formed pickle
-│  ├─ FrameError            an opcode does not keep to its frame
+│  ├─ FrameError            an opcode that crosses the end of its frame
 │  └─ TruncatedPickleError  the pickle goes on after the last byte
 │     └─ EndOfDataError     the last byte ends an opcode, and no STOP follows
 ├─ LayoutError              a tensor that does not lie within its storage
@@ -24,7 +24,7 @@ ConverterError              the root: everything this package raises on purpose
 ├─ WordError                a word that is none of those an option takes; also a ValueError
 ├─ RuleError                a rule on names (--include, --rename …) that can't be used; also a ValueError
 ├─ PolicyError              a policy of `scan` that can't be used: malformed, or from the folder that is scanned
-└─ ReadError                a copy that is verified can't be read: `verify` reports this, it is not a failure of `verify`
+└─ ReadError                a copy that is verified can't be read: `verify` reports that, and has not failed itself
 
 What follows from a cause is an attribute of its class. Nothing is decided by the text of a message, because the author
 of a file chooses the names in it.
@@ -39,7 +39,7 @@ _MANY: Final = 10_000  # names; among more than these, looking for similar ones 
 class ConverterError(Exception):
     """One sentence for people: what was found, what was expected, what to do."""
 
-    exit_code: ClassVar[int] = 2  # of the command that it ends
+    exit_code: ClassVar[int] = 2  # what a command ends with if this ends it
     advice: ClassVar[str] = ""  # a command adds this to the sentence
     rule: ClassVar[str] = (
         "malformed"  # the rule that `scan` reports it under: a key of `converter.scanning.rules.RULES`
@@ -96,7 +96,7 @@ class TruncatedPickleError(PickleError):
 
 
 class FrameError(PickleError):
-    """An opcode that does not keep to its frame, which ends at byte `end`.
+    """An opcode that crosses the end of its frame, or a STOP or FRAME before that end, which is byte `end`.
 
     `apart` says whether unpicklers read different bytes from there on.
     """

@@ -20,7 +20,7 @@ class Limits:
     """Counts and bytes. Each is well above what the largest public checkpoints need."""
 
     pickle_bytes: int = 64 << 20  # data.pkl: 100,000 tensors take 9 MB
-    opcodes: int = 10_000_000  # of a pickle: a tensor takes 32, so 300,000 tensors fit
+    opcodes: int = 10_000_000  # opcodes of a pickle: a tensor takes 32, so 300,000 tensors fit
     memo: int = 4_000_000  # entries of a pickle's memo: a tensor has about 8
     stack: int = 1_000_000  # objects on a pickle's stack above a mark, checked every 65,535 opcodes
     marks: int = 10_000  # open MARKs: torch nests three deep
@@ -33,20 +33,20 @@ class Limits:
     directory_bytes: int = 256 << 20  # the zip's central directory
     name: int = 1024  # bytes of a record's name
     json_bytes: int = 64 << 20  # config.json, an index, a manifest
-    header_bytes: int = 100_000_000  # of a safetensors file: the library's own limit
-    gguf_keys: int = 100_000  # a model has about 40
+    header_bytes: int = 100_000_000  # the header of a safetensors file: the library's own limit
+    gguf_keys: int = 100_000  # keys of a GGUF file: a model has about 40
     gguf_bytes: int = 256 << 20  # keys, values and tensors' entries: a vocabulary of 256,000 tokens takes 10 MB
     gguf_string: int = 16 << 20  # bytes of one text: the largest chat templates have 100 kB
     gguf_alignment: int = 1 << 20  # bytes: ggml itself uses 32
-    expansion: int = 4  # times the file's size that its views may have, and 64 MiB besides: real ones repeat nothing
+    expansion: int = 4  # all views may have this many times the file's size, plus 64 MiB: real ones repeat nothing
     remote_bytes: int = 64 << 20  # names and layouts of a remote file: 100,000 tensors take 20 MB
-    remote_requests: int = 1000  # to open one: a legacy stream needs one a storage, a zip five
-    stdin_bytes: int = 64 << 30  # of standard input, kept in a temporary file: the largest single files have 50 GB
-    scan_pickles: int = 10_000  # pickles of one file that scan lists: joblib and shelve write a few hundred
-    scan_findings: int = 1000  # reasons, globals and calls that are listed of one file: nobody reads more
+    remote_requests: int = 1000  # to open a remote file: a legacy stream needs one for each storage, a zip five
+    stdin_bytes: int = 64 << 30  # standard input, kept in a temporary file: the largest single files have 50 GB
+    scan_pickles: int = 10_000  # pickles that scan lists for one file: joblib and shelve write a few hundred
+    scan_findings: int = 1000  # reasons, globals and calls that scan lists for one file: nobody reads more
     scan_nesting: int = 3  # archives and pickles inside one another that scan follows
-    opinion_bytes: int = 1 << 20  # of pickles that fickling is asked about: it takes 10 s for 2 MB
-    opinion_tensors: int = 15_000  # fickling 0.1.12 calls an honest pickle of 18,000 tensors malicious
+    opinion_bytes: int = 1 << 20  # the pickles that fickling is asked about: it takes 10 s for 2 MB
+    opinion_tensors: int = 15_000  # tensors in them: fickling 0.1.12 calls an honest pickle of 18,000 malicious
 
 
 _IN_FORCE: Final = ContextVar("converter.limits", default=Limits())  # noqa: B039 (it is frozen)

@@ -23,7 +23,7 @@ from converter.models.declared import Layout, Model, ModelFile, find
 
 _TILE: Final = 1 << 20  # bytes of noise that are made at once: they fit in the processor's cache
 _TINY_SIZES: Final = {"n_layer": 4, "n_head": 4, "n_embd": 64, "n_inner": 256, "n_positions": 64, "vocab_size": 257}
-_WIDE_MODEL: Final = 768  # hidden size from which noise with a deviation of 0.02 makes a model say different tokens
+_WIDE_MODEL: Final = 768  # from this hidden size on, noise with a deviation of 0.02 makes a model say different tokens
 _END_OF_TEXT: Final = "<|endoftext|>"
 
 

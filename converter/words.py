@@ -38,7 +38,7 @@ class Part(Enum):
 Root = str | Part | None
 
 SORTS: Final[tuple[Sort, ...]] = ("name", "size")
-FORMS: Final[tuple[Form, ...]] = ("storages", "named")  # of a parameters folder: raw storages, or a file for each
+FORMS: Final[tuple[Form, ...]] = ("storages", "named")  # the forms of a parameters folder
 LEVELS: Final[tuple[Level, ...]] = ("tensors", "inference")
 ENGINES: Final[tuple[Engine, ...]] = ("numpy", "transformers", "llama.cpp")
 FAIL_ON: Final[tuple[FailOn, ...]] = ("dangerous", "unknown")  # the mildest verdict that fails; malformed always fails

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change: `new` stands for the bytes from `start` to `end` of a module."""
+    """A change: `new` replaces the bytes from `start` to `end` of a module."""
 
     module: str
     line: int
@@ -27,7 +27,7 @@ class Mutant:
         return text[: self.start] + self.new.encode() + text[self.end :]
 
     def lines(self, text: bytes) -> tuple[list[str], list[str]]:
-        """The lines that go and those that come."""
+        """The lines that are removed and those that are added."""
         before, after = text.decode().splitlines(), self.applied(text).decode().splitlines()
         diff = list(difflib.unified_diff(before, after, n=0, lineterm=""))[3:]
         return [line[1:].strip() for line in diff if line[0] == "-"], [
@@ -47,7 +47,7 @@ COMPUTED: Final[dict[type[ast.operator], type[ast.operator]]] = {
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """Yield kinds of change and the node as it is then."""
+    """Yield kinds of change, each with the changed node."""
     match node:
         case ast.Compare():
             for index, operator in enumerate(node.ops):
@@ -139,7 +139,7 @@ def mutants(module: str, text: bytes) -> list[Mutant]:
             start, end = place(node.lineno, node.col_offset), place(node.end_lineno or 0, node.end_col_offset or 0)
             for kind, changed in changes(node):
                 if isinstance(node, ast.If | ast.While):
-                    continue  # its test is what changes; below
+                    continue  # only its test changes; see below
                 new = ast.unparse(ast.fix_missing_locations(changed))
                 new = f"({new})" if isinstance(changed, ast.BoolOp | ast.UnaryOp | ast.BinOp | ast.IfExp) else new
                 kind = "default" if parameters and kind == "constant" else kind
@@ -168,7 +168,7 @@ def mutants(module: str, text: bytes) -> list[Mutant]:
 
 
 def sampled(every: Sequence[Mutant], texts: Mapping[str, bytes], count: int, seed: int) -> list[Mutant]:
-    """A sample, without changes that give no other program or none at all."""
+    """A sample, without changes that give the same program or one that can't be compiled."""
     chosen: list[Mutant] = []
     for mutant in random.Random(seed).sample(every, len(every)):
         if len(chosen) == count:
@@ -181,7 +181,7 @@ def sampled(every: Sequence[Mutant], texts: Mapping[str, bytes], count: int, see
 
 
 def _says_nothing(node: ast.AST) -> bool:
-    """Whether what stands here is for people or for the type checker: its changes are not looked for."""
+    """Whether a node is for people or for the type checker, so that changes to it are not sought."""
     match node:
         case ast.JoinedStr() | ast.Import() | ast.ImportFrom() | ast.Assert():
             return True

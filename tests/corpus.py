@@ -1,6 +1,6 @@
 """A folder of public files, malicious, broken and sound, that `CEREBRAS_TOOL_CORPUS` names; its MANIFEST.tsv labels them.
 
-Nothing of it is ever unpickled. Without the variable there is nothing to parametrise, and nothing runs.
+None of them is ever unpickled. Without the variable there is nothing to parametrise, and nothing runs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _cases(folder: Path) -> list[Case]:
 FOLDERS = [Path(os.environ["CEREBRAS_TOOL_CORPUS"])] if os.environ.get("CEREBRAS_TOOL_CORPUS") else []
 CASES = [case for folder in FOLDERS for case in _cases(folder)]
 
-# Runs in a process of its own: an audit hook stays. The warm-up reads files of ours alone, one of each format, so that
-# what Python imports and fetches once is there before anything of the corpus is touched.
+# Runs in a process of its own: an audit hook stays. The warm-up reads files of ours alone, one of each format, so
+# that Python's one-time imports are done before a file of the corpus is opened.
 _AUDITED = """
 import json, os, sys, tempfile, unicodedata
 import importlib, pathlib, converter
@@ -77,7 +77,7 @@ for path in names:
 reading = ""
 print(json.dumps({{"opened": len(names), "events": events}}))
 """
-# What opening a file and looking into its folder is made of.
+# The audit events of opening a file and of listing its folder.
 HARMLESS = [
     "array.__new__",
     "builtins.id",
@@ -90,7 +90,7 @@ HARMLESS = [
 
 
 def audited(read: str, tmp_path: Path) -> dict[str, Any]:
-    """How many files of the corpus `read` (Python that defines it) was called on, and the audit events of it."""
+    """How many files of the corpus `read` was called on, and the audit events; `read` is Python source that defines it."""
     write_sample(tmp_path / "warm")
     source = open_checkpoint(tmp_path / "warm")
     warm = [tmp_path / "warm" / "pytorch_model.bin", tmp_path / "warm.safetensors", tmp_path / "warm.gguf"]

@@ -40,7 +40,7 @@ EQUIVALENT: Final = ROOT / "tests" / "data" / "mutants_equivalent.json"
 PAGE: Final = ROOT / "docs" / "tests.md"
 MARKS: Final = ("<!-- mutants: start -->\n", "<!-- mutants: end -->\n")
 
-# They hold figures, texts or the shape of the code: what a change to behaviour breaks is not seen by them, or only by chance.
+# They check figures, texts or the shape of the code: they notice a change of behaviour only by chance, if at all.
 LEFT_OUT: Final = ("tests/peers/*", "tests/bench/*", "tests/test_bench.py", "tests/test_guard.py", "tests/test_docs.py",
                    "tests/test_packaging.py", "tests/test_structure.py", "tests/test_record.py", "tests/test_ci.py",
                    "tests/test_corpus*.py", "tests/scanning/test_corpus.py")  # fmt: skip
@@ -60,7 +60,7 @@ ADDRESSES: Final = 16 << 30  # bytes of memory: a change may ask for any number
 
 
 def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of ours that a file imports, those of its functions too."""
+    """Our modules that a file imports, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -120,7 +120,7 @@ def _left_out(file: str) -> bool:
 
 
 class Checkout:
-    """A copy of all that tests need, in which one module at a time is changed."""
+    """A copy of everything that tests need, in which one module at a time is changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -137,7 +137,7 @@ class Checkout:
         path = self.folder / module
         path.write_bytes(text)
         for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
-            compiled.unlink()  # it could be of the same size and second
+            compiled.unlink()  # its size and time, in seconds, could be the same
 
     def test(
         self, files: Sequence[str], deselected: Sequence[str], seconds: float | None, *options: str, again: bool = False
@@ -163,7 +163,7 @@ class Checkout:
                 said, _ = process.communicate()
                 return "time", said
         shutil.rmtree(self.folder / ".tmp", ignore_errors=True)
-        if process.returncode == -signal.SIGTERM and not again:  # somebody else ended it, unless it does so once more
+        if process.returncode == -signal.SIGTERM and not again:  # something else ended it, unless that happens again
             return self.test(files, deselected, seconds, *options, again=True)
         result = {0: "passed", -signal.SIGXCPU: "time", -signal.SIGKILL: "time"}.get(process.returncode, "failed")
         return result, said
@@ -177,9 +177,9 @@ def _limited(seconds: int | None) -> None:
 
 
 class Baselines:
-    """How each test file does on the unchanged package: the tests that fail then are not asked.
+    """How each test file does on the unchanged package: tests that fail there are left out. `kept` is a file that
 
-    `kept` is a file to find it in, and to put it into for the next run.
+    keeps the results for the next run.
     """
 
     def __init__(self, kept: Path | None) -> None:
@@ -209,9 +209,9 @@ def run(
     out: Path | None,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Every mutant with what became of it: `killed`, `time` (killed, too), `survived` or `equivalent`.
+    """Every mutant with its result: `killed`, `time` (killed, too), `survived` or `equivalent`. Mutants that were not
 
-    Those that were not begun `until` then are left out; as the sample has no order, the rest is a sample, too.
+    started before `until` are left out; because the sample has no order, the rest is a sample, too.
     """
     files = concerned(ROOT, most)
     known = {
@@ -250,7 +250,7 @@ def run(
             chosen = files(mutant.module)
             failing = [name for file in chosen for name in measured.failing[file]]
             counts = killers.setdefault(mutant.module, Counter())
-            order = sorted(chosen, key=lambda file: (-counts[file], measured.seconds[file]))  # what ends soonest first
+            order = sorted(chosen, key=lambda file: (-counts[file], measured.seconds[file]))  # the shortest tests first
             checkout = free.get()
             try:
                 checkout.write(mutant.module, mutant.applied(text))
@@ -269,7 +269,7 @@ def run(
                 result | {"result": outcome, "by": by[1] if by else None, "seconds": round(time.monotonic() - began, 1)}
             )
             if out is not None:
-                out.write_text(json.dumps(results, indent=1))  # so far: a run may be ended
+                out.write_text(json.dumps(results, indent=1))  # written so far, because a run may be stopped
             say(f"{len(results)}/{len(settled) + len(sample)} {outcome} {mutant.module}:{mutant.line} {mutant.kind}")
             if outcome == "survived":
                 say(
@@ -282,7 +282,7 @@ def run(
     return results
 
 
-# ---- what is told -----------------------------------------------------------------------------------------------------------
+# ---- reporting --------------------------------------------------------------------------------------------------------------
 
 
 def summed(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:

@@ -1,16 +1,16 @@
-"""A record of what the program does: every command and every conversion, with all that it prints and writes.
+"""A record of what the program does: every command and every conversion, with everything that it prints and writes.
 
-`python -m tests.record` runs the commands anew and prints what differs from tests/data/record.json. A change that is meant
-is recorded with `--write`; `--only GLOB` chooses entries by name. Nothing here says what is right. It says what changed.
+`python -m tests.record` runs the commands again and prints what differs from tests/data/record.json. An intended
+change is recorded with `--write`; `--only GLOB` chooses entries by name. Nothing here says what is right. It says what changed.
 
 All commands run in one temporary folder, with relative paths and without network. What could still differ from run to run
 or from machine to machine is replaced before it is recorded:
 
 * the temporary folder's absolute path becomes `<folder>`, the project's becomes `<project>`;
 * decimal fractions of more than nine digits are rounded to nine, because sums of floats depend on the processor;
-* fickling's version becomes `<version>`, because its release is no change of ours.
+* fickling's version becomes `<version>`, because a new release of it is not a change of ours.
 
-Engines and tokenizers that are optional packages are left out, because what is installed would decide about the answer.
+Engines and tokenizers that are optional packages are left out, because the answer would depend on what is installed.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ class Case:
     """Commands that run one after the other. What they write goes below `out/<name>`."""
 
     name: str
-    commands: tuple[str, ...]  # as typed; `@` is the case's own folder
+    commands: tuple[str, ...]  # as a user types them; `@` is the case's own folder
 
     @property
     def folder(self) -> str:
         return "out/" + re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-")
 
 
-# The inputs. They are bytes from the tests' own writers, apart from what only this program writes.
+# The inputs. They come from the tests' own writers, except those that only this program can write.
 
 SOURCES: Final = (
     *("published", "head", "rows", "sharded", "legacy.bin", "safetensors", "safetensors-sharded", "f32.gguf", "f16.gguf"),
@@ -176,7 +176,7 @@ def _gpt2_keys() -> list[bytes]:
 
 
 def _gguf(arrays: Mapping[str, NDArray[Any]], type: int, keys: Sequence[bytes]) -> bytes:
-    """A GGUF file whose matrices have the type; vectors and positions are F32, as llama.cpp wants them."""
+    """A GGUF file whose matrices have the type; vectors and positions are F32, as llama.cpp requires."""
     infos, data = [], b""
     for name, array in arrays.items():
         own = type if array.ndim == 2 and name != "position_embd.weight" else gguf_files.F32
@@ -189,7 +189,7 @@ def _gguf(arrays: Mapping[str, NDArray[Any]], type: int, keys: Sequence[bytes]) 
 def _encoded(array: NDArray[Any], type: int) -> bytes:
     if type in (gguf_files.F32, gguf_files.F16):
         return np.ascontiguousarray(array, "<f4" if type == gguf_files.F32 else "<f2").tobytes()
-    # Blocks need not come from the array: any bytes are numbers, with scales that are.
+    # Blocks need not come from the array: any bytes are numbers, if their scales are.
     width = 32 if type == gguf_files.Q8_0 else 16
     count = array.size // 32
     blocks = np.empty((count, 2 + width), np.uint8)
@@ -327,7 +327,7 @@ def _rules() -> Iterator[Case]:
 
 
 def _conversions() -> Iterator[Case]:
-    """Every source to every target. Of `published` every dtype takes every form, of the others each takes one."""
+    """Every source to every target. From `published` every dtype goes into every form, from the others each goes into one."""
     for source in SOURCES:
         name, path = source.removesuffix(".bin"), f"in/{source}"
         size = "300kB" if source in ("published", "sharded") else "40kB"
@@ -381,7 +381,7 @@ def _conversions() -> Iterator[Case]:
 
 
 def _commands() -> Iterator[Case]:
-    """What the commands print, and the ways to use them."""
+    """What the commands print, with all their options."""
 
     def case(name: str, *commands: str) -> Case:
         return Case(name, commands)
@@ -489,7 +489,7 @@ def _commands() -> Iterator[Case]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What a command sees of its surroundings: as little as it can do with."""
+    """The environment of a command: as little as it needs."""
     kept = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "PYTHONHASHSEED")
     own = {
         "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT),
@@ -523,7 +523,7 @@ class Runner:
             worker.communicate(timeout=120)
 
     def __call__(self, arguments: Sequence[str]) -> tuple[int, str, str]:
-        """Run one command and give its exit code, stdout and stderr."""
+        """Run one command and return its exit code, stdout and stderr."""
         number, worker = self._idle.get()
         streams = [self._folder / f".{name}-{number}" for name in ("stdout", "stderr")]
         assert worker.stdin is not None
@@ -536,7 +536,7 @@ class Runner:
 
 
 def make(chosen: Sequence[Case]) -> dict[str, Any]:
-    """Run the cases, two at a time, and give the record of them."""
+    """Run the cases, two at a time, and return their record."""
     with tempfile.TemporaryDirectory(prefix="record-") as temporary:
         folder = Path(temporary).resolve()
         with Runner(folder) as run:
@@ -581,7 +581,7 @@ def _rounded(match: re.Match[str]) -> str:
 
 
 def _text(text: str) -> Any:
-    """Lines, so that the record can be read; of a long text the first ones with the SHA-256 of all."""
+    """Lines, so that the record can be read; for a long text, the first ones and the SHA-256 of all."""
     lines = text.splitlines()
     if len(text) <= LONGEST:
         return lines

@@ -1,4 +1,4 @@
-"""docs/architecture.md, held against the code: the files that it names, and who may import whom."""
+"""docs/architecture.md, compared with the code: the files that it names, and who may import whom."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_few_modules_lie_flat() -> None:
     assert len(list((ROOT / "converter").glob("*.py"))) <= MOST_FLAT
 
 
-# ---- the rules see what they are about -----------------------------------------------------------------------------------
+# ---- the rules notice what they forbid ------------------------------------------------------------------------------------
 
 SEEN = dict.fromkeys(("converter", "converter.io", "converter.io.local", "converter.errors", "converter.formats.gguf"))
 
@@ -217,7 +217,7 @@ def test_circles_are_seen() -> None:
 
 
 def named_files(page: str) -> list[str]:
-    """The paths that stand in backticks on a page; NAME in one stands for any name."""
+    """The paths in backticks on a page; NAME in one means any name."""
     return [word for word in re.findall(r"`([\w./-]+)`", page) if "/" in word or Path(word).suffix in (".py", ".md")]
 
 

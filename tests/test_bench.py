@@ -1,4 +1,4 @@
-"""docs/performance.md shows what the benchmark's JSON says; what the figures are is nobody's test."""
+"""docs/performance.md shows what the benchmark's JSON says; no test checks the figures themselves."""
 
 from __future__ import annotations
 

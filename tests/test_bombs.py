@@ -1,4 +1,4 @@
-"""What asks for much with little: twice the bytes take twice the steps, few a byte, and memory in proportion.
+"""Small files that ask for much: twice the bytes take twice the steps, few for each byte, and memory in proportion.
 
 Steps are lines of this package that run, which no other process on the machine changes; `python -m tests.bench.bombs`
 measures seconds.
@@ -48,7 +48,7 @@ COMMANDS = {"inspect": opened, "scan": scanned}
 
 @pytest.fixture(scope="module", autouse=True)
 def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import what is imported once."""
+    """Do the imports that happen only once."""
     for name in (
         "tensors",
         "safetensors of many names",
@@ -80,7 +80,7 @@ def steps(command: str, path: Path) -> int:
     return count
 
 
-# Bombs that take more steps a byte than COMMANDS allow, by what they take: an opcode of one byte makes an object.
+# Bombs that may take this many times the steps that STEPS allows: an opcode of one byte makes an object.
 MORE_STEPS = {"empty sets": 1.15, "one list beside a tensor, often": 1.05}
 
 

@@ -1,4 +1,4 @@
-"""The action and the examples of docs/ci.md: they are what they say, and the action's own script runs."""
+"""The action and the examples of docs/ci.md: they are valid, and the action's own script runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_verify(folder: Path, source: Path, outputs: str) -> subprocess.Completed
 
 
 def run_action(tmp_path: Path, source: Path, outputs: str) -> subprocess.CompletedProcess[str]:
-    """Run the second step, the tool in place of an installed one."""
+    """Run the second step, with this tool in place of an installed one."""
     binary = tmp_path / "cerebras-tool" / "bin" / "cerebras-tool"
     binary.parent.mkdir(parents=True)
     binary.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m converter "$@"\n')

@@ -1,4 +1,4 @@
-"""The core on the public files of `tests.corpus`, held against their labels."""
+"""The core on the public files of `tests.corpus`, compared with their labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 from tests.corpus import CASES, FOLDERS, Case, audited
 
-# Sound or harmless in spite of their label: the checker of their folder looks at something that no reader here does.
+# Sound or harmless in spite of their label: the checker of their folder looks at something that no reader here looks at.
 HARMLESS = {
     "crc_collision_empty_nonempty.zip", "crc_collision_two_nonempty.zip", "crc_zero_nonempty.zip", "nosubdir.zip", "encrypt-none.zip",
     "incons-central-date.zip", "incons-ef-local-id.zip", "stored-no-eos.zip", "symlink.zip", "006_line1745.zip",
@@ -78,7 +78,7 @@ def test_what_is_no_checkpoint_is_refused(case: Case) -> None:
         open_checkpoint(case.path)
 
 
-# Files of numpy, which are no checkpoints of torch and are read as what they are.
+# Files of numpy, which are not checkpoints of torch and are read as what they are.
 ARRAYS = {
     case.name
     for case in CASES
@@ -103,7 +103,7 @@ def _read_everything(path: Path) -> None:
 
 
 def _pickles(case: Case) -> list[bytes]:
-    """The bytes that a loader would take for a pickle: the file, or the records of a zip that end in `.pkl`."""
+    """The bytes that a loader would read as a pickle: the file, or the records of a zip that end in `.pkl`."""
     if not is_zip(case):
         return [case.path.read_bytes()]
     try:

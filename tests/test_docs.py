@@ -1,4 +1,4 @@
-"""Every command in README and docs is run, and what the page shows is what it prints.
+"""Every command in README and docs is run, and has to print what the page shows.
 
 A page's ```console blocks are run in order in one empty folder. `UPDATE_DOCS=1` puts what was printed into the page.
 """
@@ -19,7 +19,7 @@ BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
 def run(command: str, folder: Path) -> str:
-    """What a command prints; of commands with ` | ` between them, what the last one prints."""
+    """What a command prints; if there are several with ` | ` between them, what the last one prints."""
     text = ""
     for words in piped(command):
         program = [sys.executable, "-m", "converter"] if words[0] == "cerebras-tool" else words[:1]

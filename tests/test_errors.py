@@ -91,7 +91,9 @@ def test_what_follows_from_each_cause() -> None:
     assert {kind.rule for kind in CAUSES} <= set(RULES)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CAUSES if kind is not MissingTensorError])  # it words itself
+@pytest.mark.parametrize(
+    "kind", [kind for kind in CAUSES if kind is not MissingTensorError]
+)  # it writes its own message
 def test_a_command_ends_with_the_code_and_the_advice_of_the_cause(
     kind: type[ConverterError], monkeypatch: pytest.MonkeyPatch
 ) -> None:

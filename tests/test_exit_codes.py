@@ -1,4 +1,4 @@
-"""docs/exit-codes.md, held against the classes of converter/errors.py and against what commands end with."""
+"""docs/exit-codes.md, compared with the classes of converter/errors.py and with the exit codes of commands."""
 
 import re
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def test_the_page_has_every_command() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sample, copies of it right and wrong, and a pickle that calls something unknown."""
+    """A sample, correct and wrong copies of it, and a pickle that calls something unknown."""
     made = tmp_path_factory.mktemp("codes")
     assert run("sample", made / "good").code == 0
     assert run("sample", made / "other", "--seed", "7").code == 0
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-ENDS = {  # the words of a command, `@` being the folder, and what it ends with
+ENDS = {  # the words of a command, where `@` is the folder, and its exit code
     "inspect @/good": 0,
     "inspect @/calls.bin": 0,
     "inspect @/cut.bin": 2,

@@ -1,4 +1,4 @@
-"""The fuzzers' inputs, through the same functions: seeds are read, and what was found once ends in a sentence for good."""
+"""The fuzzers' inputs, through the same functions: seeds are read, and inputs that were once findings now give a clear error."""
 
 from __future__ import annotations
 

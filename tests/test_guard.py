@@ -1,4 +1,4 @@
-"""No command costs more than its ceiling, in counts that are the same on a busy machine; `make ceilings` sets them anew."""
+"""No command costs more than its ceiling, in counts that are the same on a busy machine; `make ceilings` sets them again."""
 
 from __future__ import annotations
 

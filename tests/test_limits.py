@@ -1,4 +1,4 @@
-"""Every limit holds where it is said to be, and is raised by the one option that sets it."""
+"""Every limit holds where its description says, and is raised by the one option that sets it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WEIGHTS = {"0": floats(1, 2)}
 
 @dataclass(frozen=True)
 class Case:
-    """What asks for exactly `most`: `make` writes it and gives the command that reads it; with less, `said` is said."""
+    """A file that needs exactly `most`: `make` writes it and returns the command that reads it; a lower limit gives the message `said`."""
 
     most: int
     make: Callable[[Path], list[Any]]
@@ -112,7 +112,7 @@ CASES: dict[str, Case] = {
     "gguf_bytes": Case(len(gguf(KEYS)), written(gguf(KEYS)), "bytes of metadata"),
     "gguf_string": Case(500, written(gguf(KEYS)), "a text of 500 bytes"),
     "gguf_alignment": Case(64, written(gguf([key("general.alignment", "u32", 64)])), "a power of two up to 63"),
-    "expansion": Case(4, expanded, "3 times what the file holds"),
+    "expansion": Case(4, expanded, "3 times the bytes of the file"),
 }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_what_asks_for_as_much_as_the_limit_is_read_and_one_more_refused(name: s
     assert everything(tmp_path) == before
 
 
-# `scan` never refuses: it says what it did not look into.
+# `scan` never refuses a file: it reports what it did not look into.
 SCANNED: dict[str, Case] = {
     "pickle_bytes": Case(70_007, written(b"\x80\2X" + struct.pack("<I", 69_999) + b"a" * 69_999 + b"."), "bytes"),
     "opcodes": Case(4, written(b"\x80\2N\x85."), "opcodes"),
@@ -206,7 +206,7 @@ def test_fickling_is_asked_about_as_much_as_the_limit(name: str, tmp_path: Path)
 
 
 def remote(hub: Hub, name: str, data: bytes, most: Callable[[dict[str, Any]], int]) -> None:
-    """Hold a remote file against a limit that what opening it takes tells."""
+    """Try a limit on a remote file, set to exactly what opening the file takes."""
     hub.on_elsewhere = serve({"/x": data})
     url = f"{hub.url('elsewhere')}/x"
     took = most(json.loads(run("inspect", url, "--json").out)["source"])
@@ -221,7 +221,7 @@ def remote(hub: Hub, name: str, data: bytes, most: Callable[[dict[str, Any]], in
 
 
 def test_opening_a_remote_file_may_take_as_many_requests_as_the_limit_says(hub: Hub) -> None:
-    # Before each storage of a legacy stream stands a count, and each is longer than what is read ahead.
+    # Each storage of a legacy stream comes after a count, and is longer than what is read ahead.
     views = {f"w{n}": view(str(n), (2 << 18,)) for n in range(4)}
     data = legacy_bytes(views, {str(n): bytes(2 << 20) for n in range(4)})
 

@@ -1,4 +1,4 @@
-"""The changes that `python -m tests.mutants` makes: each gives another program, and none touches what is for people only."""
+"""The changes that `python -m tests.mutants` makes: each gives another program, and none touches texts for people."""
 
 import ast
 

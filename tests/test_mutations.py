@@ -45,7 +45,7 @@ class Content(NamedTuple):
 
 
 def contents(data: bytes) -> dict[str, Content]:
-    """Read all tensors, every byte against the archive's checksums where it has any."""
+    """Read all tensors, every byte compared with the archive's checksums if it has any."""
     catalogue, finish = checked(open_source(Bytes(data)))
     found = {}
     for name, tensor in catalogue.items():
@@ -58,7 +58,7 @@ def contents(data: bytes) -> dict[str, Content]:
 
 
 def attempt(data: bytes) -> dict[str, Content] | None:
-    """The tensors, or None where the file is refused."""
+    """The tensors, or None if the file is refused."""
     try:
         return contents(data)
     except ConverterError as error:
@@ -111,7 +111,7 @@ def in_order(data: bytes, other: bytes, draw: random.Random) -> Iterator[bytes]:
 
 
 def mutations(data: bytes, fields: list[Field], other: bytes, count: int) -> Iterator[bytes]:
-    """Give `count` different files, the same every time: half of them by their fields, the rest by bits and pieces."""
+    """Return `count` different files, the same every time: half of them by their fields, the rest by bits and pieces."""
     draw = random.Random(len(data) * 1000 + len(other))
     every = list(in_fields(data, fields))
     draw.shuffle(every)
@@ -172,7 +172,7 @@ def test_every_flipped_bit_of_a_record_that_is_read_is_refused(name: str) -> Non
                 changed = bytearray(data)
                 changed[position] ^= 1 << bit
                 found = attempt(bytes(changed))
-                # What is deflated can be said in more than one way.
+                # The same data can be deflated in more than one way.
                 assert found is None or (name == "deflated" and found == control)
 
 
@@ -344,7 +344,7 @@ def test_a_truncated_file_is_refused(parser: str) -> None:
         control = as_told(contents(data))
         for end in range(len(data)):
             found = as_told(attempt(data[:end]))
-            # GGUF: no byte of a tensor is missing where the padding of the last, or bytes that no one needs, are cut off.
+            # GGUF: no byte of a tensor is missing if only the last one's padding, or bytes that belong to no tensor, are cut off.
             assert found is None or (parser == "gguf" and found == control), (name, end)
 
 

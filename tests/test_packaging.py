@@ -1,4 +1,4 @@
-"""What is shipped: the package and its schemas, nothing else; and it runs from any folder."""
+"""The wheel holds the package and its schemas, and nothing else; the package runs from any folder."""
 
 import subprocess
 import sys

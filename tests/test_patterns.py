@@ -1,7 +1,8 @@
-"""No regular expression of the package can go back over its input: what it reads twice, a file can make it read for ever.
+"""No regular expression of the package can backtrack over its input: a file could make one that does run for ever.
 
-The parse trees of Python's own `re` are looked at. An expression goes back where a repeat without an end may give up what it
-has taken, and something behind it, or around it, may take the same characters; `{0,60}` has an end, and `*+` gives nothing up.
+The parse trees of Python's own `re` are looked at. An expression backtracks if an unbounded repeat may give up
+characters that it has matched, and something after it, or around it, may match the same characters. `{0,60}` is
+bounded, and `*+` gives nothing up.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "converter"
 FUNCTIONS = {"compile", "match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer"}
 SEARCHES = {"search", "sub", "subn", "split", "findall", "finditer"}
-FEW = 4096  # repeats: no more than this is an end
+FEW = 4096  # repeats: up to this many count as bounded
 EVERY = frozenset(range(256))
 REPEATS = (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT)
 
 
 def patterns() -> Iterator[tuple[str, str | bytes, int, bool]]:
-    """Every expression of the package: where it stands, its text and flags, and whether it is searched for."""
+    """Every expression of the package: its place, its text and flags, and whether it is searched for."""
     for path in sorted(PACKAGE.rglob("*.py")):
         source = path.read_text()
         if "re." not in source or path.name == "__main__.py":
@@ -52,7 +53,7 @@ def patterns() -> Iterator[tuple[str, str | bytes, int, bool]]:
 
 
 def characters(items: Any, flags: int) -> frozenset[int]:
-    """The characters below 256 that a set of a parse tree takes."""
+    """The characters below 256 that a set of a parse tree matches."""
     found: set[int] = set()
     negated = False
     for op, value in items:
@@ -72,7 +73,7 @@ def characters(items: Any, flags: int) -> frozenset[int]:
 
 
 def first(tree: Any) -> tuple[frozenset[int], bool]:
-    """The characters that a tree may begin with, and whether it may take nothing."""
+    """The characters that a tree may begin with, and whether it may match nothing."""
     taken: frozenset[int] = frozenset()
     for op, value in tree:
         here, empty = begin(op, value)
@@ -107,7 +108,7 @@ def begin(op: Any, value: Any) -> tuple[frozenset[int], bool]:
 
 
 def all_of(tree: Any) -> frozenset[int]:
-    """All characters that a tree may take anywhere."""
+    """All characters that a tree may match anywhere."""
     found: frozenset[int] = frozenset()
     for op, value in tree:
         if op is sre.BRANCH:
@@ -127,7 +128,7 @@ OF_A_GROUP = "possessive for more than one character: Python before 3.11.5 match
 
 
 def repeats(tree: Any, behind: list[Any], path: str = "") -> Iterator[str]:
-    """Yield what can go back. `behind` are the parts of the expression that follow `tree`."""
+    """Yield the parts that can backtrack. `behind` are the parts of the expression that follow `tree`."""
     items = list(tree)
     for at, (op, value) in enumerate(items):
         rest = items[at + 1 :] + behind
@@ -165,7 +166,7 @@ def repeats(tree: Any, behind: list[Any], path: str = "") -> Iterator[str]:
 def goes_back(pattern: str | bytes, flags: int = 0, searched: bool = False) -> list[str]:
     tree = list(parser.parse(pattern, flags))
     found = list(repeats(tree, []))
-    # Where it does not begin at one place, it is tried at every character that a repeat at its beginning has gone over.
+    # If the expression is not anchored, it is tried again at every character that a repeat at its beginning has matched.
     if searched and len(tree) > 1 and tree[0][0] in REPEATS and tree[0][1][1] > FEW:
         found.append("a search for what begins with a repeat")
     return found

@@ -35,7 +35,7 @@ from tests.build.hub_server import TINY, Hub, assert_no_secret
 ROOT = Path(__file__).parent.parent
 RUN = CliRunner()
 
-# Every module of ours is imported between two looks; what others change when they are imported is theirs.
+# Each of our modules is imported between two checks; what third-party modules change on import does not count.
 LOOK = """
 import gc, importlib, json, locale, logging, os, pkgutil, signal, sys, threading, warnings
 import fickling, huggingface_hub, isal, numpy, rich.console, rich.progress, safetensors, typer, typer.core, typer.main

@@ -27,7 +27,7 @@ def tensor(dtype: Dtype, data: bytes, shape: tuple[int, ...]) -> Tensor:
 
 @pytest.fixture(params=[str, Path, ct.open], ids=["text", "path", "catalogue"])
 def source(request: pytest.FixtureRequest, tiny: Path) -> Any:
-    """The tiny sample in each way that a function takes it."""
+    """The tiny sample in each form that a function accepts."""
     return request.param(tiny)
 
 

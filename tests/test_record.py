@@ -1,4 +1,4 @@
-"""What the program does is what tests/data/record.json says. A change that is meant: `python -m tests.record --write`."""
+"""The program does what tests/data/record.json says. `python -m tests.record --write` records an intended change."""
 
 import pytest
 

@@ -228,7 +228,7 @@ class TestContents:
 
         vocabulary = json.loads((tmp_path / "vocab.json").read_bytes())
         assert sorted(vocabulary.values()) == list(range(257))
-        # As in GPT-2's own vocab.json, but for the last.
+        # As in GPT-2's own vocab.json, except for the last one.
         expected = {"!": 0, "a": 64, "~": 93, "¡": 94, "®": 106, "ÿ": 187, "Ā": 188, "Ċ": 198, "Ġ": 220, "Ń": 255}
         assert {token: vocabulary[token] for token in expected} == expected
         assert vocabulary["<|endoftext|>"] == 256

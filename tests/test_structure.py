@@ -1,4 +1,4 @@
-"""How the package is built, held by its syntax trees."""
+"""Rules about the package's code, checked on its syntax trees."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""THIRD_PARTY.md, held against pyproject.toml and, for files of other people in the package, against their SHA-256."""
+"""THIRD_PARTY.md, compared with pyproject.toml and, for vendored files in the package, with their SHA-256."""
 
 import hashlib
 import re
@@ -18,12 +18,12 @@ def package(requirement: str) -> str:
 
 
 def vendored(page: str) -> dict[str, str]:
-    """By path below converter/, the SHA-256 that the page gives."""
+    """The SHA-256 that the page gives for each file, by path below converter/."""
     return dict(re.findall(r"^\| `([^`]+)` \| [^|]+ \| [^|]+ \| `?([0-9a-f]{64})`? \|$", page, re.MULTILINE))
 
 
 def others(package: Path) -> dict[str, str]:
-    """By path, the SHA-256 of each file that is not of a kind that this project writes."""
+    """The SHA-256 of each file of a kind that this project does not write, by path."""
     return {
         str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in package.rglob("*")

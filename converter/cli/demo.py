@@ -23,7 +23,7 @@ _STEPS: Final = (
     ),
     ("And to GGUF:", ("convert", "{0}/checkpoint", "{0}/tiny.gguf", "--force")),
     (
-        "Every copy has the same bits, and computes the same:",
+        "Every copy has the same bits, and computes the same results:",
         (
             *("verify", "{0}/checkpoint", "{0}/parameters", "{0}/safetensors", "{0}/tiny.gguf"),
             *("--level", "inference"),

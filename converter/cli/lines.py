@@ -134,7 +134,7 @@ def _findings(findings: Sequence[FindingReport], *, calls: bool) -> Iterator[str
 
 
 def _package(finding: FindingReport) -> str | None:
-    """The library with whose other findings this finding may share a line."""
+    """The library of a finding that may share a line with other findings of the same library; otherwise None."""
     plain = finding.call is None or finding.call.endswith("()")
     return finding.package if plain and finding.name is not None else None
 

@@ -14,7 +14,7 @@ from converter.words import Root as AnyRoot
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
 Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="Read only the tensors below this key.")]
-Ema = Annotated[bool, typer.Option("--ema", help="Use the averaged weights that stand beside the model's.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Use the averaged weights in place of the model's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -25,13 +25,13 @@ IgnoreGlobals = Annotated[
     ),
 ]
 CarryValues = Annotated[
-    bool, typer.Option("--carry-values", help="Take numbers, texts and small arrays beside the weights along, too.")
+    bool, typer.Option("--carry-values", help="Carry over numbers, texts and small arrays beside the weights, too.")
 ]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, help="Read and write with N threads instead of one per processor."),
 ]
-NoCrc = Annotated[bool, typer.Option("--no-crc", help="Check no CRCs: read a file that has none, or is damaged.")]
+NoCrc = Annotated[bool, typer.Option("--no-crc", help="Don't check CRCs: read a file that has none, or is damaged.")]
 
 
 def part(root: str | None, ema: bool) -> AnyRoot:

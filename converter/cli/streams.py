@@ -40,7 +40,7 @@ class Lines(io.TextIOBase):
         return self._stream.fileno()
 
     def writable(self) -> bool:
-        """Yes."""
+        """True, because this stream is only written to."""
         return True
 
     def write(self, text: str) -> int:
@@ -57,7 +57,7 @@ class Lines(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write what is kept as well."""
+        """Write the text that is kept, and flush the underlying stream."""
         self._let_go()
         self._stream.flush()
 

@@ -37,7 +37,7 @@ def target_format(output: Path, to: str | None) -> Format:
 
 
 def check_words(output: Path, to: str | None, dtype: str) -> tuple[Format, str]:
-    """The chosen format and dtype. Raises WordError or OutputError if there are none such."""
+    """The chosen format and dtype. Raises WordError or OutputError if there is no such format or dtype."""
     format, word = target_format(output, to), spelled(dtype)
     check("dtype", word, list(dict.fromkeys(word for other in formats.WRITABLE for word in other.dtypes)))
     return format, word
@@ -67,9 +67,9 @@ def convert(
 
     An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
     the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
-    As many threads work as there are processors, or as `threads` says; one thread reads a remote source. `surgery` are
-    rules of what is carried over, under which names and in which dtypes. With `carry_values`, small values beside
-    the weights go along.
+    As many threads work as there are processors, or as `threads` says; one thread reads a remote source. `surgery` holds
+    the rules: which tensors are carried over, under which names and in which dtypes. With `carry_values`, small values
+    beside the weights go along.
 
     Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 _CARRIED: Final = 1 << 20  # bytes of JSON
 # Why something stays behind, by what it is to the weights (`converter.tensors.catalogue.Role`).
 REASONS: Final = {
-    "beside": "no part of the model's weights",
+    "beside": "not part of the model's weights",
     "averaged": "averaged weights: --ema takes them instead of the model's",
-    "setting": "an attribute of the module, and no part of its state_dict()",
+    "setting": "an attribute of the module that is not in its state_dict()",
     "attribute": "an attribute of a tensor",
 }
 _MASK: Final = "follows from the architecture"
@@ -49,7 +49,7 @@ def sidecar(carried: Mapping[str, Any]) -> bytes:
 def dropped(
     catalogue: Catalogue, planned: Planned, carried: Mapping[str, Any], excluded: Iterable[str]
 ) -> Iterator[DroppedReport]:
-    """Yield what the output does not have and the source has."""
+    """Yield what the source has and the output lacks."""
     for name in planned.dropped:
         tensor = catalogue.get(name)
         yield DroppedReport(name, "mask", _MASK, 1, 0 if tensor is None else tensor.nbytes)
@@ -69,7 +69,7 @@ def dropped(
 
 
 def _is_text(name: str) -> bool:
-    """Whether every format can have it as a key."""
+    """Whether every format can use a name as a key."""
     try:
         return len(name.encode()) <= 1000
     except UnicodeEncodeError:

@@ -51,7 +51,7 @@ class Job:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the output: what the format's plan says, and what was taken from the source."""
+        """What a person should know about the output: what the format's plan says, and what was taken from the source."""
         module, unknown = self.source.facts.get("module"), self.source.unknown_globals()
         program = self.source.facts.get("program")
         taken = [f"the state dict of a whole module, {module}; nothing was called"] if module else []
@@ -63,7 +63,7 @@ class Job:
         if prefix:
             taken.append(f"`{prefix}` was left out of every name")
         if self.source.facts.get("averaged"):
-            taken.append(f"averaged weights stand beside them, below {listed(self.source.facts['averaged'])}")
+            taken.append(f"averaged weights lie beside them, below {listed(self.source.facts['averaged'])}")
         if merged := self.source.facts.get("merged"):
             taken.append(f"merged with {merged}")
         return (*taken, *self.cut.notes, *self.planned.notes)
@@ -144,7 +144,7 @@ def prepare(
     folder = options.name is None
     tensors = catalogue
     recognition = recognise(tensors, tensors.config)
-    if format.self_contained and done.contradiction is not None:  # it would hold what config.json says
+    if format.self_contained and done.contradiction is not None:  # the file would repeat what config.json says
         raise ModelError(done.contradiction)
     if format.companions and recognition is not None and recognition.contradictions:
         raise ModelError(recognition.contradictions[0])
@@ -189,7 +189,7 @@ def _with_sidecar(planned: Planned, options: Options) -> Planned:
 
 
 def _only_classes(catalogue: Catalogue) -> bool:
-    """Whether a whole module is converted and nothing that its pickle names is dangerous: its classes have to be named."""
+    """Whether a whole module is converted whose pickle names nothing dangerous. Such a pickle has to name its classes."""
     return bool(catalogue.facts.get("module")) and verdict(catalogue.globals)[0] != DANGEROUS
 
 

@@ -29,7 +29,7 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
             if name in homes:
                 raise RuleError(
                     f"`{name:.200}` is in `{homes[name]}` and in `{part.location}`: convert one of them first, with --rename "
-                    "or --exclude, and merge what that gives"
+                    "or --exclude, and merge the result"
                 )
             homes[name] = part.location
     shards = _Shards()

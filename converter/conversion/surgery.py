@@ -139,7 +139,7 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
     if names and not left:
         raise RuleError(
             f"nothing is left of the {plural(len(names), 'tensor')} in `{catalogue.location}`, such as `{names[0]:.200}`: "
-            f"{unused[0] + ' matches none' if unused else 'the rules leave every one out'}"
+            f"{unused[0] + ' matches none' if unused else 'the rules leave all of them out'}"
         )
     floating = {name: spelt[name] for name, tensor in kept.items() if tensor.dtype.floating}
     types, untyped = _types(floating, surgery.types)

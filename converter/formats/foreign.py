@@ -30,7 +30,7 @@ class Foreign:
     offset: int = 0
     sealed: bool = False
     program: bool = False
-    any_case: bool = False  # whether the letters of `magic`, which is lower case, fit in any case
+    any_case: bool = False  # whether `magic`, which is lower case, matches letters in any case
     unopened: str = "unpack it, and scan what comes out"  # what `scan` says about a sealed one
 
     def matches(self, head: bytes) -> bool:
@@ -42,7 +42,7 @@ class Foreign:
 _ASK: Final = "ask its author for the weights alone, as safetensors"
 
 FOREIGN: Final = (
-    # Flatbuffers have their identifier at byte 4, behind an offset that may be any four bytes. So torch.jit.load looks
+    # Flatbuffers have their identifier at byte 4, after an offset that may be any four bytes. So torch.jit.load looks
     # at byte 4 first, whatever the file starts with.
     Foreign(b"PTMF", "a TorchScript program (flatbuffer)", _ASK, offset=4, program=True),
     Foreign(b"ET12", "a program of ExecuTorch", _ASK, offset=4, program=True),

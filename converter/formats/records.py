@@ -92,6 +92,6 @@ NPY: Final = Format(
     contents="array",
 )
 
-# If a file fits two formats, the first one counts.
+# If a file matches two formats, the first one counts.
 FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY)
 WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS, NPZ) if format.plan is not None)

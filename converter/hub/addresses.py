@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Final
 
 _LAST: Final = (12, 13, 14, 15)
-# IPv6 networks whose addresses contain an IPv4 address: the network, the bytes where it may stand, and a mask (-1: inverted).
+# IPv6 networks whose addresses contain an IPv4 address: the network, the bytes where it may be, and a mask (-1: inverted).
 _CARRIERS: Final[tuple[tuple[IPv6Network, tuple[tuple[int, ...], ...], int], ...]] = (
     (IPv6Network("::ffff:0:0/96"), (_LAST,), 0),  # mapped, RFC 4291
     (IPv6Network("::/96"), (_LAST,), 0),  # compatible, RFC 4291; `::` and `::1` are like 0.0.0.0 and 0.0.0.1
@@ -57,7 +57,7 @@ def is_private(text: str) -> bool:
     for network, places, inverted in _CARRIERS:
         if address in network:
             found = [IPv4Address(bytes((address.packed[place] ^ inverted) & 0xFF for place in four)) for four in places]
-            # Read at the wrong place, there are zeros before it.
+            # An address that is read at the wrong place begins with zeros.
             return any(map(_is_inside, [one for one in found if one not in _NOWHERE] or found))
     return _is_inside(address) or address.is_site_local
 

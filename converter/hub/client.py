@@ -125,7 +125,7 @@ class Client:
     ) -> tuple[str, Any]:
         """The last answer, with its body unread, and the URL that it came from.
 
-        `inside`: redirects may lead into a private network. `seen` is called with every answer, also with redirects.
+        `inside`: redirects may lead into a private network. `seen` is called with every answer, including redirects.
         Raises AgainError, or SourceError for a redirect that must not be followed.
         """
         first = url
@@ -146,7 +146,7 @@ class Client:
     def load(self, url: str, limit: int, refused: Refused) -> bytes | None:
         """All of a small document.
 
-        For any other status than 200, the error that `refused` returns is raised; if it returns None, so does this.
+        For any status other than 200, the error that `refused` returns is raised; if it returns None, so does this.
         """
         inside = self.is_inside(checked_url(url).hostname or "")
         seconds = self.patience.seconds(0)
@@ -214,10 +214,10 @@ class Client:
             raise UnreachedError(f"no connection (`{shown(host)}`: {safe_text(self._unknown[host], 100).lower()})")
         if parts.scheme == "http" and not all(map(is_loopback, found)):
             raise SourceError(
-                f"`{shown(url)}` is refused: its address is not of this machine, and http is read from there only"
+                f"`{shown(url)}` is refused: its address is not one of this machine, and http is read from this machine only"
             )
         if not inside and any(map(is_private, found)):
-            raise SourceError(f"`{shown(url)}` can't be read: its address has become one of a private network")
+            raise SourceError(f"`{shown(url)}` can't be read: its address now belongs to a private network")
         for left in range(len(found), 0, -1):
             try:
                 return self._asked(url, found[-left], sent, None, self._connecting() / left)
@@ -249,7 +249,7 @@ class Client:
         except httpx.HTTPError as error:
             raise AgainError(self._reason(error)) from None
         except (httpx.InvalidURL, ValueError):
-            raise SourceError(f"`{shown(url)}` can't be asked for") from None
+            raise SourceError(f"`{shown(url)}` can't be requested") from None
         finally:
             session.cookies.clear()
         self._met = True
@@ -267,7 +267,7 @@ class Client:
                     )
                 except (ImportError, ValueError, httpx.InvalidURL):
                     raise SourceError(
-                        f"`{shown(url)}` can't be read: its proxy is neither http:// nor https://: no other kind is known here"
+                        f"`{shown(url)}` can't be read: its proxy is neither http:// nor https://, and no other kind is supported"
                     ) from None
             return self._sessions[key]
 
@@ -279,7 +279,7 @@ class Client:
         except ValueError:
             target = ""
         if not location or not target:
-            raise SourceError(f"`{shown(url)}` can't be read: its redirect names no place")
+            raise SourceError(f"`{shown(url)}` can't be read: its redirect has no target")
         parts = checked_url(target, what)
         if url.startswith("https:") and parts.scheme != "https":
             raise SourceError(f"{what}`{shown(target)}` is refused: it leads from https to http")

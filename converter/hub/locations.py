@@ -100,7 +100,7 @@ def why_offline() -> str:
 def check_online(what: str) -> None:
     """Raise SourceError if the network is turned off; `what` is what needs the network."""
     if offline():
-        raise SourceError(f"`{shown(what)}` can't be had offline: {why_offline()}")
+        raise SourceError(f"`{shown(what)}` is not available offline: {why_offline()}")
 
 
 def checked_url(url: str, what: str = "") -> SplitResult:

@@ -18,10 +18,10 @@ from converter.limits import limits
 from converter.models.architecture import Activation
 from converter.tensors.catalogue import Catalogue
 
-TOKENS: Final = 64  # of the built-in sequence
+TOKENS: Final = 64  # tokens of the built-in sequence
 STEPS: Final = 32  # greedy tokens
 _LARGEST_LOGARITHM: Final = 709.0  # exp of more does not fit into float64
-_DIGITS: Final = 10  # of a token id
+_DIGITS: Final = 10  # digits of a token id
 _ROWS: Final = 8  # positions at a time, in float64: 3 MB for a vocabulary of 50,257
 
 

@@ -178,7 +178,7 @@ class Gpt2:
         qkv = weights.dense(y, f"h.{layer}.attn.c_attn").reshape(*shape, 3, self.n_embd)
         qkv[:, :, 0] *= self._attention_scale(layer)
         for batch, out in zip(qkv, y.reshape(*shape, self.n_embd), strict=True):
-            query, key, value = batch.swapaxes(0, 1)  # each [tokens, n_embd], one head beside the other
+            query, key, value = batch.swapaxes(0, 1)  # each [tokens, n_embd], the heads side by side
             if past:
                 key, value = past.extended(layer, key, value)
             _attention(query, key, value, self.n_head, out)

@@ -225,7 +225,7 @@ def _others(catalogue: Catalogue) -> Iterable[reports.OtherReport]:
         yield _unsupported(tensor)
     if not catalogue.others:
         return
-    from converter.pickles.plain import Plainly  # which few checkpoints need
+    from converter.pickles.plain import Plainly  # imported here, because few checkpoints need it
     from converter.pickles.walk import describe, inner_tensors, measure
 
     plainly, seen, counted = Plainly(), set[int](), set[int]()

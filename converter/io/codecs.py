@@ -50,7 +50,7 @@ class Inflater(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """A kind of compression. `inflater` is None if no library is installed. `padding` may stand between two streams.
+    """A kind of compression. `inflater` is None if no library is installed. `padding` may lie between two streams.
 
     Files that are not compressed can start in the same way if there is a `trial`: it inflates the first byte at least,
     and raises an error for such files.
@@ -110,7 +110,7 @@ class _FirstChanged:
 
 
 def _old_joblib() -> Inflater:
-    """The zlib stream in a file of joblib before 0.10, behind `ZF`, its length in 19 characters, and perhaps a blank."""
+    """The zlib stream in a file of joblib before 0.10. Before it come `ZF`, its length in 19 characters, and perhaps a blank."""
     return _FirstChanged(_Zlib(zlib.MAX_WBITS), lambda data: data[_OLD_HEADER:].removeprefix(b" "))
 
 
@@ -207,7 +207,7 @@ def inflated(source: Source, kind: Codec, *, step: int = _READ, most: int = 1) -
     """Yield what a file inflates to, all its streams one after another, in pieces of at most 1 MiB.
 
     Raises ArchiveError if it is broken or cut off, or if something else follows the last stream. Everything that could
-    be inflated is yielded first, but for the last piece. `step` bytes are read at a time, and `most` bytes are asked for
+    be inflated is yielded first, except the last piece. `step` bytes are read at a time, and `most` bytes are asked for
     in the first piece.
     """
     if kind.inflater is None:
@@ -244,10 +244,10 @@ def inflated(source: Source, kind: Codec, *, step: int = _READ, most: int = 1) -
 
 
 def is_compressed(source: Source, kind: Codec) -> bool:
-    """Whether at least a byte can be inflated, however late in the file it comes. A file of `kind` may only start like one."""
+    """Whether a file that starts like `kind` is of that kind: at least one byte can be inflated, however late it comes."""
     make = kind.trial or kind.inflater
     try:
-        # No loader takes smaller steps, so one that gets any data gets it here, too, whatever follows.
+        # No loader takes smaller steps. So if any loader gets data from the file, it comes here, too, whatever follows.
         return make is not None and any(inflated(source, replace(kind, inflater=make), step=_TRIED, most=_TRIED))
     except ArchiveError:
         return False

@@ -95,7 +95,7 @@ class Folder:
             os.close(descriptor)
 
     def is_ours(self, name: str) -> bool:
-        """Whether a file of this user is there that has no second name."""
+        """Whether there is a file of this user that has no second name."""
         status = self.status(name)
         return status is not None and is_plain(status) and status.st_uid == os.geteuid()
 

@@ -118,7 +118,7 @@ class LocalFile(Source):
                 drop(descriptor, offset, size)
 
     def pass_by(self) -> None:
-        """From now on, keep nothing in the page cache that has been released."""
+        """From now on, keep released ranges out of the page cache."""
         self._passing = True
 
     def check_unchanged(self) -> None:

@@ -40,14 +40,16 @@ class Pool:
 
 
 def awaited(future: Future[_T], name: str, patience: float) -> _T:
-    """The result of what a Pool was given. `patience` is in seconds.
+    """The result of a task that a Pool was given. `patience` is in seconds.
 
     We wait twice as long as that, because the work may first have to wait for a free thread.
     """
     try:
         return future.result(2 * patience)
     except TimeoutError:
-        raise SourceError(f"`{name}` can't be read: there was no whole answer in {2 * patience:.0f} seconds") from None
+        raise SourceError(
+            f"`{name}` can't be read: no complete answer came within {2 * patience:.0f} seconds"
+        ) from None
 
 
 def _work(tasks: SimpleQueue[Any]) -> None:

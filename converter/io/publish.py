@@ -30,7 +30,7 @@ from converter.io.parts import TILES, Buffers, Part, known
 from converter.io.writer import File, Policy, Progress, cores, missing, present, write, write_in_order
 from converter.text import os_reason
 
-KEPT: Final = ("README.md", ".gitignore")  # a folder with nothing else counts as empty, and keeps them
+KEPT: Final = ("README.md", ".gitignore")  # a folder that holds only these counts as empty, and keeps them
 _ALIKE: Final = 32  # first bytes that an older report must have in common with the new one to be overwritten
 _MARGIN: Final = 1 << 20  # bytes of room for directories and journals
 
@@ -185,7 +185,7 @@ def publish(
         locked(target, parent, f"{partial}.journal") as journal,
         contextlib.ExitStack() as stack,
     ):
-        # Once more, in the folder that is held now: the path to it may lead elsewhere than before.
+        # Check again, in the folder that is held now: the path to it may lead elsewhere than before.
         _check(target, parent, target.name, folder=plan.folder, force=force, inputs=inputs)
         before, left, made = parent.status(target.name), parent.status(partial), journal.made
         ours = left is not None and identity(left) == made and left.st_uid == os.geteuid()
@@ -206,7 +206,7 @@ def publish(
             if not plan.folder:
                 parent.make(partial)
             if (made := _identity(parent, partial)) is None:
-                raise OutputError(f"`{target}` can't be written: what was written of it is gone")
+                raise OutputError(f"`{target}` can't be written: the part that was written has disappeared")
             journal.begin(_key(digest, made), whole)
             policy = Policy(threads or cores(), plan.passing, progress, journal.note if resume else None)
             write(files, policy, whole)

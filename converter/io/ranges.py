@@ -52,7 +52,7 @@ class Fetching:
 
     connections: int = CONNECTIONS
     block: int = 4 << 20  # bytes of a request while tensors are read
-    window: int = 32 << 20  # bytes that are fetched ahead; at worst, so many are fetched for nothing
+    window: int = 32 << 20  # bytes that are fetched ahead; at worst, this many are fetched for nothing
     peek: int = 4 << 10  # bytes; a shorter read looks something up, and says nothing about where reading continues
 
 

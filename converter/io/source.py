@@ -61,7 +61,7 @@ class Source:
         """Announce where the storages lie, in the order of the catalogue. This ends the opening of a checkpoint."""
 
     def pass_by(self) -> None:
-        """From now on, keep nothing in the page cache that has been released."""
+        """From now on, keep released ranges out of the page cache."""
 
     def release(self, offset: int, size: int) -> None:
         """Announce that a range was read for the last time."""

@@ -127,7 +127,7 @@ def write_in_order(file: File) -> None:
 
 
 def missing(files: Sequence[File], whole: frozenset[int]) -> int:
-    """How many bytes the parts of `files` take on the disk that are not in `whole`."""
+    """How many bytes the parts of `files` that are not in `whole` take on the disk."""
     parts = (part for file in files for part in file.parts)
     return sum(part.written for number, part in enumerate(parts) if number not in whole)
 
@@ -215,7 +215,7 @@ class _Run:
             tell(_Told(ended=True))
 
     def _work(self, worker: int, tell: Callable[[_Told], None]) -> None:
-        """Do jobs until there are no more, or another thread failed."""
+        """Do jobs until none is left, or another thread has failed."""
         buffers = Buffers(TILES // self.threads)
         while not self._jobs.empty():
             try:
@@ -389,7 +389,7 @@ def _written(task: _Task, descriptor: int, buffers: Buffers) -> Iterator[memoryv
         while done < task.part.nbytes:
             count = os.preadv(descriptor, [buffer[: task.part.nbytes - done]], task.offset + done)
             if not count:
-                raise OSError(errno.EIO, "what was written before is not there any more")
+                raise OSError(errno.EIO, "the bytes that were written before are no longer there")
             yield buffer[:count]
             done += count
 

@@ -29,7 +29,7 @@ _ENTRY: Final = struct.Struct("<4s4x2H4x3L4H6xL")  # without versions, time, and
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _SENTINEL16: Final = 0xFFFF
 _SENTINEL32: Final = 0xFFFFFFFF
-_SENTINELS: Final = (*4 * (_SENTINEL16,), *2 * (_SENTINEL32,))  # of the end record's six fields
+_SENTINELS: Final = (*4 * (_SENTINEL16,), *2 * (_SENTINEL32,))  # values of the end record's six fields
 _STREAMED: Final = 0x0008  # sizes follow the data
 _UTF8: Final = 0x0800
 _DEFLATE_HINTS: Final = 0x0006  # the writer's compression level, which no reader needs
@@ -113,9 +113,7 @@ class Directory:
             return
         forms = {12: "<LLL", 16: "<4sLLL", 20: "<LQQ", 24: "<4sLQQ"}
         if not record.flags & _STREAMED or gap not in forms:
-            raise ArchiveError(
-                f"after the data of `{record.name}` in `{self.name}` stand {gap:,} bytes that belong to no record"
-            )
+            raise ArchiveError(f"{gap:,} bytes after the data of `{record.name}` in `{self.name}` belong to no record")
         fields = struct.unpack(forms[gap], self._slice(end, gap))
         expected = (record.crc32, record.compressed, record.nbytes)
         if fields[-3:] != expected or (len(fields) == 4 and fields[0] != b"PK\7\10"):
@@ -158,8 +156,8 @@ class Directory:
             raise ArchiveError(f"`{self.name}` is one part of an archive on several disks: join them first")
         if start + directory_size != end:
             raise ArchiveError(
-                f"`{self.name}`: the zip directory should end at byte {start + directory_size:,} and ends at {end:,}: "
-                "bytes were put before or between, or it is several archives one after another"
+                f"`{self.name}`: the zip directory should end at byte {start + directory_size:,}, but ends at {end:,}: "
+                "bytes were inserted, or it is several archives one after another"
             )
         if count > limits().entries or directory_size > limits().directory_bytes:
             raise LimitError(
@@ -190,7 +188,7 @@ class Directory:
         return offset, fields[4:]
 
     def _is_second(self, said: int, end64: int) -> bool:
-        """Whether all that an archive says of places counts from a later byte, at which an archive starts."""
+        """Whether all offsets in an archive count from a later byte, where a second archive starts."""
         before = end64 - said
         return 22 <= before <= end64 and all(
             bytes(self._slice(at, 4)) == signature
@@ -265,7 +263,7 @@ class Directory:
             ends[header] = limit
             limit = header
         if limit != 0:
-            raise ArchiveError(f"`{self.name}`: {limit:,} bytes stand before its first record")
+            raise ArchiveError(f"`{self.name}`: there are {limit:,} bytes before its first record")
         cut = len(self.root)
         for header, name, method, flags, crc, compressed, nbytes in entries:
             if name.endswith("/") and nbytes:
@@ -314,7 +312,7 @@ def refused_name(name: str) -> str | None:
 
 
 def folded_name(name: str) -> str:
-    """A name, folded as by file systems that ignore case and the spelling of accents."""
+    """A name as file systems compare it that ignore case and the spelling of accents."""
     from unicodedata import normalize
 
     return normalize("NFC", normalize("NFC", name).casefold())

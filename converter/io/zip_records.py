@@ -145,8 +145,8 @@ class _InflatedRecord(Derived):
                 import tempfile
 
                 raise SourceError(
-                    f"`{self.name}` inflates to {self.size:,} bytes, more than {tempfile.gettempdir()} has room: name a "
-                    "roomier folder by TMPDIR"
+                    f"`{self.name}` inflates to {self.size:,} bytes, more than {tempfile.gettempdir()} has room for: "
+                    "set TMPDIR to a folder on a larger disk"
                 )
             return self._spool.append(_inflated(self._directory, self._record))
         except OSError as error:

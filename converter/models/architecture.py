@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Parameter(Row):
-    """A row filled in. `name` is bare."""
+    """A row with its layer and sizes filled in. `name` has no prefix."""
 
     shape: tuple[int, ...]
     layer: int | None = None
@@ -253,7 +253,7 @@ class Architecture:
     # ---- tensors
 
     def rows(self, sizes: Mapping[str, int], order: str = "module") -> list[Parameter]:
-        """Every parameter and buffer, also optional ones, in an order from the JSON (`module` is the order of the rows)."""
+        """Every parameter and buffer, including optional ones, in an order from the JSON (`module` is the order of the rows)."""
         return [_filled(row, sizes, layer) for row, layer in self.each(sizes[self.layers], order)]
 
     def each(self, count: int, order: str = "module") -> Iterator[tuple[Row, int | None]]:

@@ -273,7 +273,7 @@ def _contradictions(
         for key, value in size.claims(config, sizes) if size.config else ():
             said = f"`config.json` says `{key}` is {reprlib.repr(value)}"
             if config.get(key) is None:
-                said = f"`config.json` has no `{key}`, which then is {value}"
+                said = f"`config.json` has no `{key}`, which then counts as {value}"
             if not whole(value):
                 yield f"{said}: expected a whole number from 1"
             elif value != found.get(size.name, value):

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from converter.text import json_without_commands
 
-_TOKENS: Final = 1 << 10  # of JSON in a piece
+_TOKENS: Final = 1 << 10  # tokens of JSON in a piece
 
 
 def to_json(report: Any) -> str:
-    """Give a report as one JSON document: ASCII, its schema first, no NaN, nothing that a CI takes for a command."""
+    """Return a report as one JSON document: ASCII, its schema first, no NaN, nothing that a CI takes for a command."""
     return "".join(json_pieces(report)).removesuffix("\n")
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class DroppedReport:
-    """Something that the source has and the output does not, and why. `tensors` are in it, of `nbytes` bytes.
+    """Something that the source has and the output does not, and why. It holds `tensors` tensors of `nbytes` bytes together.
 
     `kind` is its type, or "mask".
     """

@@ -100,7 +100,7 @@ class TensorReport:
 
 @dataclass(frozen=True, slots=True)
 class OtherReport:
-    """Something that is none of the weights, or a tensor that can't be carried over.
+    """Something that is not one of the weights, or a tensor that can't be carried over.
 
     `role` is what it is: "beside" the weights, "averaged" weights, a "setting" of a whole module, an "attribute" of a tensor,
     "unsupported". `tensors` are the names of the first 1,000 tensors inside it; `tensor_count` counts all, and `nbytes` their
@@ -121,8 +121,8 @@ class OtherReport:
 class WeightsReport:
     """Which part of the file the weights are. `root` are the keys that lead to it, joined with dots.
 
-    `prefix` is what a wrapper had put before every name, and the names leave out. `module` is the class of a whole module, and
-    `program` says what program it is. `averaged` are the names of averaged weights beside these.
+    `prefix` is what a wrapper had put before every name; the names here leave it out. `module` is the class of a whole
+    module, and `program` says what program it is. `averaged` are the names of averaged weights beside these.
     """
 
     root: str

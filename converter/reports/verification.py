@@ -42,7 +42,7 @@ class VerifiedTensors:
 class VerifiedOutput:
     """The verdict on an output. `format` is None if it can't be read, and `inference` is None if nothing was computed.
 
-    `lacks` are the names of what the source has beside its weights and the output has not; that is no difference.
+    `lacks` names what the source has beside its weights and the output lacks; that does not count as a difference.
     """
 
     location: str

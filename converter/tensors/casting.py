@@ -89,7 +89,7 @@ def can_convert(source: Dtype, target: Dtype) -> bool:
 
 
 def becomes(source: Dtype, word: str) -> Dtype:
-    """The dtype that a word asks for. `keep` changes nothing, and no word changes what is no floating-point dtype."""
+    """The dtype that a word asks for. `keep` changes nothing, and no word changes a dtype that is not floating-point."""
     return source if word == "keep" or not source.floating else BY_NAME[word.upper()]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Storage
 
 
-# What stands beside the weights: another part, averaged weights, a module's own attributes, an attribute of a tensor.
+# What lies beside the weights: another part, averaged weights, a module's own attributes, an attribute of a tensor.
 Role = Literal["beside", "averaged", "setting", "attribute"]
 _SHOWN: Final = 20  # tensors that a notebook shows
 

@@ -23,13 +23,13 @@ def check_expansion(tensors: Mapping[str, Tensor]) -> None:
     if wanted > limits().expansion * held + _SMALL:
         name = max(tensors, key=lambda name: tensors[name].nbytes)
         raise UnsupportedError(
-            f"the tensors are views that repeat {held:,} bytes until they are {wanted:,}, `{name}` above all: more than "
-            f"{limits().expansion} times what the file holds is not read"
+            f"the tensors are views that expand {held:,} bytes to {wanted:,}, above all `{name}`: at most "
+            f"{limits().expansion} times the bytes of the file are read"
         )
 
 
 def without_tensors(catalogue: Catalogue) -> str:
-    """The sentence for a checkpoint whose weights are none, and what it holds instead."""
+    """The sentence for a checkpoint without weights, with what it holds instead."""
     found = f"`{catalogue.location}` holds no tensors to convert"
     if catalogue.facts.get("program"):
         return f"{found}: it is {catalogue.facts['program']} whose weights are constants of its code (frozen)"

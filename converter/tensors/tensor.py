@@ -106,8 +106,8 @@ class Tensor:
         shape, stride = self.shape, self.stride
         if len(shape) > limits().rank or len(shape) != len(stride):
             raise LayoutError(
-                f"a tensor has {len(shape)} dimensions and {len(stride)} strides: as many as each other and at most "
-                f"{limits().rank} are read"
+                f"a tensor has {len(shape)} dimensions and {len(stride)} strides: equal numbers of both, and at most "
+                f"{limits().rank}, are read"
             )
         if not 0 <= self.offset < _LARGEST:
             raise LayoutError("a tensor's offset is negative or does not fit into 63 bits")

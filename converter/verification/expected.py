@@ -46,8 +46,8 @@ class Expected(Protocol):
     family: Family | None
     shapes: Mapping[str, tuple[int, ...]]
     tied: Sequence[Sequence[str]]
-    nbytes: int  # of all tensors
-    others: Sequence[str]  # names of what stands beside the weights
+    nbytes: int  # bytes of all tensors
+    others: Sequence[str]  # names of what lies beside the weights
     explained: ClassVar[int]  # the number of damaged tensors whose damage is looked into
 
     @property

@@ -108,7 +108,7 @@ class Output:
         )
 
     def _not_carried(self, catalogue: Catalogue) -> tuple[str, ...]:
-        """What stands beside the source's weights and neither in the output's metadata nor in a document beside it."""
+        """What lies beside the source's weights, but is neither in the output's metadata nor in a document beside it."""
         if not self._expected.others:
             return ()
         path = Path(self._location)
@@ -174,7 +174,7 @@ class Output:
             return
         for missing in self._missing:
             if self._expected.shapes[missing] == found.shape and self._expected.holds(missing, found):
-                self._say(missing, "renamed", f"its elements are called `{name}`")
+                self._say(missing, "renamed", f"the output has its elements under the name `{name}`")
                 return
 
     def _find_lost_ties(self, group: list[str], followers: Mapping[str, str]) -> None:
@@ -183,7 +183,7 @@ class Output:
             if self._tensors[name] != self._tensors[group[0]]:
                 own = next((other for other in (name, group[0]) if other in followers), name)
                 rest = group[0] if own == name else name
-                self._say(own, "lost tie", f"it was one tensor with `{rest}`, and is one of its own")
+                self._say(own, "lost tie", f"it shared one tensor with `{rest}`, and is now a separate one")
 
     # ---- bits
 

@@ -1,6 +1,6 @@
 """What a change of dtype may do to an element, and no more.
 
-The writers do not share this code. The roundings here are numpy's or written anew, and the bounds of GGUF's blocks
+The writers do not share this code. The roundings here are numpy's or written again, and the bounds of GGUF's blocks
 follow from the blocks' definition.
 """
 

@@ -34,8 +34,8 @@ class Sizes:
     """How much a comparison handles at a time, in bytes unless it says otherwise."""
 
     step: int = 2 << 20  # compared at a time, so that it stays in the cache
-    panel: int = 64 << 20  # of a matrix that is transposed at a time: a larger matrix is read in shorter rows
-    turned: int = 1 << 20  # of rows that are transposed at a time, so that they stay in the cache
+    panel: int = 64 << 20  # the part of a matrix that is transposed at a time: a larger matrix is read in shorter rows
+    turned: int = 1 << 20  # the rows that are transposed at a time: they stay in the cache
     turned_rows: int = 32  # minimum number of rows at a time; fewer would make the writes too short
     gap: int = GAP  # between two rows that are read in one call
 

@@ -1,4 +1,4 @@
-"""The commands on a hostile file, as a person runs them, and what an attack may end in."""
+"""Runs the commands on a hostile file as a person would, and checks how an attack may end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ended:
 
 
 def run(*arguments: object) -> Ended:
-    """Run a command in this process. What it meant to say is said; nothing reaches the last boundary."""
+    """Run a command in this process. Every error must be one that the command expects: none may reach its last handler."""
     done = RUN.invoke(app, [str(argument) for argument in arguments])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     assert MISTAKE not in done.stderr, done.stderr
@@ -37,7 +37,7 @@ def run(*arguments: object) -> Ended:
 
 
 def everything(folder: Path) -> dict[str, Any]:
-    """All that is below a folder: contents of files, where links lead, None for folders."""
+    """Everything below a folder: contents of files, targets of links, None for folders."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -46,7 +46,7 @@ def everything(folder: Path) -> dict[str, Any]:
 
 
 def assert_sentence(text: str) -> None:
-    """Assert that it is one line for people, in which nothing can move the cursor."""
+    """Assert that a text is one line for people, and that nothing in it can move the cursor."""
     assert text.startswith("error: ")
     assert text.endswith("\n")
     assert text[:-1].isprintable(), ascii(text)
@@ -75,7 +75,7 @@ def scanned(path: Path, *options: str) -> dict[str, Any]:
 
 
 def names(found: dict[str, Any]) -> set[str]:
-    """What the pickles that `scan` found name."""
+    """The globals in the pickles that `scan` found."""
     return {f"{one['module']}.{one['name']}" for pickle in found["pickles"] for one in pickle["globals"]}
 
 
@@ -84,13 +84,13 @@ def rules(found: dict[str, Any]) -> list[str]:
 
 
 def assert_malformed(path: Path, words: str = "") -> None:
-    """Assert that each command refuses it, and what `scan` says."""
+    """Assert that each command refuses the file, and that `scan` says why."""
     assert_refused(path, words)
     assert scanned(path)["verdict"] == "malformed"
 
 
 def assert_inert(path: Path, name: str, verdict: str, scanned_as: str | None = None) -> None:
-    """Assert that a name is listed and nothing else happens; that WEIGHTS come along only where that is asked for."""
+    """Assert that a name is listed and nothing else happens, and that WEIGHTS are carried over only on request."""
     inspected = run("inspect", path, "--json")
     safety = json.loads(inspected.out)["safety"]
     found = scanned(path)
@@ -117,5 +117,5 @@ def pickled(folder: Path, pickle: bytes) -> Path:
 
 
 def beside(folder: Path, payload: Any) -> Path:
-    """Write a checkpoint of one tensor `w` of [1, 2], and something under the key `x`."""
+    """Write a checkpoint with one tensor `w` of [1, 2], and something under the key `x`."""
     return write_checkpoint(folder / "x.bin", TENSORS | {"x": payload}, WEIGHTS)

@@ -1,4 +1,4 @@
-"""Inputs that are no plain files, that change, that are two things at once; and readers that go away. Numbers: README.md."""
+"""Inputs that are not plain files, that change, or that are two things at once; and readers that go away. Numbers: README.md."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_i01_what_lies_beside_is_never_waited_for_either(beside: str, tmp_path: 
         ("scan", tmp_path, "--no-fickling"),
     ):
         ended = run(*command)
-        # scan names the pipe in its report, as something that nobody looked into.
+        # scan reports the pipe as something that was not looked into.
         assert ended.code in ((1,) if command[0] == "scan" else (0, 2))
         if ended.code == 2:
             assert_sentence(ended.err)
@@ -301,7 +301,7 @@ WATCHED_FOR = {"import", "exec", "compile", "open", "pickle", "marshal", "subpro
 
 
 def test_i05_the_names_in_a_pickle_do_not_change_what_the_process_does(tmp_path: Path) -> None:
-    """No import, no compilation, no program, no connection, no file that any other name would not have led to."""
+    """No import, no compilation, no program, no connection, and no file that depends on the name."""
     for name in ("warm", "good"):
         inert = {f"x{n}": Call(Global("nobody", f"knows_{n}"), (f"… {n}",)) for n in range(6)}
         write_checkpoint(tmp_path / f"{name}.bin", TENSORS | inert, WEIGHTS)

@@ -1,4 +1,4 @@
-"""What a hostile file can do to the disk and the terminal by way of what we write. Numbers: README.md."""
+"""What a hostile file can do to the disk and the terminal through our output. Numbers: README.md."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def file_plan(content: bytes) -> Plan:
     return Plan((PlannedFile("", (literal("0", content),)),), folder=False)
 
 
-# ---- O01: a run that does not come to its end -------------------------------------------------------------------------
+# ---- O01: a run that does not reach its end ---------------------------------------------------------------------------
 
 SLOWLY = """
 import sys, time
@@ -187,7 +187,7 @@ def test_o02_a_plan_with_a_path_that_leads_out_is_our_mistake_and_writes_nothing
     assert list(tmp_path.iterdir()) == []
 
 
-# What a manifest says that is not so: (entry, field, value); the entry is `files`, `tensors` or the document itself.
+# False statements of a manifest: (entry, field, value); the entry is `files`, `tensors` or the document itself.
 MANIFESTS: dict[str, tuple[str, str, Any]] = {
     "another schema": ("", "schema", "other/v1"),
     "no files": ("", "files", None),
@@ -212,7 +212,7 @@ MANIFESTS: dict[str, tuple[str, str, Any]] = {
     "a CRC of words": ("files", "crc32", "zz"),
     "a CRC that is a number": ("files", "crc32", 7),
     "a key of another type": ("files", "key", ["0"]),
-    # Shards are folders in what `extract` writes: this one would be written outside of it.
+    # `extract` writes a folder for each shard: this one would lie outside of the output.
     "a shard that leads out": ("files", "shard", "../../../evil"),
     "a shard from the root": ("files", "shard", "/tmp/evil"),
     "a shard of another type": ("files", "shard", [1]),

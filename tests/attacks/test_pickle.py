@@ -235,7 +235,7 @@ MALFORMED: dict[str, bytes] = {
     "P14 PROTO 255": b"\x80\xffN.",
     "P14 PROTO twice": b"\x80\2\x80\2N.",
     "P14 PROTO late": b"N\x80\2.",
-    # C's unpickler takes the first for 8, Python's refuses it, pickletools takes it for 10; the second is 16 to two of them.
+    # C's unpickler reads the first as 8, pickletools as 10, and Python's refuses it; two of them read the second as 16.
     "P14 INT in octal": b"I010\n.",
     "P14 INT in hexadecimal": b"I0x10\n.",
     "P14 INT with an underscore": b"I1_0\n.",
@@ -447,7 +447,7 @@ def test_p10_a_legacy_stream_runs_through_the_same_machine(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("key", ["9", "10"])
 def test_p10_a_part_with_the_key_of_a_storage_is_refused(key: str, tmp_path: Path) -> None:
-    """torch.load keeps both in one table: which of them a tensor gets hangs on the order in which they are mentioned."""
+    """torch.load keeps both in one table: which of them a tensor gets depends on the order in which they are mentioned."""
     value = {
         "part": tensor(storage("10", 6, (key, 2, 3)), 2, 1),
         "a": tensor(storage("10", 6), 6),
@@ -561,7 +561,7 @@ class TestP12Bombs:
         assert len(made.state) == 100_000
         assert time.process_time() - start < 1
 
-    # Large arguments, made once and given to a function of the table again and again, 5 bytes a call.
+    # Large arguments, made once and passed to a function of the table again and again, for 5 bytes a call.
     @pytest.mark.parametrize(
         "call",
         [
@@ -657,7 +657,7 @@ class TestP12Bombs:
         assert time.process_time() - start < 2
 
 
-P61 = (1 << 61) - 1  # what Python's numbers hash modulo of
+P61 = (1 << 61) - 1  # the modulus of the hashes of Python's numbers
 
 
 class TestP13Hashes:
@@ -672,7 +672,7 @@ class TestP13Hashes:
         assert time.process_time() - start < 1
 
     def test_p13_memo_numbers_that_are_looked_for_in_one_another_s_places_cost_nothing(self) -> None:
-        """A dict looks for a key along a chain that its number alone decides; here all of it is taken by others."""
+        """A dict searches for a key along a chain that depends only on the number; here other keys take all of it."""
         size, key = 1 << 17, 0xFFFFFFF0
         place, shift, chain = key % size, key, dict.fromkeys([key % size])
         while len(chain) < 0.6 * size:

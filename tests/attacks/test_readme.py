@@ -1,4 +1,4 @@
-"""The list of ideas is that of the tests, in both directions."""
+"""README.md lists exactly the ideas that the tests try."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that lie, change their minds, lead elsewhere or want to know too much. Numbers: README.md."""
+"""Servers that lie, change their answers, redirect elsewhere or ask for too much. Numbers: README.md."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ MISBEHAVIOURS: dict[str, tuple[Any, str]] = {
     "R01 another status": (answer(418), "answered 418"),
     "R03 it stalls": (stall, "nothing came"),
     "R03 it trickles": (trickle, "too slowly"),
-    "R03 it trickles headers": (trickled_headers, "no whole answer|nothing came|too slowly|broke off"),
+    "R03 it trickles headers": (trickled_headers, "no complete answer|nothing came|too slowly|broke off"),
     "R03 it hangs up": (hang_up, "broke off"),
     "R02 garbage": (garbage, "broke off"),
     "R09 a megabyte of headers": (many_headers, "broke off"),
@@ -182,8 +182,8 @@ MISBEHAVIOURS: dict[str, tuple[Any, str]] = {
     "R08 a redirect to data": (lead_to("data:text/plain,x"), "only https:// and hf:// are read|not a valid URL"),
     "R08 a redirect to http elsewhere": (lead_to("http://example.org/x"), "http is read from this machine only"),
     "R08 a redirect with a password": (lead_to("http://u:p@127.0.0.1/x"), "a user's name or password"),
-    "R06 a redirect to nowhere": (lead_to(""), "redirect names no place"),
-    "R06 a redirect to nonsense": (lead_to("http://[::1/"), "no place|not a valid URL"),
+    "R06 a redirect to nowhere": (lead_to(""), "redirect has no target"),
+    "R06 a redirect to nonsense": (lead_to("http://[::1/"), "no target|not a valid URL"),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a name can make the runner of a CI do by way of what we print. Numbers: README.md."""
+"""What a name can make a CI runner do when we print it. Numbers: README.md."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ Program = Callable[..., int]
 
 
 def found(text: str) -> list[tuple[str, str]]:
-    """Give the lines that a runner would take for a command, each with the runner."""
+    """Return the lines that a runner would treat as a command, each with the runner."""
     lines = re.split(r"\r\n|\r|\n", text)
     seen = [(line, _INVISIBLE.sub("", unicodedata.normalize("NFC", line))) for line in lines]
-    # What ends with a carriage return and a code is looked for in the whole text.
+    # A command that ends with a carriage return and a code is searched for in the whole text.
     across = [(text, text)]
     return [
         (runner, line)
@@ -165,7 +165,7 @@ def test_o11_whole_lines_are_looked_at_however_they_were_written(capsys: pytest.
 
 @pytest.fixture
 def places(tmp_path: Path) -> Path:
-    """Files with commands in every place where a name can stand."""
+    """Files with commands in every place where a name can be."""
     tensors = {name: view("0", (1,)) for name in NAMES}
     values = {f"note{name}": name for name in NAMES}
     calls = {f"call{name}": Call(Global(name[:60], name[:60]), (name,)) for name in COMMANDS if "\n" not in name}

@@ -1,4 +1,4 @@
-"""Hostile safetensors: each is refused in a sentence, before anything is allocated on the file's word."""
+"""Hostile safetensors: each is refused with one sentence, before any size that it claims is allocated."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def checkpoint(folder: Path, data: bytes) -> Path:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_every_command_refuses_it(name: str, tmp_path: Path) -> None:
     _, message, data = HOSTILE[name]
-    if data[6:8] == b"\0\0" and data[8:9] == b"{":  # else it is not taken for a safetensors file at all
+    if data[6:8] == b"\0\0" and data[8:9] == b"{":  # otherwise it is not recognised as a safetensors file at all
         assert_malformed(checkpoint(tmp_path, data), message)
     else:
         assert_refused(checkpoint(tmp_path, data))
@@ -353,7 +353,7 @@ def test_s06_a_dtype_that_is_not_known_is_listed_and_not_carried_over(tmp_path: 
 
 @pytest.mark.parametrize("name", NAMED, ids=lambda name: ascii(name[:12]))
 def test_s08_no_name_leads_anywhere_when_it_is_written(name: str, tmp_path: Path) -> None:
-    """A converter that joins a folder and a tensor's name writes where the file wants."""
+    """A converter that joins a folder and a tensor's name would write wherever the file says."""
     path = checkpoint(tmp_path, file(json.dumps({name: entry()}), bytes(4)))
 
     assert run("extract", path, tmp_path / "named", "--form", "named").code == 0

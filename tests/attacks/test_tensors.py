@@ -1,4 +1,4 @@
-"""Hostile tensors: what does not lie within its storage can't be built; what multiplies is not written. Numbers: README.md."""
+"""Hostile tensors: those outside their storage can't be built, and those that multiply data are not written. Numbers: README.md."""
 
 from __future__ import annotations
 
@@ -353,7 +353,7 @@ DOUBLE: dict[str, Any] = {
 def test_t12_two_tensors_of_one_name_are_refused(name: str, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "x.bin", DOUBLE[name], SIX)
 
-    # To Python the keys differ: it is the names here that would be one.
+    # The keys differ in Python, but they would give the same name here.
     with pytest.raises(LayoutError, match=r"`(a\.b|1|a)`"):
         open_checkpoint(path)
 

@@ -58,7 +58,7 @@ def beside(name: bytes | str) -> bytes:
     return zip_bytes([Entry("a/x", DATA), Entry(name, DATA)])
 
 
-# What a reader may not be tricked by: (bytes of the archive, part of the sentence).
+# Tricks that a reader must not fall for: (bytes of the archive, part of the message).
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "Z01 a name twice": (lambda: zip_bytes([Entry("a/x", DATA), Entry("a/x", b"other")]), "twice"),
     "Z01 a name twice, an accent spelled in two ways": (lambda: zip_bytes([Entry("a/\u00e9", DATA), Entry("a/e\u0301", DATA)]), "twice"),
@@ -208,7 +208,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 }  # fmt: skip
 
 
-# `scan` reads what may be a pickle to its end, and of all else the start.
+# `scan` reads whatever may be a pickle to its end, and only the start of everything else.
 UNREAD = {
     "Z04 a wrong CRC", "Z06 a deflate stream without its end", "Z06 it inflates to less", "Z06 bytes behind what is deflated",
 }  # fmt: skip
@@ -225,7 +225,7 @@ def test_what_two_readers_could_read_differently_is_refused(name: str, tmp_path:
         assert scanned(written(tmp_path, data))["verdict"] == "malformed"
 
 
-# One record of a checkpoint, written in a way that another reader would see otherwise.
+# One record of a checkpoint, written so that another reader would see something else.
 CHANGED: dict[str, Callable[[bytes], dict[str, Any]]] = {
     "Z02 another local name": lambda data: {"local": {"name": b"archive/data/9"}},
     "Z02 another local method": lambda data: {"local": {"method": 8}},
@@ -275,7 +275,7 @@ def test_a_storage_in_such_a_record_is_not_carried_over(name: str, tmp_path: Pat
         assert_sentence(refused.err)
         assert "data/0" in refused.err or "storage `0`" in refused.err
     assert below(tmp_path) == before
-    assert run("inspect", path).code in (0, 2)  # the directory alone is read
+    assert run("inspect", path).code in (0, 2)  # only the directory is read
     if name not in UNREAD:
         assert scanned(path)["verdict"] == "malformed"
 

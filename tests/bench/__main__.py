@@ -1,8 +1,9 @@
 """Our commands and the peers', in turn, on the same files: `make bench MODEL=590M ROUNDS=5 ONLY=extract,gguf`.
 
-Every way is a whole process. Each round runs all ways of a task one after the other, every second round backwards, and
-ratios are taken within a round. Inputs lie in the page cache. Outputs go to /dev/shm where that and memory have room, so
-that fsync costs nothing on either side; on a disk, what does not do so itself has its files synced within its time.
+Every way is a whole process. Each round runs all ways of a task one after the other, every second round in reverse order, and
+ratios are taken within a round. Inputs lie in the page cache. Outputs go to /dev/shm if it and the memory have room,
+so that fsync costs nothing on either side. On a disk, the files of a program that does not sync them itself are
+synced within its time.
 Results go to docs/performance/*.json, and from there into docs/performance.md, unless --no-save is given.
 """
 
@@ -33,7 +34,7 @@ SHM = Path("/dev/shm")
 EMPTY_TYPER = "import typer; app = typer.Typer(add_completion=False); app.command()(lambda: None); app()"
 INPUT = re.compile(r"\{([^/}]+)/(\w+)\}")
 OTHER_NAMES = {"7z": ("7zz", "7za")}
-# A program, how it says its version, and where in that.
+# A program, how to ask for its version, and where in the answer the version is.
 ASKED = {
     "cp": (["cp", "--version"], r"\(GNU coreutils\) (\S+)"), "unzip": (["unzip", "-v"], r"UnZip (\S+)"),
     "7z": (["7z"], r"7-Zip \S* ?(\d\S+)"), "bsdtar": (["bsdtar", "--version"], r"bsdtar (\S+)"),
@@ -45,7 +46,7 @@ class MissingError(Exception):
 
 
 class Bench:
-    """What is the same for all tasks of a run: where things lie, and what is there to measure."""
+    """What all tasks of a run share: where files lie, and which programs are installed."""
 
     def __init__(self, made: Inputs, work: Path, out: Path | None, llama_cpp: Path | None) -> None:
         self.inputs, self.work, self.out, self.llama_cpp = made, work, out, llama_cpp
@@ -59,7 +60,7 @@ class Bench:
         raise MissingError(f"`{program}` is not installed")
 
     def check(self, way: Way) -> None:
-        """Raise MissingError where a way can't be measured here."""
+        """Raise MissingError if a way can't be measured here."""
         for package in way.needs:
             if importlib.util.find_spec(package) is None:
                 raise MissingError(f"the package `{package}` is not installed")
@@ -100,7 +101,7 @@ class Bench:
         """A folder for outputs, and whether fsync is free there."""
         if self.out is not None:
             return self.out, _is_tmpfs(self.out)
-        # The input in the page cache, the output, and a peer that holds the model twice.
+        # Room for the input in the page cache, the output, and a peer that holds the model twice.
         roomy = SHM.is_dir() and shutil.disk_usage(SHM).free > 2 * nbytes and _available() > 4 * nbytes + (2 << 30)
         return (SHM if roomy else self.work), roomy
 
@@ -117,7 +118,7 @@ class Bench:
 
 
 def run(bench: Bench, task: Task, model: str, rounds: int) -> results.Result:
-    """Measure a task: all ways in turn, round by round. What fails is left out, and said."""
+    """Measure a task: all ways in turn, round by round. Ways that fail are left out, and reported."""
     skipped: dict[str, str] = {}
     for way in task.ways:
         try:
@@ -144,7 +145,7 @@ def run(bench: Bench, task: Task, model: str, rounds: int) -> results.Result:
                     del ways[name]
                 _empty(out)
                 if not free:
-                    os.sync()  # what one leaves to be written is not the next one's to wait for
+                    os.sync()  # the next way must not wait for what this one left to be written
             print(f"  {task.name}: round {number + 1} of {rounds}", file=sys.stderr)
     return {
         "nbytes": nbytes, "date": f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}", "rounds": rounds,
@@ -185,7 +186,7 @@ def _empty(folder: Path) -> None:
 
 
 def _available() -> int:
-    """The bytes of memory that can be had."""
+    """The bytes of memory that are available."""
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     except OSError:
@@ -227,7 +228,7 @@ def _chosen(only: str | None) -> Iterator[Task]:
 
 
 def render_page() -> None:
-    """Bring docs/performance.md and its plots up to what the JSON says."""
+    """Update docs/performance.md and its plots from the JSON."""
     found = results.load()
     try:
         plots.draw(found, results.FOLDER)
@@ -258,7 +259,7 @@ def main() -> None:
     cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     os.environ |= {"PYTHONPATH": str(results.ROOT), "OMP_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": cores}
     tasks = list(_chosen(arguments.only))
-    _own_version()  # before the page that this writes makes the checkout differ
+    _own_version()  # asked before this run changes the checkout by writing the page
     with tempfile.TemporaryDirectory() as folder:
         made = Inputs(Path(folder), by_torch=arguments.by_torch, given=given)
         bench = Bench(made, Path(folder), arguments.out and arguments.out.absolute(), llama_cpp)

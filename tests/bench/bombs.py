@@ -1,7 +1,7 @@
-"""What files cost that ask for much with little: `python -m tests.bench.bombs [--bytes N] [NAME …]` prints a table in Markdown.
+"""Measures small files that ask for much: `python -m tests.bench.bombs [--bytes N] [NAME …]` prints a table in Markdown.
 
-Each is inspected and scanned in a process of its own, at half the size and in full. The figures are processor time, and the
-most memory that was resident beyond what was before, per byte of the file.
+Each is inspected and scanned in a process of its own, at half the size and in full. The figures are processor time, and
+the peak of resident memory beyond what was there before, per byte of the file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def measure(command: str, name: str, size: int) -> dict[str, float]:
 
 
 def work(command: str, path: Path) -> dict[str, object]:
-    """Do it, after something harmless of the same kind that fetches what Python fetches once."""
+    """Do it, after something harmless of the same kind, so that Python's one-time work is not counted."""
     from converter.inspection.report import inspect
     from converter.opening import open_checkpoint
     from converter.scanning.scan import scan

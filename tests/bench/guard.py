@@ -1,6 +1,6 @@
-"""What our commands cost, counted and not timed: the same on a busy machine. `make ceilings` writes ceilings.json.
+"""Counts what our commands cost, without timing them: the counts are the same on a busy machine. `make ceilings` writes ceilings.json.
 
-Counts of modules, bytes and reads are those of whole processes, so they hold what typer and Python take, too.
+Counts of modules, bytes and reads are those of whole processes, so they include what typer and Python take.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from converter.pickles.machine import run
 
 ROOT = Path(__file__).parents[2]
 CEILINGS = Path(__file__).with_name("ceilings.json")
-# Two layers' matrices take 100 MB: what is read twice can't hide behind what Python reads to start.
+# Two layers' matrices take 100 MB, far more than Python reads to start, so a second read of them shows.
 SIZES = {"n_layer": 2, "n_embd": 1024, "n_inner": 4096}
-FEW, MANY, MORE = 100, 200, 600  # tensors; what the difference costs is what counts
+FEW, MANY, MORE = 100, 200, 600  # tensors; only the cost of the difference counts
 
-SOURCE = "checkpoint/pytorch_model.bin"  # no path of its folder, as long as that may be, is in what a command prints
+SOURCE = "checkpoint/pytorch_model.bin"  # so that a command prints no path whose length depends on the folder
 COMMANDS = {
     "--version": ["--version"],
     "--help": ["--help"],
@@ -60,7 +60,7 @@ FORBIDDEN = {
     "convert to GGUF": _NEVER,
 }
 
-# Runs a command as `python -m converter` does, and writes what it took into the file that is named first.
+# Runs a command as `python -m converter` does, and writes what it took into the file that its first argument names.
 _DRIVER = """
 import atexit, sys
 def tell(path=sys.argv[1]):
@@ -76,7 +76,7 @@ app(prog_name="cerebras-tool")
 """
 _IO = {"bytes read": "rchar", "bytes written": "wchar", "reads": "syscr", "writes": "syscw"}
 
-# Run by valgrind without site-packages, so that the counts are of this and Python alone.
+# Run by valgrind without site-packages, so that only this program and Python are counted.
 _READ = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -125,7 +125,7 @@ def commands(folder: Path) -> dict[str, Taken]:
 
 
 def per_tensor(folder: Path) -> dict[str, int]:
-    """What tensors cost: opcodes of Python's, and instructions where there is valgrind."""
+    """What tensors cost: opcodes of Python, and instructions if valgrind is installed."""
     few, many, more = (checkpoint_of(folder / f"{count}.bin", count) for count in (FEW, MANY, MORE))
     found = {}
     for name, prepare in _IN_PROCESS.items():
@@ -142,7 +142,7 @@ def named(taken: dict[str, Taken]) -> dict[str, int]:
 
 
 def opcodes(work: Callable[[], object]) -> int:
-    """Count the opcodes of Python's that `work` executes. What it does in C is not seen."""
+    """Count the opcodes of Python that `work` executes. Its work in C is not counted."""
     executed = 0
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -196,9 +196,9 @@ def _instructions(few: Path, more: Path) -> int:
 
 
 def main() -> None:
-    """Write ceilings a tenth above what is counted; say what each was and is.
+    """Write ceilings a tenth above the counts, and print each old and new one. A ceiling that would change by 1 % or
 
-    One that would change by a hundredth or less stays, and so does one without its tool.
+    less stays, and so does one whose tool is not installed.
     """
     document = json.loads(CEILINGS.read_text()) if CEILINGS.exists() else {"ceilings": {}}
     before = document["ceilings"]

@@ -1,4 +1,4 @@
-"""What is measured: checkpoints of the published form and what is made of them, each written when it is first asked for."""
+"""The inputs: checkpoints of the published form and files made from them, each written when it is first asked for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Inputs:
         if (size, kind) not in self._made:
             print(f"  writing {size} {kind}", file=sys.stderr)
             self._made[size, kind] = _MAKERS[kind](self, size)
-            os.sync()  # or it is still being written while something else is measured
+            os.sync()  # otherwise it is still being written while something else is measured
         return self._made[size, kind]
 
     def _folder(self, size: str) -> Path:
@@ -84,7 +84,7 @@ class Inputs:
         return path
 
     def _pickle(self, size: str) -> Path:
-        """The data.pkl of one or the other alone."""
+        """Only the data.pkl of a checkpoint."""
         archive = Archive(LocalFile(self.get(size, "many" if size.isdigit() else "bin")))
         path = self._work / f"{size}.pkl"
         path.write_bytes(archive.read("data.pkl", 1 << 30))
@@ -107,7 +107,7 @@ class Inputs:
         return path
 
     def _llama(self, size: str) -> Path:
-        """A folder whose config.json has what llama.cpp's converter can't do without."""
+        """A folder whose config.json has the fields that llama.cpp's converter needs."""
         source, folder = self.get(size, "folder"), self._work / f"{size}-llama"
         folder.mkdir()
         config = json.loads((source / "config.json").read_text())
@@ -131,7 +131,7 @@ def _program(*words: str | Path) -> None:
 def warm(path: Path) -> None:
     """Read a file, or all of a folder's, so that they lie in the page cache."""
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        # The holes of a sparse file would take memory and are read by nobody.
+        # The holes of a sparse file would take memory, and nothing reads them.
         if file.stat().st_blocks * 512 >= file.stat().st_size:
             with open(file, "rb", buffering=0) as opened:
                 while opened.read(_PIECE):

@@ -16,7 +16,7 @@ from pathlib import Path
 _INTERVAL = 0.02  # seconds between two looks at a process's memory: 50 microseconds each
 # An installed program has its bytecode beside it; without it ours, installed in place, would be compiled at each start.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-_OWN_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+_OWN_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
 
 
 class FailedError(Exception):
@@ -27,7 +27,7 @@ class FailedError(Exception):
 class Measured:
     """`processor` is seconds of all threads, by the user and for them by the kernel, imports included.
 
-    `resident` counts mapped pages, `anonymous` those of no file; None where /proc does not tell or was asked too late.
+    `resident` counts mapped pages, `anonymous` those of no file; None if /proc does not say, or was asked too late.
     """
 
     seconds: float
@@ -36,7 +36,7 @@ class Measured:
     anonymous: int | None
 
     def then(self, other: Measured) -> Measured:
-        """Both as one: a way of two steps."""
+        """The sum of both: a way of two steps."""
         both = (self, other)
         return Measured(
             self.seconds + other.seconds,
@@ -52,7 +52,7 @@ def most(known: Iterable[int | None]) -> int | None:
 
 
 def measure(command: Sequence[str], cwd: Path, codes: Sequence[int] = (0,), *, clock: bool = False) -> Measured:
-    """Run a command to its end. `clock`: the seconds that count are those that it prints last."""
+    """Run a command to its end. `clock`: the seconds that count are the last ones that it prints."""
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
         start = time.perf_counter()
         stdout = said if clock else subprocess.DEVNULL

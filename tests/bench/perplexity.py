@@ -1,4 +1,4 @@
-"""Perplexity of a checkpoint's GGUF files in llama.cpp, an encoding a row: `perplexity.py CHECKPOINT`.
+"""Perplexity of a checkpoint's GGUF files in llama.cpp, one encoding in each row: `perplexity.py CHECKPOINT`.
 
 The text is what the model itself says: 128 tokens, 32 of them the built-in sequence and the rest its greedy continuation,
 by our engine with the tanh GELU that llama.cpp computes. So the F32 row is low, and damage shows.

@@ -36,7 +36,7 @@ def overview(found: Results) -> Figure:
 
 
 def draw(found: Results, folder: Path) -> list[Path]:
-    """Draw them. Raises ImportError where there is no matplotlib."""
+    """Draw them. Raises ImportError if matplotlib is not installed."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What is measured where there is no command for it: `programs.py NAME ARGUMENT…`, each as short as it can be said.
+"""Measured programs for which no command exists: `programs.py NAME ARGUMENT…`. Each is as short as possible.
 
 Those whose work takes less time than their imports print how many seconds it took.
 """
@@ -51,7 +51,7 @@ def torch_safetensors(source: str, target: str, mmap: str) -> None:
 
 
 def hub_convert(source: str, target: str) -> None:
-    """Do what `convert_file` of safetensors' convert.py does, which itself wants transformers before 5."""
+    """Do what `convert_file` of safetensors' convert.py does, which itself needs a version of transformers before 5."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -80,7 +80,7 @@ def torch_compare(source: str, other: str) -> None:
 
 
 def llama_convert(llama_cpp: str, source: str, target: str, dtype: str) -> None:
-    """Run convert_hf_to_gguf.py, told to leave out the masks, which it can't map, and to want no tokenizer."""
+    """Run convert_hf_to_gguf.py, told to leave out the masks, which it can't map, and to do without a tokenizer."""
     sys.path[:0] = [llama_cpp, f"{llama_cpp}/gguf-py"]
     import convert_hf_to_gguf
     from conversion.gpt2 import GPT2Model
@@ -120,7 +120,7 @@ def our_catalogue(path: str) -> None:
 
 
 def our_machine(pickle_path: str) -> None:
-    """Only the pickle, its storages taken at its word."""
+    """Only the pickle; its storages are not checked."""
     from converter.formats.torch import reader as torch_zip
     from converter.pickles.closed_table import TABLE
     from converter.pickles.machine import run

@@ -1,6 +1,6 @@
-"""From results to the tables of docs/performance.md, which stand between markers; what else is on the page stays.
+"""Turns results into the tables of docs/performance.md, which are between markers; the rest of the page stays.
 
-Each stands between `<!-- bench: SIZE TASK -->` and `<!-- /bench -->`. In place of TASK, `goals` is what must hold, and
+Each table is between `<!-- bench: SIZE TASK -->` and `<!-- /bench -->`. In place of TASK, `goals` is what must hold, and
 `all` our rows of all tasks of that size. `all overview` is the one picture, and `all plots` the others.
 """
 
@@ -73,7 +73,7 @@ def plots(found: Results) -> str:
 
 
 def render(page: str, found: Results) -> str:
-    """Put results between the page's markers; what has no marker is added at the end: of a size, all in one table."""
+    """Put results between the page's markers. Results without a marker are added at the end, one table for each size."""
     marked = {(match[1], match[2]) for match in _MARKED.finditer(page)}
     for size, task in ((size, task) for size, tasks in found.items() for task in tasks):
         place = (size, task if size == UNSIZED else "all")

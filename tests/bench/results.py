@@ -1,4 +1,4 @@
-"""Results as JSON: a file for each size of model, and one for what has no size; a key for each task."""
+"""Results as JSON: a file for each size of model, and one for tasks without a size; a key for each task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Results = dict[str, dict[str, Result]]  # by size and task
 
 
 def load(folder: Path = FOLDER) -> Results:
-    """Read every file: sizes in the order of their bytes, what has no size first."""
+    """Read every file: tasks without a size first, then the sizes in the order of their bytes."""
     read = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     return dict(sorted(read.items(), key=lambda item: max((r["nbytes"] for r in item[1].values()), default=0)))
 
@@ -38,7 +38,7 @@ def plotted(found: Results) -> list[str]:
 
 
 def broadest(found: Results) -> str:
-    """The size that most tasks were measured at; of several the largest."""
+    """The size at which most tasks were measured; if there are several, the largest."""
     return max(found, key=lambda size: (size != UNSIZED, len(found[size]), list(found).index(size)))
 
 

@@ -1,9 +1,9 @@
-"""Ours beside picklescan, fickling, modelscan, modelaudit and aisbom on the same files: `scanners.py FOLDER`.
+"""Compares our scanner with picklescan, fickling, modelscan, modelaudit and aisbom on the same files: `scanners.py FOLDER`.
 
 FOLDER has a MANIFEST.tsv (or `--manifest` names one) with the columns `file` and `expected outcome`. Every scanner runs in
 a process of its own, in an empty folder and, where the kernel offers it, without a network; an audit hook stops whatever
-would unpickle, start a program or open a connection. Prints a table in Markdown: a row a class of files, or with `--beside`
-a row a class and a column a scanner. The scanners are in the environments of `make test-peers` and `make bench`; `--python`
+would unpickle, start a program or open a connection. Prints a table in Markdown: one row for each class of files, or
+with `--beside` one row for each class and one column for each scanner. The scanners are in the environments of `make test-peers` and `make bench`; `--python`
 names another one's interpreter for all but ours.
 """
 
@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-CLASSES = {  # a title, and what it stands for: labels that start so, the first that fits
+CLASSES = {  # a title, and the labels it stands for, by their beginnings; the first match counts
     "malicious": ("malicious",),
     "malformed": ("malformed",),
     "sound files of other kinds": ("benign-t", "benign-f", "benign-s", "benign-z", "benign-legacy(refuse", "benign("),
@@ -95,7 +95,7 @@ SCANNERS: dict[str, Callable[[str], str]] = {
 }  # fmt: skip
 
 
-PACKAGES = {"aisbom": "aisbom-cli"}  # where a scanner's package is called otherwise
+PACKAGES = {"aisbom": "aisbom-cli"}  # if a scanner's package has another name
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--manifest", type=Path, help="instead of the folder's MANIFEST.tsv")
     parser.add_argument("--python", default=sys.executable, help="of the environment with the other scanners")
-    parser.add_argument("--beside", action="store_true", help="a column a scanner, and a row a label")
+    parser.add_argument("--beside", action="store_true", help="a column for each scanner, and a row for each label")
     parser.add_argument("--names", action="store_true", help="say on stderr what each scanner answered of each file")
     parser.add_argument("--only", choices=SCANNERS, action="append", help="a scanner; more than one may be given")
     parser.add_argument("--worker", choices=SCANNERS)
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def _answers(scanner: str, options: argparse.Namespace) -> dict[str, list[str]]:
-    """What a scanner says of each file."""
+    """What a scanner says about each file."""
     python = sys.executable if scanner == "cerebras-tool" else options.python
     command = [python, str(Path(__file__).absolute()), str(options.folder.absolute()), "--worker", scanner]
     if options.manifest:
@@ -174,7 +174,7 @@ def kind(label: str) -> str:
 def work(name: str, paths: list[str]) -> None:
     """Scan every file; the last line on stdout is the answers."""
     scanner = SCANNERS[name]
-    # A network of its own, with nothing in it.
+    # An empty network namespace of its own.
     ctypes.CDLL(None).unshare(0x40000000 if os.geteuid() == 0 else 0x50000000)
     # Whatever a scanner imports, it may import before it sees the first file.
     scanner(__file__)

@@ -1,4 +1,4 @@
-"""What is compared with what, in tables: a task a table, a way to do it a row; and what the ratios must be."""
+"""What is compared: a table for each task, a row for each way to do it; and what the ratios must be."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Way:
     """A command, or two with && between them.
 
     `{590M/bin}` is an input (inputs.py), `{MODEL/bin}` that of the size under test, `{out}` an empty folder. The first
-    word may be `cerebras-tool`, `python`, `typer` (an empty program of it) or `program` (of programs.py). `side`: what
-    ratios are to, ours, a peer that does the same work, or something else that is worth a row. `clock`: the command
+    word may be `cerebras-tool`, `python`, `typer` (an empty program of it) or `program` (of programs.py). `side`: the
+    base of ratios, ours, a peer that does the same work, or something else that is worth a row. `clock`: the command
     itself prints the seconds.
     """
 
@@ -27,7 +27,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Task:
-    """`sized`: there is a result for every size under test. `often`: short ones get that many times the rounds."""
+    """`sized`: there is a result for every size under test. `often`: short tasks get this many times the rounds."""
 
     name: str
     title: str
@@ -54,7 +54,7 @@ TORCH = ("torch",)
 TORCH_SAFETENSORS = ("torch", "safetensors")
 EMPTY = Way("empty typer program", BASE, "typer", ("typer",))
 CP = Way("cp", BASE, "cp --reflink=never {MODEL/bin} {out}/copy")
-MEMORY = 120_000_000  # bytes resident, mapped pages counted, that none of ours may exceed; engines are no part of it
+MEMORY = 120_000_000  # bytes resident, mapped pages counted, that none of our ways may exceed, except engines
 
 START = Task(
     "start",
@@ -107,7 +107,7 @@ def catalogue(count: int, *more: Way) -> Task:
     return Task(f"catalogue-{count}", f"{count:,} tensors, in one process", (*ways, *more), sized=False)
 
 
-# Of more than these, fickling's check gives up half way: "resource limits exceeded".
+# With more than these, fickling's check gives up half way: "resource limits exceeded".
 CHECKED = 10_000
 CHECK = Way(
     "fickling, load and check_safety",

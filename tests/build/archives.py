@@ -42,6 +42,6 @@ def two(**options: object) -> bytes:
 
 
 def stored(**options: object) -> Entry:
-    """A record as other writers have it: sizes in the local header, no descriptor."""
+    """A record as other writers write it: sizes in the local header, no descriptor."""
     true = {"flags": 0, "crc32": CRC, "compressed": len(DATA), "nbytes": len(DATA), **options}
     return Entry("a/x", DATA, local=true, central={"flags": 0}, descriptor=b"")

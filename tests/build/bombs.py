@@ -1,4 +1,4 @@
-"""Files that ask for much with little: each as a function of about how many bytes of names and layouts it should have."""
+"""Small files that ask for much: each is a function of roughly how many bytes of names and layouts it should have."""
 
 from __future__ import annotations
 
@@ -120,13 +120,13 @@ def many_records(size: int) -> bytes:
 
 def overlapping(size: int) -> bytes:
     """Records that all have the same bytes."""
-    # Names of one length: its byte in the header is an opcode, and what is run behind a header depends on it.
+    # Names of the same length: its byte in the header is an opcode, and it decides what is run after a header.
     entries = [Entry(f"archive/{number:05}", central={"header": 0}) for number in range(size // 56)]
     return zip_bytes(entries, alignment=1)
 
 
 def deflated(size: int) -> bytes:
-    """A data.pkl of so many bytes that takes a thousandth of them."""
+    """A data.pkl of this many bytes that is deflated to a thousandth of them."""
     entries = checkpoint_entries(None, {}, pickle=b"\x80\2](" + b"]" * size + b"e.")
     return zip_bytes([Entry(entry.name, entry.data, deflated=True) for entry in entries], alignment=1)
 
@@ -140,7 +140,7 @@ def extra_fields(size: int) -> bytes:
 
 
 def tar_of_records(text: str) -> bytes:
-    """A tar archive with these pax records, `key=value` with a semicolon behind each."""
+    """A tar archive with these pax records, `key=value` with a semicolon after each."""
     data = pax(dict(one.split("=") for one in text.split(";") if one))
     return tar_header(b"x", len(data), kind=b"x") + padded(data) + tar({"a": b"N."})
 
@@ -247,7 +247,7 @@ BOMBS: dict[str, tuple[str, Bytes]] = {
 
 
 def write(name: str, size: int, folder: Path) -> Path:
-    """Write a bomb and what has to lie beside it; give what is to be opened."""
+    """Write a bomb and the files that belong beside it; return the path to open."""
     file, made = BOMBS[name]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / file).write_bytes(made(size))

@@ -1,4 +1,4 @@
-"""Writes small checkpoints for tests, byte by byte: torch's zip, the legacy stream, shards; right ones and wrong ones.
+"""Writes small checkpoints for tests, byte by byte: torch's zip, the legacy stream, shards; correct and wrong ones.
 
 Nothing here needs torch, and nothing here is shared with the readers under test.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What torch calls a storage of the dtype, and bytes an element. Those without a class go through UntypedStorage.
+# torch's name of a storage of the dtype, and bytes for each element. Those without a class go through UntypedStorage.
 CLASSES = {
     "F64": ("DoubleStorage", 8), "F32": ("FloatStorage", 4), "F16": ("HalfStorage", 2), "BF16": ("BFloat16Storage", 2),
     "I64": ("LongStorage", 8), "I32": ("IntStorage", 4), "I16": ("ShortStorage", 2), "I8": ("CharStorage", 1),
@@ -60,7 +60,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class View:
-    """A tensor to be written. `numel` counts the storage's elements (bytes where it is untyped); None: as its bytes say."""
+    """A tensor to be written. `numel` counts the storage's elements (bytes where it is untyped); None: as many as its bytes hold."""
 
     storage: str
     shape: tuple[int, ...]
@@ -374,7 +374,7 @@ def legacy_bytes(
     pickle: bytes | None = None,
     after: bytes = b"",
 ) -> bytes:
-    """Write the stream of before torch 1.6. `itemsizes` are bytes an element (4 unless given); `counts` replaces counts."""
+    """Write the stream from before torch 1.6. `itemsizes` are bytes for each element (4 unless given); `counts` replaces counts."""
     sizes = {key: len(data) for key, data in storages.items()}
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     out = LEGACY_MAGIC + dumps(version) + dumps(system)

@@ -60,7 +60,7 @@ def joblib_array(
     module: str = "joblib.numpy_pickle",
     aligned: int | None = 16,
 ) -> bytes:
-    """The wrapper of an array as opcodes of protocol 4, which start at `position`, and the numbers behind it."""
+    """The wrapper of an array as opcodes of protocol 4, which start at `position`, and the numbers after it."""
     whole = b"".join(b"K" + bytes([size]) for size in shape)
     state = (
         short("subclass") + b"cnumpy\nndarray\n" + short("shape") + b"(" + whole + b"t" + short("order") + short("C")

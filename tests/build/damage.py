@@ -1,4 +1,4 @@
-"""A small GPT-2 as arrays, written in every form without the writers of converter; and what can be wrong with a copy."""
+"""A small GPT-2 as arrays, written in every form without converter's writers; and ways to damage a copy."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def _companions(made: Model, folder: Path) -> None:
             (folder / name).write_text(text)
 
 
-# ---- damage: what is done, and what verify must call it -----------------------------------------------------------
+# ---- damage: what is done, and how verify must name it -----------------------------------------------------------
 
 
 def bf16(array: np.ndarray) -> np.ndarray:
@@ -226,7 +226,7 @@ BIAS, NORM = "h.1.mlp.c_fc.bias", "h.2.ln_1.weight"
 
 
 def edit(name: str, change: Callable[[np.ndarray], Any]) -> Change:
-    """Replace a tensor by what `change` gives, or leaves of it."""
+    """Replace a tensor by what `change` returns, or changes in place."""
 
     def apply(made: Model) -> None:
         array = made.tensors[name].copy()
@@ -261,14 +261,14 @@ def _rows(array: np.ndarray) -> None:
 
 
 def _columns(array: np.ndarray) -> np.ndarray:
-    return array[:, np.r_[8:16, 0:8, 16:32]]  # two heads change places
+    return array[:, np.r_[8:16, 0:8, 16:32]]  # two heads are swapped
 
 
 def _shift(array: np.ndarray) -> np.ndarray:
     return np.roll(array.reshape(-1), 1).reshape(array.shape)
 
 
-# id: (what is done, the tensor, what verify calls it)
+# id: (what is done, the tensor, how verify names it)
 CONTENT: dict[str, tuple[Change, str, str]] = {
     "square matrix transposed": (edit(PROJ, lambda a: a.T), PROJ, "transposed"),
     "wide matrix laid out transposed": (edit(FC, laid_out_transposed), FC, "transposed"),

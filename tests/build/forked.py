@@ -1,8 +1,8 @@
-"""Runs the program again and again in fresh processes that need not import other people's packages each time.
+"""Runs the program many times in fresh processes that need not import third-party packages each time.
 
 `python -m tests.build.forked` reads a line of JSON for every command: its arguments, and the files that take stdout and stderr. It
-answers with the exit code. Each command is a fork in which the program itself is imported anew, as by `python -m converter`.
-Only what it depends on is there already, which saves two thirds of the time that a short command takes.
+answers with the exit code. Each command is a fork in which the program itself is imported again, as by `python -m
+converter`. Only its dependencies are there already, which saves two thirds of the time that a short command takes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEPENDENCIES = (
 
 def main() -> None:
     for name in DEPENDENCIES:
-        with contextlib.suppress(ImportError):  # other releases have other modules, and then it only takes longer
+        with contextlib.suppress(ImportError):  # if another release lacks one of these modules, it only takes longer
             importlib.import_module(name)
     for line in sys.stdin:
         arguments, stdout, stderr = json.loads(line)

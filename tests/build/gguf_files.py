@@ -1,4 +1,4 @@
-"""Writes small GGUF files for tests, field by field: right ones and wrong ones. Nothing here is shared with converter."""
+"""Writes small GGUF files for tests, field by field: correct and wrong ones. Nothing here is shared with converter."""
 
 from __future__ import annotations
 

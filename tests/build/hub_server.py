@@ -49,14 +49,14 @@ class Repository:
 
 @dataclass
 class Asked:
-    """A range of a file that the store is asked for; `last` is the last byte."""
+    """A range of a file that was requested from the store; `last` is the last byte."""
 
     file: str
     first: int
     last: int
     total: int
     data: bytes
-    headers: dict[str, str]  # of the right answer
+    headers: dict[str, str]  # the headers of the right answer
 
 
 Fault = Callable[["Exchange", Asked], bool]  # True: it has answered
@@ -125,7 +125,7 @@ class _Site(ThreadingHTTPServer):
     origin: str
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is nothing to talk about."""
+        """Print nothing if a client goes away."""
 
 
 class Exchange(BaseHTTPRequestHandler):
@@ -269,7 +269,7 @@ def part_of(content: bytes | Path, first: int, end: int) -> bytes:
 
 
 def sha256_of(content: bytes | Path) -> str:
-    """The SHA-256; of files that are too large to be read in a test, that of their name."""
+    """The SHA-256. For files too large to be read in a test, it is that of the name."""
     if isinstance(content, Path) and content.stat().st_size > 100_000_000:
         return hashlib.sha256(content.name.encode()).hexdigest()
     return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
@@ -281,14 +281,14 @@ def files_of(folder: Path) -> dict[str, bytes | Path]:
 
 
 def every(count: int) -> Iterator[bool]:
-    """Say yes every so many times."""
+    """Return True every `times` calls."""
     while True:
         yield from (False for _ in range(count - 1))
         yield True
 
 
 def answer(status: int = 206, *, without: str = "", body: Callable[[bytes], bytes] = bytes, **changed: str) -> Any:
-    """A fault: the right answer but for some headers, the status or the body."""
+    """A fault: the right answer, except for some headers, the status or the body."""
 
     def fault(exchange: Exchange, asked: Asked) -> bool:
         headers = {name: value for name, value in asked.headers.items() if name.lower() != without}

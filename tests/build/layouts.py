@@ -1,4 +1,4 @@
-"""Where the numbers stand in a small sound file: lengths, counts, offsets, sizes. Found by walking the structures of each
+"""Where the numbers of a small sound file are: lengths, counts, offsets, sizes. Found by walking the structures of each
 format with `struct` and `pickletools`; nothing here is shared with the readers under test."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _row(start: int, *places: tuple[int, int]) -> list[Field]:
 
 
 def zip_fields(data: bytes) -> tuple[list[Field], list[ZipRecord]]:
-    """Walk a zip from its end record; the pickle in `data.pkl` is walked, too, where it is stored."""
+    """Walk a zip from its end record; the pickle in `data.pkl` is walked, too, if it is stored."""
     end = len(data) - 22
     found = _row(end, (4, 2), (6, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))
     if data[end - 20 : end - 16] == b"PK\6\7":
@@ -106,7 +106,7 @@ def _pickle_walk(data: bytes, start: int) -> Iterator[tuple[Field | None, int]]:
 
 
 def legacy_fields(data: bytes, counts: list[int]) -> list[Field]:
-    """Walk the five pickles; `counts` are where the counts of elements stand."""
+    """Walk the five pickles; `counts` says where the counts of elements are."""
     found, position = [], 0
     for _ in range(5):
         found += pickle_fields(data, position)
@@ -126,7 +126,7 @@ _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
 def gguf_fields(data: bytes) -> tuple[list[Field], list[GgufTensor]]:
-    """Walk keys and tensors' entries. Raises struct.error or KeyError where they are no such thing."""
+    """Walk keys and tensors' entries. Raises struct.error or KeyError if the bytes are anything else."""
     found = _row(4, (0, 4), (4, 8), (12, 8))
     tensors, keys = struct.unpack_from("<QQ", data, 8)
     at = 24

@@ -1,4 +1,4 @@
-"""What each format plans, asked for with the words that tests think in."""
+"""What each format plans, for tests: with options by name."""
 
 from __future__ import annotations
 

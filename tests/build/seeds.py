@@ -1,4 +1,4 @@
-"""Small sound files of every format and age, made by the tests' own builders: what fuzzers and mutations start from."""
+"""Small sound files of every format and age, made by the tests' own builders: fuzzers and mutations start from these."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _true(data: bytes) -> dict[str, int]:
 
 
 def legacies() -> dict[str, bytes]:
-    """Streams of before torch 1.6."""
+    """Streams from before torch 1.6."""
     return {
         "two": legacy_bytes(TWO, TWO_DATA),
         "views": legacy_bytes({"t": view("0", (3, 2), (1, 3)), "r": view("0", (3,), offset=3)}, {"0": TWO_DATA["0"]}),
@@ -148,7 +148,7 @@ def ggufs() -> dict[str, bytes]:
 
 
 class Wide(Pickler):
-    """Numbers memo entries with four bytes from the first on, as pickles of many tensors do from the 257th."""
+    """Numbers every memo entry with four bytes, as pickles of many tensors do from the 257th entry on."""
 
     def _put(self, key: Any) -> None:
         index = self._memo[key] = len(self._memo)

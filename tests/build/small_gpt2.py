@@ -63,7 +63,7 @@ def weights(config: Mapping[str, Any] = CONFIG, *, head: bool = False) -> dict[s
         steps = (bits >> np.uint64(48)).astype(np.float32)
         state[name] = (steps / np.float32(1 << 14) - np.float32(2)).reshape(shape)
         if name.endswith("bias") or "ln_" not in name:
-            state[name] *= np.float32(0.25 if name.endswith("bias") else 0.5)  # lest one token is always the likeliest
+            state[name] *= np.float32(0.25 if name.endswith("bias") else 0.5)  # else one token is always likeliest
         first += size
     return state
 

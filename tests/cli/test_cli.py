@@ -1,4 +1,4 @@
-"""The commands as a person meets them: what is said, where, and with which exit code."""
+"""The commands as a person meets them: what they print, where, and with which exit code."""
 
 import json
 import subprocess
@@ -107,7 +107,7 @@ def test_stats_are_those_of_the_numbers(tmp_path: Path) -> None:
         "min": -2.0, "max": 4.0, "mean": 0.75, "zeros": 1, "nan": 1, "inf": 1,
     }  # fmt: skip
     assert w["std"] == pytest.approx(2.165063509461097)
-    # Of the six floats in that order, by sha256sum.
+    # The SHA-256 of the six floats in that order, by sha256sum.
     assert w["sha256"] == "be0b1f08096ed202f722b3633ea6a526cc5c5e20e3d39cb7efd088029f0cb3d1"
     assert (h["min"], h["max"], h["zeros"]) == (-2.0, 1.0, 1)
     assert (n["min"], n["max"], n["mean"], n["std"]) == (1.0, 7.0, 4.0, 3.0)
@@ -168,7 +168,7 @@ def test_demo_runs_every_step(tmp_path: Path) -> None:
 
 
 def wrong_uses(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
-    """The ways to use it wrongly: arguments, and what the one sentence has to say."""
+    """Wrong uses: the arguments, and what the error message has to say."""
     write_sample(tmp_path / "tiny", "tiny")
     data = (tmp_path / "tiny" / "pytorch_model.bin").read_bytes()
     (tmp_path / "empty").mkdir()

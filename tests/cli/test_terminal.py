@@ -1,4 +1,4 @@
-"""The program as a person meets it: a bar on a terminal and nowhere else, and a sentence where it fails."""
+"""The program as a person meets it: a progress bar only on a terminal, and one sentence if it fails."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def on_a_terminal(folder: Path, *words: str, **environment: str) -> tuple[int, s
     ) as process:  # fmt: skip
         os.close(theirs)
         shown = b""
-        with contextlib.suppress(OSError):  # Linux says so that nobody holds the other end any more
+        with contextlib.suppress(OSError):  # this is how Linux says that the other end is closed
             while data := os.read(ours, 1 << 16):
                 shown += data
         assert process.stdout is not None
@@ -93,7 +93,7 @@ def test_a_download_shows_one_bar_and_it_is_ours(hub: Hub, tmp_path: Path) -> No
     assert nothing == ""
 
 
-# ---- a mistake of ours -----------------------------------------------------------------------------------------------------
+# ---- a bug of our own ------------------------------------------------------------------------------------------------------
 
 
 def test_what_nobody_foresaw_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +106,7 @@ def test_what_nobody_foresaw_is_one_sentence(tmp_path: Path, monkeypatch: pytest
     done = CliRunner().invoke(app, ["inspect", str(path)])
 
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == (
-        "error: a mistake of this program, please report it: RuntimeError: the table is upside down\n"
-    )
+    assert done.stderr == ("error: a bug in this program; please report it: RuntimeError: the table is upside down\n")
 
 
 BROKEN = """

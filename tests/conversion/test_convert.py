@@ -1,4 +1,4 @@
-"""Any source to any target: planned before a byte is written, the same bits at the end, absent or complete on the way."""
+"""Any source to any target: planned before a byte is written, with the same bits, and never half written."""
 
 import json
 import os

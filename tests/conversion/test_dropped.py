@@ -1,4 +1,4 @@
-"""What a conversion leaves behind is named, small values go along when they are asked for, and verify says what lacks."""
+"""What a conversion leaves behind is named, small values are carried over on request, and verify says what a copy lacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRAINER: dict[str, Any] = {
     "rng": b"\1\2",
     "args": Call(Global("argparse", "Namespace"), (), {"lr": 0.1, "betas": (0.9, 0.95)}),
 }
-BESIDE = "no part of the model's weights"
+BESIDE = "not part of the model's weights"
 LEFT = [
     ("epoch", "int", BESIDE, 0, 0),
     ("ema", "dict", "averaged weights: --ema takes them instead of the model's", 1, 8),
@@ -95,5 +95,5 @@ def test_a_person_reads_it_in_a_few_lines(trained: Catalogue, tmp_path: Path) ->
 
     lines = [line.strip() for line in done.stdout.splitlines() if "left behind" in line]
     assert len(lines) == 2
-    assert lines[0].endswith("value 5 and 8 more (--json lists them): no part of the model's weights")
+    assert lines[0].endswith("value 5 and 8 more (--json lists them): not part of the model's weights")
     assert lines[1] == "left behind: ema (1 tensor, 8 B): averaged weights: --ema takes them instead of the model's"

@@ -43,7 +43,7 @@ def properties(folder: Path) -> dict[str, str]:
 
 
 def described(catalogue: Catalogue) -> dict[str, Any]:
-    """All that a catalogue says of its tensors, but for where the storages' bytes are."""
+    """Everything that a catalogue says about its tensors, except where the storages' bytes are."""
     return {
         name: (t.dtype, t.shape, t.stride, t.offset, t.storage.key, t.storage.shard, t.storage.nbytes, t.storage.crc32)
         for name, t in catalogue.items()
@@ -149,7 +149,7 @@ def test_the_properties_are_what_the_client_reads(tiny: Path, tmp_path: Path) ->
     assert files["file.output/norm.b"] == "59"
 
 
-# Where the published files have each parameter of a layer, counted from the layer's first storage.
+# The storage of each parameter of a layer in the published files, counted from the layer's first storage.
 CONVERTED = ["att.query.key.value.w", "att.query.key.value.b", None, None, "att.proj.w", "att.proj.b", "att.norm.w", "att.norm.b",
              "mlp.norm.w", "mlp.norm.b", "mlp.layer1.w", "mlp.layer1.b", "mlp.layer2.w", "mlp.layer2.b"]  # fmt: skip
 MODULE = ["att.norm.w", "att.norm.b", None, None, "att.query.key.value.w", "att.query.key.value.b", "att.proj.w", "att.proj.b",
@@ -157,7 +157,7 @@ MODULE = ["att.norm.w", "att.norm.b", None, None, "att.query.key.value.w", "att.
 
 
 def expected_files(layers: int, order: list[str | None], first: int | None = None) -> dict[str, str]:
-    """The storages of a model in this order; in two shards, the first of which has `first` storages."""
+    """The storages of a model in this order, in two shards; the first shard has `first` storages."""
     names = ["input/wte", "input/wpe"]
     names += [f"decoder{layer + 1}/{name}" if name else "" for layer in range(layers) for name in order]
     names += ["output/norm.w", "output/norm.b"]
@@ -338,7 +338,7 @@ CONFIG = {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 2, "n_posit
     [
         ("disagree", "lies row by row and .* column by column"),
         ("untied", "`lm_head.weight` is not tied"),
-        ("half", "is F16; the program reads float32 alone"),
+        ("half", "is F16; the program reads only float32"),
         ("missing", "`ln_f.bias` is missing"),
         ("no config", "the number of heads is not known"),
         ("contradiction", "vocab_size"),

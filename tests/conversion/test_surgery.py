@@ -51,7 +51,7 @@ RENAMES = [
     ("net.*", "*", "net.a.b", "a.b"),
     ("net.*", "*", "a.net.b", None),
     ("*.gamma", "*.weight", "ln.1.gamma", "ln.1.weight"),
-    ("*.*", "{2}.{1}", "a.b.c", "b.c.a"),  # the first takes as little as it can, the last the rest
+    ("*.*", "{2}.{1}", "a.b.c", "b.c.a"),  # the first matches as little as it can, the last one the rest
     ("h.*.attn.*", "layers.*.self.*", "h.0.attn.attn.w", "layers.0.self.attn.w"),
     ("*.attn.*", "{2}", "a.attn.b.attn.c", "b.attn.c"),
     ("*ab", "<*>", "aabab", "<aab>"),
@@ -353,7 +353,7 @@ def test_gguf_has_types_by_name_and_says_what_stays(tiny: Path, tmp_path: Path) 
     assert types["blk.1.ffn_up.weight"] == "Q5_1"
     assert types["blk.1.attn_qkv.weight"] == "Q8_0"
     assert types["blk.0.attn_norm.weight"] == types["position_embd.weight"] == "F32"
-    # Six vectors of the first layer for blk.0.*, and the three biases of c_fc in the others: nothing is silent.
+    # Six vectors of the first layer for blk.0.*, and the three biases of c_fc in the others: each of them is reported.
     assert any("of the tensors that --tensor-type names stay F32" in note for note in report.notes)
     assert not any("position_embd" in note for note in report.notes)
 

@@ -1,4 +1,4 @@
-"""How tests write each format by its rules, right and wrong, without the program's writers: a builder a format."""
+"""Builders, one for each format: they write correct and wrong files without the program's writers."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Builder:
-    """What is known of a format besides its record.
+    """What tests know about a format in addition to its record. `views` are those of VIEWS that its files can hold;
 
-    `views` are those of VIEWS that its files can hold; with `strided` they hold them as they lie. `wrong` are files by what is wrong with them, `cannot` says what
-    can't be wrong and why. `nameless` is what the one tensor is called, where the format has no names.
+    with `strided`, files keep their strides. `wrong` are files by what is wrong with them, and `cannot` says what
+
+    can't be wrong and why. `nameless` is the name of the one tensor, if the format has no names.
     """
 
     write: Callable[[Mapping[str, Stored]], Files]
@@ -267,7 +268,7 @@ def npy(header: str, data: bytes = b"", version: bytes = b"\1\0") -> bytes:
 
 
 def _array(t: Stored) -> bytes:
-    """The file that numpy.save writes of the view: it decides whether the order is Fortran's."""
+    """The file that numpy.save writes for the view: numpy decides whether the order is Fortran's."""
     dtype = np.dtype(_NUMPY.get(t.dtype) or _AS_BITS[t.dtype])
     strides = [step * dtype.itemsize for step in t.steps]
     file = io.BytesIO()

@@ -48,7 +48,7 @@ def builder(format: Format) -> Builder:
 
 
 def contents(catalogue: Catalogue) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Everything that is read of the tensors."""
+    """Everything about the tensors that is read."""
     return {n: (t.dtype.name, t.shape, b"".join(bytes(tile) for tile in t.tiles())) for n, t in catalogue.items()}
 
 
@@ -182,7 +182,7 @@ class RemotePromises:
 
             assert found == contents(open_checkpoint(path))
             assert remote.origin.traffic is not None
-            # A zip's checksum stands behind the data, 16 bytes that are looked at first.
+            # A zip's checksum follows the data: 16 bytes that are read first.
             assert remote.origin.traffic.nbytes <= path.stat().st_size + 16 * len(found)
 
 
@@ -294,7 +294,7 @@ class WritePromises:
         assert (everything(output) if output.exists() else None) == before
 
     def test_a_full_disk_is_one_sentence_and_leaves_nothing(self, format: Format, model: Path, tmp_path: Path) -> None:
-        """The limit of a file's size stands for the disk: a file of the output is larger."""
+        """A limit on file sizes takes the place of a full disk: a file of the output is larger."""
         limit = 4_000
         output = target(format, tmp_path)
         done = run(
@@ -321,7 +321,7 @@ class WritePromises:
 
 
 class FreePromises:
-    """What holds for every format that is written with whatever tensors there are, and not with one model's alone."""
+    """What holds for every format that can hold any tensors, and not only those of one model."""
 
     def test_every_view_of_every_dtype_comes_back(self, format: Format, tmp_path: Path) -> None:
         torch = BUILDERS["torch-zip"]
@@ -419,7 +419,7 @@ class SurgeryPromises:
 
 
 def strange_model(format: Format, folder: Path) -> Catalogue:
-    """A small GPT-2 whose names start with `net.`, with a tensor that is none of its own and one of an optimizer."""
+    """A small GPT-2 whose names start with `net.`, with one tensor that does not belong to it, and one of an optimizer."""
     tensors = {f"net.{name}": Stored("F32", array.shape, array.tobytes()) for name, array in weights(WIDE).items()}
     tensors |= {"net.h.0.attn.extra": Stored("F32", (4,), FLOATS), "optimizer.step": Stored("F32", (4,), FLOATS)}
     path = put(builder(format).write(tensors), folder / "in" / "x")
@@ -429,7 +429,7 @@ def strange_model(format: Format, folder: Path) -> Catalogue:
 
 
 class Interrupted:
-    """Progress that Control-C ends after so many bytes."""
+    """Progress that Control-C stops after this many bytes."""
 
     def __init__(self, nbytes: int) -> None:
         self.left = nbytes
@@ -452,7 +452,7 @@ def assert_refused(files: Files, path: Path) -> None:
 
 
 def found_in(files: Mapping[str, bytes], array: np.ndarray[Any, Any]) -> tuple[str, int]:
-    """The file that holds an array's bytes, row by row or column by column, and where."""
+    """The file that holds an array's bytes, row by row or column by column, and their offset."""
     for order in "CF":
         for file, data in files.items():
             if (at := data.find(array.tobytes(order))) >= 0:  # type: ignore[arg-type]
@@ -461,7 +461,7 @@ def found_in(files: Mapping[str, bytes], array: np.ndarray[Any, Any]) -> tuple[s
 
 
 def sync_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every piece that is whole noted at once: otherwise so small an output is begun anew."""
+    """Note every whole piece in the journal at once; otherwise a run would start such a small output over."""
     from converter.io import publish
 
     module = publish if "_SYNCED" in vars(publish) else sys.modules["converter.io.writer"]

@@ -1,4 +1,4 @@
-"""Files as people have them, which are no sound checkpoints: each gets one sentence that says what it is and what to do."""
+"""Files that people have and that are not sound checkpoints: one sentence says what each is and what to do."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_keys_of_any_type_and_bare_values_are_named(tmp_path: Path) -> None:
 
 
 def test_nanogpt_is_converted_to_safetensors_and_refused_as_gguf(tmp_path: Path) -> None:
-    """torch.nn.Linear keeps [out, in] where GPT-2's Conv1D has [in, out], and there are no biases: it is no GPT-2 by its shapes."""
+    """torch.nn.Linear keeps [out, in] where GPT-2's Conv1D has [in, out], and has no biases: by its shapes this is not a GPT-2."""
     names = ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "lm_head.weight")
     model = {f"_orig_mod.{name}": view("0", (3, 1)) for name in names}
     value = {
@@ -124,6 +124,6 @@ def test_nanogpt_is_converted_to_safetensors_and_refused_as_gguf(tmp_path: Path)
     assert "`_orig_mod.` was left out of every name" in report.notes
     assert [left.name for left in report.dropped] == ["optimizer", "model_args", "iter_num"]
     with pytest.raises(
-        ConverterError, match=r"choose safetensors|no part of|another shape|has the shape|GGUF needs every"
+        ConverterError, match=r"choose safetensors|not part of|another shape|has the shape|GGUF needs every"
     ):
         convert(catalogue, tmp_path / "m.gguf")

@@ -1,4 +1,4 @@
-"""Which format a file is, by its bytes alone; and what it is where it is none."""
+"""Which format a file is, by its bytes alone; and what it is if it is not a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every format of `converter.formats`, by being listed there, keeps every promise of `promises`."""
+"""Tries every promise of `promises` on every format that `converter.formats` lists."""
 
 from __future__ import annotations
 

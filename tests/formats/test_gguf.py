@@ -1,4 +1,4 @@
-"""GGUF: read, written, and there and back. What gguf-py and llama.cpp make of the files: tests/peers."""
+"""GGUF: reading, writing, and both in turn. tests/peers shows what gguf-py and llama.cpp make of the files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def tensor(array: np.ndarray, dtype: Dtype, *, transposed: bool = False) -> Tensor:
-    """A tensor of its own storage; transposed ones lie as their transpose does."""
+    """A tensor with a storage of its own, in which a `transposed` one lies column by column."""
     raw = (array.T if transposed else array).copy(order="C").tobytes()
     storage = Storage(Bytes(raw), 0, len(raw), str(id(raw)))
     if transposed:

@@ -1,4 +1,4 @@
-"""The stream of before torch 1.6: five pickles, then the storages."""
+"""The stream from before torch 1.6: five pickles, then the storages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""npz and npy against numpy, which is the second reader and the second writer; and what is refused."""
+"""npz and npy compared with numpy as a second reader and writer; and what is refused."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_numpy_reads_the_output(state: dict[str, np.ndarray]) -> None:
     }
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert archive.testzip() is None
-        for info in archive.infolist():  # to the byte what numpy.save writes, at a multiple of 64
+        for info in archive.infolist():  # byte for byte what numpy.save writes, at a multiple of 64
             array = state[info.filename.removesuffix(".npy")]
             assert archive.read(info) == bytes(saved(np.save, array).read(0, info.file_size))
             assert info.compress_type == zipfile.ZIP_STORED

@@ -1,4 +1,4 @@
-"""What a parameters folder keeps beyond its bytes: no link leads out of it, and ties are written down."""
+"""A parameters folder beyond its bytes: no link leads out of it, and ties are recorded."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
-"""Checkpoints that torch.load(weights_only=True) reads in a way of its own: the same tensors here, or a refusal.
+"""Checkpoints that torch.load(weights_only=True) reads in an unusual way: we give the same tensors, or refuse.
 
-tests/peers/test_same_weights.py asks torch itself; here is what it answered.
+tests/peers/test_same_weights.py asks torch itself; its answers are recorded here.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def test_newobj_makes_no_tensor(opened: Open) -> None:
         opened({"w": made})
 
 
-# ---- views in the stream of before 1.6 -----------------------------------------------------------------------------------------
+# ---- views in the stream from before 1.6 ---------------------------------------------------------------------------------------
 
 
 def legacy(tmp_path: Path, *ids: tuple[Any, ...]) -> Catalogue:

@@ -1,7 +1,7 @@
 """Every parser as a function of bytes. It returns, or raises a ConverterError; whatever else happens is a finding.
 
-The functions hold what was accepted against another reader or against the file itself, so that they find wrong results
-and not only crashes. `make fuzz` feeds them, and so do the tests with the inputs that are kept.
+The functions compare what was accepted with another reader or with the file itself, so they find wrong results, not
+only crashes. `make fuzz` feeds them, and so do the tests with the inputs that are kept.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MOST = 1 << 16  # bytes of a tensor that are read: views may repeat theirs up to
 
 
 def parse_zip(data: bytes) -> None:
-    """Records lie in the file side by side, and zipfile, where it reads them, finds the same bytes; then as a checkpoint."""
+    """Records lie in the file side by side, and zipfile, if it reads them, finds the same bytes; then as a checkpoint."""
     archive = Archive(Bytes(data))
     records = sorted(archive.records.values(), key=lambda record: record.header)
     for record, after in zip(records, [record.header for record in records[1:]] + [len(data)], strict=True):
@@ -82,12 +82,12 @@ def parse_zip(data: bytes) -> None:
 
 
 # What zipfile refuses and we read: a `version needed` that it does not know (its own word for that is NotImplementedError), which torch
-# does not look at either, and records without a CRC. Neither lets us read other bytes than it would.
+# does not look at either, and records without a CRC. In neither case do we read bytes that zipfile would not.
 _REFUSED = (zipfile.BadZipFile, NotImplementedError)
 
 
 def _compare_with_zipfile(data: bytes, archive: Archive, found: dict[str, bytes]) -> None:
-    """Where Python's zipfile reads the archive, too, it finds the same names and bytes."""
+    """If Python's zipfile reads the archive, too, it finds the same names and bytes."""
     try:
         other = zipfile.ZipFile(BytesIO(data))
     except _REFUSED:
@@ -125,7 +125,7 @@ def _run(data: bytes) -> Pickled | ConverterError:
 
 
 def _storage(value: object) -> object:
-    """A storage of 64 bytes, whatever a persistent id says of it, as long as it names a class."""
+    """A storage of 64 bytes, whatever a persistent id says about it, as long as it names a class."""
     if type(value) is not tuple or len(value) not in (5, 6):
         return PersistentId(value)
     kind = storage_dtype(value[1])
@@ -188,7 +188,7 @@ def parse_legacy(data: bytes) -> None:
 
 
 def parse_safetensors(data: bytes) -> None:
-    """What is accepted, the safetensors library accepts, with the same names, dtypes, shapes and bytes."""
+    """The safetensors library accepts whatever we accept, with the same names, dtypes, shapes and bytes."""
     catalogue = safetensors_file.read(Bytes(data))
     _read_tensors(catalogue)
     # Dtypes that the library does not have yet are listed here and refused there.
@@ -221,7 +221,7 @@ def parse_gguf(data: bytes) -> None:
 
 
 def parse_index(data: bytes) -> None:
-    """The shards are plain names, and the index is what json makes of it."""
+    """The shards are plain names, and the index has the values that json reads."""
     index = parse_json(data, "memory.index.json")
     assert index == json.loads(data)
     weight_map = folder.load_weight_map(index, "memory.index.json")
@@ -247,7 +247,7 @@ def _shards() -> dict[str, Catalogue]:
 
 
 def parse_manifest(data: bytes) -> None:
-    """No file outside of the folder is named, and tensors lie in those that are."""
+    """No file outside of the folder is named, and tensors lie in the files that are named."""
     where = parameters_folder()
     (where / parameters.MANIFEST).write_bytes(data)
     catalogue = parameters.read_folder(where)
@@ -275,7 +275,7 @@ def parse_properties(data: bytes) -> None:
     output, where, right = model()
     settings = _settings(config)
     (where / PROPERTIES).write_bytes(text)
-    # What the tensors are is known, and takes longer to find out again than all the rest.
+    # The tensors are known already: reading them again would take longer than everything else.
     with patch.object(properties.models, "recognise", lambda *_: _recognised(b"")):
         findings = list(properties.check(output, settings))
     assert all(len(what) < 200 and len(sentence) < 1500 for _, what, sentence in findings)
@@ -330,7 +330,7 @@ PARSERS: dict[str, Callable[[bytes], None]] = {
 
 
 def accepts(name: str, data: bytes) -> bool:
-    """Whether the parser takes the bytes. Raises only what is a finding."""
+    """Whether the parser accepts the bytes. Anything that it raises is a finding."""
     try:
         PARSERS[name](data)
     except ConverterError as error:

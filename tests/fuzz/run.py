@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of every parser: `run.py [--runs N] [--seconds N] [PARSER …]`, in the environment of `make fuzz`.
 
-What is kept in `corpus/` is where it starts; what it finds on the way goes to `.fuzz/PARSER` and is used again the next
-time, what breaks a parser to `.fuzz/PARSER-…`. An input may take 5 seconds and 1 GiB. Prints a table in Markdown.
+It starts with the inputs in `corpus/`. Inputs that it finds on the way go to `.fuzz/PARSER`, and are used again the
+next time; inputs that break a parser go to `.fuzz/PARSER-…`. An input may take 5 seconds and 1 GiB. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def fuzz(name: str, runs: int, seconds: int, timeout: int) -> bool:
-    """Fuzz one parser in a process of its own and print its line. False where it broke."""
+    """Fuzz one parser in a process of its own and print its line. False if the parser broke."""
     (FOUND / name).mkdir(parents=True, exist_ok=True)
     flags = [f"-runs={runs or -1}", f"-max_total_time={seconds}", f"-max_len={LONGEST}", "-print_final_stats=1"]
     flags += [f"-timeout={timeout}", f"-rss_limit_mb={MEBIBYTES}", f"-artifact_prefix={FOUND / name}-"]
@@ -93,7 +93,7 @@ def work(name: str, flags: list[str]) -> None:
 
 
 def changed_json(data: bytes, draw: random.Random) -> bytes | None:
-    """Change a value, key or order somewhere in a JSON document. None where it is none."""
+    """Change a value, key or order somewhere in a JSON document. None if it is not a JSON document."""
     try:
         document = [json.loads(data)]
     except (ValueError, RecursionError):
@@ -133,7 +133,7 @@ def _is_there(node: Any, key: Any) -> bool:
 
 
 def changed_fields(data: bytes, draw: random.Random, walk: Callable[[bytes], list[Field]]) -> bytes | None:
-    """Put other numbers into some of the fields. None where the walk finds none."""
+    """Put other numbers into some of the fields. None if the walk finds no fields."""
     try:
         fields = walk(data)
     except (struct.error, ValueError, KeyError, IndexError, EOFError):
@@ -156,7 +156,7 @@ def changed_fields(data: bytes, draw: random.Random, walk: Callable[[bytes], lis
 
 
 def changed_zip(data: bytes, draw: random.Random) -> bytes | None:
-    """Change fields, and in half of the cases bytes of the records; what is changed gets the CRC that it has now."""
+    """Change fields, and in half of the cases bytes of the records; changed records get their new CRCs."""
     changed = changed_fields(data, draw, lambda data: zip_fields(data)[0])
     if changed is None or draw.randrange(2):
         return changed
@@ -181,7 +181,7 @@ def changed_header(data: bytes, draw: random.Random) -> bytes | None:
 
 
 def changed_config(data: bytes, draw: random.Random) -> bytes | None:
-    """Change the line of JSON that stands before the properties."""
+    """Change the line of JSON before the properties."""
     config, _, text = data.partition(b"\n")
     made = changed_json(config, draw)
     return None if made is None else made + b"\n" + text
@@ -193,7 +193,7 @@ MUTATORS: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
     "safetensors": changed_header, "index": changed_json, "manifest": changed_json, "properties": changed_config,
 }  # fmt: skip
 
-# One in so many changes is made by these: walking a pickle takes longer than reading it.
+# One in this many changes is made by these: walking a pickle takes longer than reading it.
 EVERY = dict.fromkeys(MUTATORS, 2) | dict.fromkeys(("zip", "legacy", "machine"), 8)
 
 if __name__ == "__main__":

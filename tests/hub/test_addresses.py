@@ -1,4 +1,4 @@
-"""Whom we connect to: the address that was checked, by every spelling of it; and how soon it is said that nobody is there."""
+"""Which host we connect to: the address that was checked, in every spelling; and how soon we say that nobody answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.build.hub_server import TINY, Hub
 
 ROOT = Path(__file__).parent.parent.parent
 
-IDLE = os.getloadavg()[0] < (os.cpu_count() or 1)  # where the machine is busy, seconds say little
+IDLE = os.getloadavg()[0] < (os.cpu_count() or 1)  # on a busy machine, seconds say little
 
 # Address, and whether it is one of this machine or of a private network, or leads to one.
 ADDRESSES: dict[str, bool] = {
@@ -115,7 +115,7 @@ def test_http_is_for_this_machine_alone(address: str, here: bool) -> None:
     "host", ["0x7f.1", "0177.0.0.1", "127.1", "2130706433", "0x7f000001", "017700000001", "127.0.1", "localhost"]
 )
 def test_every_spelling_of_this_machine_is_inside(host: str) -> None:
-    # The system reads them as inet_aton does; they are classed by what it makes of them.
+    # The system reads them as inet_aton does; we judge the address that it reads.
     assert all(map(is_private, addresses(host, 5)))
     with pytest.raises(SourceError, match="leads into a private network"):
         Client().redirected("https://hub.example/x", f"https://{host}/x", inside=False)
@@ -125,12 +125,14 @@ def test_every_spelling_of_this_machine_is_inside(host: str) -> None:
     "host", ["0x7f.1", "127.1", "2130706433", "localhost.", "x.localhost", "[::ffff:10.0.0.1]", "0.0.0.0", "127.0.0.1.nip.example"]
 )  # fmt: skip
 def test_http_takes_this_machine_by_its_plain_names_alone(host: str) -> None:
-    with pytest.raises(SourceError, match=r"http is read from this machine only|its address is not of this machine"):
+    with pytest.raises(
+        SourceError, match=r"http is read from this machine only|its address is not one of this machine"
+    ):
         open_remote(f"http://{host}/x.bin")
 
 
 class Resolver:
-    """Answers in the place of the system's resolver: for each host a row of answers, the last for ever."""
+    """Answers in the place of the system's resolver: for each host a list of answers, the last of which is repeated."""
 
     def __init__(self, **answers: list[list[str]]) -> None:
         self.answers = {name.replace("_", "."): rows for name, rows in answers.items()}
@@ -173,7 +175,7 @@ def test_an_address_that_changes_between_check_and_connection_is_not_connected_t
     resolver = Resolver(rebinding_example=[["93.184.216.34"], ["127.0.0.1"]])
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
 
-    with pytest.raises(SourceError, match="its address has become one of a private network"):
+    with pytest.raises(SourceError, match="its address now belongs to a private network"):
         open_remote("https://rebinding.example/x.bin")
 
     # The first attempt went to what was checked; the second was looked up again, and refused.
@@ -209,7 +211,7 @@ def test_localhost_that_is_another_machine_is_not_asked_over_http(
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", Resolver(localhost=[["127.0.0.1", "93.184.216.34"]]))
 
-    with pytest.raises(SourceError, match="its address is not of this machine"):
+    with pytest.raises(SourceError, match="its address is not one of this machine"):
         open_remote("http://localhost:1/x.bin")
     assert connected == []
 
@@ -290,7 +292,7 @@ def test_a_certificate_is_checked_for_the_host_and_not_for_the_address(
     client = Client()
     assert client.load(f"https://hub.example:{tls}/x", 10, lambda status, headers: None) is None
 
-    # Nor is the connection that was made for another host at the same address used for it.
+    # The connection that was made for another host at the same address is not used for it, either.
     with pytest.raises(SourceError, match=r"its certificate is not trusted .*other\.example"):
         client.load(f"https://other.example:{tls}/x", 10, lambda status, headers: None)
     assert asked_for == [f"hub.example:{tls}"]

@@ -1,4 +1,4 @@
-"""What is downloaded comes from the commit that was looked up, and is written as any output is; local paths stay local."""
+"""Downloads come from the commit that was looked up, and are written as any output is; local paths stay local."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER = "fedcba9876543210fedcba9876543210fedcba98"
 
 
 def moving(hub: Hub) -> None:
-    """Let `main` be another commit for whoever asks for a file of it, after it was looked up."""
+    """Move `main` to another commit after it was looked up, for whoever then asks for a file of it."""
 
     def resolve(exchange: Exchange) -> bool:
         if "/resolve/main/" in exchange.path:

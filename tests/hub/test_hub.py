@@ -1,4 +1,4 @@
-"""Remote checkpoints against a Hub on the loopback, which behaves well first and then in every way it should not."""
+"""Remote checkpoints against a Hub on the loopback, which first behaves well, and then in every way that it should not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ROOT = Path(__file__).parent.parent.parent
 RUN = CliRunner()
 
 
-# With so small blocks, a checkpoint of a megabyte goes every way that one of 26 GB does.
+# With blocks this small, a checkpoint of a megabyte takes every path that one of 26 GB takes.
 SMALL = Fetching(block=16 << 10, window=128 << 10, peek=256)
 
 
@@ -219,7 +219,7 @@ def test_converting_reads_little_more_than_the_file(hub: Hub, tiny: Path, tmp_pa
     convert(catalogue, tmp_path / "x.safetensors")
 
     assert catalogue.origin.traffic is not None
-    # A transposed matrix is read once, not once a tile; what was fetched ahead was what was read. Only start and end,
+    # A transposed matrix is read once, not once for each tile; and only bytes that are read were fetched ahead. Only start and end,
     # which were read to find out what the file is, may come twice.
     assert catalogue.origin.traffic.nbytes < (tiny / "pytorch_model.bin").stat().st_size + (128 << 10) + (64 << 10)
 
@@ -292,7 +292,7 @@ def test_a_url_without_etag_and_date_is_a_problem_that_is_told(etag: str | None,
 
     assert "a change while it is read can't be noticed" in catalogue.problems[0]
     assert SIGNATURE not in catalogue.problems[0] + catalogue.location
-    assert hub.asked("elsewhere")[-1].startswith("/model")  # nothing beside a signed link is asked for
+    assert hub.asked("elsewhere")[-1].startswith("/model")  # no file beside a signed link is asked for
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ LASTING = [400, 404, 405, 406, 409, 410, 411, 412, 418, 422, 423, 424, 426, 428,
 
 
 def failing(status: int, times: int) -> Any:
-    """Serve CONTENT under /x once `status` was answered so many times."""
+    """Serve CONTENT under /x after `status` was answered this many times."""
     left = times
     well = serve({"/x": CONTENT})
 
@@ -61,7 +61,7 @@ def test_what_lasts_is_asked_for_once(status: int, hub: Hub) -> None:
 
 
 def leading(hops: int) -> Any:
-    """Redirect from /hop/1 on, so many times, and then serve CONTENT."""
+    """Redirect from /hop/1 on, this many times, and then serve CONTENT."""
     well = serve({"/x": CONTENT})
 
     def answer(exchange: Exchange) -> bool:
@@ -90,7 +90,7 @@ def test_six_redirects_are_not(hub: Hub) -> None:
 
 
 class Endless:
-    """An object that would hold a terabyte; what is fetched of it is noted."""
+    """An object that claims to hold a terabyte. The ranges that are fetched are noted."""
 
     name, size, etag = "endless", 1 << 40, '"1"'
 

@@ -304,7 +304,7 @@ def test_refuses_to_generate_past_the_last_position() -> None:
 
 
 class Fixed:
-    """An engine that gives what it was given."""
+    """An engine that returns the logits that it was given."""
 
     name = "fixed"
     activation: Activation = "erf"

@@ -1,4 +1,4 @@
-"""Killed, out of room or out of file size at many moments: the target is absent or complete, and --resume completes it."""
+"""Runs that are killed, or reach the end of the disk or a limit on file sizes, at many moments: the target is absent or complete, and --resume completes it."""
 
 import random
 import resource
@@ -93,7 +93,7 @@ def test_fifty_file_size_limits(tiny: Path, whole: Path, tmp_path: Path, output:
 def test_fifty_disks_that_are_too_small(tiny: Path, whole: Path, tmp_path: Path, output: str) -> None:
     nbytes = sum(map(len, everything(whole / output).values()))
     moments = random.Random(output)
-    # The check of free space is taken out: a disk may also fill up while it is written to.
+    # The check of free space is taken out, because a disk may also fill up during a run.
     script = (
         "import sys; from converter.io import publish; publish._check_room = lambda *a: None; "
         "from converter.cli.app import app; app(sys.argv[1:])"

@@ -1,4 +1,4 @@
-"""The journal of an output that is being written, as its bytes stand on the disk."""
+"""The journal of an output that is being written, byte for byte as it is on the disk."""
 
 import os
 import stat

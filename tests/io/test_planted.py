@@ -1,4 +1,4 @@
-"""What others put under the names that a run uses, before it or while it runs, is not followed, opened or removed."""
+"""Whatever others put under the names that a run uses, before or during it, is not followed, opened or removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.build.checkpoints import floats, view, write_checkpoint
 NOBODY = 65534
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
 
-Plant = Callable[[Path, Path], None]  # where, and the precious folder beside
+Plant = Callable[[Path, Path], None]  # the place of the output, and the precious folder beside it
 
 
 def other_owner(place: Path, precious: Path) -> None:
@@ -58,7 +58,7 @@ def precious(tmp_path: Path) -> Iterator[Path]:
 
 
 def attempted(what: Callable[[], None]) -> str:
-    """Give what is said where it is refused; nothing where it is done."""
+    """Return the error message; nothing if the run succeeds."""
     try:
         what()
     except OutputError as error:
@@ -114,7 +114,7 @@ def test_under_the_name_of_the_journal(kind: str, folder: bool, precious: Path, 
 def test_under_the_name_of_the_output(kind: str, folder: bool, force: bool, precious: Path, tmp_path: Path) -> None:
     plan = FOLDER if folder else FILE
     if (kind, folder) == ("a folder", True) or kind == "a hard link":
-        force = False  # these are a folder and a file, and may be replaced
+        force = False  # these are plain folders and files, and may be replaced
     KINDS[kind](tmp_path / "out", precious)
     before = everything(tmp_path)
 
@@ -216,7 +216,7 @@ def test_a_parent_that_becomes_a_link_midway_leads_nowhere(folder: bool, preciou
 
     publish(planting(FOLDER if folder else FILE, plant), tmp_path / "parent" / "out", threads=1)
 
-    # It lies in the folder that it was begun in.
+    # The output lies in the folder in which it was started.
     assert (tmp_path / "moved" / "out").exists()
     assert [path.name for path in precious.iterdir()] == ["file"]
 

@@ -1,4 +1,4 @@
-"""An output is absent, old or complete; what `--resume` keeps is whole."""
+"""An output is absent, old or complete; the parts that `--resume` keeps are whole."""
 
 import errno
 import fcntl
@@ -161,7 +161,7 @@ def start(target: Path, how: str, identity: str = "same", threads: int = 1) -> s
 
 
 def await_entries(out: Path, count: int) -> None:
-    """Wait until the journal has so many lines behind the first."""
+    """Wait until the journal has this many lines after the first."""
     journal = out.with_name(f".{out.name}.partial.journal")
     end = time.monotonic() + 30
     while time.monotonic() < end:

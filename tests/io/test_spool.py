@@ -1,4 +1,4 @@
-"""A temporary file without a name: what was put there comes back, and nothing is left."""
+"""A temporary file without a name: the bytes that were put there come back, and no file is left."""
 
 from __future__ import annotations
 

@@ -462,7 +462,7 @@ def test_eight_threads_take_no_more_memory_than_two(tmp_path: Path, dtype: str) 
     values = np.resize(np.random.default_rng(1).standard_normal(1 << 20, "f4"), 40 << 20).tobytes()
     tensors = {"a": view("0", (5 << 10, 8 << 10), (1, 5 << 10)), "b": view("0", (8 << 10, 5 << 10))}
     path = write_checkpoint(tmp_path / "x.bin", tensors, {"0": values})
-    # What a child's ru_maxrss says begins with its parent's memory; the kernel's own mark begins anew.
+    # A child's ru_maxrss starts with its parent's memory; the kernel's own mark starts again.
     script = (
         "import sys; from converter.cli.app import app\n"
         "try: app(sys.argv[1:])\n"

@@ -1,4 +1,4 @@
-"""The zip directory: what torch writes is read, what two readers could understand differently is refused."""
+"""The zip directory: torch's archives are read, and archives that two readers could understand differently are refused."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_a_transposed_view_over_http_has_its_own_bytes(before: int, hub: Hub, tm
 
 
 class Noting(Memory):
-    """A source that notes which ranges it is told of."""
+    """A source that notes the ranges that are announced to it."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -91,7 +91,7 @@ class Noting(Memory):
 
 
 def test_what_a_record_is_told_its_archive_is_told_of_the_same_bytes() -> None:
-    """The archive has 700 bytes before the record: a range of the record starts behind them, wherever it starts."""
+    """The archive has 700 bytes before the record: a range of the record starts after them, wherever it starts."""
     payload = bytes(range(200))
     data = zip_bytes([Entry("a/before", bytes(700)), Entry("a/x", payload), Entry("a/after", bytes(700))])
     start = data.index(payload)
@@ -150,7 +150,7 @@ def test_a_zip_that_ends_early_is_called_truncated(short: int, tmp_path: Path) -
 def flagged(flags: int, *, deflated: bool) -> bytes:
     """A record of eight equal bytes as other writers have it, with its sizes in the local header, and these flags."""
     data = b"a" * 8
-    payload = bytes.fromhex("4b4c840000") if deflated else data  # what zlib makes of it
+    payload = bytes.fromhex("4b4c840000") if deflated else data  # as zlib deflates it
     true = {"flags": flags, "crc32": 0xBF848046, "compressed": len(payload), "nbytes": 8}
     behind = struct.pack("<4s3L", b"PK\7\x08", 0xBF848046, len(payload), 8) if flags & 8 else b""
     entry = Entry("a/x", data, deflated, local=true, central={"flags": flags}, descriptor=behind, payload=payload)
@@ -160,7 +160,7 @@ def flagged(flags: int, *, deflated: bool) -> bytes:
 @pytest.mark.parametrize("deflated", [False, True], ids=["stored", "deflated"])
 @pytest.mark.parametrize("bit", range(16))
 def test_flags_that_change_what_a_record_holds_are_refused(bit: int, deflated: bool) -> None:
-    """Bits 1 and 2 say how hard a deflater tried, 11 that the name is UTF-8; 3 is for sizes behind the data. 0 is encrypted."""
+    """Bits 1 and 2 say how hard a deflater tried, 11 that the name is UTF-8; 3 is for sizes after the data. 0 is encrypted."""
     read = {11, 1, 2, 3} if deflated else {11, 3}
 
     if bit in read:
@@ -173,7 +173,7 @@ def test_flags_that_change_what_a_record_holds_are_refused(bit: int, deflated: b
 
 
 def test_what_is_announced_for_an_inflated_record_does_not_reach_the_archive() -> None:
-    """A range of what is inflated lies nowhere in the archive, so a base that looks at ranges must not be given one."""
+    """A range of inflated data is no range of the archive, so it must not be announced to the archive's source."""
 
     class Listening(Memory):
         def expect(self, ranges: Iterable[tuple[int, int]]) -> None:

@@ -1,4 +1,4 @@
-"""A family that is recognised by its JSON alone: what works for it, and what refuses it by its name."""
+"""A family that is recognised by its JSON alone: what works for it, and what is refused with its name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from converter.verification.verify import Options, examine, verify, write_golden
 from tests.build.checkpoints import floats, view, write_checkpoint
 from tests.build.gguf_files import Info, gguf, key
 
-# No such model exists: what this package knows of it is this document.
+# No such model exists: this document is all that the package knows about it.
 HERON: dict[str, Any] = {
     "name": "heron",
     "title": "Heron",
@@ -94,7 +94,7 @@ def heron(folder: Path, *, prefix: str = "heron.", change: Mapping[str, tuple[fl
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """GPT-2 and the heron are what is recognised."""
+    """GPT-2 and the heron are the families that are recognised."""
     both = (*families.families(), families.read(HERON))
     monkeypatch.setattr(families, "families", lambda: both)
 
@@ -239,7 +239,7 @@ class TestWhatIsRefusedByName:
 
 
 class TestGguf:
-    """Names and settings there and back, by the rows of the family."""
+    """Names and settings are converted and converted back by the rows of the family."""
 
     def test_a_family_of_json_alone_has_its_names(self, known: None, tmp_path: Path) -> None:
         infos = [Info("token_embd.weight", (4, 6)), Info("blk.0.attn_kv.weight", (4, 8), offset=96)]
@@ -294,7 +294,7 @@ class TestAnArchitectureThatNobodyKnows:
     def test_convert_and_verify_agree_on_it_both_ways(
         self, llama: Path, tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
-        # Blocks stand for their source's elements, and are not the same bits.
+        # Blocks approximate their source's elements, and have other bits.
         back = "equivalent" if "Q8_0" in request.node.name else "identical"
         convert(open_checkpoint(llama), tmp_path / "out.safetensors")
 

@@ -66,7 +66,7 @@ def gpt2(
     prefix: str = "transformer.",
     inner: int = 0,
 ) -> dict[str, Tensor]:
-    """A checkpoint of a GPT-2, spelled out here once more and not taken from the rows."""
+    """A checkpoint of a GPT-2, spelled out here again and not taken from the rows."""
     inner = inner or 4 * n_embd
     shapes: dict[str, tuple[int, ...]] = {"wte.weight": (vocab, n_embd), "wpe.weight": (positions, n_embd)}
     for layer in range(n_layer):
@@ -606,7 +606,9 @@ class TestRecognise:
 
         assert seen is not None
         assert seen.sizes["n_inner"] == 100
-        assert seen.contradictions == ("`config.json` has no `n_inner`, which then is 256; the tensors have 100",)
+        assert seen.contradictions == (
+            "`config.json` has no `n_inner`, which then counts as 256; the tensors have 100",
+        )
 
     def test_layers_that_only_config_has_are_missing_and_contradict_an_end_that_is_there(self) -> None:
         seen = recognise(tiny(), TINY_CONFIG | {"n_layer": 5})
@@ -635,7 +637,7 @@ class TestRecognise:
                 "mlp.c_fc.bias": (256,),
                 "mlp.c_proj.weight": (64, 256),
             },
-            # StarCoder: GPT-2's names, [out, in], one key and value for all heads
+            # StarCoder: GPT-2's names, [out, in], and one key and value for all heads
             {
                 **dict.fromkeys(("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias", "mlp.c_proj.bias"), (64,)),
                 "attn.c_attn.weight": (96, 64),

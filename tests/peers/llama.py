@@ -1,7 +1,7 @@
 """llama.cpp by its C interface, which the binding's library exports: logits of all positions, and the tokenizer.
 
-The parameters' structs change from version to version. They are only ever got as defaults and handed on, so bytes that
-are many enough will do; of the context's, the first four numbers are set. (x86-64 and arm64 pass structs of this size so
+The parameters' structs change from version to version. We only get them as defaults and pass them on, so it is enough
+to reserve more bytes than they need; only the first four numbers of the context's are set. (x86-64 and arm64 pass structs of this size so
 that spare bytes do no harm.)
 """
 
@@ -65,7 +65,7 @@ _declare("llama_backend_init", None)()
 
 
 class Model:
-    """A GGUF file as llama.cpp loads it. Raises ValueError with the end of its log if it doesn't."""
+    """A GGUF file as llama.cpp loads it. Raises ValueError with the end of its log if it can't load it."""
 
     def __init__(self, path: Path) -> None:
         _lines.clear()

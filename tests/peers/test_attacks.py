@@ -1,4 +1,4 @@
-"""Where docs/security/threats.md calls us stricter or laxer than PyTorch: files of ours, harmless ones, loaded by both."""
+"""Wherever docs/security/threats.md calls us stricter or laxer than PyTorch, both load harmless files of ours."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def other(*values: float) -> list[Entry]:
     return checkpoint_entries({"w": view("0", (2,))}, {"0": floats(*values)})
 
 
-# Refused here. What torch makes of it, where that says something.
+# Refused here. The last part is what torch makes of the file, if that says something.
 STRICTER: dict[str, tuple[Callable[[], bytes], Any]] = {
     "a dotted name": (
         lambda: zip_bytes(entries({"w": Call(Global("torch", "_utils._rebuild_tensor_v2"), (FLOATS, 0, (2,), (1,), False, HOOKS))})),

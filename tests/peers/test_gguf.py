@@ -65,7 +65,7 @@ def test_blocks_equal_those_of_gguf_py(name: str, kind: str) -> None:
 @given(data=st.lists(st.floats(-65504, 65504, width=16), min_size=64, max_size=64))
 @settings(max_examples=300, deadline=None)
 def test_any_block_equals_that_of_gguf_py(name: str, data: list[float]) -> None:
-    # + 0: of zeros that differ in sign ggml takes the first, gguf-py what the processor's minimum gives
+    # + 0: if zeros differ in sign, ggml takes the first, and gguf-py whatever the processor's minimum returns
     values = np.array(data, "f4").reshape(2, 32) + np.float32(0)
 
     assert encode(values, name).tobytes() == quants.quantize(values, GGMLQuantizationType[name]).tobytes()

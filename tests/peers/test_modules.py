@@ -96,7 +96,7 @@ def test_a_saved_module_has_the_names_of_its_state_dict(name: str, legacy: bool,
 
 
 def _reloaded(folder: Path) -> dict[str, Any]:
-    # We wrote this file ourselves, a line above.
+    # We wrote this file ourselves, one line above.
     loaded: dict[str, Any] = torch.load(folder / "whole.pt", weights_only=False).state_dict()
     return loaded
 

@@ -56,7 +56,7 @@ def tar(payload: bytes) -> bytes:
 
 HOSTILE = {
     "pickle in C": PAYLOAD,
-    "pickle in Python": b"cos\nmkdirX",  # a name that the file ends in loses its last character
+    "pickle in Python": b"cos\nmkdirX",  # the file ends inside a name, which loses its last character
     "joblib": zlib.compress(PAYLOAD),
     "torch": zip_bytes(checkpoint_entries({"w": view("0", (2,))}, {"0": floats(1, 2)}, pickle=PAYLOAD)),
     "torch, tar": tar(PAYLOAD),
@@ -139,7 +139,7 @@ def test_the_same_numbers_make_the_same_files() -> None:
 
 
 def test_what_the_table_knows_by_a_name_of_python_2_it_knows_by_that_of_today() -> None:
-    """So that it does not matter whether a loader translates names, as they do up to protocol 2."""
+    """Then it does not matter whether a loader translates names, as loaders do up to protocol 2."""
     for module, name in TABLE:
         now = _compat_pickle.NAME_MAPPING.get((module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
         assert now in TABLE, (module, name)

@@ -1,6 +1,6 @@
-"""What torch.load(weights_only=True) gives, we give, or we refuse: tried on checkpoints that were made to make a difference.
+"""We give what torch.load(weights_only=True) gives, or we refuse: tried on checkpoints that could make a difference.
 
-Values are made at random of the forms that torch writes, with the arguments that two readers could understand differently;
+Values are made at random in the forms that torch writes, with arguments that two readers could understand differently;
 then their opcodes are mutated. A child process reads each with torch and with this package and prints what differs. Longer:
 `python -m tests.peers.test_same_weights SEED COUNT`.
 """
@@ -40,7 +40,7 @@ from tests.build.checkpoints import (
 )
 
 ROOT = Path(__file__).parents[2]
-NBYTES = 48  # of each storage: it holds whole elements of every dtype
+NBYTES = 48  # bytes of each storage: it holds whole elements of every dtype
 STORAGES = {key: bytes((37 * at + 11 * int(key)) % 250 + 1 for at in range(NBYTES)) for key in "012"}
 HOOKS = Call(Global("collections", "OrderedDict"))
 V2 = Global("torch._utils", "_rebuild_tensor_v2")
@@ -53,7 +53,7 @@ NOTES = (None, 1, "x", 2.5, b"y", (1, 2), [1], {"k": 1})
 
 
 class Maker:
-    """Makes values at random. `legacy` ones have persistent ids of the stream of before torch 1.6."""
+    """Makes values at random. `legacy` ones have persistent ids of the stream from before torch 1.6."""
 
     def __init__(self, chance: random.Random, *, legacy: bool) -> None:
         self.chance = chance
@@ -64,7 +64,7 @@ class Maker:
         return self.chance.choice(others) if self.chance.random() < 0.12 else usual
 
     def storage(self) -> tuple[Any, int]:
-        """A persistent id, and bytes an element."""
+        """A persistent id, and the bytes of an element."""
         chance = self.chance
         kind, itemsize = chance.choice([("FloatStorage", 4), *CLASSES.values()])
         known = Global(self.rarely("torch", "torch.cuda"), kind)
@@ -153,7 +153,7 @@ class Maker:
 
 
 class Filled:
-    """A container with keys that may be equal; made by NEWOBJ of `arguments` where they are given."""
+    """A container with keys that may be equal; made by NEWOBJ of `arguments` if they are given."""
 
     def __init__(self, empty: bytes, keys: list[Any], values: list[Any], arguments: Any = None) -> None:
         self.empty, self.keys, self.values, self.arguments = empty, keys, values, arguments
@@ -246,7 +246,7 @@ def key_text(key: Any) -> str:
 
 
 def named(value: Any, above: tuple[int, ...] = (), name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors with the names that this package gives them. Raises ValueError for what contains itself."""
+    """Yield the tensors with the names that this package gives them. Raises ValueError for a value that contains itself."""
     if isinstance(value, torch.Tensor):
         yield name or "tensor", value
     elif isinstance(value, dict | list | tuple):
@@ -269,7 +269,7 @@ def facts(tensor: torch.Tensor) -> tuple[Any, ...] | None:
 
 
 def by_torch(data: bytes) -> list[tuple[str, tuple[Any, ...] | None]] | None:
-    """The tensors, or None where torch raises anything."""
+    """The tensors, or None if torch raises anything."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -288,7 +288,7 @@ def by_us(data: bytes) -> Catalogue | None:
 
 
 def difference(data: bytes) -> str | None:
-    """What torch gives and we do not, though we do not refuse it; `same` and `refused` are no differences."""
+    """How our tensors differ from torch's, although we do not refuse the file; `same` and `refused` mean no difference."""
     theirs = by_torch(data)
     if theirs is None:
         return "torch refuses"
@@ -296,7 +296,7 @@ def difference(data: bytes) -> str | None:
     if ours is None:
         return "refused"
     if "<" in "".join(name for name, _ in theirs):
-        return "odd keys"  # classes, whose text is another here
+        return "odd keys"  # classes, which have another text here
     unsupported = {other.name for other in ours.unsupported}
     known = {(use.module, use.name) for use in ours.globals if use.known}
     if len(known) < len(ours.globals):

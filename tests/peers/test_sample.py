@@ -1,4 +1,4 @@
-"""Samples against torch and transformers: what torch reads and would have written."""
+"""Samples, compared with what torch and transformers read and would have written."""
 
 from __future__ import annotations
 

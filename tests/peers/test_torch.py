@@ -36,7 +36,7 @@ PACKED = {"QU4X2", "QU2X4", "QI8", "QU8", "QI32"}  # only as parts of quantised 
 
 
 def torch_bytes(tensor: torch.Tensor) -> bytes:
-    """Row-major bytes. Made of raw bits, for what torch can't convert."""
+    """Row-major bytes, made of raw bits, because torch can't convert all dtypes."""
     widths = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
     bits = torch.empty(0, dtype=widths[tensor.element_size()])
     bits.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
@@ -127,7 +127,7 @@ def test_every_dtype(dtype: Any, form: str, save: Save) -> None:
 
 
 def test_every_dtype_of_torch_is_known() -> None:
-    """But for those of less than a byte that nothing can be made of."""
+    """All dtypes, except those of less than a byte, of which torch can make nothing."""
     kinds = {str(value).removeprefix("torch.") for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
     assert {name for name in kinds if name not in BY_TORCH} <= {
@@ -245,7 +245,7 @@ def test_a_whole_module_has_the_names_of_its_state_dict(save: Save) -> None:
 
 
 class Mine(torch.Tensor):
-    """A subclass proper."""
+    """A real subclass."""
 
 
 def numbers() -> torch.Tensor:
@@ -436,7 +436,7 @@ def _corpus() -> list[tuple[Path, str]]:
 
 @pytest.mark.parametrize("path", [path for path, _ in _corpus()], ids=lambda path: "/".join(path.parts[-3:]))
 def test_public_files_equal_torchs_reading(path: Path) -> None:
-    """Where torch reads one without running it and we do, both see the same; where one of us refuses, so be it."""
+    """If torch reads a file without running it, and so do we, both see the same. Either may refuse."""
     try:
         catalogue = open_checkpoint(path)
     except ConverterError:
@@ -444,7 +444,7 @@ def test_public_files_equal_torchs_reading(path: Path) -> None:
     try:
         expected = flat(torch.load(path, weights_only=True))
     except Exception:
-        return  # other protocols than 2, other globals
+        return  # protocols other than 2, other globals
     if catalogue.facts.get("root"):
         expected = {name.removeprefix(catalogue.facts["root"] + "."): tensor for name, tensor in expected.items()}
     held = {name: tensor for name, tensor in expected.items() if name in catalogue}

@@ -1,4 +1,4 @@
-"""Trainers' checkpoints: `convert` gives what `load_state_dict(strict=True)` of the model takes, equal to its weights."""
+"""Trainers' checkpoints: `convert` gives weights that `load_state_dict(strict=True)` of the model accepts, and that are equal to its own."""
 
 from __future__ import annotations
 

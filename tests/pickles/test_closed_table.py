@@ -1,4 +1,4 @@
-"""The closed table: each function of torch that makes a tensor, with right arguments and with wrong ones."""
+"""The closed table: each function of torch that makes a tensor, with correct arguments and with wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine runs the tensors of a state dict in one go where C's pickler wrote them: never with another result."""
+"""The machine runs tensors that C's pickler wrote in one step, and never with another result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.build.depth import some
 SHAPES = [(), (6,), (2, 3), (300, 70000), (1, 2, 3), (1, 1, 2, 3), (1, 1, 1, 2, 3), (0, 4)]
 SIZES = {str(key): 1 << 30 for key in range(200)}
 FUNCTION = ("torch._utils", "_rebuild_tensor_v2")
-# A tensor is what it was made of, but for the hooks, which are not kept: so more can be made of nonsense, and be compared.
+# A tensor is the tuple of its arguments, except the hooks, which are not kept. So even nonsense can be built and compared.
 PLAIN = {**TABLE, FUNCTION: TableEntry(*FUNCTION, lambda args: ("tensor", *args[:5], len(args)))}
 
 
@@ -38,14 +38,14 @@ def state_dict(count: int = 90) -> Any:
 
 
 def remembered(data: bytes) -> bytes:
-    """A pickle of what a pickle leaves, and of everything in its memo."""
+    """A pickle of the value of a pickle and of everything in its memo."""
     puts = (OPCODES["BINPUT"][0], OPCODES["LONG_BINPUT"][0])
     gets = b"".join(b"j" + argument.to_bytes(4, "little") for code, argument, _ in decode(data) if code in puts)
     return b"\x80\x02(" + data[2:-1] + gets + b"t."
 
 
 def outcome(data: bytes, *, fast: bool) -> tuple[Any, int]:
-    """What running a pickle comes to, comparable, and how many tensors were run in one go."""
+    """The result of running a pickle, in a form that can be compared, and how many tensors were run in one step."""
     matches, original = 0, fast_tensors.TENSOR
 
     def counted(data: bytes, position: int) -> Any:
@@ -64,7 +64,7 @@ def outcome(data: bytes, *, fast: bool) -> tuple[Any, int]:
 
 
 def plain(value: Any, seen: dict[int, int]) -> Any:
-    """A value as tuples and text; what can be changed gets a number, so that sharing shows."""
+    """A value as tuples and text; mutable parts are numbered, so that sharing shows."""
     if type(value) is tuple:
         return tuple(plain(inner, seen) for inner in value)
     if type(value) is TableEntry:

@@ -103,7 +103,7 @@ def twice(first: bytes, second: bytes) -> Any:
 
 
 def pickled(value: Any) -> Raw:
-    """A key as Python writes it, without PROTO and STOP and without PUTs, which would replace those around it."""
+    """A key as Python writes it, without PROTO and STOP, and without PUTs, which would overwrite the memo."""
     return Raw(pickletools.optimize(pickle.dumps(value, 2))[2:-1])
 
 

@@ -1,4 +1,4 @@
-"""Whole modules in any wrapping: in lists, in objects, in functions that make them, behind a class's own `__getstate__`."""
+"""Whole modules inside anything: lists, objects, functions that make them, or a class with its own `__getstate__`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pickle machine against CPython's own disassembler, opcode by opcode, and against bytes that lie."""
+"""The pickle machine against CPython's own disassembler, opcode by opcode, and on bytes with false lengths."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def disassembled(data: bytes) -> list[tuple[str, Any, int]]:
 
 
 class Thing:
-    """Something with a state, to make pickle write NEWOBJ and BUILD."""
+    """An object with a state, so that pickle writes NEWOBJ and BUILD."""
 
     def __init__(self) -> None:
         self.a = 1

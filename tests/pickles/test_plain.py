@@ -1,4 +1,4 @@
-"""Inert values as JSON, and what is too much or too strange for it."""
+"""Inert values as JSON, and values that are too large or too strange for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
 
 
 def beside(tmp_path: Path, value: Any) -> object:
-    """The value as it is beside a model's weights."""
+    """The JSON of a value that lies beside a model's weights."""
     path = write_checkpoint(tmp_path / "a.pt", {"model": {"a.w": view("0", (2,))}, "it": value}, {"0": floats(1, 2)})
     return open_checkpoint(path).others[0].value
 

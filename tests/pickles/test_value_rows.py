@@ -1,4 +1,4 @@
-"""Plain values that the closed table knows: what the standard library and numpy write is named, shown and carried."""
+"""Plain values that the closed table knows: values that the standard library and numpy write are named, shown and carried over."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def made(data: bytes) -> Pickled:
 
 
 def unknown(data: bytes) -> set[str]:
-    """What is outside of the table, in a run for `convert` and in one for `scan`."""
+    """The globals outside of the table, in a run for `convert` and in one for `scan`."""
     found = [{f"{m}.{n}" for m, n in run(data, table).globals if (m, n) not in TABLE} for table in (TABLE, VALUES)]
     assert found[0] == found[1]
     return found[0]

@@ -1,4 +1,4 @@
-"""Which part of a checkpoint are the weights: averaged weights beside the model's, and what is named as left out."""
+"""Which part of a checkpoint the weights are; averaged weights beside the model's; and what is reported as left out."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_functions_take_them(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "a.pt", BESIDE["timm"][0], TWO)
 
     assert held(converter.open(path, ema=True)) == {"c.w": "1"}
-    with pytest.raises(WordError, match="either chooses a part"):
+    with pytest.raises(WordError, match="`ema` already chooses a part"):
         converter.open(path, root="state_dict", ema=True)
     with converter.open(path) as catalogue, pytest.raises(WordError, match="give ema to `open`"):
         converter.inspect(catalogue, ema=True)

@@ -1,10 +1,10 @@
-"""A report's schema, made as strict as this version of the program: a document may have nothing that it does not name."""
+"""A report's schema, made as strict as this version of the program: a document may have nothing that the schema does not name."""
 
 from typing import Any
 
 
 def closed(schema: Any) -> Any:
-    """The schema without its room for later versions: no unknown fields, and no words but those that it lists."""
+    """The schema without its room for later versions: no unknown fields, and no words except those that it lists."""
     if isinstance(schema, list):
         return [closed(inner) for inner in schema]
     if not isinstance(schema, dict):

@@ -25,7 +25,7 @@ from tests.reports.closed import closed, places_that_refuse
 
 
 def checkpoint(folder: Path) -> Path:
-    """A checkpoint with everything that a report can tell."""
+    """A checkpoint with everything that a report can mention."""
     qint = Call(
         Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (Global("torch", "float32"), (2, 3), (3, 1), False)
     )

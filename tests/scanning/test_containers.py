@@ -329,7 +329,7 @@ PROGRAMS: dict[str, tuple[bytes, str]] = {
 def test_a_program_is_named_by_its_kind(data: bytes, said: str, tmp_path: Path) -> None:
     found = look(data, tmp_path)
 
-    # A name in another case is malformed besides.
+    # A name in another case is also malformed.
     assert found.verdict == ("malformed" if b"CONSTANTS" in data or b"DATA/Ext" in data else "program")
     assert any(said in finding.message for finding in found.findings if finding.rule == "program")
     # The weights of TorchScript can be read without its code.
@@ -366,7 +366,7 @@ GGUF = gguf([key("general.architecture", "string", "llama")], [Info("w", (4,), 0
 
 
 def also_tar(data: bytes, payload: bytes = ECHO) -> bytes:
-    """A file whose first block has the checksum of a tar header, and a member behind it."""
+    """A file whose first block has the checksum of a tar header, and a member after it."""
     block = bytearray(padded(data)[:BLOCK])
     block[124:136] = b"%011o\0" % (len(padded(data)) - BLOCK)
     block[156:157] = b"0"

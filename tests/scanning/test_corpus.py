@@ -1,4 +1,4 @@
-"""What `scan` says of the public files of `tests.corpus`, held against their labels."""
+"""What `scan` says about the public files of `tests.corpus`, compared with their labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `scan` calls dangerous, held by literals: a global by what calling it can do, and what it is not."""
+"""What `scan` calls dangerous, compared with literals: globals with what calling them can do, and globals that are not dangerous."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CALLS = "calls what it is given"
 WALKS = "reaches any object by its attributes"
 ENDS = "ends the process"
 
-# What each does was looked up in the sources and documents of what it belongs to.
+# What each does was looked up in its library's sources and documentation.
 DANGEROUS = {
     RUNS: """os.system posix.system nt.system subprocess.Popen _posixsubprocess.fork_exec pty.spawn commands.getoutput popen2.popen2
         multiprocessing.Process asyncio.create_subprocess_shell concurrent.futures.ProcessPoolExecutor platform.popen
@@ -91,7 +91,7 @@ DANGEROUS = {
         builtins.__build_class__ builtins.set.__class__""",
     ENDS: "builtins.exit builtins.quit faulthandler._sigsegv",
 }
-# Nothing that calling them does is dangerous by itself, or there is no such thing. They stay unknown.
+# Calling these does nothing dangerous by itself, or they do not exist. They stay unknown.
 UNKNOWN = """nturl2path.url2pathname numpy.core.multiarray._reconstruct numpy.lib.utils.safe_eval cmd.Cmd sysconfig.get_config_vars
     crypt.crypt pipes.quote xdrlib.Packer torch.nn.Module torch.nn.modules.module.Module torch.nn.modules.conv.Conv2d
     torch.nn.Module.load_state_dict torch._library.utils.parse_namespace torch.mtia.memory torch.xpu.memory torch.backends.cuda
@@ -138,7 +138,7 @@ def test_what_does_nothing_dangerous_is_not_called_so(path: str) -> None:
     "path", [path for paths in DANGEROUS.values() for path in paths.split() if path.count(".") > 1]
 )
 def test_a_name_with_dots_leads_to_the_same(path: str) -> None:
-    """Protocol 4 walks attributes: `torch.hub` + `load` is `torch` + `hub.load`."""
+    """Protocol 4 follows attributes: `torch.hub` + `load` is `torch` + `hub.load`."""
     module, _, name = path.partition(".")
 
     assert danger(module, name) is not None
@@ -335,7 +335,7 @@ PURE = [
 
 @pytest.mark.parametrize("module", sorted(sys.stdlib_module_names))
 def test_every_module_of_the_standard_library_was_looked_at(module: str) -> None:
-    """A module is dangerous as a whole, or some of it is, or nothing."""
+    """Either a module is dangerous as a whole, or part of it, or nothing."""
     rows = {word.partition(".")[0] for text in ROWS.values() for word in text.split()}
 
     assert module in PURE or module in rows or module in BUILTINS
@@ -376,7 +376,7 @@ def test_a_global_whose_abuse_was_published_is_dangerous(path: str) -> None:
         ("uuid", "_get_command_stdout", "picklescan's GHSA-g38g-8gr9-h9xp"),
         ("numpy.f2py.crackfortran", "getlincoef", "picklescan's GHSA-r8g5-cgf2-4m4m"),
         ("_interpreters", "run_string", "fickling's GHSA-6ggj-6f2q-f7mx names the module"),
-        # Beside what was published, and below it: dangerous, too, and named by no advisory.
+        # Beside published names, and below them: dangerous, too, but named by no advisory.
         ("pkgutil", "find_loader", None), ("uuid", "getnode", None), ("asyncio", "run", None), ("pip", "x", None),
         ("os", "remove", None), ("torch.jit", "load", None), ("pydoc", "locate.x", None), ("shutil", "rmtree", None),
     ],
@@ -422,7 +422,7 @@ MANY = {
 
 @pytest.mark.parametrize("kind", MANY)
 def test_many_pickles_share_what_one_may_have(kind: str, tmp_path: Path) -> None:
-    """Each of three pickles is within the limit, all together are not: the last is not run to its end, and that is said."""
+    """Each of three pickles is within the limit, all together are not: the last is not run to its end, which is reported."""
     name, data = MANY[kind]
     path = tmp_path / name
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Folders, caches of the Hub, standard input: what is looked into, in which order, and what is said of the rest."""
+"""Folders, caches of the Hub, standard input: what is looked into, in which order, and what is reported about the rest."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_link_that_is_named_is_followed_whatever_it_leads_to(tmp_path: Path) -
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache of the Hub with two repositories, the first with two revisions of which one file is the same."""
+    """A cache of the Hub with two repositories, the first with two revisions that have one file in common."""
     one, two = tmp_path / "hub" / "models--x--y", tmp_path / "hub" / "models--x--z"
     for number, data in enumerate((VALUE, UNKNOWN, b"# hello")):
         write(one / "blobs", **{str(number) * 64: data})
@@ -407,7 +407,9 @@ def test_lines_fit_a_terminal_of_eighty_columns(checkpoints: Path) -> None:
 
         assert code == 1
         assert [line for line in lines if len(line) > 80 and f"{'name' * 20}.bin" not in line] == []
-        assert f"folder/{'inner' * 12}/{'name' * 20}.bin" in shown  # what can be copied stays whole
+        assert (
+            f"folder/{'inner' * 12}/{'name' * 20}.bin" in shown
+        )  # names and paths stay whole, so that they can be copied
         assert "outside the closed table" in shown
 
 
@@ -448,7 +450,7 @@ def on_a_terminal(words: list[str], folder: Path, *, both: bool = False) -> tupl
     ) as process:  # fmt: skip
         os.close(theirs)
         got = b""
-        with contextlib.suppress(OSError):  # Linux says so that nobody holds the other end any more
+        with contextlib.suppress(OSError):  # this is how Linux says that the other end is closed
             while data := os.read(ours, 1 << 16):
                 got += data
     os.close(ours)

@@ -1,4 +1,4 @@
-"""Everything that a loader would open is found, however its first or last bytes hide it. Nothing is ever unpickled."""
+"""Everything that a loader would open is found, however a file's first or last bytes hide it. Nothing is ever unpickled."""
 
 import lzma
 import zipfile
@@ -213,7 +213,7 @@ def test_a_zip_is_found_as_far_from_the_end_as_any_loader_looks(behind: int, tmp
 
 
 def test_a_zip_is_found_wherever_zipfile_finds_it(tmp_path: Path) -> None:
-    """The expectation comes from Python's zipfile."""
+    """The expected value comes from Python's zipfile."""
     made = zip_bytes([Entry("a", b"x" * 5000)])
     for behind in (*range(65_530, 65_545), 70_000):
         data = b"before" * 20 + made + bytes(behind)

@@ -1,4 +1,4 @@
-"""What `scan` makes of joblib's files, whose arrays stand between the opcodes. Nothing is ever unpickled."""
+"""What `scan` makes of joblib's files, whose arrays lie between the opcodes. Nothing is ever unpickled."""
 
 import pickle
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_what_follows_an_odd_dtype_is_never_plain(odd: bytes, tmp_path: Path) ->
     [
         short("dtype") + dtype("f4"),  # given twice
         short("numpy_array_alignment_bytes") + short("16"),
-        short("read") + b"N",  # stands before the method
+        short("read") + b"N",  # an attribute that hides the method
         b"K\1K\1",
     ],
 )
@@ -108,7 +108,7 @@ def test_objects_that_may_be_mapped_are_malformed(tmp_path: Path) -> None:
 
 
 def test_an_array_within_a_frame_is_malformed(tmp_path: Path) -> None:
-    # Python's unpickler reads the whole frame, and then the numbers behind it.
+    # Python's unpickler reads the whole frame, and then the numbers after it.
     body = wrapper(dtype("f4")) + floats(1) + b"N0"
     framed = b"\x80\x04\x95" + len(body).to_bytes(8, "little") + body + b"."
 

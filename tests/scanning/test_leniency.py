@@ -1,7 +1,7 @@
-"""What only some unpickler lets pass is malformed, and what lies behind it is named all the same.
+"""A mistake that only some unpicklers accept makes a pickle malformed, and what follows it is still named.
 
 Each pickle here goes on to call `os.mkdir`. Python's and C's unpicklers are run on all of them, and on many that are put
-together by chance, but with a `find_class` that only notes what it was asked for and gives something inert.
+together by chance, but with a `find_class` that only notes what it was asked for and returns something inert.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ LENIENT: dict[str, tuple[bytes, bool, bool]] = {
 
 
 class Inert:
-    """What every global stands for here."""
+    """Takes the place of every global here."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
         return object.__new__(cls)
@@ -96,7 +96,7 @@ def asked(unpickler: Any, data: bytes) -> set[tuple[str, str]]:
         def persistent_load(self, number: Any) -> Any:
             return 7
 
-    with suppress(Exception):  # whatever it fails by, it had asked before
+    with suppress(Exception):  # whatever the error, the unpickler has asked before
         Noting(io.BytesIO(data)).load()
     return names
 
@@ -119,7 +119,7 @@ def test_what_some_unpickler_lets_pass(name: str, tmp_path: Path) -> None:
 
 
 def test_a_frame_is_read_as_from_a_file_too() -> None:
-    """From a file without peek(), C's unpickler forgets the rest of a frame that an opcode reaches over."""
+    """From a file without peek(), C's unpickler forgets the rest of a frame whose end an opcode crosses."""
     data = framed(5) + b"cxxxxos\nmkdir\n."
 
     assert asked(C, data) == {("os", "mkdir")}

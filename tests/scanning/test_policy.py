@@ -1,4 +1,4 @@
-"""A policy: what it may accept, what follows for the exit code and the reports, and where it may lie."""
+"""A policy: what it may accept, what that means for the exit code and the reports, and where it may lie."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_the_exit_code_is_0_only_where_all_is_accepted(
     assert scan([words[1]], fickling=False, policy=policy).verdict == verdict
     assert RUN.invoke(app, [*words, "--no-fickling"]).exit_code == code
     assert RUN.invoke(app, words).exit_code == code
-    # What is wholly accepted passes, whatever fickling says; what is not counts as it would without a policy.
+    # A file whose globals are all accepted passes, whatever fickling says; any other counts as it would without a policy.
     if code == 0:
         assert RUN.invoke(app, [*words, "--fail-on", "dangerous"]).exit_code == 0
 
@@ -212,7 +212,7 @@ def test_one_file_that_is_accepted_does_not_pass_another(policy: Path) -> None:
 
 
 def test_unlisted_findings_count_as_well(policy: Path) -> None:
-    """More globals than are listed: the last is accepted by none."""
+    """More globals than are listed: no entry accepts the last one."""
     many = [Call(Global("ultralytics.nn", f"C{number}"), ()) for number in range(1_100)]
 
     assert not fails(scan([write(policy, *many)], fickling=False, policy=policy))

@@ -181,7 +181,7 @@ def test_explain_ends_for_values_that_hold_themselves_or_each_other_many_times(t
 
     for opcodes in (doubled, itself):
         (pickle,) = look(b"\x80\x02ca\nb\n" + opcodes + b"\x85R.", tmp_path, explain=True).pickles
-        # What is on the stack besides makes it malformed; the call is shown all the same.
+        # The other value on the stack makes it malformed, but the call is still shown.
         assert all(len(call.expression) <= 400 for call in pickle.calls)
 
 
@@ -402,11 +402,11 @@ def test_sarif_is_written_beside_what_is_printed(tmp_path: Path) -> None:
     assert nowhere.exit_code == 2
 
 
-# ---- what is gone over once more -------------------------------------------------------------------------------------
+# ---- the second pass over a pickle -----------------------------------------------------------------------------------
 
 
 class Reduced:
-    """Something that a pickle makes by a call, and gives a state."""
+    """An object that a pickle makes by a call and gives a state."""
 
     def __init__(self, value: Any) -> None:
         self.value = value

@@ -1,4 +1,4 @@
-"""fickling's opinion: when it is asked for, what follows from it, and what the process that forms it can do."""
+"""fickling's opinion: when it is asked for, what follows from it, and what fickling's process can do."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_one_process_answers_for_many_files() -> None:
 
 
 def test_fickling_failing_is_an_answer() -> None:
-    """fickling 0.1.12 knows no FLOAT, and says so by an exception."""
+    """fickling 0.1.12 knows no FLOAT, and raises an exception."""
     with Opinions() as opinions:
         said = opinions.ask([b"\x80\x02F1.5\n."])
         next = opinions.ask([ECHO])
@@ -238,7 +238,7 @@ def test_the_process_has_an_empty_environment_the_root_for_its_folder_and_nothin
 
 
 def _may_unshare() -> bool:
-    """Whether this kernel lets anyone give up the network, by the way that this Python has."""
+    """Whether this kernel lets any user give up the network, in the way that this Python offers."""
     code = "import os; os.unshare(os.CLONE_NEWUSER | os.CLONE_NEWNET)"
     command = [sys.executable, "-c", code] if sys.version_info >= (3, 12) else ["unshare", "--user", "--net", "true"]
     try:
@@ -255,7 +255,7 @@ def test_where_the_network_cannot_be_given_up_the_process_starts_all_the_same(mo
 
 
 def test_many_files_take_little_longer_than_one() -> None:
-    """The process starts once: 20 answers take less than the start and 20 times what used to be a start each."""
+    """The process starts once: 20 answers take less than one start plus 20 times the time that each start used to take."""
     with Opinions() as opinions:
         start = time.monotonic()
         opinions.ask([UNKNOWN])

@@ -1,4 +1,4 @@
-"""A file of torch inside a pickle has the verdict of that file, and torch's rows only the arguments that torch writes."""
+"""A file of torch inside a pickle gets its own verdict, and torch's rows accept only the arguments that torch writes."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def unpacked(data: bytes, dtype: Dtype) -> list[int]:
 
 
 def value(code: int, dtype: Dtype) -> float:
-    """What a code of an IEEE format stands for, by the definition."""
+    """The value of a code of an IEEE format, by the definition."""
     exponent_bits, mantissa_bits = FORMATS[dtype.name]
     sign = -1.0 if code >> (exponent_bits + mantissa_bits) else 1.0
     exponent, mantissa = code >> mantissa_bits & (1 << exponent_bits) - 1, code & (1 << mantissa_bits) - 1

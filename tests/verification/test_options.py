@@ -1,4 +1,4 @@
-"""What `verify` computes with, and what it says of damage where it has digests alone."""
+"""What `verify` computes with, and what it says about damage if it has only digests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_tokens_of_a_file_are_computed_with(source: Path, copy: Path, tmp_path: 
 
 
 def test_the_tokens_of_a_prompt_are_computed_with(source: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokenizer is another package, which need not be here: tests/peers has it."""
+    """The tokenizer is another package, which may be absent here; tests/peers has it."""
     asked = []
 
     def encode(prompt: str, vocabulary: Path, vocab_size: int, n_positions: int) -> list[int]:
@@ -111,7 +111,7 @@ def test_a_folder_without_a_configuration_is_computed_by_the_source_s(source: Pa
 def test_a_lone_file_beside_another_s_configuration_is_computed_by_the_source_s(
     heads: int, source: Path, copy: Path, tmp_path: Path
 ) -> None:
-    """Another number of heads computes other logits from the same weights."""
+    """Another number of heads gives other logits from the same weights."""
     shutil.copy(copy / "model.safetensors", tmp_path / "x.safetensors")
     config = json.loads((copy / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"n_head": heads}))
@@ -185,7 +185,7 @@ def test_a_manifest_is_enough_to_name_the_damage(kind: str, source: Path, tmp_pa
 
 
 def test_a_manifest_leaves_out_what_follows_from_the_architecture(tmp_path: Path) -> None:
-    """A head that is the embedding, under its second name, and the masks; a head of its own is kept."""
+    """Left out are the masks and a head that is the embedding under a second name; an untied head is kept."""
     tied, own = model(), model(seed=8)
     tied.tied = True
     own.tensors["lm_head.weight"] = np.ones((40, 32), "<f4")

@@ -1,4 +1,4 @@
-"""Every damage is found and called by its name; an honest copy never is."""
+"""Every kind of damage is found and named; an honest copy never counts as damaged."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check(source: Path, *outputs: Path, **options: Any) -> reports.Verification:
 
 
 def said(output: reports.VerifiedOutput) -> dict[str, str]:
-    """What is said of each name."""
+    """The findings by name."""
     tensors = output.tensors
     whats = dict.fromkeys(tensors.missing, "missing") | dict.fromkeys(tensors.unexpected, "unexpected")
     return whats | {found.name: found.what for found in tensors.different}
@@ -192,7 +192,7 @@ def test_wherever_a_file_is_cut_off_it_is_truncated(form: str, source: Path, tmp
         found = check(source, output).outputs[0]
 
         if form == "safetensors" and 8 <= length < 300:
-            continue  # without what follows, a header is taken for other JSON
+            continue  # without data after it, a header is recognised only as JSON
         assert [one.what for one in found.tensors.different] == ["truncated"], length
 
 
@@ -334,7 +334,7 @@ def test_a_lost_tie_is_found_in_safetensors_and_gguf_alike(tmp_path: Path) -> No
 
 
 class Otherwise:
-    """The safetensors library, but for what `told` has it say of a tensor."""
+    """The safetensors library, except that `told` changes what it says about a tensor."""
 
     def __init__(self, path: str, **told: Any) -> None:
         self._file, self._told = safe_open(path, framework="np"), told
@@ -511,7 +511,7 @@ def test_blocks_are_held_to_half_a_step(dtype: str, tmp_path: Path) -> None:
             output.write_bytes(data)
             caught[bit] += not check(source, output).ok
 
-    # An element that lay right between two levels may be on either.
+    # An element that lay halfway between two levels may be on either.
     assert caught[1] >= 13
     assert caught[2] == 16
 
@@ -543,7 +543,7 @@ def test_the_first_element_that_differs_is_shown_with_both_values(source: Path, 
 
 
 def matrix(path: Path, array: np.ndarray, dtype: Dtype, *, turned: bool, crc32: int | None = None) -> Tensor:
-    """Write a matrix behind seven other bytes; give it as a file holds it."""
+    """Write a matrix after seven other bytes; return it as a tensor on that file."""
     path.write_bytes(b"\1" * 7 + np.ascontiguousarray(array.T if turned else array).tobytes())
     source = LocalFile(path)
     stride = (1, len(array)) if turned else (array.shape[1], 1)
@@ -874,7 +874,7 @@ def test_torch_and_transformers_are_not_needed(source: Path, tmp_path: Path) -> 
 
 
 def test_twenty_thousand_tensors_take_no_longer_each_than_a_few(tmp_path: Path) -> None:
-    """Each was looked up in a set of all that was made anew for it, and the file opened again for every 64."""
+    """An earlier version built a new set for each look-up, and opened the file again for every 64 tensors."""
     path = tmp_path / "many.safetensors"
     save_file({f"t.{number}": np.zeros(2, "f4") for number in range(20_000)}, path)
     catalogue = open_checkpoint(path)

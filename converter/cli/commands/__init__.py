@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _P = ParamSpec("_P")
 STANDARD_INPUT: Final = "-"
-MISTAKE: Final = "a mistake of this program, please report it"
+MISTAKE: Final = "a bug in this program; please report it"
 
 
 class Exit(IntEnum):

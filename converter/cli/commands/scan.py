@@ -19,7 +19,7 @@ def scan(
         list[str],
         typer.Argument(
             metavar="SOURCE…",
-            help="Files of any kind, folders or repositories with all in them, or - for standard input.",
+            help="Files of any kind, folders or repositories with everything in them, or - for standard input.",
         ),
     ],
     explain: Annotated[bool, typer.Option("--explain", help="Show what loading would call, as expressions.")] = False,

@@ -38,7 +38,9 @@ def verify(
     outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT...", help="Files or folders to compare with it.")],
     level: Annotated[
         str,
-        typer.Option("--level", help="The bits of every tensor, or also what the model computes.", **one_of(LEVELS)),
+        typer.Option(
+            "--level", help="Compare the bits of every tensor, or also what the model computes.", **one_of(LEVELS)
+        ),
     ] = LEVELS[0],
     tokens: Annotated[
         Path | None,

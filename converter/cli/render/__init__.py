@@ -72,7 +72,7 @@ def indented(rows: Table) -> Padding:
 
 
 def numbered(name: str) -> tuple[int | None, tuple[str, ...]]:
-    """The first part of a name that is a number, and what stands around it. Without a number: None and the whole name."""
+    """The first part of a name that is a number, and the text around it. Without a number: None and the whole name."""
     match = _NUMBER.search(name)
     if match is None or len(match[0]) >= _DIGITS:
         return None, (name,)

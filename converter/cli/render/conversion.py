@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from converter.reports.conversion import ConversionReport, ExtractReport
 
-_NAMES: Final = 6  # that are shown of what stays behind for one reason
+_NAMES: Final = 6  # names that are shown for each reason why something is left behind
 
 
 def show_conversion(report: ConversionReport) -> None:
@@ -28,7 +28,7 @@ def show_conversion(report: ConversionReport) -> None:
     _left_behind(report, out)
     _show_surgery(report, out)
     for name, kept in report.tied[:8]:
-        out.print(Text(f"  {safe_text(name)} is {safe_text(kept)}, and recorded as such"))
+        out.print(Text(f"  {safe_text(name)} is tied to {safe_text(kept)}, and recorded as such"))
     loss = report.loss
     lost = [
         f"{count:,} {what}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _WIDE: Final = 110  # columns; a table this wide also shows storages
 _WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
-_TABLES: Final = (  # what stands above a table, and the roles of what is in it
+_TABLES: Final = (  # the heading of a table, and the roles that it lists
     ("Besides the weights:", ("beside", "averaged", "attribute")),
     ("Settings of the module:", ("setting",)),
     ("Tensors that can't be carried over:", ("unsupported",)),
@@ -155,7 +155,7 @@ class _Line:
 
 
 def fold(tensors: Sequence[TensorReport]) -> list[_Line]:
-    """Put tensors that differ only by the first number in their names into one line each, where the first one stands."""
+    """Put tensors that differ only by the first number in their names into one line each, in the place of the first one."""
     groups: dict[tuple[Any, ...], list[tuple[int, TensorReport]]] = {}
     for tensor in tensors:
         number, around = numbered(tensor.name)

@@ -36,7 +36,7 @@ SCHEMA: Final = "cerebras-tool/manifest/v1"
 PROPERTIES: Final = "model.properties"
 _SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 _CRC: Final = re.compile(r"[0-9a-f]{8}")
-_STEP: Final = re.compile(r"[A-Za-z0-9_%][A-Za-z0-9._%-]*")  # of the path of a file in the folder
+_STEP: Final = re.compile(r"[A-Za-z0-9_%][A-Za-z0-9._%-]*")  # a step in the path of a file in the folder
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     """
     check("form", options.form, FORMS)
     if options.max_shard_size is not None:
-        raise OutputError("a parameters folder has a file a tensor or storage: leave --max-shard-size out")
+        raise OutputError("a parameters folder has a file for each tensor or storage: leave --max-shard-size out")
     if not catalogue:
         raise UnsupportedError(f"`{catalogue.location}` holds no tensors to extract")
     form, sha256 = options.form, options.sha256
@@ -307,7 +307,9 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
         for part in entry["parts"]:
             order = orders.setdefault(part, entry["byte_order"])
             if order not in ("little", "big") or order != entry["byte_order"]:
-                raise ManifestError(f"{what} gives {part!r:.120} another byte order than `little` or `big`, or both")
+                raise ManifestError(
+                    f"{what} gives {part!r:.120} a byte order other than `little` or `big`, or both of these"
+                )
     sources: dict[str, Storage] = {}
     files: list[FolderFile] = []
     descriptors = Descriptors()
@@ -409,7 +411,7 @@ def _transposed(catalogue: Catalogue, rows: Mapping[str, Row]) -> bool:
         if tensor is None:
             continue
         if tensor.dtype is not F32:
-            raise ModelError(f"`{name}` is {tensor.dtype.name}; the program reads float32 alone")
+            raise ModelError(f"`{name}` is {tensor.dtype.name}; the program reads only float32")
         if tensor.offset or tensor.nbytes != tensor.storage.nbytes:
             raise ModelError(f"`{name}` is a part of its storage; the program reads whole files")
         if row.gguf_transposed:

@@ -99,8 +99,8 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
     raw = bytes(source.read(8, length))
     if raw.endswith(b"\0") and (document := raw.rstrip(b"\0")):
         raise FormatError(
-            f"{what}: its header is padded with {length - len(document):,} zero bytes, where safetensors wants blanks: write the "
-            "file again with a program that pads with blanks"
+            f"{what}: its header is padded with {length - len(document):,} zero bytes, where safetensors requires blanks: "
+            "write the file again with a program that pads with blanks"
         )
     try:
         header = strict_json(raw.decode())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # The dtypes that numpy has. For BF16 and the 8-bit formats, only names, dtypes, shapes and order are compared.
 _READ: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL)
 _ENDS: Final = 1024  # elements of a tensor's first and last rows that both readers read
-_TOUCHED: Final = 16 << 20  # bytes between openings of the file: the library keeps all pages mapped that it read
+_TOUCHED: Final = 16 << 20  # bytes between openings of the file: the library keeps every page mapped that it has read
 _AROUND: Final = 128 << 10  # bytes that the kernel maps when an end of a tensor is read
 
 

@@ -150,7 +150,7 @@ class _Mentioned:
         return Storage(storage.source, place, size * itemsize, storage.key, storage.shard)
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """A tensor on the storage that the file holds, also if it was built on a view of that storage."""
+        """A tensor on the storage that the file holds, even if it was built on a view of that storage."""
         storage = self.numbered[tensor.storage.key]
         if tensor.storage.nbytes == storage.nbytes:
             return tensor

@@ -26,7 +26,7 @@ class Gpt2(Family):
         activation = self.activation_of(settings)
         if activation is None:
             said = self.setting("activation_function", settings)
-            raise UnsupportedError(f"`config.json` has the activation {said!r:.80}: llama.cpp's GPT-2 has GELU alone")
+            raise UnsupportedError(f"`config.json` has the activation {said!r:.80}: llama.cpp's GPT-2 has only GELU")
         for key, meant in _LLAMA.items():
             if (said := self.setting(key, settings)) is not meant:
                 raise UnsupportedError(f"`config.json` says `{key}` is {said!r:.80}: llama.cpp's GPT-2 has {meant}")
@@ -40,7 +40,9 @@ class Gpt2(Family):
     ) -> list[tuple[str, object]]:
         """The lines of model.properties that tell the Java client what to compute. ModelError if the client can't."""
         if head == "untied":
-            raise ModelError("`lm_head.weight` is not tied to the embedding; the program's output head always is `wte`")
+            raise ModelError(
+                "`lm_head.weight` is not tied to the embedding; the program always uses `wte` as its output head"
+            )
         if (unknown := self.unknown(sizes)) is not None:
             raise ModelError(f"the {unknown} is not known: put the model's config.json beside the weights")
         epsilon = self.setting("layer_norm_epsilon", settings)

@@ -1,8 +1,8 @@
 """Run the oracle: `python -m tests.peers.oracle --pickles 1000000 --containers 200000 --seed 1`.
 
 Files are numbered, and a number and a seed make the same file again. What is done is written to `--state` after each range,
-and a run with the same state goes on where the last one stopped, if it is of the same commit. Exit code 1 where a sentence
-does not hold of some file.
+and a run with the same state goes on where the last one stopped, if it is of the same commit. Exit code 1 if a
+statement does not hold for some file.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def _commit() -> str:
-    """The commit that is checked out, marked where files differ from it."""
+    """The commit that is checked out, with a mark if files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

@@ -89,7 +89,7 @@ def _warm() -> None:
 
 
 def _leave_network() -> None:
-    """Leave the network for one of our own, which has nothing in it; where the kernel offers none, close the way there."""
+    """Leave the network for one of our own, which has nothing in it; if the kernel does not offer that, forbid sockets."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEW_NETWORK if os.geteuid() == 0 else _NEW_USER | _NEW_NETWORK):
         import socket

@@ -1,4 +1,4 @@
-"""Archives, arrays, streams and compressed files at random, files in one another, and files that are two formats at once."""
+"""Archives, arrays, streams and compressed files at random, files inside files, and files that are two formats at once."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Maker(Checkpoints):
         return bytes(data)
 
     def old_header(self, data: bytearray, at: int = 0) -> None:
-        """Take the magic away, as the first tars had none, and write another first name; the checksum is made right."""
+        """Take the magic away, as in the first tars, and write another first name; the checksum is corrected."""
         rng = self.rng
         data[at + 257 : at + 265] = rng.choice((bytes(8), b"ustar  \0", b"\0star\x0000", b"        "))
         if rng.random() < 0.3:
@@ -201,7 +201,7 @@ class Maker(Checkpoints):
     # Two formats at once
 
     def inner(self) -> bytes:
-        """A file of any kind, to stand inside another."""
+        """A file of any kind, to be put inside another."""
         rng = self.rng
         ways = (
             self.payload,
@@ -237,7 +237,7 @@ class Maker(Checkpoints):
         if way == 6:
             return self.tar_over(joined([b"\x80\x02X" + struct.pack("<I", 600), b" " * 600, b"0", self.payload()[2:]]))
         if way == 7:
-            # The directory counts from the first byte of what stands before.
+            # The directory counts from the first byte of what comes before the archive.
             return (
                 self.zip(weights.records(rng, weights.checkpoint(rng), self.payload()), 0.0).replace(
                     b"PK\3\4", b"PK\3\4", 1
@@ -266,7 +266,7 @@ class Maker(Checkpoints):
         return self.gguf(" " * 700)
 
     def tar_over(self, first: bytes) -> bytes:
-        """A file that is a tar, too: its first 512 bytes are the header of a member, and what follows is behind them."""
+        """A file that is a tar, too: its first 512 bytes are the header of a member, and its data follow them."""
         rng = self.rng
         made = bytearray(first)
         made += bytes(max(0, 512 - len(made)))

@@ -1,4 +1,4 @@
-"""Honest files, made by the libraries themselves: what the oracle's mutations begin with."""
+"""Honest files, made by the libraries themselves: the oracle's mutations start from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we say of a file, and whether the oracle's sentences hold of it."""
+"""What we say about a file, and whether the oracle's statements hold for it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SLOW = 1.0  # seconds of processor time: the files of the oracle have a few kil
 
 @dataclass(frozen=True)
 class Ours:
-    """Our verdict; the tensors that we would convert, by their names in the file (None where we refuse); how we failed.
+    """Our verdict; the tensors that we would convert, by their names in the file (None if we refuse it); how we failed.
 
-    `beside` are the names of what the report says is left out. `seconds` are of processor time.
+    `beside` are the names that the report lists as left out. `seconds` are of processor time.
     """
 
     verdict: str
@@ -35,7 +35,7 @@ class Ours:
 
 @dataclass(frozen=True)
 class Finding:
-    """A file of which a sentence does not hold. `kind` says how, without what differs from file to file."""
+    """A file for which a statement does not hold. `kind` says how, without details that differ from file to file."""
 
     kind: str
     detail: str
@@ -78,7 +78,7 @@ def _full_name(catalogue: Catalogue, name: str) -> str:
 
 
 def _where(error: Exception) -> str:
-    """The failure, and the line of ours that it came from."""
+    """The failure, and the line of our code that it came from."""
     place, trace = "", error.__traceback__
     while trace is not None:
         if "converter" in trace.tb_frame.f_code.co_filename:
@@ -97,7 +97,7 @@ def _facts(tensor: Any) -> list[Any]:
 
 
 def judge(what: int, name: str, data: bytes, said: Ours, answer: dict[str, Any]) -> Finding | None:
-    """The first sentence that does not hold, or None."""
+    """The first statement that does not hold, or None."""
     if said.failure:
         return Finding(f"failure: {said.failure}", said.failure, name, what, data)
     if answer["ran"] and said.verdict == "plain":

@@ -1,4 +1,4 @@
-"""The loaders: pickle, joblib, numpy and torch themselves, with `find_class` of theirs replaced by one that imports nothing."""
+"""The loaders: pickle, joblib, numpy and torch themselves, with their `find_class` replaced by one that imports nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Dtype(Inert):
 
 
 def prepare() -> None:
-    """Replace what looks names up, in this process."""
+    """Replace the functions that look names up, in this process."""
     warnings.simplefilter("ignore")
     replaced = SimpleNamespace(load=recorder.load, UnpicklingError=pickle.UnpicklingError)
     numpy.lib._format_impl.pickle = numpy.lib._npyio_impl.pickle = replaced
@@ -106,7 +106,7 @@ def _numpy(data: bytes) -> None:
 
 
 def _program(data: bytes) -> bool:
-    """Whether torch would take a zip for a program, and run it: such a file is not handed over."""
+    """Whether torch would treat a zip as a program and run it: such a file is not given to torch."""
     return b"constants.pk" in data.lower()
 
 
@@ -142,7 +142,7 @@ def _after_tensor(file: Any, entry: Any) -> None:
 
 @dataclass(frozen=True)
 class Loader:
-    """A loader, and whether it could do with some bytes what no other before it does."""
+    """A loader, and whether it could do something with some bytes that no loader before it does."""
 
     name: str
     load: Callable[[bytes], None]
@@ -150,7 +150,7 @@ class Loader:
 
 
 def _has_strings(data: bytes) -> bool:
-    """Whether strings of Python 2 may be there, which alone depend on the encoding, and which ASCII can't decode."""
+    """Whether there may be strings of Python 2 that ASCII can't decode; only these depend on the encoding."""
     return not data.isascii() and (b"U" in data or b"T" in data or b"S" in data)
 
 
@@ -176,7 +176,7 @@ OF_CONTAINERS = (
 
 
 def asked(loaders: tuple[Loader, ...], data: bytes) -> list[tuple[str, str, str]]:
-    """Give (loader, module, name) of the first global outside the table that each loader asked for."""
+    """Return (loader, module, name) of the first global outside the table that each loader asked for."""
     found = []
     for loader in loaders:
         if not loader.when(data):
@@ -186,14 +186,14 @@ def asked(loaders: tuple[Loader, ...], data: bytes) -> list[tuple[str, str, str]
             loader.load(data)
         except OutsideError:
             pass
-        except Exception:  # what a loader refuses is refused
+        except Exception:  # whatever a loader raises, it has refused the file
             pass
         found += [(loader.name, *pair) for pair in ASKED]
     return found
 
 
 def weights(data: bytes) -> list[list[Any]] | None:
-    """Give (name, dtype, shape, digest) of the tensors that torch.load(weights_only=True) gives, or None where it refuses."""
+    """Return (name, dtype, shape, digest) of the tensors that torch.load(weights_only=True) gives, or None if it refuses."""
     if _program(data):
         return None
     try:
@@ -204,10 +204,10 @@ def weights(data: bytes) -> list[list[Any]] | None:
 
 
 def safetensors_weights(data: bytes) -> list[list[Any]] | None:
-    """The same of what the safetensors library gives."""
+    """The same for the tensors that the safetensors library gives."""
     try:
         return [_facts(name, tensor) for name, tensor in safetensors.torch.load(data).items()]
-    except BaseException as error:  # Rust's panics are no Exception
+    except BaseException as error:  # Rust's panics are not derived from Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         return None
@@ -232,7 +232,7 @@ def _facts(name: str, tensor: torch.Tensor) -> list[Any]:
         return [name, f"{tensor.dtype}, conjugated or negated", list(tensor.shape), ""]
     if tensor.numel() * tensor.element_size() > 1 << 24:
         return [name, str(tensor.dtype), list(tensor.shape), "large"]
-    # Raw bits: copies of booleans and of halves change some.
+    # Raw bits, because copies of booleans and of halves change some of them.
     bits = torch.empty(0, dtype=_BITS[tensor.element_size()])
     bits.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     return [name, str(tensor.dtype), list(tensor.shape), hashlib.sha1(bits.contiguous().numpy().tobytes()).hexdigest()]

@@ -25,7 +25,7 @@ NOTHING: dict[str, Any] = {
 
 
 class Child:
-    """One such process. `ask` sends files, `answers` gives what was found in each."""
+    """One such process. `ask` sends files, and `answers` returns what was found in each."""
 
     def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="oracle-")
@@ -47,7 +47,7 @@ class Child:
         return self.process
 
     def ask(self, files: Sequence[tuple[int, bytes]]) -> None:
-        """Send files, each with what is asked of it. The child reads all of them before it answers."""
+        """Send files, each with the question about it. The child reads all of them before it answers."""
         process = self.process or self.start()
         self.sent = list(files)
         assert process.stdin is not None
@@ -74,7 +74,7 @@ class Child:
         return found
 
     def one(self, what: int, data: bytes) -> dict[str, Any]:
-        """What is found in one file."""
+        """What was found in one file."""
         self.ask([(what, data)])
         return self.answers()[0]
 

@@ -1,6 +1,6 @@
 """Pickles made at random: programs over every opcode of every protocol, and honest pickles with some opcodes changed.
 
-A pickle is a list of pieces here, an opcode with its argument each, so that it can be changed and made smaller by opcodes.
+A pickle is a list of pieces here, each an opcode with its argument, so that it can be changed and shortened by opcodes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def split(data: bytes) -> Pieces:
 
 
 class Program:
-    """A program that is being written. `odd` is how often something is spelled as few writers do."""
+    """A program that is being written. `odd` is how often something is written in an unusual way."""
 
     def __init__(self, rng: random.Random, odd: float) -> None:
         self.rng, self.odd = rng, odd
@@ -292,7 +292,7 @@ class Program:
             self.value(depth)
             self.add(b"b")
 
-    # The memo, marks, frames, and what leaves the stack as it was
+    # The memo, marks, frames, and opcodes that leave the stack as it was
 
     def number(self, number: int, codes: Sequence[bytes]) -> bytes:
         text, byte, four = codes

@@ -1,4 +1,4 @@
-"""Unpicklers that import nothing: each name that a pickle asks for is written down, and an empty class stands for it."""
+"""Unpicklers that import nothing: each name that a pickle asks for is written down, and an empty class takes its place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OutsideError(BaseException):
 
 
 class _Class(type):
-    """The class of the classes that stand for globals: what would change such a class is written down, too."""
+    """The class of the classes that take the place of globals: changes to such a class are written down, too."""
 
     def __setattr__(cls, name: str, value: object) -> None:
         ASKED.append(("attribute of a class", f"{cls.__name__}.{name}"))
@@ -25,7 +25,7 @@ class _Class(type):
 
 
 class Inert(metaclass=_Class):
-    """What a global of the table stands for here: it can be called, filled, given a state, and does nothing."""
+    """Takes the place of a global of the table: it can be called, filled and given a state, and does nothing."""
 
     dtype: Any = None  # torch asks a storage class
 
@@ -49,11 +49,11 @@ class Inert(metaclass=_Class):
 
 ASKED: list[Pair] = []  # what the loader that runs has asked for outside the table
 _CLASSES: dict[Pair, Any] = {}
-_ATTRIBUTES: dict[Pair, dict[str, Any]] = {}  # of a class that stands for a global, where a loader asks for some
+_ATTRIBUTES: dict[Pair, dict[str, Any]] = {}  # attributes of such a class, if a loader asks for some
 
 
 def stand_in(pair: Pair, made: Any = None, **attributes: Any) -> None:
-    """Let `made` stand for a global, or an inert class with these attributes. Only where the table holds the global."""
+    """Let `made`, or an inert class with these attributes, take the place of a global. Only if the table holds the global."""
     if made is not None:
         _CLASSES[pair] = made
     else:
@@ -62,7 +62,7 @@ def stand_in(pair: Pair, made: Any = None, **attributes: Any) -> None:
 
 def in_table(module: str, name: str) -> bool:
     """Whether the table holds a global, under its own name or the one that Python 3 gives to a name of Python 2."""
-    # joblib's wrapper only keeps what it is given; scan knows it where an array follows.
+    # joblib's wrapper only keeps what it is given; scan knows it if an array follows.
     return any(pair in TABLE or pair in WRAPPERS for pair in ((module, name), today(module, name)))
 
 
@@ -74,7 +74,7 @@ def today(module: str, name: str) -> Pair:
 
 
 def find_class(unpickler: object, module: str, name: str) -> Any:
-    """Give the class that stands for a global of the table; write any other down and stop."""
+    """Return the class that takes the place of a global of the table; write any other global down and stop."""
     if not in_table(module, name):
         ASKED.append((module, name))
         raise OutsideError
@@ -97,7 +97,7 @@ class PythonUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
 
 class PatientC(CUnpickler):
-    """One that knows some object by every persistent id, as the classes that programs derive may do."""
+    """An unpickler that knows an object for every persistent id, as classes that programs derive may do."""
 
     def persistent_load(self, pid: object) -> object:
         return Inert()
@@ -111,5 +111,5 @@ class PatientPython(PythonUnpickler):
 
 
 def load(file: Any, **options: Any) -> Any:
-    """`pickle.load`, but for the names."""
+    """`pickle.load`, except for the names."""
     return CUnpickler(file, **options).load()

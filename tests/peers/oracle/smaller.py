@@ -1,4 +1,4 @@
-"""A finding made smaller: pieces are left out one after another as long as the same sentence does not hold."""
+"""Makes a finding smaller: leaves out one piece after another as long as the same statement does not hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST = 400  # files that are tried for one finding
 
 
 def smaller(finding: Finding, child: Child) -> Finding:
-    """The smallest file found for which the same does not hold."""
+    """The smallest file found for which the same statement does not hold."""
     best = finding
     left = _MOST
     why = cause(finding.data) if finding.what == PICKLE else ""
@@ -41,7 +41,7 @@ def smaller(finding: Finding, child: Child) -> Finding:
 
 
 def _shorten(pieces: list[bytes], still: Callable[[bytes], bool], more: Callable[[], bool]) -> None:
-    """Leave out halves, quarters … of the pieces, as long as `still` holds of what is left."""
+    """Leave out halves, quarters … of the pieces, as long as `still` holds for what is left."""
     size = max(1, len(pieces) // 2)
     while more():
         at, changed = 0, False
@@ -57,7 +57,7 @@ def _shorten(pieces: list[bytes], still: Callable[[bytes], bool], more: Callable
 
 
 def _chunks(data: bytes) -> list[bytes]:
-    """A container, in pieces of a record's order of size."""
+    """A container, in pieces about as large as a record."""
     return [data[at : at + 16] for at in range(0, len(data), 16)]
 
 
@@ -88,7 +88,7 @@ def opcodes(data: bytes) -> str:
 
 
 def cause(data: bytes) -> str:
-    """Where our machine stops, without what differs from file to file."""
+    """Where our machine stops, without details that differ from file to file."""
     return _VARIES.sub("…", stopped(data))[:120]
 
 

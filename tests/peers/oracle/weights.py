@@ -52,7 +52,7 @@ class Weights:
 
 
 class Tree:
-    """Makes a value with tensors in it. `odd` is how often something is as few writers make it."""
+    """Makes a value with tensors in it. `odd` is how often something is written in an unusual way."""
 
     def __init__(self, rng: random.Random, odd: float) -> None:
         self.rng, self.odd = rng, odd
@@ -69,7 +69,7 @@ class Tree:
         return self.rng.random() < self.odd
 
     def storage(self, legacy: Any = None) -> tuple[Any, str, int]:
-        """A persistent id, its dtype, the elements that it has."""
+        """A persistent id, its dtype, and its number of elements."""
         rng = self.rng
         key = rng.choice(tuple(self.storages))
         dtype = self.dtypes[key]
@@ -293,7 +293,7 @@ def _with_views(rng: random.Random, data: bytes) -> bytes:
 
 
 def legacy_stream(rng: random.Random, weights: Weights) -> bytes:
-    """The same checkpoint as a stream of before torch 1.6."""
+    """The same checkpoint as a stream from before torch 1.6."""
     pieces = split(weights.legacy)
     made = []
     for at, piece in enumerate(pieces):

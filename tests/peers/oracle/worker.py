@@ -1,4 +1,4 @@
-"""One worker of the oracle: it makes ranges of files, asks the loaders and us, and gives the figures. Runs in a process of its own.
+"""One worker of the oracle: it makes ranges of files, asks the loaders and us, and returns the figures. Runs in a process of its own.
 
 A line of JSON on stdin is a range: what, seed, first, count, and the folder for findings. The answer is a line of JSON.
 """
@@ -39,7 +39,7 @@ def made(what: int, seed: int, batch: int, honest: Seeds) -> list[tuple[str, str
 def run(
     what: int, seed: int, first: int, count: int, honest: Seeds, child: Child, folder: Path | None
 ) -> dict[str, Any]:
-    """Judge the files `first` to `first + count`, both multiples of BATCH; give figures and findings."""
+    """Judge the files `first` to `first + count`, both multiples of BATCH; return figures and findings."""
     figures: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     findings: list[Finding] = []

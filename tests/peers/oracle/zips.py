@@ -1,4 +1,4 @@
-"""Checkpoints at random in zips and in streams of before torch 1.6, as torch writes them and as it does not."""
+"""Random checkpoints in zips and in streams from before torch 1.6, as torch writes them and as it does not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.peers.oracle.programs import OUTSIDE, Pieces, joined, pickle_pieces
 
 @dataclass
 class Seeds:
-    """Honest files that mutations begin with."""
+    """Honest files that mutations start from."""
 
     pickles: list[Pieces]
     joblib: list[bytes]
@@ -43,7 +43,7 @@ class Checkpoints:
         return start + f"c{module}\n{name}\n".encode() + rng.choice((b".", b")R.", b"X\1\0\0\0a\x85R."))
 
     def inner(self) -> bytes:
-        """A file of any kind, to stand inside another."""
+        """A file of any kind, to be put inside another."""
         return self.payload()
 
     def checkpoint(self) -> bytes:
@@ -71,7 +71,7 @@ class Checkpoints:
         return self.zip(entries, rare=0.5)
 
     def tricked(self, entries: list[Entry]) -> list[Entry]:
-        """The records with another, or one changed."""
+        """The records with one added or changed."""
         rng = self.rng
         at = rng.randrange(len(entries))
         entry = entries[at]
@@ -118,7 +118,7 @@ class Checkpoints:
         return entries
 
     def zip(self, entries: Sequence[Entry], rare: float) -> bytes:
-        """Write an archive; `rare` is how often it is written as torch would not."""
+        """Write an archive; `rare` is how often something in it is not as torch writes it."""
         rng = self.rng
         options: dict[str, object] = {}
         if rng.random() < rare:

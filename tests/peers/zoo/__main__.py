@@ -1,6 +1,6 @@
 """`make zoo`: whole modules and TorchScript of many libraries against their `state_dict()`, as a table.
 
-A library that is not installed, or that can't make or save its model here, is told and skipped. Exits with 1 where a
+A library that is not installed, or that can't make or save its model here, is reported and skipped. Exits with 1 if a
 checkpoint of ours differs from what torch loads.
 """
 
@@ -26,7 +26,7 @@ _WAYS = ("zip", "legacy", "half", "scripted", "traced")
 
 
 def main(words: list[str]) -> int:
-    """Check those whose names have one of the words, or all."""
+    """Check the models whose names have one of the words, or all models."""
     every: dict[str, Callable[[], Any]] = dict(MODELS)
     every |= {f"transformers: {name}": lambda name=name: families.make(name) for name in families.FAMILIES}
     define_vision_operators()
@@ -49,7 +49,7 @@ def main(words: list[str]) -> int:
 
 
 def _traced(model: Any) -> Any:
-    """Trace it with the first example that it takes: images of two sizes, or tokens."""
+    """Trace the model with the first example that it accepts: images of two sizes, or tokens."""
     examples = (torch.zeros(1, 3, 224, 224), torch.zeros(1, 3, 16, 16), torch.zeros(1, 8, dtype=torch.long))
     for example in examples[:-1]:
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What a checkpoint of ours has to have in common with what torch loads: names, order, dtypes, shapes and bytes."""
+"""What a checkpoint of ours must have in common with what torch loads: names, order, dtypes, shapes and bytes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _LIBRARIES: list[Any] = []
 
 
 def define_vision_operators() -> None:
-    """Let torchvision be imported where its compiled operators don't fit this torch: its models need none of them."""
+    """Let torchvision be imported even if its compiled operators don't fit this torch: its models don't need them."""
     operators = library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _LIBRARIES.append(operators)  # what it defined goes with it
+    _LIBRARIES.append(operators)  # its definitions go with it
 
 
 def difference(path: Path, expected: dict[str, Any]) -> str:
-    """The first thing that differs from a state dict, in words; empty where nothing does."""
+    """The first thing that differs from a state dict, in words; empty if nothing does."""
     with open_checkpoint(path) as catalogue:
         ours, theirs = list(catalogue), list(expected)
         if ours != theirs:

@@ -30,7 +30,7 @@ _WAVE: Final = {
     "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0,
 }  # fmt: skip
 
-# A family: the class of the model, and what its config is told.
+# A family: the class of the model, and the arguments of its config.
 FAMILIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "bert": ("BertForMaskedLM", _SMALL),
     "roberta": ("RobertaForSequenceClassification", _SMALL),

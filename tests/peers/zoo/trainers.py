@@ -1,4 +1,4 @@
-"""Trainers, each really run for two steps on made-up data: the checkpoint that it writes, and the model it is of."""
+"""Trainers, each run for two real steps on made-up data: the checkpoint that it writes, and its model."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def averaged_by_ema_pytorch(folder: Path) -> Written:
     return Written(folder / "ema.pt", net, {})
 
 
-# Those that need nothing but torch, and those that need a library.
+# Trainers that need nothing but torch, and those that need a library.
 PLAIN: Final[dict[str, Callable[[Path], Written]]] = {
     "PyTorch's tutorial": tutorial,
     "nanoGPT": nano_gpt,
