@@ -31,7 +31,7 @@ LEGACY_MAGICS: Final = (
 
 
 def first_is_array(head: bytes) -> bool:
-    """Whether a zip's first record is an array: all of an npz are, and none that torch.save writes."""
+    """Whether a zip's first record is an array: in an npz all records are, and in a zip of torch.save none is."""
     end = 30 + int.from_bytes(head[26:28], "little")
     return head.startswith(b"PK\3\4") and head[30:end].endswith(ARRAY.encode())
 
