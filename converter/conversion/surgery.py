@@ -131,6 +131,7 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
     recognition = recognise(known, known.config)
     # The names in the file and the family's names are in the same order.
     files = dict(zip(known, catalogue, strict=True))
+    files |= {ours.name: other.name for ours, other in zip(known.unsupported, catalogue.unsupported, strict=True)}
     names = [*known, *(other.name for other in known.unsupported), *known.missing]
     spelt = _spellings(names, files, recognition)
     left, unused = _left(spelt, surgery)
@@ -173,13 +174,10 @@ def _spellings(
         return {name: tuple(dict.fromkeys((name, files.get(name, name)))) for name in names}
     family = recognition.family
     gguf = family.gguf_names(recognition.sizes[family.layers])
-    back = {theirs: ours for ours, theirs in gguf.items()}
     found = {}
     for name in names:
-        bare = family.bare(name)
-        ours = back.get(name, bare)  # a tensor that is not decoded keeps its GGUF name
-        others = (recognition.prefix + ours,) if ours != bare else ()
-        found[name] = tuple(dict.fromkeys((name, files.get(name, name), ours, gguf.get(ours, name), *others)))
+        ours = family.bare(name)
+        found[name] = tuple(dict.fromkeys((name, files.get(name, name), ours, gguf.get(ours, name))))
     return found
 
 

@@ -168,9 +168,16 @@ def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:
 
 
 def _recognise(catalogue: Catalogue) -> models.Recognition | None:
-    """Recognise the model. GGUF's names are turned into those of the architectures first."""
+    """Recognise the model. GGUF's names are turned into those of the architectures first.
+
+    Tensors that can't be carried over count as well: they are not missing.
+    """
     known = formats.canonical(catalogue)
-    return models.recognise(known, known.config)
+    shaped: dict[str, models.Shaped] = dict(known)
+    for other in known.unsupported:
+        if other.shape is not None:
+            shaped[other.name] = models.Outline(other.shape)
+    return models.recognise(shaped, known.config)
 
 
 def _model(recognition: models.Recognition) -> reports.ModelReport:
@@ -193,14 +200,17 @@ def _totals(catalogue: Catalogue, buffers: set[str], tied: list[list[str]]) -> r
         if name not in again:
             nbytes += _nbytes(tensor)
             parameters += 0 if name in buffers else tensor.size * tensor.dtype.packed
-    return reports.TotalsReport(len(catalogue), parameters, nbytes)
+    for other in catalogue.unsupported:
+        nbytes += other.nbytes
+        parameters += math.prod(other.shape) if other.shape is not None and other.name not in buffers else 0
+    return reports.TotalsReport(len(catalogue) + len(catalogue.unsupported), parameters, nbytes)
 
 
 def _nbytes(tensor: Tensor) -> int:
     """The bytes of the logical tensor, or those of its blocks if the file holds it quantised."""
     if tensor.storage.encoding is None:
         return tensor.nbytes
-    from converter.formats.gguf.blocks import BY_NAME
+    from converter.formats.gguf.encodings import BY_NAME
 
     return BY_NAME[tensor.storage.encoding].size(tensor.size)
 
@@ -254,7 +264,8 @@ def _unsupported(other: Unsupported) -> reports.OtherReport:
     words = [other.dtype] if other.dtype else []
     if other.shape is not None:
         words.append("×".join(map(str, other.shape)) or "scalar")
-    return reports.OtherReport(other.name, f"{other.kind} tensor", " ".join(words) or other.kind, (), "unsupported")
+    value = " ".join(words) or other.kind
+    return reports.OtherReport(other.name, f"{other.kind} tensor", value, (), "unsupported", nbytes=other.nbytes)
 
 
 def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> Iterable[str]:

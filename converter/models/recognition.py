@@ -33,6 +33,12 @@ class Shaped(Protocol):
         ...
 
 
+class Outline(NamedTuple):
+    """All that is known of a tensor that can't be read."""
+
+    shape: tuple[int, ...]
+
+
 class Mismatch(NamedTuple):
     """A tensor whose shape does not fit the others. An unknown size is in `expected` by its name."""
 

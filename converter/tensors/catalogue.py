@@ -39,13 +39,16 @@ class Other:
 class Unsupported:
     """A tensor of a kind that can't be carried over: quantised, sparse, of an encoding that is not decoded here.
 
-    `dtype` and `shape` are None if the file does not say them.
+    `dtype` and `shape` are None if the file does not say them, and `nbytes` is 0. `way_out` says what people can do
+    about such a tensor.
     """
 
     name: str
     kind: str
     dtype: str | None = None
     shape: tuple[int, ...] | None = None
+    nbytes: int = 0
+    way_out: str = "turn it into a plain tensor with torch and save again"
 
 
 @dataclass(frozen=True, slots=True)

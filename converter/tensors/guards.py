@@ -55,8 +55,8 @@ def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) 
         first = catalogue.unsupported[0]
         more = f" (and {len(catalogue.unsupported) - 1:,} more)" if len(catalogue.unsupported) > 1 else ""
         raise UnsupportedError(
-            f"`{first.name}` is a {first.kind} tensor{more}, which has no plain bytes to carry over: turn it into a plain "
-            "tensor with torch and save again, or leave it out with --exclude"
+            f"`{first.name}` is a {first.kind} tensor{more}, which has no plain bytes to carry over: {first.way_out}, "
+            "or leave it out with --exclude"
         )
     if catalogue.missing:
         raise ManifestError(

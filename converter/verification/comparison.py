@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from converter.errors import ReadError
-from converter.verification.roundings import Rule, comparable, floats, rounded, rule
+from converter.verification.roundings import Rule, comparable, floats, lossy_share, rounded, rule
 from converter.verification.walk import Pair, Walk, Workspace
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 _THREADS: Final = 2
 _SAMPLE: Final = 1 << 20  # elements that are compared to see whether two tensors resemble each other
-_RESEMBLING: Final = 0.05  # share of the energy that may be lost: Q4_0 loses 0.012 of noise's, another tensor 1 or 2
+_RESEMBLING: Final = (
+    0.05  # minimum share of the energy that may be lost: Q4_0 loses 0.012 of noise's, another tensor 1 or 2
+)
 
 
 @dataclass(slots=True)
@@ -81,6 +83,7 @@ def resembling(expected: Tensor, found: Tensor) -> bool:
     if expected.shape != found.shape or not (expected.dtype.floating and found.dtype.floating):
         return False
     walk = Walk(expected, found, Workspace(), in_blocks=rule(expected, found, bounded=True).in_blocks)
+    share = max(_RESEMBLING, lossy_share(found.storage.encoding))
     lost = energy = 0.0
     seen = 0
     with np.errstate(all="ignore"):
@@ -89,9 +92,9 @@ def resembling(expected: Tensor, found: Tensor) -> bool:
             lost += float(np.square(x - y).sum())
             energy += float(np.square(x).sum())
             seen += x.size
-            if seen >= _SAMPLE or not lost <= _RESEMBLING * energy + 1e-30:
+            if seen >= _SAMPLE or not lost <= share * energy + 1e-30:
                 break
-    return lost <= _RESEMBLING * energy
+    return lost <= share * energy
 
 
 def _compared(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from converter.tensors.tensor import Tensor
 
-BLOCK: Final = 32  # elements of a block in GGUF's encodings
+BLOCK: Final = 256  # elements: whole blocks of every encoding of GGUF
+_SMALL_BLOCK: Final = 32  # elements of a block of the encodings that are written here
 
 # 8-bit formats: bits of the mantissa, bias, whether the largest exponent means infinity or NaN, codes that are NaN.
 _SMALL: Final = {
@@ -31,6 +32,49 @@ _SMALL: Final = {
 # Symmetric encodings have this many levels on either side of zero; affine ones have this many steps above the minimum.
 _SYMMETRIC: Final = {"Q8_0": 127, "Q5_0": 16, "Q4_0": 8}
 _AFFINE: Final = {"Q5_1": 31, "Q4_1": 15}
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """What an encoding may do to a block of `block` elements, whichever quantiser made it.
+
+    `share` is the squared error as a share of the block's squares. `reach` is how many times the block's scale the
+    largest element is: an error of the scale's last digit, half a step of 2^-24, grows by this factor.
+    """
+
+    block: int
+    share: float
+    reach: int
+
+
+# Quantisers of these encodings search for scales, and may weigh elements by their importance. So there is no bound for an
+# element, only for a block. The shares are one and a half to three times the largest that ggml's quantisers lost, with and
+# without weights, of blocks of normal, Laplace, Student, uniform, log-normal and constant numbers, some with outliers.
+# NVFP4's scales are E4M3, whose smallest steps are 2^14 times as large.
+_LOSSES: Final = {
+    "Q8_1": _Loss(32, 0.002, 127),
+    "Q8_K": _Loss(256, 0.002, 0),
+    "Q6_K": _Loss(256, 0.04, 32 * 128),
+    "Q5_K": _Loss(256, 0.015, 31 * 63),
+    "Q4_K": _Loss(256, 0.04, 15 * 63),
+    "Q3_K": _Loss(256, 0.16, 4 * 32),
+    "Q2_K": _Loss(256, 0.7, 3 * 15),
+    "IQ4_NL": _Loss(32, 0.12, 127),
+    "IQ4_XS": _Loss(256, 0.05, 127 * 32),
+    "MXFP4": _Loss(32, 0.12, 0),
+    "NVFP4": _Loss(64, 0.07, 12 << 14),
+    "IQ3_S": _Loss(256, 0.8, 15 * 31),
+    "IQ3_XXS": _Loss(256, 0.7, 62 * 8),
+    "IQ2_S": _Loss(256, 1, 43 * 4),
+    "IQ2_XS": _Loss(256, 1, 43 * 4),
+    "IQ2_XXS": _Loss(256, 1.5, 43 * 4),
+    "IQ1_M": _Loss(256, 1.3, 17),
+    "IQ1_S": _Loss(256, 1.3, 17),
+    "TQ1_0": _Loss(256, 1.3, 1),
+    "TQ2_0": _Loss(256, 1.3, 1),
+    "Q2_0": _Loss(64, 1.3, 2),
+    "Q1_0": _Loss(128, 1.3, 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +94,8 @@ def rule(expected: Tensor, found: Tensor, *, bounded: bool) -> Rule:
     """The rule for two tensors. `bounded` allows blocks their bounds even if the source has the same encoding."""
     source, target, encoding = expected.dtype, found.dtype, found.storage.encoding
     if encoding is not None and (bounded or expected.storage.encoding != encoding):
-        return Rule(
-            lambda x, y: _out_of_bounds(floats(x, source), y.view("<f4"), encoding), exact=False, in_blocks=True
-        )
+        wrong = _lossy if encoding in _LOSSES else _out_of_bounds
+        return Rule(lambda x, y: wrong(floats(x, source), y.view("<f4"), encoding), exact=False, in_blocks=True)
     if source == target:
         return Rule(_unequal, exact=True)
 
@@ -155,8 +198,26 @@ def _unequal(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
 
 
 def _out_of_bounds(values: NDArray[Any], found: NDArray[Any], encoding: str) -> NDArray[Any]:
-    blocks = values.astype("<f4", copy=False).reshape(-1, BLOCK)
+    blocks = values.astype("<f4", copy=False).reshape(-1, _SMALL_BLOCK)
     with np.errstate(all="ignore"):
-        near = np.abs(blocks - found.reshape(-1, BLOCK)) <= bounds(blocks, encoding)
+        near = np.abs(blocks - found.reshape(-1, _SMALL_BLOCK)) <= bounds(blocks, encoding)
     result: NDArray[Any] = ~near.reshape(values.shape)
     return result
+
+
+def _lossy(values: NDArray[Any], found: NDArray[Any], encoding: str) -> NDArray[Any]:
+    """All elements of the blocks that lost too much, or that became zeros although the scale could have held them."""
+    allowed = _LOSSES[encoding]
+    blocks, others = (array.reshape(-1, allowed.block).astype("<f8") for array in (values, found))
+    with np.errstate(all="ignore"):
+        energy = np.square(blocks).sum(axis=1)
+        lost = np.square(blocks - others).sum(axis=1)
+        least = allowed.block * (allowed.reach * 2.0**-25) ** 2
+        near = lost <= allowed.share * energy + least
+        near &= (energy <= least) | others.any(axis=1)
+    return np.repeat(~near, allowed.block).reshape(values.shape)
+
+
+def lossy_share(encoding: str | None) -> float:
+    """The share of the squares that an encoding may lose of a tensor; 0 for those that are written here, which lose little."""
+    return _LOSSES[encoding].share if encoding in _LOSSES else 0

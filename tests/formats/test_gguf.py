@@ -176,18 +176,6 @@ def test_any_bytes_of_a_decoded_tensor_can_be_asked_for(one: int, other: int) ->
     assert bytes(source.read(start, stop - start)) == expected.tobytes()[start:stop]
 
 
-def test_other_encodings_are_listed_and_not_carried() -> None:
-    infos = [Info("a", (256,), 12), Info("b", offset=160), Info("c", (7,), 77, 192), Info("d", offset=256)]
-
-    catalogue = read(Bytes(gguf(infos=infos, data=bytes(300))))
-
-    assert list(catalogue) == ["b", "d"]
-    assert [(other.name, other.dtype, other.shape) for other in catalogue.unsupported] == [
-        ("a", "Q4_K", (256,)),
-        ("c", "ggml type 77", (7,)),
-    ]
-
-
 def test_odd_files_are_reported() -> None:
     trailing = read(Bytes(gguf(infos=[Info("w")], data=bytes(100))))
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import UnsupportedError
-from converter.formats.gguf.blocks import BLOCK, BY_NAME, ENCODINGS, QUANTISED, dequantise, quantised
+from converter.formats.gguf.blocks import BLOCK, QUANTISED, quantised
+from converter.formats.gguf.decoding import dequantise
+from converter.formats.gguf.encodings import BY_NAME
 
 RAMP = np.array([(i * 7 % 32 - 15) / 4 for i in range(32)], "<f4")
 TIED = np.array([3.0, -3.0] * 16, "<f4")
@@ -155,14 +157,6 @@ def test_nan_does_not_depend_on_how_many_blocks_are_decoded_at_once(name: str, s
 
     assert many.tobytes() == one.tobytes() * 64
     assert np.isnan(one).any()
-    assert set(one[np.isnan(one)].view("<u4").tolist()) == {0x7FC00000}
-
-
-def test_the_table_is_that_of_ggml() -> None:
-    assert len({encoding.ggml for encoding in ENCODINGS}) == len(ENCODINGS)
-    assert [(e.ggml, e.block, e.nbytes, e.file_type) for e in (BY_NAME[name] for name in ("F16", "BF16", "Q6_K"))] == [
-        (1, 1, 2, 1),
-        (30, 1, 2, 32),
-        (14, 256, 210, None),
-    ]
-    assert [BY_NAME[name].file_type for name in QUANTISED] == [7, 9, 8, 3, 2]
+    if scale != 0x7C00:  # a NaN, to which the minimum is added: the sum is that NaN, made quiet
+        product = (scale & 0x8000) << 16 | 0x7FC00000 | (scale & 0x3FF) << 13
+        assert set(one.view("<u4").tolist()) == {product}

@@ -1,14 +1,13 @@
-"""GGUF's element types, and the block quantisation that is done here: Q8_0, Q5_1, Q5_0, Q4_1, Q4_0.
+"""The block quantisation that is done here: Q8_0, Q5_1, Q5_0, Q4_1, Q4_0.
 
 A block is 32 neighbouring elements of a row, stored as small integers and one scale in half precision; `_1` types also
-have a minimum. The bytes are those of ggml's reference quantiser, which gguf-py follows. Sources: ggml.h `ggml_type`;
-ggml-common.h `block_q8_0` …; ggml-quants.c `quantize_row_q8_0_ref` …
+have a minimum. The bytes are those of ggml's reference quantiser, which gguf-py follows. Sources: ggml-common.h
+`block_q8_0` …; ggml-quants.c `quantize_row_q8_0_ref` …
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import UnsupportedError
@@ -16,67 +15,11 @@ from converter.errors import UnsupportedError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.formats.gguf.encodings import Encoding
+
 BLOCK: Final = 32  # elements of a block, in all five
 # Blocks that are worked on together: they and two arrays of their size stay in the second-level cache.
 _TOGETHER: Final = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How GGUF stores elements: `block` of them in `nbytes` bytes.
-
-    `file_type` is the general.file_type of a file in which most tensors have it; None if there is no such type.
-    """
-
-    name: str
-    ggml: int
-    block: int
-    nbytes: int
-    file_type: int | None = None
-
-    def size(self, elements: int) -> int:
-        """The bytes of a row of that many elements, which are whole blocks."""
-        return elements // self.block * self.nbytes
-
-
-ENCODINGS: Final = (
-    Encoding("F32", 0, 1, 4, 0),
-    Encoding("F16", 1, 1, 2, 1),
-    Encoding("Q4_0", 2, BLOCK, 18, 2),
-    Encoding("Q4_1", 3, BLOCK, 20, 3),
-    Encoding("Q5_0", 6, BLOCK, 22, 8),
-    Encoding("Q5_1", 7, BLOCK, 24, 9),
-    Encoding("Q8_0", 8, BLOCK, 34, 7),
-    Encoding("Q8_1", 9, 32, 40),
-    Encoding("Q2_K", 10, 256, 84),
-    Encoding("Q3_K", 11, 256, 110),
-    Encoding("Q4_K", 12, 256, 144),
-    Encoding("Q5_K", 13, 256, 176),
-    Encoding("Q6_K", 14, 256, 210),
-    Encoding("Q8_K", 15, 256, 292),
-    Encoding("IQ2_XXS", 16, 256, 66),
-    Encoding("IQ2_XS", 17, 256, 74),
-    Encoding("IQ3_XXS", 18, 256, 98),
-    Encoding("IQ1_S", 19, 256, 50),
-    Encoding("IQ4_NL", 20, 32, 18),
-    Encoding("IQ3_S", 21, 256, 110),
-    Encoding("IQ2_S", 22, 256, 82),
-    Encoding("IQ4_XS", 23, 256, 136),
-    Encoding("I8", 24, 1, 1),
-    Encoding("I16", 25, 1, 2),
-    Encoding("I32", 26, 1, 4),
-    Encoding("I64", 27, 1, 8),
-    Encoding("F64", 28, 1, 8),
-    Encoding("IQ1_M", 29, 256, 56),
-    Encoding("BF16", 30, 1, 2, 32),
-    Encoding("TQ1_0", 34, 256, 54),
-    Encoding("TQ2_0", 35, 256, 66),
-    Encoding("MXFP4", 39, 32, 17),
-    Encoding("NVFP4", 40, 64, 36),
-    Encoding("Q1_0", 41, 128, 18),
-)
-BY_NAME: Final = {encoding.name: encoding for encoding in ENCODINGS}
-BY_ID: Final = {encoding.ggml: encoding for encoding in ENCODINGS}
 
 
 def quantised(tiles: Iterator[memoryview], encoding: Encoding, name: str) -> Iterator[memoryview]:
@@ -97,17 +40,6 @@ def quantised(tiles: Iterator[memoryview], encoding: Encoding, name: str) -> Ite
                 f"`{name}` holds NaN, infinity or a value too large for {encoding.name}: choose f32 or bf16"
             )
         yield buffer[:nbytes].data
-
-
-def dequantise(encoded: NDArray[Any], encoding: Encoding, out: NDArray[Any]) -> None:
-    """Write the elements of blocks (flat bytes) into `out` (flat F32)."""
-    import numpy as np
-
-    kernel = _DEQUANTISE[encoding.name]
-    blocks, values = encoded.reshape(-1, encoding.nbytes), out.reshape(-1, BLOCK)
-    with np.errstate(all="ignore"):
-        for start in range(0, len(blocks), _TOGETHER):
-            kernel(blocks[start : start + _TOGETHER], values[start : start + _TOGETHER])
 
 
 def _quantise(values: NDArray[Any], encoding: Encoding, out: NDArray[Any], work: NDArray[Any]) -> bool:
@@ -252,74 +184,11 @@ def _fifth_bits(levels: NDArray[Any]) -> NDArray[Any]:
     return np.packbits(levels.reshape(-1) & np.uint8(16), bitorder="little").reshape(-1, 4)
 
 
-# ---- encoded [blocks, bytes] → values [blocks, 32] ------------------------------------------------------------------
-
-
-def _from_q8_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
-    out[:] = blocks[:, 2:].view("i1")
-    out *= _half(blocks, 0)
-
-
-def _from_q4_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
-    out[:] = _levels(blocks[:, 2:])
-    out -= 8
-    out *= _half(blocks, 0)
-
-
-def _from_q4_1(blocks: NDArray[Any], out: NDArray[Any]) -> None:
-    _from_affine(blocks, _levels(blocks[:, 4:]), out)
-
-
-def _from_q5_0(blocks: NDArray[Any], out: NDArray[Any]) -> None:
-    out[:] = _levels(blocks[:, 6:], blocks[:, 2:6])
-    out -= 16
-    out *= _half(blocks, 0)
-
-
-def _from_q5_1(blocks: NDArray[Any], out: NDArray[Any]) -> None:
-    _from_affine(blocks, _levels(blocks[:, 8:], blocks[:, 4:8]), out)
-
-
-def _from_affine(blocks: NDArray[Any], levels: NDArray[Any], out: NDArray[Any]) -> None:
-    import numpy as np
-
-    scale, least = _half(blocks, 0), _half(blocks, 2)
-    out[:] = levels
-    out *= scale
-    out += least
-    # Which of two NaNs a sum becomes depends on how many elements are added at once, so use one NaN for all.
-    if not (np.isfinite(scale).all() and np.isfinite(least).all()):
-        out[np.isnan(out)] = np.nan
-
-
-def _half(blocks: NDArray[Any], position: int) -> NDArray[Any]:
-    halves: NDArray[Any] = blocks[:, position : position + 2].copy().view("<f2").astype("<f4")
-    return halves
-
-
-def _levels(nibbles: NDArray[Any], fifth: NDArray[Any] | None = None) -> NDArray[Any]:
-    import numpy as np
-
-    levels = np.empty((len(nibbles), BLOCK), "u1")
-    np.bitwise_and(nibbles, np.uint8(15), out=levels[:, :16])
-    np.right_shift(nibbles, np.uint8(4), out=levels[:, 16:])
-    if fifth is not None:
-        levels |= np.unpackbits(fifth, axis=1, bitorder="little") << np.uint8(4)
-    return levels
-
-
 _QUANTISE: Final[dict[str, Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], bool]]] = {
     "Q8_0": _q8_0,
     "Q5_1": _q5_1,
     "Q5_0": _q5_0,
     "Q4_1": _q4_1,
     "Q4_0": _q4_0,
-}
-_DEQUANTISE: Final[dict[str, Callable[[NDArray[Any], NDArray[Any]], None]]] = {
-    "Q8_0": _from_q8_0,
-    "Q5_1": _from_q5_1,
-    "Q5_0": _from_q5_0,
-    "Q4_1": _from_q4_1,
-    "Q4_0": _from_q4_0,
 }
 QUANTISED: Final = tuple(_QUANTISE)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
 from converter.errors import OutputError
-from converter.formats.gguf.blocks import Encoding, quantised
+from converter.formats.gguf.blocks import quantised
+from converter.formats.gguf.encodings import Encoding
 from converter.formats.gguf.keys import packed_text, scalar
 from converter.formats.gguf.metadata import SPLIT_COUNT, SPLIT_NUMBER, SPLIT_TENSORS
 from converter.formats.marks import GGUF_MAGIC

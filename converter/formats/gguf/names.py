@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import LayoutError, UnsupportedError
@@ -36,18 +37,26 @@ def canonical(catalogue: Catalogue) -> Catalogue:
         return catalogue
     rows = {row.gguf: row for row in known.row_table if row.gguf}
     prefix = known.prefixes[-1]
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in catalogue.items():
+
+    def ours(name: str) -> tuple[str, bool]:
+        """The family's name for a tensor, and whether its matrix lies transposed there."""
         number = name.split(".")[1] if name.startswith("blk.") else ""
         row = rows.get(name.replace(f"blk.{number}.", "blk.{layer}.", 1) if number.isdecimal() else name)
-        if row is None:
-            tensors[name] = tensor
-        else:
-            ours = row.named(prefix).replace("{layer}", number)
-            tensors[ours] = tensor.t() if row.gguf_transposed else tensor
-    if len(tensors) != len(catalogue):
+        return (name, False) if row is None else (row.named(prefix).replace("{layer}", number), row.gguf_transposed)
+
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in catalogue.items():
+        there, transposed = ours(name)
+        tensors[there] = tensor.t() if transposed else tensor
+    unsupported = []
+    for other in catalogue.unsupported:
+        there, transposed = ours(other.name)
+        shape = other.shape[::-1] if transposed and other.shape is not None else other.shape
+        unsupported.append(replace(other, name=there, shape=shape))
+    if len(tensors.keys() | {other.name for other in unsupported}) != len(catalogue) + len(unsupported):
         raise LayoutError(f"`{catalogue.location}` holds a tensor by its name here and by its name there")
-    return catalogue.with_tensors(tensors, catalogue.storages).with_origin(config=_config(catalogue, known))
+    changed = replace(catalogue, tensors=tensors, unsupported=tuple(unsupported))
+    return changed.with_origin(config=_config(catalogue, known))
 
 
 def tokenizer(catalogue: Catalogue) -> Tokenizer | None:

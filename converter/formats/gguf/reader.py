@@ -13,8 +13,8 @@ from typing import Final
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError
-from converter.formats.gguf.blocks import BLOCK, BY_ID, QUANTISED, Encoding, dequantise
 from converter.formats.gguf.cursor import Cursor
+from converter.formats.gguf.encodings import BY_ID, Encoding, title, way_out
 from converter.formats.gguf.metadata import ALIGNMENT, read_keys
 from converter.formats.marks import GGUF, GGUF_MAGIC
 from converter.io.source import STEP, Derived, Source
@@ -54,8 +54,8 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     alignment = said.get("general.alignment", ALIGNMENT)
     infos = _infos(cursor, tensors)
     contents = _Contents(source, shard, cursor.position, alignment)
-    for info in infos:
-        contents.add(info)
+    for info, following in zip(infos, [*infos[1:], None], strict=False):
+        contents.add(info, following)
     return Catalogue(
         contents.tensors,
         Origin(source.name, GGUF, (File(source.name, source.size),), (source,)),
@@ -72,24 +72,26 @@ class _Decoded(Derived):
     def __init__(self, source: Source, offset: int, elements: int, encoding: Encoding) -> None:
         super().__init__(source, source.name, elements * F32.itemsize)
         self._offset, self._encoding = offset, encoding
+        self._block = encoding.block * F32.itemsize  # bytes of a block's elements
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
         import numpy as np
 
-        block, done = BLOCK * F32.itemsize, 0  # bytes
+        from converter.formats.gguf.decoding import dequantise
+
+        block, done = self._block, 0
         while done < len(buffer):
             first, inside = divmod(offset + done, block)
             count = min(-(-(inside + len(buffer) - done) // block), STEP // block)
             encoded = self.base.read(self._offset + first * self._encoding.nbytes, count * self._encoding.nbytes)
-            values = np.empty(count * BLOCK, "<f4")
+            values = np.empty(count * self._encoding.block, "<f4")
             dequantise(np.frombuffer(encoded, "u1"), self._encoding, values)
             piece = values.view("u1").data[inside : inside + len(buffer) - done]
             buffer[done : done + len(piece)] = piece
             done += len(piece)
 
     def _base_range(self, offset: int, size: int) -> tuple[int, int]:
-        block = BLOCK * F32.itemsize  # bytes
-        first, last = offset // block, -(-(offset + size) // block)
+        first, last = offset // self._block, -(-(offset + size) // self._block)
         return self._offset + first * self._encoding.nbytes, (last - first) * self._encoding.nbytes
 
 
@@ -140,8 +142,8 @@ class _Contents:
         self._next: int | None = 0  # where the next tensor must start; None after a tensor of unknown size
         self._least = 0
 
-    def add(self, info: _Info) -> None:
-        """Check a tensor's entry, and give the tensor its place."""
+    def add(self, info: _Info, following: _Info | None) -> None:
+        """Check a tensor's entry, and give the tensor its place. A type that is not known ends where the next tensor starts."""
         name, elements = info.name, math.prod(info.shape)
         encoding = BY_ID.get(info.ggml)
         if elements >= 1 << 63 or max(info.shape, default=0) >= 1 << 63:
@@ -164,7 +166,8 @@ class _Contents:
             )
         self._least = info.offset + _padded(nbytes, self._alignment)
         self._next = None if encoding is None else self._least
-        self._keep(info, encoding, elements, nbytes)
+        end = self._source.size - self._start if following is None else following.offset
+        self._keep(info, encoding, nbytes if encoding is not None else max(0, end - info.offset))
 
     def problems(self) -> list[str]:
         """Say what is unusual, though all tensors can be read."""
@@ -174,18 +177,18 @@ class _Contents:
             found.append(f"`{self._source.name}` has {beyond:,} bytes after its last tensor")
         return found
 
-    def _keep(self, info: _Info, encoding: Encoding | None, elements: int, nbytes: int) -> None:
+    def _keep(self, info: _Info, encoding: Encoding | None, nbytes: int) -> None:
         source, start = self._source, self._start + info.offset
-        if encoding is not None and encoding.name in DTYPES:
+        if encoding is None:
+            other = Unsupported(info.name, "quantised", title(info.ggml), info.shape, nbytes, way_out(info.ggml))
+            self.unsupported.append(other)
+            return
+        if encoding.name in DTYPES:
             dtype = DTYPES[encoding.name]
             storage = Storage(source, start, nbytes, info.name, self._shard)
-        elif encoding is not None and encoding.name in QUANTISED:
-            dtype, decoded = F32, _Decoded(source, start, elements, encoding)
-            storage = Storage(decoded, 0, decoded.size, info.name, self._shard, encoding=encoding.name)
         else:
-            name = encoding.name if encoding is not None else f"ggml type {info.ggml}"
-            self.unsupported.append(Unsupported(info.name, "quantised", name, info.shape))
-            return
+            dtype, decoded = F32, _Decoded(source, start, math.prod(info.shape), encoding)
+            storage = Storage(decoded, 0, decoded.size, info.name, self._shard, encoding=encoding.name)
         self.tensors[info.name] = Tensor(dtype, info.shape, row_major(info.shape), 0, storage)
 
 

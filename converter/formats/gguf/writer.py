@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from converter.dtypes import F32
 from converter.errors import ManifestError, ModelError, UnsupportedError
 from converter.formats.format import VALUES, Options, Planned
-from converter.formats.gguf.blocks import BY_NAME, Encoding
+from converter.formats.gguf.encodings import BY_NAME, Encoding
 from converter.formats.gguf.files import Written, planned_files
 from converter.formats.gguf.keys import Packed, array, json_value, scalar, string, strings
 from converter.formats.gguf.metadata import ALIGNMENT, SPLIT, Keys
