@@ -52,16 +52,21 @@ def inspect(
     filter: str | None = None,
     sort: Sort | None = None,
     stats: bool = False,
+    context: int | None = None,
     root: str | None = None,
     ema: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Report what a checkpoint is and what it holds. `filter` is a glob on names; `stats` reads every tensor."""
+    """Report what a checkpoint is and what it holds. `filter` is a glob on names; `stats` reads every tensor.
+
+    `context` is the number of tokens for which the memory of llama.cpp is reported.
+    """
     from converter.inspection import report
 
     report.check_words(sort)
+    check_count("context", context)
     with _opened(source, root, ema) as catalogue:
-        return report.inspect(catalogue, filter=filter, sort=sort, stats=stats, progress=progress)
+        return report.inspect(catalogue, filter=filter, sort=sort, stats=stats, context=context, progress=progress)
 
 
 def convert(

@@ -62,6 +62,11 @@ def nbytes_text(nbytes: int) -> str:
     return f"{size / 1000:.1f} EB"
 
 
+def as_code(text: str, width: int = 300) -> str:
+    """Text as code of Markdown, escaped so that it means nothing there, or in a table."""
+    return "`" + safe_text(text, width).replace("`", "'").replace("|", "/") + "`"
+
+
 def _escaped(character: str) -> str:
     category = unicodedata.category(character)
     escaped = category in _ESCAPED or (category == "Zs" and character != " ")

@@ -25,6 +25,34 @@ VALUES: Final = "training."
 Finding = tuple[str, str, str]  # something wrong with the files beside the weights: name, what, sentence
 
 
+class Key(NamedTuple):
+    """Something that a file says about itself. Of an array, `value` has the first elements, and `length` counts all."""
+
+    name: str
+    type: str
+    value: Any
+    length: int | None
+
+
+class Words(NamedTuple):
+    """The tokenizer inside a file: counts, ids of special tokens by what they are for, and whether it has a chat template."""
+
+    kind: str
+    pre: str
+    tokens: int
+    merges: int
+    special: Mapping[str, int]
+    template: bool
+
+
+class Cache(NamedTuple):
+    """What a program keeps for a context of so many tokens, in bytes; if it is not `exact`, it may be less."""
+
+    context: int
+    nbytes: int
+    exact: bool
+
+
 class Portion(NamedTuple):
     """Which of the files of a model a file is, by what it says itself: `number`, from 1, of `parts`.
 
@@ -111,6 +139,18 @@ class Planner(Protocol):
         ...
 
 
+def _texts(catalogue: Catalogue) -> Iterator[Key]:
+    return (Key(name, "string", text, None) for name, text in catalogue.metadata.items())
+
+
+def _no_words(catalogue: Catalogue) -> Words | None:
+    return None
+
+
+def _no_cache(catalogue: Catalogue, context: int | None) -> Cache | None:
+    return None
+
+
 def _whole(catalogue: Catalogue) -> Portion | None:
     return None
 
@@ -150,7 +190,8 @@ class Format:
     Reading. `matches` looks at the first HEAD bytes of a file; `read` reads one; `endings` are the endings of its
     files' names, and the first is the one that is written. `is_folder` looks at a folder, `read_folder` reads one.
     `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
-    file is; None if it is a whole one.
+    file is; None if it is a whole one. `keys` are what a file says about itself, `words` what it says about its tokenizer,
+    and `cache` is what the program that runs it needs besides the weights.
 
     Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes. `shard` is how many bytes of
     tensors a file in a folder has at most. `whole_folder`: an output is always a folder. `values`: its metadata have a place
@@ -177,6 +218,9 @@ class Format:
     read_folder: FolderReader | None = None
     canonical: Callable[[Catalogue], Catalogue] = _as_it_is
     portion: Callable[[Catalogue], Portion | None] = _whole
+    keys: Callable[[Catalogue], Iterator[Key]] = _texts
+    words: Callable[[Catalogue], Words | None] = _no_words
+    cache: Callable[[Catalogue, int | None], Cache | None] = _no_cache
     plan: Planner | None = None
     dtypes: tuple[str, ...] = ()
     shard: int | None = None

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter import formats
+from converter.errors import UnsupportedError
 from converter.formats import uncollected
 from converter.formats.torch import PUBLISHED_WRITER
 from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.reports import inspection as reports
 from converter.text import safe_text
-from converter.words import PLAIN, PROGRAM, SORTS, check
+from converter.words import PLAIN, PROGRAM, SORTS, check, check_count
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue, Unsupported
@@ -41,13 +42,16 @@ def inspect(
     filter: str | None = None,
     sort: str | None = None,
     stats: bool = False,
+    context: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> reports.Inspection:
     """Report on a catalogue. `filter` is a glob on names, or a name as it is printed; totals keep all.
 
-    `sort` is "name" or "size" (largest first). `progress` is called with the bytes read for statistics since its last call.
+    `sort` is "name" or "size" (largest first). `context` is the number of tokens that memory is reported
+    for. `progress` is called with the bytes read for statistics since its last call.
     """
     check_words(sort)
+    check_count("context", context)
     recognition = _recognise(catalogue)
     said, findings = _verdict(catalogue)
     chosen = [(n, t) for n, t in catalogue.items() if filter is None or _fits(n, filter)]
@@ -60,6 +64,9 @@ def inspect(
     elif sort == "size":
         chosen.sort(key=lambda item: -item[1].nbytes)
     tied = catalogue.tied()
+    totals = _totals(catalogue, set(recognition.buffers) if recognition else set(), tied)
+    format = formats.of(catalogue)
+    words, memory = format.words(catalogue), _memory(catalogue, totals.nbytes, context)
     return reports.Inspection(
         source=reports.SourceReport(
             catalogue.location,
@@ -72,11 +79,15 @@ def inspect(
         model=_model(recognition) if recognition else None,
         weights=_weights(catalogue),
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
-        totals=_totals(catalogue, set(recognition.buffers) if recognition else set(), tied),
+        totals=totals,
         tied=tuple(map(tuple, tied)),
         tensors=tuple(_tensor(name, tensor, stats, progress) for name, tensor in chosen),
         others=tuple(_others(catalogue)),
         problems=tuple(_problems(catalogue, recognition)),
+        metadata=tuple(reports.KeyReport(*key) for key in format.keys(catalogue)),
+        tokenizer=None if words is None else reports.TokenizerReport(*words),
+        types=tuple(_types(catalogue, tied)),
+        memory=memory,
     )
 
 
@@ -204,6 +215,33 @@ def _totals(catalogue: Catalogue, buffers: set[str], tied: list[list[str]]) -> r
         nbytes += other.nbytes
         parameters += math.prod(other.shape) if other.shape is not None and other.name not in buffers else 0
     return reports.TotalsReport(len(catalogue) + len(catalogue.unsupported), parameters, nbytes)
+
+
+def _types(catalogue: Catalogue, tied: list[list[str]]) -> Iterable[reports.TypeReport]:
+    """The tensors by their dtypes, the one with the most bytes first."""
+    again = {name for names in tied for name in names[1:]}
+    found: dict[str, list[Tensor]] = {}
+    for name, tensor in catalogue.items():
+        if name not in again:
+            found.setdefault(tensor.storage.encoding or tensor.dtype.name, []).append(tensor)
+    sizes = {dtype: sum(map(_nbytes, tensors)) for dtype, tensors in found.items()}
+    for dtype, tensors in sorted(found.items(), key=lambda item: -sizes[item[0]]):
+        elements = sum(tensor.size * tensor.dtype.packed for tensor in tensors)
+        bits = round(8 * sizes[dtype] / elements, 4) if elements else None
+        yield reports.TypeReport(dtype, len(tensors), elements, sizes[dtype], bits)
+
+
+def _memory(catalogue: Catalogue, weights: int, context: int | None) -> reports.MemoryReport | None:
+    """What llama.cpp needs. Raises UnsupportedError if a context is asked for and the file does not say what it takes."""
+    cache = formats.of(catalogue).cache(catalogue, context)
+    if cache is not None:
+        return reports.MemoryReport(cache.context, weights, cache.nbytes, cache.exact)
+    if context is not None:
+        raise UnsupportedError(
+            f"`{catalogue.location}` does not say the sizes from which the memory for a context follows: --context is for "
+            "GGUF files of models with attention"
+        )
+    return None
 
 
 def _nbytes(tensor: Tensor) -> int:

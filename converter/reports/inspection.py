@@ -133,6 +133,55 @@ class WeightsReport:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyReport:
+    """Something that the file says about itself: a key of GGUF, or of safetensors' `__metadata__`.
+
+    `value` is a number, a truth value or a text; of an array, `value` has the first elements, and `length` counts all.
+    """
+
+    key: str
+    type: str
+    value: Any
+    length: int | None = field(default=None, metadata={"absent": "where it is None"})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerReport:
+    """The tokenizer inside the file. `special` are ids by what they are for; `template`: it has a chat template."""
+
+    kind: str
+    pre: str
+    tokens: int
+    merges: int
+    special: Mapping[str, int]
+    template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TypeReport:
+    """All tensors of one dtype; tied names count once. `bits` is how many a weight takes, on average."""
+
+    dtype: str
+    tensors: int
+    elements: int
+    nbytes: int
+    bits: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """The bytes that llama.cpp needs for a context of so many tokens: `weights`, and a `cache` of keys and values.
+
+    If the cache is not `exact`, it may be smaller, as with a sliding window.
+    """
+
+    context: int
+    weights: int
+    cache: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What `inspect` found."""
 
@@ -147,3 +196,7 @@ class Inspection:
     tensors: tuple[TensorReport, ...]
     others: tuple[OtherReport, ...]
     problems: tuple[str, ...]
+    metadata: tuple[KeyReport, ...] = ()
+    tokenizer: TokenizerReport | None = field(default=None, metadata={"absent": "where it is None"})
+    types: tuple[TypeReport, ...] = ()
+    memory: MemoryReport | None = field(default=None, metadata={"absent": "where it is None"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from converter.reports.verification import Verification, VerifiedOutput
-from converter.text import safe_text
+from converter.text import as_code
 
 _LISTED: Final = 50  # lines about one output
 
@@ -15,7 +15,7 @@ def markdown(report: Verification) -> str:
     lines = [
         f"### cerebras-tool verify: {'equal' if report.ok else 'different'}",
         "",
-        f"Source: {_code(report.source)}",
+        f"Source: {as_code(report.source)}",
         "",
         "| output | verdict | tensors | identical | converted | wrong |",
         "|---|---|---|---|---|---|",
@@ -24,7 +24,7 @@ def markdown(report: Verification) -> str:
     for output in report.outputs:
         wrong = _wrong(output)
         if wrong:
-            lines += ["", f"#### {_code(output.location)}", "", *wrong[:_LISTED]]
+            lines += ["", f"#### {as_code(output.location)}", "", *wrong[:_LISTED]]
         if len(wrong) > _LISTED:
             lines.append(f"* and {len(wrong) - _LISTED:,} more")
     return "\n".join(lines) + "\n\n"
@@ -33,18 +33,13 @@ def markdown(report: Verification) -> str:
 def _row(output: VerifiedOutput) -> str:
     tensors = output.tensors
     counts = f"{tensors.compared:,} | {tensors.identical:,} | {tensors.converted:,} | {len(_wrong(output)):,}"
-    return f"| {_code(output.location)} | {output.verdict} | {counts} |"
+    return f"| {as_code(output.location)} | {output.verdict} | {counts} |"
 
 
 def _wrong(output: VerifiedOutput) -> list[str]:
     tensors = output.tensors
     return [
-        *(f"* {_code(found.name)}: {_code(found.what)}, {_code(found.detail)}" for found in tensors.different),
-        *(f"* {_code(name)}: missing" for name in tensors.missing),
-        *(f"* {_code(name)}: unexpected" for name in tensors.unexpected),
+        *(f"* {as_code(found.name)}: {as_code(found.what)}, {as_code(found.detail)}" for found in tensors.different),
+        *(f"* {as_code(name)}: missing" for name in tensors.missing),
+        *(f"* {as_code(name)}: unexpected" for name in tensors.unexpected),
     ]
-
-
-def _code(text: str) -> str:
-    """Text escaped so that it means nothing in Markdown, or in a table of it."""
-    return "`" + safe_text(text, 300).replace("`", "'").replace("|", "/") + "`"

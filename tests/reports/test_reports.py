@@ -45,11 +45,12 @@ def documents(tmp_path: Path) -> dict[str, Any]:
     trained = open_checkpoint(write_checkpoint(tmp_path / "t.pt", trainer, {"0": floats(1, 2)}))
     carried = extract(trained, tmp_path / "trained", carry_values=True)
     convert(tiny, tmp_path / "x.gguf", dtype="q8_0")
+    gguf = open_checkpoint(tmp_path / "x.gguf")
     verified = examine(expect(tiny), [tmp_path / "x.gguf"], Options(level="inference"))
     failed = verify(tiny, [tmp_path / "x.bin"])
     lacking = verify(trained, [tmp_path / "trained"])
     return {
-        "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny))],
+        "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny), inspect(gguf))],
         "extraction": [json.loads(reports.to_json(report)) for report in (written, carried)],
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],
         "verification": [json.loads(reports.to_json(report)) for report in (verified.report, failed, lacking)],

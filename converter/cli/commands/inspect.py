@@ -29,6 +29,11 @@ def inspect(
     stats: Annotated[
         bool, typer.Option("--stats", help="Read every tensor: range, mean, deviation, NaN, SHA-256.")
     ] = False,
+    context: Annotated[
+        int | None,
+        typer.Option("--context", metavar="N", min=1, help="The memory that llama.cpp needs for N tokens (GGUF)."),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     root: Root = None,
     ema: Ema = False,
     json: Json = False,
@@ -38,6 +43,8 @@ def inspect(
     from converter import reports
     from converter.inspection import report as inspection
 
+    if json and markdown:
+        raise typer.BadParameter("--json and --markdown exclude each other")
     if source == STANDARD_INPUT:
         from converter.formats import open_source
 
@@ -49,11 +56,18 @@ def inspect(
 
         total = sum(tensor.nbytes for tensor in catalogue.values())
         with showing("reading", total, quiet=quiet or json) as progress:
-            report = inspection.inspect(catalogue, filter=filter, sort=sort, stats=True, progress=progress)
+            report = inspection.inspect(
+                catalogue, filter=filter, sort=sort, stats=True, context=context, progress=progress
+            )
     else:
-        report = inspection.inspect(catalogue, filter=filter, sort=sort)
+        report = inspection.inspect(catalogue, filter=filter, sort=sort, context=context)
     if json:
         typer.echo(reports.to_json(report))
+        return
+    if markdown:
+        from converter.cli.render.markdown import inspection as as_markdown
+
+        typer.echo(as_markdown(report, unfold=all), nl=False)
         return
     from converter.cli.render.inspection import show
 

@@ -21,15 +21,26 @@ from converter.text import nbytes_text, plural, safe_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from converter.reports.inspection import Inspection, OtherReport, TensorReport, WeightsReport
+    from converter.reports.inspection import (
+        Inspection,
+        KeyReport,
+        MemoryReport,
+        OtherReport,
+        TensorReport,
+        TokenizerReport,
+        TypeReport,
+        WeightsReport,
+    )
 
 _WIDE: Final = 110  # columns; a table this wide also shows storages
 _WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
-_TABLES: Final = (  # the heading of a table, and the roles that it lists
+TABLES: Final = (  # the heading of a table, and the roles that it lists
     ("Besides the weights:", ("beside", "averaged", "attribute")),
     ("Settings of the module:", ("setting",)),
     ("Tensors that can't be carried over:", ("unsupported",)),
 )
+_KEYS: Final = 100  # of the metadata that are shown without --all
+_SPECIAL: Final = 6  # special tokens that are named
 _CONTENT: Final = 100  # characters of a value that are shown without --all
 _VERDICTS: Final = {
     "plain": "green",
@@ -55,7 +66,7 @@ def show(found: Inspection, *, unfold: bool = False, out: Console | None = None)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for label, text in _facts(found):
+    for label, text in facts(found):
         grid.add_row(label, text)
     out.print(Padding(grid, (0, 0, 0, 2), expand=False))
     out.print()
@@ -64,7 +75,10 @@ def show(found: Inspection, *, unfold: bool = False, out: Console | None = None)
     if any(tensor.stats for tensor in found.tensors):
         out.print()
         _statistics_table(found, out)
-    for title, roles in _TABLES:
+    if found.metadata:
+        out.print()
+        _metadata_table(found.metadata, out, unfold)
+    for title, roles in TABLES:
         others = [other for other in found.others if other.role in roles]
         if others:
             out.print()
@@ -90,7 +104,7 @@ def heading(inspection: Inspection) -> str:
     return f"{name}, incomplete: {' and '.join(lacking)}"
 
 
-def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
+def facts(found: Inspection) -> Iterator[tuple[str, Text]]:
     """The facts above the table, each with its label."""
     totals = found.totals
     yield from _part(found.weights)
@@ -101,6 +115,11 @@ def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
         sizes[tensor.dtype] += tensor.nbytes
     by_dtype = ", ".join(f"{nbytes_text(n)} {dtype}" for dtype, n in sizes.most_common())
     yield "data", Text(nbytes_text(totals.nbytes) + (f" ({by_dtype})" if len(sizes) > 1 else f" {''.join(sizes)}"))
+    if found.tokenizer is not None:
+        yield "types", Text(_types(found.types))
+        yield "tokenizer", Text(_tokenizer(found.tokenizer))
+    if found.memory is not None:
+        yield "memory", Text(_memory(found.memory))
     if found.source.requests is not None and found.source.bytes_read is not None:
         yield "read", Text(f"{nbytes_text(found.source.bytes_read)} in {found.source.requests:,} requests")
     views = sum(not tensor.contiguous for tensor in found.tensors)
@@ -132,6 +151,53 @@ def _facts(found: Inspection) -> Iterator[tuple[str, Text]]:
         yield "asks for", Text(listed(said.globals, 12))
 
 
+def _types(types: Sequence[TypeReport]) -> str:
+    """Dtypes by count, and how many bits a weight takes on average."""
+    elements, nbytes = sum(one.elements for one in types), sum(one.nbytes for one in types)
+    bits = f"; {8 * nbytes / elements:.2f} bits per weight" if elements else ""
+    return ", ".join(f"{one.tensors:,} {one.dtype}" for one in types) + bits
+
+
+def _tokenizer(found: TokenizerReport) -> str:
+    kind = safe_text(found.kind, 40) + (f" ({safe_text(found.pre, 40)})" if found.pre else "")
+    merges = [plural(found.merges, "merge")] if found.merges else []
+    special = [f"{safe_text(name, 40)} {number}" for name, number in list(found.special.items())[:_SPECIAL]]
+    more = [f"{len(found.special) - _SPECIAL} more special tokens"] if len(found.special) > _SPECIAL else []
+    template = ["a chat template"] if found.template else []
+    return ", ".join([kind, plural(found.tokens, "token"), *merges, *special, *more, *template])
+
+
+def _memory(found: MemoryReport) -> str:
+    cache = ("" if found.exact else "at most ") + nbytes_text(found.cache)
+    total = nbytes_text(found.weights + found.cache)
+    return (
+        f"{total} in llama.cpp for {plural(found.context, 'token')}: {nbytes_text(found.weights)} of weights, {cache} of keys "
+        "and values, and its buffers on top"
+    )
+
+
+def value_text(key: KeyReport, width: int) -> str:
+    """The value of a key: JSON on one line, of an array its first elements."""
+    if key.length is None:
+        return safe_text(key.value if isinstance(key.value, str) else json.dumps(key.value), width)
+    first = ", ".join(json.dumps(value, ensure_ascii=False) for value in key.value)
+    more = ", …" if key.length > len(key.value) else ""
+    return safe_text(f"{key.length:,}: {first}{more}" if key.value else f"{key.length:,}", width)
+
+
+def _metadata_table(keys: Sequence[KeyReport], out: Console, unfold: bool) -> None:
+    most = len(keys) if unfold else _KEYS
+    out.print(Text("Metadata:", style="bold"))
+    table = empty_table()
+    for name in ("key", "type", "value"):
+        table.add_column(name, overflow="fold")
+    for key in keys[:most]:
+        table.add_row(*map(Text, (safe_text(key.key, 80), key.type, value_text(key, 1 << 30 if unfold else _CONTENT))))
+    out.print(indented(table))
+    if len(keys) > most:
+        out.print(Text(f"  and {len(keys) - most:,} more: give --all"))
+
+
 def _part(weights: WeightsReport) -> Iterator[tuple[str, Text]]:
     """Which part of the file is shown, where that is not all of it."""
     what = f"{weights.program or 'a whole module'}, {safe_text(weights.module)}" if weights.module else ""
@@ -145,7 +211,7 @@ def _part(weights: WeightsReport) -> Iterator[tuple[str, Text]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
     """A row of the table: one tensor, or several that differ only by the numbers in their names."""
 
     name: str
@@ -154,8 +220,13 @@ class _Line:
     last: TensorReport
 
 
-def fold(tensors: Sequence[TensorReport]) -> list[_Line]:
-    """Put tensors that differ only by the first number in their names into one line each, in the place of the first one."""
+def fold(tensors: Sequence[TensorReport], *, unfold: bool = False) -> list[Line]:
+    """Put tensors that differ only by the first number in their names into one line each, in the place of the first one.
+
+    With `unfold` each has a line of its own.
+    """
+    if unfold:
+        return [Line(tensor.name, tensor, 1, tensor) for tensor in tensors]
     groups: dict[tuple[Any, ...], list[tuple[int, TensorReport]]] = {}
     for tensor in tensors:
         number, around = numbered(tensor.name)
@@ -164,15 +235,15 @@ def fold(tensors: Sequence[TensorReport]) -> list[_Line]:
     lines = []
     for (around, *_), members in groups.items():
         if len(members) == 1 or len(around) == 1:
-            lines += [_Line(tensor.name, tensor, 1, tensor) for _, tensor in members]
+            lines += [Line(tensor.name, tensor, 1, tensor) for _, tensor in members]
         else:
             name = together(around, (number for number, _ in members))
-            lines.append(_Line(name, members[0][1], len(members), members[-1][1]))
+            lines.append(Line(name, members[0][1], len(members), members[-1][1]))
     return lines
 
 
 def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
-    lines = [_Line(t.name, t, 1, t) for t in found.tensors] if unfold else fold(found.tensors)
+    lines = fold(found.tensors, unfold=unfold)
     strided = any(not line.first.contiguous for line in lines)
     # In other formats a storage is the tensor itself.
     wide = out.width >= _WIDE and formats.named(found.source.format).pickled
@@ -208,7 +279,7 @@ def _common(names: Iterable[str]) -> str:
     return prefix if _WORDS.fullmatch(prefix) else ""
 
 
-def _storage(line: _Line) -> str:
+def _storage(line: Line) -> str:
     ends = [line.first] if line.count == 1 else [line.first, line.last]
     named = [(f"{end.shard}/" if end.shard is not None else "") + safe_text(end.storage, 24) for end in ends]
     return " … ".join(named)
@@ -241,13 +312,13 @@ def _others_table(title: str, others: Sequence[OtherReport], out: Console, unfol
     for name in ("name", "is", "value"):
         table.add_column(name, overflow="fold")
     for other in others[:most]:
-        table.add_row(*map(Text, (safe_text(other.name), safe_text(other.kind), _value(other, unfold))))
+        table.add_row(*map(Text, (safe_text(other.name), safe_text(other.kind), other_text(other, unfold))))
     out.print(indented(table))
     if len(others) > most:
         out.print(Text(f"  and {len(others) - most:,} more: give --all"))
 
 
-def _value(other: OtherReport, unfold: bool) -> str:
+def other_text(other: OtherReport, unfold: bool) -> str:
     """What something is: how many tensors it holds, a small value, or a few words."""
     if other.tensor_count and other.tensors != ("",):
         held = f"{plural(other.tensor_count, 'tensor')}, {nbytes_text(other.nbytes)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ SPLIT_COUNT: Final = "split.count"
 SPLIT_TENSORS: Final = "split.tensors.count"
 SPLIT: Final = frozenset((SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS))
 _BY_ID: Final = {number: (name, struct.Struct(packed)) for name, (number, packed) in TYPES.items()}
+_F32: Final = struct.Struct("<f")
 _KEY: Final = 65535  # bytes, according to the specification
 
 
@@ -124,6 +126,14 @@ def portion(catalogue: Catalogue) -> Portion | None:
     said = [catalogue.metadata.get(key) for key in (SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)]
     number, count, tensors = (value if type(value) is int else None for value in said)
     return Portion((number or 0) + 1, count, tensors) if count is not None and count > 1 else None
+
+
+def shortest(value: float) -> float:
+    """The number with the fewest digits that becomes the same F32: 1e-05, not 9.999999747378752e-06."""
+    if not math.isfinite(value):
+        return value
+    texts = (f"{value:.{digits}g}" for digits in range(1, 10))
+    return next((float(text) for text in texts if _F32.pack(float(text)) == _F32.pack(value)), value)
 
 
 def _scalar(cursor: Cursor, type: int, what: str) -> Any:

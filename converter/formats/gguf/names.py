@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import LayoutError, UnsupportedError
-from converter.formats.gguf.metadata import Array
+from converter.formats.gguf.metadata import Array, shortest
 from converter.models import families as registry
 from converter.models.vocabulary import Tokenizer
 
@@ -87,7 +86,9 @@ def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
     for row in known.metadata:
         value = metadata.get(row.key, known.setting(row.value, {}))
         if value is not None:
-            config[known.config_key(row.value)] = _shortest(value) if row.type == "f32" else value
+            config[known.config_key(row.value)] = (
+                shortest(value) if row.type == "f32" and type(value) is float else value
+            )
     for parameter in known.row_table:
         found = catalogue.get(parameter.gguf or "") if parameter.gguf == _EMBEDDING else None
         if found is not None and found.shape:
@@ -100,11 +101,3 @@ def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
             raise UnsupportedError(f"`{catalogue.location}` says `{key}` is {value!r}, which no config.json can hold")
     config["tie_word_embeddings"] = "output.weight" not in catalogue
     return config
-
-
-def _shortest(value: Any) -> Any:
-    """The number with the fewest digits that becomes the same F32: 1e-05, not 9.999999747378752e-06."""
-    if type(value) is not float or not 0 < value < 1:
-        return value
-    texts = (f"{value:.{digits}g}" for digits in range(1, 10))
-    return next((float(text) for text in texts if struct.pack("<f", float(text)) == struct.pack("<f", value)), value)
