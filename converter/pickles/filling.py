@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from converter.errors import ConverterError, LimitError, PickleError
-from converter.pickles.leniency import Note, sets_nothing
+from converter.pickles.leniency import MISTAKES, Note, sets_nothing
 from converter.pickles.opcodes import NAMES
 from converter.pickles.value_rows import copied, plain_attributes
 from converter.pickles.values import ODD, Dict, Opaque, Value
@@ -28,12 +28,17 @@ class Filling:
         self.used = used
         self.called = called
         self.note = note
-        self.size = self.copied = 0
+        self.size = self.copied = self.mistakes = 0
 
     def refuse(self, at: int, error: ConverterError) -> None:
         """Raise the error in a strict run. A lenient run notes it and goes on as some unpickler does."""
         if self.note is None:
             raise error
+        self.mistakes += 1
+        if self.mistakes > MISTAKES:
+            most = LimitError(f"more than {MISTAKES:,} mistakes before byte {at:,}: what follows was not run")
+            self.note(at, most, True)
+            raise most
         self.note(at, error, False)
 
     def copy(self, count: int, at: int) -> None:
@@ -79,11 +84,11 @@ class Filling:
 
     def build(self, target: Any, state: object, at: int) -> None:
         """Note the state that BUILD would set on a value."""
-        if type(state) is Dict:
+        if type(state) is Dict and state:
             self.copy(len(state), at)
         if type(target) is Dict:
             target.state = state
-            if not plain_attributes(state):
+            if state and not plain_attributes(state):
                 self.odd("collections", "OrderedDict", at)
         elif type(target) is Value:
             known = target.row.states(target, state)

@@ -65,6 +65,8 @@ class Plainly:
             raise _NotPlainError
         if value is None or type(value) is bool:
             return value
+        if type(value) is tuple or type(value) is list:
+            return [self._plain(inner, depth - 1) for inner in value]
         if type(value) is str:
             return self._text(value)
         if type(value) is int:
@@ -75,8 +77,6 @@ class Plainly:
             return _number(value)
         if type(value) is Dict:
             return self._object(value, depth)
-        if type(value) in (list, tuple):
-            return [self._plain(inner, depth - 1) for inner in value]
         if type(value) is TableEntry and isinstance(value.value, Dtype):
             return self._text(describe(value))
         if type(value) is Value:

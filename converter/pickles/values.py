@@ -110,12 +110,12 @@ class Value(Opaque):
 
     __slots__ = ("checked", "row")
 
+    checked: object
+
     def __init__(self, row: ValueRow, args: tuple[Any, ...]) -> None:
         # As Opaque's, whose call takes longer than all the rest.
-        self.module, self.name, self.args, self.how = row.module, row.name, args, ""
-        self.callee = self.kwargs = self.state = self.items = None
-        self.row = row
-        self.checked: object = None
+        self.module, self.name, self.args, self.how, self.row = row.module, row.name, args, "", row
+        self.callee = self.kwargs = self.state = self.items = self.checked = None
 
 
 class PersistentId:

@@ -28,7 +28,8 @@ def inside(node: object) -> Iterator[tuple[str, Any]]:
             yield str(index), inner
     elif type(node) is Opaque or type(node) is Value:
         for inner in (node.callee, node.args, node.kwargs, *(node.state or ())):
-            yield "", inner
+            if inner:
+                yield "", inner
         if type(node.items) is Dict:
             yield from inside(node.items)
         else:

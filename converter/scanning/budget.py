@@ -10,6 +10,8 @@ from converter.limits import limits
 
 _ROOM: Final = 64 << 20  # bytes that any compressed file may inflate to, however small it is
 _RATIO: Final = 100  # times its size that it may inflate to in addition: weights shrink by a tenth, text to a tenth
+_ANYWAY: Final = 1000  # pickles that any file may have, however small they are
+_USUAL: Final = 64  # bytes that each further pickle has on average: it takes as much time as they do
 _SPARE: Final = 16 << 20  # bytes that may be read after the headers of any broken archive, however small it is
 
 
@@ -18,6 +20,7 @@ class Budget:
     """What was spent on one file, and what the limits leave."""
 
     pickles: int = 0  # listed so far
+    texts: int = 0  # run so far, because they may be pickles
     run_nbytes: int = 0  # bytes of pickles that were run
     salvage_nbytes: int = 0  # bytes read after the headers of a broken archive
     inflated_nbytes: int = 0  # bytes that compressed data inflated to
@@ -26,6 +29,16 @@ class Budget:
     def pickle_nbytes(self) -> int:
         """How many bytes of pickles may still be run."""
         return limits().pickle_bytes - self.run_nbytes
+
+    @property
+    def most_pickles(self) -> int:
+        """How many pickles, and texts that may be pickles, are run for one file."""
+        return min(limits().scan_pickles, _ANYWAY + self.run_nbytes // _USUAL)
+
+    @property
+    def pickles_left(self) -> int:
+        """How many of them may still be run."""
+        return self.most_pickles - self.pickles - self.texts
 
     def inflate(self, nbytes: int, size: int) -> None:
         """Count the bytes that a compressed file of `size` bytes inflates to. Raises LimitError if they are too many for it."""

@@ -58,31 +58,41 @@ class Findings:
 
     def add(self, finding: FindingReport) -> None:
         """Add a finding as `report` does."""
-        self.worst = max(self.worst, VERDICTS.index(RULES[finding.rule].verdict))
-        if len(self.findings) >= limits().scan_findings:
-            self.unlisted += 1
-        elif finding not in self.findings[-50:] and (
+        if not self.fits(finding.rule):
+            return
+        if finding not in self.findings[-50:] and (
             finding.place or all(finding.message != known.message for known in self.findings)
         ):
             self.findings.append(finding)
+
+    def fits(self, rule: str) -> bool:
+        """Count a finding of this rule for the verdict, and return whether there is room to list it."""
+        self.worst = max(self.worst, VERDICTS.index(RULES[rule].verdict))
+        if len(self.findings) < limits().scan_findings:
+            return True
+        self.unlisted += 1
+        return False
 
     def judge(self, named: GlobalReport, place: str) -> None:
         """Report what is wrong with a global that a pickle names."""
         if named.known:
             return
-        path = f"{named.module}.{named.name}"
         if named.danger is None:
             self.accepted += named.accepted is not None
             self.unaccepted += named.accepted is None
+        rule = "unknown-global" if named.danger is None else "dangerous-global"
+        if not self.fits(rule):  # a file may name very many
+            return
+        path = f"{named.module}.{named.name}"
+        if named.danger is None:
             known = library(named.module)
             words = known.words if known is not None else "a checkpoint of tensors does not need it"
-            outside = f"{path} is outside the closed table: {words}"
+            message = f"{path} is outside the closed table: {words}"
             if named.name.endswith(ODD):
-                outside = f"{path} is a call with arguments, or a state, that are not known to be harmless"
-            rule, message = "unknown-global", outside
+                message = f"{path} is a call with arguments, or a state, that are not known to be harmless"
         else:
             source = f" ({named.evidence})" if named.evidence else ""
-            rule, message = "dangerous-global", f"{path} {named.danger} when the file is unpickled{source}"
+            message = f"{path} {named.danger} when the file is unpickled{source}"
         self.add(
             FindingReport(
                 rule, RULES[rule].level, message, place, named.byte, path, named.call, named.package, named.accepted

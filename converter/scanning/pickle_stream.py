@@ -22,7 +22,6 @@ from converter.errors import (
     LimitError,
     PickleError,
     TruncatedPickleError,
-    UnsupportedError,
 )
 from converter.formats import uncollected
 from converter.io.source import Memory, Source
@@ -31,11 +30,7 @@ from converter.pickles.arguments import is_harmless
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 from converter.pickles.opcodes import (
-    EXT1,
-    EXT2,
-    EXT4,
     FIXED_WIDTHS,
-    NAMES,
     OPCODES,
     STOP,
     Refuse,
@@ -55,15 +50,16 @@ _FEW: Final = 6  # opcodes in a row that binary data does not start with by chan
 _SHORT: Final = 10  # characters; a text this short holds no pickle
 _HEAD: Final = 512  # bytes that show whether data is text
 _TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\n\v\f\r"
-_EXTENSIONS: Final = (EXT1, EXT2, EXT4)
 _CALLS: Final = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ", "BUILD", "EXT1", "EXT2", "EXT4")
 _CALLS_WITHOUT_ARGUMENT: Final = frozenset(
     OPCODES[name][0] for name in _CALLS if not FIXED_WIDTHS.get(OPCODES[name][1], 1)
 )
+_CALL_WITH_ARGUMENT: Final = re.compile(rb"i[^\n]*+\n[^\n]*+\n|\x82.|\x83..|\x84.{4}", re.DOTALL).match
 _AT_A_TIME: Final = 10_000  # opcodes that are passed over in one match
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*")
 _SPELLED: Final = re.compile(rb"[ci][A-Za-z_][\w.]{0,60}\n[A-Za-z_][\w.]{0,60}\n")  # GLOBAL and INST, as text
 _BASE64: Final = re.compile(rb"(?:gA[A-Za-z0-9+/]|[YK][A-Za-z0-9+/]{2})[A-Za-z0-9+/\s]{9,}+={0,2}")
+_NAMING: Final = re.compile(rb"[ci\x82-\x84\x93]|gA|[YK][A-Za-z0-9+/]{2}")  # an opcode that names a global, or base64
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +125,7 @@ class PickleStream:
         unproven: list[PickleRun] = []  # runs that prove nothing: a text that starts with `N.` can be run, too
         framed = False  # whether the bytes after a frame that reaches past its pickle were looked at
         while position < source.size and (most is None or count + len(unproven) < most):
-            if self.budget.pickles + len(unproven) >= limits().scan_pickles:
+            if len(unproven) >= self.budget.pickles_left:
                 self.cut, self.end = position, source.size
                 return
             found = self.run_at(position)
@@ -238,17 +234,14 @@ def run_pickle(data: bytes, start: int, total: int | None = None, table: Table =
     except ConverterError as last:
         reached = errors[-1][0] if errors else len(data)
         errors.append((reached, _let_go(last)))
-    counts, texts, reached = [0] * 256, [], reached if end is None else end
+    counts, texts, reached = [0] * 256, dict[bytes, int](), reached if end is None else end
     with suppress(ConverterError):
         for code, argument, at in noteworthy(data, start, refuse=_let_pass, total=total):
             if at > reached:
                 break
             counts[code] += 1
             if argument is not None and (raw := _pickle_in(argument)):
-                texts.append((at, raw))
-            if code in _EXTENSIONS and len(notes) < most:
-                which = f"{NAMES[code]} at byte {at:,} names a global by a number, whose meaning the file does not hold"
-                notes.append((at, UnsupportedError(which)))
+                texts.setdefault(raw, at)
     if apart:
         listed = {at for at, _ in calls}
         with suppress(ConverterError), uncollected():
@@ -259,7 +252,8 @@ def run_pickle(data: bytes, start: int, total: int | None = None, table: Table =
     return PickleRun(
         start, end, used, calls, errors[0][1] if errors else None, reached,
         {name: counts[OPCODES[name][0]] for name in _CALLS if counts[OPCODES[name][0]]},
-        texts, tensors, _decoded(data, start, total, errors), errors[0][0] if errors else start, notes, framed,
+        [(at, text) for text, at in texts.items()], tensors, _decoded(data, start, total, errors),
+        errors[0][0] if errors else start, notes, framed,
     )  # fmt: skip
 
 
@@ -308,14 +302,19 @@ def noteworthy(
     """
     start = position
     while True:
-        while (end := _PASS_OVER(data, position).end()) != position:  # type: ignore[union-attr]
+        while (end := _PASS_OVER(data, position).end()) - position >= _AT_A_TIME:  # type: ignore[union-attr]
             position = end
+        position = end
         if position == len(data):
             return
         code = data[position]
         if code in _CALLS_WITHOUT_ARGUMENT:
             yield code, None, position
             position += 1
+            continue
+        if (call := _CALL_WITH_ARGUMENT(data, position)) is not None:
+            yield code, None, position
+            position = call.end()
             continue
         here = decode(data, position, start=start, refuse=refuse or strictly, total=total)
         code, argument, at = next(here)
@@ -338,7 +337,12 @@ def _passing_over() -> Callable[[bytes, int], re.Match[bytes] | None]:
                          (("BINUNICODE", "BINBYTES", "BINSTRING"), b"\0\0\0")):  # fmt: skip
         those = b"".join(re.escape(bytes([OPCODES[name][0]])) for name in names)
         choices += [b"[" + those + b"]" + re.escape(bytes([length])) + zeros + rest for length, rest in short]
-    choices += [b"c[^\n]*+\n[^\n]*+\n", b"[ILFgp][^\n]*+\n"]
+    choices += [
+        b"c[^\n]*+\n[^\n]*+\n",
+        b"[ILFgp][^\n]*+\n",
+        b"V[^\n]{0,%d}+\n" % _SHORT,
+        b"S[^\n]{0,%d}+\n" % (_SHORT + 2),
+    ]
     # So many at a time, because each takes memory until the match ends. A possessive repeat would take none, but Python
     # before 3.11.5 runs those of groups wrongly.
     return re.compile(b"(?:" + b"|".join(choices) + b"){0,%d}" % _AT_A_TIME, re.DOTALL).match
@@ -357,7 +361,7 @@ def _pickle_in(text: str | bytes) -> bytes | None:
         except UnicodeEncodeError:
             return None
     if text[0] == 0x80:
-        return text if text[1] <= 5 else None
+        return text if text[1] <= 5 and _NAMING.search(text) else None
     if _SPELLED.search(text, 0, 4096):
         return text
     if _BASE64.fullmatch(text.rstrip()):
@@ -365,5 +369,5 @@ def _pickle_in(text: str | bytes) -> bytes | None:
             raw = base64.b64decode(text)
         except (binascii.Error, ValueError):
             return None
-        return raw if raw[:1] == b"\x80" or _SPELLED.search(raw, 0, 4096) else None
+        return raw if (raw[:1] == b"\x80" and _NAMING.search(raw)) or _SPELLED.search(raw, 0, 4096) else None
     return None

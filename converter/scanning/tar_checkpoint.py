@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.errors import ConverterError, FormatError, TruncatedPickleError
 from converter.formats.torch.reader import storage_dtype
 from converter.io.source import Window
-from converter.limits import limits
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 from converter.scanning.pickle_stream import run_pickle
@@ -59,9 +58,8 @@ def look(walker: Walker, source: Source, place: Place, raw: Raw) -> None:
                 break
             size = min(more, max(found.error.needs, 16 * size))
         walker.budget.run_nbytes += found.reached
-        if walker.budget.pickles >= limits().scan_pickles:
-            message = f"more than {limits().scan_pickles:,} pickles"
-            walker.findings.report("not-looked-into", message, place.name, position)
+        if walker.budget.pickles_left <= 0:
+            walker.cut(place, position)
             return
         at = Place(f"{place.name}, byte {position:,}", place.depth, place.claim)
         walker.add(found, Window(source, position, source.size - position), at)

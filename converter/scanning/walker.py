@@ -278,9 +278,15 @@ class Walker:
                 return end
             self.add(found, source, place)
         if stream.cut is not None:
-            message = f"more than {limits().scan_pickles:,} pickles"
-            self.findings.report("not-looked-into", message, place.name, stream.cut)
+            self.cut(place, stream.cut)
         return stream.end
+
+    def cut(self, place: Place, position: int) -> None:
+        """Report that the pickles from `position` on are too many."""
+        most = self.budget.most_pickles
+        few = "" if most == limits().scan_pickles else ", with so few bytes each"
+        message = f"more than {most:,} pickles{few}: what follows was not looked into"
+        self.findings.report("not-looked-into", message, place.name, position)
 
     def add(
         self, found: PickleRun, source: Source, place: Place, known: frozenset[tuple[str, str]] = frozenset()
@@ -315,6 +321,10 @@ class Walker:
             if place.depth >= limits().scan_nesting:
                 self.findings.report("not-looked-into", f"a pickle inside {place.depth} others", name, at)
                 break
+            if self.budget.pickles_left <= 0:
+                self.cut(place, at)
+                break
+            self.budget.texts += 1
             inside = Memory(text, name)
             inner = PickleStream(inside, self.budget, Claim.DATA).run_at(0)
             if inner.plausible or (inner.error is None and inner.texts):

@@ -24,6 +24,7 @@ def utf8(words: str) -> bytes:
 STORAGE = b"(" + utf8("storage") + b"ctorch\nFloatStorage\n" + utf8("0") + utf8("cpu") + b"K\1tQ"
 REBUILD = b"ctorch._utils\n_rebuild_tensor\n"
 TENSOR = REBUILD + b"(" + STORAGE + b"K\0))tR"
+SURROGATES = b"X" + struct.pack("<I", 6000) + "\ud800".encode("utf-8", "surrogatepass") * 2000
 INTEGER = b"\x8b" + struct.pack("<i", 1000) + b"\x7f" * 1000
 
 
@@ -103,6 +104,20 @@ PICKLES: dict[str, Bytes] = {
     "subclasses": called(b"torch._tensor\n_rebuild_from_type_v2\n", lambda _: b"(" + REBUILD + b"ctorch\nTensor\n" + b"(" + STORAGE + b"K\0))tNt"),
     "tensors": called(b"torch._utils\n_rebuild_tensor\n", lambda _: b"(" + STORAGE + b"K\0))t"),
     "mentions of a storage": repeated(b"h\0Q", b"](" + STORAGE[:-1] + b"q\0Q"),
+    "texts that are pickles": repeated(b"C\x0c\x80\2]]]]]]]]]."),
+    "texts that name a global": numbered(lambda number: utf8(f"\x80\2ca{number}\na\n.")),
+    "globals by texts that are no text": repeated(b"h\0h\1\x930", SURROGATES + b"q\x000" + SURROGATES + b"q\x010", b"N."),
+    "calls of a global with a short name": repeated(b")R", b"cos\nx\n", b"."),
+    "states of an OrderedDict (BUILD)": repeated(b"}b", b"ccollections\nOrderedDict\n)R", b"."),
+    "protocols": repeated(b"\x80\4", after=b"N."),
+    "numbers of globals (EXT1)": repeated(b"\x82\1"),
+    "numbers of globals (EXT4)": numbered(lambda number: b"\x84" + struct.pack("<I", number)),
+    "integers as only C reads them": repeated(b"I0x1\n"),
+    "broken escapes": repeated(b"S'\\x'\n"),
+    "instances, each of another class": numbered(lambda number: b"(ia\n%d\n" % number),
+    "values across the end of a frame": repeated(b"N0", b"\x95" + struct.pack("<Q", 3) + b"X\1\0\0\0a0", b"N."),
+    "calls across the end of a frame": repeated(b")R", b"\x95" + struct.pack("<Q", 3) + b"X\1\0\0\0a0cos\nx\n", b"."),
+    "dtypes of numpy": called(b"numpy\ndtype\n", lambda _: b"(" + utf8("f8") + b"\x89\x88t"),
     "a chain of lists, shared": shared(lambda _: b"]" * 50 + TENSOR + b"a" * 50),
     "tensors below a long key": shared(lambda _: TENSOR, before=b"}" + utf8("k" * 4000) + b"](", after=b"es."),
     "tensors below a long key of wide letters": shared(lambda _: TENSOR, before=b"}" + utf8("\U0001f600" + "k" * 4000) + b"](", after=b"es."),

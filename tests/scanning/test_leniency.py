@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from converter.errors import LimitError
 from converter.io.local import LocalFile
 from converter.pickles.opcodes import OPCODES
 from converter.scanning.pickle_stream import run_pickle
@@ -271,3 +272,39 @@ def test_every_global_that_an_unpickler_asks_for_is_named(seed: int) -> None:
                 assert written in named or ("builtins", written[1]) in named, (data, module, name)
 
     assert total > 50
+
+
+def test_a_pickle_of_very_many_mistakes_is_read_up_to_a_limit_that_is_named() -> None:
+    few = run_pickle(b"\x80\2" + b"I0x1\n0" * 1000 + b"cos\nsystem\n.", 0)
+    many = run_pickle(b"\x80\2" + b"I0x1\n0" * 1001 + b"cos\nsystem\n.", 0)
+
+    assert ("os", "system") in few.globals
+    assert few.error is None
+    assert isinstance(many.error, LimitError)
+    assert "more than 1,000 mistakes" in str(many.error)
+    assert many.failed == 2 + 6 * 1000
+
+
+def test_a_text_that_is_a_pickle_is_looked_into_once_wherever_it_stands() -> None:
+    text = b"\x80\2cos\nsystem\n."
+
+    found = run_pickle(b"\x80\4](" + (b"C" + bytes([len(text)]) + text) * 3 + b"e.", 0)
+
+    assert found.texts == [(4, text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "looked"),
+    [
+        (b"\x80\2]]]]]]]]]]].", False),  # names nothing
+        (b"\x80\2cos\nsystem\n.", True),
+        (b"\x80\2(ios\nsystem\n.", True),
+        (b"\x80\4\x8c\2os\x8c\6system\x93.", True),
+        (b"\x80\2\x82\1........", True),
+        (b"\x80\2X\x18\0\0\0gAJjb3MKc3lzdGVtCi4AAAAA.", True),  # base64 of a pickle
+    ],
+)
+def test_a_text_is_looked_into_if_it_can_name_a_global(text: bytes, looked: bool) -> None:
+    found = run_pickle(b"\x80\4C" + bytes([len(text)]) + text + b".", 0)
+
+    assert bool(found.texts) == looked

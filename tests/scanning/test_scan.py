@@ -482,3 +482,26 @@ def test_numbers_that_start_like_a_number_of_copyregs_registry_are_no_pickle(tmp
     assert [(Path(file.location).name, file.verdict) for file in scan([tmp_path], fickling=False).files] == [
         ("y.pkl", "malformed"), ("x.pkl", "plain"),
     ]  # fmt: skip
+
+
+def test_pickles_and_texts_that_are_pickles_may_be_many_only_if_they_have_bytes(tmp_path: Path) -> None:
+    """Each takes as much time as 64 bytes; what is left out is named."""
+    texts = [b"\x80\2ca%d\nabc\n." % number for number in range(3000)]
+    small = b"\x80\4](" + b"".join(b"C" + bytes([len(text)]) + text for text in texts) + b"e."
+    cases = {
+        "small": small,
+        "large": b"\x80\2B" + struct.pack("<I", 200_000) + b"a" * 200_000 + b"0N." + small,
+        "N": b"N." * 3000,
+    }
+    for name, data in cases.items():
+        (tmp_path / f"{name}.pkl").write_bytes(data)
+
+    found = {name: scan_file(LocalFile(tmp_path / f"{name}.pkl"), fickling=False) for name in cases}
+
+    assert {name: file.verdict for name, file in found.items()} == {
+        "small": "malformed",
+        "large": "unknown-globals",
+        "N": "malformed",
+    }
+    assert [len(file.pickles) < 2000 for file in found.values()] == [True, False, True]
+    assert "with so few bytes each" in found["N"].findings[-1].message
