@@ -490,7 +490,7 @@ def test_pickles_and_texts_that_are_pickles_may_be_many_only_if_they_have_bytes(
     small = b"\x80\4](" + b"".join(b"C" + bytes([len(text)]) + text for text in texts) + b"e."
     cases = {
         "small": small,
-        "large": b"\x80\2B" + struct.pack("<I", 200_000) + b"a" * 200_000 + b"0N." + small,
+        "large": b"\x80\2B" + struct.pack("<I", 400_000) + b"a" * 400_000 + b"0N." + small,
         "N": b"N." * 3000,
     }
     for name, data in cases.items():
