@@ -624,7 +624,7 @@ def main() -> int:
     """Compare, or write."""
     parser = argparse.ArgumentParser(prog="python -m tests.record", description="Compare with the record.")
     parser.add_argument("--write", action="store_true", help="record what the program does now")
-    parser.add_argument("--only", metavar="GLOB", default="*", help="only entries whose name fits")
+    parser.add_argument("--only", metavar="GLOB", default="*", help="only entries whose name matches")
     options = parser.parse_args()
     if options.write:
         now = make([case for case in cases() if fnmatch.fnmatchcase(case.name, options.only)])

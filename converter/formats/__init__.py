@@ -45,7 +45,7 @@ def canonical(catalogue: Catalogue) -> Catalogue:
 
 
 def alone(catalogue: Catalogue) -> str | None:
-    """A sentence, if a catalogue is of a file that is only a part of a model and the other parts were not read."""
+    """A sentence if a catalogue's file is only a part of a model and the other parts were not read; else None."""
     portion = of(catalogue).portion(catalogue)
     return portion.said(catalogue.location) if portion and len(catalogue.origin.files) < portion.parts else None
 

@@ -54,7 +54,7 @@ class Cache(NamedTuple):
 
 
 class Portion(NamedTuple):
-    """Which of the files of a model a file is, by what it says itself: `number`, from 1, of `parts`.
+    """Which of a model's files this one is, by what the file itself says: `number`, from 1, of `parts`.
 
     `tensors` is how many there are in all files together; None if it does not say that.
     """

@@ -14,7 +14,7 @@ NPY_MAGIC: Final = b"\x93NUMPY"
 ARRAY: Final = ".npy"  # the ending of a record's name in an npz
 
 PARAMETERS: Final = "parameters"
-MANIFEST: Final = "manifest.json"  # the file that makes a folder one of parameters
+MANIFEST: Final = "manifest.json"  # the file that marks a parameters folder
 
 SAFETENSORS: Final = "safetensors"
 

@@ -43,7 +43,7 @@ def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool)
         found.append(code.title)
     if is_header(head):
         found.append(TAR)
-    if not head.startswith(_ZIP):  # as no compressed file does
+    if not head.startswith(_ZIP):  # no compressed file starts like a zip
         from converter.io.codecs import codec, is_compressed
 
         kind = codec(head)

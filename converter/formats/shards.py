@@ -115,7 +115,7 @@ def shard_files(weight_map: Mapping[str, str], names: Iterable[str], where: str,
 
 
 def with_others(path: Path, first: Catalogue, *, root: Root = None) -> Catalogue:
-    """The model of which `first`, read from a local file, is the first part; `first` as it is if it is another part."""
+    """The model whose first part is `first`, read from a local file. If `first` is another part, it is returned as it is."""
     descriptors = Descriptors()
     return whole(
         first,
@@ -128,7 +128,7 @@ def with_others(path: Path, first: Catalogue, *, root: Root = None) -> Catalogue
 def whole(
     first: Catalogue, name: str, holds: Callable[[str], bool], opened: Callable[[str, int], Catalogue]
 ) -> Catalogue:
-    """The model of which `first`, a file of this name, is the first part; `first` as it is if it is whole or another part.
+    """The model whose first part is `first`, a file of this name. If `first` is whole or another part, it is returned as it is.
 
     `holds` tells whether a file lies beside it, and `opened` reads one as a shard of that number. Raises FormatError,
     which names the files, if parts are absent.
@@ -169,7 +169,7 @@ def _as_shard(first: Catalogue) -> Catalogue:
 
 
 def _check_portions(shards: Sequence[str], parts: Sequence[Catalogue], where: str) -> None:
-    """Raise ManifestError unless files that say which parts of a model they are say what they should."""
+    """Raise ManifestError if what files say about being parts of a model contradicts their order or their tensors."""
     portions = [of(part).portion(part) for part in parts]
     if not any(portions):
         return
@@ -182,7 +182,7 @@ def _check_portions(shards: Sequence[str], parts: Sequence[Catalogue], where: st
             )
         if portion.tensors not in (None, total):
             raise ManifestError(
-                f"`{shard}` in `{where}` says that the parts have {portion.tensors:,} tensors together: they have {total:,}"
+                f"`{shard}` in `{where}` says that the parts have {portion.tensors:,} tensors together, but they have {total:,}"
             )
 
 

@@ -126,7 +126,7 @@ class Repository:
         return _read(self.open(file), root, shard)
 
     def model(self, file: str, root: Root) -> Catalogue:
-        """Read a weight file, and with the first part of a model that was cut the others."""
+        """Read a weight file. If it is the first part of a cut model, read the other parts, too."""
         folder = file.rpartition("/")[0] + "/" if "/" in file else ""
         return shards.whole(
             self.file(file, root),

@@ -29,7 +29,7 @@ class Archive:
 
     @cached_property
     def _spool(self) -> Spool:
-        from converter.io.spool import Spool  # which only archives with deflated records need
+        from converter.io.spool import Spool  # only archives with deflated records need it
 
         return Spool()
 

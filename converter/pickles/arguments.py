@@ -22,13 +22,13 @@ LOAD_FROM_BYTES: Final = ("torch.storage", "_load_from_bytes")  # loads a whole 
 def is_harmless(call: Opaque) -> bool:
     """Whether a call of a torch row has arguments that torch.save writes. For `scan`, which builds no tensors.
 
-    Only what could do more than build a small value is looked at: torch's functions check the rest themselves, and so do
-    the readers of checkpoints.
+    Only arguments that could do more than build a small value are checked: torch's functions check the rest
+    themselves, and so do the readers of checkpoints.
     """
     row, args = TABLE.get((call.module, call.name)), call.args
     if type(row) is not TableEntry or row.build is None or type(args) is not tuple or call.callee is not None:
         return False
-    if call.state is not None:  # BUILD would set the tensor anew
+    if call.state is not None:  # BUILD would set the tensor again
         return False
     try:
         return _CHECKS.get(call.name, _anything)(args)
@@ -73,14 +73,14 @@ def _sets_plain_attributes(args: tuple[Any, ...]) -> bool:
 
 
 def _of_a_type(args: tuple[Any, ...]) -> bool:
-    """`_rebuild_from_type_v2` calls the function that it is given: only one that makes a tensor, as if called itself."""
+    """`_rebuild_from_type_v2` calls the function that it is given. That must make a tensor, and be harmless if called itself."""
     check_count(args, 4, 4, "torch._tensor._rebuild_from_type_v2")
     function, kind, inner, state = args
     if type(function) is not Opaque or function.args is not None:
         return False
     row = TABLE.get((function.module, function.name))
     if row is None:
-        # Its name is reported, but for the one that is known in calls of its own.
+        # Its name is reported anyway, except this one, which `scan` knows from calls of its own.
         return (function.module, function.name) != LOAD_FROM_BYTES
     if type(kind) is Opaque and (kind.module, kind.name) in TABLE:
         with_state(None, state, "torch._tensor._rebuild_from_type_v2")
@@ -88,7 +88,7 @@ def _of_a_type(args: tuple[Any, ...]) -> bool:
 
 
 def _quantised(args: tuple[Any, ...]) -> bool:
-    """Torch allocates as many bytes as the size says: not more than its storage has."""
+    """Torch allocates as many elements as the size says, so the storage must have that many."""
     check_count(args, 7, 7, "torch._utils._rebuild_qtensor")
     named = args[0].value if isinstance(args[0], PersistentId) else None
     count = named[4] if type(named) is tuple and len(named) > 4 else 0

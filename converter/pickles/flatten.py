@@ -22,9 +22,9 @@ PREFIXES: Final = ("module.", "_orig_mod.")
 class Flattened:
     """The tensors by name in the order of the pickle, and everything that is not a tensor.
 
-    `root` is the way to the part that the names start below, its keys joined with dots; `prefix` what a wrapper had put
+    `root` is the path to the part below which names start, its keys joined with dots; `prefix` what a wrapper had put
     before every name, which the names leave out. `module` is the class of the whole module, or the classes of those side by
-    side, whose state dicts it is. `averaged` are the names of averaged weights that stand beside these.
+    side, whose state dicts it is. `averaged` are the names of averaged weights that lie beside these.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -45,13 +45,13 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Dict | 
     Positions in lists count from 0.
 
     Raises FormatError for a part that is not there, NamesError for two tensors of one name, LayoutError for a key
-    that stands twice on the way to one, LimitError for nesting past the limit or containers shared so often that they multiply.
+    that occurs twice on the path to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
     if root is None and type(value) is Dict and (plain := _plain(value)) is not None:
         flattened.tensors, wrapped = plain, True
     else:
-        from converter.pickles.naming import name_all  # which a plain state dict does not need
+        from converter.pickles.naming import name_all  # a plain state dict does not need it
 
         wrapped = name_all(flattened, value, root, module)
     if wrapped:

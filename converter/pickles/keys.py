@@ -26,7 +26,7 @@ class Keys:
         self.numbers: dict[Token, int] = {}  # of the tokens of tuples
 
     def check(self, node: Dict) -> None:
-        """Raise LayoutError if two keys are equal, because readers differ in which of the two counts, or may be equal."""
+        """Raise LayoutError if two keys are equal or may be: readers differ in which of the two counts."""
         keys = node[::2]
         if set(map(type, keys)) == {str} and len(set(keys)) == len(keys):
             return
@@ -38,7 +38,7 @@ class Keys:
                     return
                 raise LayoutError(
                     f"the key `{key_text(key)[:80]}` of a dict with tensors may be equal to another key of that dict, and "
-                    "which of two tensors counts is not known then"
+                    "then it is not known which of two tensors counts"
                 )
             if token in seen:
                 raise LayoutError(_equal(seen[token], key))
@@ -61,7 +61,7 @@ class Keys:
             return _value(key)
         if type(key) is Opaque and key.args is None:
             return "global", key.module, key.name
-        # Tensors and what a call of a class makes are equal to nothing but themselves.
+        # A tensor, or an object that calling a class makes, is equal only to itself.
         return (None,) if key is None else ("object", id(key))
 
     def _tuple(self, key: tuple[Any, ...], depth: int) -> int | None:
@@ -106,5 +106,5 @@ def _value(key: Value) -> Token | None:
 def _equal(one: object, other: object) -> str:
     names = key_text(one)[:80], key_text(other)[:80]
     if names[0] == names[1]:
-        return f"the key `{names[0]}` stands twice in one dict"
+        return f"the key `{names[0]}` occurs twice in one dict"
     return f"the keys `{names[0]}` and `{names[1]}` of one dict are equal in Python, which keeps one of their tensors"

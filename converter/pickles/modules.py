@@ -18,8 +18,8 @@ _BUFFERS: Final = "_buffers"
 _MODULES: Final = "_modules"
 _NOT_SAVED: Final = "_non_persistent_buffers_set"
 _KEPT_IN: Final = frozenset((_PARAMETERS, _BUFFERS, _MODULES))
-# What is looked through for each object, because a pickle can share one tuple or dict between many of them.
-_PLACES: Final = 8  # of a tuple of states or arguments
+# The most that is searched for each object, because a pickle can share one tuple or dict between many objects.
+_PLACES: Final = 8  # items of a tuple of states or arguments
 _FIRST: Final = 64  # attributes: a module sets those of torch.nn.Module before most of its own
 _INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so they say nothing about the model
     (
@@ -71,7 +71,7 @@ def attributes(value: object) -> Dict | None:
 
 
 def items(value: object) -> Dict | None:
-    """What a dict of a class of its own holds; None for whatever no keys and values were put into."""
+    """What a dict of a class of its own holds; None for a value into which no keys and values were put."""
     return value.items if type(value) is Opaque and type(value.items) is Dict else None
 
 

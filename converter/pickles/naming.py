@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
 _TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
-_CLASSES: Final = 4  # of whole modules that stand side by side: so many are named
+_CLASSES: Final = 4  # names of whole modules side by side that are listed
 _LETTERS: Final = 256  # average bytes per name that are allowed
 
 
@@ -75,8 +75,8 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
     if isinstance(leaf, Tensor):
         if name in flattened.tensors:
             raise NamesError(
-                f"two tensors are both called `{name}`: a name is made of the keys that lead to a tensor, and two ways to "
-                "tensors are written alike"
+                f"two tensors are both called `{name}`: a name is made of the keys that lead to a tensor, and two such "
+                "paths give the same name"
             )
         flattened.tensors[name] = leaf
     elif is_numeric(leaf):
@@ -131,7 +131,7 @@ class _Held:
     a trainer, on the way to a whole module.
 
     `places` counts the values in all containers; `modules` has the state dict of each whole module by its id, `dicts` what
-    other opaque values hold, and `objects` which of those are no dicts but have attributes. Raises LayoutError where a dict
+    other opaque values hold, and `objects` which of those are not dicts but have attributes. Raises LayoutError where a dict
     on the way to a tensor has a key twice: readers differ in which of the two counts. Raises LimitError where modules share
     their dicts of parameters so often that they multiply.
     """
@@ -191,7 +191,7 @@ class _Held:
         return id(value) in self.containers or _is_tensor(value)
 
     def _opens(self, value: object) -> bool:
-        """Whether a value is opaque and holds something by names: those of a whole module are made once."""
+        """Whether a value is opaque and holds something by name. The names of a whole module are made only once."""
         at = id(value)
         if at in self.modules or at in self.dicts:
             return True
@@ -215,13 +215,13 @@ class _Held:
         return self.modules[at] if at in self.modules else self.dicts.get(at, value)
 
     def parts(self, value: Any) -> Dict | None:
-        """What stands side by side in a value that is no whole module; None where it leads to no tensor by names."""
+        """What lies side by side in a value that is not a whole module; None if it leads to no tensor by name."""
         if type(value) is Dict:
             return value
         return self.dicts.get(id(value)) if id(value) in self.containers else None
 
     def enters(self, inner: object, above: object) -> bool:
-        """Whether names go on from `above` into what it holds: from an object only on the way to a whole module."""
+        """Whether names go on from `above` into what it holds. From an object they do so only on the way to a whole module."""
         at = id(inner)
         if id(above) in self.objects:
             return at in self.containers and (at in self.leading or at in self.modules)
@@ -251,7 +251,7 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
         return
     iterators = [inside(held.opened(top))]
     names, nodes, steps = [""], [top], 0
-    objects = {id(top)}  # an object that is entered has its names once: trainers and their parts hold one another
+    objects = {id(top)}  # an object is entered only once, because trainers and their parts hold one another
     while iterators:
         step = next(iterators[-1], None)
         if step is None:
@@ -278,6 +278,6 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
             if id(inner) in held.objects:
                 objects.add(id(inner))
         elif id(nodes[-1]) in held.objects:
-            yield name, _other(name, inner)  # even a tensor: it is none of the module's
+            yield name, _other(name, inner)  # even if it is a tensor: it does not belong to the module
         elif id(inner) not in held.modules:  # one without tensors, such as torch.nn.ReLU, has no name in state_dict()
             yield name, inner

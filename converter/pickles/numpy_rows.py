@@ -148,7 +148,7 @@ def _layout(args: Any, state: object) -> Layout | None:
 
 
 def _is_unit(value: object) -> bool:
-    """What the state of datetime64 holds besides: metadata, and the unit, as (b"ns", 1, 1, 1)."""
+    """What the state of datetime64 holds in addition: metadata, and the unit, such as (b"ns", 1, 1, 1)."""
     return (
         type(value) is tuple
         and len(value) == 2

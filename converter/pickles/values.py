@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-# Stands behind the name of a global of the table that is called with arguments, or given a state, that its row refuses.
+# Is added to the name of a global of the table that is called with arguments, or given a state, that its row refuses.
 ODD: Final = "(…)"
 
 

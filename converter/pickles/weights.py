@@ -30,7 +30,7 @@ MODEL: Final = {
     "network_state_dict": "many",
     "net_state_dict": "many",
 }
-# Keys of averaged weights, which stand beside the model's own.
+# Keys of averaged weights, which lie beside the model's own.
 EMA: Final = {
     "ema": "YOLO",
     "ema_state_dict": "many",
@@ -113,7 +113,7 @@ def choose(
 
 
 def _named(among: Dict, table: Mapping[str, str], holds: Callable[[object], bool]) -> list[tuple[str, Any]]:
-    """The parts that hold tensors and stand below a key of a table."""
+    """The parts that hold tensors and lie below a key of a table."""
     return [
         (key, inner)
         for key, inner in among.pairs()

@@ -1,4 +1,4 @@
-"""Writes a call that a pickle would make in one short line, to stand beside the global. It is text; nothing evaluates it."""
+"""Writes a call that a pickle would make in one short line, to be shown beside the global. It is text; nothing evaluates it."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class _Node:
 
 
 class _Paths:
-    """Rows as a tree with one part of a path at each step; the longest row that fits counts. HARMLESS rows have no reason."""
+    """Rows as a tree with one part of a path at each step; the longest row that matches counts. HARMLESS rows have no reason."""
 
     def __init__(self, rows: Mapping[str, str], harmless: str) -> None:
         self.root = _Node()
@@ -141,7 +141,7 @@ def _dunder(part: str) -> str | None:
 
 
 def _by_name(part: str) -> str | None:
-    """The reason that belongs to a part of a name, in whatever module it stands."""
+    """The reason that belongs to a part of a name, whatever module it is in."""
     if (reason := _ANYWHERE.whole.get(part) or _dunder(part)) is not None:
         return reason
     bare = part.lstrip("_")

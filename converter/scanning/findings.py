@@ -25,12 +25,12 @@ class Sent:
     """The pickles that the second opinion is asked about."""
 
     pickles: list[bytes] = field(default_factory=list)
-    nbytes: int = 0  # total size of all pickles, also of those too large to keep
+    nbytes: int = 0  # total size of all pickles, including those too large to keep
     tensors: int = 0
 
     @property
     def too_much(self) -> bool:
-        """Whether these pickles are so many or large that fickling would take too long or call anything malicious."""
+        """Whether these pickles are so many or large that fickling would take too long or call any file malicious."""
         return self.nbytes > limits().opinion_bytes or self.tensors > limits().opinion_tensors
 
 
@@ -102,7 +102,7 @@ class Findings:
     def global_reports(
         self, globals: Mapping[tuple[str, str], int], calls: Mapping[tuple[str, str], Opaque]
     ) -> list[GlobalReport]:
-        """What is known about the globals that a pickle names. Given are the byte of each and its first call, if it is called."""
+        """What is known about the globals that a pickle names. `globals` has the byte of each, `calls` its first call, if any."""
         return [self._global(module, name, at, calls.get((module, name))) for (module, name), at in globals.items()]
 
     def _global(self, module: str, name: str, at: int, call: Opaque | None) -> GlobalReport:

@@ -92,25 +92,27 @@ class _Reading:
     def _behind(self, position: int, made: Opaque) -> tuple[int, object] | None:
         pair = (made.module, made.name)
         if type(made) is not Value:
-            # A function of torch's may hand through a wrapper that it was given.
+            # A function of torch may return a wrapper that it was given.
             given = made.args if type(made.args) is tuple else ()
             wraps = any(type(one) is ValueRow and (one.module, one.name) in WRAPPERS for one in given)
             if wraps or pair in WRAPPERS or (pair in TABLE and pair not in VALUES):
                 raise FormatError(
-                    f"what stands before byte {position:,} may be the wrapper of an array, or something else"
+                    f"the value before byte {position:,} may be the wrapper of an array, or something else"
                 )
             return None
         if pair not in WRAPPERS:
             return None
         fields = _fields(made.state[0]) if made.state is not None and len(made.state) == 1 else None
         if fields is None:
-            raise FormatError(f"the wrapper of an array before byte {position:,} is none that joblib writes")
+            raise FormatError(f"the wrapper of an array before byte {position:,} is not one that joblib writes")
         item = layout(fields["dtype"])
         if item is None:
             raise FormatError(f"the wrapper of an array before byte {position:,} has a dtype that numpy does not write")
         if item.objects:
             if fields["allow_mmap"]:
-                raise FormatError(f"the wrapper of an array of objects before byte {position:,} allows to map them")
+                raise FormatError(
+                    f"the wrapper of an array of objects before byte {position:,} allows mapping them into memory"
+                )
             inner = run(self.data, VALUES, position=position, used=self.globals)
             self.arrays.append(_Array(position, inner.end, objects=True))
             return inner.end, inner.value
@@ -172,16 +174,16 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
         walker.findings.report("malformed", message, place.name, arrays[0].start)
         walker.add(plainly, source, replace(place, name=f"{way}read by pickle"))
     else:
-        # Honest pickles of objects do this, too: in the file's memo other texts stand.
+        # Honest pickles of objects do this, too, because the file's memo holds other texts.
         for one in walker.findings.global_reports(invented, {}):
             walker.findings.judge(one, f"{way}read by pickle")
     return stream.end + sum(array.end - array.start for array in arrays)
 
 
 def _stops(plainly: PickleRun) -> int:
-    """The byte where every unpickler stops that does not know joblib's layout.
+    """The byte at which every unpickler stops that does not know joblib's layout.
 
-    It may read the pickle of an array of objects with the memo of the file, where other texts stand. Often one of them
+    It may read the pickle of an array of objects with the memo of the file, which holds other texts. Often one of them
     is a name that the wrapper has, in the place of a module, and there is no such module.
     """
     stops = [at for (module, _), at in plainly.globals.items() if module in _NO_MODULES]

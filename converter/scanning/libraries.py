@@ -24,7 +24,7 @@ class Library(NamedTuple):
         return self.follows or f"unpickling imports {self.package.partition('.')[0]}"
 
 
-# If several packages fit a module, the longest one counts.
+# If several packages match a module, the longest one counts.
 LIBRARIES: Final = {
     row.package: row
     for row in (

@@ -68,4 +68,4 @@ def _holds_objects(descr: Any, depth: int) -> bool:
         if len(descr) > len(found):
             raise UnsafeError(f"the numpy array has {len(descr):,} fields: at most {limits().line:,} are looked at")
         return any(found)
-    raise UnsafeError("`descr` of the numpy array is none that numpy writes")
+    raise UnsafeError("`descr` of the numpy array is not one that numpy writes")

@@ -1,4 +1,4 @@
-"""Reports what an ONNX model needs from elsewhere. A small reader of protobuf, which builds nothing and follows nothing.
+"""Reports what an ONNX model needs from elsewhere. A small protobuf reader, which builds nothing and follows nothing.
 
 Source: onnx/onnx.proto3, messages ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto, FunctionProto.
 """
@@ -58,7 +58,7 @@ class _Fields:
             else:
                 raise FormatError(f"no field of protobuf at byte {position:,}")
             if size > end - position:
-                raise FormatError(f"a field of protobuf at byte {position:,} goes on after its message")
+                raise FormatError(f"a protobuf field at byte {position:,} goes on after the end of its message")
             yield number, written, position, position + size
             position += size
 
@@ -73,7 +73,7 @@ class _Fields:
             value |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
                 return value, position + index + 1
-        raise FormatError(f"a number of protobuf at byte {position:,} does not end")
+        raise FormatError(f"a protobuf number at byte {position:,} does not end")
 
 
 def matches(head: bytes) -> bool:
@@ -116,7 +116,7 @@ def _graph(
     fields: _Fields, start: int, end: int, operators: dict[str, None], files: dict[str, None], depth: int
 ) -> None:
     if depth > _DEPTH:
-        raise LimitError(f"an ONNX model with more than {_DEPTH} graphs in one another")
+        raise LimitError(f"an ONNX model with more than {_DEPTH} graphs inside one another")
     for number, written, first, last in fields.of(start, end):
         if number == _NODES and written == _BYTES:
             _node(fields, first, last, operators, files, depth)

@@ -67,7 +67,7 @@ class PickleRun:
     """One pickle, run inert.
 
     `error` says why no unpickler runs it to its end, and `failed` is the byte of that error; `reached` is how far the
-    pickle was decoded nevertheless. `notes` are mistakes that some unpickler accepts, each with its byte.
+    pickle could be decoded. `notes` are mistakes that some unpickler accepts, each with its byte.
 
     `globals` have the byte of their first mention, `calls` and `texts` the byte of their opcode. `calls` are those
     outside the closed table, up to the limit on how many are listed; `opcodes` counts the opcodes that construct calls;
@@ -86,7 +86,7 @@ class PickleRun:
     decoded: int  # opcodes up to the first error, or one more than `_ENOUGH`
     failed: int
     notes: list[tuple[int, ConverterError]]
-    framed: int  # the byte where a frame ends that some opcode does not keep to; 0 where there is none
+    framed: int  # the end of a frame that some opcode crosses; 0 if there is none
 
     @property
     def plausible(self) -> bool:
@@ -179,7 +179,7 @@ class PickleStream:
         return found
 
     def _is_expected(self, found: PickleRun, *, first: bool) -> bool:
-        """Whether a pickle that names nothing plausible counts as a pickle nevertheless."""
+        """Whether a pickle that names nothing plausible still counts as a pickle."""
         if self.claim is Claim.DATA:
             return False
         if (self.claim is Claim.PICKLE and first) or isinstance(found.error, LimitError):
@@ -271,7 +271,7 @@ def _persistent(value: Any) -> object:
 
 
 def _decoded(data: bytes, start: int, total: int, errors: list[tuple[int, ConverterError]]) -> int:
-    """How many opcodes any unpickler can decode before the first error; one more than `_ENOUGH` where there are as many."""
+    """How many opcodes any unpickler can decode before the first error; `_ENOUGH` + 1 if there are more than `_ENOUGH`."""
     until = errors[0][0] + isinstance(errors[0][1], TruncatedPickleError) if errors else len(data)
     count = 0
     with suppress(ConverterError):
@@ -343,8 +343,8 @@ def _passing_over() -> Callable[[bytes, int], re.Match[bytes] | None]:
         b"V[^\n]{0,%d}+\n" % _SHORT,
         b"S[^\n]{0,%d}+\n" % (_SHORT + 2),
     ]
-    # So many at a time, because each takes memory until the match ends. A possessive repeat would take none, but Python
-    # before 3.11.5 runs those of groups wrongly.
+    # At most this many at a time, because each takes memory until the match ends. A possessive repeat would take none, but
+    # Python before 3.11.5 runs those of groups wrongly.
     return re.compile(b"(?:" + b"|".join(choices) + b"){0,%d}" % _AT_A_TIME, re.DOTALL).match
 
 

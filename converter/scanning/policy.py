@@ -58,7 +58,7 @@ class Policy:
 
     def accepts(self, module: str, name: str) -> str | None:
         """The reason for which a global is accepted, or None. An entry for the global itself counts before a wildcard."""
-        if name.endswith(ODD):  # a global that is known, in a call that isn't: nobody means that by a package
+        if name.endswith(ODD):  # a known global in an unknown call: a policy that accepts a package does not mean that
             return None
         entry = self.exact.get(f"{module}.{name}") or self._wildcard(module)
         if entry is None or danger(module, name) is not None:
@@ -131,7 +131,7 @@ def _entry(row: Any, where: str) -> Entry:
     pattern, reason, expires = (row[key] for key in _KEYS)
     if type(pattern) is not str or not _is_pattern(pattern):
         raise PolicyError(
-            f"{where}: {pattern!r:.80} is not a global: give `package.module.Name`, or `package.*` for all in it"
+            f"{where}: {pattern!r:.80} is not a global: give `package.module.Name`, or `package.*` for everything in it"
         )
     if type(reason) is not str or not reason.strip():
         raise PolicyError(f"{where}: the reason for `{pattern}` is empty, or not text")
@@ -141,7 +141,7 @@ def _entry(row: Any, where: str) -> Entry:
     if entry.package is not None:
         why = danger(f"{entry.package}.{_ANYTHING[0]}", _ANYTHING[1])
         if why is not None:
-            raise PolicyError(f"{where}: all in `{entry.package}` is dangerous ({why}), and can't be accepted")
+            raise PolicyError(f"{where}: everything in `{entry.package}` is dangerous ({why}), and can't be accepted")
     else:
         # The module may end at any dot, because the name of a class inside a class has dots, too.
         parts = pattern.split(".")
@@ -158,7 +158,7 @@ def _is_pattern(pattern: str) -> bool:
 
 
 def check_place(policy: Path, scanned: Iterable[Path]) -> None:
-    """Raise PolicyError if the policy lies in a scanned folder or is itself scanned, also by way of links."""
+    """Raise PolicyError if the policy lies in a scanned folder or is itself scanned, even through links."""
     # The path as it is written and the place its links lead to must both be outside.
     places = (Path(os.path.abspath(policy)), Path(os.path.realpath(policy)))
     known = {key for place in places for above in (place, *place.parents) if (key := _identity(above)) is not None}

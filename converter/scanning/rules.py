@@ -44,7 +44,7 @@ RULES: Final = {
         "warning",
         PLAIN,
         "Data that nothing refers to",
-        "The archive holds records that no tensor refers to and torch.save does not write: room to hide things.",
+        "The archive holds records that no tensor refers to and torch.save does not write: things could be hidden there.",
     ),
     "incomplete": Rule(
         "note",
@@ -69,7 +69,7 @@ RULES: Final = {
         "error",
         MALFORMED,
         "Malformed, or readable in two ways",
-        "Readers disagree on what such a file holds; a scanner may see another file than the program that loads it.",
+        "Readers disagree on what such a file holds; a scanner may see something else than the program that loads it.",
     ),
     "not-looked-into": Rule(
         "error",
@@ -81,7 +81,7 @@ RULES: Final = {
         "warning",
         PLAIN,
         "fickling disagrees",
-        "fickling reaches another result. Its opinion stands beside the verdict and does not change it.",
+        "fickling reaches another result. Its opinion is shown beside the verdict and does not change it.",
     ),
 }
 

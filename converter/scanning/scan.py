@@ -176,7 +176,7 @@ def _second_opinion(found: Findings, opinions: Opinions) -> OpinionReport:
     if sent.too_much:
         note = (
             f"not asked: {sent.nbytes:,} bytes of pickles with {sent.tensors:,} tensors, and beyond "
-            f"{limits().opinion_bytes:,} and {limits().opinion_tensors:,} it takes too long or calls anything malicious"
+            f"{limits().opinion_bytes:,} and {limits().opinion_tensors:,} it takes too long or calls any file malicious"
         )
         return OpinionReport("", None, (), None, note)
     if not sent.pickles:

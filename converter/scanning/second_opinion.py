@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _MEMORY: Final = 1 << 30  # bytes of address space
-_SECONDS: Final = 30  # of processor time for one answer
+_SECONDS: Final = 30  # seconds of processor time for one answer
 _PATIENCE: Final = 90  # seconds to wait for an answer, even on a busy machine
 _ANSWER: Final = 1 << 20  # bytes
 _RENEWED: Final = (
@@ -144,7 +144,7 @@ def _answer(process: subprocess.Popen[bytes], sent: bytes, deadline: float) -> b
 
 
 def _received(process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
-    """So many bytes, or fewer if the process ends. Raises TimeoutError."""
+    """Exactly `size` bytes, or fewer if the process ends. Raises TimeoutError."""
     import select
 
     if process.stdout is None:

@@ -1,7 +1,7 @@
 """What there is to scan at a location: a file, everything in a folder, or a repository.
 
 A link in a folder is followed if it leads to a file of the same folder or, in a snapshot of the Hub's cache, to a file
-that the cache keeps for it. Whatever can't be looked into is listed nevertheless, with the reason.
+that the cache keeps for it. Whatever can't be looked into is still listed, with the reason.
 """
 
 from __future__ import annotations

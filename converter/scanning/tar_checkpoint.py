@@ -26,7 +26,7 @@ Raw = Callable[["Source", int, Any], int]  # how many bytes follow a pickle, by 
 
 
 def _numbers_of_storage(source: Source, position: int, value: Any) -> int:
-    """The size of: a count of elements (8 bytes), and the elements of (key, location, storage class)."""
+    """The size of a count of elements (8 bytes) and of the elements, for a value (key, location, storage class)."""
     numel = int.from_bytes(source.read(position, 8), "little", signed=True)
     if numel < 0:
         raise FormatError(f"a storage of {numel:,} elements at byte {position:,}")
@@ -34,7 +34,7 @@ def _numbers_of_storage(source: Source, position: int, value: Any) -> int:
 
 
 def _numbers_of_tensor(source: Source, position: int, value: Any) -> int:
-    """The size of: a count of dimensions (8 bytes), the sizes, the strides and an offset, 8 bytes each."""
+    """The size of a count of dimensions (8 bytes), the sizes, the strides and an offset, 8 bytes each."""
     rank = int.from_bytes(source.read(position, 4), "little", signed=True)
     if rank < 0:
         raise FormatError(f"a tensor of {rank:,} dimensions at byte {position:,}")
@@ -76,7 +76,7 @@ def look(walker: Walker, source: Source, place: Place, raw: Raw) -> None:
             continue
         if type(value) is not tuple or len(value) != 3:
             raise FormatError(
-                f"the entry before byte {position:,} is no tuple of three, so what follows it can't be told"
+                f"the entry before byte {position:,} is not a tuple of three, so it is unknown what follows it"
             )
         count -= 1
         position += raw(source, position, value)

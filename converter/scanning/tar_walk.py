@@ -30,7 +30,7 @@ def look(walker: Walker, source: Source, place: Place) -> None:
                 walker.findings.report("malformed", f"its name {reason}", inner)
             if member.other and member.other != "a folder":
                 walker.findings.report("malformed", f"{member.other}, where files were expected", inner)
-            # If a name stands twice, the first member is looked into, too.
+            # If a name occurs twice, the first member is looked into, too.
             if not member.other and member.nbytes:
                 _member(walker, source, member, place)
             found[member.name] = member

@@ -239,7 +239,7 @@ class Walker:
         return catalogue
 
     def portion(self, source: Source, catalogue: Catalogue) -> None:
-        """Report the other parts of a model that was cut, where they do not lie beside a local file."""
+        """Report the other parts of a cut model that do not lie beside a local file."""
         portion = of(catalogue).portion(catalogue)
         if portion is None or source.identity is None:
             return

@@ -78,10 +78,10 @@ def look(walker: Walker, source: Source, place: Place) -> str:
 
 
 def at_the_end(walker: Walker, source: Source, end: int | None) -> None:
-    """Look into an archive whose end record stands at byte `end`, after something else. Some loaders start at the end."""
+    """Look into an archive whose end record is at byte `end`, after something else. Some loaders start at the end."""
     if end is None:
         return
-    message = "a zip archive stands at the end of the file, and something else before it"
+    message = "there is a zip archive at the end of the file, and something else before it"
     walker.findings.report("malformed", message, "", end)
     salvage(walker, source, Place())
 

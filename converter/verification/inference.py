@@ -64,7 +64,7 @@ class Inference:
         if self._options.engine == "transformers":
             return engines.Transformers(location, config or {}, self._model.activation, self._model.family)
         if self._options.engine == "llama.cpp":
-            # Of a model in several files, llama.cpp takes the first.
+            # If a model is in several files, llama.cpp is given the first.
             return engines.LlamaCpp(output.origin.files[0].name, self._model.vocab_size)
         try:
             return compute(output, config=config, activation=self._model.activation)

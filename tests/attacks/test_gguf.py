@@ -45,7 +45,7 @@ REFUSED = [
     ("G08 value no UTF-8", gguf([key("k", "string", b"\xc3(")]), FormatError, "not UTF-8"),
     ("KV_BAD_TYPE", gguf([text("k") + struct.pack("<IQ", 13, 0)]), FormatError, "type 13"),
     ("KV_BAD_TYPE huge", gguf([text("k") + struct.pack("<IQ", 1 << 31, 0)]), FormatError, "type 2147483648"),
-    ("KV_DUPLICATE_KEY", gguf([ARCHITECTURE, ARCHITECTURE]), FormatError, "stands twice"),
+    ("KV_DUPLICATE_KEY", gguf([ARCHITECTURE, ARCHITECTURE]), FormatError, "occurs twice"),
     ("G08 bool of 7", gguf([key("k", "bool", 7)]), FormatError, "truth value of 7"),
     *(
         (f"KV_BAD_ALIGN {n}", gguf([key("general.alignment", "u32", n)]), FormatError, "power of two")
@@ -57,7 +57,7 @@ REFUSED = [
     ),
     ("KV_WRONG_TYPE_ALIGN string", gguf([key("general.alignment", "string", "32")]), FormatError, "a u32"),
     ("KV_WRONG_TYPE_ALIGN array", gguf([key("general.alignment", "array:u32", [32])]), FormatError, "a u32"),
-    ("G06 alignment twice", gguf([key("general.alignment", "u32", 32)] * 2), FormatError, "stands twice"),
+    ("G06 alignment twice", gguf([key("general.alignment", "u32", 32)] * 2), FormatError, "occurs twice"),
     *(
         (
             f"G03 string of {n} bytes",

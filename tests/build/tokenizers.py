@@ -35,7 +35,7 @@ def added(number: int, content: str, *, special: bool = False, **more: Any) -> d
 
 
 def template(*before: str, behind: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A post-processor that puts tokens before a text and behind it."""
+    """A post-processor that puts tokens before and after a text."""
     single = [{"SpecialToken": {"id": name, "type_id": 0}} for name in before]
     single.append({"Sequence": {"id": "A", "type_id": 0}})
     single += [{"SpecialToken": {"id": name, "type_id": 0}} for name in behind]

@@ -284,8 +284,8 @@ def test_a_tokenizer_without_an_end_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tokens", "merges", "words"),
     [
-        ({str(n): n for n in range(9)}, "", "9 tokens up to the id 8 and the embedding 8 rows"),
-        ({"a": 10**9}, "", "up to the id 1,000"),
+        ({str(n): n for n in range(9)}, "", "9 tokens, with ids up to 8, but the embedding has 8 rows"),
+        ({"a": 10**9}, "", "with ids up to 1,000"),
         ({"a": 10**30}, "", "the id 1000"),
         ({"a": 0, "b": 0}, "", "gives the id 0 to `a` and `b`"),
         ({"a": -1}, "", "the id -1"),

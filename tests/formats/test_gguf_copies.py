@@ -1,4 +1,4 @@
-"""A GGUF file made from a GGUF file: every key stays as it is, but those that the conversion changes."""
+"""A GGUF file made from a GGUF file: every key stays as it is, except those that the conversion changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BLOCKS = b"".join(struct.pack("<e", scale) + bytes(range(16)) for scale in (0.5,
 
 
 def model(*more: bytes, alignment: int = 32) -> bytes:
-    """A model of no family that is known here: norms in F16 and integers too, in an order of its own."""
+    """A model of an unknown family: with norms in F16 and integers, too, in an order of its own."""
     data, infos = b"", []
     for name, sizes, type, raw in (
         ("output_norm.weight", (32,), F16, NORM.tobytes()),
@@ -113,7 +113,7 @@ def test_the_tokenizer_inside_counts_more_than_files_beside(tmp_path: Path) -> N
 
 
 def part(number: int, count: int, keys: list[bytes], infos: list[Info], data: bytes) -> bytes:
-    """A part as llama-gguf-split writes it: the count stands behind the number of tensors."""
+    """A part as llama-gguf-split writes it: the count comes after the number of tensors."""
     split = [key("split.no", "u16", number), key("split.tensors.count", "i32", 5), key("split.count", "u16", count)]
     return gguf([*keys, *split], infos, data)
 
@@ -134,7 +134,7 @@ def parts() -> dict[str, bytes]:
 
 
 def test_parts_are_those_of_llama_gguf_split(tmp_path: Path) -> None:
-    """It counts padded tensors alone, and begins a part where they would be more than the limit: 64 + 256, 64 + 256, 32."""
+    """It counts only padded tensors, and begins a new part before they exceed the limit: 64 + 256, 64 + 256, 32."""
     convert(open_checkpoint(put(tmp_path, model())), tmp_path / "out" / "x.gguf", max_shard_size=320)
 
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == parts()

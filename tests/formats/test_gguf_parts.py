@@ -114,7 +114,7 @@ def test_another_part_is_inspected_alone_and_not_converted(folder: Path, name: s
     [
         (lambda: part(2), "says that it is part 3 of 3: expected part 2 of 3"),
         (lambda: part(1, count=4), "says that it is part 2 of 4: expected part 2 of 3"),
-        (lambda: part(1, tensors=9), "says that the parts have 9 tensors together: they have 3"),
+        (lambda: part(1, tensors=9), "says that the parts have 9 tensors together, but they have 3"),
         (lambda: gguf([], [Info("w1", (4,))], bytes(16)), "says that it is a whole model: expected part 2 of 3"),
     ],
 )

@@ -70,7 +70,7 @@ def test_what_gguf_has_no_place_for_is_noted(tmp_path: Path) -> None:
     found = read(folder(tmp_path, tokenizer__json=made.byte_pair(added_tokens=additions)))
 
     assert found.notes == (
-        "1 added tokens take spaces around them along, or stand for whole words only, which GGUF can't say: `<mask>`",
+        "1 added tokens include the spaces around them, or match only whole words, which GGUF can't express: `<mask>`",
     )
 
 
@@ -126,7 +126,7 @@ def test_words_are_spelled_as_llama_cpp_does(tmp_path: Path) -> None:
     [
         ({}, ManifestError, "has no object `model`"),
         ({"model": {"type": "WordLevel"}}, UnsupportedError, "of the type 'WordLevel'"),
-        (made.byte_pair(merges=[["a", "x"]]), ManifestError, "merge 0 needs `x`, which is no token"),
+        (made.byte_pair(merges=[["a", "x"]]), ManifestError, "merge 0 needs `x`, which is not a token"),
         (made.byte_pair(merges=["a b c"]), ManifestError, "merge 0 is"),
         (made.byte_pair(merges=[["a", ""]]), ManifestError, "merge 0 is"),
         (made.byte_pair(merges=[["a", 1]]), ManifestError, "merge 0 is"),
@@ -328,7 +328,7 @@ def test_vocab_txt(tmp_path: Path) -> None:
         (made.model(made.piece("a", 0, 9)), ManifestError, "has a type or a score"),
         (made.model(made.piece("a", float("nan"))), ManifestError, "has the score nan"),
         (made.model(trainer=made.numbered(3, 3)), UnsupportedError, "splits text into words"),
-        (made.model(trainer=made.numbered(3, 2) + made.numbered(24, 1)), UnsupportedError, "spaces behind words"),
+        (made.model(trainer=made.numbered(3, 2) + made.numbered(24, 1)), UnsupportedError, "spaces after words"),
         (made.model(made.piece("a")), UnsupportedError, "has 0 tokens for single bytes"),
         (made.model(normalizer=made.numbered(5, 0)), UnsupportedError, "leaves spaces as they are"),
         (made.model() + b"\x0f", ManifestError, "begins no field"),
@@ -378,7 +378,7 @@ def test_config_json_fills_what_the_tokenizer_does_not_say(tmp_path: Path) -> No
         )
     )
 
-    assert found.special == {"bos": 0}  # 99 is no token
+    assert found.special == {"bos": 0}  # there is no token 99
 
 
 @pytest.mark.parametrize("names", [("vocab.json",), ("merges.txt",), ("tokenizer_config.json",), ()])

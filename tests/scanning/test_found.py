@@ -244,7 +244,7 @@ def test_a_zip_behind_a_text_has_one_reason(tmp_path: Path) -> None:
     found = look(b"hello world\n" + zip_bytes([Entry("a", ECHO)]), tmp_path, "x.bin")
 
     assert rules(found) == ["malformed", "dangerous-global"]
-    assert "stands at the end of the file" in found.findings[0].message
+    assert "there is a zip archive at the end of the file" in found.findings[0].message
 
 
 # ---- zips that are no checkpoints -------------------------------------------------------------------------------------------

@@ -226,13 +226,13 @@ NAMED_LIKE_A_PROGRAM: dict[str, tuple[str, bytes]] = {  # malformed files: a pat
     "a legacy stream's protocol": ("x.pt", LEGACY_MAGIC + dumps("program") + dumps({})),
     "a legacy stream in a folder": ("packaged/x.pt", LEGACY_MAGIC + dumps(1002) + dumps({})),
     "an entry of safetensors": ("x.safetensors", safetensors_file({"program": ("F 32\xe9", (2,), floats(1, 2))})),
-    "a name that stands twice in safetensors": ("packages.safetensors", two_of("package.weight")),
+    "a name that occurs twice in safetensors": ("packages.safetensors", two_of("package.weight")),
     "metadata of safetensors": ("program", safetensors_file({}, {"a": 1})),  # type: ignore[dict-item]
-    "a key of GGUF that stands twice": ("x.gguf", gguf([key("general.program", "u32", 1)] * 2)),
+    "a key of GGUF that occurs twice": ("x.gguf", gguf([key("general.program", "u32", 1)] * 2)),
     "a key of GGUF of no type": ("x.gguf", gguf([text("the.package") + struct.pack("<I", 99)])),
     "a key of GGUF that holds arrays of arrays": ("x.gguf", gguf([text("program") + struct.pack("<IIQ", 9, 9, 1)])),
     "a truth value of GGUF": ("x.gguf", gguf([key("is.a.program", "bool", 2)])),
-    "a tensor that stands twice in GGUF": ("x.gguf", gguf([], [Info("packages.weight")] * 2, bytes(64))),
+    "a tensor that occurs twice in GGUF": ("x.gguf", gguf([], [Info("packages.weight")] * 2, bytes(64))),
     "a tensor of nine dimensions in GGUF": ("x.gguf", gguf([], [Info("program", rank=9)], bytes(64))),
     "GGUF of version 9": ("torch.package/x.gguf", gguf([key("a", "u32", 1)], version=9)),
 }

@@ -173,7 +173,7 @@ def _nibbles(levels: NDArray[Any]) -> NDArray[Any]:
     import numpy as np
 
     eight = levels.reshape(-1).view("<u8") & np.uint64(0x0F0F0F0F0F0F0F0F)
-    # Do it in one run over all rows, which is faster than row by row; every second result is not used.
+    # Process all rows in one run, which is faster than row by row; every second result is unused.
     eight[:-2] |= eight[2:] << np.uint64(4)
     return eight.view("u1").reshape(-1, BLOCK)[:, :16]
 

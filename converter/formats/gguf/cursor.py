@@ -78,7 +78,7 @@ class Cursor:
     def _fits(self, size: int, what: str) -> None:
         if size > self.left:
             raise CutOffError(
-                f"`{self.source.name}` ends inside {what}: {size:,} bytes should follow and there are {self.left:,}"
+                f"`{self.source.name}` ends inside {what}: {size:,} bytes should follow, but there are only {self.left:,}"
             )
         if self.position + size > limits().gguf_bytes:
             raise LimitError(f"`{self.source.name}` has more than {limits().gguf_bytes:,} bytes of metadata")

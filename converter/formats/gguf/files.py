@@ -35,7 +35,7 @@ _MOST: Final = 0xFFFF  # parts that a u16 can count
 class Written:
     """A tensor to write. `tensor` is the view whose row-major bytes GGUF stores.
 
-    A `free` one has the encoding that the caller chose; llama.cpp aborts if a vector or a norm has. `blocks` are bytes to
+    A `free` one has the encoding that the caller chose; llama.cpp aborts if a vector or a norm has one. `blocks` are bytes to
     copy: those of a tensor that its file holds in this encoding already.
     """
 

@@ -1,4 +1,4 @@
-"""Packs keys and values as they stand in a GGUF file. Each function returns the key, and its bytes with the value's."""
+"""Packs keys and values into the bytes of a GGUF file. Each function returns the key, and its bytes with the value's."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ TYPES: Final = {  # the types of values: id, and how a value is packed
 }
 STRING: Final = 8
 ARRAY: Final = 9
-# The keys of a part of a model that was cut: its number from 0, how many there are, and the tensors of all together.
+# The keys of a part of a cut model: its number from 0, the number of parts, and the number of tensors in all parts.
 SPLIT_NUMBER: Final = "split.no"
 SPLIT_COUNT: Final = "split.count"
 SPLIT_TENSORS: Final = "split.tensors.count"
@@ -72,7 +72,7 @@ class Array:
 
 
 class Entry(NamedTuple):
-    """Where a key stands in its file, with its type and its value: bytes from `offset` on."""
+    """Where a key is in its file, with its type and its value: bytes from `offset` on."""
 
     type: str  # a key of TYPES, `string` or `array`
     offset: int
@@ -102,7 +102,7 @@ def read_keys(cursor: Cursor, count: int) -> Keys:
         if not key or "\0" in key:
             raise FormatError("a key of the metadata is empty or holds a zero byte")
         if key in keys:
-            raise FormatError(f"the key `{key[:80]}` stands twice in the metadata")
+            raise FormatError(f"the key `{key[:80]}` occurs twice in the metadata")
         what = f"the value of `{key[:80]}`"
         type = cursor.number("<I", what)
         value: Any
@@ -122,7 +122,7 @@ def read_keys(cursor: Cursor, count: int) -> Keys:
 
 
 def portion(catalogue: Catalogue) -> Portion | None:
-    """Which part of a model that was cut a file is, by its keys; None if it was not cut."""
+    """Which part of a cut model a file is, by its keys; None if the model was not cut."""
     said = [catalogue.metadata.get(key) for key in (SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)]
     number, count, tensors = (value if type(value) is int else None for value in said)
     return Portion((number or 0) + 1, count, tensors) if count is not None and count > 1 else None
@@ -154,7 +154,7 @@ def _array(cursor: Cursor, what: str) -> Array:
         raise FormatError(f"{what} is an array of the type {type}, which GGUF does not have")
     width = 8 if type == STRING else _BY_ID[type][1].size
     if count * width > cursor.left:
-        raise CutOffError(f"{what} is an array of {count:,} elements and the file ends before")
+        raise CutOffError(f"{what} is an array of {count:,} elements, but the file ends before")
     start = cursor.position
     if type == STRING:
         cursor.skip_texts(count, what)

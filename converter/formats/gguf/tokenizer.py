@@ -126,7 +126,7 @@ def _numbers(metadata: Mapping[str, Any], name: str, count: int, default: float,
     if array is None:
         return [default] * count
     if not isinstance(array, Array) or array.type not in ("i32", "f32", "u32", "i64", "u64"):
-        raise FormatError(f"`{where}` has {PREFIX}{name} that are no numbers")
+        raise FormatError(f"`{where}` has {PREFIX}{name} that are not numbers")
     if len(array) < count:
         raise FormatError(f"`{where}` has {count:,} tokens and {len(array):,} {PREFIX}{name}")
     return list(array)
@@ -182,8 +182,8 @@ def keys(tokenizer: Tokenizer, rows: int, pre: str | None = None) -> Iterator[Ke
     """
     if tokenizer.size > rows:
         raise ManifestError(
-            f"the tokenizer has {len(tokenizer.tokens):,} tokens up to the id {tokenizer.size - 1:,} and the embedding "
-            f"{rows:,} rows: it belongs to another model"
+            f"the tokenizer has {len(tokenizer.tokens):,} tokens, with ids up to {tokenizer.size - 1:,}, but the embedding "
+            f"has {rows:,} rows: it belongs to another model"
         )
     tokens = _filled(tokenizer, rows)
     yield PREFIX + "model", "string", _NAMES[tokenizer.kind]
@@ -231,7 +231,7 @@ def _filled(tokenizer: Tokenizer, rows: int) -> list[Token]:
     for number in range(rows):
         if number not in tokenizer.tokens and padding(number) in ids:
             raise ManifestError(
-                f"row {number:,} of the embedding has no token, and `{padding(number)}`, by which llama.cpp's converter "
-                f"fills it, is the token {ids[padding(number)]:,}"
+                f"row {number:,} of the embedding has no token, and `{padding(number)}`, with which llama.cpp's "
+                f"converter fills it, is already the token {ids[padding(number)]:,}"
             )
     return [tokenizer.tokens.get(n) or Token(padding(n), UNUSED, _FILLER_SCORE) for n in range(rows)]

@@ -33,9 +33,9 @@ _QUANTISATION: Final = 2  # GGML_QNT_VERSION
 _CONTROL: Final = re.compile(r"<\|.*\|>")
 _NORMAL_TOKEN, _CONTROL_TOKEN, _UNUSED_TOKEN = 1, 3, 5  # llama_token_type
 _FILE_TYPE: Final = "general.file_type"
-_KEPT: Final = ("F16", "BF16")  # what stays besides F32; blocks, too, in a copy of a GGUF file
+_KEPT: Final = ("F16", "BF16")  # encodings that stay, besides F32; in a copy of a GGUF file, blocks stay, too
 _TOKENS: Final = TOKENIZER + "tokens"
-# Parts of the names of matrices that stay as they are: llama.cpp computes with them only so.
+# Parts of the names of matrices that stay as they are, because llama.cpp can compute only with them as they are.
 # Source: src/llama-quant.cpp, where llama-quantize decides what to leave.
 _FIXED: Final = (
     *("_norm.weight", "ffn_gate_inp.weight", "altup", "laurel", "per_layer_model_proj", "position_embd.weight"),
@@ -223,7 +223,7 @@ def _in_file(tensor: Tensor) -> Encoding:
 
 
 def _blocks(tensor: Tensor) -> Storage | None:
-    """The blocks of a tensor, as they stand in its file; None if it is not quantised."""
+    """The blocks of a tensor, as they are in its file; None if it is not quantised."""
     storage = tensor.storage
     if storage.encoding is None:
         return None
@@ -308,7 +308,7 @@ def _tokens(vocabulary: Vocabulary, rows: int, special: set[int]) -> tuple[list[
     highest = max(vocabulary.ids.values(), default=-1)
     if highest >= rows:
         raise ManifestError(
-            f"the tokenizer has {len(vocabulary.ids):,} tokens up to the id {highest:,} and the embedding {rows:,} rows: "
+            f"the tokenizer has {len(vocabulary.ids):,} tokens, with ids up to {highest:,}, but the embedding has {rows:,} rows: "
             "it belongs to another model"
         )
     tokens = [f"[PAD{number}]" for number in range(rows)]

@@ -1,4 +1,4 @@
-"""Checks of what the files of a tokenizer say."""
+"""Checks of a tokenizer's files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST: Final = 1 << 31
 
 
 def checked_ids(ids: Mapping[str, Any], where: str) -> Mapping[str, int]:
-    """Ids by token. Raises ManifestError for an id that is none, or that two tokens have."""
+    """Ids by token. Raises ManifestError for an id that is not a number, or that two tokens have."""
     names: dict[str, str] = {}  # by the id as text, because a file can't choose a text's hash
     for token, number in ids.items():
         if type(number) is not int or not 0 <= number < _MOST:

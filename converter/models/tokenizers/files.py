@@ -26,7 +26,7 @@ _MARKED: Final = (CONTROL, UNKNOWN, USER_DEFINED)
 
 
 def files(tokenizer: Tokenizer) -> Mapping[str, bytes]:
-    """The files' bytes by name. Raises UnsupportedError if the library `tokenizers` has nothing that splits text so."""
+    """The files' bytes by name. Raises UnsupportedError if the library `tokenizers` can't split text in that way."""
     model = _MODELS[tokenizer.kind](tokenizer)
     document = {
         "version": "1.0",
@@ -89,8 +89,8 @@ def _bytes(tokenizer: Tokenizer) -> dict[str, Any]:
     row = pre.named(tokenizer.pre)
     if row is None:
         raise UnsupportedError(
-            f"the tokenizer cuts text as `{tokenizer.pre}` does, which there is no tokenizer.json for here: keep the model's "
-            "own tokenizer.json"
+            f"the tokenizer cuts text as `{tokenizer.pre}` does, and this program can't write a tokenizer.json for that: keep "
+            "the model's own tokenizer.json"
         )
     return {
         "pre_tokenizer": pre.written(row),
@@ -150,7 +150,7 @@ def _unigram(tokenizer: Tokenizer) -> dict[str, Any]:
         "prepend_scheme": "always" if tokenizer.space_prefix else "never",
         "split": True,
     }
-    # A user-defined token counts nothing, and is cut out of the text before.
+    # The score of a user-defined token has no effect: the token is cut out of the text beforehand.
     vocab = [[tokenizer.tokens[n].text, tokenizer.tokens[n].score] for n in range(count)]
     return {
         "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
@@ -204,11 +204,11 @@ _MODELS: Final[Mapping[Kind, Callable[[Tokenizer], dict[str, Any]]]] = {
 assert _MODELS.keys() == TITLES.keys()  # noqa: S101
 
 
-# ---- what stands around a text ------------------------------------------------------------------------------------
+# ---- tokens around a text -----------------------------------------------------------------------------------------
 
 
 def _around(tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """The post-processor that puts tokens before and behind a text."""
+    """The post-processor that puts tokens before and after a text."""
     before, behind = _put(tokenizer, "bos"), [*_put(tokenizer, "eos"), *_put(tokenizer, "sep")][:1]
     if not before and not behind:
         levels = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}

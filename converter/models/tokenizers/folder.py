@@ -17,7 +17,7 @@ from converter.models.tokenizers.tokenizer import CONTROL, DEFAULT, Token, Token
 VOCABULARY: Final = "vocab.json"
 MERGES: Final = "merges.txt"
 WORDS: Final = "vocab.txt"
-# Each is enough for a tokenizer; the first that is there is read.
+# Each of these is enough for a tokenizer; the first one found is read.
 _SETS: Final = ((json_file.NAME,), *((name,) for name in sentencepiece.NAMES), (VOCABULARY, MERGES), (WORDS,))
 FILES: Final = f"`{json_file.NAME}`, `{sentencepiece.NAMES[0]}`, `{VOCABULARY}` and `{MERGES}`, or `{WORDS}`"
 
@@ -31,7 +31,7 @@ def read(folder: Path) -> Tokenizer:
     """The tokenizer in a folder.
 
     Raises SourceError if there is none, ManifestError for files that contradict themselves, LimitError, and
-    UnsupportedError for a tokenizer that llama.cpp has nothing for.
+    UnsupportedError for a tokenizer that llama.cpp can't express.
     """
     found = _found(folder)
     if found is None:
@@ -63,7 +63,7 @@ def _json(folder: Path) -> Tokenizer:
     tokenizer = json_file.read(load_json(path), str(path))
     if tokenizer.kind != "scored-pair":
         return tokenizer
-    # The model has the scores; what was added to it stands in the JSON.
+    # The model has the scores; tokens that were added to it are in the JSON.
     model = _model(folder)
     if model is None:
         return tokenizer
@@ -129,7 +129,7 @@ def _words(folder: Path) -> Tokenizer:
     for number, line in enumerate(lines):
         text = line.removesuffix("\r")
         if ids.setdefault(text, number) != number:
-            raise ManifestError(f"`{path}`, line {number + 1:,}: the token `{text[:80]}` stands there a second time")
+            raise ManifestError(f"`{path}`, line {number + 1:,}: the token `{text[:80]}` occurs there a second time")
     return replace(word_pieces(ids, "[UNK]", lowercase=False, strip_accents=None), lowercase=None)
 
 
@@ -152,7 +152,7 @@ _READERS: Final = {
 
 
 def _control(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer with control tokens where a vocabulary without types has them: by their role or their looks."""
+    """The tokenizer, with control tokens marked in a vocabulary without types: by their role or their form."""
     roles = set(tokenizer.special.values())
     tokens = {
         number: Token(token.text, CONTROL, token.score)

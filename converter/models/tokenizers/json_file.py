@@ -25,8 +25,8 @@ from converter.models.tokenizers.tokenizer import (
 
 NAME: Final = "tokenizer.json"
 BYTES: Final = {f"<0x{byte:02X}>": byte for byte in range(256)}  # the tokens of single bytes
-_ADDED_SCORE: Final = -1000.0  # as llama.cpp's converter has it; nothing looks at it
-# Tokens that models don't mark as special, and llama.cpp's converter takes for control tokens all the same.
+_ADDED_SCORE: Final = -1000.0  # the value of llama.cpp's converter; nothing reads it
+# Tokens that models don't mark as special, but that llama.cpp's converter treats as control tokens.
 _CONTROLS: Final = frozenset({"<pad>", "<mask>", "<2mass>", "[@BOS@]"})
 _BRACKETS: Final = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
@@ -41,7 +41,7 @@ def read(document: Mapping[str, Any], where: str) -> Tokenizer:
     reader = _MODELS.get(kind) if type(kind) is str else None
     if reader is None:
         raise UnsupportedError(
-            f"`{where}` is a tokenizer of the type {kind!r:.80}: llama.cpp has {', '.join(_MODELS)} only"
+            f"`{where}` is a tokenizer of the type {kind!r:.80}: llama.cpp has only {', '.join(_MODELS)}"
         )
     tokenizer = reader(document, model, where)
     return _surrounded(_added(tokenizer, document, where), document, where)
@@ -71,7 +71,7 @@ def _merges(model: Mapping[str, Any], ids: Mapping[str, int], where: str) -> Ite
             case [str(left), str(right)] if left and right:
                 for token in (left, right, left + right):
                     if token not in ids:
-                        raise ManifestError(f"`{where}`: merge {number:,} needs `{token[:80]}`, which is no token")
+                        raise ManifestError(f"`{where}`: merge {number:,} needs `{token[:80]}`, which is not a token")
                 yield left, right
             case _:
                 raise ManifestError(f"`{where}`: merge {number:,} is {merge!r:.80}: two tokens were expected")
@@ -113,7 +113,7 @@ def _characters(
                 raise _unknown_step(step, where)
     if prefix is None:
         raise UnsupportedError(
-            f"`{where}` has tokens for bytes, and doesn't write {SPACE} for a space as SentencePiece"
+            f"`{where}` has tokens for bytes, but doesn't write {SPACE} for a space, as SentencePiece does"
         )
     absent = BYTES.keys() - ids.keys()
     if absent:
@@ -183,7 +183,7 @@ def _words(document: Mapping[str, Any], model: Mapping[str, Any], where: str) ->
     ids = checked_ids(mapping(model.get("vocab"), "model.vocab", where), where)
     prefix = model.get("continuing_subword_prefix", "##")
     if prefix != "##":
-        raise UnsupportedError(f"`{where}` marks the middle of words by {prefix!r:.40}: llama.cpp knows `##` only")
+        raise UnsupportedError(f"`{where}` marks the middle of words by {prefix!r:.40}: llama.cpp knows only `##`")
     lowercase, accents = False, None
     for step in _flat(document.get("normalizer"), "normalizers"):
         match step:
@@ -202,7 +202,7 @@ def _words(document: Mapping[str, Any], model: Mapping[str, Any], where: str) ->
 
 
 def word_pieces(ids: Mapping[str, int], unknown: str, *, lowercase: bool, strip_accents: bool | None) -> Tokenizer:
-    """A WordPiece tokenizer, whose tokens have `##` where they go on with a word."""
+    """A WordPiece tokenizer, whose tokens begin with `##` if they continue a word."""
     frames = {*_FRAMES, unknown}
     tokens = {number: Token(text, CONTROL) if text in frames else Token(_phantom(text)) for text, number in ids.items()}
     special = {name: ids[text] for text, name in _FRAMES.items() if text in ids}
@@ -250,14 +250,14 @@ def _prepends(step: Mapping[str, Any]) -> bool:
 
 
 def _unknown_step(step: Any, where: str) -> UnsupportedError:
-    return UnsupportedError(f"`{where}` has the step {_type(step)} in a form that llama.cpp has nothing for")
+    return UnsupportedError(f"`{where}` has the step {_type(step)} in a form that llama.cpp can't express")
 
 
-# ---- what stands around the model -----------------------------------------------------------------------------------
+# ---- tokens around the model's own ----------------------------------------------------------------------------------
 
 
 def seems_control(text: str) -> bool:
-    """Whether a token that isn't marked as special is one by its looks, as llama.cpp's converter decides it."""
+    """Whether a token that isn't marked as special counts as one by its form, as llama.cpp's converter decides."""
     return text in _CONTROLS or any(
         text.startswith(left) and text.endswith(right) and len(text) >= len(left + right) for left, right in _BRACKETS
     )
@@ -273,7 +273,7 @@ def added(tokenizer: Tokenizer, additions: Mapping[int, tuple[str, bool]], where
             kind = UNKNOWN if number == unknown and spaced else CONTROL
             tokens[number] = Token(text, kind, before.score if before is not None else _ADDED_SCORE)
         else:
-            # A user-defined token is compared with the text as it is, not with what SentencePiece makes of it.
+            # A user-defined token is compared with the text as it is, not as SentencePiece normalises it.
             tokens[number] = Token(text.replace(SPACE, " ") if spaced else text, USER_DEFINED, _ADDED_SCORE)
     return replace(tokenizer, tokens=tokens)
 
@@ -294,15 +294,15 @@ def _added(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -> Tok
     tokenizer = added(tokenizer, additions, where)
     if stripped:
         note = (
-            f"{len(stripped):,} added tokens take spaces around them along, or stand for whole words only, which GGUF "
-            f"can't say: `{stripped[0][:40]}`"
+            f"{len(stripped):,} added tokens include the spaces around them, or match only whole words, which GGUF can't "
+            f"express: `{stripped[0][:40]}`"
         )
         tokenizer = replace(tokenizer, notes=(*tokenizer.notes, note))
     return tokenizer
 
 
 def _surrounded(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -> Tokenizer:
-    """The tokenizer with what its post-processor puts around a text."""
+    """The tokenizer with the tokens that its post-processor puts around a text."""
     adds: dict[str, bool] = {}
     special = dict(tokenizer.special)
     ids = tokenizer.ids
@@ -311,7 +311,7 @@ def _surrounded(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -
         adds[name] = text is not None
         if text is not None:
             if type(text) is not str or text not in ids:
-                raise ManifestError(f"`{where}` puts {text!r:.80} around a text, which is no token")
+                raise ManifestError(f"`{where}` puts {text!r:.80} around a text, which is not a token")
             special[name] = ids[text]
 
     for step in _flat(document.get("post_processor"), "processors"):
@@ -327,14 +327,16 @@ def _surrounded(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -
                 put("eos", last)
             case _:
                 raise _unknown_step(step, where)
-    if tokenizer.kind == "wordpiece" and adds.get("eos"):  # llama.cpp ends a text with what separates two
+    if tokenizer.kind == "wordpiece" and adds.get(
+        "eos"
+    ):  # llama.cpp ends a text with the token that separates two texts
         special["sep"] = special.pop("eos")
         adds["sep"] = adds.pop("eos")
     return replace(tokenizer, adds=adds, special=special)
 
 
 def _template(single: list[Any], where: str) -> tuple[Any, Any]:
-    """The special token before a text and the one behind it."""
+    """The special token before a text and the one after it."""
     names: list[Any] = []
     for part in single:
         match part:
@@ -346,5 +348,5 @@ def _template(single: list[Any], where: str) -> tuple[Any, Any]:
                 raise ManifestError(f"`{where}`: {part!r:.80} in a template: a token or a sequence was expected")
     at = [index for index, name in enumerate(names) if name is None]
     if len(at) != 1 or at[0] > 1 or len(names) - at[0] > 2:
-        raise UnsupportedError(f"`{where}` puts more than one token before or behind a text, which llama.cpp can't")
+        raise UnsupportedError(f"`{where}` puts more than one token before or after a text, which llama.cpp can't do")
     return (names[0] if at[0] else None), (names[-1] if len(names) - at[0] == 2 else None)

@@ -1,4 +1,4 @@
-"""SentencePiece's BPE has scores, and the library `tokenizers` has merges: one from the other."""
+"""SentencePiece's BPE has scores, and the library `tokenizers` has merges: computes each from the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST: Final = 256  # characters of a token that is merged: real ones have up
 def scores_of(merges: Sequence[tuple[str, str]], where: str) -> dict[str, float]:
     """The score of each token that is made by merging: 0, -1, -2, … in order, as SentencePiece trains them.
 
-    Raises UnsupportedError for merges that no scores stand for: those that make the same token at two places.
+    Raises UnsupportedError for merges that scores can't express: those that make the same token at two places.
     """
     scores: dict[str, float] = {}
     last = ""
@@ -32,7 +32,7 @@ def scores_of(merges: Sequence[tuple[str, str]], where: str) -> dict[str, float]
 
 
 def merges_of(tokens: Mapping[int, Token]) -> list[tuple[str, str]]:
-    """The merges that do what scores do: for each token, by falling score, every two tokens that it consists of.
+    """The merges that have the effect of the scores: for each token, by falling score, every two tokens that it consists of.
 
     Raises LimitError for a token that is too long to be cut everywhere.
     """

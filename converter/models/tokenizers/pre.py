@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-# A step of a pre-tokenizer: its type, and what is not the same for all. Split has a regular expression.
+# A step of a pre-tokenizer: its type, and its settings that differ. Split has a regular expression.
 Step = tuple[str | bool, ...]
 
 WHOLE: Final = "default"  # llama.cpp's own cut, for a file that names none
@@ -43,7 +43,7 @@ def _split(pattern: str) -> Step:
 
 
 def _modern(letters: str, digits: str, others: str, *, lines: str = r"[\r\n]*", short: str = _SHORT + "|") -> Step:
-    """The cut of GPT-4 and of all that came after it."""
+    """The cut of GPT-4 and of its successors."""
     return _split(rf"{short}[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}| ?{others}+{lines}|\s*[\r\n]+{_ENDS}")
 
 
@@ -65,7 +65,7 @@ class Pre(NamedTuple):
     steps: tuple[Step, ...]
     ignore_merges: bool = False
     bos: bool = False  # llama.cpp puts the first token before a text unless the file says otherwise
-    alike: tuple[str, ...] = ()  # other names, by which llama.cpp splits in the same way
+    alike: tuple[str, ...] = ()  # other names for which llama.cpp splits in the same way
 
 
 ROWS: Final = (
@@ -180,7 +180,7 @@ def named(name: str | None) -> Pre | None:
 
 
 def alike(one: str | None, other: str | None) -> bool:
-    """Whether llama.cpp splits text in the same way by two names."""
+    """Whether llama.cpp splits text in the same way for two names."""
     if one == other:
         return True
     first, second = named(one), named(other)
@@ -188,13 +188,13 @@ def alike(one: str | None, other: str | None) -> bool:
 
 
 def found(pre_tokenizer: Any, *, ignore_merges: bool) -> Pre | None:
-    """The row of what a tokenizer.json says; None if llama.cpp has no name for it."""
+    """The row that matches a tokenizer.json; None if llama.cpp has no name for it."""
     steps = _steps(pre_tokenizer)
     return _BY_STEPS.get((steps, ignore_merges)) if steps is not None else None
 
 
 def written(row: Pre) -> dict[str, Any]:
-    """What tokenizer.json says of a row."""
+    """What a tokenizer.json says for a row."""
     steps = [_document(step) for step in row.steps]
     return steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
 
@@ -235,9 +235,9 @@ def _steps(document: Any) -> tuple[Step, ...] | None:
 
 
 def _isolates(pattern: str, more: Mapping[Any, Any]) -> bool:
-    """Whether a split keeps what matches and what lies between as pieces."""
+    """Whether a split keeps both the matches and the text between them as pieces."""
     behavior, invert = more.get("behavior"), more.get("invert", False)
-    # A pattern that matches all of a text leaves nothing between: to remove nothing is the same.
+    # A pattern that matches all of a text leaves nothing between the matches, so removing that changes nothing.
     return (behavior, invert) == ("Isolated", False) or ((behavior, invert) == ("Removed", True) and _covers(pattern))
 
 

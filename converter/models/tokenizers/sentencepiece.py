@@ -17,10 +17,10 @@ NAMES: Final = ("tokenizer.model", "spiece.model")
 
 # Fields of the messages, by number.
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
-_TEXT, _SCORE, _TYPE = 1, 2, 3  # of a piece
-_MODEL_TYPE, _SUFFIX = 3, 24  # of the trainer's settings
+_TEXT, _SCORE, _TYPE = 1, 2, 3  # fields of a piece
+_MODEL_TYPE, _SUFFIX = 3, 24  # fields of the trainer's settings
 _IDS: Final = {"unk": (40, 0), "bos": (41, 1), "eos": (42, 2), "pad": (43, -1)}  # field, and id if it is absent
-_CHARSMAP, _PREFIX, _MERGE_SPACES, _ESCAPE = 2, 3, 4, 5  # of the normalizer's settings
+_CHARSMAP, _PREFIX, _MERGE_SPACES, _ESCAPE = 2, 3, 4, 5  # fields of the normalizer's settings
 _KINDS: Final[dict[int, Kind]] = {1: "unigram", 2: "scored-pair"}
 _OTHERS: Final = {3: "words", 4: "characters"}
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # how a field is laid out
@@ -51,9 +51,11 @@ def read(data: bytes, where: str) -> Tokenizer:
     asked = trainer.get(_MODEL_TYPE, 1)
     kind = _KINDS.get(asked) if type(asked) is int else None
     if kind is None:
-        raise UnsupportedError(f"`{where}` splits text into {_OTHERS.get(_whole(asked), asked)}, which llama.cpp can't")
+        raise UnsupportedError(
+            f"`{where}` splits text into {_OTHERS.get(_whole(asked), asked)}, which llama.cpp can't do"
+        )
     if trainer.get(_SUFFIX):
-        raise UnsupportedError(f"`{where}` puts spaces behind words, which GGUF can't say")
+        raise UnsupportedError(f"`{where}` puts spaces after words, which GGUF can't express")
     charsmap, notes = _message(normalizer.get(_CHARSMAP, b""), where), []
     merged = bool(normalizer.get(_MERGE_SPACES, 1))
     if not normalizer.get(_ESCAPE, 1):
@@ -62,7 +64,9 @@ def read(data: bytes, where: str) -> Tokenizer:
         _check_bytes(tokens, where)
         for there, what in ((bool(charsmap), "normalizes characters"), (merged, "leaves one of several spaces")):
             if there:
-                notes.append(f"`{where}` {what}, and llama.cpp doesn't for this kind: such texts are split differently")
+                notes.append(
+                    f"`{where}` {what}, but llama.cpp doesn't for this kind, and would split such texts differently"
+                )
         charsmap, merged = b"", False
     special = {name: _signed(trainer.get(field, absent)) for name, (field, absent) in _IDS.items()}
     return Tokenizer(
@@ -78,7 +82,7 @@ def read(data: bytes, where: str) -> Tokenizer:
 
 
 def _check_bytes(tokens: dict[int, Token], where: str) -> None:
-    """Raise UnsupportedError unless there is a token for each byte: llama.cpp ends its process without."""
+    """Raise UnsupportedError unless there is a token for each byte: without them, llama.cpp ends its process."""
     found = sum(token.type == BYTE for token in tokens.values())
     if found != 256:
         raise UnsupportedError(
@@ -95,7 +99,7 @@ def _piece(data: bytes, where: str) -> Token:
     except UnicodeDecodeError as error:
         raise ManifestError(f"`{where}` has a token that is not UTF-8: {error.reason}") from error
     if kind not in TYPES or type(score) is not bytes or len(score) != 4:
-        raise ManifestError(f"`{where}`: the token `{text[:80]}` has a type or a score that there is not")
+        raise ManifestError(f"`{where}`: the token `{text[:80]}` has a type or a score that does not exist")
     (value,) = struct.unpack("<f", score)
     if not math.isfinite(value):
         raise ManifestError(f"`{where}`: the token `{text[:80]}` has the score {value}")
@@ -103,7 +107,7 @@ def _piece(data: bytes, where: str) -> Token:
 
 
 def _fields(data: bytes, where: str) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message: number and value. Raises ManifestError where the message is cut off."""
+    """The fields of a message: number and value. Raises ManifestError if the message is cut off."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at, where)

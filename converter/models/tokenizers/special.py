@@ -47,7 +47,7 @@ def with_added(tokenizer: Tokenizer, document: Document) -> Tokenizer:
 def with_special(
     tokenizer: Tokenizer, document: Document, config: Mapping[str, Any] | None, templates: Mapping[str, str]
 ) -> Tokenizer:
-    """The tokenizer with what tokenizer_config.json says, and config.json where that says nothing."""
+    """The tokenizer with what tokenizer_config.json says, and what config.json says if that says nothing."""
     said, more = document(CONFIG) or {}, document(MAP) or {}
     ids = tokenizer.ids
     special = dict(tokenizer.special)
