@@ -18,14 +18,8 @@ from converter.pickles.values import Dict, TableEntry, Value, ValueRow
 
 Arguments = tuple[Any, ...]
 
-_CODECS: Final = (
-    "latin1",
-    "latin-1",
-    "iso-8859-1",
-    "ascii",
-    "utf-8",
-    "utf8",
-)  # Python would import any other codec by its name
+# Python would import any other codec by its name.
+_CODECS: Final = ("latin1", "latin-1", "iso-8859-1", "ascii", "utf-8", "utf8")
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,4000}(?:/[0-9]{1,4000})?")
 _NUMPY: Final = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2.0, and since
 _LONG: Final = 1024  # characters; shorter texts, such as the parts of paths, are used again and again

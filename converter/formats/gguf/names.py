@@ -53,7 +53,9 @@ def canonical(catalogue: Catalogue) -> Catalogue:
         shape = other.shape[::-1] if transposed and other.shape is not None else other.shape
         unsupported.append(replace(other, name=there, shape=shape))
     if len(tensors.keys() | {other.name for other in unsupported}) != len(catalogue) + len(unsupported):
-        raise LayoutError(f"`{catalogue.location}` holds one tensor twice, under its name in GGUF and under its name on the Hub")
+        raise LayoutError(
+            f"`{catalogue.location}` holds one tensor twice, under its name in GGUF and under its name on the Hub"
+        )
     changed = replace(catalogue, tensors=tensors, unsupported=tuple(unsupported))
     return changed.with_origin(config=_config(catalogue, known))
 

@@ -327,9 +327,7 @@ def _surrounded(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -
                 put("eos", last)
             case _:
                 raise _unknown_step(step, where)
-    if tokenizer.kind == "wordpiece" and adds.get(
-        "eos"
-    ):  # llama.cpp ends a text with the token that separates two texts
+    if tokenizer.kind == "wordpiece" and adds.get("eos"):  # llama.cpp ends a text with the separator of two texts
         special["sep"] = special.pop("eos")
         adds["sep"] = adds.pop("eos")
     return replace(tokenizer, adds=adds, special=special)
