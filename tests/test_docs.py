@@ -8,25 +8,38 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.build.forked import Forked
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "THIRD_PARTY.md")] + sorted((ROOT / "docs").rglob("*.md"))
 NETWORK = re.compile(r"cerebras-tool download | hf://| https://| cerebras/")  # what can't be run in a test
+ENVIRONMENT = os.environ | {"COLUMNS": "100", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
-def run(command: str, folder: Path) -> str:
+@pytest.fixture(scope="module")
+def program() -> Iterator[Forked]:
+    with Forked(ENVIRONMENT) as forked:
+        yield forked
+
+
+def run(command: str, folder: Path, program: Forked) -> str:
     """What a command prints; if there are several with ` | ` between them, what the last one prints."""
     text = ""
-    for words in piped(command):
-        program = [sys.executable, "-m", "converter"] if words[0] == "cerebras-tool" else words[:1]
-        environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    for number, words in enumerate(piped(command)):
+        if words[0] == "cerebras-tool" and not number:
+            _, out, err = program(words[1:], folder)
+            text = out + err
+            continue
+        ours = [sys.executable, "-m", "converter"] if words[0] == "cerebras-tool" else words[:1]
         done = subprocess.run(
-            [*program, *words[1:]],
-            cwd=folder, env=environment, input=text, capture_output=True, text=True, timeout=120, check=False,
+            [*ours, *words[1:]],
+            cwd=folder, env=ENVIRONMENT, input=text, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         text = done.stdout + done.stderr
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
@@ -54,11 +67,11 @@ def commands(block: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_prints_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+def test_every_command_prints_what_the_page_shows(page: Path, program: Forked, tmp_path: Path) -> None:
     text = page.read_text()
 
     def rerun(match: re.Match[str]) -> str:
-        return "```console\n" + "".join(f"$ {c}\n{run(c, tmp_path)}" for c, _ in commands(match[1])) + "```"
+        return "```console\n" + "".join(f"$ {c}\n{run(c, tmp_path, program)}" for c, _ in commands(match[1])) + "```"
 
     found = BLOCK.sub(rerun, text)
 

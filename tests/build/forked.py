@@ -1,8 +1,9 @@
 """Runs the program many times in fresh processes that need not import third-party packages each time.
 
-`python -m tests.build.forked` reads a line of JSON for every command: its arguments, and the files that take stdout and stderr. It
-answers with the exit code. Each command is a fork in which the program itself is imported again, as by `python -m
-converter`. Only its dependencies are there already, which saves two thirds of the time that a short command takes.
+`python -m tests.build.forked` reads a line of JSON for every command: its arguments, the files that take stdout and stderr, and
+the folder to run in, if it is another. It answers with the exit code. Each command is a fork in which the program itself is
+imported again, as by `python -m converter`. Only its dependencies are there already, which saves two thirds of the time that a
+short command takes.
 """
 
 from __future__ import annotations
@@ -12,12 +13,48 @@ import importlib
 import json
 import os
 import runpy
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
 
 DEPENDENCIES = (
     *("hashlib", "importlib.metadata", "json", "numpy", "rich.console", "rich.progress", "rich.table"),
     *("typer", "typer.main", "typer._adapters", "typer._click.decorators", "pydantic.type_adapter", "isal.isal_zlib"),
 )
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Forked:
+    """Such a server, with these variables in its environment. Call it with a command, once the `with` has begun."""
+
+    def __init__(self, environment: Mapping[str, str], cwd: Path = ROOT) -> None:
+        self._environment, self._cwd = dict(environment), cwd
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="forked-")
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.build.forked"], cwd=self._cwd, env=self._environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate(timeout=120)
+        self._folder.cleanup()
+
+    def __call__(self, arguments: Sequence[str], folder: Path, terminal: str | None = None) -> tuple[int, str, str]:
+        """Run a command in a folder: exit code, stdout and stderr. stderr goes to `terminal`, if there is one."""
+        out, err = (Path(self._folder.name) / name for name in ("out", "err"))
+        err.write_bytes(b"")
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        request = [list(arguments), str(out), terminal or str(err), str(folder)]
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+        code = int(self._server.stdout.readline())
+        return code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
 
 
 def main() -> None:
@@ -25,11 +62,13 @@ def main() -> None:
         with contextlib.suppress(ImportError):  # if another release lacks one of these modules, it only takes longer
             importlib.import_module(name)
     for line in sys.stdin:
-        arguments, stdout, stderr = json.loads(line)
+        arguments, stdout, stderr, *folder = json.loads(line)
         child = os.fork()
         if child == 0:
             for path, descriptor in ((os.devnull, 0), (stdout, 1), (stderr, 2)):
                 os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
+            if folder:
+                os.chdir(folder[0])
             sys.argv = ["converter", *arguments]
             runpy.run_module("converter", run_name="__main__", alter_sys=True)
             return
