@@ -146,8 +146,11 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
     types, untyped = _types(floating, surgery.types)
     renamed, idle = _renamed(list(kept), files, surgery.renames)
     pairs = tuple((old, new) for old, new in zip(kept, renamed, strict=True) if old != new)
+    new = dict(zip(kept, renamed, strict=True))
+    held = tuple(new[name] for name in known.facts.get("buffers", ()) if name in new)
     changed = replace(
         known,
+        facts={**known.facts, "buffers": held},
         tensors=dict(zip(renamed, kept.values(), strict=True)),
         storages=_storages(known, kept),
         unsupported=tuple(other for other in known.unsupported if other.name in left),

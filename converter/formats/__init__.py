@@ -91,8 +91,7 @@ def read(format: Format, source: Source, head: bytes, *, root: Root = None, shar
     """
     if format.read is None:
         raise FormatError(f"`{source.name}`: a {format.title} is not a file")
-    archive, pickled = format.contents == "records", format.contents == "pickles"
-    check_single(source, head, format.title, pickled=pickled, archive=archive)
+    check_single(source, head, format.title, format.contents)
     return format.read(source, root=root, shard=shard)
 
 

@@ -68,8 +68,8 @@ FOREIGN: Final = (
     Foreign(b"PK\7\10", "one part of a split zip archive", "join the parts first", sealed=True),
     Foreign(
         b"ustar",
-        "a tar archive",
-        "torch before 0.1.10 wrote such checkpoints; `scan` tells what is in it",
+        "a tar archive",  # one whose first header is sound is read
+        "the checksum of its first header is wrong, so it is damaged: get the file again",
         offset=257,
         sealed=True,
     ),

@@ -206,7 +206,7 @@ class Format:
     programs that run this format compute GELU in its tanh form, whatever the model was trained with.
 
     Scanning. `pickled`: a pickle describes the file, so its globals and strides are worth showing. `contents` is what a
-    scanner looks through: records of an archive, pickles one after another, an array of numpy, or nothing.
+    scanner looks through: records of a zip, members of a tar, pickles one after another, an array of numpy, or nothing.
     """
 
     name: str
@@ -235,7 +235,7 @@ class Format:
     engines: tuple[str, ...] = ("numpy",)
     tanh: bool = False
     pickled: bool = False
-    contents: Literal["records", "pickles", "array", "nothing"] = "nothing"
+    contents: Literal["records", "members", "pickles", "array", "nothing"] = "nothing"
 
     @property
     def ending(self) -> str | None:

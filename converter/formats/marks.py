@@ -20,6 +20,7 @@ SAFETENSORS: Final = "safetensors"
 
 TORCH_ZIP: Final = "torch-zip"
 TORCH_LEGACY: Final = "torch-legacy"
+TORCH_TAR: Final = "torch-tar"
 # The magic number of torch before 1.6, by pickle protocol: 2 is torch's own choice, the others its caller's.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PICKLED: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."

@@ -26,22 +26,24 @@ _ZIP: Final = b"PK\3\4"
 _MODULE: Final = re.compile(r"[A-Za-z_][\w.]{0,200}").fullmatch
 
 
-def check_single(source: Source, head: bytes, title: str, *, pickled: bool, archive: bool) -> None:
+def check_single(source: Source, head: bytes, title: str, contents: str) -> None:
     """Raise AmbiguousError if a file, whose first HEAD bytes show that it is `title`, is something else as well.
 
-    `pickled`: such a file starts with a pickle. `archive`: it is a zip archive.
+    `contents` is that of its format.
     """
-    others = other_readings(source, head, pickled=pickled, archive=archive)
+    others = other_readings(
+        source, head, pickled=contents == "pickles", archive=contents == "records", tar=contents == "members"
+    )
     if others:
         raise AmbiguousError(f"`{source.name}` is two files in one: as {title}, and as {' and as '.join(others)}")
 
 
-def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool) -> list[str]:
-    """What else a file is; the arguments are those of `check_single`."""
+def other_readings(source: Source, head: bytes, *, pickled: bool, archive: bool, tar: bool = False) -> list[str]:
+    """What else a file is. `pickled`: it starts with a pickle. `archive`: it is a zip archive. `tar`: it is a tar."""
     found = []
     if (code := program(head)) is not None:
         found.append(code.title)
-    if is_header(head):
+    if not tar and is_header(head):
         found.append(TAR)
     if not head.startswith(_ZIP):  # no compressed file starts like a zip
         from converter.io.codecs import codec, is_compressed

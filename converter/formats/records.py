@@ -7,6 +7,7 @@ from typing import Final
 
 from converter.formats import marks
 from converter.formats.format import Format, lazily
+from converter.io.tar import is_header
 
 _TORCH_ENDINGS: Final = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -39,6 +40,15 @@ TORCH_LEGACY: Final = Format(
     engines=("numpy", "transformers"),
     pickled=True,
     contents="pickles",
+)
+TORCH_TAR: Final = Format(
+    name=marks.TORCH_TAR,
+    title="PyTorch checkpoint (tar)",
+    matches=is_header,
+    read=lazily("converter.formats.torch.tar", "read"),
+    endings=_TORCH_ENDINGS,
+    pickled=True,
+    contents="members",
 )
 GGUF: Final = Format(
     name=marks.GGUF,
@@ -96,5 +106,5 @@ NPY: Final = Format(
 )
 
 # If a file matches two formats, the first one counts.
-FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY)
+FORMATS: Final = (NPZ, TORCH_ZIP, TORCH_LEGACY, GGUF, SAFETENSORS, PARAMETERS, NPY, TORCH_TAR)
 WRITABLE: Final = tuple(format for format in (SAFETENSORS, GGUF, PARAMETERS, NPZ) if format.plan is not None)

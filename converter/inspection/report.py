@@ -14,6 +14,7 @@ from converter.formats import uncollected
 from converter.formats.torch import PUBLISHED_WRITER
 from converter.io.local import LocalFile
 from converter.models import recognition as models
+from converter.models.buffers import buffers
 from converter.reports import inspection as reports
 from converter.text import safe_text
 from converter.words import PLAIN, PROGRAM, SORTS, check, check_count
@@ -64,7 +65,8 @@ def inspect(
     elif sort == "size":
         chosen.sort(key=lambda item: -item[1].nbytes)
     tied = catalogue.tied()
-    totals = _totals(catalogue, set(recognition.buffers) if recognition else set(), tied)
+    held = buffers(catalogue, recognition)
+    totals = _totals(catalogue, held, tied)
     format = formats.of(catalogue)
     words, memory = format.words(catalogue), _memory(catalogue, totals.nbytes, context)
     return reports.Inspection(
@@ -77,7 +79,7 @@ def inspect(
             catalogue.origin.traffic.nbytes if catalogue.origin.traffic else None,
         ),
         model=_model(recognition) if recognition else None,
-        weights=_weights(catalogue),
+        weights=_weights(catalogue, held),
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
         totals=totals,
         tied=tuple(map(tuple, tied)),
@@ -204,17 +206,21 @@ def _model(recognition: models.Recognition) -> reports.ModelReport:
     )
 
 
-def _totals(catalogue: Catalogue, buffers: set[str], tied: list[list[str]]) -> reports.TotalsReport:
-    parameters = nbytes = 0
+def _totals(catalogue: Catalogue, held: set[str], tied: list[list[str]]) -> reports.TotalsReport:
+    parameters = elements = nbytes = 0
     again = {name for names in tied for name in names[1:]}
     for name, tensor in catalogue.items():
         if name not in again:
             nbytes += _nbytes(tensor)
-            parameters += 0 if name in buffers else tensor.size * tensor.dtype.packed
+            count = tensor.size * tensor.dtype.packed
+            if name in held:
+                elements += count
+            else:
+                parameters += count
     for other in catalogue.unsupported:
         nbytes += other.nbytes
-        parameters += math.prod(other.shape) if other.shape is not None and other.name not in buffers else 0
-    return reports.TotalsReport(len(catalogue) + len(catalogue.unsupported), parameters, nbytes)
+        parameters += math.prod(other.shape) if other.shape is not None and other.name not in held else 0
+    return reports.TotalsReport(len(catalogue) + len(catalogue.unsupported), parameters, nbytes, elements)
 
 
 def _types(catalogue: Catalogue, tied: list[list[str]]) -> Iterable[reports.TypeReport]:
@@ -291,11 +297,12 @@ def _others(catalogue: Catalogue) -> Iterable[reports.OtherReport]:
         )
 
 
-def _weights(catalogue: Catalogue) -> reports.WeightsReport:
-    """Which part of the file the weights are. Only readers of pickles choose one."""
+def _weights(catalogue: Catalogue, held: set[str]) -> reports.WeightsReport:
+    """Which part of the file the weights are. Only readers of pickles choose one. `held` are the buffers among them."""
     facts = catalogue.facts
+    named = tuple(name for name in catalogue if name in held)
     root, prefix, module, program = (facts.get(key) or "" for key in ("root", "prefix", "module", "program"))
-    return reports.WeightsReport(root, prefix, module, program, facts.get("averaged") or ())
+    return reports.WeightsReport(root, prefix, module, program, facts.get("averaged") or (), named)
 
 
 def _unsupported(other: Unsupported) -> reports.OtherReport:

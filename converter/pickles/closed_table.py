@@ -20,6 +20,7 @@ from converter.tensors.tensor import Storage, Tensor
 
 _META: Final = ("meta", b"meta")  # the location of a storage that has a size and no data
 _QUANTISED: Final = frozenset(name for name in BY_TORCH if name.startswith(("qint", "quint")))
+_KINDS: Final = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _ATTRIBUTES: Final = 100  # per tensor. A pickle can pass one dict to many calls, and each call reads all its keys
 # Assigning to one of these changes the tensor or its bytes. They are the attributes with a setter in torch 2.13.
 SETTERS: Final = frozenset(
@@ -353,6 +354,8 @@ def _table() -> dict[tuple[str, str], TableEntry | ValueRow]:
             )
         ),
         *(TableEntry("torch", name, value=dtype) for name, dtype in BY_TORCH.items()),
+        # Types of tensors, which torch before 0.1.10 names beside each tensor.
+        *(TableEntry(module, f"{kind}Tensor") for kind in _KINDS for module in ("torch", "torch.cuda")),
         *(
             TableEntry(module, name, value=StorageClass(name, dtype))
             for name, dtype in BY_STORAGE.items()

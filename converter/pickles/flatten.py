@@ -12,6 +12,7 @@ from converter.tensors.tensor import Tensor
 from converter.words import Root
 
 if TYPE_CHECKING:
+    from converter.pickles.modules import Level
     from converter.tensors.catalogue import Other, Unsupported
 
 # Prefixes that wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
@@ -24,7 +25,8 @@ class Flattened:
 
     `root` is the path to the part below which names start, its keys joined with dots; `prefix` what a wrapper had put
     before every name, which the names leave out. `module` is the class of the whole module, or the classes of those side by
-    side, whose state dicts it is. `averaged` are the names of averaged weights that lie beside these.
+    side, whose state dicts it is. `averaged` are the names of averaged weights that lie beside these, `buffers` those of a
+    module's buffers among the tensors.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -35,9 +37,10 @@ class Flattened:
     prefix: str = ""
     module: str = ""
     averaged: list[str] = field(default_factory=list)
+    buffers: list[str] = field(default_factory=list)
 
 
-def flatten(value: object, root: Root = None, module: Callable[[object], Dict | None] | None = None) -> Flattened:
+def flatten(value: object, root: Root = None, module: Callable[[object], Level | None] | None = None) -> Flattened:
     """Name every tensor of the weights by the keys that lead to it, joined with dots; a bare tensor is called `tensor`.
 
     A whole module has the names of its `state_dict()`, which `module` gives, or `modules.state_dict` without it.
@@ -56,6 +59,7 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Dict | 
         wrapped = name_all(flattened, value, root, module)
     if wrapped:
         flattened.tensors, flattened.prefix = _without_prefix(flattened.tensors)
+        flattened.buffers = [name.removeprefix(flattened.prefix) for name in flattened.buffers]
     return flattened
 
 
@@ -75,6 +79,7 @@ def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
         "prefix": flattened.prefix,
         "module": flattened.module,
         "averaged": tuple(flattened.averaged),
+        "buffers": tuple(flattened.buffers),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from converter.pickles.values import Dict, Opaque
 
@@ -33,11 +33,18 @@ _INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so the
 _WRAPPERS: Final = {("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod"}
 
 
-def state_dict(value: object) -> Dict | None:
+class Level(NamedTuple):
     """One level of a module's `state_dict()`: parameters, buffers and inner modules, by name and in that order.
 
-    Inner modules are returned as the pickle holds them. None if the value is not a module.
+    Inner modules are as the pickle holds them. `buffers` are the names of the buffers.
     """
+
+    names: Dict
+    buffers: frozenset[str]
+
+
+def state_dict(value: object) -> Level | None:
+    """One level of a module's `state_dict()`. None if the value is not a module."""
     held = _module(value)
     if held is None:
         return None
@@ -48,11 +55,12 @@ def state_dict(value: object) -> Dict | None:
     made = Dict()
     for name, parameter in parts[_PARAMETERS].pairs():
         made += [name, parameter] if parameter is not None else []
-    for name, buffer in parts[_BUFFERS].pairs():
-        made += [name, buffer] if buffer is not None and name not in skipped else []
+    buffers = [(name, buffer) for name, buffer in parts[_BUFFERS].pairs() if buffer is not None and name not in skipped]
+    for name, buffer in buffers:
+        made += [name, buffer]
     for name, module in parts[_MODULES].pairs():
         made += [name, module] if module is not None else []
-    return made
+    return Level(made, frozenset(name for name, _ in buffers if type(name) is str))
 
 
 def settings(value: object) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from converter.errors import FormatError, LimitError, NamesError
 from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.keys import Keys
-from converter.pickles.modules import attributes, items, settings, state_dict
+from converter.pickles.modules import Level, attributes, items, settings, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
 from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
 from converter.pickles.walk import inside, key_text
@@ -30,7 +30,7 @@ _CLASSES: Final = 4  # names of whole modules side by side that are listed
 _LETTERS: Final = 256  # average bytes per name that are allowed
 
 
-def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[object], Dict | None] | None) -> bool:
+def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[object], Level | None] | None) -> bool:
     """Put the tensors and everything else into `flattened`. Arguments and errors are those of `flatten`.
 
     Returns whether a prefix that every name has is a wrapper's: names in a part that the caller chose are left as they are.
@@ -58,6 +58,8 @@ def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[
         if letters > most:
             raise LimitError(f"{held.places:,} values have names of more than {most:,} bytes: no more are read")
         _add(flattened, name, leaf)
+        if id(leaf) in held.buffers:
+            flattened.buffers.append(name)
     if held.modules:
         flattened.module = ", ".join([*dict.fromkeys(held.outermost(top))][:_CLASSES])
     if id(top) in held.modules:
@@ -130,15 +132,16 @@ class _Held:
     Something opaque that may be passed is a whole module; a dict of a class of its own; and an object with attributes, such as
     a trainer, on the way to a whole module.
 
-    `places` counts the values in all containers; `modules` has the state dict of each whole module by its id, `dicts` what
-    other opaque values hold, and `objects` which of those are not dicts but have attributes. Raises LayoutError where a dict
-    on the way to a tensor has a key twice: readers differ in which of the two counts. Raises LimitError where modules share
-    their dicts of parameters so often that they multiply.
+    `places` counts the values in all containers; `modules` has the state dict of each whole module by its id, `buffers` the
+    ids of the modules' buffers, `dicts` what other opaque values hold, and `objects` which of those are not dicts but have
+    attributes. Raises LayoutError where a dict on the way to a tensor has a key twice: readers differ in which of the two
+    counts. Raises LimitError where modules share their dicts of parameters so often that they multiply.
     """
 
-    def __init__(self, value: object, module: Callable[[object], Dict | None]) -> None:
+    def __init__(self, value: object, module: Callable[[object], Level | None]) -> None:
         self.module = module
         self.modules: dict[int, Dict] = {}
+        self.buffers: set[int] = set()
         self.dicts: dict[int, Dict] = {}
         self.objects: set[int] = set()
         self.containers: set[int] = set()
@@ -196,8 +199,11 @@ class _Held:
         if at in self.modules or at in self.dicts:
             return True
         if (made := self.module(value)) is not None:
-            self.modules[at] = made
-            self.named += len(made)
+            self.modules[at] = made.names
+            if made.buffers:
+                pairs = made.names.pairs()
+                self.buffers |= {id(inner) for name, inner in pairs if type(name) is str and name in made.buffers}
+            self.named += len(made.names)
             if self.named > limits().memo:
                 raise LimitError(
                     f"whole modules have more than {limits().memo:,} names: modules that share them multiply"

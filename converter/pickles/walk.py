@@ -124,6 +124,8 @@ def describe(value: object) -> str:
         return text if len(text) <= 40 else text[:40] + "…"
     if isinstance(value, Dict):
         return f"dict of {len(value) // 2:,}"
+    if isinstance(value, Typed):
+        return f"storage {value.dtype.name} of {value.storage.nbytes // value.dtype.itemsize:,}"
     if isinstance(value, list | tuple | bytes):
         return f"{type(value).__name__} of {len(value):,}"
     if isinstance(value, Value):
@@ -138,8 +140,6 @@ def describe(value: object) -> str:
         return f"{value.kind} tensor"
     if isinstance(value, Attributed):
         return "tensor with attributes"
-    if isinstance(value, Typed):
-        return f"storage of {value.storage.nbytes:,} bytes"
     return type(value).__name__
 
 

@@ -58,11 +58,12 @@ class SafetyReport:
 
 @dataclass(frozen=True, slots=True)
 class TotalsReport:
-    """`parameters` counts elements without buffers, tied names once; `nbytes` everything, tied names once."""
+    """`parameters` counts elements without buffers, `buffers` theirs, and `nbytes` all bytes; tied names count once."""
 
     tensors: int
     parameters: int
     nbytes: int
+    buffers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ class WeightsReport:
     """Which part of the file the weights are. `root` are the keys that lead to it, joined with dots.
 
     `prefix` is what a wrapper had put before every name; the names here leave it out. `module` is the class of a whole
-    module, and `program` says what program it is. `averaged` are the names of averaged weights beside these.
+    module, and `program` says what program it is. `averaged` are the names of averaged weights beside these, `buffers` those
+    of the tensors that belong to the model, but are not trained.
     """
 
     root: str
@@ -130,6 +132,7 @@ class WeightsReport:
     module: str
     program: str
     averaged: tuple[str, ...]
+    buffers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The members of a checkpoint that torch before 0.1.10 wrote as a tar: pickles with the bytes of numbers between them.
 
-Source: torch/serialization.py, `legacy_load`. `pickle` and `sys_info` are plain pickles.
+`converter.formats.torch.tar` says how they lie. `pickle` and `sys_info` are plain pickles.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, FormatError, TruncatedPickleError
-from converter.formats.torch.reader import storage_dtype
 from converter.io.source import Window
 from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
@@ -23,25 +22,6 @@ if TYPE_CHECKING:
 _FIRST: Final = 2048  # bytes of a pickle that are read at first; the pickle of a tensor or a storage has about 100
 _MOST: Final = 16 << 20  # bytes of a pickle at most: the list of views may be long
 Raw = Callable[["Source", int, Any], int]  # how many bytes follow a pickle, by its end and its value
-
-
-def _numbers_of_storage(source: Source, position: int, value: Any) -> int:
-    """The size of a count of elements (8 bytes) and of the elements, for a value (key, location, storage class)."""
-    numel = int.from_bytes(source.read(position, 8), "little", signed=True)
-    if numel < 0:
-        raise FormatError(f"a storage of {numel:,} elements at byte {position:,}")
-    return 8 + numel * storage_dtype(value[2]).dtype.itemsize
-
-
-def _numbers_of_tensor(source: Source, position: int, value: Any) -> int:
-    """The size of a count of dimensions (8 bytes), the sizes, the strides and an offset, 8 bytes each."""
-    rank = int.from_bytes(source.read(position, 4), "little", signed=True)
-    if rank < 0:
-        raise FormatError(f"a tensor of {rank:,} dimensions at byte {position:,}")
-    return 8 + 16 * rank + 8
-
-
-LAYOUTS: Final[dict[str, Raw]] = {"storages": _numbers_of_storage, "tensors": _numbers_of_tensor}
 
 
 def look(walker: Walker, source: Source, place: Place, raw: Raw) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError
+from converter.formats.torch.tar import LAYOUTS, is_checkpoint
 from converter.io.source import Window
 from converter.io.tar import Member, members
 from converter.io.zip_directory import refused_name
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 _PICKLE_NAMES: Final = (".pkl", ".pickle")
 
 
-def look(walker: Walker, source: Source, place: Place) -> None:
-    """Look at every member of a tar archive."""
+def look(walker: Walker, source: Source, place: Place) -> bool:
+    """Look at every member of a tar archive. Return whether it is a checkpoint, as far as the members' names show."""
     found: dict[str, Member] = {}
     try:
         for member in members(source):
@@ -36,13 +37,14 @@ def look(walker: Walker, source: Source, place: Place) -> None:
             found[member.name] = member
     except ConverterError as error:
         walker.findings.report(error.rule, str(error), place.name.rstrip("/"))
+    return is_checkpoint(found)
 
 
 def _member(walker: Walker, source: Source, member: Member, place: Place) -> None:
     claim = Claim.PICKLE if member.name.lower().endswith(_PICKLE_NAMES) else Claim.WHOLE
     inner = Place(f"{place.name}{member.name}", place.depth, claim)
     content = Window(source, member.offset, member.nbytes, inner.name)
-    layout = tar_checkpoint.LAYOUTS.get(member.name.removeprefix("./"))
+    layout = LAYOUTS.get(member.name.removeprefix("./"))
     try:
         if layout is None:
             walker.record(content, inner)

@@ -12,7 +12,7 @@ from converter.formats import FORMATS, of
 from converter.formats.foreign import HEAD, known, program, sealed, what
 from converter.formats.marks import NPY_MAGIC
 from converter.formats.readings import other_readings
-from converter.formats.records import NPY, TORCH_LEGACY
+from converter.formats.records import NPY, TORCH_LEGACY, TORCH_TAR
 from converter.formats.shards import absent_parts
 from converter.io.codecs import Codec, codec, inflated, is_compressed
 from converter.io.source import Memory, Window
@@ -41,6 +41,13 @@ _TAR: Final = "a tar archive"
 _PICKLE: Final = "pickle"
 
 
+def _format(head: bytes) -> Format | None:
+    """The format that decides how a file is looked through. A tar is looked through by its members, whatever they are."""
+    return next(
+        (one for one in FORMATS if one.read is not None and one.contents != "members" and one.matches(head)), None
+    )
+
+
 class Walker:
     """Looks through one file and adds what it finds to `findings`.
 
@@ -58,7 +65,7 @@ class Walker:
     def file(self, source: Source) -> str:
         """Look through a whole file, and return what it is."""
         head = bytes(source.read(0, min(HEAD, source.size)))
-        format = next((one for one in FORMATS if one.read is not None and one.matches(head)), None)
+        format = _format(head)
         kind = self.content(source, _FILE, head, format)
         archive = format is not None and format.contents == "records"
         end = None
@@ -150,8 +157,11 @@ class Walker:
 
     def tar(self, source: Source, place: Place) -> str:
         """Look at every member of a tar archive, unless it is nested too deep. Return what it is."""
-        if not place.name or self.may_go_into(place, "an archive"):
-            tar_walk.look(self, source, place.into() if place.name else place)
+        if place.name and not self.may_go_into(place, "an archive"):
+            return _TAR
+        inside = place.into() if place.name else place
+        if tar_walk.look(self, source, inside) and TORCH_TAR.read is not None:
+            self.storages(self.read_strictly(source, TORCH_TAR.read, place), inside)
         return _TAR
 
     def may_go_into(self, place: Place, what: str) -> bool:
@@ -185,8 +195,7 @@ class Walker:
             if size:
                 content = Spooled(spool, size, inner.name)
                 head = bytes(content.read(0, min(HEAD, size)))
-                format = next((one for one in FORMATS if one.read is not None and one.matches(head)), None)
-                if not self.content(content, inner, head, format) and not place.name:
+                if not self.content(content, inner, head, _format(head)) and not place.name:
                     self.unknown(content, head, source.name)
         finally:
             spool.close()
@@ -257,11 +266,15 @@ class Walker:
         if catalogue is None:
             self.pickles(source, replace(place, claim=Claim.DATA), end)
             return
+        self.storages(catalogue, place)
+
+    def storages(self, catalogue: Catalogue | None, place: Place) -> None:
+        """Look at the beginning of each storage."""
         way = f"{place.name}, " if place.name else ""
-        for storage in catalogue.storages:
+        for storage in () if catalogue is None else catalogue.storages:
             if storage.nbytes:
                 inner = Place(f"{way}storage {storage.key[:80]}", place.depth + 1, Claim.DATA)
-                self.check_data(Window(source, storage.offset, storage.nbytes), inner)
+                self.check_data(Window(storage.source, storage.offset, storage.nbytes), inner)
 
     def check_data(self, source: Source, place: Place) -> None:
         """Look whether bytes that should be data are a pickle that names something."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.build.checkpoints import CLASSES, Global, dumps
 
 BLOCK = 512
 
@@ -127,6 +130,54 @@ def node(operator: str, domain: str = "", *attributes: bytes) -> bytes:
 def keras(*layers: Mapping[str, object]) -> bytes:
     """The config.json of a Keras model."""
     return json.dumps({"module": "keras", "class_name": "Sequential", "config": {"layers": list(layers)}}).encode()
+
+
+@dataclass(frozen=True)
+class TarStorage:
+    """A storage of a tar checkpoint. `count` counts elements; None: as many as the data are."""
+
+    data: bytes
+    dtype: str = "F32"
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class TarTensor:
+    """A tensor of a tar checkpoint: the key of its storage or of a part of one, and its layout in elements."""
+
+    storage: int
+    shape: Sequence[int]
+    stride: Sequence[int]
+    offset: int = 0
+
+
+def torch_tar(
+    value: object,
+    storages: Mapping[int, TarStorage],
+    tensors: Mapping[int, TarTensor],
+    views: Sequence[tuple[object, ...]] = (),
+    *,
+    after: Mapping[str, bytes] | None = None,
+    others: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """A checkpoint of torch before 0.1.10. `value` mentions tensors and storages by Persistent(digits).
+
+    `after` are bytes behind the end of a member, `others` more members.
+    """
+    held = dumps(len(storages))
+    for key, storage in storages.items():
+        name, itemsize = CLASSES[storage.dtype]
+        count = len(storage.data) // itemsize if storage.count is None else storage.count
+        held += dumps((key, "cpu", Global("torch", name))) + struct.pack("<q", count) + storage.data
+    held += dumps(list(views))
+    laid = dumps(len(tensors))
+    for key, tensor in tensors.items():
+        rank = len(tensor.shape)
+        laid += dumps((key, tensor.storage, Global("torch", "FloatTensor")))
+        laid += struct.pack(f"<ii{rank}q{rank}qq", rank, 0, *tensor.shape, *tensor.stride, tensor.offset)
+    machine = dumps({"protocol_version": 1000, "little_endian": True, "type_sizes": {"int": 4}})
+    members = {"sys_info": machine, "pickle": dumps(value), "tensors": laid, "storages": held}
+    return tar({name: data + (after or {}).get(name, b"") for name, data in members.items()} | dict(others or {}))
 
 
 def storages_of_tar(count: int, numbers: bytes, storage: str = "FloatStorage") -> bytes:

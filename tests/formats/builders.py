@@ -17,6 +17,7 @@ from tests.build.checkpoints import (
     CLASSES,
     UNTYPED,
     Entry,
+    Persistent,
     Raw,
     checkpoint_entries,
     legacy_bytes,
@@ -24,6 +25,7 @@ from tests.build.checkpoints import (
     view,
     zip_bytes,
 )
+from tests.build.containers import TarStorage, TarTensor, tar, torch_tar
 from tests.build.gguf_files import Info, gguf
 from tests.build.seeds import safetensors_file
 
@@ -140,6 +142,34 @@ LEGACY = Builder(
         "a name twice": lambda: one(legacy_bytes(_VALUE, _STORAGES, keys=["0", "1", "1"])),
     },
     cannot={"an overlap": "storages follow each other, and nothing says where one begins"},
+)
+
+
+def _tar(tensors: Mapping[str, Stored]) -> Files:
+    return one(torch_tar(*_tar_parts(tensors)))
+
+
+def _tar_parts(
+    tensors: Mapping[str, Stored],
+) -> tuple[dict[str, Persistent], dict[int, TarStorage], dict[int, TarTensor]]:
+    value = {name: Persistent(str(1000 + at)) for at, name in enumerate(tensors)}
+    storages = {at: TarStorage(t.data, t.dtype) for at, t in enumerate(tensors.values())}
+    layouts = {1000 + at: TarTensor(at, t.shape, t.steps, t.offset) for at, t in enumerate(tensors.values())}
+    return value, storages, layouts
+
+
+_NAMED, _HELD, _LAID = _tar_parts(TWO)
+TORCH_TAR = Builder(
+    write=_tar,
+    dtypes=tuple(CLASSES),
+    views=tuple(VIEWS),
+    wrong={
+        "too long": lambda: one(torch_tar(_NAMED, {**_HELD, 0: TarStorage(FLOATS, count=1 << 62)}, _LAID)),
+        "too deep": lambda: one(torch_tar({"a": _DEEP}, _HELD, _LAID)),
+        "a hole": lambda: one(torch_tar(_NAMED, _HELD, _LAID, after={"storages": b"hidden"})),
+        "a name twice": lambda: one(tar({"pickle": b"N."}).removesuffix(bytes(1024)) + torch_tar(_NAMED, _HELD, _LAID)),
+    },
+    cannot={"an overlap": "members and storages follow each other, and nothing says where one begins"},
 )
 
 # ---- safetensors ----------------------------------------------------------------------------------------------------
@@ -317,6 +347,6 @@ NPY = Builder(
 )
 
 BUILDERS: Mapping[str, Builder] = {
-    "torch-zip": TORCH, "torch-legacy": LEGACY, "safetensors": SAFETENSORS, "gguf": GGUF, "parameters": PARAMETERS,
+    "torch-zip": TORCH, "torch-legacy": LEGACY, "torch-tar": TORCH_TAR, "safetensors": SAFETENSORS, "gguf": GGUF, "parameters": PARAMETERS,
     "npz": NPZ, "npy": NPY,
 }  # fmt: skip

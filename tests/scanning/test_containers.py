@@ -123,6 +123,11 @@ def test_a_tar_has_the_verdict_of_its_content(data: bytes, verdict: str, tmp_pat
 
     assert (found.verdict, found.kind) == (verdict, "a tar archive")
     assert ("posix.system" in names(found)) == (verdict == "dangerous")
+
+
+@pytest.mark.parametrize("name", [name for name in TARS if name != "a checkpoint of torch before 0.1.10"])
+def test_a_tar_that_is_no_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(TARS[name][0])
     with pytest.raises(ConverterError):
         open_checkpoint(tmp_path / "x")
 

@@ -110,6 +110,13 @@ def facts(found: Inspection) -> Iterator[tuple[str, Text]]:
     yield from _part(found.weights)
     yield "tensors", Text(f"{totals.tensors:,}")
     yield "parameters", Text(f"{totals.parameters:,}")
+    if names := found.weights.buffers:
+        yield (
+            "buffers",
+            Text(
+                f"{totals.buffers:,} more in {plural(len(names), 'tensor')}: {listed(names, 3 if len(names) <= 3 else 1)}"
+            ),
+        )
     sizes: Counter[str] = Counter()
     for tensor in found.tensors:
         sizes[tensor.dtype] += tensor.nbytes

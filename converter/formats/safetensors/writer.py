@@ -15,6 +15,7 @@ from converter.errors import OutputError, UnsupportedError
 from converter.formats.format import VALUES, Options, Planned
 from converter.formats.safetensors.reader import METADATA, TIED
 from converter.io.publish import Piece, PlannedFile, literal
+from converter.models.buffers import buffers
 from converter.models.masks import to_drop
 from converter.tensors import casting as numbers
 from converter.tensors.guards import check_expansion, without_tensors
@@ -77,8 +78,8 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         weight_map |= dict.fromkeys(names, path)
     catalogue.expect(kept[piece.name] for file in files for piece in file.pieces[1:])
     if len(shards) > 1:
-        buffers = set(recognition.buffers) if recognition else set()
-        parameters = sum(tensor.size * tensor.dtype.packed for name, tensor in kept.items() if name not in buffers)
+        untrained = buffers(catalogue, recognition)
+        parameters = sum(tensor.size * tensor.dtype.packed for name, tensor in kept.items() if name not in untrained)
         totals = {"total_parameters": parameters, "total_size": sum(sizes.values())}
         index = json.dumps({"metadata": totals, "weight_map": weight_map}, indent=2, sort_keys=True) + "\n"
         files.append(PlannedFile(INDEX, (literal("index", index.encode()),)))

@@ -1,4 +1,4 @@
-"""PyTorch's checkpoints: the zip form, and the legacy stream that came before 1.6."""
+"""PyTorch's checkpoints: the zip form, the legacy stream before 1.6, and the tar before 0.1.10."""
 
 from typing import Final
 

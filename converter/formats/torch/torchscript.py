@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import FormatError, LimitError
 from converter.formats.torch.records import CODE
 from converter.limits import limits
+from converter.pickles.modules import Level
 from converter.pickles.values import Dict, Opaque
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Script:
         self.nbytes = 0
         self._found: dict[str, dict[str, _Declared]] = {}
 
-    def state_dict(self, value: object) -> Dict | None:
+    def state_dict(self, value: object) -> Level | None:
         """One level of a module's `state_dict()`: parameters, buffers, then inner modules in the order of its attributes.
 
         None if the value is not a module of this archive.
@@ -60,7 +61,7 @@ class Script:
         for name, inner in attributes.items():
             if type(inner) is Opaque and inner.args is not None and self._class(inner) is not None:
                 made += [name, inner]
-        return made
+        return Level(made, frozenset(declared.buffers))
 
     def _class(self, value: Opaque) -> _Declared | None:
         if value.module != _ROOT and not value.module.startswith(f"{_ROOT}."):
