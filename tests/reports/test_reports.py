@@ -36,7 +36,10 @@ def checkpoint(folder: Path) -> Path:
     return write_checkpoint(folder / "x.bin", value, {"0": floats(1, 2, 3, 4), "unused": b"hidden"})
 
 
-def documents(tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Documents of each kind, by the name of the schema."""
+    tmp_path = tmp_path_factory.mktemp("documents")
     write_sample(tmp_path / "tiny", "tiny")
     tiny = open_checkpoint(tmp_path / "tiny")
     full = inspect(open_checkpoint(checkpoint(tmp_path)), stats=True)
@@ -60,11 +63,11 @@ def documents(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["inspection", "extraction", "manifest", "verification", "golden", "models"])
-def test_what_is_printed_fits_the_schema(name: str, tmp_path: Path) -> None:
+def test_what_is_printed_fits_the_schema(name: str, documents: dict[str, Any]) -> None:
     schema = load_json("reports", f"{name}.json")
     jsonschema.Draft202012Validator.check_schema(schema)
 
-    for document in documents(tmp_path)[name]:
+    for document in documents[name]:
         jsonschema.validate(document, schema)
         jsonschema.validate(document, closed(schema))
 
@@ -135,8 +138,8 @@ def present(document: Any, at: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["inspection", "extraction", "manifest", "verification", "golden", "models"])
-def test_the_schema_has_no_field_that_is_never_printed(name: str, tmp_path: Path) -> None:
-    printed = set().union(*(present(document) for document in documents(tmp_path)[name]))
+def test_the_schema_has_no_field_that_is_never_printed(name: str, documents: dict[str, Any]) -> None:
+    printed = set().union(*(present(document) for document in documents[name]))
 
     assert properties(closed(load_json("reports", f"{name}.json"))) <= printed
 
