@@ -22,6 +22,8 @@ _END64: Final = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR: Final = struct.Struct("<4sLQL")
 _SIGNATURE: Final = b"PK\5\6"
 _ENTRY: Final = b"PK\1\2"
+_RECORD: Final = b"PK\3\4"
+_PARTS: Final = 10_000  # archives in one file: torch.distributed.checkpoint writes one for each tensor and object
 _MOST: Final = 1000  # end records that are looked at, of 22 bytes each
 
 
@@ -55,3 +57,27 @@ def _has_directory(source: Source, tail: bytes, at: int, *, whole: bool) -> bool
                 if record[0] == b"PK\6\6":
                     places |= {record[-1]} if whole else {record[-1], place - record[-2]}
     return any(0 <= place <= end - 4 and bytes(source.read(place, 4)) == _ENTRY for place in places)
+
+
+def archives(source: Source) -> list[tuple[int, int]]:
+    """Where each of several archives starts and ends that torch.save wrote one after another into one open file.
+
+    Each counts its offsets from its own start. torch's miniz takes those of the last one from the start of the file. If it
+    finds a directory there, the list is empty, unless that is the first archive's own. Empty if the file is anything else.
+    """
+    found: list[tuple[int, int]] = []
+    ends, end = _END64.size + _LOCATOR.size + _END.size, source.size
+    while end >= ends and len(found) < _PARTS:
+        last = bytes(source.read(end - ends, ends))
+        start = end - ends - _LOCATOR.unpack_from(last, _END64.size)[2]
+        signatures = last[:4], last[_END64.size :][:4], last[-_END.size :][:4]
+        if signatures != (b"PK\6\6", b"PK\6\7", _SIGNATURE) or start < 0 or bytes(source.read(start, 4)) != _RECORD:
+            return []
+        found.append((start, end))
+        end = start
+    if end or len(found) < 2:
+        return []
+    first, last = (bytes(source.read(one[1] - ends, ends)) for one in (found[-1], found[0]))
+    if first != last and _has_directory(source, last, ends - _END.size, whole=True):
+        return []
+    return found[::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError, TruncatedPickleError
@@ -15,6 +16,7 @@ from converter.io.codecs import codec
 from converter.io.source import Memory, Window
 from converter.io.tar import is_header
 from converter.io.zip_directory import DEFLATED
+from converter.io.zip_ends import archives
 from converter.io.zip_records import Archive
 from converter.limits import limits
 from converter.scanning import onnx, programs
@@ -41,6 +43,12 @@ def look(walker: Walker, source: Source, place: Place) -> str:
     try:
         archive = Archive(source)
     except ConverterError as error:
+        if parts := archives(source):
+            found = {
+                look(walker, Window(source, start, end - start), replace(place, name=f"{place.name}part {number}/"))
+                for number, (start, end) in enumerate(parts, 1)
+            }
+            return TITLE if found == {TITLE} else f"{len(parts):,} zip archives, one after another"
         findings.report(error.rule, str(error), place.name)
         salvage(walker, source, place)
         return UNSOUND

@@ -247,6 +247,43 @@ def test_a_zip_behind_a_text_has_one_reason(tmp_path: Path) -> None:
     assert "there is a zip archive at the end of the file" in found.findings[0].message
 
 
+def part(value: object, storage: bytes = floats(1.0)) -> bytes:
+    return zip_bytes(checkpoint_entries({"w": view()}, {"0": storage}, pickle=None if value is None else dumps(value)))
+
+
+def test_the_archives_of_a_shard_are_looked_into_one_by_one(tmp_path: Path) -> None:
+    """torch.distributed.checkpoint calls torch.save into one open file for each of its items."""
+    plain = look(part(None) * 2 + part([1]), tmp_path, "__0_0.distcp")
+    bad = zip_bytes(checkpoint_entries(None, {}, pickle=ECHO))
+    hit = [look(data, tmp_path, "a.distcp") for data in (bad + part(1), part(1) + bad, part(1) + bad + part(1))]
+
+    assert (
+        look(part(1) * 3, tmp_path, "a.distcp").verdict == "plain"
+    )  # all laid out alike, so that miniz reads the first
+    assert (plain.verdict, plain.kind) == ("plain", "3 zip archives, one after another")
+    assert [pickle.place for pickle in plain.pickles] == [f"part {n}/archive/data.pkl" for n in (1, 2, 3)]
+    assert {(found.verdict, *names(found)) for found in hit} == {("dangerous", "posix.system")}
+
+
+@pytest.mark.parametrize("between", [b"x", b"PK\3\4", ECHO, bytes(76)])
+def test_archives_with_anything_between_them_are_no_shard(between: bytes, tmp_path: Path) -> None:
+    for data in (between + part(1) + part(1), part(1) + between + part(1), part(1) + part(1) + between):
+        assert look(data, tmp_path, "a.distcp").verdict == "malformed"
+
+
+def test_archives_are_no_shard_if_the_last_directory_counts_from_the_start_of_the_file_too(tmp_path: Path) -> None:
+    """torch's miniz reads that directory; it stands in the data of the first archive here, where nobody looks."""
+    last = part(1)
+    start = int.from_bytes(last[-6:-2], "little")  # of its directory
+    size = int.from_bytes(last[-10:-6], "little")
+    first = part(None, bytes(start) + last[start : start + size])
+    shift = first.index(last[start : start + size]) - start
+    first = part(None, bytes(start - shift) + last[start : start + size] + bytes(400))
+    assert first[start : start + 4] == b"PK\1\2"
+
+    assert look(first + last, tmp_path, "a.distcp").verdict == "malformed"
+
+
 # ---- zips that are no checkpoints -------------------------------------------------------------------------------------------
 
 CHECKPOINT = zip_bytes(checkpoint_entries({"w": view("0", (2,))}, {"0": floats(1, 2)}))
