@@ -518,7 +518,7 @@ class TestP12Bombs:
         del node
 
     @pytest.mark.parametrize(
-        "opcodes", [b"N" + b"\x85" * 100_000, b"]" * 100_000 + b"a" * 99_999, b"ca\nb\n" + b")R" * 50_000]
+        "opcodes", [b"N" + b"\x85" * 20_000, b"]" * 20_000 + b"a" * 19_999, b"ca\nb\n" + b")R" * 10_000]
     )
     def test_p12_deep_values_beside_tensors_are_listed(self, opcodes: bytes, tmp_path: Path) -> None:
         path = beside(tmp_path, Raw(opcodes))
