@@ -72,7 +72,7 @@ def parse(texts: Iterable[str]) -> Limits:
     for text in texts:
         name, _, value = text.partition("=")
         if name not in values:
-            raise LimitError(f"`{name}` is not a limit: there are {', '.join(values)}")
+            raise LimitError(f"`{name}` is not a limit: the limits are {', '.join(values)}")
         if not (value.isascii() and value.isdigit()) or not 1 <= len(value) <= 18:
             raise LimitError(f"`{value}` is not a value for the limit `{name}`: a whole number, such as {values[name]}")
         values[name] = int(value)

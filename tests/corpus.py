@@ -36,7 +36,7 @@ def _cases(folder: Path) -> list[Case]:
 FOLDERS = [Path(os.environ["CEREBRAS_TOOL_CORPUS"])] if os.environ.get("CEREBRAS_TOOL_CORPUS") else []
 CASES = [case for folder in FOLDERS for case in _cases(folder)]
 
-# Runs in a process of its own: an audit hook stays. The warm-up reads files of ours alone, one of each format, so
+# Runs in a process of its own, because an audit hook can't be removed. The warm-up reads only files of ours, one of each format, so
 # that Python's one-time imports are done before a file of the corpus is opened.
 _AUDITED = """
 import json, os, sys, tempfile, unicodedata

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
 _CARRIED: Final = 1 << 20  # bytes of JSON
-# Why something stays behind, by what it is to the weights (`converter.tensors.catalogue.Role`).
+# Why something is left behind, by its role beside the weights (`converter.tensors.catalogue.Role`).
 REASONS: Final = {
     "beside": "not part of the model's weights",
     "averaged": "averaged weights: --ema takes them instead of the model's",

@@ -273,7 +273,7 @@ def _stripped(catalogue: Catalogue, part: str, dropped: set[str]) -> Iterator[st
 
 
 def _contradiction(catalogue: Catalogue, before: Recognition | None) -> str | None:
-    """How a config.json that contradicted nothing `before` contradicts the tensors that are left."""
+    """How the config.json contradicts the tensors that are left. None if it does not, or if it contradicted those `before`."""
     if catalogue.config is None or (before is not None and before.contradictions):
         return None
     recognition = recognise(catalogue, catalogue.config)

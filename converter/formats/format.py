@@ -46,7 +46,7 @@ class Words(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What a program keeps for a context of so many tokens, in bytes; if it is not `exact`, it may be less."""
+    """What a program keeps for a context of this many tokens, in bytes; if it is not `exact`, it may be less."""
 
     context: int
     nbytes: int

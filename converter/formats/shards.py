@@ -169,7 +169,7 @@ def _as_shard(first: Catalogue) -> Catalogue:
 
 
 def _check_portions(shards: Sequence[str], parts: Sequence[Catalogue], where: str) -> None:
-    """Raise ManifestError if what files say about being parts of a model contradicts their order or their tensors."""
+    """Raise ManifestError if files name another place among the parts than they have, or another number of tensors."""
     portions = [of(part).portion(part) for part in parts]
     if not any(portions):
         return

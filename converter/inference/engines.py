@@ -27,8 +27,8 @@ _LONGEST: Final = 3600  # seconds: 13B on a slow machine
 class Transformers:
     """The family's transformers class in float32 on the CPU, over a folder or a file of safetensors or PyTorch.
 
-    `config` and `activation` say what is computed, whatever lies beside the weights. Reads .bin with torch's
-    `weights_only`: for files that `scan` calls plain. Raises ConverterError if transformers is not installed or can't
+    `config` and `activation` say what is computed, whatever lies beside the weights. It reads .bin files with torch's
+    `weights_only`; use it only for files that `scan` calls plain. Raises ConverterError if transformers is not installed or can't
     load the model.
     """
 
@@ -109,7 +109,7 @@ class LlamaCpp:
                     command, input=request, text=True, capture_output=True, timeout=_LONGEST, check=False
                 )
             except subprocess.TimeoutExpired as error:
-                raise ConverterError(f"llama.cpp was not done with `{self._path}` after {_LONGEST} seconds") from error
+                raise ConverterError(f"llama.cpp did not finish `{self._path}` after {_LONGEST} seconds") from error
             shape = (len(tokens), self._vocab_size)
             if done.returncode or output.stat().st_size != 4 * shape[0] * shape[1]:
                 raise FormatError(

@@ -258,9 +258,11 @@ def check_tokens(tokens: list[int], holder: str, vocab_size: int, n_positions: i
     if not tokens:
         raise ModelError(f"{holder} holds no token")
     if len(tokens) > n_positions:
-        raise ModelError(f"{holder} has {len(tokens):,} tokens: the model has {n_positions:,} positions")
+        raise ModelError(f"{holder} has {len(tokens):,} tokens, but the model has {n_positions:,} positions")
     if max(tokens) >= vocab_size:
-        raise ModelError(f"{holder} has the token {max(tokens):,}: the model's vocabulary has {vocab_size:,}")
+        raise ModelError(
+            f"{holder} has the token {max(tokens):,}, but the model's vocabulary has {vocab_size:,} tokens"
+        )
     return tokens
 
 

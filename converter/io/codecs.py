@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from converter.io.source import Source
 
 _READ: Final = 64 << 10  # bytes that a library is given at a time
-_TRIED: Final = 512  # bytes that are read and inflated at a time where a file may only start like a compressed one
+_TRIED: Final = 512  # bytes that are read and inflated at a time while it is unknown whether a file is compressed
 _WRITTEN: Final = 1 << 20  # bytes that it returns at a time, at most
 _OLD_HEADER: Final = (
     2 + 19

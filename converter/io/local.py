@@ -145,7 +145,7 @@ class LocalFile(Source):
                 raise SourceError(f"`{self.name}` {what}") from error
             if not count:
                 raise SourceError(
-                    f"`{self.name}` ended at byte {offset + done:,} while it was read: it had {self.size:,}"
+                    f"`{self.name}` ended at byte {offset + done:,} while it was read, but it had {self.size:,} bytes"
                 )
             done += count
 

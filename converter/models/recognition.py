@@ -34,7 +34,7 @@ class Shaped(Protocol):
 
 
 class Outline(NamedTuple):
-    """All that is known of a tensor that can't be read."""
+    """All that is known about a tensor that can't be read."""
 
     shape: tuple[int, ...]
 

@@ -23,10 +23,10 @@ PREFIXES: Final = ("module.", "_orig_mod.")
 class Flattened:
     """The tensors by name in the order of the pickle, and everything that is not a tensor.
 
-    `root` is the path to the part below which names start, its keys joined with dots; `prefix` what a wrapper had put
-    before every name, which the names leave out. `module` is the class of the whole module, or the classes of those side by
-    side, whose state dicts it is. `averaged` are the names of averaged weights that lie beside these, `buffers` those of a
-    module's buffers among the tensors.
+    `root` is the path to the part below which names start, its keys joined with dots; `prefix` is what a wrapper had
+    put before every name; the names here leave it out. `module` is the class of the whole module that the tensors
+    belong to, or the classes of several side by side. `averaged` are the names of averaged weights that lie beside these,
+    and `buffers` those of a module's buffers among the tensors.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)

@@ -206,7 +206,7 @@ class _Held:
             self.named += len(made.names)
             if self.named > limits().memo:
                 raise LimitError(
-                    f"whole modules have more than {limits().memo:,} names: modules that share them multiply"
+                    f"whole modules have more than {limits().memo:,} names, because they share their parts"
                 )
         elif (held := items(value)) is not None:
             self.dicts[at] = held

@@ -221,7 +221,7 @@ _ROWS: Final = (
     _row("builtins", "range", _all(int)),
     _row("builtins", "slice"),
     *(_row("builtins", name, _no) for name in ("Ellipsis", "NotImplemented")),
-    # Only without arguments, as factories of a defaultdict, because str(x) would write out everything that x holds.
+    # Accepted only without arguments, as factories of a defaultdict, because str(x) would write out everything that x holds.
     *(_row("builtins", name, _none) for name in ("object", "list", "dict", "tuple", "int", "float", "str", "bool")),
     _row("_codecs", "encode", make=_encoded),
     _row("copyreg", "_reconstructor", make=_reconstructed),

@@ -107,7 +107,7 @@ def choose(
         chosen.enter(*fits[0], among)
     if part is Part.EMA and not taken:
         raise FormatError(
-            f"it holds no averaged weights below a key that is known for them ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
+            f"it holds no averaged weights below any of their usual keys ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
         )
     return chosen
 

@@ -173,7 +173,7 @@ class TypeReport:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """The bytes that llama.cpp needs for a context of so many tokens: `weights`, and a `cache` of keys and values.
+    """The bytes that llama.cpp needs for a context of this many tokens: `weights`, and a `cache` of keys and values.
 
     If the cache is not `exact`, it may be smaller, as with a sliding window.
     """

@@ -343,8 +343,8 @@ def _passing_over() -> Callable[[bytes, int], re.Match[bytes] | None]:
         b"V[^\n]{0,%d}+\n" % _SHORT,
         b"S[^\n]{0,%d}+\n" % (_SHORT + 2),
     ]
-    # At most this many at a time, because each takes memory until the match ends. A possessive repeat would take none, but
-    # Python before 3.11.5 runs those of groups wrongly.
+    # At most this many at a time, because each takes memory until the match ends. A possessive repeat would take
+    # none, but Python before 3.11.5 runs possessive repeats of groups wrongly.
     return re.compile(b"(?:" + b"|".join(choices) + b"){0,%d}" % _AT_A_TIME, re.DOTALL).match
 
 

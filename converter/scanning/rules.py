@@ -69,7 +69,7 @@ RULES: Final = {
         "error",
         MALFORMED,
         "Malformed, or readable in two ways",
-        "Readers disagree on what such a file holds; a scanner may see something else than the program that loads it.",
+        "Readers disagree on what such a file holds; a scanner may see something other than what the program that loads it sees.",
     ),
     "not-looked-into": Rule(
         "error",

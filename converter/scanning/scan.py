@@ -175,8 +175,8 @@ def _second_opinion(found: Findings, opinions: Opinions) -> OpinionReport:
     sent = found.sent
     if sent.too_much:
         note = (
-            f"not asked: {sent.nbytes:,} bytes of pickles with {sent.tensors:,} tensors, and beyond "
-            f"{limits().opinion_bytes:,} and {limits().opinion_tensors:,} it takes too long or calls any file malicious"
+            f"not asked: its pickles have {sent.nbytes:,} bytes and {sent.tensors:,} tensors; beyond {limits().opinion_bytes:,} "
+            f"bytes or {limits().opinion_tensors:,} tensors, fickling takes too long or calls any file malicious"
         )
         return OpinionReport("", None, (), None, note)
     if not sent.pickles:

@@ -60,7 +60,7 @@ def check_config(
     if expected is None or (lone and not formats.of(output).self_contained):
         return
     if found is None:
-        yield CONFIG, "no config.json", f"`{output.location}` has no config.json: the source has one"
+        yield CONFIG, "no config.json", f"`{output.location}` has no config.json, but the source has one"
     elif formats.of(output).self_contained or formats.of(source).self_contained:
         # GGUF leaves out a special token that has no row in the embedding.
         yield from check_settings(settings(source, expected, family), settings(output, found, family))
@@ -109,7 +109,7 @@ def check_tokenizer(
             continue
         if not (there / name).is_file():
             if formats.of(output).companions:
-                yield name, "no tokenizer", f"`{there}` has no `{name}`: the source has one"
+                yield name, "no tokenizer", f"`{there}` has no `{name}`, but the source has one"
         elif load_bytes(folder / name) != load_bytes(there / name):
             yield name, "another tokenizer", f"`{there / name}` is not the source's"
 
@@ -120,7 +120,7 @@ def check_digests(expected: Mapping[str, Any] | None, output: Catalogue) -> Iter
     if expected is None or (found is None and not formats.of(output).companions):
         return
     if found is None:
-        yield "tokenizer", "no tokenizer", f"`{output.location}` has no tokenizer: the manifest has one"
+        yield "tokenizer", "no tokenizer", f"`{output.location}` has no tokenizer, but the manifest has one"
         return
     for part, digest in found.digests().items():
         if expected.get(part) != digest:
@@ -130,7 +130,7 @@ def check_digests(expected: Mapping[str, Any] | None, output: Catalogue) -> Iter
 def compare_tokenizers(expected: Tokenizer, found: Tokenizer | None) -> Iterator[Finding]:
     """Yield where tokens and merges differ."""
     if found is None:
-        yield "tokenizer", "no tokenizer", "the file has no tokenizer: the source has one"
+        yield "tokenizer", "no tokenizer", "the file has no tokenizer, but the source has one"
         return
     numbers = sorted(
         n for n in expected.tokens.keys() | found.tokens.keys() if expected.tokens.get(n) != found.tokens.get(n)

@@ -193,7 +193,7 @@ def test_i02_a_file_that_is_cut_off_under_a_reader_is_no_signal(tmp_path: Path) 
     source = LocalFile(path)
     os.truncate(path, 1000)
 
-    with pytest.raises(SourceError, match="ended at byte 1,000 while it was read: it had 1,048,576"):
+    with pytest.raises(SourceError, match="ended at byte 1,000 while it was read, but it had 1,048,576 bytes"):
         source.read(0, 1 << 20)
 
 

@@ -1,4 +1,4 @@
-"""Blocks of every type of GGUF, of bytes that are arbitrary but for the scales."""
+"""Blocks of every type of GGUF, with arbitrary bytes except for the scales."""
 
 from __future__ import annotations
 

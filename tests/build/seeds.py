@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle  # to write; nothing here reads with it
+import pickle  # used only to write
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -20,7 +20,7 @@ from tests.build.gguf_files import Bytes, Info, gguf
 from tests.build.quants import HALVES, block
 
 BLOCKS = tuple(encoding.name for encoding in ENCODINGS if encoding.block > 1)
-# What ggml makes of `block(name)`: the first four elements, and the start of the SHA-256 of all elements.
+# ggml's decoding of `block(name)`: the first four elements, and the start of the SHA-256 of all elements.
 EXPECTED: dict[str, tuple[list[float], str]] = {
     "Q4_0": ([-0.037109375, 0.111328125, 0.1484375, -0.1484375], "d1b1ccc89dfb98f46f59cd52fdc91f19"),
     "Q4_1": ([0.011474609375, 0.159912109375, -0.062744140625, 0.085693359375], "f8588d69aa89515963490a206b589b9d"),

@@ -163,8 +163,8 @@ def test_a_person_reads_it_in_a_few_lines(tmp_path: Path) -> None:
     assert "types       1 Q8_0, 1 F16, 1 F32; 9.28 bits per weight" in lines
     assert "tokenizer   gpt2, 2 tokens, eos 1" in lines
     assert (
-        "memory      268.4 MB in llama.cpp for 512 tokens: 160 B of weights, 268.4 MB of keys and values, and its buffers on "
-        "top"
+        "memory      268.4 MB in llama.cpp for 512 tokens: 160 B of weights, 268.4 MB of keys and values, plus its "
+        "buffers"
     ) in lines
     assert any(line.split(maxsplit=1) == ["tokenizer.ggml.tokens", 'array of string  2: "a", "b"'] for line in lines)
 

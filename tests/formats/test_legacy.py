@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle  # to write; nothing here reads with it
+import pickle  # used only to write
 import struct
 from pathlib import Path
 from typing import Any

@@ -463,8 +463,8 @@ def test_reads_tokens_from_a_file(text: str, tmp_path: Path) -> None:
         ("9" * 5000, ManifestError, "expected token ids"),
         ("\xff", ManifestError, "expected token ids"),
         ("²", ManifestError, "expected token ids"),
-        ("3 17", ModelError, "has the token 17: the model's vocabulary has 17"),
-        ("1 " * 13, ModelError, "has 13 tokens: the model has 12 positions"),
+        ("3 17", ModelError, "has the token 17, but the model's vocabulary has 17 tokens"),
+        ("1 " * 13, ModelError, "has 13 tokens, but the model has 12 positions"),
     ],
     ids=lambda value: str(value)[:20],
 )

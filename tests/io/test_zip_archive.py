@@ -6,7 +6,7 @@ import io
 import random
 import struct
 import time
-import zipfile  # to write; nothing here reads with it
+import zipfile  # used only to write
 from pathlib import Path
 
 import pytest

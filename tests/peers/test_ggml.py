@@ -1,4 +1,4 @@
-"""Every type of ggml: our decoder against ggml's own C code and gguf-py's, and files in every type."""
+"""Every type of ggml: our decoder compared with ggml's own C code and gguf-py's, and files in every type."""
 
 from __future__ import annotations
 

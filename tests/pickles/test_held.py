@@ -45,7 +45,7 @@ def holder(**inside: Any) -> Call:
     return Call(Global("trainers", "Trainer"), (), inside)
 
 
-# A file's value: the names of its weights, and what else is named.
+# A file's value, the names of its weights, and the other names that are listed.
 WRAPPED: dict[str, tuple[Any, list[str], list[str]]] = {
     "a state of two parts": (Call(Global("models", "Net"), (), (attributes(parameters={"w": T}), 7)), ["w"], []),
     "a state of attributes and slots": (
@@ -132,5 +132,5 @@ def test_modules_that_share_their_parameters_do_not_multiply(opened: Open) -> No
     limits = Limits(memo=1000)
     many = {f"p{number}": number for number in range(5)} | {"w": T}
 
-    with pytest.raises(LimitError, match="modules that share them multiply"):
+    with pytest.raises(LimitError, match="because they share their parts"):
         opened([module(many) for _ in range(200)], limits=limits)

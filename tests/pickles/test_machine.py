@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle  # to write; nothing here reads with it
+import pickle  # used only to write
 import pickletools
 import struct
 from collections.abc import Iterable

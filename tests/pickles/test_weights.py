@@ -75,7 +75,7 @@ def test_one_object_below_two_keys_is_named_once_more(opened: Open) -> None:
 
 
 def test_refuses_averaged_weights_that_are_not_there(opened: Open) -> None:
-    with pytest.raises(FormatError, match="no averaged weights below a key that is known for them"):
+    with pytest.raises(FormatError, match="no averaged weights below any of their usual keys"):
         opened({"model": {"c.w": MODEL}, "mean": {"c.w": AVERAGED}}, Part.EMA)
 
 

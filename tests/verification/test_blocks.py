@@ -1,4 +1,4 @@
-"""Blocks that other quantisers made: how much may be lost, and what is more than that."""
+"""Blocks from other quantisers: how much they may lose, and what counts as more than that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converter.verification.comparison import compare, resembling
 from tests.build.gguf_files import Bytes, Info, gguf
 from tests.build.quants import block
 
-WRITTEN = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # these have a bound for every element, which test_verify holds
+WRITTEN = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # these have a bound for every element, which test_verify checks
 LOSSY = tuple(encoding.name for encoding in ENCODINGS if encoding.block > 1 and encoding.name not in WRITTEN)
 ROWS, COLUMNS = 3, 512
 
@@ -25,7 +25,7 @@ def quantised(name: str, raw: bytes) -> Tensor:
 
 
 def blocks(name: str) -> list[bytes]:
-    """Different blocks: the middle of each is another, and its scales are those of `block`."""
+    """Different blocks, each with another middle, and with the scales of `block`."""
     whole = block(name)
     count = ROWS * COLUMNS // BY_NAME[name].block
     at = len(whole) // 2

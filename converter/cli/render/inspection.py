@@ -39,7 +39,7 @@ TABLES: Final = (  # the heading of a table, and the roles that it lists
     ("Settings of the module:", ("setting",)),
     ("Tensors that can't be carried over:", ("unsupported",)),
 )
-_KEYS: Final = 100  # of the metadata that are shown without --all
+_KEYS: Final = 100  # keys of the metadata that are shown without --all
 _SPECIAL: Final = 6  # special tokens that are named
 _CONTENT: Final = 100  # characters of a value that are shown without --all
 _VERDICTS: Final = {
@@ -179,7 +179,7 @@ def _memory(found: MemoryReport) -> str:
     total = nbytes_text(found.weights + found.cache)
     return (
         f"{total} in llama.cpp for {plural(found.context, 'token')}: {nbytes_text(found.weights)} of weights, {cache} of keys "
-        "and values, and its buffers on top"
+        "and values, plus its buffers"
     )
 
 

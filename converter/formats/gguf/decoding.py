@@ -78,7 +78,7 @@ def _affine(blocks: NDArray[Any], levels: NDArray[Any], out: NDArray[Any]) -> No
     if np.isfinite(scale).all():
         out += least
         return
-    # Which of two NaNs a sum becomes depends on how many elements numpy adds at once. In ggml it is the product.
+    # Which of two NaNs a sum becomes depends on how many elements numpy adds at once. ggml keeps that of the product.
     product = out.copy()
     out += least
     np.copyto(out, product, where=np.isnan(product))
@@ -204,8 +204,8 @@ _CODES: Final = np.arange(256)
 _NONLINEAR: Final = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], "<f4")
 # E2M1's numbers are doubled, to be whole, and the scales of the blocks are halved. -0 is an integer, and so 0.
 _E2M1: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], "<f4")
-_E8M0: Final = np.ldexp(1.0, _CODES - 128).astype("<f4")  # ggml does not take 255 for NaN
-# NVFP4's scales are halved, too. They are E4M3 without a sign: ggml leaves the upper bit out, and takes 127 for 0.
+_E8M0: Final = np.ldexp(1.0, _CODES - 128).astype("<f4")  # ggml does not read 255 as NaN
+# NVFP4's scales are halved, too. They are E4M3 without a sign: ggml ignores the upper bit, and reads 127 as 0.
 _UE4M3: Final = np.ldexp(
     np.where(_CODES & 0x78, 8 + (_CODES & 7), _CODES & 7), np.maximum(_CODES >> 3 & 15, 1) - 11
 ) * (_CODES != 127)

@@ -85,7 +85,7 @@ def title(ggml: int) -> str:
 def way_out(ggml: int) -> str:
     """What to do about a type that is not decoded here."""
     if ggml in REMOVED:
-        return f"ggml no longer has {REMOVED[ggml]}, so make the file again from the model that it was made from"
+        return f"ggml no longer has {REMOVED[ggml]}, so make the file again from the original model"
     return (
         f"{title(ggml)} is newer than this program, so turn the file into F16 with `llama-quantize --allow-requantize`"
     )

@@ -39,7 +39,7 @@ def keys(catalogue: Catalogue) -> Iterator[Key]:
 
 
 def _first(array: Array) -> list[Any]:
-    """The first elements. An element that can't be read ends them."""
+    """The first elements, up to one that can't be read."""
     found: list[Any] = []
     try:
         for value in islice(array, _FIRST):
@@ -50,7 +50,7 @@ def _first(array: Array) -> list[Any]:
 
 
 def _plain(value: Any, kind: str) -> Any:
-    """A value that JSON has, and that people read: `NaN` as a text, and 0.1 where F32 has it a little off."""
+    """A value that JSON has, and that people read: `NaN` as a text, and 0.1 for the F32 nearest to it."""
     if not isinstance(value, float):
         return value
     if not math.isfinite(value):
@@ -83,7 +83,7 @@ def words(catalogue: Catalogue) -> Words | None:
 def cache(catalogue: Catalogue, context: int | None) -> Cache | None:
     """The keys and values that llama.cpp keeps for `context` tokens, by default for as many as the model was trained on.
 
-    None if the file does not say the sizes that it follows from.
+    None if the file does not say the sizes from which that follows.
     """
     architecture = catalogue.metadata.get("general.architecture")
     said = {

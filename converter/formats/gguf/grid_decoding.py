@@ -22,7 +22,7 @@ _CODES: Final = np.arange(256, dtype="u1")
 # For the eight bits of a byte, F32's sign bit where the bit is set.
 _SIGNS: Final = np.unpackbits(_CODES[:, None], axis=1, bitorder="little") * np.uint32(1 << 31)
 _EVEN: Final = _CODES[:128] | (np.unpackbits(_CODES[:128, None], axis=1).sum(axis=1) % 2 << 7).astype("u1")
-_SHIFT: Final = np.float32(0.125)  # by which IQ1 moves its elements
+_SHIFT: Final = np.float32(0.125)  # IQ1 adds or subtracts this
 
 
 def _iq2_xxs(blocks: NDArray[Any], out: NDArray[Any]) -> None:

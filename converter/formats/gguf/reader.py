@@ -132,7 +132,7 @@ def _infos(cursor: Cursor, count: int) -> list[_Info]:
 
 
 class _Contents:
-    """The tensors. Each entry is checked against the data: in order, one after the other, padded, within the file."""
+    """The tensors. Each entry is checked: data must be in order, one after another, padded, and within the file."""
 
     def __init__(self, source: Source, shard: int | None, end: int, alignment: int) -> None:
         self.tensors: dict[str, Tensor] = {}
@@ -143,7 +143,7 @@ class _Contents:
         self._least = 0
 
     def add(self, info: _Info, following: _Info | None) -> None:
-        """Check a tensor's entry, and give the tensor its place. A type that is not known ends where the next tensor starts."""
+        """Check a tensor's entry, and give the tensor its place. A tensor of an unknown type ends where the next one starts."""
         name, elements = info.name, math.prod(info.shape)
         encoding = BY_ID.get(info.ggml)
         if elements >= 1 << 63 or max(info.shape, default=0) >= 1 << 63:

@@ -311,7 +311,7 @@ def _surrounded(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -
         adds[name] = text is not None
         if text is not None:
             if type(text) is not str or text not in ids:
-                raise ManifestError(f"`{where}` puts {text!r:.80} around a text, which is not a token")
+                raise ManifestError(f"`{where}` puts {text!r:.80} around a text, but that is not a token")
             special[name] = ids[text]
 
     for step in _flat(document.get("post_processor"), "processors"):
