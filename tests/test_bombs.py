@@ -80,7 +80,7 @@ def steps(command: str, path: Path) -> int:
     return count
 
 
-# Steps that a file of any size takes: up to a thousand names are listed of each of many values.
+# Steps that a file of any size takes: up to a thousand names are listed for each of many values.
 FIRST_STEPS = {"one list beside a tensor, often": 600_000}
 
 

@@ -44,7 +44,7 @@ def archive_ends(source: Source, *, whole: bool = False) -> int | None:
 
 
 def _has_directory(source: Source, tail: bytes, at: int, *, whole: bool) -> bool:
-    """Whether there is a directory where the end record at `at` of the tail says, or directly before the record."""
+    """Whether there is a directory where the end record (at `at` of the tail) says, or directly before that record."""
     end = source.size - len(tail) + at
     *_, size, start, _ = _END.unpack_from(tail, at)
     places = {start} if whole else {start, end - size}
@@ -60,7 +60,7 @@ def _has_directory(source: Source, tail: bytes, at: int, *, whole: bool) -> bool
 
 
 def archives(source: Source) -> list[tuple[int, int]]:
-    """Where each of several archives starts and ends that torch.save wrote one after another into one open file.
+    """The start and end of each of several archives that torch.save wrote one after another into one open file.
 
     Each counts its offsets from its own start. torch's miniz takes those of the last one from the start of the file. If it
     finds a directory there, the list is empty, unless that is the first archive's own. Empty if the file is anything else.

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from converter.models.recognition import Recognition
     from converter.tensors.catalogue import Catalogue
 
-# What torch.nn's layers of normalisation keep besides their weights (torch/nn/modules/batchnorm.py).
+# What torch.nn's normalisation layers keep in addition to their weights (torch/nn/modules/batchnorm.py).
 _STATISTICS: Final = frozenset(("running_mean", "running_var", "num_batches_tracked"))
 
 

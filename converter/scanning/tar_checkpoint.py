@@ -1,6 +1,6 @@
 """The members of a checkpoint that torch before 0.1.10 wrote as a tar: pickles with the bytes of numbers between them.
 
-`converter.formats.torch.tar` says how they lie. `pickle` and `sys_info` are plain pickles.
+`converter.formats.torch.tar` explains the layout. `pickle` and `sys_info` are plain pickles.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ class Walker:
             self.findings.report(note.rule, str(note), name, at)
         if found.error is not None:
             self.findings.report(found.error.rule, str(found.error), name, found.failed)
-        # What lies in data at the top is found only in files that are malformed, which no second opinion changes.
+        # Pickles in data at the top level occur only in malformed files, whose verdict no second opinion changes.
         if not place.depth and place.claim is not Claim.DATA:
             nbytes = (source.size if found.end is None else found.end) - found.start
             sent.nbytes += nbytes

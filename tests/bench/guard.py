@@ -77,7 +77,7 @@ app(prog_name="cerebras-tool")
 _IO = {"bytes read": "rchar", "bytes written": "wchar", "reads": "syscr", "writes": "syscw"}
 
 # Run by valgrind without site-packages, so that only this program and Python are counted.
-# What Python takes to start is done once: the process forks, and each half reads a file and says what it took in all.
+# Python's start is counted only once: the process forks, and each half reads a file and reports its total.
 _READ = """
 import os, sys
 sys.path.insert(0, sys.argv[1])

@@ -162,7 +162,7 @@ def torch_tar(
 ) -> bytes:
     """A checkpoint of torch before 0.1.10. `value` mentions tensors and storages by Persistent(digits).
 
-    `after` are bytes behind the end of a member, `others` more members.
+    `after` are bytes after the end of a member, `others` more members.
     """
     held = dumps(len(storages))
     for key, storage in storages.items():

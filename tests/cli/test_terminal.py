@@ -54,12 +54,12 @@ def program() -> Iterator[Forked]:
 
 
 def seen(program: Forked, folder: Path, *words: str) -> str:
-    """What a terminal gets of a command that succeeds, if it is there for stderr alone."""
+    """What a terminal gets from a command that succeeds, if it is only the command's stderr."""
     ours, theirs = pty.openpty()
     shown: list[bytes] = []
 
     def read() -> None:
-        with contextlib.suppress(OSError):  # Linux says so that nobody holds the other end any more
+        with contextlib.suppress(OSError):  # this is how Linux says that the other end is closed
             while data := os.read(ours, 1 << 16):
                 shown.append(data)
 

@@ -1,4 +1,4 @@
-"""The tar of torch before 0.1.10. The values that are expected are those that torch.load gives for the same files."""
+"""The tar of torch before 0.1.10. The expected values are those that torch.load gives for the same files."""
 
 from __future__ import annotations
 

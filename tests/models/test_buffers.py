@@ -1,4 +1,4 @@
-"""Parameters are what is trained; buffers, which lie among them in a state dict, are counted and named apart."""
+"""Parameters are trained; buffers, which lie among them in a state dict, are counted and named separately."""
 
 from __future__ import annotations
 

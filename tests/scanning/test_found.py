@@ -272,7 +272,7 @@ def test_archives_with_anything_between_them_are_no_shard(between: bytes, tmp_pa
 
 
 def test_archives_are_no_shard_if_the_last_directory_counts_from_the_start_of_the_file_too(tmp_path: Path) -> None:
-    """torch's miniz reads that directory; it stands in the data of the first archive here, where nobody looks."""
+    """torch's miniz reads that directory. Here it is in the data of the first archive, where no other reader looks."""
     last = part(1)
     start = int.from_bytes(last[-6:-2], "little")  # of its directory
     size = int.from_bytes(last[-10:-6], "little")

@@ -474,7 +474,7 @@ def test_a_pickle_that_fails_is_let_go() -> None:
 
 
 def test_numbers_that_start_like_a_number_of_copyregs_registry_are_no_pickle(tmp_path: Path) -> None:
-    """EXT2 has no name in the file: in a storage it is a coincidence, one in 85 files of random bytes."""
+    """EXT2 has no name in the file. In a storage it occurs by chance, in one of 85 files of random bytes."""
     (tmp_path / "1").write_bytes(b"\x83\xf2\x3c\xbd\x12\x99" + bytes(range(200)))
     (tmp_path / "x.pkl").write_bytes(dumps(1))
     (tmp_path / "y.pkl").write_bytes(b"\x83\xf2\x3c.")

@@ -46,7 +46,7 @@ NEEDED: Final = (STORAGES, TENSORS, PICKLE)
 _OTHERS: Final = ("sys_info",)
 _END: Final = 2 * BLOCK  # bytes: a tar ends with two empty blocks
 _FIRST_READ: Final = 64 << 10  # bytes of a member; 16 times as many if a pickle goes on
-_DIGITS: Final = 20  # of an address in memory
+_DIGITS: Final = 20  # digits of an address in memory
 _MOST: Final = 1 << 60  # elements
 _Used = dict[tuple[str, str], int]
 
@@ -166,7 +166,7 @@ class _Entries:
         self.position = 0
         self._used = used
         self._data = b""
-        self._start = 0  # the byte of the member that `_data` starts at
+        self._start = 0  # the byte of the member at which `_data` starts
 
     def next(self, persistent: Callable[[object], object] | None = None) -> Any:
         """The value of the next pickle."""
@@ -234,7 +234,7 @@ class _Entries:
 
 
 def _no_persistent(value: object) -> object:
-    raise PickleError("a persistent id stands outside of the member `pickle`")
+    raise PickleError("there is a persistent id outside of the member `pickle`")
 
 
 class _Whole(NamedTuple):
@@ -248,7 +248,7 @@ class _Objects:
     """The storages, their parts and the tensors, by key: an address in the memory of the program that wrote them."""
 
     def __init__(self) -> None:
-        self.wholes: dict[int, _Whole] = {}  # the storages alone
+        self.wholes: dict[int, _Whole] = {}  # only the storages
         self.storages: dict[int, _Whole] = {}  # the storages and their parts
         self.tensors: dict[int, Tensor] = {}
         self.used: set[str] = set()
@@ -314,7 +314,7 @@ class _Objects:
         table[key] = value
 
     def persistent(self, value: Any) -> object:
-        """What an id stands for: (class, file, text) is a class, and a number in digits a tensor or a storage."""
+        """What an id means: (class, file, text) is a class, and a number in digits is a tensor or a storage."""
         if type(value) is tuple and len(value) == 3:
             return value[0]
         if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > _DIGITS:
@@ -326,7 +326,9 @@ class _Objects:
         if (whole := self.storages.get(key)) is not None:
             self.used.add(whole.storage.key)
             return whole.typed
-        raise LayoutError(f"the pickle mentions {value}, and the file holds neither a tensor nor a storage of that key")
+        raise LayoutError(
+            f"the pickle mentions {value}, but the file holds neither a tensor nor a storage with that key"
+        )
 
     def problems(self, name: str) -> list[str]:
         """Say which storages nothing refers to: they waste space, and something could be hidden in them."""
