@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from converter import formats
 from converter.reports.conversion import DroppedReport
 
 if TYPE_CHECKING:
-    from converter.formats.format import Planned
+    from converter.formats.format import Format, Planned
     from converter.tensors.catalogue import Catalogue
 
 _CARRIED: Final = 1 << 20  # bytes of JSON
@@ -21,23 +23,35 @@ REASONS: Final = {
     "attribute": "an attribute of a tensor",
 }
 _MASK: Final = "follows from the architecture"
+_REMARK: Final = "what the file says about its model: --carry-values takes it along"
 AS_ASKED: Final = "left out, as asked"
 _CODE: Final = "code is never carried over"
 
 
-def values(catalogue: Catalogue) -> dict[str, Any]:
-    """The scalars, texts, small containers and arrays beside the weights, by name: what JSON can hold, and 1 MB in all."""
+def remarks(catalogue: Catalogue, format: Format) -> Mapping[str, Any]:
+    """What the file says about its model, if an output of this format has no place of its own for that."""
+    found = formats.of(catalogue)
+    return {} if found is format else found.remarks(catalogue)
+
+
+def values(catalogue: Catalogue, format: Format) -> dict[str, Any]:
+    """The scalars, texts, small containers and arrays beside the weights, by name: what JSON can hold, and 1 MB in all.
+
+    With them what the file says about itself, unless an output of this format has that anyway.
+    """
     from converter.pickles.plain import Plainly
 
     plainly, found, nbytes = Plainly(), dict[str, Any](), 0
-    for other in catalogue.others:
-        plain = plainly(other.value) if other.role != "attribute" else None
-        if plain is None or not _is_text(other.name) or other.name in found:
+    plain = ((other.name, plainly(other.value)) for other in catalogue.others if other.role != "attribute")
+    held = ((name, value.value) for name, value in plain if value is not None)
+    said = ((name, value) for name, value in remarks(catalogue, format).items() if value is not None)
+    for name, value in chain(said, held):
+        if not _is_text(name) or name in found:
             continue
-        nbytes += len(other.name) + len(json.dumps(plain.value))
+        nbytes += len(name) + len(json.dumps(value))
         if nbytes > _CARRIED:
             break
-        found[other.name] = plain.value
+        found[name] = value
     return found
 
 
@@ -47,7 +61,7 @@ def sidecar(carried: Mapping[str, Any]) -> bytes:
 
 
 def dropped(
-    catalogue: Catalogue, planned: Planned, carried: Mapping[str, Any], excluded: Iterable[str]
+    catalogue: Catalogue, format: Format, planned: Planned, carried: Mapping[str, Any], excluded: Iterable[str]
 ) -> Iterator[DroppedReport]:
     """Yield what the source has and the output lacks."""
     for name in planned.dropped:
@@ -58,6 +72,9 @@ def dropped(
         yield DroppedReport(name, "tensor", AS_ASKED, 1, 0 if tensor is None else tensor.nbytes)
     if program := catalogue.facts.get("program"):
         yield DroppedReport("code", str(program), _CODE, 0, 0)
+    for name in remarks(catalogue, format):
+        if name not in carried:
+            yield DroppedReport(name, "key", _REMARK, 0, 0)
     if not catalogue.others:
         return
     from converter.pickles.walk import measure

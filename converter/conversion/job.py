@@ -71,7 +71,7 @@ class Job:
     @property
     def dropped(self) -> tuple[DroppedReport, ...]:
         """What the source has and the output does not."""
-        return tuple(dropped(self.source, self.planned, self.options.values, self.cut.excluded))
+        return tuple(dropped(self.source, self.format, self.planned, self.options.values, self.cut.excluded))
 
     @property
     def model(self) -> str | None:
@@ -168,7 +168,7 @@ def prepare(
     if format.plan is None:
         raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")
     if carry_values:
-        options = replace(options, values=values(catalogue))
+        options = replace(options, values=values(catalogue, format))
     planned = format.plan(tensors, recognition, options)
     if options.values and not format.values:
         planned = _with_sidecar(planned, options)

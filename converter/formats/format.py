@@ -143,6 +143,10 @@ def _texts(catalogue: Catalogue) -> Iterator[Key]:
     return (Key(name, "string", text, None) for name, text in catalogue.metadata.items())
 
 
+def _nothing(catalogue: Catalogue) -> Mapping[str, Any]:
+    return {}
+
+
 def _no_words(catalogue: Catalogue) -> Words | None:
     return None
 
@@ -191,7 +195,8 @@ class Format:
     files' names, and the first is the one that is written. `is_folder` looks at a folder, `read_folder` reads one.
     `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
     file is; None if it is a whole one. `keys` are what a file says about itself, `words` what it says about its tokenizer,
-    and `cache` is what the program that runs it needs besides the weights.
+    and `cache` is what the program that runs it needs besides the weights. `remarks` are what a file says about the model
+    and no other file beside an output would: values of JSON by name.
 
     Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes. `shard` is how many bytes of
     tensors a file in a folder has at most. `whole_folder`: an output is always a folder. `values`: its metadata have a place
@@ -221,6 +226,7 @@ class Format:
     keys: Callable[[Catalogue], Iterator[Key]] = _texts
     words: Callable[[Catalogue], Words | None] = _no_words
     cache: Callable[[Catalogue, int | None], Cache | None] = _no_cache
+    remarks: Callable[[Catalogue], Mapping[str, Any]] = _nothing
     plan: Planner | None = None
     dtypes: tuple[str, ...] = ()
     shard: int | None = None

@@ -12,12 +12,23 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import FormatError
-from converter.formats.format import Cache, Key, Words
-from converter.formats.gguf.metadata import Array, Keys, shortest
+from converter.formats.format import VALUES, Cache, Key, Words
+from converter.formats.gguf.metadata import SPLIT, Array, Keys, shortest
+from converter.formats.gguf.names import ACTIVATION
+from converter.models.families import families
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
+_SHORT: Final = 1000  # elements of an array that can be carried along
+# What describes this file, and what becomes config.json: it means nothing beside other files.
+_OF_THE_FILE: Final = frozenset(
+    (
+        *("general.architecture", "general.type", "general.file_type", "general.quantization_version"),
+        *("general.alignment", ACTIVATION, *SPLIT),
+    )
+)
+_TOKENIZERS: Final = "tokenizer."
 _FIRST: Final = 8  # elements of an array that are given
 _TOKENIZER: Final = "tokenizer.ggml."
 _ID: Final = "_token_id"
@@ -56,6 +67,20 @@ def _plain(value: Any, kind: str) -> Any:
     if not math.isfinite(value):
         return str(value)
     return shortest(value) if kind == "f32" else value
+
+
+def remarks(catalogue: Catalogue) -> dict[str, Any]:
+    """What the keys say about the model, besides what its config.json and its tokenizer say. A long array is None."""
+    architecture = catalogue.metadata.get("general.architecture")
+    rows = {row.key for family in families() if family.gguf_name == architecture for row in family.metadata}
+    found = {}
+    for name, value in catalogue.metadata.items():
+        if name in _OF_THE_FILE or name in rows or name.startswith(_TOKENIZERS):
+            continue
+        kind = value.type if isinstance(value, Array) else ""
+        plain = [_plain(one, kind) for one in value] if kind and value.count <= _SHORT else None
+        found[name.removeprefix(VALUES)] = plain if kind else _plain(value, "")
+    return found
 
 
 def words(catalogue: Catalogue) -> Words | None:

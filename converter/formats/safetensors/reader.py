@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_SAFETENSORS
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError, ManifestError
+from converter.formats.format import VALUES
 from converter.formats.marks import SAFETENSORS
 from converter.io.strict_json import strict_json
 from converter.limits import limits
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TIED: Final = "cerebras_tool.tied"  # the metadata key that says which name a left-out name is tied to
 METADATA: Final = "__metadata__"
+FRAMEWORK: Final = "format"  # the metadata key that names the program that the tensors are for
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
 _TYPELESS: Final = "typeless"  # what a tensor is whose dtype is an empty text
 _LARGEST: Final = 1 << 63
@@ -75,6 +77,24 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     )
 
 
+class Texts(dict[str, str]):
+    """The texts of `__metadata__`, which a copy keeps."""
+
+
+def remarks(catalogue: Catalogue) -> dict[str, Any]:
+    """What `__metadata__` says about the model. What was carried into it once is what it was before."""
+    found: dict[str, Any] = {}
+    for name, text in catalogue.metadata.items():
+        if name.startswith(VALUES):
+            try:
+                found[name.removeprefix(VALUES)] = strict_json(text)
+            except (ValueError, RecursionError):
+                found[name] = text
+        elif name not in (TIED, FRAMEWORK):
+            found[name] = text
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
@@ -111,7 +131,7 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _metadata(value: object, file: str) -> dict[str, str]:
+def _metadata(value: object, file: str) -> Texts:
     if type(value) is not dict or any(type(text) is not str for text in value.values()):
         raise FormatError(f"`{file}`: `{METADATA}` is not an object of strings")
     try:
@@ -119,7 +139,7 @@ def _metadata(value: object, file: str) -> dict[str, str]:
             text.encode()
     except UnicodeEncodeError as error:
         raise FormatError(f"`{file}`: `{METADATA}` holds half of a surrogate pair") from error
-    return value
+    return Texts(value)
 
 
 def _entry(name: str, value: object, file: str) -> _Entry:

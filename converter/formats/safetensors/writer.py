@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.dtypes import Dtype
 from converter.errors import OutputError, UnsupportedError
 from converter.formats.format import VALUES, Options, Planned
-from converter.formats.safetensors.reader import METADATA, TIED
+from converter.formats.safetensors.reader import FRAMEWORK, METADATA, TIED, Texts
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.models.buffers import buffers
 from converter.models.masks import to_drop
@@ -61,6 +61,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         raise OutputError(
             f"one file can't hold {sum(sizes.values()):,} bytes in shards of {max_shard_size:,}: name a folder as the output"
         )
+    own = catalogue.metadata if isinstance(catalogue.metadata, Texts) else {}
     losses = numbers.Losses()
     files: list[PlannedFile] = []
     weight_map: dict[str, str] = {}
@@ -69,7 +70,8 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         ordered = sorted(names, key=lambda name: (-_ORDER.index(targets[name].safetensors or ""), name.encode()))
         held = frozenset(names)
         here = {left: name for left, name in tied.items() if name in held}
-        header = _header(kept, targets, ordered, _written_metadata(here, options.values if number == 1 else {}))
+        said = _written_metadata(here, own if number == 1 else {}, options.values if number == 1 else {})
+        header = _header(kept, targets, ordered, said)
         pieces = [
             Piece(name, numbers.parts_of(name, kept[name], targets[name], losses), targets[name].name)
             for name in ordered
@@ -137,9 +139,12 @@ def _shards(sizes: Mapping[str, int], most: int | None) -> list[list[str]]:
     return shards
 
 
-def _written_metadata(tied: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, str]:
+def _written_metadata(tied: Mapping[str, str], own: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a file: `own` are those of the file that this is a copy of."""
     metadata = {TIED: json.dumps(tied, sort_keys=True)} if tied else {}
-    return metadata | {VALUES + name: json.dumps(value) for name, value in values.items()} | {"format": "pt"}
+    metadata |= {name: text for name, text in own.items() if name != TIED}
+    metadata |= {VALUES + name: json.dumps(value) for name, value in values.items()}
+    return metadata if FRAMEWORK in metadata else metadata | {FRAMEWORK: "pt"}
 
 
 def _header(
