@@ -58,7 +58,7 @@ def test_another_format_says_that_it_lacks_it(tagged: Catalogue, named: Catalogu
     ]  # fmt: skip
 
     of_safetensors, of_gguf = (
-        ["ss_epoch", "modelspec.title", "lr", "odd"],
+        ["ss_epoch", "modelspec.title", "lr", "training.odd"],
         ["general.name", "general.tags", "nan", "gpt2.own"],
     )
     names = [[left.name for left in report.dropped] for report in reports]
