@@ -198,7 +198,16 @@ class TestFolders:
     def test_of_a_distributed_checkpoint(self, name: str, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
 
-        with pytest.raises(FormatError, match="distributed checkpoint"):
+        with pytest.raises(
+            FormatError, match=r"distributed checkpoint .*dcp_to_torch FOLDER joined\.pt` .*convert joined"
+        ):
+            open_checkpoint(tmp_path)
+
+    def test_of_deepspeed(self, tmp_path: Path) -> None:
+        for name in ("mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+            write_checkpoint(tmp_path / name, A, ONE)
+
+        with pytest.raises(FormatError, match=r"DeepSpeed \(ZeRO\).* `python zero_to_fp32\.py \. joined`"):
             open_checkpoint(tmp_path)
 
     def test_with_several_files(self, tmp_path: Path) -> None:

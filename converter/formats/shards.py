@@ -24,6 +24,22 @@ INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
 _WEIGHTS: Final = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))
 _NOT_WEIGHTS: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
 _SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
+# Checkpoints whose tensors are spread over files of ranks: a file's name, what they are, and how to join them.
+_TRUST: Final = "it unpickles the files, so do that only if you trust them"
+_SPREAD: Final = (
+    (
+        re.compile(r"\.metadata|.*\.distcp"),
+        "a distributed checkpoint (DCP)",
+        f"join it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER joined.pt` ({_TRUST}), and "
+        "convert joined.pt",
+    ),
+    (
+        re.compile(r"(?:bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:optim|model)_states\.pt"),
+        "a checkpoint of DeepSpeed (ZeRO), whose weights are spread over ranks",
+        "join it in the folder above with `python zero_to_fp32.py . joined`, a program that DeepSpeed wrote there "
+        f"({_TRUST}), and convert the folder joined",
+    ),
+)
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -70,12 +86,10 @@ def choose(names: Iterable[str], where: str) -> tuple[str | None, list[str]]:
         return None, files
     if not indexes and len(files) == 1:
         return None, files
+    for fits, what, how in _SPREAD:
+        if any(map(fits.fullmatch, names)):
+            raise FormatError(f"`{where}` is {what}: {how}")
     if not files and not indexes:
-        if any(name == ".metadata" or name.endswith(".distcp") for name in names):
-            raise FormatError(
-                f"`{where}` is a distributed checkpoint (DCP): join it with `python -m "
-                "torch.distributed.checkpoint.format_utils dcp_to_torch` first"
-            )
         raise FormatError(f"`{where}` holds no weight file: none ends in {', '.join(_WEIGHTS)}")
     names = ", ".join(f"`{name}`" for name in [*indexes, *files][:6])
     raise FormatError(f"`{where}` holds several checkpoints: {names}; name one of them")

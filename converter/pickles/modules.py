@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from converter.pickles.closed_table import Special
 from converter.pickles.values import Dict, Opaque
 
 _PARAMETERS: Final = "_parameters"
@@ -29,6 +30,9 @@ _INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so the
         "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_version", "_compiled_call_impl", "_backend",
     )
 )  # fmt: skip
+# Objects of C++ among a module's attributes. In torch, those of quantised layers alone have weights.
+_SCRIPT_OBJECT: Final = ("torch", "ScriptObject")
+_QUANTISED: Final = "__torch__.torch.classes.quantized"
 # Modules whose pickle calls the class with the inner module first, and the name that they have for it.
 _WRAPPERS: Final = {("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod"}
 
@@ -60,7 +64,18 @@ def state_dict(value: object) -> Level | None:
         made += [name, buffer]
     for name, module in parts[_MODULES].pairs():
         made += [name, module] if module is not None else []
+    for key, inner in held.pairs():
+        made += [key, packed] if type(key) is str and (packed := packed_weights(inner)) is not None else []
     return Level(made, frozenset(name for name, _ in buffers if type(name) is str))
+
+
+def packed_weights(value: object) -> Special | None:
+    """The weights of a quantised layer, which one engine of torch has packed; None if the value is anything else."""
+    if type(value) is not Opaque or value.args is None:
+        return None
+    if (value.module, value.name) != _SCRIPT_OBJECT and value.module != _QUANTISED:
+        return None
+    return Special("quantised", f"{value.module}.{value.name}", (value.args, value.state))
 
 
 def settings(value: object) -> Iterator[tuple[str, Any]]:

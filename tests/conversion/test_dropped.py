@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ LEFT = [
 ]
 VALUES = {"epoch": 3, "name": "résumé", "args": {"lr": 0.1, "betas": [0.9, 0.95]}}
 
+GGUF_VALUES = {"epoch": 3, "name": "résumé", "args": '{"lr": 0.1, "betas": [0.9, 0.95]}'}
+
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Catalogue:
@@ -73,6 +76,18 @@ def test_values_are_carried_beside_formats_without_a_place_for_them(
     assert json.loads((tmp_path / document).read_text()) == VALUES
     assert dict(open_checkpoint(tmp_path / output)).keys() == {"a.w"}
     assert verify(trained, [tmp_path / output]).outputs[0].lacks == ("ema", "optimizer", "rng")
+
+
+def test_values_are_carried_in_the_keys_of_gguf(tiny: Path, tmp_path: Path) -> None:
+    """They have the types of GGUF; what has none there, such as a dict, is JSON."""
+    source = open_checkpoint(tiny)
+    others = open_checkpoint(write_checkpoint(tmp_path / "t.pt", TRAINER, TWO)).others
+    report = convert(replace(source, others=others), tmp_path / "t.gguf", carry_values=True)
+
+    assert report.carried == ("epoch", "name", "args")
+    keys = open_checkpoint(tmp_path / "t.gguf").metadata
+    found = {key.removeprefix("training."): value for key, value in keys.items() if key.startswith("training.")}
+    assert found == GGUF_VALUES
 
 
 def test_verify_says_what_a_copy_lacks(trained: Catalogue, tmp_path: Path) -> None:

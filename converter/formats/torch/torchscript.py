@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import FormatError, LimitError
 from converter.formats.torch.records import CODE
 from converter.limits import limits
-from converter.pickles.modules import Level
+from converter.pickles.modules import Level, packed_weights
 from converter.pickles.values import Dict, Opaque
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class Script:
         for name in (*declared.parameters, *declared.buffers):
             made += [name, attributes[name]] if attributes.get(name) is not None else []
         for name, inner in attributes.items():
-            if type(inner) is Opaque and inner.args is not None and self._class(inner) is not None:
+            if (packed := packed_weights(inner)) is not None:
+                made += [name, packed]
+            elif type(inner) is Opaque and inner.args is not None and self._class(inner) is not None:
                 made += [name, inner]
         return Level(made, frozenset(declared.buffers))
 
