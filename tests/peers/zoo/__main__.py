@@ -1,55 +1,115 @@
-"""`make zoo`: whole modules and TorchScript of many libraries against their `state_dict()`, as a table.
+"""`make zoo`: what many libraries write, saved as their users save it, against `state_dict()`, as a table in markdown.
 
-A library that is not installed, or that can't make or save its model here, is reported and skipped. Exits with 1 if a
-checkpoint of ours differs from what torch loads.
+A library that is not installed, or that can't make or save its model here, is told and skipped. Exits with 1 where a
+checkpoint of ours differs from what torch loads, or where `scan` calls one of them dangerous or malformed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.metadata
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from converter.errors import ConverterError
 from tests.peers.zoo import families
-from tests.peers.zoo.checks import define_vision_operators, difference
+from tests.peers.zoo.checks import copied, define_vision_operators, difference, verdict
+from tests.peers.zoo.domains import DOMAINS
+from tests.peers.zoo.frameworks import FRAMEWORKS, Saved
 from tests.peers.zoo.libraries import MODELS
 
-_WAYS = ("zip", "legacy", "half", "scripted", "traced")
+_WAYS: Final = ("zip", "legacy", "half", "scripted", "traced")
+# What `scan` may say about a file that nobody meant harm with.
+_HARMLESS: Final = ("plain", "known", "unknown-globals", "program")
 
 
 def main(words: list[str]) -> int:
-    """Check the models whose names have one of the words, or all models."""
-    every: dict[str, Callable[[], Any]] = dict(MODELS)
-    every |= {f"transformers: {name}": lambda name=name: families.make(name) for name in families.FAMILIES}
+    """Check those whose names have one of the words, or all."""
     define_vision_operators()
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in every.items():
-            if words and not any(word in name for word in words):
-                continue
-            try:
-                model = make()
-            except Exception as error:
-                print(f"{name:40} skipped: {type(error).__name__}: {error}"[:150], flush=True)
-                continue
-            found = [_check(model, way, Path(folder) / "m.pt") for way in _WAYS]
-            bad += sum(result.startswith("DIFFERS") for result in found)
-            told = "  ".join(f"{way}: {result}" for way, result in zip(_WAYS, found, strict=True))
-            print(f"{name:40} {len(model.state_dict()):4} names  {told}", flush=True)
+        for lines in (_models(words, Path(folder)), _files(words, Path(folder))):
+            for line in lines:
+                bad += "DIFFERS" in line
+                print(line, flush=True)
+            print()
     print(f"{bad} differ")
     return min(bad, 1)
 
 
+def _fits(name: str, words: list[str]) -> bool:
+    return not words or any(word in name for word in words)
+
+
+def _models(words: list[str], folder: Path) -> Iterator[str]:
+    """A line for each architecture: the module in every form against its state dict."""
+    every: dict[str, Callable[[], Any]] = dict(MODELS)
+    every |= {f"transformers: {name}": lambda name=name: families.make(name) for name in families.FAMILIES}
+    yield f"| model | names | {' | '.join(_WAYS)} |"
+    yield "|---|---:|" + "---|" * len(_WAYS)
+    for name, make in every.items():
+        if not _fits(name, words):
+            continue
+        try:
+            model = make()
+        except Exception as error:
+            yield _skipped(name, error)
+            continue
+        found = [_check(model, way, folder / "m.pt") for way in _WAYS]
+        yield f"| {name} | {len(model.state_dict())} | {' | '.join(found)} |"
+
+
+def _files(words: list[str], folder: Path) -> Iterator[str]:
+    """A line for each file as its library writes it: inspected, scanned, converted and verified."""
+    yield "| library | version | file | tensors | scan | convert |"
+    yield "|---|---|---|---:|---|---|"
+    for number, (name, save) in enumerate({**FRAMEWORKS, **DOMAINS}.items()):
+        if not _fits(name, words):
+            continue
+        library, _, form = name.partition(": ")
+        place = folder / str(number)
+        place.mkdir()
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                saved = save(place)
+        except (Exception, SystemExit) as error:
+            yield _skipped(name, error)
+            continue
+        said, told = _checked(saved, place)
+        count = len(saved.expected) if saved.expected is not None else 0
+        yield f"| {library} | {importlib.metadata.version(library)} | {form} | {count} | {said} | {told} |"
+
+
+def _checked(saved: Saved, folder: Path) -> tuple[str, str]:
+    """What `scan` says, and what came of the conversion."""
+    try:
+        said = verdict(saved.path)
+        if said not in _HARMLESS:
+            said = f"DIFFERS: {said}"
+        if saved.expected is None:
+            try:
+                return said, f"`{copied(saved.path, {}, None, folder)}`"
+            except ConverterError as error:
+                return said, f"refused: {error}"
+        told = difference(saved.path, saved.expected, saved.root) or copied(saved.path, saved.expected, saved.root, folder)
+    except ConverterError as error:
+        return "", f"DIFFERS: {error}"
+    return said, f"DIFFERS: {told}" if told else "equal"
+
+
+def _skipped(name: str, error: BaseException) -> str:
+    return f"{name} is left out: {type(error).__name__}: {error}".replace("\n", " ")[:200]
+
+
 def _traced(model: Any) -> Any:
-    """Trace the model with the first example that it accepts: images of two sizes, or tokens."""
+    """Trace it with the first example that it takes: images of two sizes, or tokens."""
     examples = (torch.zeros(1, 3, 224, 224), torch.zeros(1, 3, 16, 16), torch.zeros(1, 8, dtype=torch.long))
     for example in examples[:-1]:
         with contextlib.suppress(Exception):
@@ -77,6 +137,8 @@ def _check(model: Any, way: str, path: Path) -> str:
         return "none"
     try:
         told = difference(path, expected)
+        if not told and (said := verdict(path)) not in _HARMLESS:
+            told = f"scan calls it {said}"
     except ConverterError as error:
         told = str(error)
     return f"DIFFERS: {told}" if told else "equal"
