@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from converter.pickles.modules import Level
     from converter.tensors.catalogue import Other, Unsupported
 
-# Prefixes that wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile.
-PREFIXES: Final = ("module.", "_orig_mod.")
+# Prefixes that wrappers put before every name: torch.nn.DataParallel and DistributedDataParallel, torch.compile, Opacus.
+PREFIXES: Final = ("module.", "_orig_mod.", "_module.")
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Remove the prefixes that wrappers put before every name: `module.`, `_orig_mod.`, or both."""
+    """Remove the prefixes that wrappers put before every name, also several of them."""
     prefix = ""
     while fits := [p for p in PREFIXES if tensors and all(name.startswith(prefix + p) for name in tensors)]:
         prefix += fits[0]

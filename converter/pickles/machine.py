@@ -85,10 +85,27 @@ def run(
     Raises PickleError and its subclasses, and any ConverterError that a function of `table` raises.
     """
     used = {} if used is None else used
+    machine, whole = _Run(table, persistent, used, called, note, behind), False
     try:
-        return _Run(table, persistent, used, called, note, behind).run(data, position, total, skips)
+        pickled = machine.run(data, position, total, skips)
+        whole = not machine.stopped
     except _MISUSE as error:
         raise _misuse(error) from error
+    finally:
+        if machine.naming and not (whole and _only_names(machine, data, position)):
+            machine.settle(None)
+    return pickled
+
+
+def _only_names(machine: _Run, data: bytes, position: int) -> bool:
+    """Whether the functions of NAMING do nothing but name something, wherever the pickle has them."""
+    from converter.pickles.leniency import in_python_3
+    from converter.pickles.references import only_called
+
+    def named(module: str, name: str) -> bool:
+        return (module, name) in machine.naming or in_python_3(module, name) in machine.naming
+
+    return only_called(data, position, named)
 
 
 def _misuse(error: Exception) -> PickleError:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from converter.errors import LimitError, PickleError, UnsupportedError
+from converter.errors import LimitError, PickleError
 from converter.limits import limits
 from converter.pickles import opcodes as op
 from converter.pickles.fast_tensors import FastTensors
@@ -14,7 +14,7 @@ from converter.pickles.filling import Filling
 from converter.pickles.leniency import Lost, Note, in_python_3, python2_string, writable
 from converter.pickles.opcodes import NAMES
 from converter.pickles.value_rows import FROZENSET, SET, copied
-from converter.pickles.values import Dict, Opaque, Table, TableEntry, Value, ValueRow
+from converter.pickles.values import BOUND, NAMING, Dict, Opaque, Table, TableEntry, Value, ValueRow
 
 Behind = Callable[[int, Opaque], tuple[int, object] | None]
 
@@ -40,7 +40,8 @@ class Machine(Filling):
         self.frame = 0  # where the last frame ends
         self.buffers = False  # whether it asks for one
         self.limits = limits()
-        self.found: dict[tuple[str, str], TableEntry | ValueRow | tuple[str, str]] = {}  # an unknown one by its names
+        self.found: dict[tuple[str, str], TableEntry | ValueRow] = {}
+        self.naming: dict[tuple[str, str], int] = {}  # functions of NAMING that were called only to name something
         # Picklers number memo entries from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
         # random salt, so that a pickle cannot choose numbers that collide.
         self.memo: list[Any] = []
@@ -67,20 +68,26 @@ class Machine(Filling):
     def find(self, module: str, name: str, at: int) -> TableEntry | ValueRow | Opaque:
         """Return the table's entry for a global, or an Opaque if it has none. Nothing is imported."""
         pair = (module, name)
-        if len(module) + len(name) > self.limits.line:
-            long = f"the name of a global at byte {at:,} has more than {self.limits.line:,} characters"
-            self.refuse(at, LimitError(long))
         found = self.found.get(pair)
         if found is None:
-            found = self.table.get(pair)
-            if found is None:
+            if len(module) + len(name) > limits().line:
+                long = f"the name of a global at byte {at:,} has more than {limits().line:,} characters"
+                self.refuse(at, LimitError(long))
+            known = self.table.get(pair)
+            if known is None:
                 pair = in_python_3(module, name) if self.protocol < 3 else pair
                 if self.note is not None:
                     pair = writable(pair[0]), writable(pair[1])
-                found = self.table.get(pair, pair)
-            self.used.setdefault(pair, at)
-            self.found[module, name] = found
-        return Opaque(*found) if isinstance(found, tuple) else found
+                known = self.table.get(pair)
+            if pair in NAMING:
+                self.naming.setdefault(pair, at)
+            else:
+                self.used.setdefault(pair, at)
+            if known is not None:
+                self.found[module, name] = known
+                return known
+            return Opaque(*pair)
+        return found
 
     def call(self, callee: Any, args: Any, code: int, at: int) -> object:
         """Return the result of a call. Only functions of the table run, and they get plain values."""
@@ -104,11 +111,33 @@ class Machine(Filling):
             callee = Opaque(callee.module, callee.name)
         if type(callee) is Opaque:
             how = NAMES[code]
+            if callee.how == BOUND:
+                self.settle(None)
+            naming = callee.args is None and (callee.module, callee.name) in self.naming
+            if naming and (named := self.named(callee, args, at)) is not None:
+                return named
             made = Opaque(callee.module, callee.name, args, how, callee if callee.args is not None else None)
             if self.called is not None:
                 self.called(at, made)
             return made
         raise PickleError(f"{NAMES[code]} at byte {at:,} calls a {type(callee).__name__}, which can't be called")
+
+    def named(self, callee: Opaque, args: Any, at: int) -> object:
+        """What a call of a function of NAMING names. For any other call of it, the function counts as any global."""
+        from converter.pickles.references import referred
+
+        named = referred(callee, args, lambda module, name: self.find(module, name, at))
+        if named is None:
+            self.settle(callee)
+        elif self.called is not None:
+            self.called(at, Opaque(callee.module, callee.name, args, NAMES[op.REDUCE]))
+        return named
+
+    def settle(self, only: Opaque | None) -> None:
+        """Let these functions, or one of them, count as globals that the pickle uses."""
+        for pair, at in list(self.naming.items()):
+            if only is None or pair == (only.module, only.name):
+                self.used.setdefault(pair, at)
 
     def check(self, count: int, memo: int, stack: int, at: int) -> None:
         """Raise LimitError if the pickle asks for more work than any checkpoint needs."""
@@ -262,9 +291,6 @@ def _inst(machine: Machine, argument: Any, at: int, stack: list[Any], below: lis
 
 def _extension(machine: Machine, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
     # The number of a global that some process registered with copyreg; the file does not say which.
-    if machine.note is not None:
-        number = f"EXT at byte {at:,} names a global by a number, whose meaning the file does not hold"
-        machine.refuse(at, UnsupportedError(number))
     stack.append(machine.find("copyreg", f"_extension_registry[{argument}]", at))
     return stack
 
@@ -276,7 +302,6 @@ def _persid(machine: Machine, argument: Any, at: int, stack: list[Any], below: l
 
 def _proto(machine: Machine, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
     machine.protocol = argument
-    machine.found.clear()  # protocols 0 to 2 have other names for some globals
     return stack
 
 

@@ -8,6 +8,10 @@ from typing import Any, Final
 
 # Is added to the name of a global of the table that is called with arguments, or given a state, that its row refuses.
 ODD: Final = "(…)"
+# Stands in `Opaque.how` for an attribute of an object, of which nobody knows what calling it would do.
+BOUND: Final = "bound"
+# Functions that picklers call to name something. `pickles.references` says which calls these are.
+NAMING: Final = frozenset((("builtins", "getattr"), ("builtins", "type"), ("_operator", "getitem")))
 
 
 class Dict(list[Any]):
@@ -26,7 +30,7 @@ class Dict(list[Any]):
 class Opaque:
     """A global outside the table, or the value that calling it would have made. Nothing was called.
 
-    `args` is None for the bare global. `how` is the opcode that would have called it. `callee` is what would have been
+    `args` is None for the bare global. `how` is the opcode that would have called it, or BOUND. `callee` is what would have been
     called, where that is not the global itself but something it had made. `state` lists what BUILD was given, `items`
     what was put in, both in order; `items` is a Dict where only keys with values were put in.
     """

@@ -29,8 +29,11 @@ MODEL: Final = {
     "model_state": "many",
     "network_state_dict": "many",
     "net_state_dict": "many",
+    "module_state_dict": "Opacus",
 }
-# Keys of averaged weights, which lie beside the model's own.
+# Looked for where no key of MODEL holds tensors. An optimizer's tensors stand below it, too, but beside `param_groups`.
+_MODEL_OR_OPTIMIZER: Final = {"state": "Composer, Demucs"}
+# Keys of averaged weights, which stand beside the model's own.
 EMA: Final = {
     "ema": "YOLO",
     "ema_state_dict": "many",
@@ -92,6 +95,8 @@ def choose(
     taken = False
     while (among := held(chosen.value)) is not None:
         model, averaged = (_named(among, table, holds) for table in (MODEL, EMA))
+        if not model and "param_groups" not in (key for key in among[::2] if type(key) is str):
+            model = _named(among, _MODEL_OR_OPTIMIZER, holds)
         fits = model or averaged
         if part is Part.EMA and averaged and not taken:
             if len(averaged) > 1:
@@ -107,13 +112,13 @@ def choose(
         chosen.enter(*fits[0], among)
     if part is Part.EMA and not taken:
         raise FormatError(
-            f"it holds no averaged weights below any of their usual keys ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
+            f"it holds no averaged weights below a key that is known for them ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
         )
     return chosen
 
 
 def _named(among: Dict, table: Mapping[str, str], holds: Callable[[object], bool]) -> list[tuple[str, Any]]:
-    """The parts that hold tensors and lie below a key of a table."""
+    """The parts that hold tensors and stand below a key of a table."""
     return [
         (key, inner)
         for key, inner in among.pairs()

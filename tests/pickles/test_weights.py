@@ -98,3 +98,24 @@ def test_functions_take_them(tmp_path: Path) -> None:
     converter.convert(path, tmp_path / "a.safetensors", ema=True)
     assert converter.verify(path, tmp_path / "a.safetensors", ema=True).ok
     assert not converter.verify(path, tmp_path / "a.safetensors").ok
+
+
+CONTAINERS: dict[str, tuple[Any, str]] = {
+    "Opacus": ({"module_state_dict": {"_module.c.w": MODEL}, "optimizer_state_dict": {"state": {0: AVERAGED}}}, "0"),
+    "Demucs": ({"klass": "HTDemucs", "kwargs": {"depth": 2}, "state": {"c.w": MODEL}}, "0"),
+    "Composer": ({"state": {"model": {"c.w": MODEL}, "optimizers": {"Adam": {"state": AVERAGED}}}, "rng": []}, "0"),
+    "a state beside the model": ({"model": {"c.w": MODEL}, "state": {"seen": AVERAGED}}, "0"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_the_weights_stand_below_the_key_of_their_library(kind: str, opened: Open) -> None:
+    value, key = CONTAINERS[kind]
+
+    assert held(opened(value)) == {"c.w": key}
+
+
+def test_the_state_of_an_optimizer_is_no_model(opened: Open) -> None:
+    value = {"step": 2, "state": {0: {"exp_avg": MODEL}}, "param_groups": [{"lr": 0.1}]}
+
+    assert "exp_avg" not in held(opened(value))

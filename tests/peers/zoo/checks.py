@@ -51,16 +51,16 @@ def raw(tensor: torch.Tensor) -> bytes:
     return octets
 
 
-def copied(path: Path, expected: dict[str, Any], root: str | None, folder: Path) -> str:
+def copied(path: Path, expected: dict[str, Any], root: str | None, folder: Path, *, flag: bool = False) -> str:
     """Inspect it, convert it to safetensors and verify the copy: the first thing that is wrong, in words.
 
     Every name of the state dict has to be in the copy with its bytes, or tied to one that is; a buffer may be left
-    out if the report names it.
+    out if the report names it. With `flag`, what else the pickle names is left out.
     """
     if (shown := inspect(path, root=root).totals.tensors) != len(expected):
         return f"inspect shows {shown} tensors"
     to = folder / "copy.safetensors"
-    report = convert(path, to, root=root, force=True)
+    report = convert(path, to, root=root, force=True, ignore_globals=flag)
     if not verify(path, to, root=root).ok:
         return "verify calls the copy different"
     tied, dropped = dict(report.tied), {part.name for part in report.dropped}

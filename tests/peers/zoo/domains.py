@@ -164,7 +164,7 @@ def efficientnet(folder: Path) -> Saved:
 def effdet(folder: Path) -> Saved:
     from effdet import create_model
 
-    return _whole(create_model("tf_efficientdet_lite0", pretrained=False, pretrained_backbone=False), folder)
+    return _whole(create_model("tf_efficientdet_lite0", pretrained_backbone=False), folder)
 
 
 def sam(folder: Path) -> Saved:
@@ -183,14 +183,23 @@ def open_clip(folder: Path) -> Saved:
     eye = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}
     model = CLIP(8, eye, {"context_length": 8, "vocab_size": 16, "width": 64, "heads": 1, "layers": 1})
     state = {"module." + name: value for name, value in model.state_dict().items()}
-    torch.save({"epoch": 1, "name": "run", "state_dict": state, "optimizer": trained(Net()).state_dict()}, folder / "epoch_1.pt")
+    torch.save(
+        {"epoch": 1, "name": "run", "state_dict": state, "optimizer": trained(Net()).state_dict()},
+        folder / "epoch_1.pt",
+    )
     return Saved(folder / "epoch_1.pt", model.state_dict())
 
 
 def diffusers_bin(folder: Path) -> Saved:
     from diffusers import UNet2DModel
 
-    model = UNet2DModel(8, block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+    model = UNet2DModel(
+        8,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
     model.save_pretrained(folder / "unet", safe_serialization=False)
     return Saved(folder / "unet", model.state_dict())
 
@@ -275,7 +284,12 @@ def flair(folder: Path) -> Saved:
     for tag in ("N", "V"):
         tags.add_item(tag)
     tagger = SequenceTagger(
-        embeddings=OneHotEmbeddings(words, embedding_length=4), tag_dictionary=tags, tag_type="pos", hidden_size=4, use_crf=True, tag_format="BIOES"
+        embeddings=OneHotEmbeddings(words, embedding_length=4),
+        tag_dictionary=tags,
+        tag_type="pos",
+        hidden_size=4,
+        use_crf=True,
+        tag_format="BIOES",
     )
     tagger.save(folder / "flair.pt")
     return Saved(folder / "flair.pt", tagger.state_dict())
@@ -288,10 +302,14 @@ def stanza(folder: Path) -> Saved:
     args = {
         "vocab_size": 8, "emb_dim": 4, "hidden_dim": 4, "rnn_layers": 1, "feat_dim": 2, "dropout": 0.1, "unit_dropout": 0.1, "use_mwt": True,
         "hier_invtemp": 0.5, "hierarchical": True, "conv_res": None, "conv_filters": "1", "residual": False, "input_dropout": False, "use_dictionary": False,
-        "sentence_second_pass": False,
+        "sentence_second_pass": False, "tok_noise": 0.0,
     }  # fmt: skip
     model = Tokenizer(args, 8, 4, 4, dropout=0.1, feat_dropout=0.1)
-    torch.save({"model": model.state_dict(), "vocab": {"lang": "en"}, "config": args}, folder / "tokenizer.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"model": model.state_dict(), "vocab": {"lang": "en"}, "config": args},
+        folder / "tokenizer.pt",
+        _use_new_zipfile_serialization=False,
+    )
     return Saved(folder / "tokenizer.pt", model.state_dict())
 
 
@@ -322,7 +340,9 @@ def speechbrain(folder: Path) -> Saved:
 def speechbrain_model(folder: Path) -> Saved:
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
-    return _whole(ECAPA_TDNN(8, lin_neurons=4, channels=[16, 16, 16, 16, 48], attention_channels=4, se_channels=4), folder)
+    return _whole(
+        ECAPA_TDNN(8, lin_neurons=4, channels=[16, 16, 16, 16, 48], attention_channels=4, se_channels=4), folder
+    )
 
 
 def pyannote(folder: Path) -> Saved:
@@ -330,8 +350,18 @@ def pyannote(folder: Path) -> Saved:
     from pyannote.audio.core.task import Problem, Resolution, Specifications
     from pyannote.audio.models.segmentation import PyanNet
 
-    model = PyanNet(sincnet={"stride": 10}, lstm={"hidden_size": 8, "num_layers": 1, "bidirectional": True, "monolithic": True}, linear={"hidden_size": 8, "num_layers": 1})
-    model.specifications = Specifications(problem=Problem.MULTI_LABEL_CLASSIFICATION, resolution=Resolution.FRAME, duration=2.0, classes=["a", "b"], permutation_invariant=True)
+    model = PyanNet(
+        sincnet={"stride": 10},
+        lstm={"hidden_size": 8, "num_layers": 1, "bidirectional": True, "monolithic": True},
+        linear={"hidden_size": 8, "num_layers": 1},
+    )
+    model.specifications = Specifications(
+        problem=Problem.MULTI_LABEL_CLASSIFICATION,
+        resolution=Resolution.FRAME,
+        duration=2.0,
+        classes=["a", "b"],
+        permutation_invariant=True,
+    )
     model.build()
     state = {
         "epoch": 1, "global_step": 2, "pytorch-lightning_version": pl.__version__, "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams),
@@ -354,12 +384,14 @@ def whisper(folder: Path) -> Saved:
 def demucs(folder: Path) -> Saved:
     from demucs.demucs import Demucs
     from demucs.states import serialize_model
-
     from omegaconf import OmegaConf
 
     model = Demucs(["drums", "bass"], channels=4, depth=2, lstm_layers=1)
     torch.save(serialize_model(model, OmegaConf.create({"epochs": 2}), half=True), folder / "demucs.th")
-    return Saved(folder / "demucs.th", {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()})
+    return Saved(
+        folder / "demucs.th",
+        {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()},
+    )
 
 
 def encodec(folder: Path) -> Saved:
@@ -388,7 +420,7 @@ def lpips_shipped(_: Path) -> Saved:
     import lpips as package
 
     path = Path(package.__file__).parent / "weights" / "v0.1" / "alex.pth"
-    return Saved(path, torch.load(path, weights_only=True))
+    return Saved(path, torch.load(path, weights_only=True, map_location="cpu"))
 
 
 def silero(_: Path) -> Saved:
@@ -458,7 +490,10 @@ def graph(folder: Path) -> Saved:
 def graph_hetero(folder: Path) -> Saved:
     from torch_geometric import nn as graphs
 
-    kinds = {("user", "buys", "item"): graphs.SAGEConv((4, 4), 8), ("item", "of", "user"): graphs.GATConv((4, 4), 8, add_self_loops=False)}
+    kinds = {
+        ("user", "buys", "item"): graphs.SAGEConv((4, 4), 8),
+        ("item", "of", "user"): graphs.GATConv((4, 4), 8, add_self_loops=False),
+    }
     return _whole(graphs.HeteroConv(kinds), folder)
 
 
@@ -478,9 +513,12 @@ def graph_data(folder: Path) -> Saved:
 
 
 def chemprop(folder: Path) -> Saved:
-    from chemprop import models, nn as parts
+    from chemprop import models
+    from chemprop import nn as parts
 
-    model = models.MPNN(parts.BondMessagePassing(d_h=8), parts.MeanAggregation(), parts.RegressionFFN(input_dim=8, hidden_dim=8))
+    model = models.MPNN(
+        parts.BondMessagePassing(d_h=8), parts.MeanAggregation(), parts.RegressionFFN(input_dim=8, hidden_dim=8)
+    )
     models.utils.save_model(folder / "chem.pt", model)
     return Saved(folder / "chem.pt", model.state_dict())
 
@@ -518,7 +556,7 @@ def pyro(folder: Path) -> Saved:
     package.param("scale", torch.ones(3), constraint=package.distributions.constraints.positive)
     package.get_param_store().save(str(folder / "params.pyro"))
     state = package.get_param_store().get_state()
-    return Saved(folder / "params.pyro", {f"params.{name}": value for name, value in state["params"].items()})
+    return Saved(folder / "params.pyro", dict(state["params"]))
 
 
 def flows(folder: Path) -> Saved:
@@ -536,7 +574,7 @@ def normflows(folder: Path) -> Saved:
 def spikes(folder: Path) -> Saved:
     import snntorch
 
-    return _whole(nn.Sequential(nn.Linear(2, 3), snntorch.Leaky(beta=0.9, learn_beta=True)), folder)
+    return _state(nn.Sequential(nn.Linear(2, 3), snntorch.Leaky(beta=0.9, learn_beta=True)), folder)
 
 
 def tabular(folder: Path) -> Saved:
@@ -548,13 +586,17 @@ def tabular(folder: Path) -> Saved:
 def forecasting(folder: Path) -> Saved:
     from pytorch_forecasting.models.nn import MultiEmbedding
 
-    return _whole(MultiEmbedding({"a": (4, 2), "b": (3, 2)}), folder)
+    return _whole(MultiEmbedding({"a": (4, 2), "b": (3, 2)}, x_categoricals=["a", "b"]), folder)
 
 
 def vit(folder: Path) -> Saved:
     from vit_pytorch import ViT
 
-    return _traced(ViT(image_size=16, patch_size=8, num_classes=2, dim=8, depth=1, heads=2, mlp_dim=8), folder, torch.zeros(1, 3, 16, 16))
+    return _traced(
+        ViT(image_size=16, patch_size=8, num_classes=2, dim=8, depth=1, heads=2, mlp_dim=8),
+        folder,
+        torch.zeros(1, 3, 16, 16),
+    )
 
 
 def ema(folder: Path) -> Saved:
@@ -566,9 +608,8 @@ def ema(folder: Path) -> Saved:
 def metrics(folder: Path) -> Saved:
     from torchmetrics.classification import MulticlassAccuracy
 
-    metric = MulticlassAccuracy(3)
-    metric.persistent(True)
-    return _whole(metric, folder)
+    torch.save(MulticlassAccuracy(3), folder / "metric.pt")
+    return Saved(folder / "metric.pt", None)
 
 
 def kornia(folder: Path) -> Saved:
@@ -652,7 +693,7 @@ DOMAINS: Final[dict[str, Callable[[Path], Saved]]] = {
     "pyro-ppl: the parameter store": pyro,
     "zuko: whole": flows,
     "normflows: whole": normflows,
-    "snntorch: whole": spikes,
+    "snntorch: state dict": spikes,
     "pytorch-tabnet: whole": tabular,
     "pytorch-forecasting: whole": forecasting,
     "vit-pytorch: traced": vit,

@@ -172,9 +172,11 @@ def _learner(folder: Path) -> Any:
     from fastai.learner import Learner
 
     data = DataLoaders(DataLoader(dataset(), bs=6), DataLoader(dataset(), bs=6))
+    from fastai.callback.progress import ProgressCallback
+
     learner = Learner(data, Net(), loss_func=nn.CrossEntropyLoss(), path=folder)
-    with learner.no_bar(), learner.no_logging():
-        learner.fit(1)
+    learner.remove_cb(ProgressCallback)
+    learner.fit(1)
     return learner
 
 
@@ -227,9 +229,9 @@ def catalyst(folder: Path) -> Saved:
     runner.train(
         model=net, criterion=nn.CrossEntropyLoss(), optimizer=torch.optim.Adam(net.parameters(), 0.01), num_epochs=2,
         loaders={"train": torch.utils.data.DataLoader(dataset(), 6)}, logdir=str(folder),
-        callbacks=[dl.CheckpointCallback(str(folder), mode="full")],
+        callbacks=[dl.CheckpointCallback(str(folder), mode="runner")],
     )  # fmt: skip
-    return Saved(next(folder.glob("**/*.2.pth")), net.state_dict())
+    return Saved(max(folder.glob("**/runner*.pth")), net.state_dict())
 
 
 def mmengine(folder: Path) -> Saved:
@@ -241,7 +243,7 @@ def mmengine(folder: Path) -> Saved:
             super().__init__()
             self.net = Net()
 
-        def forward(self, x: torch.Tensor, y: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:  # noqa: ARG002
+        def forward(self, x: torch.Tensor, y: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
             return {"loss": functional.cross_entropy(self.net(torch.stack(x)), torch.stack(y))}
 
     model = Model()
@@ -258,7 +260,13 @@ def deepspeed(folder: Path) -> Saved:
 
     import deepspeed as ds
 
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555"}
+    os.environ |= {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29555",
+    }
     net = Net()
     config = {"train_batch_size": 6, "optimizer": {"type": "Adam", "params": {"lr": 0.01, "torch_adam": True}}}
     engine, *_ = ds.initialize(model=net, model_parameters=net.parameters(), config=config, dist_init_required=True)
@@ -306,7 +314,7 @@ def torch_metric_learning(folder: Path) -> Saved:
     from pytorch_metric_learning.utils import common_functions
 
     net = Net()
-    common_functions.save_model(net, "trunk", str(folder / "trunk_best.pth"))
+    common_functions.save_model(net, str(folder / "trunk_best.pth"))
     return Saved(folder / "trunk_best.pth", net.state_dict())
 
 
@@ -314,7 +322,9 @@ def schedule_and_scaler(folder: Path) -> Saved:
     net = nn.DataParallel(Net())
     optimizer = trained(net.module)
     schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer, [torch.optim.lr_scheduler.LambdaLR(optimizer, _rate), torch.optim.lr_scheduler.StepLR(optimizer, 3)], [2]
+        optimizer,
+        [torch.optim.lr_scheduler.LambdaLR(optimizer, _rate), torch.optim.lr_scheduler.StepLR(optimizer, 3)],
+        [2],
     )
     state = {"net": net.module.state_dict(), "acc": 91.5, "epoch": 2, "optimizer": optimizer.state_dict(),
              "scheduler": schedule.state_dict(), "scaler": torch.amp.GradScaler("cpu").state_dict(),
