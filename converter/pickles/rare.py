@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from converter.errors import LimitError, PickleError
+from converter.errors import LimitError, PickleError, UnsupportedError
 from converter.limits import limits
 from converter.pickles import opcodes as op
 from converter.pickles.fast_tensors import FastTensors
@@ -40,8 +40,8 @@ class Machine(Filling):
         self.frame = 0  # where the last frame ends
         self.buffers = False  # whether it asks for one
         self.limits = limits()
-        self.found: dict[tuple[str, str], TableEntry | ValueRow] = {}
-        self.naming: dict[tuple[str, str], int] = {}  # functions of NAMING that were called only to name something
+        self.found: dict[tuple[str, str], TableEntry | ValueRow | tuple[str, str]] = {}  # an unknown one by its names
+        self.naming: dict[tuple[str, str], int] = {}  # functions of NAMING, with the byte of their first mention
         # Picklers number memo entries from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
         # random salt, so that a pickle cannot choose numbers that collide.
         self.memo: list[Any] = []
@@ -68,26 +68,20 @@ class Machine(Filling):
     def find(self, module: str, name: str, at: int) -> TableEntry | ValueRow | Opaque:
         """Return the table's entry for a global, or an Opaque if it has none. Nothing is imported."""
         pair = (module, name)
+        if len(module) + len(name) > self.limits.line:
+            long = f"the name of a global at byte {at:,} has more than {self.limits.line:,} characters"
+            self.refuse(at, LimitError(long))
         found = self.found.get(pair)
         if found is None:
-            if len(module) + len(name) > limits().line:
-                long = f"the name of a global at byte {at:,} has more than {limits().line:,} characters"
-                self.refuse(at, LimitError(long))
-            known = self.table.get(pair)
-            if known is None:
+            found = self.table.get(pair)
+            if found is None:
                 pair = in_python_3(module, name) if self.protocol < 3 else pair
                 if self.note is not None:
                     pair = writable(pair[0]), writable(pair[1])
-                known = self.table.get(pair)
-            if pair in NAMING:
-                self.naming.setdefault(pair, at)
-            else:
-                self.used.setdefault(pair, at)
-            if known is not None:
-                self.found[module, name] = known
-                return known
-            return Opaque(*pair)
-        return found
+                found = self.table.get(pair, pair)
+            (self.naming if pair in NAMING else self.used).setdefault(pair, at)
+            self.found[module, name] = found
+        return Opaque(*found) if isinstance(found, tuple) else found
 
     def call(self, callee: Any, args: Any, code: int, at: int) -> object:
         """Return the result of a call. Only functions of the table run, and they get plain values."""
@@ -291,6 +285,9 @@ def _inst(machine: Machine, argument: Any, at: int, stack: list[Any], below: lis
 
 def _extension(machine: Machine, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
     # The number of a global that some process registered with copyreg; the file does not say which.
+    if machine.note is not None:
+        number = f"EXT at byte {at:,} names a global by a number, whose meaning the file does not hold"
+        machine.refuse(at, UnsupportedError(number))
     stack.append(machine.find("copyreg", f"_extension_registry[{argument}]", at))
     return stack
 
@@ -302,6 +299,7 @@ def _persid(machine: Machine, argument: Any, at: int, stack: list[Any], below: l
 
 def _proto(machine: Machine, argument: Any, at: int, stack: list[Any], below: list[list[Any]]) -> list[Any]:
     machine.protocol = argument
+    machine.found.clear()  # protocols 0 to 2 have other names for some globals
     return stack
 
 

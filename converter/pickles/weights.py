@@ -31,9 +31,9 @@ MODEL: Final = {
     "net_state_dict": "many",
     "module_state_dict": "Opacus",
 }
-# Looked for where no key of MODEL holds tensors. An optimizer's tensors stand below it, too, but beside `param_groups`.
+# Looked for where no key of MODEL holds tensors. An optimizer's tensors lie below it, too, but beside `param_groups`.
 _MODEL_OR_OPTIMIZER: Final = {"state": "Composer, Demucs"}
-# Keys of averaged weights, which stand beside the model's own.
+# Keys of averaged weights, which lie beside the model's own.
 EMA: Final = {
     "ema": "YOLO",
     "ema_state_dict": "many",
@@ -112,13 +112,13 @@ def choose(
         chosen.enter(*fits[0], among)
     if part is Part.EMA and not taken:
         raise FormatError(
-            f"it holds no averaged weights below a key that is known for them ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
+            f"it holds no averaged weights below any of their usual keys ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
         )
     return chosen
 
 
 def _named(among: Dict, table: Mapping[str, str], holds: Callable[[object], bool]) -> list[tuple[str, Any]]:
-    """The parts that hold tensors and stand below a key of a table."""
+    """The parts that hold tensors and lie below a key of a table."""
     return [
         (key, inner)
         for key, inner in among.pairs()

@@ -158,13 +158,13 @@ def skorch_params(folder: Path) -> Saved:
 def skorch_itself(folder: Path) -> Saved:
     net = _skorch(folder)
     torch.save(net, folder / "skorch.pt")
-    return Saved(folder / "skorch.pt", net.module_.state_dict())
+    return Saved(folder / "skorch.pt", None)
 
 
 def skorch_pickle(folder: Path) -> Saved:
     net = _skorch(folder)
     (folder / "skorch.pkl").write_bytes(pickle.dumps(net))
-    return Saved(folder / "skorch.pkl", net.module_.state_dict())
+    return Saved(folder / "skorch.pkl", None)
 
 
 def _learner(folder: Path) -> Any:
