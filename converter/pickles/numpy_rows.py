@@ -29,6 +29,12 @@ _ALIGNMENTS: Final = (1, 2, 4, 8, 16)
 _OBJECTS: Final = 1  # the flag of a dtype that holds references
 _FROM_FIELDS: Final = 0x1B  # flags that a dtype takes over from its fields
 _WITH_FIELDS: Final = (0, 16, 128, 144)  # those that it may have besides: needs Python, and aligned
+_RANDOM: Final = {  # the numbers in a random generator's state: the least and the most
+    "pos": (0, 624), "buffer_pos": (0, 4), "has_uint32": (0, 1), "has_gauss": (0, 1), "uinteger": (0, (1 << 32) - 1),
+    "state": (0, (1 << 128) - 1), "inc": (0, (1 << 128) - 1),
+}  # fmt: skip
+_ARRAYS: Final = (("numpy", "ndarray"), ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"))
+_RANDOM_ARRAYS: Final = ("key", "counter", "buffer", "state")
 _DIMENSIONS: Final = 64
 _COUNT: Final = 1 << 63
 
@@ -97,6 +103,53 @@ def frombuffer_arguments(args: Arguments) -> bool:
         and args[3] in ("C", "F")
         and len(args[0]) == math.prod(args[2]) * one.nbytes
     )
+
+
+def generator_state(value: Value, state: object) -> bool:
+    """A dict of numbers and arrays, as numpy writes it for Generator, RandomState and bit generators; perhaps with the seed.
+
+    numpy does not check the positions, and would read beyond the numbers of a generator.
+    """
+    if type(state) is tuple and len(state) == 2:
+        state, seed = state
+        if seed is not None and (type(seed) is not Value or seed.module != "numpy.random.bit_generator"):
+            return False
+    return state is None or (type(state) is Dict and _is_random(state, 1))
+
+
+def _is_random(state: Dict, depth: int) -> bool:
+    for name, held in state.pairs():
+        if type(name) is not str:
+            return False
+        if type(held) is Dict:
+            if name != "state" or not depth or not _is_random(held, depth - 1):
+                return False
+        elif type(held) is Value:
+            if name not in _RANDOM_ARRAYS or not _is_array(held):
+                return False
+        elif type(held) in (int, bool) and name in _RANDOM:
+            least, most = _RANDOM[name]
+            if not least <= held <= most:
+                return False
+        elif (name, type(held)) not in (("bit_generator", str), ("gauss", float), ("gauss", int)):
+            return False
+    return True
+
+
+def seed_state(_: Value, state: object) -> bool:
+    """(entropy, children spawned, pool, size of the pool, spawn key) of a SeedSequence."""
+    return (
+        type(state) is tuple
+        and len(state) == 5
+        and type(state[1]) is int
+        and _is_array(state[2])
+        and type(state[3]) is int
+        and type(state[4]) is tuple
+    )
+
+
+def _is_array(value: object) -> bool:
+    return type(value) is Value and (value.module, value.name) in _ARRAYS
 
 
 def _code(code: object) -> tuple[str, int] | None:

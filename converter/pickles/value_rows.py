@@ -163,14 +163,6 @@ def _no_state(_: Value, state: object) -> bool:
     return False
 
 
-def _any_state(_: Value, state: object) -> bool:
-    return True
-
-
-def _tuple_state(_: Value, state: object) -> bool:
-    return type(state) is tuple
-
-
 def _attributes(_: Value, state: object) -> bool:
     return plain_attributes(state)
 
@@ -244,12 +236,12 @@ _ROWS: Final = (
     *(_row(module, "_reconstruct", make=_ndarray) for module in _NUMPY),
     *(_row(module, "scalar", _of_numpy("scalar_arguments")) for module in _NUMPY),
     *(_row(module, "_frombuffer", _of_numpy("frombuffer_arguments")) for module in ("numpy.core.numeric", "numpy._core.numeric")),
-    _row("numpy.random._pickle", "__generator_ctor", _generator, _any_state),
-    _row("numpy.random._pickle", "__randomstate_ctor", _generator, _any_state),
-    _row("numpy.random._pickle", "__bit_generator_ctor", _bit_generator, _any_state),
+    _row("numpy.random._pickle", "__generator_ctor", _generator, _of_numpy("generator_state")),
+    _row("numpy.random._pickle", "__randomstate_ctor", _generator, _of_numpy("generator_state")),
+    _row("numpy.random._pickle", "__bit_generator_ctor", _bit_generator, _of_numpy("generator_state")),
     *(_row(f"numpy.random.{module}", name, _no) for name, module in _BIT_GENERATORS.items()),
     _row("numpy.random.bit_generator", "SeedSequence", _no),
-    _row("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence", _seed_sequence, _tuple_state),
+    _row("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence", _seed_sequence, _of_numpy("seed_state")),
     _row("torch", "device", lambda args: len(args) <= 2 and all(type(a) in (str, int) for a in args)),
     _row("torch.serialization", "_get_layout", lambda args: len(args) == 1 and type(args[0]) is str),
 )  # fmt: skip

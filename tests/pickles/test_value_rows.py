@@ -174,6 +174,21 @@ ODD = {
     "_reconstructor of another base": called("copyreg", "_reconstructor", Global("argparse", "Namespace"), Global("builtins", "list"), [1]),
     "a generator of a callable": called("numpy.random._pickle", "__generator_ctor", "MT19937", Global("collections", "OrderedDict")),
     "a bit generator of a class": called("numpy.random._pickle", "__bit_generator_ctor", Global("collections", "deque")),
+    **{
+        f"a random generator's state {name}": dumps(
+            Call(Global("numpy.random._pickle", "__bit_generator_ctor"), ("MT19937",), state)
+        )
+        for name, state in {
+            "with a position behind its numbers": {"bit_generator": "MT19937", "state": {"pos": 625}},
+            "with a position before its numbers": {"bit_generator": "MT19937", "state": {"pos": -1}},
+            "with a place behind its buffer": {"bit_generator": "Philox", "buffer_pos": 5},
+            "with a number that is a list": {"bit_generator": "MT19937", "state": {"pos": [1]}},
+            "with another name": {"bit_generator": "MT19937", "capsule": 1},
+            "that is a text": "MT19937",
+            "with a seed that is none": ({"bit_generator": "PCG64"}, 1),
+            "that goes on and on": {"state": {"state": {"state": 1}}},
+        }.items()
+    },
     "a namespace with arguments": called("argparse", "Namespace", 1),
     "attributes that are called": dumps(Call(Global("argparse", "Namespace"), (), {"__setstate__": Global("collections", "deque")})),
     "a method that APPENDS calls": dumps(Call(Global("types", "SimpleNamespace"), (), {"append": Global("collections", "deque")})),
