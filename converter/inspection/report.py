@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter import formats
 from converter.errors import UnsupportedError
@@ -20,6 +20,7 @@ from converter.text import safe_text
 from converter.words import PLAIN, PROGRAM, SORTS, check, check_count
 
 if TYPE_CHECKING:
+    from converter.reports.details import KeyReport, MemoryReport, StatisticsReport, TokenizerReport
     from converter.tensors.catalogue import Catalogue, Unsupported
     from converter.tensors.tensor import Tensor
 
@@ -86,8 +87,8 @@ def inspect(
         tensors=tuple(_tensor(name, tensor, stats, progress) for name, tensor in chosen),
         others=tuple(_others(catalogue)),
         problems=tuple(_problems(catalogue, recognition)),
-        metadata=tuple(reports.KeyReport(*key) for key in format.keys(catalogue)),
-        tokenizer=None if words is None else reports.TokenizerReport(*words),
+        metadata=_keys(format.keys(catalogue)),
+        tokenizer=None if words is None else _tokenizer(words),
         types=tuple(_types(catalogue, tied)),
         memory=memory,
     )
@@ -115,7 +116,7 @@ def cut_off(path: str | Path) -> str | None:
     )
 
 
-def statistics(tensor: Tensor, progress: Callable[[int], None] | None = None) -> reports.StatisticsReport:
+def statistics(tensor: Tensor, progress: Callable[[int], None] | None = None) -> StatisticsReport:
     """Read a tensor once: range, mean, deviation, what is not finite, and the SHA-256 of its canonical bytes."""
     import hashlib
 
@@ -159,7 +160,9 @@ def statistics(tensor: Tensor, progress: Callable[[int], None] | None = None) ->
             finite += values.size
     mean = total / finite if finite else None
     std = math.sqrt(max(0.0, square / finite - mean * mean)) if finite and mean is not None else None
-    return reports.StatisticsReport(
+    from converter.reports.details import StatisticsReport
+
+    return StatisticsReport(
         _finite(low), _finite(high), _finite(mean), _finite(std), zeros, nan, inf, digest.hexdigest()
     )
 
@@ -237,11 +240,27 @@ def _types(catalogue: Catalogue, tied: list[list[str]]) -> Iterable[reports.Type
         yield reports.TypeReport(dtype, len(tensors), elements, sizes[dtype], bits)
 
 
-def _memory(catalogue: Catalogue, weights: int, context: int | None) -> reports.MemoryReport | None:
+def _keys(keys: Iterable[Any]) -> tuple[KeyReport, ...]:
+    if not (found := list(keys)):
+        return ()
+    from converter.reports.details import KeyReport
+
+    return tuple(KeyReport(*key) for key in found)
+
+
+def _tokenizer(words: Any) -> TokenizerReport:
+    from converter.reports.details import TokenizerReport
+
+    return TokenizerReport(*words)
+
+
+def _memory(catalogue: Catalogue, weights: int, context: int | None) -> MemoryReport | None:
     """What llama.cpp needs. Raises UnsupportedError if a context is asked for and the file does not say what it takes."""
     cache = formats.of(catalogue).cache(catalogue, context)
     if cache is not None:
-        return reports.MemoryReport(cache.context, weights, cache.nbytes, cache.exact)
+        from converter.reports.details import MemoryReport
+
+        return MemoryReport(cache.context, weights, cache.nbytes, cache.exact)
     if context is not None:
         raise UnsupportedError(
             f"`{catalogue.location}` does not say the sizes from which the memory for a context follows: --context is for "

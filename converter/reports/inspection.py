@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from converter.reports.details import KeyReport, MemoryReport, StatisticsReport, TokenizerReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +70,6 @@ class TotalsReport:
 
 
 @dataclass(frozen=True, slots=True)
-class StatisticsReport:
-    """Statistics of one tensor's elements. None if it has no finite element, or if its dtype has no order."""
-
-    min: float | None
-    max: float | None
-    mean: float | None
-    std: float | None
-    zeros: int
-    nan: int
-    inf: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
 class TensorReport:
     """A tensor. `stride` and `offset` count elements, as in the file; `nbytes` is the size of the logical tensor.
 
@@ -136,31 +125,6 @@ class WeightsReport:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyReport:
-    """Something that the file says about itself: a key of GGUF, or of safetensors' `__metadata__`.
-
-    `value` is a number, a truth value or a text; of an array, `value` has the first elements, and `length` counts all.
-    """
-
-    key: str
-    type: str
-    value: Any
-    length: int | None = field(default=None, metadata={"absent": "where it is None"})
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerReport:
-    """The tokenizer inside the file. `special` are ids by what they are for; `template`: it has a chat template."""
-
-    kind: str
-    pre: str
-    tokens: int
-    merges: int
-    special: Mapping[str, int]
-    template: bool
-
-
-@dataclass(frozen=True, slots=True)
 class TypeReport:
     """All tensors of one dtype; tied names count once. `bits` is how many a weight takes, on average."""
 
@@ -169,19 +133,6 @@ class TypeReport:
     elements: int
     nbytes: int
     bits: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryReport:
-    """The bytes that llama.cpp needs for a context of this many tokens: `weights`, and a `cache` of keys and values.
-
-    If the cache is not `exact`, it may be smaller, as with a sliding window.
-    """
-
-    context: int
-    weights: int
-    cache: int
-    exact: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from converter.cli.app import app
 from converter.errors import UnsupportedError, WordError
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
-from converter.reports.inspection import Inspection, KeyReport, MemoryReport, TokenizerReport, TypeReport
+from converter.reports.details import KeyReport, MemoryReport, TokenizerReport
+from converter.reports.inspection import Inspection, TypeReport
 from tests.build.gguf_files import F16, F32, Q8_0, Info, gguf, key
 
 MIB = 1 << 20

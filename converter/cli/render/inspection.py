@@ -21,13 +21,11 @@ from converter.text import nbytes_text, plural, safe_text
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from converter.reports.details import KeyReport, MemoryReport, TokenizerReport
     from converter.reports.inspection import (
         Inspection,
-        KeyReport,
-        MemoryReport,
         OtherReport,
         TensorReport,
-        TokenizerReport,
         TypeReport,
         WeightsReport,
     )
