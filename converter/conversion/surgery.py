@@ -96,7 +96,7 @@ def _sides(option: str, given: Rules, form: str) -> Iterator[tuple[str, str]]:
         else:
             left, _, right = text.partition("=")
             if not left or not right:
-                raise RuleError(f"{option} is {text!r:.200}: expected {form}, and neither side is empty")
+                raise RuleError(f"{option} is {text!r:.200}: expected {form}, with neither side empty")
             yield left, right
 
 

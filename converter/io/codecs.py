@@ -52,8 +52,8 @@ class Inflater(Protocol):
 class Codec:
     """A kind of compression. `inflater` is None if no library is installed. `padding` may lie between two streams.
 
-    Files that are not compressed can start in the same way if there is a `trial`: it inflates the first byte at least,
-    and raises an error for such files.
+    If there is a `trial`, files that are not compressed can start in the same way: the trial inflates at least the
+    first byte, and raises an error for such files.
     """
 
     title: str
@@ -123,7 +123,7 @@ def _small_dictionary() -> Inflater:
 
 
 def _zlib(head: bytes) -> bool:
-    # joblib takes anything that starts with 0x78; zlib itself wants the two bytes to be a multiple of 31.
+    # joblib takes anything that starts with 0x78; zlib itself requires the two bytes to be a multiple of 31.
     return head[:1] == b"\x78" and len(head) > 1 and (head[0] * 256 + head[1]) % 31 == 0
 
 

@@ -265,7 +265,7 @@ def _crossed(
     position, begin = limit if skips else position, position
     if position + width > size:
         raise _missing(code, at, begin + width if begin + width > size else position + width, size)
-    over = f"{NAMES[code]} at byte {at:,} reaches over the end of its frame at byte {limit:,}"
+    over = f"{NAMES[code]} at byte {at:,} reaches past the end of its frame at byte {limit:,}"
     refuse(at, FrameError(over, limit, apart=True))
     return position, size
 

@@ -123,7 +123,7 @@ class _Reading:
         if end > len(self.data):
             if end <= self.size:
                 most = limits().pickle_bytes
-                raise LimitError(f"its arrays reach over {most:,} bytes: give --limit pickle_bytes=… to read on")
+                raise LimitError(f"its arrays take more than {most:,} bytes: give --limit pickle_bytes=… to read on")
             raise FormatError(f"the numbers of an array at byte {start:,} are cut off")
         self.arrays.append(_Array(position, end, objects=False))
         return end, Value(_NDARRAY, ())

@@ -23,7 +23,7 @@ from converter.text import nbytes_text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TILE: Final = 16 << 20  # bytes of a gathered tile: the more columns of a matrix it holds, the longer are the reads
+TILE: Final = 16 << 20  # bytes of a gathered tile: the more columns of a matrix it holds, the longer the reads are
 _SHARED: Final = 4  # fetch the whole storage if it is at most this many times as large as the view
 _LARGEST: Final = 1 << 63  # bytes or elements that a 64-bit reader can count
 

@@ -129,8 +129,8 @@ def test_rules_come_as_texts_as_a_dict_or_from_a_file(tmp_path: Path) -> None:
     [
         ({"rename": ["a"]}, "expected OLD=NEW, with one `=`"),
         ({"rename": ["a=b=c"]}, "write it into a .json file"),
-        ({"rename": ["=b"]}, "neither side is empty"),
-        ({"rename": ["b="]}, "neither side is empty"),
+        ({"rename": ["=b"]}, "with neither side empty"),
+        ({"rename": ["b="]}, "with neither side empty"),
         ({"rename": "a=b"}, "a list of OLD=NEW, or a dict"),
         ({"rename": {"a": 1}}, "a text was expected"),
         ({"rename": [3]}, "expected OLD=NEW"),
@@ -186,7 +186,7 @@ def test_a_rule_that_fits_nothing_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"), [({"include": ["q"]}, "`q` matches none"), ({"exclude": ["*"]}, "every one out")]
+    ("rule", "said"), [({"include": ["q"]}, "`q` matches none"), ({"exclude": ["*"]}, "all of them out")]
 )
 def test_nothing_left_is_one_sentence(rule: dict[str, list[str]], said: str, tmp_path: Path) -> None:
     with pytest.raises(RuleError) as error:

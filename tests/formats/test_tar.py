@@ -112,9 +112,9 @@ def of(tensor: TarTensor, views: Any = ()) -> bytes:
 WHOLE = TENSORS[11]
 WRONG: dict[str, tuple[bytes, str]] = {
     "a tensor that reaches too far": (of(TarTensor(1, (3, 5), (4, 1))), "ends at element 12 of a storage of 12"),
-    "a tensor of a part that reaches over its end": (of(TarTensor(4, (9,), (1,)), [PART]), "ends at element 8 of a storage of 8"),
-    "a part that reaches over the end": (of(WHOLE, [(4, 1, 8, 8)]), "reaches over the end of storage `0`"),
-    "a part before the start": (of(WHOLE, [(4, 1, -1, 2)]), "reaches over the end of storage `0`"),
+    "a tensor of a part that reaches past its end": (of(TarTensor(4, (9,), (1,)), [PART]), "ends at element 8 of a storage of 8"),
+    "a part that reaches past the end": (of(WHOLE, [(4, 1, 8, 8)]), "reaches past the end of storage `0`"),
+    "a part before the start": (of(WHOLE, [(4, 1, -1, 2)]), "reaches past the end of storage `0`"),
     "a part of nothing": (of(WHOLE, [(4, 9, 0, 1)]), "a storage that the file does not hold"),
     "a part with the key of a storage": (of(WHOLE, [(1, 1, 0, 1)]), "one key"),
     "a part that is no part": (of(WHOLE, [(1, 1, 0)]), "view of a storage is not"),

@@ -59,7 +59,7 @@ ODD = {
     "an unknown code": dtype("q9"),
     "objects in a field, without the flags": record(short("a") + OBJECTS + b"K\0\x86", 8, 16),
     "a field that is odd": record(short("a") + dtype(">O") + b"K\0\x86", 8, 16),
-    "a field that reaches over the item": record(short("a") + dtype("f8") + b"K\1\x86", 8, 16),
+    "a field that reaches past the item": record(short("a") + dtype("f8") + b"K\1\x86", 8, 16),
     "a subarray of objects, without the flags": dtype(
         "V8", b"(K\3" + short("|") + OBJECTS + b"K\1\x85\x86NNK\x08K\1K\0tb"
     ),

@@ -3,7 +3,7 @@
 A block is 32 to 256 neighbouring elements of a row. It stores a small integer for each, and a scale. In blocks of 256,
 groups of 16 or 32 elements have small integers as scales of their own, and the block's scale is their scale. Types with
 a minimum subtract it, or add it (Q4_1, Q5_1). Source: ggml-quants.c `dequantize_row_q4_K` …; ggml has no such function
-for Q8_1, which only activations have in it, so its elements are level · scale as in Q8_0.
+for Q8_1, which it uses only for activations, so the elements are level · scale as in Q8_0.
 """
 
 from __future__ import annotations

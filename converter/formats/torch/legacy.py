@@ -145,7 +145,7 @@ class _Mentioned:
             raise LayoutError(f"the view `{key[:80]}` of a storage is mentioned twice with different places or sizes")
         itemsize = kind.dtype.itemsize
         if offset < 0 or size < 0 or (offset + size) * itemsize > storage.nbytes:
-            raise LayoutError(f"the view `{key[:80]}` reaches over the end of storage `{storage.key[:80]}`")
+            raise LayoutError(f"the view `{key[:80]}` reaches past the end of storage `{storage.key[:80]}`")
         place = storage.offset + offset * itemsize
         return Storage(storage.source, place, size * itemsize, storage.key, storage.shard)
 

@@ -281,7 +281,7 @@ class _Objects:
             raise LayoutError("a view belongs to a storage that the file does not hold")
         itemsize = whole.typed.dtype.itemsize
         if offset < 0 or count < 0 or (offset + count) * itemsize > whole.typed.storage.nbytes:
-            raise LayoutError(f"a view reaches over the end of storage `{whole.storage.key}`")
+            raise LayoutError(f"a view reaches past the end of storage `{whole.storage.key}`")
         part = replace(
             whole.typed.storage, offset=whole.typed.storage.offset + offset * itemsize, nbytes=count * itemsize
         )

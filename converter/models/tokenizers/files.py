@@ -222,7 +222,7 @@ def _around(tokenizer: Tokenizer) -> dict[str, Any] | None:
         yield {"Sequence": {"id": name, "type_id": part}}
         yield from (special_token(number, part) for number in behind)
 
-    # BERT has no second token before the second of two texts.
+    # BERT puts its first token only before the first of two texts.
     again = [] if tokenizer.kind == "wordpiece" else before
     return {
         "type": "TemplateProcessing",
