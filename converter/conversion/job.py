@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
+from converter.conversion.about import about
 from converter.conversion.dropped import dropped, sidecar, values
 from converter.conversion.surgery import Cut, Surgery, cut
 from converter.errors import ManifestError, ModelError, SourceError, UnsupportedError
@@ -167,6 +168,8 @@ def prepare(
         options = replace(options, tokenizer=beside)
     if format.plan is None:
         raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")
+    if format.self_contained:
+        options = replace(options, about=about(beside, catalogue.location, catalogue.config))
     if carry_values:
         options = replace(options, values=values(catalogue, format))
     planned = format.plan(tensors, recognition, options)

@@ -91,7 +91,8 @@ class Options:
     `dtype` is a word of `Format.dtypes`. `max_shard_size` counts bytes. `tokenizer` is a folder with tokenizer files.
     `name` is the name of the output's weight file; None if it lies in a folder, where the format chooses. `form` and
     `sha256` are for a parameters folder, and `properties_inside` says whether model.properties goes into it. `types` are
-    the dtypes of tensors that were given one by name. `values` are carried along where the format has a place for them: JSON
+    the dtypes of tensors that were given one by name. `about` is what the files beside the weights say about the model, by
+    GGUF's keys. `values` are carried along where the format has a place for them: JSON
     by name.
     """
 
@@ -105,6 +106,7 @@ class Options:
     properties_inside: bool = True
     values: Mapping[str, Any] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
     def dtype_of(self, name: str) -> str:
         """The word for the dtype that a tensor is to become."""

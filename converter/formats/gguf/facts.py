@@ -25,7 +25,7 @@ _SHORT: Final = 1000  # elements of an array that can be carried along
 _OF_THE_FILE: Final = frozenset(
     (
         *("general.architecture", "general.type", "general.file_type", "general.quantization_version"),
-        *("general.alignment", ACTIVATION, *SPLIT),
+        *("general.alignment", "general.size_label", ACTIVATION, *SPLIT),
     )
 )
 _TOKENIZERS: Final = "tokenizer."

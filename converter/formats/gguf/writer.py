@@ -80,7 +80,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     vocabulary = load(tokenizer) if tokenizer is not None else None
     keys = _kept(kept) if kept is not None else {}
     if recognition is not None and kept is None:
-        keys |= _general(recognition, tensors)
+        keys |= _general(recognition, tensors, options.about)
         keys |= _mostly(tensors, options.dtype)
         keys |= _architecture(recognition, _settings(catalogue, recognition))
     elif any(written.encoding != _in_file(written.tensor) for written in tensors):
@@ -90,11 +90,10 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     keys |= (json_value(VALUES + name, value) for name, value in options.values.items())
     losses = Losses()
     catalogue.expect(written.tensor for written in tensors)
-    model = recognition.model.name if recognition and recognition.model else "model"
     files = planned_files(
         tensors,
         keys,
-        options.name or f"{model}-{'F32' if options.dtype == 'keep' else options.dtype.upper()}.gguf",
+        options.name or _file_name(tensors, options.dtype),
         alignment=ALIGNMENT if kept is None else kept.get("general.alignment", ALIGNMENT),
         most=options.max_shard_size,
         losses=losses,
@@ -239,30 +238,34 @@ def _kept(kept: Keys) -> dict[str, bytes]:
     return {key: kept.packed(key) for key in kept if key not in SPLIT}
 
 
-def _general(recognition: Recognition, tensors: Sequence[Written]) -> Iterator[Packed]:
-    model = recognition.model
+def _general(
+    recognition: Recognition, tensors: Sequence[Written], about: Mapping[str, str | Sequence[str]]
+) -> Iterator[Packed]:
     yield string("general.architecture", recognition.family.gguf_name or recognition.family.name)
     yield string("general.type", "model")
-    if model:
-        yield string("general.name", model.name)
-    size = model.short if model else _size_label(sum(written.tensor.size for written in tensors))
-    yield string("general.size_label", size)
-    if model:
-        repository = model.url("").partition("/resolve/")[0]
-        yield string("general.license", model.licence)
-        yield string("general.repo_url", repository)
-        yield string("general.source.repo_url", repository)
+    for key, value in about.items():
+        yield string(key, value) if isinstance(value, str) else strings(key, value)
+    yield string("general.size_label", _size_label(sum(written.tensor.size for written in tensors)))
 
 
-def _mostly(tensors: Sequence[Written], choice: str) -> Iterator[Packed]:
-    """The keys about the encodings: the file's type is that of most of its matrices' bytes, or the chosen one."""
+def _most(tensors: Sequence[Written], choice: str) -> Encoding:
+    """The encoding of most of the matrices' bytes, or the chosen one."""
     sizes: dict[Encoding, int] = {}
     for written in tensors:
         if written.free:
             sizes[written.encoding] = sizes.get(written.encoding, 0) + written.nbytes
     chosen = BY_NAME.get(choice.upper())
-    mostly = chosen if chosen in sizes else max(sizes, key=lambda encoding: sizes[encoding], default=BY_NAME["F32"])
-    yield scalar(_FILE_TYPE, "u32", mostly.file_type or 0)
+    return chosen if chosen in sizes else max(sizes, key=lambda encoding: sizes[encoding], default=BY_NAME["F32"])
+
+
+def _file_name(tensors: Sequence[Written], choice: str) -> str:
+    """The name of the file in a folder."""
+    return f"model-{_most(tensors, choice).name}.gguf"
+
+
+def _mostly(tensors: Sequence[Written], choice: str) -> Iterator[Packed]:
+    """The keys about the encodings."""
+    yield scalar(_FILE_TYPE, "u32", _most(tensors, choice).file_type or 0)
     yield scalar("general.quantization_version", "u32", _QUANTISATION)
 
 
