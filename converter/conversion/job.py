@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +12,7 @@ from converter import formats
 from converter.conversion.about import about
 from converter.conversion.dropped import dropped, sidecar, values
 from converter.conversion.surgery import Cut, Surgery, cut
-from converter.errors import ManifestError, ModelError, SourceError, UnsupportedError
+from converter.errors import FormatError, ManifestError, ModelError, SourceError, UnsupportedError
 from converter.formats.companions import CONFIG, GENERATION, LICENCES, SIDECAR, TOKENIZER
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
@@ -175,7 +175,9 @@ def prepare(
     planned = format.plan(tensors, recognition, options)
     if options.values and not format.values:
         planned = _with_sidecar(planned, options)
-    companions = _companions(tensors, beside, given, options.dtype) if folder and format.companions else []
+    made, refused = _tokenizer(catalogue) if folder and format.companions and not format.self_contained else ((), ())
+    planned = replace(planned, notes=(*planned.notes, *refused))
+    companions = _companions(tensors, beside, given, options.dtype, made) if folder and format.companions else []
     identity = repr(
         (catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, surgery, *options.values)
     )
@@ -215,10 +217,21 @@ def _words(words: list[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _companions(catalogue: Catalogue, beside: Path | None, tokenizer: Path | None, dtype: str) -> list[PlannedFile]:
+def _tokenizer(catalogue: Catalogue) -> tuple[tuple[PlannedFile, ...], tuple[str, ...]]:
+    """The files of the tokenizer inside a source, or a sentence that says why there are none."""
+    try:
+        made = formats.of(catalogue).tokenizer_files(catalogue)
+    except (UnsupportedError, FormatError) as error:
+        return (), (f"the tokenizer is left behind: {error}",)
+    return tuple(PlannedFile(name, (literal(name, data),)) for name, data in made.items()), ()
+
+
+def _companions(
+    catalogue: Catalogue, beside: Path | None, tokenizer: Path | None, dtype: str, made: Sequence[PlannedFile]
+) -> list[PlannedFile]:
     """The files that are copied beside the weights: configuration, tokenizer, licence."""
-    files: dict[str, PlannedFile] = {}
-    for folder, names in ((beside, (*TOKENIZER, GENERATION, *LICENCES)), (tokenizer, TOKENIZER)):
+    files = {file.path: file for file in made}
+    for folder, names in ((beside, (*(() if made else TOKENIZER), GENERATION, *LICENCES)), (tokenizer, TOKENIZER)):
         for name in names if folder is not None else ():
             path = Path(folder or "") / name
             if path.is_file():

@@ -149,6 +149,10 @@ def _nothing(catalogue: Catalogue) -> Mapping[str, Any]:
     return {}
 
 
+def _no_files(catalogue: Catalogue) -> Mapping[str, bytes]:
+    return {}
+
+
 def _no_words(catalogue: Catalogue) -> Words | None:
     return None
 
@@ -205,7 +209,8 @@ class Format:
     for values, whose keys are VALUES and a name.
 
     Companions. `self_contained`: configuration and tokenizer are inside the file. `companions`: they lie beside the
-    weights in a folder, and are copied with them. `tokenizer` reads the one inside. `says_activation` tells whether the
+    weights in a folder, and are copied with them. `tokenizer` reads the one inside, and `tokenizer_files` are
+    the files that it would be beside weights. `says_activation` tells whether the
     configuration names the activation that the model was trained with. `check` compares the other files of a folder
     with the tensors.
 
@@ -237,6 +242,7 @@ class Format:
     self_contained: bool = False
     companions: bool = True
     tokenizer: Callable[[Catalogue], Tokenizer | None] = _no_tokenizer
+    tokenizer_files: Callable[[Catalogue], Mapping[str, bytes]] = _no_files
     says_activation: Callable[[Catalogue], bool] = _says
     check: Callable[[Catalogue, Mapping[str, Any] | None], Iterator[Finding]] = _no_findings
     disagreements: Callable[[Catalogue], Sequence[str]] = _no_disagreements

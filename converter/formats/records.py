@@ -67,6 +67,7 @@ GGUF: Final = Format(
     dtypes=("keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
     self_contained=True,
     tokenizer=lazily("converter.formats.gguf.names", "tokenizer"),
+    tokenizer_files=lazily("converter.formats.gguf.tokenizer", "as_files"),
     says_activation=lazily("converter.formats.gguf.names", "says_activation"),
     engines=("numpy", "llama.cpp"),
     tanh=True,

@@ -186,3 +186,33 @@ def test_no_key_of_a_file_is_taken_for_a_fact_of_ours(tmp_path: Path, name: str,
     assert (report.safety.verdict, report.source.writer) == ("plain", None)
     assert (report.weights.root, report.weights.module, report.weights.averaged) == ("", "", ())
     assert converted.notes == ()
+
+
+def test_a_folder_gets_the_tokenizer_that_is_inside(tmp_path: Path) -> None:
+    keys = [
+        key("general.architecture", "string", "x"), key("tokenizer.ggml.model", "string", "gpt2"),
+        key("tokenizer.ggml.pre", "string", "gpt-2"), key("tokenizer.ggml.tokens", "array:string", ["a", "b", "ab"]),
+        key("tokenizer.ggml.token_type", "array:i32", [1, 1, 1]), key("tokenizer.ggml.merges", "array:string", ["a b"]),
+    ]  # fmt: skip
+    (tmp_path / "vocab.json").write_text('{"other": 0}')
+    source = put(tmp_path, gguf(keys, [Info("x.weight", (4,))], bytes(16)))
+
+    convert(open_checkpoint(source), tmp_path / "out", to="safetensors")
+
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    model = json.loads((tmp_path / "out" / "tokenizer.json").read_text())["model"]
+    assert (model["vocab"], model["merges"]) == ({"a": 0, "b": 1, "ab": 2}, [["a", "b"]])
+
+
+def test_a_tokenizer_that_has_no_files_is_named(tmp_path: Path) -> None:
+    keys = [
+        key("tokenizer.ggml.model", "string", "gpt2"), key("tokenizer.ggml.pre", "string", "unheard-of"),
+        key("tokenizer.ggml.tokens", "array:string", ["a"]), key("tokenizer.ggml.merges", "array:string", []),
+    ]  # fmt: skip
+    source = put(tmp_path, gguf(keys, [Info("x.weight", (4,))], bytes(16)))
+
+    report = convert(open_checkpoint(source), tmp_path / "out", to="safetensors")
+
+    assert any(note.startswith("the tokenizer is left behind: ") and "unheard-of" in note for note in report.notes)

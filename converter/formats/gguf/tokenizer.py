@@ -6,10 +6,11 @@ Source: llama.cpp's src/llama-vocab.cpp, and the names of keys in gguf-py's cons
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import FormatError, ManifestError
 from converter.formats.gguf.metadata import Array
+from converter.models.tokenizers.files import files
 from converter.models.tokenizers.pre import named
 from converter.models.tokenizers.tokenizer import (
     DEFAULT,
@@ -21,6 +22,9 @@ from converter.models.tokenizers.tokenizer import (
     is_padding,
     padding,
 )
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
 
 PREFIX: Final = "tokenizer.ggml."
 _TEMPLATE: Final = "tokenizer.chat_template"
@@ -106,6 +110,12 @@ def read(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
         lowercase=_flag(metadata, "normalizer.lowercase", True) if kind == "wordpiece" else None,
         strip_accents=_optional(metadata, "normalizer.strip_accents"),
     )
+
+
+def as_files(catalogue: Catalogue) -> Mapping[str, bytes]:
+    """The files that transformers reads, by name. Raises UnsupportedError if none split text so."""
+    found = read(catalogue.metadata, catalogue.location)
+    return files(found) if found is not None else {}
 
 
 def kind_of(metadata: Mapping[str, Any]) -> str | None:
