@@ -1,9 +1,11 @@
 """ggml's own quantisers and their inverses, through the C interface that llama.cpp's binding exports."""
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 import xllamacpp.xllamacpp
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
 _LIBRARY = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
 _LIBRARY.ggml_type_name.restype = ctypes.c_char_p
@@ -48,3 +50,25 @@ def quantised(number: int, values: np.ndarray, importance: np.ndarray | None = N
     )  # fmt: skip
     assert written == out.size
     return out
+
+
+def requantised(source: Path, target: Path, name: str, importance: np.ndarray | None = None) -> Path:
+    """Write a GGUF file again, as llama-quantize --pure would: with every matrix but the positions in that type."""
+    numbers = {known: number for known, number, _, _ in types()}
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind, *inner = field.types
+            writer.add_key_value(field.name, field.contents(), kind, inner[0] if inner else None)
+    for tensor in reader.tensors:
+        if len(tensor.shape) == 2 and not tensor.name.startswith("position_embd"):
+            blocks = quantised(numbers[name], tensor.data, importance)
+            writer.add_tensor(tensor.name, blocks, raw_dtype=GGMLQuantizationType(numbers[name]))
+        else:
+            writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target

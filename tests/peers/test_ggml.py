@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, quants
+from gguf import GGMLQuantizationType, GGUFReader, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from converter.conversion.convert import convert
 from converter.formats.gguf.decoding import dequantise
 from converter.formats.gguf.encodings import BY_NAME, ENCODINGS
+from converter.inspection.report import inspect
+from converter.opening import open_checkpoint
+from converter.verification.verify import verify
+from tests.build.damage import model, write_source
 from tests.peers import ggml
 
 # ggml has no function that decodes Q8_1, which only activations have.
@@ -62,3 +68,58 @@ def test_finite_blocks_have_the_numbers_that_gguf_py_gives_them(name: str) -> No
     finite = np.isfinite(ours).all(axis=1)
     assert finite.sum() > 3000
     assert np.array_equal(ours[finite], theirs[finite])
+
+
+# ---- files that gguf-py wrote, of blocks that ggml made -------------------------------------------------------------
+
+# gguf-py has no number for Q2_0 yet, and ggml quantises nothing into Q8_K but activations.
+FILES = tuple(name for name in BLOCKS if name not in ("Q2_0", "Q8_K"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = model(n_layer=2, n_embd=256, n_inner=512, vocab_size=300, scale=0.02)
+    return write_source(made, tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def plain(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "x.gguf"
+    convert(open_checkpoint(source), path, dtype="f32")
+    return path
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_in_the_type_is_inspected_converted_and_verified(
+    name: str, source: Path, plain: Path, tmp_path: Path
+) -> None:
+    file = ggml.requantised(plain, tmp_path / "x.gguf", name)
+    found = open_checkpoint(file)
+
+    report = inspect(found)
+    assert report.model is not None
+    assert (report.model.complete, report.others, report.problems) == (True, (), ())
+    layer = 4 * 256 + (256 + 1) * 768 + (256 + 1) * 256 + (256 + 1) * 512 + (512 + 1) * 256
+    assert report.totals.parameters == 2 * layer + (300 + 16) * 256 + 2 * 256
+    assert {tensor.dtype for tensor in report.tensors} == {"F32", name}
+    for tensor in GGUFReader(file).tensors:
+        if tensor.tensor_type.name == name:
+            expected = ggml.dequantised(name, tensor.data, int(tensor.n_elements))
+            assert found[tensor.name].array().tobytes() == expected.tobytes()
+
+    for dtype in ("keep", "f16", "bf16"):
+        convert(open_checkpoint(file), tmp_path / f"{dtype}.safetensors", dtype=dtype)
+    for dtype in ("keep", "f32", "f16", "q8_0"):
+        convert(open_checkpoint(file), tmp_path / f"{dtype}.gguf", dtype=dtype)
+    copies = sorted(tmp_path.glob("*.safetensors")) + sorted(set(tmp_path.glob("*.gguf")) - {file})
+    outputs = verify(open_checkpoint(file), copies).outputs
+    assert {Path(output.location).name: output.verdict for output in outputs} == {
+        "bf16.safetensors": "equivalent",
+        "f16.safetensors": "equivalent",
+        "keep.safetensors": "identical",
+        "f16.gguf": "equivalent",
+        "f32.gguf": "identical",
+        "keep.gguf": "identical",
+        "q8_0.gguf": "identical" if name == "Q8_0" else "equivalent",
+    }
+    assert verify(open_checkpoint(source), [file]).outputs[0].verdict == "equivalent"
