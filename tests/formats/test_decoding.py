@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converter.conversion.convert import convert
+from converter.conversion.surgery import Surgery
 from converter.dtypes import F32
+from converter.errors import UnsupportedError
 from converter.formats.gguf.decoding import dequantise
 from converter.formats.gguf.encodings import BY_NAME, ENCODINGS, LARGEST_BLOCK
 from converter.formats.gguf.grids import grid
 from converter.formats.gguf.reader import read
+from converter.inspection.report import inspect
+from converter.opening import open_checkpoint
+from tests.build.damage import model, write_gguf
 from tests.build.gguf_files import Bytes, Info, gguf
 from tests.build.quants import HALVES, block
 
@@ -191,3 +198,41 @@ def test_types_without_a_row_are_named_and_sized_by_their_places() -> None:
     assert "ggml type 77 is newer than this program" in catalogue.unsupported[0].way_out
     assert "ggml no longer has Q4_0_4_4" in catalogue.unsupported[1].way_out
     assert catalogue.problems == ()
+
+
+def newer(folder: Path, number: int) -> Path:
+    """A GPT-2 as GGUF, one of whose matrices has a type of that number."""
+    path = write_gguf(model(), folder)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"blk.1.ffn_up.weight") + len(b"blk.1.ffn_up.weight") + 4 + 16  # behind the rank and two sizes
+    struct.pack_into("<I", data, at, number)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_type_newer_than_this_program_takes_nothing_from_the_rest(tmp_path: Path) -> None:
+    whole = inspect(open_checkpoint(write_gguf(model(), tmp_path / "whole")))
+    path = newer(tmp_path, 77)
+
+    found = inspect(open_checkpoint(path), stats=True)
+
+    assert found.model is not None
+    assert whole.model is not None
+    assert (found.model.complete, found.model.sizes) == (True, whole.model.sizes)
+    assert found.totals == whole.totals
+    assert [(other.name, other.value, other.nbytes) for other in found.others] == [
+        ("blk.1.ffn_up.weight", "ggml type 77 128×32", 128 * 32 * 4)
+    ]
+
+
+def test_a_type_newer_than_this_program_is_refused_by_name_and_can_be_left_out(tmp_path: Path) -> None:
+    path, target = newer(tmp_path, 77), tmp_path / "x.safetensors"
+
+    with pytest.raises(UnsupportedError, match=r"`transformer\.h\.1\.mlp\.c_fc\.weight` .* ggml type 77 is newer"):
+        convert(open_checkpoint(path), target)
+    assert not target.exists()
+    convert(open_checkpoint(path), target, surgery=Surgery(exclude=("blk.1.ffn_up.weight",)))
+
+    left = set(open_checkpoint(target))
+    assert len(left) == len(open_checkpoint(path))
+    assert "transformer.h.1.mlp.c_fc.weight" not in left

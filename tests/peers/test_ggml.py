@@ -16,7 +16,7 @@ from converter.formats.gguf.decoding import dequantise
 from converter.formats.gguf.encodings import BY_NAME, ENCODINGS
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
-from converter.verification.verify import verify
+from converter.verification.verify import Options, verify
 from tests.build.damage import model, write_source
 from tests.peers import ggml
 
@@ -123,3 +123,14 @@ def test_a_file_in_the_type_is_inspected_converted_and_verified(
         "q8_0.gguf": "identical" if name == "Q8_0" else "equivalent",
     }
     assert verify(open_checkpoint(source), [file]).outputs[0].verdict == "equivalent"
+
+
+@pytest.mark.parametrize("name", ["Q6_K", "Q4_K", "IQ4_XS", "Q3_K", "Q2_K"])
+def test_a_model_in_the_type_computes_nearly_what_the_source_does(
+    name: str, source: Path, plain: Path, tmp_path: Path
+) -> None:
+    file = ggml.requantised(plain, tmp_path / "x.gguf", name)
+
+    output = verify(open_checkpoint(source), [file], Options(level="inference")).outputs[0]
+
+    assert (output.verdict, output.tensors.different) == ("equivalent", ())

@@ -9,6 +9,7 @@ import pytest
 
 from converter.formats.gguf.encodings import BY_NAME, ENCODINGS
 from converter.formats.gguf.reader import read
+from converter.inference.evaluate import THRESHOLDS
 from converter.io.source import Memory
 from converter.tensors.tensor import Storage, Tensor
 from converter.verification.comparison import compare, resembling
@@ -84,3 +85,7 @@ def test_numbers_below_the_smallest_scale_may_become_zero(name: str) -> None:
     found = quantised(name, bytes(BY_NAME[name].size(ROWS * COLUMNS)))
 
     assert compare(source, found).differing == 0
+
+
+def test_every_type_in_blocks_has_a_threshold_for_what_models_compute() -> None:
+    assert {*LOSSY, *WRITTEN, "F16", "BF16"} == set(THRESHOLDS)
