@@ -208,14 +208,24 @@ PICKLE = dumps(Call(Global("os", "system"), ("id",)))
 
 
 @pytest.mark.parametrize(
-    "data", [SAFETENSORS + ZIP, LEGACY + ZIP, ZIP + ZIP, ZIP + SAFETENSORS, ZIP + PICKLE, SAFETENSORS + PICKLE, LEGACY + PICKLE],
-    ids=["I03 safetensors and zip", "I03 legacy stream and zip", "I03 zip and zip", "I03 zip and safetensors", "I03 zip and pickle",
+    "data", [SAFETENSORS + ZIP, LEGACY + ZIP, ZIP + SAFETENSORS, ZIP + PICKLE, SAFETENSORS + PICKLE, LEGACY + PICKLE],
+    ids=["I03 safetensors and zip", "I03 legacy stream and zip", "I03 zip and safetensors", "I03 zip and pickle",
          "I03 safetensors and pickle", "I03 legacy stream and pickle"],
 )  # fmt: skip
 def test_i03_a_file_that_is_two_things_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.bin").write_bytes(data)
 
     assert_malformed(tmp_path / "x.bin")
+
+
+def test_i03_two_zips_in_one_file_are_refused_and_both_are_looked_into(tmp_path: Path) -> None:
+    """A shard of torch.distributed.checkpoint is such a file, so `scan` gives the verdict of its parts."""
+    (tmp_path / "x.bin").write_bytes(ZIP + ZIP)
+
+    assert_refused(tmp_path / "x.bin", "")
+    found = scanned(tmp_path / "x.bin")
+    assert found["verdict"] == "dangerous"
+    assert len(found["pickles"]) == 2
 
 
 @pytest.mark.parametrize("start", [SAFETENSORS, GGUF, LEGACY], ids=["I03 safetensors", "I03 GGUF", "I03 legacy stream"])

@@ -126,7 +126,7 @@ def test_t03_a_view_that_multiplies_its_storage_is_shown_and_not_written(name: s
         refused = run(*command)
         assert refused.code == 2, command
         assert_sentence(refused.err)
-        assert "views that repeat 24 bytes" in refused.err
+        assert "views that expand 24 bytes" in refused.err
     assert everything(tmp_path) == before
     assert run("extract", path, tmp_path / "out").code == 0  # the storage, as it is
     assert (tmp_path / "out" / "0").stat().st_size == 24

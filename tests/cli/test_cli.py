@@ -70,7 +70,7 @@ def test_json_is_one_ascii_document(tiny: Path) -> None:
 
     report = json.loads(done.stdout)
     assert done.stdout.isascii()
-    assert report["totals"] == {"tensors": 60, "parameters": 220_608, "nbytes": 898_832}
+    assert report["totals"] == {"tensors": 60, "parameters": 220_608, "buffers": 16_388, "nbytes": 898_832}
     assert report["tensors"][2] == {
         "name": "transformer.h.0.attn.c_attn.weight", "dtype": "F32", "shape": [64, 192], "stride": [1, 64], "offset": 0,
         "storage": "2", "shard": None, "nbytes": 49_152, "contiguous": False,

@@ -486,13 +486,13 @@ def test_checkpoints_of_any_formats_are_merged(output: str, tmp_path: Path) -> N
 
 def test_a_model_is_whole_again_after_a_merge(tiny: Path, tmp_path: Path) -> None:
     converter.convert(tiny, tmp_path / "embedding.npz", include=["wte.weight", "wpe.weight"])
-    converter.convert(tiny, tmp_path / "rest", to="safetensors", exclude=["wte.weight", "wpe.weight"])
+    rest = tmp_path / "part" / tiny.name  # the folder's name goes into the file
+    rest.parent.mkdir()
+    converter.convert(tiny, rest, to="safetensors", exclude=["wte.weight", "wpe.weight"])
     with pytest.raises(ModelError):
-        converter.convert(tmp_path / "rest", tmp_path / "x.gguf")
+        converter.convert(rest, tmp_path / "x.gguf")
 
-    done = RUN.invoke(
-        app, ["convert", str(tmp_path / "rest"), str(tmp_path / "x.gguf"), "--merge", str(tmp_path / "embedding.npz")]
-    )
+    done = RUN.invoke(app, ["convert", str(rest), str(tmp_path / "x.gguf"), "--merge", str(tmp_path / "embedding.npz")])
     converter.convert(tiny, tmp_path / "y.gguf")
 
     assert done.exit_code == 0, done.stderr

@@ -326,7 +326,7 @@ REFUSED: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
     "a name that is reserved": ({"__metadata__": tensor(bytes(4), (1,))}, {}, "can't be called `__metadata__`"),
     "a name that is no text": ({"a\ud800": tensor(bytes(4), (1,))}, {}, "is not Unicode text"),
     "nothing": ({}, {}, "`memory` holds no tensors to convert"),
-    "a terabyte of one number": ({"big": tensor(bytes(4), (1 << 38,), stride=(0,))}, {}, "views that repeat 4 bytes"),
+    "a terabyte of one number": ({"big": tensor(bytes(4), (1 << 38,), stride=(0,))}, {}, "views that expand 4 bytes"),
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import FormatError
 from converter.formats.format import VALUES, Cache, Key, Words
-from converter.formats.gguf.metadata import SPLIT, Array, Keys, shortest
+from converter.formats.gguf.metadata import ARCHITECTURE, SPLIT, Array, Keys, shortest
 from converter.formats.gguf.names import ACTIVATION
 from converter.models.families import families
 
@@ -24,7 +24,7 @@ _SHORT: Final = 1000  # elements of an array that can be carried along
 # What describes this file, and what becomes config.json: it means nothing beside other files.
 _OF_THE_FILE: Final = frozenset(
     (
-        *("general.architecture", "general.type", "general.file_type", "general.quantization_version"),
+        *(ARCHITECTURE, "general.type", "general.file_type", "general.quantization_version"),
         *("general.alignment", "general.size_label", ACTIVATION, *SPLIT),
     )
 )
@@ -71,7 +71,7 @@ def _plain(value: Any, kind: str) -> Any:
 
 def remarks(catalogue: Catalogue) -> dict[str, Any]:
     """What the keys say about the model, besides what its config.json and its tokenizer say. A long array is None."""
-    architecture = catalogue.metadata.get("general.architecture")
+    architecture = catalogue.metadata.get(ARCHITECTURE)
     rows = {row.key for family in families() if family.gguf_name == architecture for row in family.metadata}
     found = {}
     for name, value in catalogue.metadata.items():
@@ -110,7 +110,7 @@ def cache(catalogue: Catalogue, context: int | None) -> Cache | None:
 
     None if the file does not say the sizes from which that follows.
     """
-    architecture = catalogue.metadata.get("general.architecture")
+    architecture = catalogue.metadata.get(ARCHITECTURE)
     said = {
         name.removeprefix(f"{architecture}."): value
         for name, value in catalogue.metadata.items()

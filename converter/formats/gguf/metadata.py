@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
 
+ARCHITECTURE: Final = "general.architecture"  # the key of a model's family
 ALIGNMENT: Final = 32  # bytes, if general.alignment does not say otherwise
 TYPES: Final = {  # the types of values: id, and how a value is packed
     "u8": (0, "<B"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import LayoutError, UnsupportedError
-from converter.formats.gguf.metadata import Array, shortest
+from converter.formats.gguf.metadata import ARCHITECTURE, Array, shortest
 from converter.models import families as registry
 from converter.models.vocabulary import Tokenizer
 
@@ -28,7 +28,7 @@ def canonical(catalogue: Catalogue) -> Catalogue:
     Names that no row of the family has stay as they are. If the family is not known, the whole catalogue stays as it
     is.
     """
-    found = catalogue.metadata.get("general.architecture")
+    found = catalogue.metadata.get(ARCHITECTURE)
     known = next(
         (family for family in registry.families() if family.gguf_name is not None and family.gguf_name == found), None
     )

@@ -15,7 +15,7 @@ from converter.formats.format import VALUES, Options, Planned
 from converter.formats.gguf.encodings import BY_NAME, Encoding
 from converter.formats.gguf.files import Written, planned_files
 from converter.formats.gguf.keys import Packed, array, json_value, scalar, string, strings
-from converter.formats.gguf.metadata import ALIGNMENT, SPLIT, Keys
+from converter.formats.gguf.metadata import ALIGNMENT, ARCHITECTURE, SPLIT, Keys
 from converter.formats.gguf.names import ACTIVATION, TOKENIZER
 from converter.models.families import runnable
 from converter.models.masks import droppable
@@ -78,14 +78,18 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     tensors = _tensors(candidates, options, notes, copied=kept is not None)
     check_expansion({written.source: written.tensor for written in tensors})
     vocabulary = load(tokenizer) if tokenizer is not None else None
-    keys = _kept(kept) if kept is not None else {}
-    if recognition is not None and kept is None:
+    keys: dict[str, bytes] = {}
+    # A GGUF without this key says nothing about its model, so the family's keys are written, as for any other source.
+    described = kept is not None and ARCHITECTURE in kept
+    if recognition is not None and not described:
         keys |= _general(recognition, tensors, options.about)
         keys |= _mostly(tensors, options.dtype)
         keys |= _architecture(recognition, _settings(catalogue, recognition))
-    elif any(written.encoding != _in_file(written.tensor) for written in tensors):
+    if kept is not None:
+        keys |= _kept(kept)
+    if (described or recognition is None) and any(written.encoding != _in_file(written.tensor) for written in tensors):
         keys |= _mostly(tensors, options.dtype)
-    if recognition is not None and (kept is None or vocabulary is not None):
+    if recognition is not None and (not described or vocabulary is not None):
         keys |= _tokenizer(recognition, _settings(catalogue, recognition), vocabulary, notes)
     keys |= (json_value(VALUES + name, value) for name, value in options.values.items())
     losses = Losses()
@@ -241,7 +245,7 @@ def _kept(kept: Keys) -> dict[str, bytes]:
 def _general(
     recognition: Recognition, tensors: Sequence[Written], about: Mapping[str, str | Sequence[str]]
 ) -> Iterator[Packed]:
-    yield string("general.architecture", recognition.family.gguf_name or recognition.family.name)
+    yield string(ARCHITECTURE, recognition.family.gguf_name or recognition.family.name)
     yield string("general.type", "model")
     for key, value in about.items():
         yield string(key, value) if isinstance(value, str) else strings(key, value)
