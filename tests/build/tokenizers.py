@@ -67,7 +67,7 @@ def characters(**changes: Any) -> dict[str, Any]:
 
 def unigram(**changes: Any) -> dict[str, Any]:
     """A tokenizer.json of T5's kind."""
-    vocab = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁a", -1.5], ["b", -2.25]]
+    vocab: list[list[Any]] = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁a", -1.5], ["b", -2.25]]
     return {
         "version": "1.0",
         "added_tokens": [added(n, vocab[n][0], special=True) for n in range(3)],

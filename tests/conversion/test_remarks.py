@@ -52,7 +52,7 @@ def test_safetensors_keeps_its_metadata(tagged: Catalogue, tmp_path: Path, most:
 
 
 def test_another_format_says_that_it_lacks_it(tagged: Catalogue, named: Catalogue, tmp_path: Path) -> None:
-    reports = [
+    reports: list[Any] = [
         convert(tagged, tmp_path / "t.npz"), extract(tagged, tmp_path / "t"),
         convert(named, tmp_path / "n.safetensors"), extract(named, tmp_path / "n"),
     ]  # fmt: skip

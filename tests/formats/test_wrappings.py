@@ -28,7 +28,7 @@ def module(name: str, parameters: dict[str, Any], more: dict[str, Any] | None = 
 
 LINEAR = module("Linear", {"weight": W, "bias": B})
 WRAPPED: dict[str, tuple[Any, list[str], list[tuple[str, str]]]] = {
-    "a module": (module("Sequential", {}, **{"0": LINEAR}), ["0.weight", "0.bias"], []),
+    "a module": (module("Sequential", {}, None, **{"0": LINEAR}), ["0.weight", "0.bias"], []),
     "model_state_dict": ({"epoch": 1, "model_state_dict": {"w": W}}, ["w"], [("epoch", "int")]),
     "of Lightning": (
         {"epoch": 1, "state_dict": {"net.w": W}, "optimizer_states": [OPTIMIZER], "lr_schedulers": [], "callbacks": {}},
@@ -86,7 +86,7 @@ def test_a_storage_is_described(tmp_path: Path) -> None:
 PACKED = Call(Global("torch", "ScriptObject"), (), (B,))
 QUANTISED = module("LinearPackedParams", {}, {"dtype": Global("torch", "qint8"), "_packed_params": PACKED})
 MIXED = module(
-    "Sequential", {}, **{"0": module("Quantised", {}, {"scale": 1.0}, _packed_params=QUANTISED), "1": LINEAR}
+    "Sequential", {}, None, **{"0": module("Quantised", {}, {"scale": 1.0}, _packed_params=QUANTISED), "1": LINEAR}
 )
 
 
