@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from converter.errors import ManifestError, SourceError, UnsupportedError
 from converter.io.strict_json import config_beside, load_bytes, load_json
-from converter.models.tokenizers import json_file, sentencepiece, special
-from converter.models.tokenizers.checks import checked_ids
+from converter.models.tokenizers import json_file, pairs, sentencepiece, special
 from converter.models.tokenizers.json_file import word_pieces
+from converter.models.tokenizers.pairs import MERGES, VOCABULARY
 from converter.models.tokenizers.tokenizer import CONTROL, DEFAULT, Token, Tokenizer
 
-VOCABULARY: Final = "vocab.json"
-MERGES: Final = "merges.txt"
 WORDS: Final = "vocab.txt"
 # Each of these is enough for a tokenizer; the first one found is read.
 _SETS: Final = ((json_file.NAME,), *((name,) for name in sentencepiece.NAMES), (VOCABULARY, MERGES), (WORDS,))
@@ -96,33 +94,13 @@ def _pieces(folder: Path) -> Tokenizer:
 
 
 def _pairs(folder: Path) -> Tokenizer:
-    path = folder / VOCABULARY
-    ids = checked_ids(load_json(path), str(path))
-    merges = tuple(_merges(folder / MERGES, ids))
+    ids, merges = pairs.read(folder)
     return Tokenizer("byte-pair", {number: Token(text) for text, number in ids.items()}, merges)
-
-
-def _merges(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(_lines(path), 1):
-        text = line.removesuffix("\r")
-        if not text or (number == 1 and text.startswith("#version")):
-            continue
-        left, _, right = text.partition(" ")
-        if not left or not right or " " in right:
-            raise ManifestError(
-                f"`{path}`, line {number:,}: expected two tokens and a space between, found {text!r:.80}"
-            )
-        for token in (left, right, left + right):
-            if token not in ids:
-                raise ManifestError(
-                    f"`{path}`, line {number:,}: `{token[:80]}` is not in `{VOCABULARY}`: are they of one model?"
-                )
-        yield left, right
 
 
 def _words(folder: Path) -> Tokenizer:
     path = folder / WORDS
-    lines = _lines(path)
+    lines = pairs.lines(path)
     if lines and not lines[-1]:
         del lines[-1]
     ids: dict[str, int] = {}
@@ -131,13 +109,6 @@ def _words(folder: Path) -> Tokenizer:
         if ids.setdefault(text, number) != number:
             raise ManifestError(f"`{path}`, line {number + 1:,}: the token `{text[:80]}` occurs there a second time")
     return replace(word_pieces(ids, "[UNK]", lowercase=False, strip_accents=None), lowercase=None)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return load_bytes(path).decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"`{path}` is not UTF-8: {error.reason}") from error
 
 
 _READERS: Final = {
