@@ -202,7 +202,7 @@ def _nvfp4(blocks: NDArray[Any], out: NDArray[Any]) -> None:
 _CODES: Final = np.arange(256)
 # The levels of IQ4_NL and IQ4_XS.
 _NONLINEAR: Final = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], "<f4")
-# E2M1's numbers are doubled, to be whole, and the scales of the blocks are halved. -0 is an integer, and so 0.
+# E2M1's numbers are doubled, to be whole, and the scales of the blocks are halved. As an integer, -0 becomes 0.
 _E2M1: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], "<f4")
 _E8M0: Final = np.ldexp(1.0, _CODES - 128).astype("<f4")  # ggml does not read 255 as NaN
 # NVFP4's scales are halved, too. They are E4M3 without a sign: ggml ignores the upper bit, and reads 127 as 0.
