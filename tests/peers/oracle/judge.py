@@ -129,7 +129,9 @@ def _differs(theirs: list[list[Any]], said: Ours) -> str | None:
     if len(mine) == 1:
         [(only, facts)] = mine.items()
         if only not in named and f"{only}.tensor" in named:
-            mine = {f"{only}.tensor": facts}  # `tensor` is a key of the file, and not our name for a tensor without keys
+            mine = {
+                f"{only}.tensor": facts
+            }  # `tensor` is a key of the file, and not our name for a tensor without keys
     if more := sorted(set(mine) - set(named)):
         return f"other names: torch has no {more!r:.300}, but {list(named)!r:.300}"
     for name, facts in named.items():
