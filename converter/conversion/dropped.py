@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
+from converter.formats import joining
 from converter.reports.conversion import DroppedReport
 
 if TYPE_CHECKING:
@@ -24,14 +25,14 @@ REASONS: Final = {
 }
 _MASK: Final = "follows from the architecture"
 _REMARK: Final = "what the file says about its model: --carry-values takes it along"
+_TWICE: Final = "the value that `{}` gives it: the first file gives it another"
 AS_ASKED: Final = "left out, as asked"
 _CODE: Final = "code is never carried over"
 
 
 def remarks(catalogue: Catalogue, format: Format) -> Mapping[str, Any]:
     """What the file says about its model, if an output of this format has no place of its own for that."""
-    found = formats.of(catalogue)
-    return {} if found is format else found.remarks(catalogue)
+    return catalogue.facts.get("said beside", {}) if formats.of(catalogue) is format else joining.remarks(catalogue)
 
 
 def values(catalogue: Catalogue, format: Format) -> dict[str, Any]:
@@ -75,6 +76,8 @@ def dropped(
     for name in remarks(catalogue, format):
         if name not in carried:
             yield DroppedReport(name, "key", _REMARK, 0, 0)
+    for name, file in catalogue.facts.get("said twice", ()):
+        yield DroppedReport(name, "key", _TWICE.format(file), 0, 0)
     if not catalogue.others:
         return
     from converter.pickles.walk import measure

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from converter import formats
 from converter.errors import RuleError
+from converter.formats.joining import joined
 from converter.text import listed
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
         # A format without storages of its own has one for each tensor, which tied names share.
         held: Iterable[Storage] = part.storages or {id(t.storage): t.storage for t in part.values()}.values()
         storages += [shards.moved(number, storage) for storage in held]
-    facts = dict(parts[0].facts) | {"merged": listed([part.location for part in parts[1:]])}
+    said = joined(parts, [part.location for part in parts])
+    facts = dict(parts[0].facts) | said.facts | {"merged": listed([part.location for part in parts[1:]])}
     if any(part.unknown_globals() and not part.facts.get("module") for part in parts):
         facts.pop("module", None)  # its unknown globals are no longer all classes of one module
     return replace(
@@ -57,6 +59,7 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
         problems=tuple(problem for part in parts for problem in part.problems),
         missing=tuple(name for part in parts for name in part.missing),
         unchecked=any(part.unchecked for part in parts),
+        metadata=said.metadata,
         facts=facts,
     )
 

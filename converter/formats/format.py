@@ -149,6 +149,10 @@ def _nothing(catalogue: Catalogue) -> Mapping[str, Any]:
     return {}
 
 
+def _of_the_first(parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return parts[0]
+
+
 def _no_files(catalogue: Catalogue) -> Mapping[str, bytes]:
     return {}
 
@@ -202,7 +206,8 @@ class Format:
     `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
     file is; None if it is a whole one. `keys` are what a file says about itself, `words` what it says about its tokenizer,
     and `cache` is what the program that runs it needs besides the weights. `remarks` are what a file says about the model
-    and no other file beside an output would: values of JSON by name.
+    and no other file beside an output would: values of JSON by name. `joined` makes one of the metadata of several files;
+    of two values of a key it takes the first.
 
     Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes. `shard` is how many bytes of
     tensors a file in a folder has at most. `whole_folder`: an output is always a folder. `values`: its metadata have a place
@@ -234,6 +239,7 @@ class Format:
     words: Callable[[Catalogue], Words | None] = _no_words
     cache: Callable[[Catalogue, int | None], Cache | None] = _no_cache
     remarks: Callable[[Catalogue], Mapping[str, Any]] = _nothing
+    joined: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]] = _of_the_first
     plan: Planner | None = None
     dtypes: tuple[str, ...] = ()
     shard: int | None = None

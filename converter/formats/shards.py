@@ -12,6 +12,7 @@ from typing import Any, Final
 from converter.errors import FormatError, LayoutError, ManifestError, SourceError
 from converter.formats import FORMATS, of, of_folder, open_file, open_source
 from converter.formats.format import Portion
+from converter.formats.joining import joined
 from converter.io.local import Descriptors, LocalFile
 from converter.io.strict_json import config_beside, load_json
 from converter.tensors.catalogue import Catalogue, Origin
@@ -232,6 +233,7 @@ def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Map
             if names:
                 first = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
                 problems.append(f"{len(names):,} tensor{'s are' if len(names) > 1 else ' is'} {what}: {first}")
+    said = joined(parts, shards)
     return Catalogue(
         tensors,
         Origin(
@@ -247,6 +249,6 @@ def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Map
         problems=tuple(problems),
         missing=tuple(missing),
         unchecked=any(part.unchecked for part in parts),
-        metadata=parts[0].metadata,
-        facts=parts[0].facts,
+        metadata=said.metadata,
+        facts={**parts[0].facts, **said.facts},
     )

@@ -23,6 +23,7 @@ _FIRST: Final = 128 << 10  # bytes of the first read: enough for the pickle of a
 _EXPIRED: Final = frozenset((400, 401, 403, 404, 410))  # what a server answers to a signed link that has expired
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,19}", re.ASCII)
+_SHA256: Final = re.compile(r'"?([0-9a-f]{64})"?', re.ASCII)
 _EMPTY: Final = re.compile(r"bytes \*/0")
 
 
@@ -40,6 +41,7 @@ class RemoteObject:
         nbytes: int | None = None,
     ) -> None:
         self.name, self.size, self.etag = name, -1 if nbytes is None else nbytes, commit or ""
+        self.sha256: str | None = None
         self._client, self._url, self._refused, self._commit = client, url, refused, commit
         self._inside = client.is_inside(checked_url(url).hostname or "")
         self._target: str | None = None  # where the redirects led: often a signed link
@@ -99,6 +101,8 @@ class RemoteObject:
             raise self._changed()
         if (etag := headers.get("x-linked-etag")) is not None:
             self._pin("linked", etag)
+            # The Hub's name for a file in its large storage is the file's SHA-256.
+            self.sha256 = match[1] if (match := _SHA256.fullmatch(etag)) else None
         size = headers.get("x-linked-size", "")
         if _NUMBER.fullmatch(size) and self.size >= 0 and int(size) != self.size:
             raise self._changed()

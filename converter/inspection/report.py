@@ -79,7 +79,7 @@ def inspect(
             catalogue.origin.traffic.requests if catalogue.origin.traffic else None,
             catalogue.origin.traffic.nbytes if catalogue.origin.traffic else None,
         ),
-        model=_model(recognition) if recognition else None,
+        model=_model(recognition, _is_proven(catalogue, recognition, stats=stats)) if recognition else None,
         weights=_weights(catalogue, held),
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
         totals=totals,
@@ -196,9 +196,18 @@ def _recognise(catalogue: Catalogue) -> models.Recognition | None:
     return models.recognise(shaped, known.config)
 
 
-def _model(recognition: models.Recognition) -> reports.ModelReport:
+def _is_proven(catalogue: Catalogue, recognition: models.Recognition, *, stats: bool) -> bool:
+    if recognition.model is None or not any(file.sha256 for file in recognition.model.files):
+        return False
+    from converter.inspection.proof import proven
+
+    return proven(catalogue, recognition.model, read=stats)
+
+
+def _model(recognition: models.Recognition, proven: bool) -> reports.ModelReport:
     return reports.ModelReport(
         name=recognition.model.name if recognition.model else None,
+        proven=proven,
         architecture=recognition.family.name,
         title=recognition.family.described(recognition.sizes),
         complete=recognition.complete,

@@ -31,11 +31,15 @@ Span = tuple[int, int]  # the first byte, and the one after the last
 
 
 class Object(Protocol):
-    """Something that is read by ranges and does not change. `etag` tells it from other versions of itself."""
+    """Something that is read by ranges and does not change. `etag` tells it from other versions of itself.
+
+    `sha256` is that of all bytes, if the server states it.
+    """
 
     name: str
     size: int
     etag: str
+    sha256: str | None
 
     def fetch(self, start: int, size: int) -> memoryview:
         """Exactly `size` bytes, or SourceError; from any thread."""
@@ -68,7 +72,7 @@ class RemoteFile(Source):
     concurrent = False
 
     def __init__(self, object: Object, pool: Pool, first: memoryview, fetching: Fetching = FETCHING) -> None:
-        self.name, self.size, self.version = object.name, object.size, object.etag
+        self.name, self.size, self.version, self.sha256 = object.name, object.size, object.etag, object.sha256
         self._object, self._pool, self._fetching = object, pool, fetching
         self._limits = limits()  # those in force now; the file is read later, and by other threads
         self._lock = threading.RLock()

@@ -32,6 +32,7 @@ class Source:
     size: int
     identity: tuple[int, int] | None = None  # device and inode of a local file
     version: str | None = None  # another one when the bytes have changed: a time of change, an ETag
+    sha256: str | None = None  # of all bytes, as the server states it that holds them
     concurrent: bool = True  # whether several threads may read different parts at once without loss of speed
 
     def read(self, offset: int, size: int) -> memoryview:

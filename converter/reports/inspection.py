@@ -35,8 +35,9 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """Which model it is. `name` is that of a declared model, or None for any other model of the architecture.
+    """Which model it is. `name` is the declared model whose shapes it has, or None for any other model of the architecture.
 
+    It is that model, and not another of the same shapes, only if it is `proven`: its files have the declared SHA-256.
     `title` has the architecture and its size in words for people.
     """
 
@@ -48,6 +49,7 @@ class ModelReport:
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     sizes: Mapping[str, int]
+    proven: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from converter import formats
 from converter.errors import ConverterError, ManifestError, ModelError, ReadError, UnsupportedError
 from converter.formats.companions import CONFIG
+from converter.formats.joining import remarks
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise
 from converter.models.vocabulary import Tokenizer
@@ -48,6 +49,8 @@ class Expected(Protocol):
     tied: Sequence[Sequence[str]]
     nbytes: int  # bytes of all tensors
     others: Sequence[str]  # names of what lies beside the weights
+    remarks: Mapping[str, Any]  # what the files say about the model
+    format: str | None  # the name of its format
     explained: ClassVar[int]  # the number of damaged tensors whose damage is looked into
 
     @property
@@ -136,6 +139,8 @@ class Checkpoint:
             sorted(bare(name, self.family) for name in group) for group in self._catalogue.tied()
         ]
         self.nbytes = sum(tensor.nbytes for tensor in set(self._tensors.values()))
+        self.remarks: Mapping[str, Any] = remarks(source)
+        self.format: str | None = source.format
         self.others: Sequence[str] = [other.name for other in source.others if other.role in ("beside", "averaged")]
 
     @cached_property
@@ -263,6 +268,8 @@ class Digests:
         self.settings = golden.settings
         self.nbytes = sum(tensor.nbytes for tensor in golden.tensors.values())
         self.others: Sequence[str] = ()
+        self.remarks: Mapping[str, Any] = {}
+        self.format: str | None = None
 
     def whole(self, otherwise: str) -> Catalogue:
         """Raise UnsupportedError."""

@@ -12,6 +12,7 @@ from converter import formats
 from converter.errors import ConverterError, FormatError, ManifestError, ModelError, ReadError
 from converter.formats.companions import SIDECAR
 from converter.formats.format import VALUES
+from converter.formats.joining import remarks
 from converter.io.strict_json import load_json
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise
@@ -108,17 +109,23 @@ class Output:
         )
 
     def _not_carried(self, catalogue: Catalogue) -> tuple[str, ...]:
-        """What lies beside the source's weights, but is neither in the output's metadata nor in a document beside it."""
-        if not self._expected.others:
+        """What the source says, or has beside its weights, and the output has neither inside nor in a document beside it."""
+        said = self._expected.remarks
+        if not self._expected.others and not said:
             return ()
         path = Path(self._location)
         beside = path.with_name(f"{path.stem}.{SIDECAR}") if self._lone else path / SIDECAR
         there: set[str] = {other.name for other in catalogue.others}
         with _broken_by(ConverterError, name=str(beside)):
             there |= set(load_json(beside)) if beside.is_file() else set()
-        return tuple(
+        names = (
             name for name in self._expected.others if name not in there and VALUES + name not in catalogue.metadata
         )
+        found = remarks(catalogue)
+        alike = formats.of(catalogue).name == self._expected.format  # other formats write a value in their own way
+        lost = (name for name in said if name not in there and name not in found)
+        changed = (f"{name} as it was" for name in said if alike and name in found and found[name] != said[name])
+        return (*names, *lost, *changed)
 
     def _say(self, name: str, what: str, detail: str) -> None:
         self._different.append(Difference(name, what, detail))

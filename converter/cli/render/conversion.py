@@ -23,7 +23,7 @@ def show_conversion(report: ConversionReport) -> None:
     weights = [file for file in report.files if file.tensors] or list(report.files)
     would = "" if report.written else " would be written"
     out.print(Text(f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", style="bold"))
-    model = f" of {report.model}" if report.model else ""
+    model = f", shaped like {report.model}," if report.model else ""
     out.print(Text(f"  {plural(report.tensors, 'tensor')}{model} in {plural(len(weights), 'file')}"))
     _left_behind(report, out)
     _show_surgery(report, out)
@@ -96,7 +96,7 @@ def show_extraction(report: ExtractReport) -> None:
     """Print what `extract` wrote."""
     out = console()
     out.print(Text(f"{safe_text(report.folder)}: {report.files:,} files, {nbytes_text(report.nbytes)}", style="bold"))
-    model = f" of {report.model}" if report.model else ""
+    model = f", shaped like {report.model}" if report.model else ""
     out.print(Text(f"  {plural(report.tensors, 'tensor')}{model}, {report.form} form; manifest.json reads them back"))
     _show_surgery(report, out)
     if report.properties is not None:

@@ -91,7 +91,9 @@ def heading(inspection: Inspection) -> str:
     model = inspection.model
     if model is None:
         return "Unknown architecture" if inspection.tensors or inspection.totals.tensors else "No tensors"
-    name = model.name if model.name is not None else f"{model.title}, no declared model"
+    name = f"{model.title}, no declared model"
+    if model.name is not None:
+        name = model.name if model.proven else f"Shaped like {model.name}"
     if model.complete:
         return f"{name}, complete"
     lacking = [

@@ -34,7 +34,7 @@ def show(report: Verification) -> None:
         if output.format:
             out.print(Text(f"            {', '.join(counts)}"))
         if output.lacks:
-            out.print(Text(f"            it lacks {listed(output.lacks, 6)}, which the source has beside its weights"))
+            out.print(Text(f"            it lacks {listed(output.lacks, 6)}, which the source has besides its weights"))
         wrong = _wrong(tensors)
         if wrong:
             _wrong_table(wrong, out)

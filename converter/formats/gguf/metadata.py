@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -78,25 +78,25 @@ class Entry(NamedTuple):
     type: str  # a key of TYPES, `string` or `array`
     offset: int
     nbytes: int
+    source: Source
 
 
 class Keys(dict[str, Any]):
     """The keys of a file and their values, in order; and the bytes of each, from which a copy gets the same type and value."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.entries: dict[str, Entry] = {}
-        self._source = source
 
     def packed(self, key: str) -> bytes:
         """The key, its type and its value as they stand in the file."""
         entry = self.entries[key]
-        return bytes(self._source.read(entry.offset, entry.nbytes))
+        return bytes(entry.source.read(entry.offset, entry.nbytes))
 
 
 def read_keys(cursor: Cursor, count: int) -> Keys:
     """Read `count` keys and their values. Raises FormatError for anything that GGUF does not have."""
-    keys = Keys(cursor.source)
+    keys = Keys()
     for _ in range(count):
         start = cursor.position
         key = cursor.text(_KEY, "a key")
@@ -118,7 +118,17 @@ def read_keys(cursor: Cursor, count: int) -> Keys:
         if key == "general.alignment":
             _check_alignment(type, value)
         keys[key] = value
-        keys.entries[key] = Entry(name, start, cursor.position - start)
+        keys.entries[key] = Entry(name, start, cursor.position - start, cursor.source)
+    return keys
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> Keys:
+    """The keys of several files. Of two values of one key, the first counts."""
+    keys = Keys()
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(part, Keys) and name not in keys:
+                keys[name], keys.entries[name] = value, part.entries[name]
     return keys
 
 

@@ -81,6 +81,11 @@ class Texts(dict[str, str]):
     """The texts of `__metadata__`, which a copy keeps."""
 
 
+def joined(parts: Sequence[Mapping[str, str]]) -> Texts:
+    """The metadata of several files, as one would have it. Of two texts under one name, the first counts."""
+    return Texts((name, text) for part in reversed(parts) for name, text in part.items())
+
+
 def remarks(catalogue: Catalogue) -> dict[str, Any]:
     """What `__metadata__` says about the model. What was carried into it once is what it was before."""
     found: dict[str, Any] = {}

@@ -1,0 +1,70 @@
+"""A declared model's name is a fact only where the SHA-256 of its files is the declared one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from converter.cli.render.inspection import heading
+from converter.hub.repository import open_remote
+from converter.inspection.report import inspect
+from converter.models import recognition
+from converter.models.declared import find
+from converter.opening import open_checkpoint
+from tests.build.hub_server import TINY, Hub
+
+Declare = Callable[..., None]
+
+
+@pytest.fixture
+def declare(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
+    """Declare a model with the shapes of `tiny`, and the SHA-256 of its file or another one."""
+
+    def declared(sha256: str | None = None) -> None:
+        content = (tiny / "pytorch_model.bin").read_bytes()
+        known = find("111M")
+        file = replace(
+            known.files[0],
+            nbytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest() if sha256 is None else sha256,
+        )
+        config = json.loads((tiny / "config.json").read_text())
+        made = replace(known, name="Declared-1", config=config, files=(file,))
+        monkeypatch.setattr(recognition, "declared", lambda: (made,))
+
+    return declared
+
+
+@pytest.mark.parametrize(("sha256", "stats", "said"), [
+    (None, True, "Declared-1, complete"), (None, False, "Shaped like Declared-1, complete"),
+    ("0" * 64, True, "Shaped like Declared-1, complete"),
+])  # fmt: skip
+def test_a_local_file_is_a_declared_model_if_it_was_read_and_has_its_hash(
+    sha256: str | None, stats: bool, said: str, declare: Declare, tiny: Path
+) -> None:
+    declare(sha256)
+
+    report = inspect(open_checkpoint(tiny / "pytorch_model.bin"), stats=stats)
+
+    assert heading(report) == said
+    assert report.model is not None
+    assert (report.model.name, report.model.proven) == ("Declared-1", said.startswith("Declared"))
+
+
+@pytest.mark.parametrize(
+    ("sha256", "said"), [(None, "Declared-1, complete"), ("0" * 64, "Shaped like Declared-1, complete")]
+)
+def test_a_file_on_the_hub_is_a_declared_model_if_the_hub_states_its_hash(
+    sha256: str | None, said: str, declare: Declare, hub: Hub
+) -> None:
+    declare(sha256)
+    catalogue = open_remote(TINY)
+    before = len(hub.seen)
+
+    assert heading(inspect(catalogue)) == said
+    assert len(hub.seen) == before
