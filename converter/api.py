@@ -52,6 +52,7 @@ def inspect(
     filter: str | None = None,
     sort: Sort | None = None,
     stats: bool = False,
+    sha256: bool = False,
     context: int | None = None,
     root: str | None = None,
     ema: bool = False,
@@ -59,14 +60,17 @@ def inspect(
 ) -> Inspection:
     """Report what a checkpoint is and what it holds. `filter` is a glob on names; `stats` reads every tensor.
 
-    `context` is the number of tokens for which the memory of llama.cpp is reported.
+    `sha256` hashes each tensor's bytes as well. `context` is the number of tokens for which the memory of llama.cpp is
+    reported.
     """
     from converter.inspection import report
 
     report.check_words(sort)
     check_count("context", context)
     with _opened(source, root, ema) as catalogue:
-        return report.inspect(catalogue, filter=filter, sort=sort, stats=stats, context=context, progress=progress)
+        return report.inspect(
+            catalogue, filter=filter, sort=sort, stats=stats, sha256=sha256, context=context, progress=progress
+        )
 
 
 def convert(

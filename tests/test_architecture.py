@@ -28,7 +28,7 @@ ORDER: Final = (
     ("hub",),
     ("opening",),
     ("reports",),
-    ("scanning", "inference", "sample"),
+    ("scanning", "inference", "sample", "statistics"),
     ("inspection", "conversion", "verification"),
     ("api",),
     ("cli",),

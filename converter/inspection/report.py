@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter import formats
-from converter.errors import UnsupportedError
+from converter.errors import ConverterError, UnsupportedError
 from converter.formats import uncollected
 from converter.formats.torch import PUBLISHED_WRITER
 from converter.io.local import LocalFile
@@ -44,13 +44,15 @@ def inspect(
     filter: str | None = None,
     sort: str | None = None,
     stats: bool = False,
+    sha256: bool = False,
     context: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> reports.Inspection:
     """Report on a catalogue. `filter` is a glob on names, or a name as it is printed; totals keep all.
 
-    `sort` is "name" or "size" (largest first). `context` is the number of tokens that memory is reported
-    for. `progress` is called with the bytes read for statistics since its last call.
+    `sort` is "name" or "size" (largest first). `stats` reads every chosen tensor, and `sha256` hashes it as well.
+    `context` is the number of tokens that memory is reported for. `progress` is called with the bytes read for statistics
+    since its last call.
     """
     check_words(sort)
     check_count("context", context)
@@ -65,6 +67,9 @@ def inspect(
         chosen.sort(key=lambda item: item[0])
     elif sort == "size":
         chosen.sort(key=lambda item: -item[1].nbytes)
+    measured: list[StatisticsReport] | list[None] = [None] * len(chosen)
+    if stats:
+        measured = _statistics(catalogue, [tensor for _, tensor in chosen], sha256, progress)
     tied = catalogue.tied()
     held = buffers(catalogue, recognition)
     totals = _totals(catalogue, held, tied)
@@ -84,7 +89,7 @@ def inspect(
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
         totals=totals,
         tied=tuple(map(tuple, tied)),
-        tensors=tuple(_tensor(name, tensor, stats, progress) for name, tensor in chosen),
+        tensors=tuple(_tensor(name, tensor, found) for (name, tensor), found in zip(chosen, measured, strict=True)),
         others=tuple(_others(catalogue)),
         problems=tuple(_problems(catalogue, recognition)),
         metadata=_keys(format.keys(catalogue)),
@@ -116,59 +121,19 @@ def cut_off(path: str | Path) -> str | None:
     )
 
 
-def statistics(tensor: Tensor, progress: Callable[[int], None] | None = None) -> StatisticsReport:
-    """Read a tensor once: range, mean, deviation, what is not finite, and the SHA-256 of its canonical bytes."""
-    import hashlib
+def _statistics(
+    catalogue: Catalogue, tensors: list[Tensor], sha256: bool, progress: Callable[[int], None] | None
+) -> list[StatisticsReport]:
+    """The statistics of tensors. Raises the error of the first one that can't be read."""
+    from converter.statistics.measuring import measured
 
-    import numpy as np
-
-    from converter.dtypes import F32
-    from converter.tensors.casting import Loss, can_convert, converted
-
-    digest = hashlib.sha256()
-    low, high, total, square, zeros, nan, inf, finite = math.inf, -math.inf, 0.0, 0.0, 0, 0, 0, 0
-
-    def noted() -> Iterable[memoryview]:
-        for tile in tensor.tiles():
-            digest.update(tile)
-            if progress is not None:
-                progress(len(tile))
-            yield tile
-
-    native = tensor.dtype.floating and tensor.dtype.numpy[1] == "f"
-    widened = not native and tensor.dtype.floating and can_convert(tensor.dtype, F32)
-    dtype = np.dtype("<f4" if widened else tensor.dtype.numpy)
-    tiles = converted(iter(noted()), tensor.dtype, F32, Loss()) if widened else noted()
-    ordered = widened or native or (tensor.dtype.packed == 1 and not tensor.dtype.floating and dtype.kind in "iu")
-    for tile in tiles:
-        if not ordered:
-            continue
-        values = np.frombuffer(tile, dtype)
-        zeros += values.size - int(np.count_nonzero(values))
-        if dtype.kind == "f":
-            good = np.isfinite(values)
-            count = int(np.count_nonzero(good))
-            if count != values.size:
-                missing = int(np.count_nonzero(np.isnan(values)))
-                nan, inf = nan + missing, inf + values.size - count - missing
-                values = values[good]
-        if values.size:
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
-            wide = values.astype(np.float64)
-            total += float(wide.sum())
-            square += float(np.dot(wide, wide))
-            finite += values.size
-    mean = total / finite if finite else None
-    std = math.sqrt(max(0.0, square / finite - mean * mean)) if finite and mean is not None else None
-    from converter.reports.details import StatisticsReport
-
-    return StatisticsReport(
-        _finite(low), _finite(high), _finite(mean), _finite(std), zeros, nan, inf, digest.hexdigest()
-    )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    threads = None if catalogue.concurrent else 1
+    found = []
+    for one in measured(tensors, sha256=sha256, threads=threads, progress=progress):
+        if isinstance(one, ConverterError):
+            raise one
+        found.append(one)
+    return found
 
 
 def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:
@@ -287,7 +252,7 @@ def _nbytes(tensor: Tensor) -> int:
     return BY_NAME[tensor.storage.encoding].size(tensor.size)
 
 
-def _tensor(name: str, tensor: Tensor, stats: bool, progress: Callable[[int], None] | None) -> reports.TensorReport:
+def _tensor(name: str, tensor: Tensor, stats: StatisticsReport | None) -> reports.TensorReport:
     return reports.TensorReport(
         name=name,
         dtype=tensor.storage.encoding or tensor.dtype.name,
@@ -298,7 +263,7 @@ def _tensor(name: str, tensor: Tensor, stats: bool, progress: Callable[[int], No
         shard=tensor.storage.shard,
         nbytes=_nbytes(tensor),
         contiguous=tensor.contiguous,
-        stats=statistics(tensor, progress) if stats else None,
+        stats=stats,
     )
 
 

@@ -8,8 +8,25 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class HistogramReport:
+    """How many elements lie in equally wide bars from `low` to `high`, and how many `below` and `above` them."""
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+    below: int
+    above: int
+
+
+@dataclass(frozen=True, slots=True)
 class StatisticsReport:
-    """Statistics of one tensor's elements. None if it has no finite element, or if its dtype has no order."""
+    """Statistics of one tensor's elements. None if it has no finite element, or if its dtype has no order.
+
+    All but `nan` and `inf` are those of the finite elements. `l2` is the square root of the sum of their squares. `quantiles`
+    are by their shares, "0.5" for the median. `error` is how far quantiles and the bars of the histogram can be from the
+    elements' values, as a share of them: 0 if they are exact, else 2^-8. `sha256` is that of the canonical bytes, if it was
+    asked for.
+    """
 
     min: float | None
     max: float | None
@@ -18,7 +35,11 @@ class StatisticsReport:
     zeros: int
     nan: int
     inf: int
-    sha256: str
+    sha256: str | None = field(default=None, metadata={"absent": "where it is None"})
+    l2: float | None = None
+    quantiles: Mapping[str, float] = field(default_factory=dict)
+    histogram: HistogramReport | None = field(default=None, metadata={"absent": "where it is None"})
+    error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def test_stats_are_those_of_the_numbers(tmp_path: Path) -> None:
     }
     path = write_checkpoint(tmp_path / "x.bin", tensors, storages)
 
-    done = RUN.invoke(app, ["inspect", str(path), "--json", "--stats"])
+    done = RUN.invoke(app, ["inspect", str(path), "--json", "--stats", "--sha256"])
 
     w, h, n = (tensor["stats"] for tensor in json.loads(done.stdout)["tensors"])
     # [1, 0, inf; -2, nan, 4] row by row

@@ -42,7 +42,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tmp_path = tmp_path_factory.mktemp("documents")
     write_sample(tmp_path / "tiny", "tiny")
     tiny = open_checkpoint(tmp_path / "tiny")
-    full = inspect(open_checkpoint(checkpoint(tmp_path)), stats=True)
+    full = inspect(open_checkpoint(checkpoint(tmp_path)), stats=True, sha256=True)
     written = extract(tiny, tmp_path / "out", sha256=True)
     trainer = {"model": {"a.w": view("0", (2,))}, "epoch": 3, "name": "x", "optimizer": {"state": [view("0", (2,))]}}
     trained = open_checkpoint(write_checkpoint(tmp_path / "t.pt", trainer, {"0": floats(1, 2)}))

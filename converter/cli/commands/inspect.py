@@ -27,8 +27,9 @@ def inspect(
         str | None, typer.Option("--sort", help="Order of the tensors; by default that of the file.", **one_of(SORTS))
     ] = None,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Read every tensor: range, mean, deviation, NaN, SHA-256.")
+        bool, typer.Option("--stats", help="Read every tensor: range, mean, deviation, quantiles, histogram, NaN.")
     ] = False,
+    sha256: Annotated[bool, typer.Option("--sha256", help="With --stats: the SHA-256 of every tensor, too.")] = False,
     context: Annotated[
         int | None,
         typer.Option("--context", metavar="N", min=1, help="The memory that llama.cpp needs for N tokens (GGUF)."),
@@ -45,6 +46,8 @@ def inspect(
 
     if json and markdown:
         raise typer.BadParameter("--json and --markdown exclude each other")
+    if sha256 and not stats:
+        raise typer.BadParameter("--sha256 is for --stats, which reads the tensors: give both")
     if source == STANDARD_INPUT:
         from converter.formats import open_source
 
@@ -57,7 +60,7 @@ def inspect(
         total = sum(tensor.nbytes for tensor in catalogue.values())
         with showing("reading", total, quiet=quiet or json) as progress:
             report = inspection.inspect(
-                catalogue, filter=filter, sort=sort, stats=True, context=context, progress=progress
+                catalogue, filter=filter, sort=sort, stats=True, sha256=sha256, context=context, progress=progress
             )
     else:
         report = inspection.inspect(catalogue, filter=filter, sort=sort, context=context)

@@ -71,8 +71,11 @@ def show(found: Inspection, *, unfold: bool = False, out: Console | None = None)
     if found.tensors:
         _tensor_table(found, out, unfold)
     if any(tensor.stats for tensor in found.tensors):
+        from converter.cli.render.statistics import statistics_table  # most reports have no statistics
+
         out.print()
-        _statistics_table(found, out)
+        hashed = any(tensor.stats.sha256 for tensor in found.tensors if tensor.stats)
+        statistics_table(fold(found.tensors, unfold=unfold or hashed), out)
     if found.metadata:
         out.print()
         _metadata_table(found.metadata, out, unfold)
@@ -225,6 +228,7 @@ class Line:
     first: TensorReport
     count: int
     last: TensorReport
+    members: tuple[TensorReport, ...]
 
 
 def fold(tensors: Sequence[TensorReport], *, unfold: bool = False) -> list[Line]:
@@ -233,7 +237,7 @@ def fold(tensors: Sequence[TensorReport], *, unfold: bool = False) -> list[Line]
     With `unfold` each has a line of its own.
     """
     if unfold:
-        return [Line(tensor.name, tensor, 1, tensor) for tensor in tensors]
+        return [Line(tensor.name, tensor, 1, tensor, (tensor,)) for tensor in tensors]
     groups: dict[tuple[Any, ...], list[tuple[int, TensorReport]]] = {}
     for tensor in tensors:
         number, around = numbered(tensor.name)
@@ -242,10 +246,10 @@ def fold(tensors: Sequence[TensorReport], *, unfold: bool = False) -> list[Line]
     lines = []
     for (around, *_), members in groups.items():
         if len(members) == 1 or len(around) == 1:
-            lines += [Line(tensor.name, tensor, 1, tensor) for _, tensor in members]
+            lines += [Line(tensor.name, tensor, 1, tensor, (tensor,)) for _, tensor in members]
         else:
             name = together(around, (number for number, _ in members))
-            lines.append(Line(name, members[0][1], len(members), members[-1][1]))
+            lines.append(Line(name, members[0][1], len(members), members[-1][1], tuple(one for _, one in members)))
     return lines
 
 
@@ -290,26 +294,6 @@ def _storage(line: Line) -> str:
     ends = [line.first] if line.count == 1 else [line.first, line.last]
     named = [(f"{end.shard}/" if end.shard is not None else "") + safe_text(end.storage, 24) for end in ends]
     return " … ".join(named)
-
-
-def _statistics_table(found: Inspection, out: Console) -> None:
-    table = empty_table()
-    for name in ("name", "min", "max", "mean", "std", "zeros", "NaN", "Inf", "sha256"):
-        table.add_column(
-            name,
-            overflow="fold" if name == "name" else "ellipsis",
-            no_wrap=name != "name",
-            justify="left" if name in ("name", "sha256") else "right",
-        )
-    for tensor in found.tensors:
-        stats = tensor.stats
-        if stats is not None:
-            numbers = [
-                "" if value is None else f"{value:.4g}" for value in (stats.min, stats.max, stats.mean, stats.std)
-            ]
-            counts = [f"{value:,}" for value in (stats.zeros, stats.nan, stats.inf)]
-            table.add_row(*(Text(cell) for cell in (safe_text(tensor.name), *numbers, *counts, stats.sha256[:12])))
-    out.print(indented(table))
 
 
 def _others_table(title: str, others: Sequence[OtherReport], out: Console, unfold: bool) -> None:

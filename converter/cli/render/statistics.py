@@ -1,0 +1,100 @@
+"""The statistics of tensors as a table, in which layers share a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from rich.text import Text
+
+from converter.cli.render import empty_table, indented
+from converter.text import safe_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from converter.cli.render.inspection import Line
+    from converter.reports.details import HistogramReport, StatisticsReport
+
+_BARS: Final = " ▁▂▃▄▅▆▇█"
+_PLAIN: Final = " .:-=+*#@"  # for a terminal that has no blocks
+_COLUMNS: Final = 16  # of a picture of a distribution
+
+
+def statistics_table(lines: Sequence[Line], out: Console) -> None:
+    """Print the statistics of each line of the table of tensors."""
+    rows = [(line, found) for line in lines if (found := [one.stats for one in line.members if one.stats is not None])]
+    table = empty_table()
+    optional = [
+        ("NaN", any(one.nan for _, found in rows for one in found)),
+        ("Inf", any(one.inf for _, found in rows for one in found)),
+        ("sha256", any(one.sha256 for _, found in rows for one in found)),
+    ]
+    shown = [name for name, wanted in optional if wanted]
+    table.add_column("name", overflow="fold")
+    for name in ("min", "max", "mean", "std", "zeros", *shown):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("distribution", no_wrap=True)
+    for line, found in rows:
+        cells = {
+            "NaN": f"{sum(one.nan for one in found):,}",
+            "Inf": f"{sum(one.inf for one in found):,}",
+            "sha256": (found[0].sha256 or "")[:12] if len(found) == 1 else "",
+        }
+        table.add_row(
+            *map(
+                Text,
+                (
+                    safe_text(line.name),
+                    number(min((one.min for one in found if one.min is not None), default=None)),
+                    number(max((one.max for one in found if one.max is not None), default=None)),
+                    band(one.mean for one in found),
+                    band(one.std for one in found),
+                    f"{sum(one.zeros for one in found):,}",
+                    *(cells[name] for name in shown),
+                    picture(found, str(out.encoding)),
+                ),
+            )
+        )
+    out.print(indented(table))
+
+
+def number(value: float | None) -> str:
+    """A number with three digits; nothing for None."""
+    return "" if value is None else f"{value:.3g}"
+
+
+def band(values: Iterable[float | None]) -> str:
+    """The smallest and the largest of some numbers, once if they look the same."""
+    known = [value for value in values if value is not None]
+    ends = [number(min(known)), number(max(known))] if known else [""]
+    return " … ".join(dict.fromkeys(ends))
+
+
+def picture(found: Sequence[StatisticsReport], encoding: str) -> str:
+    """How the elements of one or more tensors are distributed, from the 0.1 % quantile to the 99.9 % one: a bar a column."""
+    histograms = [one.histogram for one in found if one.histogram is not None]
+    if not histograms:
+        return ""
+    low, high = min(one.low for one in histograms), max(one.high for one in histograms)
+    columns = [0.0] * _COLUMNS
+    if high <= low:
+        return "all equal" if not any(one.below or one.above for one in histograms) else "nearly all equal"
+    for one in histograms:
+        _spread(one, low, high, columns)
+    bars = _BARS
+    try:
+        bars.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        bars = _PLAIN
+    most, steps = max(columns), len(bars) - 1
+    # A column with any element shows a bar.
+    return "".join(bars[min(steps, int(count / most * steps) + 1) if count else 0] for count in columns)
+
+
+def _spread(one: HistogramReport, low: float, high: float, columns: list[float]) -> None:
+    """Add a histogram to columns from `low` to `high`. A bar counts where its middle lies."""
+    width = (one.high - one.low) / len(one.counts)
+    for bar, count in enumerate(one.counts):
+        middle = one.low + (bar + 0.5) * width
+        columns[min(_COLUMNS - 1, int((middle - low) / (high - low) * _COLUMNS))] += count

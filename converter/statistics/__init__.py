@@ -1,0 +1,1 @@
+"""Statistics of tensors' elements, from one pass over their bytes."""

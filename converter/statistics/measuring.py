@@ -1,0 +1,192 @@
+"""Reads tensors once, in several threads, and reports on each."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import replace
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from converter.dtypes import C32
+from converter.errors import ConverterError
+from converter.io.parts import TILES, Buffers, Part
+from converter.io.writer import cores
+from converter.reports.details import StatisticsReport
+from converter.statistics.counting import FEW, PASS, Counts, Workspace, kind
+from converter.statistics.summary import of_complex, of_few, summary
+from converter.tensors.parts import tensor_parts
+
+if TYPE_CHECKING:
+    from converter.dtypes import Dtype
+    from converter.tensors.tensor import Tensor
+
+Progress = Callable[[int], None]
+_SMALLEST: Final = 1 << 20  # bytes of all tensors that are worth a second thread
+
+
+def measured(
+    tensors: Sequence[Tensor],
+    *,
+    sha256: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[StatisticsReport | ConverterError]:
+    """The statistics of each tensor, or why it can't be read. Equal views are read once.
+
+    As many threads read as there are processors, or as `threads` says. `progress` is called with the bytes read since its
+    last call, by any of them. With `sha256` they include the SHA-256 of the canonical bytes.
+    """
+    progress = progress or _ignored
+    views = list(dict.fromkeys(tensors))
+    gauges = {view: _Gauge(view, sha256, progress) for view in views}
+    nbytes = sum(view.nbytes for view in views)
+    run = _Run(gauges.values())
+    count = min(threads or cores(), 1 + nbytes // _SMALLEST)
+    if count == 1:
+        run.work(Buffers(TILES))
+    else:
+        run.together(count)
+    progress(sum(tensor.nbytes for tensor in tensors) - nbytes)
+    return [gauges[tensor].result for tensor in tensors]
+
+
+def _ignored(nbytes: int) -> None:
+    """Take the place of a progress that nobody wants to see."""
+
+
+class _Run:
+    """The parts of all tensors, which threads share."""
+
+    def __init__(self, gauges: Iterable[_Gauge]) -> None:
+        self._tasks = iter(_tasks(gauges))
+        self._lock = Lock()
+        self._stopped = False
+
+    def together(self, threads: int) -> None:
+        """Work in several threads. The calling thread only waits: in the main one, a signal may raise anywhere."""
+        with ThreadPoolExecutor(threads) as pool:
+            shares = [pool.submit(copy_context().run, self.work, Buffers(TILES // threads)) for _ in range(threads)]
+            try:
+                for share in shares:
+                    share.result()
+            finally:
+                self._stopped = True
+
+    def work(self, buffers: Buffers) -> None:
+        """Do tasks until none is left."""
+        work = Workspace()
+        while not self._stopped:
+            with self._lock:
+                task = next(self._tasks, None)
+            if task is None:
+                return
+            gauge, part = task
+            try:
+                gauge.take(part, buffers, work)
+            except BaseException:
+                self._stopped = True
+                raise
+
+
+def _tasks(gauges: Iterable[_Gauge]) -> Iterator[tuple[_Gauge, Part]]:
+    for gauge in gauges:
+        for part in gauge.parts:
+            yield gauge, part
+        gauge.parts = ()
+
+
+class _Gauge:
+    """A tensor that is being read, by any number of threads."""
+
+    result: StatisticsReport | ConverterError
+
+    def __init__(self, tensor: Tensor, sha256: bool, progress: Progress) -> None:
+        self._dtype, self._progress = tensor.dtype, progress
+        self._kind = kind(tensor.dtype)
+        self._few = tensor.size <= FEW and self._kind is not None and not self._kind.exact
+        self._sha256 = hashlib.sha256() if sha256 else None
+        self.parts = tensor_parts(tensor if sha256 else in_storage_order(tensor), whole=sha256)
+        self._left = len(self.parts)
+        self._counts = Counts()
+        self._square = 0.0
+        self._lock = Lock()
+        self._error: ConverterError | None = None
+        if not self.parts:
+            self._finish([])
+
+    def take(self, part: Part, buffers: Buffers, work: Workspace) -> None:
+        """Read a part and count its elements. What can't be read is the tensor's result."""
+        counts, kept, square = Counts(), bytearray(), 0.0
+        try:
+            for tile in part.tiles(buffers):
+                if self._sha256 is not None:
+                    self._sha256.update(tile)
+                if self._few:
+                    kept += tile
+                elif self._kind is not None:
+                    with np.errstate(all="ignore"):
+                        self._kind.take(tile, self._dtype, work, counts)
+                else:
+                    square += _complex(tile, self._dtype, counts)
+                self._progress(len(tile))
+        except ConverterError as error:
+            self._error = error
+        if self._kind is not None:
+            self._kind.settle(self._dtype, work, counts)
+        with self._lock:
+            self._counts.join(counts)
+            self._square += square
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._finish(kept)
+
+    def _finish(self, kept: bytes | bytearray | list[int]) -> None:
+        digest = None if self._sha256 is None else self._sha256.hexdigest()
+        counts = self._counts
+        if self._error is not None:
+            self.result = self._error
+        elif self._few:
+            self.result = of_few(np.frombuffer(bytes(kept), self._dtype.numpy), digest)
+        elif self._kind is not None:
+            self.result = summary(self._dtype, self._kind, counts, digest)
+        else:
+            square = self._square if self._dtype.component else None
+            self.result = of_complex(counts.zeros, counts.nan, counts.inf, square, digest)
+
+
+def in_storage_order(tensor: Tensor) -> Tensor:
+    """The view with its dimensions in the order in which they lie, if it then lies without gaps: statistics know no order."""
+    axes = sorted(range(len(tensor.shape)), key=lambda axis: -tensor.stride[axis])
+    view = replace(
+        tensor,
+        shape=tuple(tensor.shape[axis] for axis in axes),
+        stride=tuple(tensor.stride[axis] for axis in axes),
+    )
+    return view if view.contiguous else tensor
+
+
+def _complex(tile: memoryview, dtype: Dtype, counts: Counts) -> float:
+    """Count complex numbers, and return the sum of the squares of finite ones. Other dtypes are no numbers: nothing counts."""
+    if dtype == C32:
+        pairs: Any = np.frombuffer(tile, "<f2").reshape(-1, 2)
+    elif np.dtype(dtype.numpy).kind == "c":
+        pairs = np.frombuffer(tile, f"<f{dtype.itemsize // 2}").reshape(-1, 2)
+    else:
+        return 0.0
+    square = 0.0
+    for start in range(0, len(pairs), PASS):
+        part = pairs[start : start + PASS].astype(np.float64)
+        nan = np.isnan(part).any(axis=1)
+        good = np.isfinite(part).all(axis=1)
+        counts.zeros += int(np.count_nonzero((part == 0).all(axis=1)))
+        counts.nan += int(np.count_nonzero(nan))
+        counts.inf += int(np.count_nonzero(~good & ~nan))
+        square += math.fsum(np.square(part[good]).reshape(-1).tolist())
+    return square

@@ -1,0 +1,148 @@
+"""What a person or a program is told about a tensor: the statistics that follow from its counts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from converter.dtypes import F4
+from converter.reports.details import HistogramReport, StatisticsReport
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.dtypes import Dtype
+    from converter.statistics.counting import Counts, Kind
+
+QUANTILES: Final = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+BARS: Final = 32  # of a histogram
+ERROR: Final = 2.0**-8  # how far a counted value can lie from the element's, as a share of it
+# The values of a 4-bit float, E2M1. Source: OCP Microscaling Formats 1.0.
+_NIBBLES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Values in ascending order, none twice, and how many elements have each; only finite ones.
+
+    `error` is 0, or how far an element can lie from its value, as a share of it.
+    """
+
+    values: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    error: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return int(self.counts.sum())
+
+
+def summary(dtype: Dtype, kind: Kind, counts: Counts, sha256: str | None = None) -> StatisticsReport:
+    """The statistics of a tensor, all of whose parts are counted."""
+    values, numbers = _values(dtype, kind, counts)
+    finite = np.isfinite(values)
+    if kind.exact:
+        nan = np.isnan(values)
+        counts.nan = int(numbers[nan].sum())
+        counts.inf = int(numbers[~finite & ~nan].sum())
+    found = _ascending(values[finite], numbers[finite], 0.0 if kind.exact else ERROR)
+    return _report(found, counts, kind.exact, sha256)
+
+
+def of_few(elements: NDArray[Any], sha256: str | None = None) -> StatisticsReport:
+    """The statistics of a few real numbers, all of which are at hand."""
+    from converter.statistics.counting import Counts
+
+    finite = np.isfinite(elements)
+    counts = Counts(nan=int(np.count_nonzero(np.isnan(elements))))
+    counts.inf = elements.size - int(np.count_nonzero(finite)) - counts.nan
+    found = _ascending(elements[finite].astype(np.float64), None, 0.0)
+    return _report(found, counts, True, sha256)
+
+
+def of_complex(zeros: int, nan: int, inf: int, square: float | None, sha256: str | None = None) -> StatisticsReport:
+    """The statistics of elements without an order. `square` is the sum of the squares of finite complex numbers."""
+    l2 = None if square is None else _finite(math.sqrt(square))
+    return StatisticsReport(None, None, None, None, zeros, nan, inf, sha256, l2)
+
+
+def _values(dtype: Dtype, kind: Kind, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    if not counts.keys:
+        return np.empty(0), np.empty(0, np.int64)
+    keys, numbers = np.concatenate(counts.keys), np.concatenate(counts.counts)
+    if dtype == F4:
+        bits = np.concatenate((keys & 15, keys >> 4))
+        return np.array((*_NIBBLES, *(-value for value in _NIBBLES)))[bits], np.concatenate((numbers, numbers))
+    return kind.values(dtype, keys), numbers
+
+
+def _ascending(values: NDArray[np.float64], numbers: NDArray[np.int64] | None, error: float) -> Distribution:
+    if numbers is None:
+        return Distribution(*np.unique_counts(values), error)
+    found, places = np.unique(values, return_inverse=True)
+    counts = np.bincount(places.reshape(-1), weights=numbers, minlength=found.size).astype(np.int64)
+    return Distribution(found[counts > 0], counts[counts > 0], error)
+
+
+def _report(found: Distribution, counts: Counts, exact: bool, sha256: str | None) -> StatisticsReport:
+    size = found.size
+    if not size:
+        return StatisticsReport(None, None, None, None, 0, counts.nan, counts.inf, sha256)
+    values, numbers = found.values, found.counts
+    with np.errstate(over="ignore", invalid="ignore"):
+        if exact:
+            low, high = float(values[0]), float(values[-1])
+            zeros = int(numbers[values == 0].sum())
+            mean = math.fsum((values * numbers).tolist()) / size
+            squares = float(np.dot(np.square(values - mean), numbers))
+            l2 = math.sqrt(float(np.dot(np.square(values), numbers)))
+        else:
+            low, high, zeros, mean, squares = counts.low, counts.high, counts.zeros, counts.mean, counts.squares
+            l2 = math.sqrt(squares + mean * mean * size)
+            found = Distribution(np.clip(values, low, high), numbers, found.error)
+    points = quantiles(found)
+    return StatisticsReport(
+        low,
+        high,
+        _finite(mean),
+        _finite(math.sqrt(squares / size)),
+        zeros,
+        counts.nan,
+        counts.inf,
+        sha256,
+        _finite(l2),
+        points,
+        histogram(found, points["0.001"], points["0.999"]),
+        found.error,
+    )
+
+
+def quantiles(found: Distribution) -> dict[str, float]:
+    """The quantiles by their shares. Between two elements they are interpolated, as numpy and torch do."""
+    ends = np.cumsum(found.counts)
+    places = np.array(QUANTILES) * (ends[-1] - 1)
+    below = np.floor(places).astype(np.int64)
+    above = np.minimum(below + 1, ends[-1] - 1)
+    lower, upper = (found.values[np.searchsorted(ends, ranks, side="right")] for ranks in (below, above))
+    points = lower + (upper - lower) * (places - below)
+    return {f"{share:g}": point for share, point in zip(QUANTILES, points.tolist(), strict=True)}
+
+
+def histogram(found: Distribution, low: float, high: float) -> HistogramReport:
+    """The elements in equally wide bars from `low` to `high`, and those beyond."""
+    values, numbers = found.values, found.counts
+    below, above = int(numbers[values < low].sum()), int(numbers[values > high].sum())
+    inside = (values >= low) & (values <= high)
+    if not high > low or not math.isfinite(high - low):
+        return HistogramReport(low, high, (int(numbers[inside].sum()),), below, above)
+    bars = np.minimum(((values[inside] - low) / (high - low) * BARS).astype(np.int64), BARS - 1)
+    counts = np.bincount(bars, weights=numbers[inside], minlength=BARS).astype(np.int64)
+    return HistogramReport(low, high, tuple(counts.tolist()), below, above)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
