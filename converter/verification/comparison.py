@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from converter.errors import ReadError
-from converter.verification.roundings import Rule, comparable, floats, lossy_share, rounded, rule
+from converter.verification.roundings import Rule, comparable, floats, lossy_share, rounded, rule, weighed
 from converter.verification.walk import Pair, Walk, Workspace
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ def compare(
     outcome = _compared(expected, found, rule(expected, found, bounded=False), workspace, progress)
     if outcome.differing and found.storage.encoding is not None and outcome.exact:
         outcome = _compared(expected, found, rule(expected, found, bounded=True), workspace)
+    allowed = weighed(expected, found, outcome.differing)
+    if allowed is not None:
+        other = _compared(expected, found, allowed, workspace)
+        return outcome if other.differing else other
     return outcome
 
 

@@ -75,6 +75,18 @@ _LOSSES: Final = {
     "Q2_0": _Loss(64, 1.3, 2),
     "Q1_0": _Loss(128, 1.3, 1),
 }
+# The simple encodings, by a quantiser that weighs elements by their importance, as llama-quantize does with --imatrix: it
+# moves many elements further than half a step. The same for all blocks of a step together (`_TOGETHER`), of which one may
+# lose much while most lose little. The shares are twice what ggml's quantisers lost with weights from 1e-3 to 1e3.
+_WEIGHED: Final = {
+    "Q4_0": _Loss(32, 0.6, 8),
+    "Q4_1": _Loss(32, 1.3, 15),
+    "Q5_0": _Loss(32, 0.6, 16),
+    "Q5_1": _Loss(32, 0.9, 31),
+}
+_TOGETHER: Final = {"Q4_0": 0.08, "Q4_1": 0.08, "Q5_0": 0.04, "Q5_1": 0.04}
+_ENOUGH: Final = 16  # blocks whose losses even out
+_FEW: Final = 400  # weights moved 1 element in 130 or more; damage that moves fewer than 1 in this many is no weighing
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +106,13 @@ def rule(expected: Tensor, found: Tensor, *, bounded: bool) -> Rule:
     """The rule for two tensors. `bounded` allows blocks their bounds even if the source has the same encoding."""
     source, target, encoding = expected.dtype, found.dtype, found.storage.encoding
     if encoding is not None and (bounded or expected.storage.encoding != encoding):
-        wrong = _lossy if encoding in _LOSSES else _out_of_bounds
-        return Rule(lambda x, y: wrong(floats(x, source), y.view("<f4"), encoding), exact=False, in_blocks=True)
+        allowed = _LOSSES.get(encoding)
+
+        def wrong(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+            values, others = floats(x, source), y.view("<f4")
+            return _out_of_bounds(values, others, encoding) if allowed is None else _lossy(values, others, allowed)
+
+        return Rule(wrong, exact=False, in_blocks=True)
     if source == target:
         return Rule(_unequal, exact=True)
 
@@ -106,6 +123,22 @@ def rule(expected: Tensor, found: Tensor, *, bounded: bool) -> Rule:
         return mask
 
     return Rule(unequal, exact=False)
+
+
+def weighed(expected: Tensor, found: Tensor, differing: int) -> Rule | None:
+    """The rule for blocks that were made with weights of importance; None if this tensor's were not.
+
+    `differing` is how many of its elements are out of the bounds that hold without weights.
+    """
+    encoding = found.storage.encoding
+    if encoding not in _WEIGHED or differing * _FEW < found.size:
+        return None
+
+    def unequal(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        values, others = floats(x, expected.dtype), y.view("<f4")
+        return _lossy(values, others, _WEIGHED[encoding]) | _too_much(values, others, _TOGETHER[encoding])
+
+    return Rule(unequal, exact=False, in_blocks=True)
 
 
 def comparable(expected: Tensor, found: Tensor) -> bool:
@@ -205,9 +238,16 @@ def _out_of_bounds(values: NDArray[Any], found: NDArray[Any], encoding: str) -> 
     return result
 
 
-def _lossy(values: NDArray[Any], found: NDArray[Any], encoding: str) -> NDArray[Any]:
+def _too_much(values: NDArray[Any], found: NDArray[Any], share: float) -> NDArray[Any]:
+    """All elements if they lost more than this share of their squares together, and are enough to say so."""
+    with np.errstate(all="ignore"):
+        lost = np.square(values.astype("<f8") - found).sum()
+        near = lost <= share * np.square(values.astype("<f8")).sum()
+    return np.full(values.shape, values.size >= _ENOUGH * _SMALL_BLOCK and not near)
+
+
+def _lossy(values: NDArray[Any], found: NDArray[Any], allowed: _Loss) -> NDArray[Any]:
     """All elements of the blocks that lost too much, or that became zeros although the scale could have held them."""
-    allowed = _LOSSES[encoding]
     blocks, others = (array.reshape(-1, allowed.block).astype("<f8") for array in (values, found))
     with np.errstate(all="ignore"):
         energy = np.square(blocks).sum(axis=1)

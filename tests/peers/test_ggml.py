@@ -134,3 +134,16 @@ def test_a_model_in_the_type_computes_nearly_what_the_source_does(
     output = verify(open_checkpoint(source), [file], Options(level="inference")).outputs[0]
 
     assert (output.verdict, output.tensors.different) == ("equivalent", ())
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+@pytest.mark.parametrize("spread", [1.0, 3.0])
+def test_a_file_that_was_made_with_an_importance_matrix_is_right(
+    name: str, spread: float, source: Path, plain: Path, tmp_path: Path
+) -> None:
+    importance = np.random.default_rng(3).lognormal(0, spread, 512)
+    file = ggml.requantised(plain, tmp_path / "x.gguf", name, importance)
+
+    output = verify(open_checkpoint(source), [file]).outputs[0]
+
+    assert (output.verdict, output.tensors.different) == ("equivalent", ())

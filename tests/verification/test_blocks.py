@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from converter.inference.evaluate import THRESHOLDS
 from converter.io.source import Memory
 from converter.tensors.tensor import Storage, Tensor
 from converter.verification.comparison import compare, resembling
+from converter.verification.roundings import bounds
 from tests.build.gguf_files import Bytes, Info, gguf
 from tests.build.quants import block
 
@@ -89,3 +91,63 @@ def test_numbers_below_the_smallest_scale_may_become_zero(name: str) -> None:
 
 def test_every_type_in_blocks_has_a_threshold_for_what_models_compute() -> None:
     assert {*LOSSY, *WRITTEN, "F16", "BF16"} == set(THRESHOLDS)
+
+
+SIMPLE = {
+    "Q4_0": (8, 0),
+    "Q4_1": (0, 15),
+    "Q5_0": (16, 0),
+    "Q5_1": (0, 31),
+}  # levels of either sign, and above a minimum
+
+
+def weighed(values: np.ndarray, name: str) -> np.ndarray:
+    """What a quantiser makes of numbers if only every second one is important: the range of those, into which it clips the others."""
+    halves, steps = SIMPLE[name]
+    groups = values.reshape(-1, 32)
+    important = groups[:, ::2]
+    if halves:
+        scale = (np.abs(important).max(1, keepdims=True) / halves).astype("<f2").astype("<f4")
+        return (np.clip(np.rint(groups / scale), -halves, halves - 1) * scale).reshape(values.shape)
+    least = important.min(1, keepdims=True).astype("<f2").astype("<f4")
+    scale = ((important.max(1, keepdims=True) - least) / steps).astype("<f2").astype("<f4")
+    return (np.clip(np.rint((groups - least) / scale), 0, steps) * scale + least).reshape(values.shape)
+
+
+def as_blocks(values: np.ndarray, name: str) -> Tensor:
+    """A tensor of numbers, as if a file held them in blocks."""
+    return replace(plain(values), storage=replace(plain(values).storage, encoding=name))
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_blocks_that_were_made_with_weights_of_importance_are_right(name: str) -> None:
+    values = np.random.default_rng(7).normal(size=(ROWS, COLUMNS)).astype("<f4")
+    found = as_blocks(weighed(values, name), name)
+    moved = np.abs(found.array() - values) > bounds(values.reshape(-1, 32), name).reshape(values.shape)
+
+    outcome = compare(plain(values), found)
+
+    assert moved.mean() > 0.01  # by the bounds without weights they would be wrong
+    assert (outcome.exact, outcome.differing) == (False, 0)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_damage_is_no_weighing(name: str) -> None:
+    """One wrong element, blocks of another tensor, a part of zeros, and a scale that is wrong everywhere."""
+    values = np.random.default_rng(7).normal(size=(ROWS, COLUMNS)).astype("<f4")
+    right = weighed(values, name)
+    one = values.copy()
+    one[1, 5] = one[1, 5] + 2
+    swapped, emptied = right.copy(), right.copy()
+    swapped[:, :64] = right[:, 64:128]
+    emptied[:, 96:128] = 0
+
+    damaged = {
+        "one": compare(plain(values), as_blocks(one, name)).differing,
+        "swapped": compare(plain(values), as_blocks(swapped, name)).differing,
+        "emptied": compare(plain(values), as_blocks(emptied, name)).differing,
+        "halved": compare(plain(values), as_blocks(right / 2, name)).differing,
+    }
+
+    assert damaged["one"] == 1
+    assert all(count > 32 for what, count in damaged.items() if what != "one"), damaged
