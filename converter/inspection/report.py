@@ -84,7 +84,7 @@ def inspect(
             catalogue.origin.traffic.requests if catalogue.origin.traffic else None,
             catalogue.origin.traffic.nbytes if catalogue.origin.traffic else None,
         ),
-        model=_model(recognition, _is_proven(catalogue, recognition, stats=stats)) if recognition else None,
+        model=_model(recognition, _is_proven(catalogue, recognition, read=sha256)) if recognition else None,
         weights=_weights(catalogue, held),
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
         totals=totals,
@@ -161,12 +161,12 @@ def _recognise(catalogue: Catalogue) -> models.Recognition | None:
     return models.recognise(shaped, known.config)
 
 
-def _is_proven(catalogue: Catalogue, recognition: models.Recognition, *, stats: bool) -> bool:
+def _is_proven(catalogue: Catalogue, recognition: models.Recognition, *, read: bool) -> bool:
     if recognition.model is None or not any(file.sha256 for file in recognition.model.files):
         return False
     from converter.inspection.proof import proven
 
-    return proven(catalogue, recognition.model, read=stats)
+    return proven(catalogue, recognition.model, read=read)
 
 
 def _model(recognition: models.Recognition, proven: bool) -> reports.ModelReport:

@@ -136,7 +136,9 @@ def weighed(expected: Tensor, found: Tensor, differing: int) -> Rule | None:
 
     def unequal(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
         values, others = floats(x, expected.dtype), y.view("<f4")
-        return _lossy(values, others, _WEIGHED[encoding]) | _too_much(values, others, _TOGETHER[encoding])
+        wrong: NDArray[Any] = _lossy(values, others, _WEIGHED[encoding])
+        wrong |= _too_much(values, others, _TOGETHER[encoding])
+        return wrong
 
     return Rule(unequal, exact=False, in_blocks=True)
 

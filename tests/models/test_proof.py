@@ -40,16 +40,16 @@ def declare(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
     return declared
 
 
-@pytest.mark.parametrize(("sha256", "stats", "said"), [
+@pytest.mark.parametrize(("sha256", "read", "said"), [
     (None, True, "Declared-1, complete"), (None, False, "Shaped like Declared-1, complete"),
     ("0" * 64, True, "Shaped like Declared-1, complete"),
 ])  # fmt: skip
 def test_a_local_file_is_a_declared_model_if_it_was_read_and_has_its_hash(
-    sha256: str | None, stats: bool, said: str, declare: Declare, tiny: Path
+    sha256: str | None, read: bool, said: str, declare: Declare, tiny: Path
 ) -> None:
     declare(sha256)
 
-    report = inspect(open_checkpoint(tiny / "pytorch_model.bin"), stats=stats)
+    report = inspect(open_checkpoint(tiny / "pytorch_model.bin"), sha256=read)
 
     assert heading(report) == said
     assert report.model is not None
