@@ -220,7 +220,8 @@ class Format:
     with the tensors.
 
     Verifying. `disagreements` asks a second reader of the format. `engines` can compute such a model. `tanh`: the
-    programs that run this format compute GELU in its tanh form, whatever the model was trained with.
+    programs that run this format compute GELU in its tanh form, whatever the model was trained with. `computed` is
+    what these programs compute with, if files beside the tensors tell them where and how to read.
 
     Scanning. `pickled`: a pickle describes the file, so its globals and strides are worth showing. `contents` is what a
     scanner looks through: records of a zip, members of a tar, pickles one after another, an array of numpy, or nothing.
@@ -254,6 +255,7 @@ class Format:
     disagreements: Callable[[Catalogue], Sequence[str]] = _no_disagreements
     engines: tuple[str, ...] = ("numpy",)
     tanh: bool = False
+    computed: Callable[[Catalogue], Catalogue] = _as_it_is
     pickled: bool = False
     contents: Literal["records", "members", "pickles", "array", "nothing"] = "nothing"
 

@@ -99,6 +99,7 @@ PARAMETERS: Final = Format(
     whole_folder=True,
     companions=False,
     check=lazily("converter.formats.parameters.check", "check"),
+    computed=lazily("converter.formats.parameters.client", "computed"),
     tanh=True,
 )
 # It has no endings: in a folder, .npy files lie beside weights for many reasons.

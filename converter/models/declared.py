@@ -54,7 +54,10 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A declared model. `config` is its config.json. `parameters` counts elements, without masks and with a tied head once."""
+    """A declared model. `config` is its config.json. `parameters` counts elements, without masks and with a tied head once.
+
+    `safetensors` is the revision of the repository where somebody's conversion to safetensors lies; None if there is none.
+    """
 
     name: str
     architecture: str
@@ -66,6 +69,7 @@ class Model:
     files: tuple[ModelFile, ...]
     companions: tuple[str, ...]
     index: str | None = None
+    safetensors: str | None = None
 
     @property
     def family(self) -> Family:

@@ -39,7 +39,7 @@ class Family(Architecture):
         self, sizes: Mapping[str, int], settings: Mapping[str, Any], head: TiedHead
     ) -> list[tuple[str, object]]:
         """The lines of model.properties that tell the Java client what to compute. ModelError if the client can't."""
-        self._refuse(ModelError, "the program that reads model.properties does not know it")
+        self._refuse(ModelError, "the Java client does not know it")
 
     def engine(self) -> str:
         """The name of the engine that computes it, in `converter.inference.engine`. Raises ModelError if none does."""

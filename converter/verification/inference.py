@@ -53,6 +53,7 @@ class Inference:
     def _engine(self, location: str, output: Catalogue, *, lone: bool) -> Engine:
         """The chosen engine, over an output. It computes the source's activation, whatever config.json says."""
         format = formats.of(output)
+        output = format.computed(output)
         # The config.json beside a lone file need not belong to it, so the source's is used.
         own = format.self_contained or not lone
         config = output.config if own and output.config is not None else self._source.config

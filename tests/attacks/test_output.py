@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import pytest
 
 from converter.errors import OutputError
-from converter.formats.parameters import folder as parameters
+from converter.formats.parameters import properties as parameters
 from converter.io.parts import Buffers, Part
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
 from converter.opening import open_checkpoint

@@ -33,7 +33,7 @@ from converter.formats.gguf import reader as gguf
 from converter.formats.gguf.metadata import Array
 from converter.formats.parameters import check as properties
 from converter.formats.parameters import folder as parameters
-from converter.formats.parameters.folder import PROPERTIES
+from converter.formats.parameters.properties import PROPERTIES
 from converter.formats.safetensors import reader as safetensors_file
 from converter.formats.torch import legacy
 from converter.formats.torch.reader import storage_dtype

@@ -220,9 +220,7 @@ class TestWhatIsRefusedByName:
         report = extract(open_checkpoint(source), tmp_path / "out", form=form)
 
         assert report.properties is None
-        assert report.notes == (
-            "no model.properties: Heron is recognised, but the program that reads model.properties does not know it",
-        )
+        assert report.notes == ("no model.properties: Heron is recognised, but the Java client does not know it",)
         assert not (tmp_path / "out" / "model.properties").exists()
         with pytest.raises(ModelError, match="Heron is recognised"):
             extract(open_checkpoint(source), tmp_path / "two", properties=tmp_path / "model.properties")

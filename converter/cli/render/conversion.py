@@ -100,7 +100,8 @@ def show_extraction(report: ExtractReport) -> None:
     out.print(Text(f"  {plural(report.tensors, 'tensor')}{model}, {report.form} form; manifest.json reads them back"))
     _show_surgery(report, out)
     if report.properties is not None:
-        out.print(Text(f"  {safe_text(report.properties)} names them for the Java client"))
+        whose = "Java client; its newest build needs --form named" if report.form == "storages" else "Java client"
+        out.print(Text(f"  {safe_text(report.properties)} names them for the {whose}"))
     _left_behind(report, out)
     for note in report.notes:
         out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))

@@ -55,6 +55,8 @@ def page(model: Model, cached: Mapping[str, Path]) -> None:
     shape = f"{layers} layers of {width}, {heads} heads"
     out.print(Text(f"  {model.parameters:,} parameters, {shape}, {model.licence}"))
     out.print(Text(f"  https://huggingface.co/{model.repository}"))
+    if model.safetensors is not None:
+        out.print(Text(f"  converted safetensors, in a pull request: {model.repository}@{model.safetensors}"))
     for file in model.files:
         size = f"{file.nbytes:,} bytes ({file.nbytes_is})" if file.nbytes is not None else file.listed_size
         out.print()

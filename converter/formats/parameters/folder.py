@@ -1,39 +1,37 @@
-"""The parameters folder: plain files, a manifest that reads back, and `model.properties` for a Java program.
-
-Source for the properties: demo-gpt-java, `models/CEREBRAS/*/model.properties` and the code that reads them.
-"""
+"""The parameters folder: plain files, and a manifest that reads back."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from converter.dtypes import BY_NAME, F32
+from converter.dtypes import BY_NAME
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
 from converter.formats.format import Options, Planned
 from converter.formats.marks import MANIFEST, PARAMETERS
+from converter.formats.parameters import properties as client_properties
+from converter.formats.parameters.properties import PROPERTIES
 from converter.io.local import Descriptors, FolderFile
 from converter.io.parts import Digests, Part
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.io.source import Joined, Source
 from converter.io.strict_json import load_json
-from converter.models.architecture import Parameter, Row
+from converter.models.architecture import Parameter
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition
 from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.guards import check_expansion
 from converter.tensors.parts import storage_parts, tensor_parts
-from converter.tensors.tensor import Storage, Tensor
+from converter.tensors.tensor import Storage, Tensor, row_major
 from converter.words import FORMS, Root, check
 
 SCHEMA: Final = "cerebras-tool/manifest/v1"
-PROPERTIES: Final = "model.properties"
 _SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 _CRC: Final = re.compile(r"[0-9a-f]{8}")
 _STEP: Final = re.compile(r"[A-Za-z0-9_%][A-Za-z0-9._%-]*")  # a step in the path of a file in the folder
@@ -66,7 +64,10 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     _check_paths(layout)
     properties: str | None
     try:
-        properties, refused = _properties(catalogue, recognition, layout, form), None
+        places = {name: (place.parts[0], place.byteorder) for name, place in layout.places.items()}
+        rows = _rows(recognition)
+        properties = client_properties.text(catalogue, recognition, rows, places, form, _origin(catalogue))
+        refused = None
     except ModelError as error:
         properties, refused = None, str(error)
     written = []
@@ -201,21 +202,13 @@ def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layou
             pieces = [(f"{row.client if row is not None and row.client else _escaped(name)}.dat", stored)]
         for path, view in pieces:
             layout.files.append(_File(path, view.nbytes, path, None, "little", partial(tensor_parts, view)))
-        stride = _row_major(stored.shape)
+        stride = row_major(stored.shape)
         place = _StoredTensor(
             tuple(path for path, _ in pieces), stride[::-1] if stored is not tensor else stride, 0, "little"
         )
         known[tensor] = layout.places[name] = place
     check_expansion({place.parts[0]: tensor for tensor, place in known.items()})
     return layout
-
-
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    stride, step = [], 1
-    for length in reversed(shape):
-        stride.append(step)
-        step *= max(length, 1)
-    return tuple(reversed(stride))
 
 
 def _rows(recognition: Recognition | None) -> dict[str, Parameter]:
@@ -358,70 +351,3 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
 def _join(parts: list[Storage]) -> Storage:
     source: Source = Joined([part.source for part in parts])
     return Storage(source, 0, source.size, parts[0].key, byteorder=parts[0].byteorder)
-
-
-# ---- model.properties -----------------------------------------------------------------------------------------------
-
-
-def _properties(catalogue: Catalogue, recognition: Recognition | None, layout: _Layout, form: str) -> str:
-    """The text of model.properties. Raises ModelError for a checkpoint that the Java program can't run."""
-    if recognition is None:
-        raise ModelError("it is not a GPT-2, the only architecture that the program knows")
-    if not recognition.complete:
-        short = [*recognition.missing, *(mismatch.name for mismatch in recognition.mismatched)]
-        raise ModelError(f"`{short[0]}` is missing or has another shape, and {len(short) - 1:,} more")
-    if recognition.contradictions:
-        raise ModelError(recognition.contradictions[0])
-    config: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
-    model = recognition.family.client_properties(recognition.sizes, config, recognition.tied_head)
-    rows = _rows(recognition)
-    transposed = _transposed(catalogue, rows) if form == "storages" else False
-    orders = {layout.places[name].byteorder for name in rows if name in layout.places}
-    if len(orders) > 1:
-        raise ModelError("its storages differ in byte order")
-    lines: list[tuple[str, object]] = [
-        ("name", recognition.model.name if recognition.model else Path(catalogue.location).name),
-        (
-            "source",
-            f"https://huggingface.co/{recognition.model.repository}" if recognition.model else _origin(catalogue),
-        ),
-        *model,
-        ("data.type", "FLOAT32"),
-        ("byte.order", "LITTLE_ENDIAN" if orders == {"little"} else "BIG_ENDIAN"),
-        ("weights.transposed", "true" if transposed else "false"),
-    ]
-    if form == "storages":
-        lines.append(("merged.qkv", "true"))
-        files = [(f"file.{row.client}", layout.places[name].parts[0]) for name, row in rows.items() if row.client]
-        lines += [line for line in files if line[0] != "file.None"]
-    text = "".join(f"{key} = {_value(value)}\n" for key, value in lines)
-    return f"# Written by cerebras-tool: {form} form, read with the files of this folder\n{text}"
-
-
-def _value(value: object) -> str:
-    """Keep a value on its line, without `=`: the program's reader allows one `=` on a line."""
-    return re.sub(r"[^ -~]|=", "_", str(value))
-
-
-def _transposed(catalogue: Catalogue, rows: Mapping[str, Row]) -> bool:
-    """Whether the matrices lie as [in, out]. The program needs one answer for all of them."""
-    found: dict[bool, str] = {}
-    for name, row in rows.items():
-        tensor = catalogue.get(name)
-        if tensor is None:
-            continue
-        if tensor.dtype is not F32:
-            raise ModelError(f"`{name}` is {tensor.dtype.name}; the program reads only float32")
-        if tensor.offset or tensor.nbytes != tensor.storage.nbytes:
-            raise ModelError(f"`{name}` is a part of its storage; the program reads whole files")
-        if row.gguf_transposed:
-            if not tensor.contiguous and not tensor.transposed:
-                raise ModelError(f"`{name}` lies neither row by row nor column by column")
-            found[tensor.contiguous] = name
-        elif not tensor.contiguous:
-            raise ModelError(f"`{name}` does not lie row by row")
-    if len(found) > 1:
-        raise ModelError(
-            f"`{found[True]}` lies row by row and `{found[False]}` column by column; the program needs one order for all"
-        )
-    return True in found

@@ -41,7 +41,7 @@ class Gpt2(Family):
         """The lines of model.properties that tell the Java client what to compute. ModelError if the client can't."""
         if head == "untied":
             raise ModelError(
-                "`lm_head.weight` is not tied to the embedding; the program always uses `wte` as its output head"
+                "`lm_head.weight` is not tied to the embedding; the client always uses `wte` as its output head"
             )
         if (unknown := self.unknown(sizes)) is not None:
             raise ModelError(f"the {unknown} is not known: put the model's config.json beside the weights")
