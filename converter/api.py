@@ -82,6 +82,7 @@ def convert(
     max_shard_size: int | None = None,
     keep_buffers: bool = False,
     tokenizer: str | PathLike[str] | None = None,
+    no_tokenizer: bool = False,
     check_crc: bool = True,
     dry_run: bool = False,
     force: bool = False,
@@ -103,7 +104,8 @@ def convert(
 
     An output with the ending of a format is one file; any other is a folder. `merge` are checkpoints whose tensors are
     written, too. `include` and `exclude` are globs on names. `rename` is a dict of globs and new names, in order, and
-    `tensor_type` is a dict of globs and dtypes; the last glob that matches counts.
+    `tensor_type` is a dict of globs and dtypes; the last glob that matches counts. `tokenizer` is the folder of another
+    tokenizer than the one beside the source; `no_tokenizer` allows a GGUF file that has none.
     """
     from converter.conversion import convert as conversion
     from converter.conversion.surgery import rules
@@ -121,6 +123,7 @@ def convert(
             max_shard_size=max_shard_size,
             keep_buffers=keep_buffers,
             tokenizer=Path(tokenizer) if tokenizer is not None else None,
+            no_tokenizer=no_tokenizer,
             check_crc=check_crc,
             dry_run=dry_run,
             force=force,

@@ -25,6 +25,11 @@ _TILE: Final = 1 << 20  # bytes of noise that are made at once: they fit in the 
 _TINY_SIZES: Final = {"n_layer": 4, "n_head": 4, "n_embd": 64, "n_inner": 256, "n_positions": 64, "vocab_size": 257}
 _WIDE_MODEL: Final = 768  # from this hidden size on, noise with a deviation of 0.02 makes a model say different tokens
 _END_OF_TEXT: Final = "<|endoftext|>"
+_NEVER: Final = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))  # bytes that UTF-8 doesn't use: 13
+_MERGES: Final = (
+    *(("h", "e"), ("i", "n"), ("r", "e"), ("o", "n"), ("e", "r"), ("a", "n"), ("a", "t"), ("n", "d"), ("e", "n")),
+    *(("o", "r"), ("t", "he"), ("in", "g"), ("Ġ", "the")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,8 @@ def write_sample(
     Masks have their right values either way. In a sparse sample only they take room, 4 MiB a layer.
 
     `model` is a declared model, `tiny` or `tiny-13B`. These two get vocab.json and merges.txt as well, with a token for
-    each byte. A seed gives the same weights in every run with one version of numpy. Raises ModelError if there is no
-    such model, and OutputError if the sample can't be written; the folder is then as it was.
+    each byte of a text and a few merges. A seed gives the same weights in every run with one version of numpy. Raises
+    ModelError if there is no such model, and OutputError if the sample can't be written; the folder is then as it was.
     """
     written = _model(model)
     values = {entry.name: parameter.value for entry, parameter in _state_dict(written)}
@@ -163,7 +168,8 @@ def _documents(model: Model) -> dict[str, bytes]:
         )
     if model.config["vocab_size"] == _TINY_SIZES["vocab_size"]:
         documents["vocab.json"] = json.dumps(_vocabulary()).encode()
-        documents["merges.txt"] = b"#version: 0.2\n"
+        merges = [f"{left} {right}\n" for left, right in _MERGES]
+        documents["merges.txt"] = "".join(["#version: 0.2\n", *merges]).encode()
     return documents
 
 
@@ -172,10 +178,14 @@ def _json(document: dict[str, Any]) -> bytes:
 
 
 def _vocabulary() -> dict[str, int]:
-    """GPT-2's first 256 tokens, which are the bytes as encoder.py `bytes_to_unicode` spells and orders them, and its last."""
+    """GPT-2's 256 tokens for bytes, as encoder.py `bytes_to_unicode` spells and orders them, and its last token.
+
+    What is merged takes the place of the bytes that no text has in UTF-8.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = 256 - len(printable)
-    spelled = [chr(code) for code in (*printable, *range(256, 256 + hidden))]
+    made = map("".join, _MERGES)
+    spelled = [next(made) if code in _NEVER else chr(code) for code in (*printable, *range(256, 256 + hidden))]
     return {token: number for number, token in enumerate([*spelled, _END_OF_TEXT])}
 
 

@@ -352,6 +352,8 @@ def _conversions() -> Iterator[Case]:
                 pairs = [(dtype, list(ways)[at % len(ways)]) for at, dtype in enumerate(dtypes)]
             for dtype, form in pairs:
                 chosen = "" if dtype == "keep" else f" --dtype {dtype}"
+                if target == "gguf" and source not in ("published", "sharded"):  # these two have a tokenizer
+                    chosen += " --no-tokenizer"
                 written = ways[form]
                 yield Case(f"convert {name} -> {target} {dtype} {form}", (f"convert {path} {written}{chosen}",))
         yield Case(f"convert {name} -> parameters", (f"convert {path} @/folder --to parameters",))
@@ -365,7 +367,7 @@ def _conversions() -> Iterator[Case]:
     for source in ("model.npz", "kinds.npz", "one.npy", "objects.npy"):
         for output in ("model.safetensors", "model.npz", "folder --to parameters"):
             yield Case(f"convert {source} -> {output}", (f"convert numpy/{source} @/{output}",))
-    yield Case("convert model.npz -> gguf", ("convert numpy/model.npz @/model.gguf",))
+    yield Case("convert model.npz -> gguf", ("convert numpy/model.npz @/model.gguf --no-tokenizer",))
     yield Case("convert published -> npz sharded refused", ("convert in/published @/model.npz --max-shard-size 40kB",))
     for source in REFUSED:
         name, path = source.removesuffix(".bin"), f"in/{source}"
@@ -405,13 +407,15 @@ def _commands() -> Iterator[Case]:
     yield case("extract head --properties", "extract in/head @/folder --properties @/own.properties")
     yield case("extract head twice", "extract in/head @/a", "extract in/head @/a", "extract in/head @/a --force")  # fmt: skip
 
-    yield case("convert head --dry-run", "convert in/head @/model.gguf --dtype q8_0 --dry-run")
+    yield case("convert head --dry-run", "convert in/head @/model.gguf --dtype q8_0 --dry-run --no-tokenizer")
+    yield case("convert head without a tokenizer", "convert in/head @/model.gguf --dtype q8_0")
+    yield case("convert head both", "convert in/head @/model.gguf --tokenizer in/published --no-tokenizer")
     yield case("convert head --dry-run --json", "convert in/head @/folder --to safetensors --dry-run --json")
     yield case("convert plain --json", "convert in/plain.bin @/model.safetensors --dtype f16 --json")
     yield case("convert published --json gguf", "convert in/published @/model.gguf --dtype q4_0 --json")
     yield case("convert published --keep-buffers", "convert in/published @/model.safetensors --keep-buffers")
     yield case("convert head --tokenizer", "convert in/head @/model.gguf --tokenizer in/published")
-    yield case("convert head twice", "convert in/head @/m.gguf", "convert in/head @/m.gguf", "convert in/head @/m.gguf --force")  # fmt: skip
+    yield case("convert head twice", "convert in/head @/m.gguf --no-tokenizer", "convert in/head @/m.gguf --no-tokenizer", "convert in/head @/m.gguf --no-tokenizer --force")  # fmt: skip
     yield case("convert head --resume", "convert in/head @/folder --to safetensors --resume")
 
     for source in ("published", "legacy.bin", "plain.bin", "globals.bin", "dangerous.bin", "malformed.bin", "notes.txt", "safetensors"):  # fmt: skip
@@ -424,8 +428,8 @@ def _commands() -> Iterator[Case]:
     yield case("scan globals --fail-on dangerous", "scan in/globals.bin --no-fickling --fail-on dangerous")
 
     forms = (
-        "convert in/head @/st --to safetensors", "convert in/head @/m.gguf", "extract in/head @/named --form named",
-        "convert in/head @/q.gguf --dtype q8_0", "convert in/head @/h.safetensors --dtype f16",
+        "convert in/head @/st --to safetensors", "convert in/head @/m.gguf --no-tokenizer", "extract in/head @/named --form named",
+        "convert in/head @/q.gguf --dtype q8_0 --no-tokenizer", "convert in/head @/h.safetensors --dtype f16",
     )  # fmt: skip
     outputs = "@/st @/m.gguf @/named @/q.gguf @/h.safetensors"
     yield case(

@@ -229,10 +229,28 @@ class TestContents:
         vocabulary = json.loads((tmp_path / "vocab.json").read_bytes())
         assert sorted(vocabulary.values()) == list(range(257))
         # As in GPT-2's own vocab.json, except for the last one.
-        expected = {"!": 0, "a": 64, "~": 93, "¡": 94, "®": 106, "ÿ": 187, "Ā": 188, "Ċ": 198, "Ġ": 220, "Ń": 255}
+        expected = {
+            "!": 0,
+            "a": 64,
+            "~": 93,
+            "¡": 94,
+            "®": 106,
+            "Ã": 127,
+            "ô": 176,
+            "Ā": 188,
+            "Ċ": 198,
+            "Ġ": 220,
+            "Ń": 255,
+        }
         assert {token: vocabulary[token] for token in expected} == expected
         assert vocabulary["<|endoftext|>"] == 256
-        assert (tmp_path / "merges.txt").read_text() == "#version: 0.2\n"
+        lines = (tmp_path / "merges.txt").read_text().split("\n")
+        assert (lines[0], lines[1], lines[-3], lines[-2], lines[-1]) == ("#version: 0.2", "h e", "in g", "Ġ the", "")
+        merged = [line.replace(" ", "") for line in lines[1:-1]]
+        assert len(merged) == 13
+        assert merged[0] == "he"
+        # They take the place of the bytes that UTF-8 does not use.
+        assert [vocabulary[token] for token in merged] == [124, 125, *range(177, 188)]
 
 
 class TestSeeds:
@@ -307,7 +325,7 @@ class TestWriting:
         full = os.statvfs_result((*disk[:4], blocks, *disk[5:10]))
         monkeypatch.setattr(os, "statvfs", lambda _: full)
 
-        with pytest.raises(OutputError, match=r"needs 919,766 bytes and there is room for"):
+        with pytest.raises(OutputError, match=r"needs 919,780 bytes and there is room for"):
             write_sample(tmp_path / "new")
         assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from converter import formats
 from converter.conversion.job import NOTHING, Job, prepare
 from converter.dtypes import spelled
-from converter.errors import OutputError
+from converter.errors import OutputError, SourceError
 from converter.formats.format import Options
 from converter.io.publish import check_target
 from converter.reports import conversion as reports
@@ -52,6 +52,7 @@ def convert(
     max_shard_size: int | None = None,
     keep_buffers: bool = False,
     tokenizer: Path | None = None,
+    no_tokenizer: bool = False,
     check_crc: bool = True,
     dry_run: bool = False,
     force: bool = False,
@@ -68,14 +69,17 @@ def convert(
     An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
     the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
     As many threads work as there are processors, or as `threads` says; one thread reads a remote source. `surgery` holds
-    the rules: which tensors are carried over, under which names and in which dtypes. With `carry_values`, small values
-    beside the weights go along.
+    the rules: which tensors are carried over, under which names and in which dtypes. `tokenizer` is the folder of another
+    tokenizer than the one beside the source; `no_tokenizer` allows a GGUF file that has none. With `carry_values`, small
+    values beside the weights go along.
 
     Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
     format, dtype = check_words(output, to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
+    if tokenizer is not None and no_tokenizer:
+        raise SourceError("--tokenizer and --no-tokenizer contradict each other: give one of them")
     lone = format.ending is not None and output.suffix == format.ending
 
     def check_output() -> None:
@@ -87,6 +91,7 @@ def convert(
         max_shard_size=max_shard_size or (None if lone else format.shard),
         keep_buffers=keep_buffers,
         tokenizer=tokenizer,
+        no_tokenizer=no_tokenizer,
         name=output.name if lone else None,
     )
     job = prepare(

@@ -17,7 +17,7 @@ from converter.formats.companions import CONFIG, GENERATION, LICENCES, SIDECAR, 
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
 from converter.models.recognition import Recognition, recognise
-from converter.models.vocabulary import is_beside
+from converter.models.tokenizers.folder import is_beside
 from converter.opening import folder_beside
 from converter.scanning.danger import verdict
 from converter.tensors.guards import check_portable
@@ -158,13 +158,11 @@ def prepare(
             catalogue.check_unchanged()
 
     if options.tokenizer is not None and not options.tokenizer.is_dir():
-        raise SourceError(
-            f"`{options.tokenizer}` is not a folder: --tokenizer names one with vocab.json and merges.txt"
-        )
+        raise SourceError(f"`{options.tokenizer}` is not a folder: --tokenizer names one with a tokenizer's files")
     beside = folder_beside(catalogue) if format.self_contained or (folder and format.companions) else None
     given = options.tokenizer
-    inside = formats.of(catalogue).tokenizer(catalogue) is not None
-    if given is None and not inside and format.self_contained and beside is not None and is_beside(beside):
+    wanted = given is None and not options.no_tokenizer and format.self_contained
+    if wanted and beside is not None and is_beside(beside) and formats.of(catalogue).tokenizer(catalogue) is None:
         options = replace(options, tokenizer=beside)
     if format.plan is None:
         raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from converter.io.publish import PlannedFile
     from converter.io.source import Source
     from converter.models.recognition import Recognition
-    from converter.models.vocabulary import Tokenizer
+    from converter.models.tokenizers.tokenizer import Tokenizer
     from converter.tensors.casting import Loss
     from converter.tensors.catalogue import Catalogue
     from converter.words import Root
@@ -88,7 +88,8 @@ class FolderReader(Protocol):
 class Options:
     """The options of a conversion. A format uses those that concern it, and refuses those that it can't fulfil.
 
-    `dtype` is a word of `Format.dtypes`. `max_shard_size` counts bytes. `tokenizer` is a folder with tokenizer files.
+    `dtype` is a word of `Format.dtypes`. `max_shard_size` counts bytes. `tokenizer` is a folder with tokenizer files;
+    `no_tokenizer` allows an output that would hold one to be without.
     `name` is the name of the output's weight file; None if it lies in a folder, where the format chooses. `form` and
     `sha256` are for a parameters folder, and `properties_inside` says whether model.properties goes into it. `types` are
     the dtypes of tensors that were given one by name. `about` is what the files beside the weights say about the model, by
@@ -100,6 +101,7 @@ class Options:
     max_shard_size: int | None = None
     keep_buffers: bool = False
     tokenizer: Path | None = None
+    no_tokenizer: bool = False
     name: str | None = None
     form: str = "storages"
     sha256: bool = False

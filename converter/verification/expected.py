@@ -16,7 +16,6 @@ from converter.formats.companions import CONFIG
 from converter.formats.joining import remarks
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise
-from converter.models.vocabulary import Tokenizer
 from converter.opening import folder_beside
 from converter.reports.verification import Difference
 from converter.tensors.guards import check_expansion
@@ -153,9 +152,9 @@ class Checkpoint:
         return Diagnosis(self._tensors, _parts(self._recognition))
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer | None:
+    def _tokens(self) -> surroundings.Tokens:
         """The tokenizer inside the checkpoint or beside it."""
-        return surroundings.tokenizer(self._catalogue)
+        return surroundings.tokens(self._catalogue)
 
     def whole(self, otherwise: str) -> Catalogue:
         """The checkpoint itself."""
@@ -212,8 +211,15 @@ class Checkpoint:
     ) -> Iterator[Finding]:
         """Compare config.json and the tokenizer files with the source's; without a config.json, with the tensors."""
         source = self._catalogue
-        yield from surroundings.check_config(source, output, self.family, lone=lone, converted=converted)
-        yield from surroundings.check_tokenizer(self._tokenizer, folder_beside(source), output, lone=lone)
+        alone = formats.of(output).self_contained
+        pair = None
+        if surroundings.inside(source, output, lone=lone):
+            pair = (self._tokens, surroundings.tokens(output, beside=not alone))
+        yield from surroundings.check_config(source, output, self.family, pair, lone=lone, converted=converted)
+        if pair is not None:
+            yield from surroundings.check_tokens(*pair, output)
+        if not lone and not formats.of(source).self_contained:
+            yield from surroundings.check_files(folder_beside(source), output)
         outside = lone and not formats.of(output).self_contained
         if source.config is None and recognition is not None and not outside:
             for contradiction in recognition.contradictions:
@@ -242,8 +248,8 @@ class Checkpoint:
                 for name, tensor in kept.items()
             },
             tied=tuple(tuple(names) for names in groups if len(names) > 1),
-            settings=surroundings.settings(self._catalogue, config, self.family),
-            tokenizer=self._tokenizer.digests() if self._tokenizer is not None else None,
+            settings=surroundings.settings(self._catalogue, config, self.family, self._tokens),
+            tokenizer=self._tokens.tokenizer.digests() if self._tokens.tokenizer is not None else None,
         )
 
     def finish(self) -> None:
@@ -318,9 +324,10 @@ class Digests:
         """Compare config.json and the tokenizer with what the manifest says about them."""
         if lone and not formats.of(output).self_contained:
             return
-        found = surroundings.settings(output, output.config, self.family)
+        tokens = surroundings.tokens(output)
+        found = surroundings.settings(output, output.config, self.family, tokens)
         yield from surroundings.check_settings(self.settings, found)
-        yield from surroundings.check_digests(self._golden.tokenizer, output)
+        yield from surroundings.check_digests(self._golden.tokenizer, tokens, output)
 
     def golden(self, copies: Iterable[Copy]) -> Golden:
         """Raise UnsupportedError."""

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter import formats
-from converter.errors import ManifestError, ModelError
+from converter.errors import ModelError, UnsupportedError
 from converter.formats.companions import CONFIG, TOKENIZER
 from converter.formats.format import Finding
-from converter.io.strict_json import load_bytes, load_json
-from converter.models.vocabulary import Tokenizer
+from converter.io.strict_json import load_bytes
+from converter.models.tokenizers.folder import is_beside, read
+from converter.models.tokenizers.tokenizer import Tokenizer
 from converter.opening import folder_beside
+from converter.verification.tokenizers import differences
 
 if TYPE_CHECKING:
     from converter.models.family import Family
@@ -27,10 +29,16 @@ _DTYPES: Final = ("torch_dtype", "dtype")  # keys of config.json that a conversi
 # ---- config.json --------------------------------------------------------------------------------------------------
 
 
-def settings(catalogue: Catalogue, config: Mapping[str, Any] | None, family: Family | None) -> dict[str, Any] | None:
+def settings(
+    catalogue: Catalogue,
+    config: Mapping[str, Any] | None,
+    family: Family | None,
+    tokens: Tokens | None = None,
+) -> dict[str, Any] | None:
     """The sizes and settings that a config.json means to a family; None if there is no config.json.
 
-    `catalogue` has the family's names.
+    `catalogue` has the family's names. Programs take the end of a text and other special tokens from the tokenizer first,
+    so `tokens` count more than config.json.
     """
     if config is None or family is None:
         return None
@@ -42,7 +50,9 @@ def settings(catalogue: Catalogue, config: Mapping[str, Any] | None, family: Fam
     known |= {setting.name: family.setting(setting.name, config) for setting in family.settings if setting.compared}
     if family.activation is not None and not formats.of(catalogue).says_activation(catalogue):
         del known[family.activation.setting]
-    return known | {key: config[key] for key in family.special_tokens if type(config.get(key)) is int}
+    special = {f"{role}_token_id": number for role, number in (tokens.special if tokens is not None else {}).items()}
+    said = {key: special.get(key, config.get(key)) for key in family.special_tokens}
+    return known | {key: number for key, number in said.items() if type(number) is int}
 
 
 def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> Iterator[Finding]:
@@ -53,9 +63,18 @@ def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] 
 
 
 def check_config(
-    source: Catalogue, output: Catalogue, family: Family | None, *, lone: bool, converted: bool
+    source: Catalogue,
+    output: Catalogue,
+    family: Family | None,
+    tokens: tuple[Tokens, Tokens] | None,
+    *,
+    lone: bool,
+    converted: bool,
 ) -> Iterator[Finding]:
-    """Compare the output's configuration with the source's. A `lone` file need not have one beside it."""
+    """Compare the output's configuration with the source's. A `lone` file need not have one beside it.
+
+    `tokens` are the source's tokenizer and the output's.
+    """
     expected, found = source.config, output.config
     if expected is None or (lone and not formats.of(output).self_contained):
         return
@@ -63,7 +82,8 @@ def check_config(
         yield CONFIG, "no config.json", f"`{output.location}` has no config.json, but the source has one"
     elif formats.of(output).self_contained or formats.of(source).self_contained:
         # GGUF leaves out a special token that has no row in the embedding.
-        yield from check_settings(settings(source, expected, family), settings(output, found, family))
+        ours, theirs = tokens or (None, None)
+        yield from check_settings(settings(source, expected, family, ours), settings(output, found, family, theirs))
     else:
         for key in (*expected, *(key for key in found if key not in expected)):
             if not (converted and key in _DTYPES) and expected.get(key) != found.get(key):
@@ -77,32 +97,50 @@ def _config(key: str, found: Any, expected: Any) -> Finding:
 # ---- tokenizer ----------------------------------------------------------------------------------------------------
 
 
-def tokenizer(catalogue: Catalogue, *, beside: bool = True) -> Tokenizer | None:
-    """The tokenizer inside the file, else the one in the vocab.json and merges.txt `beside` the weights."""
+class Tokens(NamedTuple):
+    """A tokenizer, or the reason why it can't be compared; neither if there is none."""
+
+    tokenizer: Tokenizer | None
+    refused: str | None = None
+
+    @property
+    def special(self) -> Mapping[str, int]:
+        """The ids of special tokens by what they are for."""
+        return self.tokenizer.special if self.tokenizer is not None else {}
+
+
+def tokens(catalogue: Catalogue, *, beside: bool = True) -> Tokens:
+    """The tokenizer inside the file, else the one in the files `beside` the weights. Raises the errors of reading it."""
     inside = formats.of(catalogue).tokenizer(catalogue)
-    if inside is not None:
-        return inside
-    folder = folder_beside(catalogue)
-    if not beside or folder is None or not all((folder / name).is_file() for name in TOKENIZER[:2]):
-        return None
-    ids = load_json(folder / TOKENIZER[0])
-    if any(type(number) is not int or not 0 <= number < 1 << 31 for number in ids.values()):
-        raise ManifestError(f"`{folder / TOKENIZER[0]}` gives a token an id that is not a number from 0 to 2^31")
-    lines = load_bytes(folder / TOKENIZER[1]).decode("utf-8", "replace").split("\n")
-    merges = [line.removesuffix("\r") for line in lines if line.strip("\r")]
-    if merges and merges[0].startswith("#version"):
-        del merges[0]
-    return Tokenizer({number: token for token, number in ids.items()}, tuple(merges))
+    folder = folder_beside(catalogue) if beside and inside is None else None
+    if folder is None or not is_beside(folder):
+        return Tokens(inside)
+    try:
+        return Tokens(read(folder))
+    except UnsupportedError as error:
+        return Tokens(None, str(error))
 
 
-def check_tokenizer(
-    expected: Tokenizer | None, folder: Path | None, output: Catalogue, *, lone: bool
-) -> Iterator[Finding]:
-    """Compare the tokenizer with the source's in `folder`: by tokens if it is inside a file, else by its files' bytes."""
-    if formats.of(output).self_contained and expected is not None:
-        yield from compare_tokenizers(expected, tokenizer(output, beside=False))
+def inside(source: Catalogue, output: Catalogue, *, lone: bool) -> bool:
+    """Whether either tokenizer may be inside a file: then they are compared token by token, else by the files' bytes."""
+    return formats.of(output).self_contained or (formats.of(source).self_contained and not lone)
+
+
+def check_tokens(expected: Tokens, found: Tokens, output: Catalogue) -> Iterator[Finding]:
+    """Compare two tokenizers token by token."""
+    refused = expected.refused or found.refused
+    if expected.tokenizer is not None and found.tokenizer is not None:
+        yield from differences(expected.tokenizer, found.tokenizer)
+    elif refused is not None:
+        yield "tokenizer", "not compared", f"the tokenizers can't be compared: {refused}"
+    elif expected.tokenizer is not None and (formats.of(output).self_contained or formats.of(output).companions):
+        yield "tokenizer", "no tokenizer", f"`{output.location}` has no tokenizer, but the source has one"
+
+
+def check_files(folder: Path | None, output: Catalogue) -> Iterator[Finding]:
+    """Compare the tokenizer's files in `folder`, which is the source's, with the output's."""
     there = folder_beside(output)
-    if lone or folder is None or there is None or folder.resolve() == there.resolve():
+    if folder is None or there is None or folder.resolve() == there.resolve():
         return
     for name in TOKENIZER:
         if not (folder / name).is_file():
@@ -114,40 +152,13 @@ def check_tokenizer(
             yield name, "another tokenizer", f"`{there / name}` is not the source's"
 
 
-def check_digests(expected: Mapping[str, Any] | None, output: Catalogue) -> Iterator[Finding]:
+def check_digests(expected: Mapping[str, Any] | None, found: Tokens, output: Catalogue) -> Iterator[Finding]:
     """Compare the tokenizer with digests."""
-    found = tokenizer(output)
-    if expected is None or (found is None and not formats.of(output).companions):
+    if expected is None or (found.tokenizer is None and not formats.of(output).companions):
         return
-    if found is None:
+    if found.tokenizer is None:
         yield "tokenizer", "no tokenizer", f"`{output.location}` has no tokenizer, but the manifest has one"
         return
-    for part, digest in found.digests().items():
+    for part, digest in found.tokenizer.digests().items():
         if expected.get(part) != digest:
             yield f"tokenizer.{part}", "another tokenizer", f"the tokenizer's {part} are not those of the manifest"
-
-
-def compare_tokenizers(expected: Tokenizer, found: Tokenizer | None) -> Iterator[Finding]:
-    """Yield where tokens and merges differ."""
-    if found is None:
-        yield "tokenizer", "no tokenizer", "the file has no tokenizer, but the source has one"
-        return
-    numbers = sorted(
-        n for n in expected.tokens.keys() | found.tokens.keys() if expected.tokens.get(n) != found.tokens.get(n)
-    )
-    if numbers:
-        first = numbers[0]
-        yield (
-            "tokenizer.tokens",
-            "another tokenizer",
-            f"{len(numbers):,} tokens differ, the first with the id {first}: {found.tokens.get(first)!r:.80}, expected "
-            f"{expected.tokens.get(first)!r:.80}",
-        )
-    if expected.merges != found.merges:
-        pairs = zip(expected.merges, found.merges, strict=False)
-        first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected.merges), len(found.merges)))
-        yield (
-            "tokenizer.merges",
-            "another tokenizer",
-            f"the merges differ from number {first + 1:,} on: {len(found.merges):,}, expected {len(expected.merges):,}",
-        )

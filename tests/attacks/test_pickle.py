@@ -713,13 +713,13 @@ class TestP13Hashes:
         assert time.process_time() - start < 2
 
     def test_p13_token_ids_that_hash_alike_are_refused(self, tmp_path: Path) -> None:
-        from converter.models import vocabulary
+        from converter.models.tokenizers.folder import read
 
         (tmp_path / "vocab.json").write_text(json.dumps({f"t{k}": P61 * k for k in range(10_000)}))
         (tmp_path / "merges.txt").write_text("")
 
         with pytest.raises(ManifestError, match="a number from 0 to 2"):
-            vocabulary.load(tmp_path)
+            read(tmp_path)
 
 
 # ---- P14 to P18 -----------------------------------------------------------------------------------------------------

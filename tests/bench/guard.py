@@ -46,7 +46,7 @@ COMMANDS = {
     "scan": ["scan", "--no-fickling", SOURCE],
     "extract": ["extract", "--quiet", SOURCE, "out/parameters"],
     "convert to safetensors": ["convert", "--quiet", SOURCE, "out/x.safetensors"],
-    "convert to GGUF": ["convert", "--quiet", SOURCE, "out/x.gguf", "--dtype", "f16"],
+    "convert to GGUF": ["convert", "--quiet", SOURCE, "out/x.gguf", "--dtype", "f16", "--no-tokenizer"],
 }
 _NEVER = {"torch", "transformers", "click", "huggingface_hub", "fickling", "safetensors"}
 FORBIDDEN = {

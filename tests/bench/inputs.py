@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
@@ -90,13 +91,13 @@ class Inputs:
         path.write_bytes(archive.read("data.pkl", 1 << 30))
         return path
 
-    def _converted(self, size: str, name: str, **options: str) -> Path:
+    def _converted(self, size: str, name: str, **options: Any) -> Path:
         path = self._work / f"{size}-{name}"
         convert(open_checkpoint(self.get(size, "folder")), path, **options)
         return path
 
     def _gguf(self, size: str) -> Path:
-        return self._converted(size, "f32.gguf", dtype="f32")
+        return self._converted(size, "f32.gguf", dtype="f32", no_tokenizer=True)
 
     def _safetensors(self, size: str) -> Path:
         return self._converted(size, "model.safetensors")

@@ -190,7 +190,11 @@ def gguf(encoding: str) -> Task:
         converted += f" && llama-quantize --pure {{out}}/{step}.gguf {{out}}/x.gguf {quantized}"
     ways = [
         CP,
-        Way("cerebras-tool convert", OURS, f"cerebras-tool convert -q {{MODEL/bin}} {{out}}/x.gguf --dtype {encoding}"),
+        Way(
+            "cerebras-tool convert",
+            OURS,
+            f"cerebras-tool convert -q {{MODEL/bin}} {{out}}/x.gguf --dtype {encoding} --no-tokenizer",
+        ),
         Way(
             CONVERTER if step == encoding else f"{CONVERTER} + llama-quantize",
             PEER,

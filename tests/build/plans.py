@@ -47,7 +47,9 @@ def gguf(
 ) -> Planned:
     """`config` stands in for the catalogue's own."""
     catalogue = catalogue.with_origin(config=config)
-    options = Options(dtype=encoding, name=path, tokenizer=tokenizer, max_shard_size=max_shard_size)
+    options = Options(
+        dtype=encoding, name=path, tokenizer=tokenizer, no_tokenizer=tokenizer is None, max_shard_size=max_shard_size
+    )
     return gguf_writer.plan(catalogue, recognise(catalogue, config), options)
 
 

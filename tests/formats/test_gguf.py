@@ -277,7 +277,8 @@ def test_ids_of_the_config_count_more_than_the_usual_name(tmp_path: Path) -> Non
 def test_a_tokenizer_without_an_end_is_reported(tmp_path: Path) -> None:
     conversion = planned(tokenizer=vocabulary(tmp_path, {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}))
 
-    assert any("no `<|endoftext|>`" in note for note in conversion.notes)
+    assert "the tokenizer has no end of text: llama.cpp takes token 11 for it" in conversion.notes
+    assert "3 of the embedding's 8 rows have no token: they are filled with unused ones, [PAD…]" in conversion.notes
     assert "tokenizer.ggml.eos_token_id" not in read(Bytes(written(conversion)[0])).metadata
 
 
@@ -305,7 +306,7 @@ def test_a_tokenizer_that_contradicts_itself_is_refused(
 
 
 def test_a_tokenizer_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"no `vocab\.json`"):
+    with pytest.raises(SourceError, match=r"has no tokenizer: `tokenizer\.json`"):
         planned(tokenizer=tmp_path)
 
 

@@ -304,7 +304,7 @@ def test_a_vocabulary_with_invalid_ids_is_reported(number: Any, source: Path, tm
     report = check(again, output).outputs[0]
 
     assert report.verdict != "identical"
-    assert "gives a token an id that is not a number from 0 to 2^31" in str(report)
+    assert f"gives `a` the id {number!r}: a number from 0 to 2^31 was expected" in str(report)
 
 
 def test_a_model_properties_without_end_is_not_read(source: Path, tmp_path: Path) -> None:

@@ -59,8 +59,12 @@ def convert(
     rename: Rename = None,
     keep_buffers: Annotated[bool, typer.Option("--keep-buffers", help="Carry the masks over, too.")] = False,
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", metavar="DIR", help="The folder with vocab.json and merges.txt.")
+        Path | None, typer.Option("--tokenizer", metavar="DIR", help="The folder with another tokenizer than SOURCE's.")
     ] = None,
+    no_tokenizer: Annotated[
+        bool,
+        typer.Option("--no-tokenizer", help="Allow a GGUF file without: it takes token ids, and most programs abort."),
+    ] = False,
     no_crc: NoCrc = False,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
@@ -99,6 +103,7 @@ def convert(
             max_shard_size=size,
             keep_buffers=keep_buffers,
             tokenizer=tokenizer,
+            no_tokenizer=no_tokenizer,
             check_crc=not no_crc,
             dry_run=dry_run,
             force=force,

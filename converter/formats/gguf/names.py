@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.errors import LayoutError, UnsupportedError
 from converter.formats.gguf.metadata import ARCHITECTURE, Array, shortest
 from converter.models import families as registry
-from converter.models.vocabulary import Tokenizer
 
 if TYPE_CHECKING:
     from converter.models.family import Family
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
 
-_UNUSED: Final = 5  # llama_token_type
 ACTIVATION: Final = "cerebras_tool.activation_function"  # our own key: the activation that the model was trained with
-_EMBEDDING: Final = "token_embd.weight"  # has a row for each token
+EMBEDDING: Final = "token_embd.weight"  # has a row for each token
 TOKENIZER: Final = "tokenizer.ggml."  # the prefix of the tokenizer's keys
 
 
@@ -60,18 +58,6 @@ def canonical(catalogue: Catalogue) -> Catalogue:
     return changed.with_origin(config=_config(catalogue, known))
 
 
-def tokenizer(catalogue: Catalogue) -> Tokenizer | None:
-    """The tokenizer inside a file, without the padding that fills the embedding's last rows."""
-    if TOKENIZER + "tokens" not in catalogue.metadata:
-        return None
-    arrays = {key: value for key, value in catalogue.metadata.items() if isinstance(value, Array)}
-    tokens = dict(enumerate(arrays.get(TOKENIZER + "tokens", ())))
-    kinds = list(arrays.get(TOKENIZER + "token_type", ()))
-    padding = {number for number, kind in enumerate(kinds) if kind == _UNUSED}
-    kept = {number: token for number, token in tokens.items() if number not in padding or token != f"[PAD{number}]"}
-    return Tokenizer(kept, tuple(arrays.get(TOKENIZER + "merges", ())))
-
-
 def says_activation(catalogue: Catalogue) -> bool:
     """Whether a file says with which form of GELU the model was trained. Only our writer notes it."""
     return ACTIVATION in catalogue.metadata
@@ -92,7 +78,7 @@ def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
                 shortest(value) if row.type == "f32" and type(value) is float else value
             )
     for parameter in known.row_table:
-        found = catalogue.get(parameter.gguf or "") if parameter.gguf == _EMBEDDING else None
+        found = catalogue.get(parameter.gguf or "") if parameter.gguf == EMBEDDING else None
         if found is not None and found.shape:
             config.setdefault(known.config_key(str(parameter.shape[0])), found.shape[0])
     for key in known.special_tokens:

@@ -5,14 +5,17 @@ Source: llama.cpp's src/llama-vocab.cpp, and the names of keys in gguf-py's cons
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.errors import FormatError, ManifestError
+from converter.errors import FormatError, ManifestError, UnsupportedError
+from converter.formats.gguf.keys import Packed, array, scalar, string, strings
 from converter.formats.gguf.metadata import Array
 from converter.models.tokenizers.files import files
 from converter.models.tokenizers.pre import named
 from converter.models.tokenizers.tokenizer import (
+    CONTROL,
     DEFAULT,
     NORMAL,
     UNUSED,
@@ -24,6 +27,7 @@ from converter.models.tokenizers.tokenizer import (
 )
 
 if TYPE_CHECKING:
+    from converter.models.architecture import TokenizerKind
     from converter.tensors.catalogue import Catalogue
 
 PREFIX: Final = "tokenizer.ggml."
@@ -67,10 +71,13 @@ _ADDED: Final[Mapping[Kind, Mapping[str, bool]]] = {
 }
 _FILLER_SCORE: Final = -10000.0
 
-Key = tuple[str, str, Any]  # a key, its type ("u32", "string", "array:string" …) and its value
-
 
 # ---- reading ----------------------------------------------------------------------------------------------------------
+
+
+def inside(catalogue: Catalogue) -> Tokenizer | None:
+    """The tokenizer inside a file, as `read` does it."""
+    return read(catalogue.metadata, catalogue.location)
 
 
 def read(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
@@ -124,27 +131,27 @@ def kind_of(metadata: Mapping[str, Any]) -> str | None:
     return name if type(name) is str and isinstance(metadata.get(PREFIX + "tokens"), Array) else None
 
 
-def _strings(array: Array, name: str, where: str) -> list[str]:
-    if array.type != "string":
-        raise FormatError(f"`{where}` has {PREFIX}{name} of the type {array.type}: texts were expected")
-    return list(array)
+def _strings(value: Array, name: str, where: str) -> list[str]:
+    if value.type != "string":
+        raise FormatError(f"`{where}` has {PREFIX}{name} of the type {value.type}: texts were expected")
+    return list(value)
 
 
 def _numbers(metadata: Mapping[str, Any], name: str, count: int, default: float, where: str) -> list[Any]:
     """The numbers of an array with one for each token; the default for all if there is none."""
-    array = metadata.get(PREFIX + name)
-    if array is None:
+    value = metadata.get(PREFIX + name)
+    if value is None:
         return [default] * count
-    if not isinstance(array, Array) or array.type not in ("i32", "f32", "u32", "i64", "u64"):
+    if not isinstance(value, Array) or value.type not in ("i32", "f32", "u32", "i64", "u64"):
         raise FormatError(f"`{where}` has {PREFIX}{name} that are not numbers")
-    if len(array) < count:
-        raise FormatError(f"`{where}` has {count:,} tokens and {len(array):,} {PREFIX}{name}")
-    return list(array)
+    if len(value) < count:
+        raise FormatError(f"`{where}` has {count:,} tokens and {len(value):,} {PREFIX}{name}")
+    return list(value)
 
 
 def _merges(metadata: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
-    array = metadata.get(PREFIX + "merges")
-    for number, text in enumerate(_strings(array, "merges", where) if isinstance(array, Array) else ()):
+    merges = metadata.get(PREFIX + "merges")
+    for number, text in enumerate(_strings(merges, "merges", where) if isinstance(merges, Array) else ()):
         at = text.find(" ", 1)  # where llama.cpp looks for it
         if at < 0 or at == len(text) - 1:
             raise FormatError(f"`{where}`: merge {number:,} is {text!r:.80}: two tokens and a space were expected")
@@ -184,49 +191,93 @@ def _bytes(metadata: Mapping[str, Any], name: str) -> bytes:
 # ---- writing ----------------------------------------------------------------------------------------------------------
 
 
-def keys(tokenizer: Tokenizer, rows: int, pre: str | None = None) -> Iterator[Key]:
-    """The keys of a tokenizer for an embedding of `rows` rows; `pre` is taken if the tokenizer doesn't say one.
+def completed(
+    tokenizer: Tokenizer,
+    settings: Mapping[str, Any],
+    special_tokens: Sequence[str],
+    kind: TokenizerKind | None,
+    rows: int,
+) -> Tokenizer:
+    """The tokenizer with what a model knows of it: the ids in its config.json, and what its family usually has.
+
+    `rows` is the number of the embedding's rows.
+    """
+    found = {key.removesuffix("_token_id"): settings.get(key) for key in special_tokens}
+    special = {role: number for role, number in found.items() if type(number) is int and 0 <= number < rows}
+    end = tokenizer.ids.get(kind.end_of_text) if kind is not None else None
+    if end is not None:
+        special = dict.fromkeys(found, end) | special
+    special |= tokenizer.special
+    if tokenizer.kind != "byte-pair" or tokenizer.pre is not None or kind is None:
+        return replace(tokenizer, special=special)
+    # A vocab.json doesn't say which tokens are marks.
+    ends = {special.get("bos"), special.get("eos")}
+    tokens = {
+        number: token._replace(type=CONTROL) if number in ends else token for number, token in tokenizer.tokens.items()
+    }
+    return replace(tokenizer, special=special, tokens=tokens, pre=kind.gguf_pre)
+
+
+def keys(tokenizer: Tokenizer, rows: int, notes: list[str]) -> Iterator[Packed]:
+    """The keys of a tokenizer for an embedding of `rows` rows; `notes` gets sentences for people.
 
     Rows without a token become padding. Raises ManifestError if there are more tokens than rows, and for two tokens
-    that llama.cpp can't tell apart.
+    that llama.cpp can't tell apart, and UnsupportedError for a cut into words that llama.cpp has no name for.
     """
     if tokenizer.size > rows:
         raise ManifestError(
             f"the tokenizer has {len(tokenizer.tokens):,} tokens, with ids up to {tokenizer.size - 1:,}, but the embedding "
             f"has {rows:,} rows: it belongs to another model"
         )
+    if tokenizer.kind == "byte-pair" and not tokenizer.pre:
+        raise UnsupportedError(
+            "the tokenizer cuts text into words in a way that llama.cpp has no name for, so its programs would split text "
+            "otherwise than the model was trained with: --no-tokenizer writes a model that takes token ids only"
+        )
+    if tokenizer.kind == "byte-pair" and "eos" not in tokenizer.special:
+        notes.append("the tokenizer has no end of text: llama.cpp takes token 11 for it")
+    if absent := rows - len(tokenizer.tokens):
+        notes.append(
+            f"{absent:,} of the embedding's {rows:,} rows have no token: they are filled with unused ones, [PAD…]"
+        )
+    notes += tokenizer.notes
     tokens = _filled(tokenizer, rows)
-    yield PREFIX + "model", "string", _NAMES[tokenizer.kind]
-    if (tokenizer.pre or pre) and tokenizer.kind != "merged-pair":
-        yield PREFIX + "pre", "string", tokenizer.pre or pre
-    yield PREFIX + "tokens", "array:string", [token.text for token in tokens]
+    yield string(PREFIX + "model", _NAMES[tokenizer.kind])
+    if tokenizer.pre and tokenizer.kind != "merged-pair":
+        yield string(PREFIX + "pre", tokenizer.pre)
+    yield strings(PREFIX + "tokens", [token.text for token in tokens])
     if tokenizer.kind in ("scored-pair", "unigram"):
-        yield PREFIX + "scores", "array:f32", [token.score for token in tokens]
-    yield PREFIX + "token_type", "array:i32", [token.type for token in tokens]
+        yield array(PREFIX + "scores", "f32", [token.score for token in tokens])
+    yield array(PREFIX + "token_type", "i32", [token.type for token in tokens])
     if tokenizer.kind in ("byte-pair", "merged-pair"):
-        yield PREFIX + "merges", "array:string", [f"{left} {right}" for left, right in tokenizer.merges]
+        yield strings(PREFIX + "merges", [f"{left} {right}" for left, right in tokenizer.merges])
     for role, number in tokenizer.special.items():
-        if role in _SPECIAL:
-            yield PREFIX + _SPECIAL[role], "u32", number
+        yield scalar(PREFIX + _SPECIAL[role], "u32", number)
     for role, value in tokenizer.adds.items():
-        yield PREFIX + _ADDS[role], "bool", value
-    if tokenizer.space_prefix is not None and tokenizer.kind != "byte-pair":
-        yield PREFIX + "add_space_prefix", "bool", tokenizer.space_prefix
-    if tokenizer.merge_spaces is not None:
-        yield PREFIX + "remove_extra_whitespaces", "bool", tokenizer.merge_spaces
-    if tokenizer.charsmap:
-        yield PREFIX + "precompiled_charsmap", "array:u8", list(tokenizer.charsmap)
-    if tokenizer.lowercase is not None:
-        yield PREFIX + "normalizer.lowercase", "bool", tokenizer.lowercase
-    if tokenizer.strip_accents is not None:
-        yield PREFIX + "normalizer.strip_accents", "bool", tokenizer.strip_accents
+        if not value or role in tokenizer.special:  # llama.cpp ends its process over a token that there isn't
+            yield scalar(PREFIX + _ADDS[role], "bool", value)
+    yield from _normalisation(tokenizer)
     others = [name for name in tokenizer.templates if name != DEFAULT]
     for name in others:
-        yield f"{_TEMPLATE}.{name}", "string", tokenizer.templates[name]
+        yield string(f"{_TEMPLATE}.{name}", tokenizer.templates[name])
     if others:
-        yield _TEMPLATE + "s", "array:string", others
+        yield strings(_TEMPLATE + "s", others)
     if DEFAULT in tokenizer.templates:
-        yield _TEMPLATE, "string", tokenizer.templates[DEFAULT]
+        yield string(_TEMPLATE, tokenizer.templates[DEFAULT])
+
+
+def _normalisation(tokenizer: Tokenizer) -> Iterator[Packed]:
+    flags = {
+        "add_space_prefix": tokenizer.space_prefix,
+        "remove_extra_whitespaces": tokenizer.merge_spaces,
+        "normalizer.lowercase": tokenizer.lowercase,
+        "normalizer.strip_accents": tokenizer.strip_accents,
+    }
+    for name, flag in flags.items():
+        if flag is not None:
+            yield scalar(PREFIX + name, "bool", flag)
+    if tokenizer.charsmap:
+        yield array(PREFIX + "precompiled_charsmap", "u8", list(tokenizer.charsmap))
 
 
 def _filled(tokenizer: Tokenizer, rows: int) -> list[Token]:

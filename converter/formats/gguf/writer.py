@@ -5,36 +5,37 @@ Sources: ggml/docs/gguf.md; src/llama-model.cpp for what llama.cpp needs of ever
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter.dtypes import F32
-from converter.errors import ManifestError, ModelError, UnsupportedError
+from converter.errors import ModelError, SourceError, UnsupportedError
 from converter.formats.format import VALUES, Options, Planned
 from converter.formats.gguf.encodings import BY_NAME, Encoding
 from converter.formats.gguf.files import Written, planned_files
-from converter.formats.gguf.keys import Packed, array, json_value, scalar, string, strings
+from converter.formats.gguf.keys import Packed, json_value, scalar, string, strings
 from converter.formats.gguf.metadata import ALIGNMENT, ARCHITECTURE, SPLIT, Keys
-from converter.formats.gguf.names import ACTIVATION, TOKENIZER
+from converter.formats.gguf.names import ACTIVATION, EMBEDDING, TOKENIZER
+from converter.formats.gguf.tokenizer import NONE, completed
+from converter.formats.gguf.tokenizer import keys as tokenizer_keys
 from converter.models.families import runnable
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition
-from converter.models.vocabulary import Vocabulary, load
+from converter.models.tokenizers.folder import FILES, read
 from converter.tensors.casting import Losses, can_convert
 from converter.tensors.guards import check_expansion
 from converter.tensors.tensor import Storage
 
 if TYPE_CHECKING:
+    from converter.models.tokenizers.tokenizer import Tokenizer
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
 
 _QUANTISATION: Final = 2  # GGML_QNT_VERSION
-_CONTROL: Final = re.compile(r"<\|.*\|>")
-_NORMAL_TOKEN, _CONTROL_TOKEN, _UNUSED_TOKEN = 1, 3, 5  # llama_token_type
 _FILE_TYPE: Final = "general.file_type"
 _KEPT: Final = ("F16", "BF16")  # encodings that stay, besides F32; in a copy of a GGUF file, blocks stay, too
 _TOKENS: Final = TOKENIZER + "tokens"
+_TOKENIZERS: Final = ("tokenizer.",)  # how all keys of a tokenizer begin
 # Parts of the names of matrices that stay as they are, because llama.cpp can compute only with them as they are.
 # Source: src/llama-quant.cpp, where llama-quantize decides what to leave.
 _FIXED: Final = (
@@ -50,12 +51,12 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     """Plan a model as GGUF. Only the tokenizer is read, and masks, which are left out.
 
     `dtype` is for matrices; vectors, norms and positions are always F32, because llama.cpp needs that. With
-    `max_shard_size` the files are `<stem>-00001-of-00003.gguf`. Without `tokenizer` (a folder with vocab.json and
-    merges.txt) the model takes token ids only. `losses` counts what F16 and BF16 lose; the losses of blocks are not
+    `max_shard_size` the files are `<stem>-00001-of-00003.gguf`. `tokenizer` is a folder; with `no_tokenizer` the model
+    takes token ids only. `losses` counts what F16 and BF16 lose; the losses of blocks are not
     counted.
 
-    Raises UnsupportedError for a family that is not written as GGUF and for a tensor that GGUF has no place for, and
-    ModelError for a model that is incomplete or contradicts its config.json.
+    Raises UnsupportedError for a family that is not written as GGUF and for a tensor that GGUF has no place for,
+    ModelError for a model that is incomplete or contradicts its config.json, and SourceError without a tokenizer.
     """
     for other in catalogue.unsupported:
         raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
@@ -72,12 +73,12 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     if kept is not None:
         places = {name: place for place, name in enumerate(catalogue)}
         candidates.sort(key=lambda candidate: places[candidate.source])
-    tokenizer = options.tokenizer
-    if tokenizer is None and (kept is None or _TOKENS not in kept):
-        notes.append("without a tokenizer: the model takes and gives token ids")
+    has_tokenizer = kept is not None and _TOKENS in kept
+    tokenizer = _found(catalogue, options, needed=not has_tokenizer)
+    if tokenizer is None and not has_tokenizer:
+        notes.append("without a tokenizer: the model takes and gives token ids, and most of llama.cpp's programs abort")
     tensors = _tensors(candidates, options, notes, copied=kept is not None)
     check_expansion({written.source: written.tensor for written in tensors})
-    vocabulary = load(tokenizer) if tokenizer is not None else None
     keys: dict[str, bytes] = {}
     # A GGUF without this key says nothing about its model, so the family's keys are written, as for any other source.
     described = kept is not None and ARCHITECTURE in kept
@@ -86,11 +87,13 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         keys |= _mostly(tensors, options.dtype)
         keys |= _architecture(recognition, _settings(catalogue, recognition))
     if kept is not None:
-        keys |= _kept(kept)
+        keys |= _kept(kept, without=_TOKENIZERS if tokenizer is not None else ())
     if (described or recognition is None) and any(written.encoding != _in_file(written.tensor) for written in tensors):
         keys |= _mostly(tensors, options.dtype)
-    if recognition is not None and (not described or vocabulary is not None):
-        keys |= _tokenizer(recognition, _settings(catalogue, recognition), vocabulary, notes)
+    if tokenizer is not None or not (described or has_tokenizer):
+        rows = next((written.tensor.shape[0] for written in tensors if written.name == EMBEDDING), 0)
+        settings = _settings(catalogue, recognition) if recognition is not None else {}
+        keys |= _tokenizer(recognition, settings, tokenizer, rows, notes)
     keys |= (json_value(VALUES + name, value) for name, value in options.values.items())
     losses = Losses()
     catalogue.expect(written.tensor for written in tensors)
@@ -237,9 +240,21 @@ def _blocks(tensor: Tensor) -> Storage | None:
 # ---- metadata -------------------------------------------------------------------------------------------------------
 
 
-def _kept(kept: Keys) -> dict[str, bytes]:
-    """The keys of the source, except those that say which part of a model it is."""
-    return {key: kept.packed(key) for key in kept if key not in SPLIT}
+def _kept(kept: Keys, without: tuple[str, ...]) -> dict[str, bytes]:
+    """The keys of the source, except those that say which part of a model it is, and those that begin as `without` says."""
+    return {key: kept.packed(key) for key in kept if key not in SPLIT and not key.startswith(without)}
+
+
+def _found(catalogue: Catalogue, options: Options, *, needed: bool) -> Tokenizer | None:
+    """The tokenizer in the folder of the options. Raises SourceError if one is needed and nobody asked to do without."""
+    if options.tokenizer is not None:
+        return read(options.tokenizer)
+    if needed and not options.no_tokenizer:
+        raise SourceError(
+            f"`{catalogue.location}` has no tokenizer beside it, and most of llama.cpp's programs abort on a GGUF file without "
+            f"one: name a folder with {FILES} by --tokenizer DIR, or write a file that takes token ids only by --no-tokenizer"
+        )
+    return None
 
 
 def _general(
@@ -282,48 +297,18 @@ def _architecture(recognition: Recognition, settings: Mapping[str, Any]) -> Iter
 
 
 def _tokenizer(
-    recognition: Recognition, settings: Mapping[str, Any], vocabulary: Vocabulary | None, notes: list[str]
+    recognition: Recognition | None, settings: Mapping[str, Any], found: Tokenizer | None, rows: int, notes: list[str]
 ) -> Iterator[Packed]:
-    family, rows = recognition.family, recognition.sizes["vocab_size"]
-    special = {
-        key: settings[key]
-        for key in family.special_tokens
-        if type(settings.get(key)) is int and 0 <= settings[key] < rows
-    }
-    if vocabulary is None or family.tokenizer is None:
-        yield string("tokenizer.ggml.model", "none")
-    else:
-        end = vocabulary.ids.get(family.tokenizer.end_of_text)
-        if end is not None:
-            special = dict.fromkeys(family.special_tokens, end) | special
-        tokens, types = _tokens(vocabulary, rows, set(special.values()))
-        yield string("tokenizer.ggml.model", family.tokenizer.gguf_model)
-        yield string("tokenizer.ggml.pre", family.tokenizer.gguf_pre)
-        yield strings("tokenizer.ggml.tokens", tokens)
-        yield array("tokenizer.ggml.token_type", "i32", types)
-        yield strings("tokenizer.ggml.merges", [f"{left} {right}" for left, right in vocabulary.merges])
-        if not special:
-            notes.append(
-                f"the tokenizer has no `{family.tokenizer.end_of_text}`: llama.cpp takes token 11 for the end of text"
-            )
-    for key, number in special.items():
-        yield scalar(TOKENIZER + key, "u32", number)
-
-
-def _tokens(vocabulary: Vocabulary, rows: int, special: set[int]) -> tuple[list[str], list[int]]:
-    """A token for every row of the embedding. Rows without a token in the vocabulary are padding."""
-    highest = max(vocabulary.ids.values(), default=-1)
-    if highest >= rows:
-        raise ManifestError(
-            f"the tokenizer has {len(vocabulary.ids):,} tokens, with ids up to {highest:,}, but the embedding has {rows:,} rows: "
-            "it belongs to another model"
-        )
-    tokens = [f"[PAD{number}]" for number in range(rows)]
-    types = [_UNUSED_TOKEN] * rows
-    for token, number in vocabulary.ids.items():
-        tokens[number] = token
-        types[number] = _CONTROL_TOKEN if number in special or _CONTROL.fullmatch(token) else _NORMAL_TOKEN
-    return tokens, types
+    family = recognition.family if recognition is not None else None
+    special = family.special_tokens if family is not None else ()
+    if found is not None:
+        tokenizer = completed(found, settings, special, family.tokenizer if family is not None else None, rows)
+        yield from tokenizer_keys(tokenizer, rows, notes)
+        return
+    yield string(TOKENIZER + "model", NONE)
+    for key in special:
+        if type(settings.get(key)) is int and 0 <= settings[key] < rows:
+            yield scalar(TOKENIZER + key, "u32", settings[key])
 
 
 def _size_label(parameters: int) -> str:

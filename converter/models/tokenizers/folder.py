@@ -123,12 +123,13 @@ _READERS: Final = {
 
 
 def _control(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer, with control tokens marked in a vocabulary without types: by their role or their form."""
-    roles = set(tokenizer.special.values())
+    """The tokenizer with control tokens where a vocabulary without types has them, by their looks and their role.
+
+    Only the ends of a text count as a role: some models name an ordinary token for padding.
+    """
+    roles = {tokenizer.special.get("bos"), tokenizer.special.get("eos")}
     tokens = {
-        number: Token(token.text, CONTROL, token.score)
-        if number in roles or json_file.seems_control(token.text)
-        else token
+        number: token._replace(type=CONTROL) if number in roles or json_file.seems_control(token.text) else token
         for number, token in tokenizer.tokens.items()
     }
     return replace(tokenizer, tokens=tokens)

@@ -1,0 +1,111 @@
+"""What differs between two tokenizers, whichever files they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from converter.formats.format import Finding
+from converter.models.tokenizers import pre
+from converter.models.tokenizers.tokenizer import (
+    CONTROL,
+    NORMAL,
+    TITLES,
+    TYPES,
+    UNKNOWN,
+    Token,
+    Tokenizer,
+)
+
+_WHAT: Final = "another tokenizer"
+_SCORED: Final = ("scored-pair", "unigram")
+_MARKS: Final = (CONTROL, UNKNOWN)  # no program shows either, and some converters write one for the other
+_FLAGS: Final[Mapping[str, Callable[[Tokenizer], bool | None]]] = {
+    "add_space_prefix": lambda tokenizer: tokenizer.space_prefix,
+    "remove_extra_whitespaces": lambda tokenizer: tokenizer.merge_spaces,
+    "lowercase": lambda tokenizer: tokenizer.lowercase,
+    "strip_accents": lambda tokenizer: tokenizer.strip_accents,
+}
+
+
+def differences(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
+    """Yield what differs: kind, tokens, types, scores, merges, special tokens, cut into words, chat templates.
+
+    What one of the two doesn't say is not compared.
+    """
+    if expected.kind != found.kind:
+        yield "tokenizer.kind", _WHAT, f"the tokenizer is {TITLES[found.kind]}: expected {TITLES[expected.kind]}"
+        return
+    yield from _tokens(expected, found)
+    if expected.merges != found.merges:
+        pairs = zip(expected.merges, found.merges, strict=False)
+        first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected.merges), len(found.merges)))
+        yield (
+            "tokenizer.merges",
+            _WHAT,
+            f"the merges differ from number {first + 1:,} on: {len(found.merges):,}, expected {len(expected.merges):,}",
+        )
+    if expected.pre and found.pre is not None and not pre.alike(expected.pre, found.pre):
+        yield "tokenizer.pre", _WHAT, f"text is cut into words as {found.pre!r:.80} does: expected {expected.pre!r:.80}"
+    for role, number in expected.special.items():
+        if role in found.special and found.special[role] != number:
+            yield _special(role, expected.tokens.get(number), found.tokens.get(found.special[role]), number, found)
+    for role, value in expected.adds.items():
+        if role in found.adds and found.adds[role] != value:
+            yield f"tokenizer.add_{role}_token", _WHAT, f"`add_{role}_token` is {found.adds[role]}: expected {value}"
+    for name, flag in _FLAGS.items():
+        one, other = flag(expected), flag(found)
+        if one is not None and other is not None and one != other:
+            yield f"tokenizer.{name}", _WHAT, f"`{name}` is {other}: expected {one}"
+    if expected.charsmap != found.charsmap:
+        yield "tokenizer.charsmap", _WHAT, "the table by which text is normalized is another one"
+    for name, text in expected.templates.items():
+        if found.templates.get(name) != text:
+            absent = "absent" if name not in found.templates else "another one"
+            yield "tokenizer.chat_template", _WHAT, f"the chat template `{name[:80]}` is {absent}"
+
+
+def _special(role: str, wanted: Token | None, got: Token | None, number: int, found: Tokenizer) -> Finding:
+    return (
+        f"tokenizer.{role}_token_id",
+        _WHAT,
+        f"`{role}_token_id` is {found.special[role]:,}, {_text(got)!r:.80}: expected {number:,}, {_text(wanted)!r:.80}",
+    )
+
+
+def _tokens(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
+    numbers = sorted(expected.tokens.keys() | found.tokens.keys())
+    one, other = expected.tokens, found.tokens
+
+    def differ(numbers: list[int], part: str, of: Callable[[Token | None], Any]) -> Iterator[Finding]:
+        if numbers:
+            first = numbers[0]
+            yield (
+                f"tokenizer.{part}",
+                _WHAT,
+                f"{len(numbers):,} {part} differ, the first with the id {first}: {of(other.get(first))!r:.80}, expected "
+                f"{of(one.get(first))!r:.80}",
+            )
+
+    yield from differ([n for n in numbers if _text(one.get(n)) != _text(other.get(n))], "tokens", _text)
+    both = [n for n in numbers if n in one and n in other and one[n].text == other[n].text]
+    yield from differ([n for n in both if _kind(one[n]) != _kind(other[n])], "types", _type)
+    if expected.kind in _SCORED:
+        normal = [n for n in both if one[n].type == other[n].type == NORMAL]
+        yield from differ([n for n in normal if one[n].score != other[n].score], "scores", _score)
+
+
+def _kind(token: Token) -> int:
+    return CONTROL if token.type in _MARKS else token.type
+
+
+def _text(token: Token | None) -> str | None:
+    return token.text if token is not None else None
+
+
+def _type(token: Token | None) -> str | None:
+    return TYPES.get(token.type, str(token.type)) if token is not None else None
+
+
+def _score(token: Token | None) -> float | None:
+    return token.score if token is not None else None
