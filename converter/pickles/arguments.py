@@ -14,7 +14,7 @@ from typing import Any, Final
 from converter.errors import ConverterError
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE, check_count, makes_tensors, sizes, whole, with_state
-from converter.pickles.values import Opaque, PersistentId, TableEntry
+from converter.pickles.values import Made, Opaque, PersistentId, TableEntry
 
 LOAD_FROM_BYTES: Final = ("torch.storage", "_load_from_bytes")  # loads a whole file of torch out of the pickle
 
@@ -53,7 +53,7 @@ def _on_storage(args: tuple[Any, ...]) -> bool:
     storage, offset, size, stride = args[0], *args[1:4]
     if isinstance(storage, PersistentId):  # its reader compares the two; unpicklers without one stop here
         return True
-    if not isinstance(storage, Opaque | TableEntry):  # a text, a tuple: torch finds no storage in it, and stops
+    if not isinstance(storage, Made | TableEntry):  # a text, a tuple: torch finds no storage in it, and stops
         return True
     if type(storage) is not Opaque or type(storage.args) is not tuple or (storage.module, storage.name) in TABLE:
         return False

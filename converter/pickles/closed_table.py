@@ -15,7 +15,7 @@ from converter.dtypes import BY_STORAGE, BY_TORCH, U8, Dtype
 from converter.errors import LayoutError, LimitError, PickleError
 from converter.limits import limits
 from converter.pickles.value_rows import VALUES
-from converter.pickles.values import Dict, Opaque, TableEntry, ValueRow
+from converter.pickles.values import Dict, Made, Opaque, TableEntry, Value, ValueRow
 from converter.tensors.tensor import Storage, Tensor
 
 _META: Final = ("meta", b"meta")  # the location of a storage that has a size and no data
@@ -188,7 +188,7 @@ def _dtype(value: object) -> Dtype:
 def _named(value: object) -> str:
     return (
         f"{value.module}.{value.name}"
-        if isinstance(value, TableEntry | ValueRow | Opaque)
+        if isinstance(value, TableEntry | ValueRow | Opaque | Value)
         else f"a {type(value).__name__}"
     )
 
@@ -250,7 +250,7 @@ def _rebuild_from_type(args: tuple[Any, ...]) -> object:
     function, kind, inner, _ = args
     if type(function) is TableEntry and function.build is _rebuild_from_type:
         raise PickleError("torch._tensor._rebuild_from_type_v2 is given itself: subclasses do not nest")
-    if not isinstance(function, Opaque) and not makes_tensors(function):
+    if not isinstance(function, Made) and not makes_tensors(function):
         raise PickleError(f"torch._tensor._rebuild_from_type_v2 is given {_named(function)}, which makes no tensor")
     if type(function) is TableEntry and function.build is not None and type(inner) is tuple:
         made = function.build(inner)

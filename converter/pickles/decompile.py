@@ -50,7 +50,7 @@ def _written(value: Any, depth: int, left: list[int]) -> str:
     return text
 
 
-def _called(value: Opaque, depth: int, left: list[int]) -> str:
+def _called(value: Opaque | Value, depth: int, left: list[int]) -> str:
     name = f"{value.module}.{value.name}"
     if value.callee is not None:
         name = _written(value.callee, depth - 1, left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 from converter.errors import ConverterError
@@ -39,10 +40,16 @@ def _is_empty(state: object) -> bool:
 
 def in_python_3(module: str, name: str) -> tuple[str, str]:
     """Return the Python 3 module and name of a global that a pickle of protocol 0 to 2 may name as Python 2 did."""
+    names, modules = _renamed()
+    return names.get((module, name)) or (modules.get(module, module), name)
+
+
+@cache
+def _renamed() -> tuple[dict[tuple[str, str], tuple[str, str]], dict[str, str]]:
     # Imported only here, because the globals of ordinary checkpoints are found without it.
     from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
-    return NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
+    return NAME_MAPPING, IMPORT_MAPPING
 
 
 def writable(text: str) -> str:

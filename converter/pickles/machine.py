@@ -51,7 +51,7 @@ from converter.pickles.opcodes import (
     decode,
 )
 from converter.pickles.rare import RARE, Behind, Machine
-from converter.pickles.values import Dict, Opaque, PersistentId, Pickled, Table, TableEntry
+from converter.pickles.values import Dict, Made, Opaque, PersistentId, Pickled, Table, TableEntry
 
 _ABSENT: Final = object()  # for numbers that were never put
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
@@ -212,7 +212,7 @@ class _Run(Machine):
                     else:
                         framed = framed or code == FRAME
                         stack = RARE[code](self, argument, at, stack, below)
-                        if code == BUILD and self.behind is not None and isinstance(stack[-1], Opaque):
+                        if code == BUILD and self.behind is not None and isinstance(stack[-1], Made):
                             found = self.behind(at + 1, stack[-1])
                             if found is not None:
                                 if self.frame > at + 1:

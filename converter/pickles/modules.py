@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from converter.pickles.closed_table import Special
-from converter.pickles.values import Dict, Opaque
+from converter.pickles.values import Dict, Made, Opaque
 
 _PARAMETERS: Final = "_parameters"
 _BUFFERS: Final = "_buffers"
@@ -124,7 +124,7 @@ def _has_parts(attributes: Dict) -> bool:
 
 def _names(value: object) -> frozenset[str]:
     """The texts in a set, which a pickle writes as set([…]) or as an empty set that it fills."""
-    if not isinstance(value, Opaque):
+    if not isinstance(value, Made):
         return frozenset()
     lists = (value.args, *(value.args if type(value.args) is tuple else ()), value.items)
     return frozenset(name for part in lists if type(part) is list for name in part if type(name) is str)

@@ -98,7 +98,7 @@ def _add(flattened: Flattened, name: str, leaf: object) -> None:
 def _other(name: str, value: object, role: Role = "beside") -> Other:
     if isinstance(value, Special):
         return Other(name, f"{value.kind} tensor", value, role)
-    kind = f"{value.module}.{value.name}" if isinstance(value, Opaque) else type(value).__name__
+    kind = f"{value.module}.{value.name}" if isinstance(value, Opaque | Value) else type(value).__name__
     if isinstance(value, TableEntry | ValueRow):
         kind = "dtype" if isinstance(value.value if isinstance(value, TableEntry) else None, Dtype) else "global"
     return Other(name, _KINDS.get(kind, kind), value, role)

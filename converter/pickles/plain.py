@@ -97,7 +97,7 @@ class Plainly:
             raise _NotPlainError
         return made
 
-    def _attributes(self, value: Opaque, depth: int) -> Any:
+    def _attributes(self, value: Opaque | Value, depth: int) -> Any:
         """An object that has nothing but attributes, such as argparse.Namespace."""
         if not value.state or len(value.state) != 1 or type(value.state[0]) is not Dict:
             raise _NotPlainError

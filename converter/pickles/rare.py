@@ -14,9 +14,9 @@ from converter.pickles.filling import Filling
 from converter.pickles.leniency import Lost, Note, in_python_3, python2_string, writable
 from converter.pickles.opcodes import NAMES
 from converter.pickles.value_rows import FROZENSET, SET, copied
-from converter.pickles.values import BOUND, NAMING, Dict, Opaque, Table, TableEntry, Value, ValueRow
+from converter.pickles.values import BOUND, NAMING, Dict, Made, Opaque, Table, TableEntry, Value, ValueRow
 
-Behind = Callable[[int, Opaque], tuple[int, object] | None]
+Behind = Callable[[int, Made], tuple[int, object] | None]
 
 
 class Machine(Filling):
@@ -68,7 +68,8 @@ class Machine(Filling):
     def find(self, module: str, name: str, at: int) -> TableEntry | ValueRow | Opaque:
         """Return the table's entry for a global, or an Opaque if it has none. Nothing is imported."""
         pair = (module, name)
-        if len(module) + len(name) > self.limits.line:
+        overlong = len(module) + len(name) > self.limits.line
+        if overlong:
             long = f"the name of a global at byte {at:,} has more than {self.limits.line:,} characters"
             self.refuse(at, LimitError(long))
         found = self.found.get(pair)
@@ -76,7 +77,7 @@ class Machine(Filling):
             found = self.table.get(pair)
             if found is None:
                 pair = in_python_3(module, name) if self.protocol < 3 else pair
-                if self.note is not None:
+                if self.note is not None and (overlong or not (module.isascii() and name.isascii())):
                     pair = writable(pair[0]), writable(pair[1])
                 found = self.table.get(pair, pair)
             (self.naming if pair in NAMING else self.used).setdefault(pair, at)

@@ -30,7 +30,7 @@ def _attribute(args: tuple[Any, ...], find: Callable[[str, str], object]) -> obj
         return None
     if not isinstance(owner, Opaque) or owner.args is None:
         return find(owner.module, f"{owner.name}.{name}")
-    if type(owner) is not Opaque or owner.how == BOUND or owner.callee is not None:
+    if owner.how == BOUND or owner.callee is not None:
         return None
     find(owner.module, f"{owner.name}.{name}")
     return Opaque(owner.module, f"{owner.name}.{name}", args, BOUND)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 # Is added to the name of a global of the table that is called with arguments, or given a state, that its row refuses.
 ODD: Final = "(…)"
@@ -27,31 +27,18 @@ class Dict(list[Any]):
         return zip(values, values, strict=True)
 
 
-class Opaque:
-    """A global outside the table, or the value that calling it would have made. Nothing was called.
+class Made:
+    """What calling a global would have made: `args` are the arguments.
 
-    `args` is None for the bare global. `how` is the opcode that would have called it, or BOUND. `callee` is what would have been
-    called, where that is not the global itself but something it had made. `state` lists what BUILD was given, `items`
-    what was put in, both in order; `items` is a Dict where only keys with values were put in.
+    `state` lists what BUILD was given, `items` what was put in, both in order; `items` is a Dict where only keys with
+    values were put in.
     """
 
-    __slots__ = ("args", "callee", "how", "items", "kwargs", "module", "name", "state")
+    __slots__ = ("args", "items", "state")
 
-    def __init__(
-        self, module: str, name: str, args: object = None, how: str = "", callee: Opaque | None = None
-    ) -> None:
-        self.module = module
-        self.name = name
-        self.args = args
-        self.how = how
-        self.callee = callee
-        self.kwargs: object = None
-        self.state: list[object] | None = None
-        self.items: list[object] | None = None
-
-    def __repr__(self) -> str:
-        called = "" if self.args is None else ODD
-        return f"<Opaque {self.module}.{self.name}{called}>"
+    args: object
+    state: list[object] | None
+    items: list[object] | None
 
     def fill(self, items: list[object], pairs: bool = False) -> None:
         """Note what is put into it; `pairs` says that it is keys with values.
@@ -70,6 +57,31 @@ class Opaque:
         if self.state is None:
             self.state = []
         self.state.append(state)
+
+
+class Opaque(Made):
+    """A global outside the table, or the value that calling it would have made. Nothing was called.
+
+    `args` is None for the bare global. `how` is the opcode that would have called it, or BOUND. `callee` is what would have been
+    called, where that is not the global itself but something it had made.
+    """
+
+    __slots__ = ("callee", "how", "kwargs", "module", "name")
+
+    def __init__(
+        self, module: str, name: str, args: object = None, how: str = "", callee: Opaque | None = None
+    ) -> None:
+        self.module = module
+        self.name = name
+        self.args = args
+        self.how = how
+        self.callee = callee
+        self.kwargs: object = None
+        self.state = self.items = None
+
+    def __repr__(self) -> str:
+        called = "" if self.args is None else ODD
+        return f"<Opaque {self.module}.{self.name}{called}>"
 
 
 class ValueRow:
@@ -106,20 +118,37 @@ class ValueRow:
         return Value(self, args) if self.takes(args) else None
 
 
-class Value(Opaque):
+class Value(Made):
     """A plain value made by a row of the closed table: a set, an array, a date … `row` says which.
 
-    `checked` is what the row's check of the state found out, if later checks need it.
+    `checked` is what the row's check of the state found out, if later checks need it. A value has few slots, because
+    one byte of a pickle makes an empty set.
     """
 
     __slots__ = ("checked", "row")
 
     checked: object
+    # A value is what its global makes, called with these arguments only.
+    callee: ClassVar[None] = None
+    kwargs: ClassVar[None] = None
 
     def __init__(self, row: ValueRow, args: tuple[Any, ...]) -> None:
-        # As Opaque's, whose call takes longer than all the rest.
-        self.module, self.name, self.args, self.how, self.row = row.module, row.name, args, "", row
-        self.callee = self.kwargs = self.state = self.items = self.checked = None
+        self.row = row
+        self.args = args
+        self.state = self.items = self.checked = None
+
+    @property
+    def module(self) -> str:
+        """The module of the global."""
+        return self.row.module
+
+    @property
+    def name(self) -> str:
+        """The name of the global in its module."""
+        return self.row.name
+
+    def __repr__(self) -> str:
+        return f"<Value {self.module}.{self.name}{ODD}>"
 
 
 class PersistentId:

@@ -17,6 +17,8 @@ _LEAVES: Final = frozenset(
     (str, bytes, bytearray, int, float, bool, NoneType, TableEntry, ValueRow)
 )  # values that hold nothing
 
+_CONTAINERS: Final = frozenset((list, tuple, Dict))
+
 
 def inside(node: object) -> Iterator[tuple[str, Any]]:
     """Yield the values that a value holds, with a name for each."""
@@ -82,9 +84,11 @@ def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None)
             found.append((name, node))
         entered = []
         for key, inner in inside(node):
-            if isinstance(inner, Tensor) or (type(inner) not in _LEAVES and inner and id(inner) not in seen):
+            if isinstance(inner, Tensor) or not (_holds_nothing(inner) or id(inner) in seen):
                 seen.add(id(inner))
                 entered.append((name, key, inner))
+                if len(seen) >= _ENTERED:
+                    break
         waiting += reversed(entered)
     return found
 
@@ -105,8 +109,16 @@ def measure(value: object, seen: set[int] | None = None) -> tuple[int, int]:
         if isinstance(node, Tensor | Special):
             count += 1
             nbytes += node.nbytes if isinstance(node, Tensor) else 0
-        waiting += [inner for _, inner in inside(node) if type(inner) not in _LEAVES]
+        waiting += [inner for _, inner in inside(node) if not _holds_nothing(inner)]
     return count, nbytes
+
+
+def _holds_nothing(value: Any) -> bool:
+    """Whether nothing can be inside a value. A pickle writes an empty container, or an empty set, with one byte."""
+    kind = type(value)
+    if kind is Value or kind is Opaque:
+        return not (value.args or value.items or value.state or value.callee or value.kwargs)
+    return kind in _LEAVES or (kind in _CONTAINERS and not value)
 
 
 def _below(name: str, key: str) -> str:
@@ -130,7 +142,7 @@ def describe(value: object) -> str:
         return f"{type(value).__name__} of {len(value):,}"
     if isinstance(value, Value):
         return _value(value)
-    if isinstance(value, Opaque):
+    if type(value) is Opaque:
         return f"{value.module}.{value.name}"[:90] + ("(…)" if value.args is not None else "")
     if isinstance(value, TableEntry | ValueRow):
         return f"{value.module}.{value.name}"

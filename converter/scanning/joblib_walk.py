@@ -18,7 +18,7 @@ from converter.pickles.closed_table import TABLE
 from converter.pickles.machine import run
 from converter.pickles.numpy_rows import layout
 from converter.pickles.value_rows import VALUES
-from converter.pickles.values import Dict, Opaque, Table, Value, ValueRow
+from converter.pickles.values import Dict, Made, Opaque, Table, Value, ValueRow
 from converter.scanning.danger import danger
 from converter.scanning.pickle_stream import PickleRun, PickleStream
 from converter.scanning.place import Claim, Place
@@ -89,9 +89,9 @@ class _Reading:
             error.__context__ = error.__cause__ = None
             self.error = error.with_traceback(None)
 
-    def _behind(self, position: int, made: Opaque) -> tuple[int, object] | None:
-        pair = (made.module, made.name)
-        if type(made) is not Value:
+    def _behind(self, position: int, made: Made) -> tuple[int, object] | None:
+        if type(made) is Opaque:
+            pair = (made.module, made.name)
             # A function of torch may return a wrapper that it was given.
             given = made.args if type(made.args) is tuple else ()
             wraps = any(type(one) is ValueRow and (one.module, one.name) in WRAPPERS for one in given)
@@ -100,7 +100,7 @@ class _Reading:
                     f"the value before byte {position:,} may be the wrapper of an array, or something else"
                 )
             return None
-        if pair not in WRAPPERS:
+        if type(made) is not Value or (made.module, made.name) not in WRAPPERS:
             return None
         fields = _fields(made.state[0]) if made.state is not None and len(made.state) == 1 else None
         if fields is None:

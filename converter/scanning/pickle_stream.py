@@ -55,6 +55,11 @@ _CALLS_WITHOUT_ARGUMENT: Final = frozenset(
     OPCODES[name][0] for name in _CALLS if not FIXED_WIDTHS.get(OPCODES[name][1], 1)
 )
 _CALL_WITH_ARGUMENT: Final = re.compile(rb"i[^\n]*+\n[^\n]*+\n|\x82.|\x83..|\x84.{4}", re.DOTALL).match
+# Opcodes of one byte, from a call on: a pickle may hold almost nothing else.
+_WITHOUT_ARGUMENT: Final = re.compile(
+    b"[%s]{1,1000}+"
+    % re.escape(bytes(code for code, written in OPCODES.values() if not FIXED_WIDTHS.get(written, 1) and code != STOP))
+).match
 _AT_A_TIME: Final = 10_000  # opcodes that are passed over in one match
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][\w.]*")
 _SPELLED: Final = re.compile(rb"[ci][A-Za-z_][\w.]{0,60}\n[A-Za-z_][\w.]{0,60}\n")  # GLOBAL and INST, as text
@@ -309,8 +314,10 @@ def noteworthy(
             return
         code = data[position]
         if code in _CALLS_WITHOUT_ARGUMENT:
-            yield code, None, position
-            position += 1
+            for at, code in enumerate(_WITHOUT_ARGUMENT(data, position)[0], position):  # type: ignore[index]
+                if code in _CALLS_WITHOUT_ARGUMENT:
+                    yield code, None, at
+            position = at + 1
             continue
         if (call := _CALL_WITH_ARGUMENT(data, position)) is not None:
             yield code, None, position

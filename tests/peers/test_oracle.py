@@ -8,6 +8,7 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,20 @@ def test_names_that_differ_are_noticed(child: Child) -> None:
 
     assert finding is not None
     assert finding.kind == "weights: other names"
+
+
+def test_a_name_that_torch_has_twice_is_noticed_unless_its_part_is_left_out(child: Child) -> None:
+    state = {"w": torch.ones(1)}
+    twice = {1: torch.ones(1), "1": torch.zeros(1)}
+    beside, among = saved({"state_dict": state, "twice": twice}), saved({"twice": twice})
+
+    said = ours(CONTAINER, "a.pt", beside)
+
+    assert said.beside == ["twice"]
+    assert judge(CONTAINER, "a.pt", beside, said, child.one(CONTAINER, beside)) is None
+    finding = judge(CONTAINER, "a.pt", among, replace(said, beside=[]), child.one(CONTAINER, among))
+    assert finding is not None
+    assert finding.kind == "weights: a name that torch has twice"
 
 
 def test_honest_files_give_no_finding(child: Child) -> None:

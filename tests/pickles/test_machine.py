@@ -6,6 +6,7 @@ import io
 import pickle  # used only to write
 import pickletools
 import struct
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from converter.errors import ConverterError, PickleError, TruncatedPickleError
 from converter.pickles.machine import run
 from converter.pickles.opcodes import NAMES, OPCODES, decode
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry, Value
+from converter.pickles.walk import inner_tensors, measure
 from tests.build.checkpoints import Call, Global, Pickler, dumps
 from tests.build.depth import some
 
@@ -397,3 +399,22 @@ def test_a_line_that_is_no_number_is_not_told_in_full() -> None:
         value(b"F" + b"\x89" * 4000 + b"\n.")
 
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("opcode", [b"]", b"}", b"\x8f"], ids=["list", "dict", "set"])
+def test_a_container_of_one_byte_takes_less_than_a_hundred_bytes_and_is_not_searched(opcode: bytes) -> None:
+    count = 50_000
+    data = b"(" + opcode * count + b"t."
+    tracemalloc.start()
+    made = run(data, TABLE).value
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    seen: set[int] = set()
+    measured: set[int] = set()
+
+    assert isinstance(made, tuple)
+    assert len(made) == count
+    assert peak < 100 * count
+    assert inner_tensors(made, seen=seen) == []
+    assert measure(made, measured) == (0, 0)
+    assert len(seen) == len(measured) == 1

@@ -18,7 +18,7 @@ from converter.limits import limits
 from converter.pickles.closed_table import TABLE, StorageClass, Typed, is_meta
 from converter.pickles.flatten import facts, flatten
 from converter.pickles.machine import run
-from converter.pickles.values import Opaque, TableEntry
+from converter.pickles.values import Opaque, TableEntry, Value
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage
 from converter.words import Root
@@ -110,7 +110,7 @@ def storage_dtype(known: object) -> StorageClass:
     """The storage class that a persistent id names. Raises PickleError for any other global."""
     if type(known) is TableEntry and type(known.value) is StorageClass:
         return known.value
-    name = f"{known.module}.{known.name}" if isinstance(known, TableEntry | Opaque) else type(known).__name__
+    name = f"{known.module}.{known.name}" if isinstance(known, TableEntry | Opaque | Value) else type(known).__name__
     raise PickleError(f"a persistent id names {name}, which is not a storage class of torch")
 
 

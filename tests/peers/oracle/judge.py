@@ -120,23 +120,31 @@ def judge(what: int, name: str, data: bytes, said: Ours, answer: dict[str, Any])
     return None
 
 
+def _beside(name: str, said: Ours) -> bool:
+    """Whether the report lists a name, or a part that it is in, as left out."""
+    return any(name == other or name.startswith(f"{other}.") for other in said.beside)
+
+
 def _differs(theirs: list[list[Any]], said: Ours) -> str | None:
     """How torch's tensors and ours differ, or None."""
     mine = said.tensors or {}
-    named = {name: facts for name, *facts in theirs}
-    if len(named) != len(theirs):
-        return "a name that torch has twice"
+    names = {name for name, *_ in theirs}
     if len(mine) == 1:
         [(only, facts)] = mine.items()
-        if only not in named and f"{only}.tensor" in named:
-            mine = {
-                f"{only}.tensor": facts
-            }  # `tensor` is a key of the file, and not our name for a tensor without keys
+        if only not in names and f"{only}.tensor" in names:
+            # `tensor` is a key of the file, and not our name for a tensor without keys
+            mine = {f"{only}.tensor": facts}
+    named: dict[str, list[Any]] = {}
+    for name, *facts in theirs:
+        # Two keys, such as 1 and "1", may give one name. That does no harm in a part that the report lists as left out.
+        if name in named and (name in mine or not _beside(name, said)):
+            return "a name that torch has twice"
+        named[name] = facts
     if more := sorted(set(mine) - set(named)):
         return f"other names: torch has no {more!r:.300}, but {list(named)!r:.300}"
     for name, facts in named.items():
         if name not in mine:
-            if not any(name == other or name.startswith(f"{other}.") for other in said.beside):
+            if not _beside(name, said):
                 return f"left out without a word: `{name}`"
             continue
         for field_name, one, other in zip(("dtype", "shape", "bytes"), facts, mine[name], strict=True):
