@@ -140,7 +140,10 @@ def prepare(
     catalogue, options = done.catalogue, replace(options, types=done.types)
     for word in dict.fromkeys(options.types.values()):
         _check_dtype(format, word)
-    check_portable(catalogue, ignore_globals=ignore_globals or _only_classes(catalogue), no_crc=not check_crc)
+    alike = formats.of(catalogue) is format
+    check_portable(
+        catalogue, ignore_globals=ignore_globals or _only_classes(catalogue), no_crc=not check_crc, alike=alike
+    )
     check_output()
     folder = options.name is None
     tensors = catalogue

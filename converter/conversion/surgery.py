@@ -143,7 +143,8 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
             f"{unused[0] + ' matches none' if unused else 'the rules leave all of them out'}"
         )
     floating = {name: spelt[name] for name, tensor in kept.items() if tensor.dtype.floating}
-    types, untyped = _types(floating, surgery.types)
+    copied = {other.name: spelt[other.name] for other in known.unsupported if other.storage and other.name in left}
+    types, untyped = _types(floating | copied, surgery.types)
     renamed, idle = _renamed(list(kept), files, surgery.renames)
     pairs = tuple((old, new) for old, new in zip(kept, renamed, strict=True) if old != new)
     new = dict(zip(kept, renamed, strict=True))
@@ -165,6 +166,7 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
         changed = changed.with_origin(config=None)
         notes.append(f"config.json does not describe what is left, so it is left out: {contradiction}")
     by_new = {new: types[old] for old, new in zip(kept, renamed, strict=True) if old in types}
+    by_new |= {name: types[name] for name in copied if name in types}
     excluded = tuple(name for name in names if name in dropped)
     return Cut(changed, excluded, pairs, by_new, tuple(notes), contradiction)
 

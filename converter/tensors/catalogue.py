@@ -40,7 +40,8 @@ class Unsupported:
     """A tensor of a kind that can't be carried over: quantised, sparse, of an encoding that is not decoded here.
 
     `dtype` and `shape` are None if the file does not say them, and `nbytes` is 0. `way_out` says what people can do
-    about such a tensor.
+    about such a tensor. `storage` are its bytes, and `code` is the number of its type in the file, if a copy can have them as
+    they are.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Unsupported:
     shape: tuple[int, ...] | None = None
     nbytes: int = 0
     way_out: str = "turn it into a plain tensor with torch and save again"
+    storage: Storage | None = None
+    code: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def without_tensors(catalogue: Catalogue) -> str:
     return f"{found}: it has {listed(held)}, none of which looks like a model's weights; --root NAME reads below one of them"
 
 
-def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) -> None:
+def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool, alike: bool = False) -> None:
     """Raise unless every tensor can be carried over whole, and the pickle names nothing outside the table.
 
     It raises UnsafeError, UnsupportedError or ManifestError. The message names the option that goes on regardless, if
@@ -51,9 +51,10 @@ def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool) 
             f"`{catalogue.location}` names {listed(unknown)}, which a checkpoint of tensors alone does not need; nothing was "
             "executed: give --ignore-globals to carry over the tensors and drop the rest"
         )
-    if catalogue.unsupported:
-        first = catalogue.unsupported[0]
-        more = f" (and {len(catalogue.unsupported) - 1:,} more)" if len(catalogue.unsupported) > 1 else ""
+    lost = [other for other in catalogue.unsupported if not alike or other.storage is None]
+    if lost:
+        first = lost[0]
+        more = f" (and {len(lost) - 1:,} more)" if len(lost) > 1 else ""
         raise UnsupportedError(
             f"`{first.name}` is a {first.kind} tensor{more}, which has no plain bytes to carry over: {first.way_out}, "
             "or leave it out with --exclude"

@@ -13,6 +13,7 @@ import pytest
 from converter.conversion.convert import convert
 from converter.conversion.merging import merged
 from converter.conversion.surgery import rules
+from converter.errors import UnsupportedError
 from converter.formats.gguf.reader import read
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
@@ -216,3 +217,64 @@ def test_a_tokenizer_that_has_no_files_is_named(tmp_path: Path) -> None:
     report = convert(open_checkpoint(source), tmp_path / "out", to="safetensors")
 
     assert any(note.startswith("the tokenizer is left behind: ") and "unheard-of" in note for note in report.notes)
+
+
+NEWER = 250  # a type that no ggml has yet
+RAW = bytes(range(256)) * 2
+
+
+def newer(family: str = "llama", matrix: str = "blk.0.ffn_up.weight") -> bytes:
+    """A model with a matrix, and a vector at its end, in a type that is newer than this program."""
+    data = MATRIX.tobytes() + RAW + NORM.tobytes() + RAW[:96]
+    infos = [
+        Info("blk.0.attn_q.weight", (32, 2), F32, 0), Info(matrix, (32, 2), NEWER, 256),
+        Info("output_norm.weight", (32,), F16, 768), Info("last", (7,), NEWER + 1, 832),
+    ]  # fmt: skip
+    return gguf([key("general.architecture", "string", family), *KEYS[1:]], infos, data)
+
+
+def test_types_that_are_newer_than_the_program_are_copied_byte_for_byte_and_named(tmp_path: Path) -> None:
+    source = put(tmp_path, newer())
+
+    report = convert(open_checkpoint(source), tmp_path / "out.gguf")
+
+    assert (tmp_path / "out.gguf").read_bytes() == source.read_bytes()
+    assert report.tensors == 4
+    assert (
+        "copied as they are, in types that this program does not decode: `blk.0.ffn_up.weight`, `last`" in report.notes
+    )
+
+
+def test_only_what_must_be_decoded_refuses_a_newer_type(tmp_path: Path) -> None:
+    source = put(tmp_path, newer())
+    kept = rules(tensor_type=["blk.0.ffn_up.weight=keep"])
+
+    with pytest.raises(
+        UnsupportedError, match=r"`blk.0.ffn_up.weight` can't become F16: ggml type 250 is newer .*=keep$"
+    ):
+        convert(open_checkpoint(source), tmp_path / "out.gguf", dtype="f16")
+    with pytest.raises(
+        UnsupportedError,
+        match=r"`blk.0.ffn_up.weight` is a quantised tensor .and 1 more., .* or leave it out with --exclude$",
+    ):
+        convert(open_checkpoint(source), tmp_path / "out.safetensors")
+    convert(open_checkpoint(source), tmp_path / "kept.gguf", dtype="f16", surgery=kept)
+
+    after = open_checkpoint(tmp_path / "kept.gguf")
+    assert {name: tensor.dtype.name for name, tensor in after.items()} == {
+        "blk.0.attn_q.weight": "F16", "output_norm.weight": "F16",
+    }  # fmt: skip
+    assert [(other.name, other.code, other.nbytes) for other in after.unsupported] == [
+        ("blk.0.ffn_up.weight", NEWER, 512), ("last", NEWER + 1, 96),
+    ]  # fmt: skip
+
+
+def test_parts_of_a_model_with_a_newer_type_are_joined_and_cut(tmp_path: Path) -> None:
+    source = put(tmp_path, newer())
+
+    convert(open_checkpoint(source), tmp_path / "parts" / "m.gguf", max_shard_size=600)
+    first = min((tmp_path / "parts").iterdir())
+    convert(open_checkpoint(first), tmp_path / "again.gguf")
+
+    assert len(list((tmp_path / "parts").iterdir())) > 2
+    assert (tmp_path / "again.gguf").read_bytes() == source.read_bytes()

@@ -180,8 +180,11 @@ class _Contents:
     def _keep(self, info: _Info, encoding: Encoding | None, nbytes: int) -> None:
         source, start = self._source, self._start + info.offset
         if encoding is None:
-            other = Unsupported(info.name, "quantised", title(info.ggml), info.shape, nbytes, way_out(info.ggml))
-            self.unsupported.append(other)
+            kind, way = title(info.ggml), way_out(info.ggml)
+            held = Storage(source, start, nbytes, info.name, self._shard, encoding=kind)
+            self.unsupported.append(
+                Unsupported(info.name, "quantised", kind, info.shape, nbytes, way, storage=held, code=info.ggml)
+            )
             return
         if encoding.name in DTYPES:
             dtype = DTYPES[encoding.name]

@@ -16,11 +16,12 @@ from converter.formats.gguf.files import Written, planned_files
 from converter.formats.gguf.keys import Packed, json_value, scalar, string, strings
 from converter.formats.gguf.metadata import ALIGNMENT, ARCHITECTURE, SPLIT, Keys
 from converter.formats.gguf.names import ACTIVATION, EMBEDDING, TOKENIZER
+from converter.formats.gguf.opaque import carried
 from converter.formats.gguf.tokenizer import NONE, completed
 from converter.formats.gguf.tokenizer import keys as tokenizer_keys
 from converter.models.families import runnable
 from converter.models.masks import droppable
-from converter.models.recognition import Recognition
+from converter.models.recognition import Recognition, recognise
 from converter.models.tokenizers.folder import FILES, read
 from converter.tensors.casting import Losses, can_convert
 from converter.tensors.guards import check_expansion
@@ -58,10 +59,13 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     Raises UnsupportedError for a family that is not written as GGUF and for a tensor that GGUF has no place for,
     ModelError for a model that is incomplete or contradicts its config.json, and SourceError without a tokenizer.
     """
-    for other in catalogue.unsupported:
-        raise UnsupportedError(f"`{other.name}` is a tensor of the kind {other.kind}, which can't be carried over")
     kept = catalogue.metadata if isinstance(catalogue.metadata, Keys) else None
     notes: list[str] = []
+    way_out = {other.name: other.way_out for other in catalogue.unsupported}
+    catalogue, opaque = carried(catalogue)
+    if opaque:
+        recognition = recognise(catalogue, catalogue.config)
+        notes.append(f"copied as they are, in types that this program does not decode: {_first(list(opaque))}")
     dropped: tuple[str, ...] = ()
     if kept is not None and recognition is None:
         candidates = list(_as_they_are(catalogue))
@@ -77,8 +81,14 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     tokenizer = _found(catalogue, options, needed=not has_tokenizer)
     if tokenizer is None and not has_tokenizer:
         notes.append("without a tokenizer: the model takes and gives token ids, and most of llama.cpp's programs abort")
-    tensors = _tensors(candidates, options, notes, copied=kept is not None)
-    check_expansion({written.source: written.tensor for written in tensors})
+    tensors = _tensors(candidates, options, notes, opaque, copied=kept is not None)
+    for written in tensors:
+        if written.source in opaque and written.blocks is None:
+            raise UnsupportedError(
+                f"`{written.source}` can't become {written.encoding.name}: {way_out[written.source]}, or keep it as it is with "
+                f"--tensor-type {written.source}=keep"
+            )
+    check_expansion({written.source: written.tensor for written in tensors if written.source not in opaque})
     keys: dict[str, bytes] = {}
     # A GGUF without this key says nothing about its model, so the family's keys are written, as for any other source.
     described = kept is not None and ARCHITECTURE in kept
@@ -88,7 +98,9 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         keys |= _architecture(recognition, _settings(catalogue, recognition))
     if kept is not None:
         keys |= _kept(kept, without=_TOKENIZERS if tokenizer is not None else ())
-    if (described or recognition is None) and any(written.encoding != _in_file(written.tensor) for written in tensors):
+    if (described or recognition is None) and any(
+        written.source not in opaque and written.encoding != _in_file(written.tensor) for written in tensors
+    ):
         keys |= _mostly(tensors, options.dtype)
     if tokenizer is not None or not (described or has_tokenizer):
         rows = next((written.tensor.shape[0] for written in tensors if written.name == EMBEDDING), 0)
@@ -184,13 +196,23 @@ def _as_they_are(catalogue: Catalogue) -> Iterator[_Candidate]:
         yield _Candidate(name, name, tensor, matrix and not any(part in name for part in _FIXED))
 
 
-def _tensors(candidates: Iterable[_Candidate], options: Options, notes: list[str], *, copied: bool) -> list[Written]:
-    """Choose an encoding for each. `copied`: a tensor that nothing asks to change is copied from a GGUF file."""
+def _tensors(
+    candidates: Iterable[_Candidate],
+    options: Options,
+    notes: list[str],
+    opaque: Mapping[str, Encoding],
+    *,
+    copied: bool,
+) -> list[Written]:
+    """Choose an encoding for each. `copied`: a tensor that nothing asks to change is copied from a GGUF file.
+
+    `opaque` are the types of tensors that can only be copied.
+    """
     written: list[Written] = []
     fallen: dict[str, list[str]] = {}  # by the dtype that was asked for
     fixed: list[str] = []
     for name, source, tensor, free in candidates:
-        own = _in_file(tensor)
+        own = opaque.get(source) or _in_file(tensor)
         choice = options.dtype_of(source)
         encoding = (
             BY_NAME[choice.upper()] if choice != "keep" else own if copied or own.name in _KEPT else BY_NAME["F32"]
