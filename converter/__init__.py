@@ -1,15 +1,15 @@
 """The way out of pickle: inspect, take apart, convert and verify checkpoints without running them.
 
-`open(location)` returns a catalogue, which is a mapping of names to tensors. `inspect`, `extract`, `convert`, `verify`
-and `scan` take a path, a URL or a catalogue. Every error is a ConverterError. Each name is imported when it is first
-asked for.
+`open(location)` returns a catalogue, which is a mapping of names to tensors. `inspect`, `extract`, `convert` and
+`verify` take a path, a URL or a catalogue; `check` and `scan` take paths and URLs. Every error is a ConverterError.
+Each name is imported when it is first asked for.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from converter.api import convert, declared_models, download, extract, inspect, scan, verify
+    from converter.api import check, convert, declared_models, download, extract, inspect, scan, verify
     from converter.api import open as open  # noqa: A004 (it is `converter.open`)
     from converter.errors import (
         ArchiveError,
@@ -64,6 +64,7 @@ __all__ = [
     "UnsupportedError",
     "WordError",
     "__version__",
+    "check",
     "convert",
     "declared_models",
     "download",
@@ -76,7 +77,8 @@ __all__ = [
 
 _HOMES: Final = {
     **dict.fromkeys(
-        ("convert", "declared_models", "download", "extract", "inspect", "open", "scan", "verify"), "converter.api"
+        ("check", "convert", "declared_models", "download", "extract", "inspect", "open", "scan", "verify"),
+        "converter.api",
     ),
     **{name: "converter.errors" for name in __all__ if name.endswith("Error")},
     "Catalogue": "converter.tensors.catalogue",

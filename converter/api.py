@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from converter.hub.download import Downloaded
     from converter.limits import Limits
     from converter.models.declared import Model
+    from converter.reports.checking import CheckReport
     from converter.reports.conversion import ConversionReport, ExtractReport
     from converter.reports.inspection import Inspection
     from converter.reports.scan import ScanReport
@@ -71,6 +72,26 @@ def inspect(
         return report.inspect(
             catalogue, filter=filter, sort=sort, stats=stats, sha256=sha256, context=context, progress=progress
         )
+
+
+def check(
+    *locations: str | PathLike[str],
+    root: str | None = None,
+    ema: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Check that checkpoints are whole, undamaged and sound. All of them is read; the report's `counts` say how it went.
+
+    Raises a ConverterError only for what can't be checked, such as a path that does not exist.
+    """
+    from converter.checking.check import check as checked
+
+    if not locations:
+        raise TypeError("check() needs a location")
+    check_count("threads", threads)
+    places = [_place(location) for location in locations]
+    return checked(places, root=_part(root, ema), threads=threads, progress=progress)
 
 
 def convert(

@@ -14,6 +14,7 @@ Form = Literal["storages", "named"]
 Level = Literal["tensors", "inference"]
 Engine = Literal["numpy", "transformers", "llama.cpp"]
 FailOn = Literal["dangerous", "unknown"]
+FaultLevel = Literal["error", "warning"]
 # For type checkers, these two repeat what `converter.formats` has; a test compares them.
 Target = Literal["safetensors", "gguf", "parameters", "npz"]
 DtypeWord = Literal["keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -42,6 +43,7 @@ FORMS: Final[tuple[Form, ...]] = ("storages", "named")  # the forms of a paramet
 LEVELS: Final[tuple[Level, ...]] = ("tensors", "inference")
 ENGINES: Final[tuple[Engine, ...]] = ("numpy", "transformers", "llama.cpp")
 FAIL_ON: Final[tuple[FailOn, ...]] = ("dangerous", "unknown")  # the mildest verdict that fails; malformed always fails
+FAULTS: Final[tuple[FaultLevel, ...]] = ("error", "warning")  # the mildest fault that fails
 
 
 def check_count(option: str, count: object) -> None:

@@ -393,6 +393,10 @@ def _commands() -> Iterator[Case]:
     for source in ("published", "q8_0.gguf", "plain.bin", "parameters", "llama.gguf"):
         yield case(f"inspect {source} --stats", f"inspect in/{source} --stats")
         yield case(f"inspect {source} --json", f"inspect in/{source} --json")
+    for source in (*SOURCES, *REFUSED, "cut.bin", "notes.txt"):
+        yield case(f"check {source}", f"check in/{source}")
+    yield case("check plain --json", "check in/plain.bin --json")
+    yield case("inspect plain --stats --sha256", "inspect in/plain.bin --stats --sha256")
     yield case("inspect head --all", "inspect in/head --all")
     yield case("inspect head --all --sort size", "inspect in/head --all --sort size")
     yield case("inspect head --sort name --json", "inspect in/head --sort name --json")
@@ -473,7 +477,7 @@ def _commands() -> Iterator[Case]:
     yield case("demo", "demo @/demo")
 
     yield case("help", "", "--help", "--version")
-    for command in ("inspect", "extract", "convert", "scan", "verify", "models", "download", "sample", "demo"):
+    for command in ("inspect", "check", "extract", "convert", "scan", "verify", "models", "download", "sample", "demo"):
         yield case(f"help {command}", f"{command} --help")
     usage = (
         "convert", "convert in/head", "convert in/head @/x", "convert in/head @/x.gguf --to safetensors",

@@ -21,7 +21,7 @@ def python(code: str) -> str:
 NAMES = [
     "ArchiveError", "Catalogue", "ConverterError", "CutOffError", "ForeignFileError", "FormatError", "LayoutError", "LimitError",
     "Limits", "ManifestError", "MissingTensorError", "ModelError", "OutputError", "PickleError", "ProgramError", "ReadError",
-    "SourceError", "Tensor", "TruncatedPickleError", "UnsafeError", "UnsupportedError", "WordError", "__version__", "convert",
+    "SourceError", "Tensor", "TruncatedPickleError", "UnsafeError", "UnsupportedError", "WordError", "__version__", "check", "convert",
     "declared_models", "download", "extract", "inspect", "open", "open_checkpoint", "scan", "verify",
 ]  # fmt: skip
 

@@ -29,7 +29,7 @@ ORDER: Final = (
     ("opening",),
     ("reports",),
     ("scanning", "inference", "sample", "statistics"),
-    ("inspection", "conversion", "verification"),
+    ("inspection", "conversion", "verification", "checking"),
     ("api",),
     ("cli",),
 )

@@ -20,6 +20,7 @@ from converter.text import safe_text
 # In the order of `--help`. A command's function has the name of its module.
 _MODULES: Final = (
     "converter.cli.commands.inspect",
+    "converter.cli.commands.check",
     "converter.cli.commands.extract",
     "converter.cli.commands.convert",
     "converter.cli.commands.scan",

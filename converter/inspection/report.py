@@ -91,7 +91,7 @@ def inspect(
         tied=tuple(map(tuple, tied)),
         tensors=tuple(_tensor(name, tensor, found) for (name, tensor), found in zip(chosen, measured, strict=True)),
         others=tuple(_others(catalogue)),
-        problems=tuple(_problems(catalogue, recognition)),
+        problems=(*_problems(catalogue, recognition), *_faults(chosen, measured, held)),
         metadata=_keys(format.keys(catalogue)),
         tokenizer=None if words is None else _tokenizer(words),
         types=tuple(_types(catalogue, tied)),
@@ -134,6 +134,18 @@ def _statistics(
             raise one
         found.append(one)
     return found
+
+
+def _faults(
+    chosen: list[tuple[str, Tensor]], measured: list[StatisticsReport] | list[None], held: set[str]
+) -> Iterable[str]:
+    """Sentences about values that no sound model has, if statistics were asked for."""
+    stats = [one for one in measured if one is not None]
+    if stats:
+        from converter.statistics.faults import measured_faults
+
+        for fault in measured_faults(dict(chosen), stats, held):
+            yield f"{fault.name}: {fault.said}" if fault.name else fault.said
 
 
 def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:

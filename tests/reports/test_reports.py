@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from converter import reports
+from converter.checking.check import check
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.inspection.report import inspect
@@ -54,6 +55,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     lacking = verify(trained, [tmp_path / "trained"])
     return {
         "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny), inspect(gguf))],
+        "check": [json.loads(reports.to_json(check([tmp_path / "tiny", tmp_path / "x.bin"])))],
         "extraction": [json.loads(reports.to_json(report)) for report in (written, carried)],
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],
         "verification": [json.loads(reports.to_json(report)) for report in (verified.report, failed, lacking)],
@@ -62,7 +64,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", ["inspection", "extraction", "manifest", "verification", "golden", "models"])
+@pytest.mark.parametrize("name", ["inspection", "check", "extraction", "manifest", "verification", "golden", "models"])
 def test_what_is_printed_fits_the_schema(name: str, documents: dict[str, Any]) -> None:
     schema = load_json("reports", f"{name}.json")
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -137,7 +139,7 @@ def present(document: Any, at: str = "") -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("name", ["inspection", "extraction", "manifest", "verification", "golden", "models"])
+@pytest.mark.parametrize("name", ["inspection", "check", "extraction", "manifest", "verification", "golden", "models"])
 def test_the_schema_has_no_field_that_is_never_printed(name: str, documents: dict[str, Any]) -> None:
     printed = set().union(*(present(document) for document in documents[name]))
 

@@ -1,0 +1,48 @@
+"""What `check` reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from converter.words import FaultLevel
+
+
+@dataclass(frozen=True, slots=True)
+class FaultReport:
+    """A fault. `rule` is a key of `checking.rules.RULES`, and `name` that of a tensor or a file; empty for the whole."""
+
+    rule: str
+    level: FaultLevel
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedReport:
+    """A checkpoint that was checked. `format` and `title` are empty if it can't be opened.
+
+    `title` says which model it is. `tensors` and `nbytes` count what was read.
+    """
+
+    location: str
+    format: str
+    title: str
+    tensors: int
+    nbytes: int
+    faults: tuple[FaultReport, ...]
+
+    def count(self, level: str) -> int:
+        """How many faults have this level."""
+        return sum(fault.level == level for fault in self.faults)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check` found. `counts` are of all faults, by their levels."""
+
+    schema: ClassVar = "cerebras-tool/check/v1"
+
+    checkpoints: tuple[CheckedReport, ...]
+    counts: Mapping[str, int]
