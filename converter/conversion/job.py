@@ -58,8 +58,8 @@ class Job:
         taken = [f"the state dict of a whole module, {module}; nothing was called"] if module else []
         if program:
             taken = [f"the weights of {program}, of {module}; its code is left out, and nothing was called"]
-        elif unknown and module:
-            taken.append(f"its pickle names {listed(unknown)}")
+        elif unknown:
+            taken.append(f"its pickle names {listed(unknown)}" + ("" if module else "; nothing was called"))
         prefix = self.source.facts.get("prefix")
         if prefix:
             taken.append(f"`{prefix}` was left out of every name")
@@ -141,9 +141,8 @@ def prepare(
     for word in dict.fromkeys(options.types.values()):
         _check_dtype(format, word)
     alike = formats.of(catalogue) is format
-    check_portable(
-        catalogue, ignore_globals=ignore_globals or _only_classes(catalogue), no_crc=not check_crc, alike=alike
-    )
+    left = ignore_globals or not catalogue.unknown_globals() or _apart(catalogue)
+    check_portable(catalogue, ignore_globals=left, no_crc=not check_crc, alike=alike)
     check_output()
     folder = options.name is None
     tensors = catalogue
@@ -194,9 +193,19 @@ def _with_sidecar(planned: Planned, options: Options) -> Planned:
     return replace(planned, files=(*files, PlannedFile(name, (literal(name, sidecar(options.values)),))))
 
 
-def _only_classes(catalogue: Catalogue) -> bool:
-    """Whether a whole module is converted whose pickle names nothing dangerous. Such a pickle has to name its classes."""
-    return bool(catalogue.facts.get("module")) and verdict(catalogue.globals)[0] != DANGEROUS
+def _apart(catalogue: Catalogue) -> bool:
+    """Whether what the pickle names outside the closed table lies apart from the weights: it can be left out by name.
+
+    It is the class of a whole module, of other objects on the way to the tensors, or of values beside the weights. Among
+    the weights it might be a tensor of a kind that is not known. A dangerous global, and one that no value shows, are not meant.
+    """
+    if catalogue.facts.get("objects") != () or verdict(catalogue.globals)[0] == DANGEROUS:
+        return False
+    from converter.pickles.walk import holds_object
+
+    seen = set[int]()
+    entered = catalogue.facts.get("module") or catalogue.facts.get("entered")
+    return bool(entered) or any(holds_object(other.value, seen) for other in catalogue.others)
 
 
 def _check_dtype(format: Format, dtype: str) -> None:

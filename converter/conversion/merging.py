@@ -42,7 +42,13 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
         held: Iterable[Storage] = part.storages or {id(t.storage): t.storage for t in part.values()}.values()
         storages += [shards.moved(number, storage) for storage in held]
     said = joined(parts, [part.location for part in parts])
-    facts = dict(parts[0].facts) | said.facts | {"merged": listed([part.location for part in parts[1:]])}
+    facts = {
+        **parts[0].facts,
+        **said.facts,
+        "merged": listed([part.location for part in parts[1:]]),
+        "objects": tuple(name for part in parts for name in part.facts.get("objects", ())),
+        "entered": any(part.facts.get("entered") or part.facts.get("module") for part in parts),
+    }
     if any(part.unknown_globals() and not part.facts.get("module") for part in parts):
         facts.pop("module", None)  # its unknown globals are no longer all classes of one module
     return replace(

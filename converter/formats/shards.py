@@ -250,5 +250,9 @@ def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Map
         missing=tuple(missing),
         unchecked=any(part.unchecked for part in parts),
         metadata=said.metadata,
-        facts={**parts[0].facts, **said.facts},
+        facts={
+            **parts[0].facts,
+            **said.facts,
+            "objects": tuple(name for part in parts for name in part.facts.get("objects", ())),
+        },
     )

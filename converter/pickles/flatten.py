@@ -26,7 +26,9 @@ class Flattened:
     `root` is the path to the part below which names start, its keys joined with dots; `prefix` is what a wrapper had
     put before every name; the names here leave it out. `module` is the class of the whole module that the tensors
     belong to, or the classes of several side by side. `averaged` are the names of averaged weights that lie beside these,
-    and `buffers` those of a module's buffers among the tensors.
+    `buffers` those of a module's buffers among the tensors, and `objects` those of values among the weights that hold
+    something of a class outside the closed table: it may be a tensor of a kind that is not known. `entered` says that the
+    tensors lie in objects of such classes, or in dicts of such.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -38,6 +40,8 @@ class Flattened:
     module: str = ""
     averaged: list[str] = field(default_factory=list)
     buffers: list[str] = field(default_factory=list)
+    objects: list[str] = field(default_factory=list)
+    entered: bool = False
 
 
 def flatten(value: object, root: Root = None, module: Callable[[object], Level | None] | None = None) -> Flattened:
@@ -72,7 +76,7 @@ def _plain(value: Dict) -> dict[str, Tensor] | None:
     return found if len(found) == len(names) else None
 
 
-def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
+def facts(flattened: Flattened) -> dict[str, bool | str | tuple[str, ...]]:
     """A catalogue's facts about the part that was chosen."""
     return {
         "root": flattened.root,
@@ -80,6 +84,8 @@ def facts(flattened: Flattened) -> dict[str, str | tuple[str, ...]]:
         "module": flattened.module,
         "averaged": tuple(flattened.averaged),
         "buffers": tuple(flattened.buffers),
+        "objects": tuple(flattened.objects),
+        "entered": flattened.entered,
     }
 
 

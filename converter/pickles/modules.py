@@ -7,9 +7,8 @@ of the attributes (torch/nn/modules/module.py, `_save_to_state_dict`): `_paramet
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from converter.pickles.closed_table import Special
 from converter.pickles.values import Dict, Made, Opaque
@@ -21,8 +20,9 @@ _NOT_SAVED: Final = "_non_persistent_buffers_set"
 _KEPT_IN: Final = frozenset((_PARAMETERS, _BUFFERS, _MODULES))
 # The most that is searched for each object, because a pickle can share one tuple or dict between many objects.
 _PLACES: Final = 8  # items of a tuple of states or arguments
+_SLOTS: Final = 2  # parts of the state of an object with slots: its attributes, or None, and its slots
 _FIRST: Final = 64  # attributes: a module sets those of torch.nn.Module before most of its own
-_INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so they say nothing about the model
+INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so they say nothing about the model
     (
         *_KEPT_IN, _NOT_SAVED, "training", "call_super_init", "dump_patches", "_backward_pre_hooks", "_backward_hooks",
         "_is_full_backward_hook", "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -30,6 +30,7 @@ _INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so the
         "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_version", "_compiled_call_impl", "_backend",
     )
 )  # fmt: skip
+_NEW: Final = "NEWOBJ"  # the opcode that calls a class's `__new__`, so what it makes is an object of that class
 # Objects of C++ among a module's attributes. In torch, those of quantised layers alone have weights.
 _SCRIPT_OBJECT: Final = ("torch", "ScriptObject")
 _QUANTISED: Final = "__torch__.torch.classes.quantized"
@@ -40,11 +41,13 @@ _WRAPPERS: Final = {("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod"
 class Level(NamedTuple):
     """One level of a module's `state_dict()`: parameters, buffers and inner modules, by name and in that order.
 
-    Inner modules are as the pickle holds them. `buffers` are the names of the buffers.
+    Inner modules are as the pickle holds them. `buffers` are the names of the buffers. `rest` is what the module has besides:
+    buffers that are not saved, and attributes such as `in_features`, without those that every torch.nn.Module has.
     """
 
     names: Dict
     buffers: frozenset[str]
+    rest: Dict
 
 
 def state_dict(value: object) -> Level | None:
@@ -59,14 +62,18 @@ def state_dict(value: object) -> Level | None:
     made = Dict()
     for name, parameter in parts[_PARAMETERS].pairs():
         made += [name, parameter] if parameter is not None else []
-    buffers = [(name, buffer) for name, buffer in parts[_BUFFERS].pairs() if buffer is not None and name not in skipped]
-    for name, buffer in buffers:
-        made += [name, buffer]
+    rest, buffers = Dict(), set[str]()
+    for name, buffer in parts[_BUFFERS].pairs():
+        (rest if name in skipped else made).extend([name, buffer] if buffer is not None else [])
+        buffers |= {name} if type(name) is str and buffer is not None and name not in skipped else set()
     for name, module in parts[_MODULES].pairs():
         made += [name, module] if module is not None else []
     for key, inner in held.pairs():
-        made += [key, packed] if type(key) is str and (packed := packed_weights(inner)) is not None else []
-    return Level(made, frozenset(name for name, _ in buffers if type(name) is str))
+        if type(key) is str and (packed := packed_weights(inner)) is not None:
+            made += [key, packed]
+        elif type(key) is str and key not in INNER:
+            rest += [key, inner]
+    return Level(made, frozenset(buffers), rest)
 
 
 def packed_weights(value: object) -> Special | None:
@@ -78,19 +85,43 @@ def packed_weights(value: object) -> Special | None:
     return Special("quantised", f"{value.module}.{value.name}", (value.args, value.state))
 
 
-def settings(value: object) -> Iterator[tuple[str, Any]]:
-    """A module's own attributes, such as `in_features`, without those that every torch.nn.Module has."""
-    for key, inner in (_module(value) or Dict()).pairs():
-        if type(key) is str and key not in _INNER:
-            yield key, inner
-
-
 def attributes(value: object) -> Dict | None:
     """The attributes that BUILD sets on an object made by its class; None if they are not known."""
     if type(value) is not Opaque or value.args is None or not value.state:
         return None
     state = value.state[-1]
     return state if type(state) is Dict else None
+
+
+def contents(value: object) -> Dict | None:
+    """All that an object of any class holds: what was put into it, its attributes and slots, and what its `__new__` was given.
+
+    What was put in is named by its key or position, an attribute by its name; one that has the name of a key is called
+    `__dict__.NAME`. None if it holds nothing, or if a function made it: only that function knows what it does with its arguments.
+    """
+    if not isinstance(value, Opaque) or value.args is None:
+        return None
+    made = Dict()
+    if value.how == _NEW and type(value.args) is tuple:
+        made += [part for pair in enumerate(value.args) for part in pair]
+    if type(value.items) is Dict:
+        made += value.items
+    elif value.items:
+        made += [part for pair in enumerate(value.items) for part in pair]
+    state = value.state[-1] if value.state else None
+    parts = [
+        part for part in (state if type(state) is tuple and len(state) == _SLOTS else (state,)) if part is not None
+    ]
+    found = [pair for part in parts if type(part) is Dict for pair in part.pairs()]
+    if any(type(part) is not Dict for part in parts):
+        return Dict([*made, "__setstate__", state])  # what a method of the class makes attributes of
+    held = {key: id(inner) for key, inner in made.pairs() if type(key) is str}
+    for key, inner in found:
+        if type(key) is not str or key not in held:
+            made += [key, inner]
+        elif held[key] != id(inner):
+            made += [f"__dict__.{key}", inner]
+    return made or None
 
 
 def items(value: object) -> Dict | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,10 +11,10 @@ from converter.errors import FormatError, LimitError, NamesError
 from converter.limits import limits
 from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.keys import Keys
-from converter.pickles.modules import Level, attributes, items, settings, state_dict
+from converter.pickles.modules import Level, attributes, contents, items, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
-from converter.pickles.values import Dict, Opaque, TableEntry, Value, ValueRow
-from converter.pickles.walk import inside, key_text
+from converter.pickles.values import Dict, Made, Opaque, TableEntry, Value, ValueRow
+from converter.pickles.walk import holds_object, inside, key_text
 from converter.pickles.weights import Chosen, choose
 from converter.tensors.catalogue import Other, Role, Unsupported
 from converter.tensors.tensor import Tensor
@@ -27,6 +28,7 @@ _KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attrib
 _TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
 _CLASSES: Final = 4  # names of whole modules side by side that are listed
+_NUMBERED: Final = re.compile(r"\.___torch_mangle_\d+")  # TorchScript numbers a class that it compiles again
 _LETTERS: Final = 256  # average bytes per name that are allowed
 
 
@@ -36,14 +38,11 @@ def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[
     Returns whether a prefix that every name has is a wrapper's: names in a part that the caller chose are left as they are.
     """
     held = _Held(value, module or state_dict)
-    if type(root) is str:
-        chosen = _chosen(value, root, held)
-        flattened.root = root
-    else:
-        chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None)
-        if chosen.value is not value and type(chosen.value) is Dict:
-            held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
-        flattened.root = ".".join(chosen.keys)
+    chosen = _choose(value, root, held)
+    if not held(chosen.value) and held.closed:
+        held = _Held(value, module or state_dict, objects=True)
+        chosen = _choose(value, root, held)
+    flattened.root = root if type(root) is str else ".".join(chosen.keys)
     flattened.averaged = chosen.averaged
     averaged = frozenset(chosen.averaged)
     for name, inner in chosen.beside:
@@ -52,19 +51,25 @@ def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[
     if _is_tensor(top):
         _add(flattened, "tensor", top)
         return False
+    seen: set[int] = set()
     letters, most = 0, min(limits().names, _LETTERS * held.places + (1 << 20))
     for name, leaf in _leaves(top, held, _SHARED * held.places + 1024):
         letters += len(name) if name.isascii() else 4 * len(name)
-        if letters > most:
+        if letters + held.letters > most:
             raise LimitError(f"{held.places:,} values have names of more than {most:,} bytes: no more are read")
         _add(flattened, name, leaf)
+        if not held.entering and not isinstance(leaf, Other | Tensor) and holds_object(leaf, seen):
+            flattened.objects.append(name)
         if id(leaf) in held.buffers:
             flattened.buffers.append(name)
+    flattened.entered = held.entering or not held.containers.isdisjoint(held.dicts)
     if held.modules:
         flattened.module = ", ".join([*dict.fromkeys(held.outermost(top))][:_CLASSES])
+    if id(top) in held.rest:
+        flattened.others += [_other(key_text(key), inner, "setting") for key, inner in held.rest[id(top)].pairs()]
+    for cls, modules in held.classes.items():
+        flattened.others.append(_other(cls, modules, "setting"))
     if id(top) in held.modules:
-        named = {key for key in held.modules[id(top)][::2] if type(key) is str}
-        flattened.others += [_other(name, inner, "setting") for name, inner in settings(top) if name not in named]
         return False
     return type(root) is not str
 
@@ -104,6 +109,16 @@ def _other(name: str, value: object, role: Role = "beside") -> Other:
     return Other(name, _KINDS.get(kind, kind), value, role)
 
 
+def _choose(value: object, root: Root, held: _Held) -> Chosen:
+    """The part that holds the weights, or the one that a root names."""
+    if type(root) is str:
+        return _chosen(value, root, held)
+    chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None, objects=held.entering)
+    if type(chosen.value) is Dict and any(held(inner) for inner in chosen.value[1::2]):
+        held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
+    return chosen
+
+
 def _chosen(value: object, root: str, held: _Held) -> Chosen:
     """The part that a root names; the keys in the root are joined with dots."""
     chosen, rest = Chosen([], value), root
@@ -130,17 +145,24 @@ class _Held:
     """Tells which values lead to a tensor without passing something opaque. Call it with a value.
 
     Something opaque that may be passed is a whole module; a dict of a class of its own; and an object with attributes, such as
-    a trainer, on the way to a whole module.
+    a trainer, on the way to a whole module. With `objects` objects of all classes may be passed, such as a graph, which is data.
 
-    `places` counts the values in all containers; `modules` has the state dict of each whole module by its id, `buffers` the
+    `places` counts the values in all containers; `modules` has the state dict of each whole module by its id, `rest` what else
+    it has, and `classes` the same for the inner modules that were passed, by their class and their names. `buffers` are the
     ids of the modules' buffers, `dicts` what other opaque values hold, and `objects` which of those are not dicts but have
     attributes. Raises LayoutError where a dict on the way to a tensor has a key twice: readers differ in which of the two
     counts. Raises LimitError where modules share their dicts of parameters so often that they multiply.
     """
 
-    def __init__(self, value: object, module: Callable[[object], Level | None]) -> None:
+    def __init__(self, value: object, module: Callable[[object], Level | None], *, objects: bool = False) -> None:
         self.module = module
+        self.entering = objects
+        self.closed = isinstance(value, Made)  # there are objects, which are not entered unless `objects` says so
         self.modules: dict[int, Dict] = {}
+        self.rest: dict[int, Dict] = {}
+        self.classes: dict[str, Dict] = {}
+        self.noted: set[int] = set()
+        self.letters = 0  # in the names of the modules that were noted
         self.buffers: set[int] = set()
         self.dicts: dict[int, Dict] = {}
         self.objects: set[int] = set()
@@ -157,11 +179,12 @@ class _Held:
             for inner in inside[1::2] if type(inside) is Dict else inside:
                 kind = type(inner)
                 leaf = kind in _TENSORS or (kind is Value and is_numeric(inner))
+                self.closed |= kind is Opaque or kind is Value
                 # Empty containers lead nowhere.
                 if (
                     leaf
                     or ((kind is tuple or kind is list or kind is Dict) and inner)
-                    or (kind is Opaque and self._opens(inner))
+                    or ((kind is Opaque or (objects and kind is Value)) and not leaf and self._opens(inner))
                 ):
                     above = parents.get(id(inner))
                     if above is None:
@@ -179,7 +202,9 @@ class _Held:
             above = parents[id(node)]
             for parent in above if type(above) is _Several else (above,):
                 at = id(parent)
-                if (at in self.objects and not leads) or (at in self.containers and (at in self.leading or not leads)):
+                if at in self.objects and not leads and not objects:
+                    continue
+                if at in self.containers and (at in self.leading or not leads):
                     continue
                 if at not in self.containers:
                     self.containers.add(at)
@@ -200,6 +225,8 @@ class _Held:
             return True
         if (made := self.module(value)) is not None:
             self.modules[at] = made.names
+            if made.rest:
+                self.rest[at] = made.rest
             if made.buffers:
                 pairs = made.names.pairs()
                 self.buffers |= {id(inner) for name, inner in pairs if type(name) is str and name in made.buffers}
@@ -208,6 +235,10 @@ class _Held:
                 raise LimitError(
                     f"whole modules have more than {limits().memo:,} names, because they share their parts"
                 )
+        elif self.entering:
+            if (held := contents(value)) is not None:
+                self.dicts[at] = held
+                self.objects.add(at)
         elif (held := items(value)) is not None:
             self.dicts[at] = held
         elif (held := attributes(value)) is not None:
@@ -229,9 +260,18 @@ class _Held:
     def enters(self, inner: object, above: object) -> bool:
         """Whether names go on from `above` into what it holds. From an object they do so only on the way to a whole module."""
         at = id(inner)
-        if id(above) in self.objects:
+        if id(above) in self.objects and not self.entering:
             return at in self.containers and (at in self.leading or at in self.modules)
         return at in self.containers
+
+    def note(self, name: str, module: Any) -> None:
+        """Note the attributes of a module that was passed, once, below its class."""
+        if id(module) in self.rest and id(module) not in self.noted:
+            self.noted.add(id(module))
+            self.letters += len(name) if name.isascii() else 4 * len(name)
+            self.classes.setdefault(_NUMBERED.sub("", f"{module.module}.{module.name}"), Dict()).extend(
+                (name, self.rest[id(module)])
+            )
 
     def outermost(self, top: Any) -> Iterator[str]:
         """The classes of the whole modules that names from `top` on lead to, without those inside them."""
@@ -257,6 +297,7 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
         return
     iterators = [inside(held.opened(top))]
     names, nodes, steps = [""], [top], 0
+    yield from _attributes("", top, held)
     objects = {id(top)}  # an object is entered only once, because trainers and their parts hold one another
     while iterators:
         step = next(iterators[-1], None)
@@ -279,11 +320,21 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
                     "contains itself"
                 )
             iterators.append(inside(held.opened(inner)))
+            held.note(name, inner)
+            yield from _attributes(name, inner, held)
             names.append(name)
             nodes.append(inner)
             if id(inner) in held.objects:
                 objects.add(id(inner))
-        elif id(nodes[-1]) in held.objects:
-            yield name, _other(name, inner)  # even if it is a tensor: it does not belong to the module
-        elif id(inner) not in held.modules:  # one without tensors, such as torch.nn.ReLU, has no name in state_dict()
+        elif id(nodes[-1]) in held.objects and not (held.entering and _is_tensor(inner)):
+            yield name, _other(name, inner)  # even if it is a tensor, where the weights are those of a module
+        elif id(inner) not in held.modules:
             yield name, inner
+        else:
+            held.note(name, inner)  # one without tensors, such as torch.nn.ReLU, has no name in state_dict()
+
+
+def _attributes(name: str, node: Any, held: _Held) -> Iterator[tuple[str, object]]:
+    """The attributes of a dict of a class of its own, of which only the items are weights."""
+    if type(node) is Opaque and node.state and id(node) in held.dicts and id(node) not in held.objects:
+        yield name, _other(f"{name}.__dict__" if name else "__dict__", node.state[-1])

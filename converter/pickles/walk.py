@@ -121,6 +121,19 @@ def _holds_nothing(value: Any) -> bool:
     return kind in _LEAVES or (kind in _CONTAINERS and not value)
 
 
+def holds_object(value: object, seen: set[int]) -> bool:
+    """Whether anything in a value is of a class or function outside the closed table. `seen` is as in `measure`."""
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        if type(node) is Opaque or len(seen) >= _ENTERED:
+            return True
+        if id(node) not in seen and type(node) not in _LEAVES:
+            seen.add(id(node))
+            waiting += [inner for _, inner in inside(node) if type(inner) not in _LEAVES]
+    return False
+
+
 def _below(name: str, key: str) -> str:
     """Join two names for display, and cut them: whole names would grow with the square of the depth."""
     return f"{name}.{key[: limits().name]}"[: limits().name] if name and key else name or key[: limits().name]

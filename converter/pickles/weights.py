@@ -51,6 +51,7 @@ _STATE: Final = frozenset(
 )
 _STATE_STARTS: Final = ("optim", "sched", "random")
 _OPTIMIZER: Final = frozenset(("state", "param_groups"))  # the keys that every torch.optim state dict has
+_FIRST: Final = 64  # attributes of an object that are searched for these two
 _WORD: Final = re.compile(r"[A-Za-z][a-z]*")
 _ROOT: Final = "--root NAME takes the part below a name"
 
@@ -83,8 +84,12 @@ def choose(
     holds: Callable[[object], bool],
     held: Callable[[object], Dict | None],
     part: Part | None = None,
+    *,
+    objects: bool = False,
 ) -> Chosen:
     """Find the weights in a checkpoint; `holds` tells whether a value leads to a tensor, and `held` what it holds by names.
+
+    `objects` says that the tensors lie in the attributes of objects, so training state is told apart there, too.
 
     From the top down, follow the one key of MODEL that holds tensors, or else the one of EMA. If there is none,
     everything but training state is weights. With `part`, the averaged weights are taken instead of the model's.
@@ -105,8 +110,8 @@ def choose(
                 )
             fits, taken = averaged, True
         if len(fits) != 1:
-            if among is chosen.value:
-                _leave_training_state(chosen, holds)
+            if among is chosen.value or objects:
+                _leave_training_state(chosen, among, holds)
             break
         chosen.averaged += [".".join((*chosen.keys, key)) for key, _ in averaged if key != fits[0][0]]
         chosen.enter(*fits[0], among)
@@ -130,9 +135,9 @@ def _listed(parts: list[tuple[str, Any]]) -> str:
     return ", ".join(f"`{key}`" for key, _ in parts)
 
 
-def _leave_training_state(chosen: Chosen, holds: Callable[[object], bool]) -> None:
-    """Set training state apart, unless the dict has the names of a state dict."""
-    pairs = list(chosen.value.pairs())
+def _leave_training_state(chosen: Chosen, among: Dict, holds: Callable[[object], bool]) -> None:
+    """Set training state apart, unless the part that was chosen has the names of a state dict. `among` is what it holds."""
+    pairs = list(among.pairs())
     if _is_optimizer(chosen.value):
         chosen.leave(pairs)
         chosen.value = Dict()
@@ -159,4 +164,6 @@ def is_training_state(key: object, value: object) -> bool:
 
 
 def _is_optimizer(value: object) -> bool:
+    if type(value) is Opaque and value.state and type(attributes := value.state[-1]) is Dict:  # torch.save(optimizer)
+        return {key for key in attributes[: 2 * _FIRST : 2] if type(key) is str} >= _OPTIMIZER
     return type(value) is Dict and {key for key in value[: 2 * len(_OPTIMIZER) : 2] if type(key) is str} == _OPTIMIZER

@@ -195,11 +195,11 @@ class TestOthers:
         assert list(catalogue) == ["w"]
         assert [name for name, _ in inner_tensors(catalogue.others[0].value)] == ["0", "weight", "more.0"]
 
-    def test_a_whole_module_has_no_tensors_of_its_own(self, opened: Open) -> None:
-        catalogue = opened(Call(Global("mine", "Module"), (), {"weight": T}))
+    def test_what_a_function_makes_of_a_tensor_is_unknown(self, opened: Open) -> None:
+        catalogue = opened(Call(Global("mine", "rebuild"), (T,)))
 
         assert len(catalogue) == 0
-        assert [other.kind for other in catalogue.others] == ["mine.Module"]
+        assert [other.kind for other in catalogue.others] == ["mine.rebuild"]
 
     def test_tensors_behind_a_call_of_a_call_are_found(self, opened: Open) -> None:
         catalogue = opened({"x": Call(Call(Global("mine", "partial"), (T,)), ())})

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from converter.api import convert
 from converter.errors import LimitError
 from converter.limits import Limits
 from converter.opening import open_checkpoint
+from converter.pickles.walk import inner_tensors
 from converter.tensors.catalogue import Catalogue
 from tests.build.checkpoints import Call, Global, Raw, dumps, floats, ordered, view, write_checkpoint
 
@@ -75,8 +77,8 @@ WRAPPED: dict[str, tuple[Any, list[str], list[str]]] = {
         ["gamma"],
     ),
     "a list in a trainer": (holder(nets=[NET, module({"v": U})], best=U), ["nets.0.w", "nets.1.v"], ["best"]),
-    "an object without a module": (holder(best=U), [], [""]),
-    "an optimizer": (OPTIMIZER, [], [""]),
+    "an object without a module": (holder(best=U, step=3), ["best"], ["step"]),
+    "an optimizer": (OPTIMIZER, [], ["defaults", "state", "param_groups"]),
     "modules side by side": (
         {"generator": NET, "discriminator": module({"v": U})},
         ["generator.w", "discriminator.v"],
@@ -134,3 +136,65 @@ def test_modules_that_share_their_parameters_do_not_multiply(opened: Open) -> No
 
     with pytest.raises(LimitError, match="because they share their parts"):
         opened([module(many) for _ in range(200)], limits=limits)
+
+
+def layer(name: str, **more: Any) -> Call:
+    return Call(Global("layers", name), (), attributes(**more))
+
+
+class TestWhatStateDictLacks:
+    """Attributes of modules that have no name in `state_dict()`: the outermost module's by name, all others by class."""
+
+    NET = module(
+        modules={
+            "body": layer("Conv", parameters={"w": T}, stride=2, scale=U),
+            "act": layer("Relu", inplace=True),
+            "head": layer("Conv", parameters={"w": U}, stride=1),
+        },
+        anchors=U,
+    )
+
+    def test_is_listed_by_name_and_by_class(self, opened: Open) -> None:
+        catalogue = opened(self.NET)
+
+        assert list(catalogue) == ["body.w", "head.w"]
+        assert [(other.name, other.role) for other in catalogue.others] == [
+            ("anchors", "setting"), ("layers.Conv", "setting"), ("layers.Relu", "setting"),
+        ]  # fmt: skip
+        assert [name for name, _ in inner_tensors(catalogue.others[1].value)] == ["body.scale"]
+        assert catalogue.others[2].value == ["act", ["inplace", True]]
+
+    def test_is_named_in_what_a_copy_lacks_with_its_size(self, tmp_path: Path) -> None:
+        path = write_checkpoint(tmp_path / "a.pt", {"model": self.NET, "epoch": 3}, {"0": floats(1, 2, 3)})
+
+        dropped = {part.name: (part.reason, part.tensors, part.nbytes) for part in convert(path, tmp_path / "a.safetensors").dropped}  # fmt: skip
+
+        reason = "an attribute of the module that is not in its state_dict()"
+        assert dropped == {
+            "epoch": ("not part of the model's weights", 0, 0),
+            "anchors": (reason, 1, 8),
+            "layers.Conv": (reason, 1, 8),
+            "layers.Relu": (reason, 0, 0),
+        }
+
+    def test_has_the_buffers_that_are_not_saved(self, opened: Open) -> None:
+        skipped = Call(Global("builtins", "set"), (["tmp"],))
+        net = module({"w": T}, {"head": layer("Head", parameters={"v": U})}, _non_persistent_buffers_set=skipped)
+        net.state["_buffers"] = {"tmp": U, "kept": T, "none": None}
+
+        catalogue = opened(net)
+
+        assert list(catalogue) == ["w", "kept", "head.v"]
+        assert [other.name for other in catalogue.others] == ["tmp"]
+
+    def test_names_the_outermost_of_several_modules_by_class_too(self, opened: Open) -> None:
+        catalogue = opened({"generator": self.NET, "discriminator": layer("Net", parameters={"w": T}, depth=3)})
+
+        assert [other.name for other in catalogue.others] == ["models.Net", "layers.Conv", "layers.Relu", "layers.Net"]
+
+    def test_names_a_shared_module_once(self, opened: Open) -> None:
+        shared = layer("Conv", parameters={"w": T}, stride=2)
+        catalogue = opened(module(modules={"a": shared, "b": shared}))
+
+        assert list(catalogue) == ["a.w", "b.w"]
+        assert [other.value for other in catalogue.others] == [["a", ["stride", 2]]]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import FormatError, LimitError
 from converter.formats.torch.records import CODE
 from converter.limits import limits
-from converter.pickles.modules import Level, packed_weights
+from converter.pickles.modules import INNER, Level, packed_weights
 from converter.pickles.values import Dict, Opaque
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Script:
         if declared is None:
             return None
         attributes = {key: inner for key, inner in value.state[-1].pairs() if type(key) is str}
-        made = Dict()
+        made, rest = Dict(), Dict()
         for name in (*declared.parameters, *declared.buffers):
             made += [name, attributes[name]] if attributes.get(name) is not None else []
         for name, inner in attributes.items():
@@ -63,7 +63,9 @@ class Script:
                 made += [name, packed]
             elif type(inner) is Opaque and inner.args is not None and self._class(inner) is not None:
                 made += [name, inner]
-        return Level(made, frozenset(declared.buffers))
+            elif name not in INNER and name not in declared.parameters and name not in declared.buffers:
+                rest += [name, inner]
+        return Level(made, frozenset(declared.buffers), rest)
 
     def _class(self, value: Opaque) -> _Declared | None:
         if value.module != _ROOT and not value.module.startswith(f"{_ROOT}."):

@@ -508,8 +508,9 @@ def graph_lazy(folder: Path) -> Saved:
 def graph_data(folder: Path) -> Saved:
     from torch_geometric.data import Data
 
-    torch.save(Data(x=torch.zeros(2, 3), edge_index=torch.tensor([[0], [1]])), folder / "data.pt")
-    return Saved(folder / "data.pt", None)
+    parts = {"x": torch.zeros(2, 3), "edge_index": torch.tensor([[0], [1]])}
+    torch.save(Data(**parts), folder / "data.pt")
+    return Saved(folder / "data.pt", {f"_store._mapping.{name}": part for name, part in parts.items()})
 
 
 def chemprop(folder: Path) -> Saved:
