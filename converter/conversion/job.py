@@ -241,6 +241,8 @@ def _companions(
 ) -> list[PlannedFile]:
     """The files that are copied beside the weights: configuration, tokenizer, licence."""
     files = {file.path: file for file in made}
+    for name, data in formats.of(catalogue).generation_files(catalogue).items():
+        files[name] = PlannedFile(name, (literal(name, data),))
     for folder, names in ((beside, (*(() if made else TOKENIZER), GENERATION, *LICENCES)), (tokenizer, TOKENIZER)):
         for name in names if folder is not None else ():
             path = Path(folder or "") / name

@@ -217,7 +217,7 @@ class Format:
 
     Companions. `self_contained`: configuration and tokenizer are inside the file. `companions`: they lie beside the
     weights in a folder, and are copied with them. `tokenizer` reads the one inside, and `tokenizer_files` are
-    the files that it would be beside weights. `says_activation` tells whether the
+    the files that it would be beside weights; `generation_files` say how to generate text. `says_activation` tells whether the
     configuration names the activation that the model was trained with. `check` compares the other files of a folder
     with the tensors.
 
@@ -252,6 +252,7 @@ class Format:
     companions: bool = True
     tokenizer: Callable[[Catalogue], Tokenizer | None] = _no_tokenizer
     tokenizer_files: Callable[[Catalogue], Mapping[str, bytes]] = _no_files
+    generation_files: Callable[[Catalogue], Mapping[str, bytes]] = _no_files
     says_activation: Callable[[Catalogue], bool] = _says
     check: Callable[[Catalogue, Mapping[str, Any] | None], Iterator[Finding]] = _no_findings
     disagreements: Callable[[Catalogue], Sequence[str]] = _no_disagreements

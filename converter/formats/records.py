@@ -69,6 +69,7 @@ GGUF: Final = Format(
     self_contained=True,
     tokenizer=lazily("converter.formats.gguf.tokenizer", "inside"),
     tokenizer_files=lazily("converter.formats.gguf.tokenizer", "as_files"),
+    generation_files=lazily("converter.formats.gguf.generation", "as_files"),
     says_activation=lazily("converter.formats.gguf.names", "says_activation"),
     engines=("numpy", "llama.cpp"),
     tanh=True,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from converter.io.parts import Buffers
+from converter.tensors.decoded import Decoded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +62,8 @@ def gathered_ahead(tensor: Tensor, nbytes: int) -> Iterator[memoryview]:
     if tensor.nbytes <= nbytes or nbytes < _STAGE:
         yield from gathered(tensor, Buffers(nbytes))
         return
+    if tensor.storage.encoding is not None:
+        tensor = Decoded(tensor.storage, 1).view(tensor)
     plan = _Tiles(tensor, nbytes)
     places = plan.places()
     tiles = itertools.cycle([np.empty(plan.nbytes, "u1").data for _ in range(2)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from converter.io.parts import Buffers, Part
 from converter.io.source import STEP
+from converter.tensors.decoded import Decoded
 
 if TYPE_CHECKING:
     from converter.tensors.tensor import Storage, Tensor
@@ -31,10 +32,12 @@ def tensor_parts(
     most = tensor.nbytes if whole else _RUN if tensor.streams else _STRIDED
     views = list(_views(tensor, most)) if tensor.size else []
     last = _Last(len(views), tensor.storage)
+    again = tensor.storage.encoding is not None and not tensor.streams and len(views) > 1
+    decoded = Decoded(tensor.storage, len(views)) if again else None
 
     def part(view: Tensor) -> Part:
         def tiles(buffers: Buffers) -> Iterator[memoryview]:
-            read = _read(view, buffers, last)
+            read = _read(view, buffers, last, decoded)
             return read if made is None else made(view, read, buffers)
 
         return Part(view.nbytes if size is None else size(view.size), tiles)
@@ -72,14 +75,18 @@ def _views(tensor: Tensor, most: int) -> Iterator[Tensor]:
             yield tensor.rows(start, min(start + rows, tensor.shape[0]))
 
 
-def _read(view: Tensor, buffers: Buffers, last: _Last) -> Iterator[memoryview]:
+def _read(view: Tensor, buffers: Buffers, last: _Last, decoded: Decoded | None) -> Iterator[memoryview]:
     if view.streams:
         yield from _in_order(view.storage, view.offset * view.dtype.itemsize, view.nbytes, buffers)
         return
     from converter.tensors.gather import gathered
 
     view.prefetch()
-    yield from gathered(view, buffers)
+    if decoded is not None:
+        yield from gathered(decoded.view(view), buffers)
+        decoded.read()
+    else:
+        yield from gathered(view, buffers)
     last.read()
 
 
