@@ -166,3 +166,32 @@ def test_what_is_something_else_is_foreign(kind: Any, tmp_path: Path) -> None:
 def test_letters_count_in_any_case_only_where_the_format_says_so() -> None:
     assert what(b"<!DocType HTML><html>") == what(b"<!doctype html>")
     assert sealed(b"bzh is no word, and no archive") is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'{"a": [1, -2.5e3, null, true, NaN, -Infinity, "\\"}"]}',
+        b"[[], {}]\n",
+        b'{"a": "' + b"x" * HEAD,
+        b"[" + b"1" * (HEAD - 5) + b", fal",
+        b"  \r\n{",
+    ],
+)
+def test_what_begins_as_json_is_called_json(head: bytes) -> None:
+    assert what(head[:HEAD]) == "a JSON document, not a checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"{% if messages %}", "text and not a checkpoint"),
+        (b"{'a': 1, 'b': 2}", "text and not a checkpoint"),
+        (b"[2026-11-30 12:00] the job started", "text and not a checkpoint"),
+        (b"{\\rtf1 \\ansi a letter}", "text and not a checkpoint"),
+        (b"{\0\1\2", "not a checkpoint that this program knows"),
+        (b"[core]\n\tbare = false\n", "not a checkpoint that this program knows"),
+    ],
+)
+def test_what_only_begins_with_a_bracket_is_not_called_json(head: bytes, said: str) -> None:
+    assert what(head).startswith(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 HEAD: Final = 512  # bytes that tell every kind of file from the others
 _LINE: Final = 120  # characters of a text that are shown
 _PAGE: Final = "an HTML page, probably an error page of the server it was downloaded from"
+_WORDS: Final = (b"true", b"false", b"null", b"NaN", b"Infinity")
+_JSON: Final = re.compile(rb'(?:[\s{}\[\],:]++|"[^"]*+"|[-+0-9.eE]++|true|false|null|NaN|Infinity)*')  # without escapes
 _PICKLE: Final = "a bare pickle, not a file of torch.save; `scan` tells what is in it"
 
 
@@ -93,7 +96,12 @@ def known(source: Source, head: bytes) -> bool:
 
 
 def _may_be_json(head: bytes) -> bool:
-    return head.lstrip()[:1] in (b"{", b"[")
+    """Whether the first HEAD bytes of a file can begin a JSON document: a list or object, and no word outside quotes."""
+    if head.lstrip()[:1] not in (b"{", b"["):
+        return False
+    bare = head.replace(b"\\\\", b"").replace(b'\\"', b"")
+    rest = bare[_JSON.match(bare).end() :]  # type: ignore[union-attr]
+    return not rest or (len(head) == HEAD and any(word.startswith(rest) for word in _WORDS)) or rest[:1] == b'"'
 
 
 def _is_json(source: Source) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -242,3 +243,15 @@ def _of_fields(names: object, fields: object, nbytes: int) -> int | None:
         if any(end > start for (_, end), (start, _) in pairwise(ends)):
             return None
     return flags
+
+
+# By the names that `value_rows` has for them: it imports this module only when a pickle holds a value of numpy.
+CHECKS: Final[Mapping[str, Callable[..., bool]]] = {
+    "array_state": array_state,
+    "dtype_arguments": dtype_arguments,
+    "dtype_state": dtype_state,
+    "frombuffer_arguments": frombuffer_arguments,
+    "generator_state": generator_state,
+    "scalar_arguments": scalar_arguments,
+    "seed_state": seed_state,
+}

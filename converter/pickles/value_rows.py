@@ -11,7 +11,8 @@ numpy/random/_pickle.py, torch/_weights_only_unpickler.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Final
 
 from converter.pickles.values import Dict, TableEntry, Value, ValueRow
@@ -171,11 +172,16 @@ def _of_numpy(name: str) -> Callable[..., bool]:
     """A check of `numpy_rows`, which is imported when numpy's values are in a pickle: state dicts have none."""
 
     def check(*args: object) -> bool:
-        from converter.pickles import numpy_rows
-
-        return vars(numpy_rows)[name](*args)  # type: ignore[no-any-return]
+        return _numpy_checks()[name](*args)
 
     return check
+
+
+@cache
+def _numpy_checks() -> Mapping[str, Callable[..., bool]]:
+    from converter.pickles.numpy_rows import CHECKS
+
+    return CHECKS
 
 
 def _row(

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from converter.dtypes import BY_TORCH
@@ -333,6 +334,47 @@ def test_torch_and_we_give_the_same_weights_or_we_refuse() -> None:
     assert "DIFFERENT" not in done.stdout, done.stdout
     assert "same" in done.stdout
     assert "refused" in done.stdout
+
+
+def _on(place: str, *, dtype: Global | None = None, count: int = 12) -> Call:
+    """A tensor on a FloatStorage of 48 bytes."""
+    id = ("storage", Global("torch", "FloatStorage"), "0", place, 12)
+    args = (Persistent(id), 0, (count,), (1,), False, HOOKS)
+    return Call(V2, args) if dtype is None else Call(V3, (*args, dtype))
+
+
+_PAIRS: list[Any] = [["a", _on("cpu")]]
+
+
+@pytest.mark.parametrize(
+    ("value", "names", "unsupported"),
+    [
+        pytest.param({"w": _on("meta")}, [], ["w"], id="no data: the storage is on the device meta"),
+        pytest.param(
+            {"x": Call(HOOKS.callee, (_PAIRS,)), "y": _PAIRS}, ["x.a", "y.0.1"], [], id="a list that is used twice"
+        ),
+        pytest.param(
+            {"x": _PAIRS, "y": Call(HOOKS.callee, (_PAIRS,))}, ["x.0.1", "y.a"], [], id="the same, the other way round"
+        ),
+        pytest.param(
+            {"w": _on("cpu", dtype=Global("torch", "float64"), count=6)}, ["w"], [], id="float64 on a FloatStorage"
+        ),
+        pytest.param(
+            {"w": _on("cpu", dtype=Global("torch", "int8"), count=48)}, ["w"], [], id="int8 on a FloatStorage"
+        ),
+    ],
+)
+def test_what_two_readers_could_understand_differently_is_as_in_torch(
+    value: Any, names: list[str], unsupported: list[str]
+) -> None:
+    data = zip_bytes(checkpoint_entries(None, {"0": STORAGES["0"]}, pickle=dumps(value)))
+
+    ours = by_us(data)
+
+    assert difference(data) == "same"
+    assert ours is not None
+    assert list(ours) == names
+    assert [other.name for other in ours.unsupported] == unsupported
 
 
 def test_every_attribute_with_a_setter_is_known() -> None:
