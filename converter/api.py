@@ -50,7 +50,7 @@ def open(location: Location, *, root: str | None = None, ema: bool = False, limi
 def inspect(
     source: Location,
     *,
-    filter: str | None = None,
+    filter: str | Sequence[str] | None = None,
     sort: Sort | None = None,
     stats: bool = False,
     sha256: bool = False,
@@ -59,7 +59,7 @@ def inspect(
     ema: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Report what a checkpoint is and what it holds. `filter` is a glob on names; `stats` reads every tensor.
+    """Report what a checkpoint is and what it holds. `filter` has globs on names; `stats` reads every tensor.
 
     `sha256` hashes each tensor's bytes as well. `context` is the number of tokens for which the memory of llama.cpp is
     reported.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from converter.errors import SourceError
+from converter.errors import ModelError, SourceError
 from converter.formats import of, open_file
 from converter.io.strict_json import config_beside
 from converter.limits import Limits, using
@@ -15,6 +16,8 @@ from converter.text import os_reason
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.words import Root
+
+_ABSENT: Final = "no such file or folder"
 
 
 def open_checkpoint(location: str | Path, *, root: Root = None, limits: Limits | None = None) -> Catalogue:
@@ -38,14 +41,14 @@ def _opened(location: str | Path, root: Root) -> Catalogue:
 
             return open_remote(location, root=root)
         if more := hint(location):
-            raise SourceError(f"`{location}` does not exist{more}")
+            raise SourceError(f"{_ABSENT}: `{location}`{more}")
     try:
         if path.is_dir():
             from converter.formats import shards as folder
 
             return folder.read(path, root=root)
         if not path.exists() and not path.is_symlink():
-            raise SourceError(f"`{location}` does not exist")
+            raise SourceError(f"{_ABSENT}: `{location}`{_perhaps(path)}")
     except OSError as error:  # the name is too long, or a folder in the path may not be entered
         raise SourceError(f"`{location}` can't be opened: {os_reason(error)}") from error
     catalogue = open_file(path, root=root)
@@ -54,6 +57,30 @@ def _opened(location: str | Path, root: Root) -> Catalogue:
 
         catalogue = shards.with_others(path, catalogue, root=root)
     return catalogue.with_origin(config=config_beside(path.parent))
+
+
+def check_exists(location: str) -> None:
+    """Raise SourceError if a location is a path that leads nowhere. Nothing remote is looked up."""
+    from converter.hub.locations import is_remote
+
+    if not os.path.lexists(location) and not is_remote(location):
+        raise SourceError(f"{_ABSENT}: `{location}`{_perhaps(Path(location))}")
+
+
+def _perhaps(path: Path) -> str:
+    """What a path that leads nowhere was perhaps meant to be."""
+    from difflib import get_close_matches
+
+    from converter.models.declared import find
+
+    with contextlib.suppress(ModelError):
+        find(str(path))
+        return f"; `cerebras-tool download {path}` fetches the model of that name"
+    with contextlib.suppress(OSError):
+        beside = {entry.name: entry for entry in path.parent.iterdir()}
+        if near := get_close_matches(path.name, beside, 3):
+            return f"; did you mean {' or '.join(f'`{beside[name]}`' for name in near)}?"
+    return ""
 
 
 def folder_beside(catalogue: Catalogue) -> Path | None:

@@ -81,7 +81,7 @@ def test_a_public_name_can_be_replaced_and_put_back() -> None:
 
 
 def test_every_error_is_caught_by_the_one_that_is_public(tmp_path: Path) -> None:
-    with pytest.raises(converter.ConverterError, match="does not exist"):
+    with pytest.raises(converter.ConverterError, match="no such file or folder"):
         converter.open_checkpoint(tmp_path / "absent")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, Final
@@ -29,8 +30,12 @@ _MODULES: Final = (
     "converter.cli.commands.download",
     "converter.cli.commands.sample",
     "converter.cli.commands.demo",
+    "converter.cli.commands.help",
 )
 _COMMANDS: Final = {module.rpartition(".")[2]: module for module in _MODULES}
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+# What is wrong with a command line as it was typed. typer does not export this class.
+_UsageError: Final[Any] = typer.BadParameter.__bases__[0]
 
 
 class _Commands(TyperGroup):
@@ -40,12 +45,48 @@ class _Commands(TyperGroup):
         """The names of all commands."""
         return list(_COMMANDS)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands, each with the first sentence of its help, whole."""
+        rows = [(name, _built(name).help.partition(". ")[0].rstrip(".") + ".") for name in _COMMANDS]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or None."""
-        # For an unknown name all commands are built, so that typer can suggest similar ones.
-        for name in [cmd_name] if cmd_name in _COMMANDS else _COMMANDS:
-            self.commands[name] = _built(name)
+        if cmd_name in _COMMANDS:
+            self.commands[cmd_name] = _built(cmd_name)
         return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first argument names. If there is none, the error says what was perhaps meant."""
+        if args and args[0] not in _COMMANDS:
+            from converter.cli.advice import no_command
+
+            raise _UsageError(no_command(args, list(_COMMANDS)), ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line and end the process. An error in the command line is one sentence, as all errors are."""
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except _UsageError as error:
+            if not standalone_mode:
+                raise
+            from converter.cli.advice import usage
+
+            typer.echo(f"error: {safe_text(usage(error), 2000)}", err=True)
+            code = error.exit_code
+        if not standalone_mode:
+            return code
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 @cache
@@ -53,7 +94,9 @@ def _built(name: str) -> Any:
     """A command. Every invocation in a process makes a new group, but building a command takes 20 milliseconds."""
     function = vars(import_module(_COMMANDS[name]))[name]
     return get_command_from_info(
-        CommandInfo(name, callback=function), pretty_exceptions_short=False, rich_markup_mode=None
+        CommandInfo(name, callback=function, context_settings=_SETTINGS),
+        pretty_exceptions_short=False,
+        rich_markup_mode=None,
     )
 
 
@@ -68,7 +111,8 @@ class _App(typer.Typer):
 app = _App(
     cls=_Commands,
     add_completion=False,
-    no_args_is_help=True,
+    invoke_without_command=True,
+    context_settings=_SETTINGS,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="The way out of pickle: see what is in a PyTorch checkpoint without running it, take it apart, convert it, and "
@@ -90,11 +134,11 @@ def main() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@app.callback(invoke_without_command=False)
+@app.callback()
 def _main(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+        bool, typer.Option("--version", "-V", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use no network; read only what is in the local cache.")
@@ -106,6 +150,9 @@ def _main(
         ),
     ] = None,
 ) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        return
     if offline:
         from converter.hub.offline import staying_offline
 

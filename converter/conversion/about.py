@@ -6,6 +6,7 @@ order. Shapes say nothing: another model of the same size has them, too.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,13 @@ _CACHED: Final = re.compile(r"models--([A-Za-z0-9][\w.-]{0,95}?)--([A-Za-z0-9][\
 _HUB: Final = "https://huggingface.co"
 
 
+# What programs call the weights of every model. Then the folder's name says more.
+_USUAL: Final = re.compile(
+    r"(?:pytorch_model|model|diffusion_pytorch_model|adapter_model|consolidated|checkpoint|weights|tf_model|data)"
+    r"(?:[._-][0-9]{1,9}){0,2}(?:-of-[0-9]{1,9})?"
+)
+
+
 class _Row(NamedTuple):
     """A key of GGUF and the keys of a front matter that give it, the first that is there; of `many` all are listed."""
 
@@ -43,6 +51,15 @@ _ROWS: Final = (
     _Row("general.tags", ("tags", "pipeline_tag"), many=True),
     _Row("general.languages", ("languages", "language"), many=True),
 )
+
+
+def called(location: str) -> str:
+    """What a checkpoint is called: its file's name without the ending, or its folder's, if every file is called like that."""
+    path = Path(location.partition("://")[2] or os.path.abspath(location))
+    name = path.stem if path.suffix else path.name
+    if _USUAL.fullmatch(name) and path.parent.name:
+        name = path.parent.name
+    return name.partition("@")[0] or "checkpoint"
 
 
 def about(folder: Path | None, location: str, config: Mapping[str, Any] | None) -> dict[str, str | list[str]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter import formats
+from converter.conversion.about import called
 from converter.conversion.job import NOTHING, Job, prepare
 from converter.dtypes import spelled
 from converter.errors import OutputError, SourceError
@@ -34,6 +37,19 @@ def target_format(output: Path, to: str | None) -> Format:
     if to is not None and asked is not None and to != asked.name:
         raise OutputError(f"`{output}` ends in {output.suffix}, which is not {to}: choose one of them")
     return asked or formats.named(to or "")
+
+
+def default_output(catalogue: Catalogue, to: str, dtype: str) -> Path:
+    """Where a conversion goes if nobody says it: in the current folder, called like the checkpoint and what it becomes."""
+    format, name = formats.named(to), called(catalogue.location)
+    if dtype == "keep":
+        sizes: Counter[str] = Counter()
+        for tensor in catalogue.values():
+            sizes[tensor.dtype.name] += tensor.nbytes
+        dtype = sizes.most_common(1)[0][0] if sizes else ""
+    # Unless they are inside the file, config.json and the tokenizer lie beside the weights, in a folder.
+    ending = format.ending or "" if format.self_contained else ""
+    return Path("-".join(filter(None, (name, dtype.upper() if ending else to))) + ending)
 
 
 def check_words(output: Path, to: str | None, dtype: str) -> tuple[Format, str]:
@@ -75,6 +91,9 @@ def convert(
 
     Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
+    with contextlib.suppress(OSError):  # the source may be remote, and the output is usually not there
+        if output.samefile(Path(catalogue.location).parent):
+            raise OutputError(f"`{output}` holds the input: choose another output")
     format, dtype = check_words(output, to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.conversion.about import called
 from converter.conversion.job import NOTHING, prepare
 from converter.errors import ModelError
 from converter.formats.format import Options
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 
 def default_folder(catalogue: Catalogue) -> Path:
-    """`parameters/<model>`, or the file's own name for an unknown model."""
+    """`parameters/<model>`, or for an unknown model what the file or its folder is called."""
     recognition = recognise(catalogue, catalogue.config)
     if recognition is not None and recognition.model is not None:
         return Path("parameters") / recognition.model.name
-    return Path("parameters") / (Path(catalogue.location).resolve().stem or "checkpoint")
+    return Path("parameters") / called(catalogue.location)
 
 
 def check_words(form: str) -> None:

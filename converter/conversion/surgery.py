@@ -6,7 +6,7 @@ every pair of formats. No tensor is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +18,7 @@ from converter.errors import RuleError
 from converter.formats.records import WRITABLE
 from converter.io.strict_json import load_json
 from converter.models.recognition import Recognition, recognise
+from converter.models.selection import meant, spellings, unknown
 from converter.pickles.weights import EMA, is_training_state
 from converter.text import listed, plural
 from converter.words import check
@@ -133,18 +134,18 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
     files = dict(zip(known, catalogue, strict=True))
     files |= {ours.name: other.name for ours, other in zip(known.unsupported, catalogue.unsupported, strict=True)}
     names = [*known, *(other.name for other in known.unsupported), *known.missing]
-    spelt = _spellings(names, files, recognition)
+    spelt = spellings(names, files, recognition)
     left, unused = _left(spelt, surgery)
     dropped = set(names) - left
     kept = {name: tensor for name, tensor in known.items() if name in left}
     if names and not left:
         raise RuleError(
             f"nothing is left of the {plural(len(names), 'tensor')} in `{catalogue.location}`, such as `{names[0]:.200}`: "
-            f"{unused[0] + ' matches none' if unused else 'the rules leave all of them out'}"
+            "the rules leave all of them out"
         )
-    floating = {name: spelt[name] for name, tensor in kept.items() if tensor.dtype.floating}
-    copied = {other.name: spelt[other.name] for other in known.unsupported if other.storage and other.name in left}
-    types, untyped = _types(floating | copied, surgery.types)
+    typed = {name for name, tensor in kept.items() if tensor.dtype.floating}
+    copied = {other.name for other in known.unsupported if other.storage and other.name in left}
+    types, untyped = _types(spelt, typed | copied, surgery.types)
     renamed, idle = _renamed(list(kept), files, surgery.renames)
     pairs = tuple((old, new) for old, new in zip(kept, renamed, strict=True) if old != new)
     new = dict(zip(kept, renamed, strict=True))
@@ -171,53 +172,34 @@ def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
     return Cut(changed, excluded, pairs, by_new, tuple(notes), contradiction)
 
 
-def _spellings(
-    names: Iterable[str], files: Mapping[str, str], recognition: Recognition | None
-) -> dict[str, tuple[str, ...]]:
-    """All names of each tensor: its own, the one in the file, the one without the family's prefix, and the one in GGUF."""
-    if recognition is None:
-        return {name: tuple(dict.fromkeys((name, files.get(name, name)))) for name in names}
-    family = recognition.family
-    gguf = family.gguf_names(recognition.sizes[family.layers])
-    found = {}
-    for name in names:
-        ours = family.bare(name)
-        found[name] = tuple(dict.fromkeys((name, files.get(name, name), ours, gguf.get(ours, name))))
-    return found
-
-
 def _left(spelt: Mapping[str, Sequence[str]], surgery: Surgery) -> tuple[set[str], list[str]]:
     """The names that are kept, and the globs that match nothing."""
     unused: list[str] = []
 
-    def found(globs: Iterable[str]) -> set[str]:
-        every_fit: set[str] = set()
-        for glob in globs:
-            hits = _fitting(glob, spelt)
-            if not hits:
-                unused.append(f"`{glob:.200}`")
-            every_fit.update(hits)
-        return every_fit
-
-    left = found(surgery.include) if surgery.include else set(spelt)
-    left -= found(surgery.exclude)
+    left: set[str] = set() if surgery.include else set(spelt)
+    for glob in surgery.include:
+        hits = meant(glob, spelt)
+        if not hits:
+            raise unknown("include", glob, list(spelt))
+        left.update(hits)
+    for glob in surgery.exclude:
+        hits = meant(glob, spelt)
+        if not hits:
+            unused.append(f"`{glob:.200}`")
+        left.difference_update(hits)
     for part in surgery.strip:
         left -= {name for name in spelt if PARTS[part](name.partition(".")[0])}
     return left, unused
 
 
-def _fitting(glob: str, spelt: Mapping[str, Sequence[str]]) -> list[str]:
-    """The tensors with a name that matches."""
-    fits = fitting(glob)
-    return [name for name, spellings in spelt.items() if any(map(fits, spellings))]
-
-
-def _types(spelt: Mapping[str, Sequence[str]], rules: Sequence[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
-    """The requested dtypes by name, and the globs that match nothing."""
+def _types(
+    spelt: Mapping[str, Sequence[str]], typed: Collection[str], rules: Sequence[tuple[str, str]]
+) -> tuple[dict[str, str], list[str]]:
+    """The requested dtypes of those in `typed`, by name, and the globs that match none of them."""
     types: dict[str, str] = {}
     unused = []
     for glob, word in rules:
-        hits = _fitting(glob, spelt)
+        hits = [name for name in meant(glob, spelt) if name in typed]
         types |= dict.fromkeys(hits, word)
         if not hits:
             unused.append(f"`{glob:.200}={word}`")

@@ -12,7 +12,6 @@ from typing import Any, Final
 from converter.errors import FormatError, LayoutError, ManifestError, SourceError
 from converter.formats import FORMATS, of, of_folder, open_file, open_source
 from converter.formats.format import Portion
-from converter.formats.joining import joined
 from converter.io.local import Descriptors, LocalFile
 from converter.io.strict_json import config_beside, load_json
 from converter.tensors.catalogue import Catalogue, Origin
@@ -233,6 +232,8 @@ def merge(where: str, shards: list[str], parts: list[Catalogue], weight_map: Map
             if names:
                 first = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
                 problems.append(f"{len(names):,} tensor{'s are' if len(names) > 1 else ' is'} {what}: {first}")
+    from converter.formats.joining import joined  # needed for several files only
+
     said = joined(parts, shards)
     return Catalogue(
         tensors,

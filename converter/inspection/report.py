@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.models.buffers import buffers
 from converter.reports import inspection as reports
-from converter.text import safe_text
 from converter.words import PLAIN, PROGRAM, SORTS, check, check_count
 
 if TYPE_CHECKING:
@@ -33,22 +31,36 @@ def check_words(sort: str | None) -> None:
         check("sort", sort, SORTS)
 
 
-def _fits(name: str, filter: str) -> bool:
-    return fnmatchcase(name, filter) or safe_text(name) == filter
+def _chosen(
+    catalogue: Catalogue, recognition: models.Recognition | None, filter: str | Sequence[str]
+) -> list[tuple[str, Tensor]]:
+    """The tensors that a filter means. Raises RuleError for one that means none."""
+    from converter.models.selection import meant, spellings, unknown
+
+    known = list(formats.canonical(catalogue))  # the family's names, in the same order
+    ours = spellings(known, dict(zip(known, catalogue, strict=True)), recognition)
+    spelt = dict(zip(catalogue, ours.values(), strict=True))
+    found: set[str] = set()
+    for glob in [filter] if isinstance(filter, str) else filter:
+        hits = meant(glob, spelt)
+        if not hits:
+            raise unknown("the filter", glob, list(spelt))
+        found.update(hits)
+    return [(name, tensor) for name, tensor in catalogue.items() if name in found]
 
 
 @uncollected()
 def inspect(
     catalogue: Catalogue,
     *,
-    filter: str | None = None,
+    filter: str | Sequence[str] | None = None,
     sort: str | None = None,
     stats: bool = False,
     sha256: bool = False,
     context: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> reports.Inspection:
-    """Report on a catalogue. `filter` is a glob on names, or a name as it is printed; totals keep all.
+    """Report on a catalogue. `filter` has globs on names, or names as they are printed; totals keep all.
 
     `sort` is "name" or "size" (largest first). `stats` reads every chosen tensor, and `sha256` hashes it as well.
     `context` is the number of tokens that memory is reported for. `progress` is called with the bytes read for statistics
@@ -58,7 +70,7 @@ def inspect(
     check_count("context", context)
     recognition = _recognise(catalogue)
     said, findings = _verdict(catalogue)
-    chosen = [(n, t) for n, t in catalogue.items() if filter is None or _fits(n, filter)]
+    chosen = list(catalogue.items()) if filter is None else _chosen(catalogue, recognition, filter)
     if stats:
         from converter.tensors.guards import check_expansion
 

@@ -185,7 +185,7 @@ def wrong_uses(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     shards[1].unlink()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     return {
-        "no such file": (["inspect", "absent.bin"], "`absent.bin` does not exist"),
+        "no such file": (["inspect", "absent.bin"], "no such file or folder: `absent.bin`"),
         "a folder with nothing in it": (["inspect", "empty"], "`empty` holds no weight file"),
         "an empty file": (["inspect", "nothing.bin"], "is an empty file"),
         "an error page": (["inspect", "page.bin"], "is an HTML page"),

@@ -34,7 +34,9 @@ def expected(
     renames: list[tuple[str, str]],
     types: list[tuple[str, str]],
 ) -> dict[str, np.ndarray[Any, Any]] | None:
-    """The tensors after the rules; None where nothing is left, or two get one name."""
+    """The tensors after the rules; None where nothing is left, a glob of `include` fits nothing, or two get one name."""
+    if not all(any(fnmatchcase(name, glob) for name in tensors) for glob in include):
+        return None
     found: dict[str, np.ndarray[Any, Any]] = {}
     for name, array in tensors.items():
         if include and not any(fnmatchcase(name, glob) for glob in include):

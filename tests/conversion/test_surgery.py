@@ -176,24 +176,26 @@ def test_exclude_wins_over_include(tmp_path: Path) -> None:
 def test_a_rule_that_fits_nothing_is_said(tmp_path: Path) -> None:
     source = few(tmp_path / "x.bin", "a", "b")
 
-    done = cut(source, rules(include=["*", "q"], exclude=["r"], rename=["s=t"], tensor_type=["u=f16"]))
+    done = cut(source, rules(include=["*"], exclude=["r"], rename=["s=t"], tensor_type=["u=f16"]))
 
     assert done.notes == (
-        "`q` matches no tensor", "`r` matches no tensor", "`s=t` matches no tensor",
+        "`r` matches no tensor", "`s=t` matches no tensor",
         "`u=f16` matches no tensor of floating-point numbers",
     )  # fmt: skip
     assert list(done.catalogue) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"), [({"include": ["q"]}, "`q` matches none"), ({"exclude": ["*"]}, "all of them out")]
+    ("rule", "said"),
+    [
+        ({"include": ["*", "q"]}, "no tensor fits include `q`; did you mean `b`, `a`?"),
+        ({"exclude": ["*"]}, "such as `a`: the rules leave all of them out"),
+    ],
 )
 def test_nothing_left_is_one_sentence(rule: dict[str, list[str]], said: str, tmp_path: Path) -> None:
     with pytest.raises(RuleError) as error:
         cut(few(tmp_path / "x.bin", "a", "b"), rules(**rule))
 
-    assert "2 tensors" in str(error.value)
-    assert "such as `a`" in str(error.value)
     assert said in str(error.value)
 
 

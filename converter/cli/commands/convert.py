@@ -40,7 +40,13 @@ _DTYPES: Final = dict.fromkeys(word for format in WRITABLE for word in format.dt
 @command
 def convert(
     source: Source,
-    output: Annotated[Path, typer.Argument(help=f"A file ({', '.join(_ENDINGS)}), or a folder.")],
+    output: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OUTPUT]",
+            help=f"A file ({', '.join(_ENDINGS)}), or a folder. With --to it may be left out: its name follows from SOURCE's.",
+        ),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option("--to", help="The format, if OUTPUT's ending does not say it.", **one_of(_TARGETS)),
@@ -82,9 +88,12 @@ def convert(
     from converter.cli.progress import showing
     from converter.cli.render.conversion import show_conversion
     from converter.conversion.convert import convert as converted
+    from converter.conversion.convert import default_output
     from converter.conversion.merging import merged
     from converter.conversion.surgery import rules
 
+    if output is None and to is None:
+        raise typer.BadParameter(f"say what it should become: --to {', '.join(_TARGETS)}, or an OUTPUT")
     size = nbytes(max_shard_size)
     surgery = rules(
         include=include or (),
@@ -94,10 +103,11 @@ def convert(
         tensor_type=tensor_type or (),
     )
     catalogue = merged(opened(source, part(root, ema)), [opened(other, None) for other in merge or ()])
+    target = default_output(catalogue, to or "", dtype) if output is None else output
     with showing("converting", 0, quiet=quiet or json) as progress:
         report = converted(
             catalogue,
-            output,
+            target,
             to=to,
             dtype=dtype,
             max_shard_size=size,

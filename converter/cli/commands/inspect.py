@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,18 +10,22 @@ from converter.cli.commands import STANDARD_INPUT, command, opened, standard_inp
 from converter.cli.options import Ema, Json, Quiet, Root, one_of, part
 from converter.words import SORTS
 
+if TYPE_CHECKING:
+    from converter.reports.inspection import Inspection
+    from converter.words import Root as AnyRoot
+
 
 @command
 def inspect(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="SOURCE", help="A file, a folder, owner/name, hf://…, https://…, or - for standard input."
+            metavar="SOURCE...", help="A file, a folder, owner/name, hf://…, https://…, or - for standard input."
         ),
     ],
     all: Annotated[bool, typer.Option("--all", help="Every tensor on a line of its own.")] = False,
     filter: Annotated[
-        str | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name matches.")
+        list[str] | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name matches. Repeatable.")
     ] = None,
     sort: Annotated[
         str | None, typer.Option("--sort", help="Order of the tensors; by default that of the file.", **one_of(SORTS))
@@ -41,37 +45,58 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Show what a checkpoint is and holds. Nothing in it is executed; without --stats no tensor is read."""
-    from converter import reports
-    from converter.inspection import report as inspection
-
     if json and markdown:
         raise typer.BadParameter("--json and --markdown exclude each other")
     if sha256 and not stats:
         raise typer.BadParameter("--sha256 is for --stats, which reads the tensors: give both")
+    if sources.count(STANDARD_INPUT) > 1:
+        raise typer.BadParameter("standard input can be read only once: give one -")
+    found = [
+        _report(source, part(root, ema), filter, sort, stats, sha256, context, quiet=quiet or json)
+        for source in sources
+    ]
+    if json:
+        from converter import reports
+
+        typer.echo(reports.to_json(found[0]) if len(found) == 1 else f"[{','.join(map(reports.to_json, found))}]")
+    elif markdown:
+        from converter.cli.render.markdown import inspection as as_markdown
+
+        typer.echo("\n".join(as_markdown(report, unfold=all) for report in found), nl=False)
+    else:
+        from converter.cli.render.inspection import show
+
+        for index, report in enumerate(found):
+            if index:
+                typer.echo()
+            show(report, unfold=all)
+
+
+def _report(
+    source: str,
+    root: AnyRoot,
+    filter: list[str] | None,
+    sort: str | None,
+    stats: bool,
+    sha256: bool,
+    context: int | None,
+    *,
+    quiet: bool,
+) -> Inspection:
+    from converter.inspection import report as inspection
+
     if source == STANDARD_INPUT:
         from converter.formats import open_source
 
-        catalogue = open_source(standard_input(), root=part(root, ema))
+        catalogue = open_source(standard_input(), root=root)
     else:
-        catalogue = opened(source, part(root, ema))
-    if stats:
-        from converter.cli.progress import showing
+        catalogue = opened(source, root)
+    if not stats:
+        return inspection.inspect(catalogue, filter=filter, sort=sort, context=context)
+    from converter.cli.progress import showing
 
-        total = sum(tensor.nbytes for tensor in catalogue.values())
-        with showing("reading", total, quiet=quiet or json) as progress:
-            report = inspection.inspect(
-                catalogue, filter=filter, sort=sort, stats=True, sha256=sha256, context=context, progress=progress
-            )
-    else:
-        report = inspection.inspect(catalogue, filter=filter, sort=sort, context=context)
-    if json:
-        typer.echo(reports.to_json(report))
-        return
-    if markdown:
-        from converter.cli.render.markdown import inspection as as_markdown
-
-        typer.echo(as_markdown(report, unfold=all), nl=False)
-        return
-    from converter.cli.render.inspection import show
-
-    show(report, unfold=all)
+    total = sum(tensor.nbytes for tensor in catalogue.values())
+    with showing("reading", total, quiet=quiet) as progress:
+        return inspection.inspect(
+            catalogue, filter=filter, sort=sort, stats=True, sha256=sha256, context=context, progress=progress
+        )

@@ -74,6 +74,7 @@ def verify(
     from converter.cli.render.verification import show
     from converter.conversion.merging import merged
     from converter.conversion.surgery import cut, rules
+    from converter.opening import check_exists
     from converter.verification import golden
     from converter.verification.expected import NO_MANIFEST, expect
     from converter.verification.verify import Options, examine, write_golden, write_reports
@@ -83,6 +84,8 @@ def verify(
     if tokens and prompt is not None:
         raise typer.BadParameter("give --tokens or --prompt, not both")
     surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
+    for output in outputs:
+        check_exists(output)
     options = Options(level, tokens, prompt, engine)
     with showing("verifying", 0, quiet=quiet or json) as progress:
         origin: Catalogue | golden.Golden

@@ -1,0 +1,60 @@
+"""Which tensors a text means that a person typed."""
+
+from __future__ import annotations
+
+import pytest
+
+from converter.models.selection import meant, unknown
+
+NAMES = ["transformer.wte.weight", *(f"transformer.h.{n}.{k}.weight" for n in (0, 1, 2, 10) for k in ("ln_1", "mlp.c_fc")), "lm_head.weight"]  # fmt: skip
+SPELT = {name: (name, name.removeprefix("transformer.")) for name in NAMES}
+
+
+@pytest.mark.parametrize(
+    ("glob", "found"),
+    [
+        ("transformer.wte.weight", ["transformer.wte.weight"]),
+        ("wte.weight", ["transformer.wte.weight"]),
+        ("wte", ["transformer.wte.weight"]),
+        ("*wte*", ["transformer.wte.weight"]),
+        ("lm_head", ["lm_head.weight"]),
+        ("h.1", ["transformer.h.1.ln_1.weight", "transformer.h.1.mlp.c_fc.weight"]),
+        ("h.1.", ["transformer.h.1.ln_1.weight", "transformer.h.1.mlp.c_fc.weight"]),
+        ("h.1.*", ["transformer.h.1.ln_1.weight", "transformer.h.1.mlp.c_fc.weight"]),
+        ("h.{0..2}.ln_1.weight", [f"transformer.h.{n}.ln_1.weight" for n in (0, 1, 2)]),
+        ("transformer.h.{0..2,10}.ln_1.weight", [f"transformer.h.{n}.ln_1.weight" for n in (0, 1, 2, 10)]),
+        ("h.{0,10}.mlp", [f"transformer.h.{n}.mlp.c_fc.weight" for n in (0, 10)]),
+        ("h.{3..9}.ln_1.weight", []),
+        ("c_fc.weight", [f"transformer.h.{n}.mlp.c_fc.weight" for n in (0, 1, 2, 10)]),
+        ("fc.weight", []),  # a part of a word
+        ("weight", NAMES),
+        ("H.1", []),
+        ("*.h.{1..2}.*", [f"transformer.h.{n}.{k}.weight" for n in (1, 2) for k in ("ln_1", "mlp.c_fc")]),
+        ("h.?.ln_1.weight", [f"transformer.h.{n}.ln_1.weight" for n in (0, 1, 2)]),
+        ("", []),
+        (".", []),
+    ],
+)  # fmt: skip
+def test_a_text_means_the_names_that_were_printed(glob: str, found: list[str]) -> None:
+    assert meant(glob, SPELT) == found
+
+
+def test_a_whole_name_is_only_itself() -> None:
+    spelt = {name: (name,) for name in ("w", "a.w", "a.w.b", "w.{0..3}", "w.1", "a[0].w", "a\nb")}
+    assert meant("w", spelt) == ["w"]
+    assert meant("w.{0..3}", spelt) == ["w.{0..3}"]
+    assert meant("a[0].w", spelt) == ["a[0].w"]
+    assert meant("a\\x0ab", spelt) == ["a\nb"]  # as it is printed
+
+
+def test_a_text_that_means_nothing_gets_near_names() -> None:
+    assert str(unknown("the filter", "wte.wieght", ["wte.weight", "wpe.weight", "ln_f.bias"])) == (
+        "no tensor fits the filter `wte.wieght`; did you mean `wte.weight`, `wpe.weight`, `ln_f.bias`?"
+    )
+
+
+def test_long_names_take_no_longer_than_short_ones() -> None:
+    """A name of a million dots, and a glob that could begin at each of them."""
+    name = "a." * 500_000
+    assert meant("a*b*c", {name: (name,)}) == []
+    assert meant("a.b", {name: (name,)}) == []
