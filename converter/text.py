@@ -11,17 +11,21 @@ _ESCAPED: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 # Invisible characters: many programs skip them when they compare texts, so a command could hide behind one. Control
 # characters too, except line ends, tabs and the start of a colour.
 # Source: Unicode 17.0, DerivedCoreProperties.txt, Default_Ignorable_Code_Point.
-_INVISIBLE: Final = re.compile(
+_INVISIBLE: Final = (
     r"\x1b(?!\[)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f"
     r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     r"\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 # Texts that the runner of a CI obeys as a command in the output of a program. docs/ci.md has the list, with
 # the sources. Some are read anywhere in a line: `##[`, `##vso[`, `##teamcity[`, in any case.
-_ANYWHERE: Final = re.compile(r"#(?=#[\w.-]{0,40}\[)")
+_ANYWHERE: Final = r"#(?=#[\w.-]{0,40}\[)"
 # Others only at its start, after blanks and colours: `::error::` of GitHub, `--- ` of Buildkite.
 _BLANKS: Final = r"[^\S\r\n]*+(?:\x1b\[[0-9;]*+[A-Za-z][^\S\r\n]*+)*"
-_AT_START: Final = re.compile(rf"((?:\A|[\r\n]){_BLANKS})(:(?=:)|-(?=--)|~(?=~~)|\+(?=\+\+)|\^(?=\^\^))")
+_STARTS: Final = ("::", "---", "~~~", "+++", "^^^")
+_AT_START: Final = rf"((?:\A|[\r\n]){_BLANKS})(:(?=:)|-(?=--)|~(?=~~)|\+(?=\+\+)|\^(?=\^\^))"
+# Most of what we print has only these characters. The expressions above are compiled where a text has others, because
+# compiling them takes as long as reading a small checkpoint.
+_ORDINARY: Final = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("\n·×–…")
 
 
 def safe_text(text: str, width: int = WIDTH) -> str:
@@ -37,9 +41,11 @@ def safe_text(text: str, width: int = WIDTH) -> str:
 
 def without_commands(text: str) -> str:
     """A text of one or more lines without commands to the runner of a CI: the first character of each is escaped."""
-    found = _INVISIBLE.sub(lambda match: _code(match[0]), text)
-    found = _ANYWHERE.sub(r"\\x23", found) if "##" in found else found
-    return _AT_START.sub(lambda match: f"{match[1]}\\x{ord(match[2]):02x}", found)
+    found = text if _ORDINARY.issuperset(text) else re.sub(_INVISIBLE, lambda match: _code(match[0]), text)
+    found = re.sub(_ANYWHERE, r"\\x23", found) if "##" in found else found
+    if not any(start in found for start in _STARTS):
+        return found
+    return re.sub(_AT_START, lambda match: f"{match[1]}\\x{ord(match[2]):02x}", found)
 
 
 def json_without_commands(document: str) -> str:
@@ -47,7 +53,7 @@ def json_without_commands(document: str) -> str:
 
     Its lines begin with blanks, a quote, a bracket or a number, so no command can stand at the start of one.
     """
-    return _ANYWHERE.sub(r"\\u0023", document) if "##" in document else document
+    return re.sub(_ANYWHERE, r"\\u0023", document) if "##" in document else document
 
 
 def nbytes_text(nbytes: int) -> str:

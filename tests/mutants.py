@@ -1,9 +1,9 @@
 """Small changes to the package, one at a time, and whether the tests notice: `python -m tests.mutants --count 300 --seed 7`.
 
 A sample is taken of all the places where a comparison, a boundary, a constant, a condition, a return value, an argument, a
-default, an entry of a table or a statement can be changed. Each change is made in a copy of the checkout, and the tests that
-are nearest to the module by their imports run on it until one fails. What survives is printed as a diff. The counts go to
-tests/data/mutants.json, and from there, by `--page`, to docs/tests.md.
+default, an entry of a table or a statement can be changed. Each change is made in a copy of the checkout. Of the test files that
+are nearest to the module by their imports, the tests that execute the changed line run until one fails. What survives is printed
+as a diff. The counts go to tests/data/mutants.json, and from there, by `--page`, to docs/tests.md.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import ast
 import datetime
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -23,16 +24,20 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, fields
 from fnmatch import fnmatch
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any, Final
 
+from tests import traced
 from tests.changes import Mutant, mutants, sampled
+from tests.traced import EVERYWHERE, Place, Traces, place
 
 ROOT: Final = Path(__file__).parent.parent
 SUMMARY: Final = ROOT / "tests" / "data" / "mutants.json"
@@ -45,16 +50,17 @@ LEFT_OUT: Final = ("tests/peers/*", "tests/bench/*", "tests/test_bench.py", "tes
                    "tests/test_packaging.py", "tests/test_structure.py", "tests/test_record.py", "tests/test_ci.py",
                    "tests/test_corpus*.py", "tests/scanning/test_corpus.py")  # fmt: skip
 FILES: Final = 8  # test files a module, the nearest
+BUDGET: Final = 20.0  # seconds of processor time that the unchanged package needs for the tests of one change
+ENOUGH: Final = 20  # tests that execute a line; test files that are further away are then not asked
 NAMED: Final = 2  # imports that a test file is nearer by where it is called like the module
 SECONDS: Final = 20  # of processor time beyond twice what the unchanged module's tests take
 WALL: Final = 900  # seconds, for tests that only wait
-PYTEST: Final = """
-import sys, time, pytest
-code = pytest.main(sys.argv[1:])
-print("processor time:", time.process_time())
-sys.exit(code)
-"""
 ADDRESSES: Final = 16 << 30  # bytes of memory: a change may ask for any number
+CACHE: Final = ROOT / ".mutants"  # which tests execute which line
+SERVER: Final = multiprocessing.get_context("forkserver")
+# What most tests import beside the package: the server has it, and a run begins at once. Nothing of ours, which changes.
+PRELOADED: Final = ["pytest", "hypothesis", "numpy", "safetensors", "typer.testing", "rich.table", "huggingface_hub.constants",
+                    "huggingface_hub.hf_api", "jsonschema", "coverage", "unittest.mock", "fickling.fickle", "http.server"]  # fmt: skip
 
 # ---- the tests that concern a module ----------------------------------------------------------------------------------------
 
@@ -139,63 +145,84 @@ class Checkout:
         for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             compiled.unlink()  # its size and time, in seconds, could be the same
 
-    def test(
-        self, files: Sequence[str], deselected: Sequence[str], seconds: float | None, *options: str, again: bool = False
-    ) -> tuple[str, str]:
-        """`passed`, `failed` or `time`, and what was printed."""
-        command = [sys.executable, "-c", PYTEST, "-q", "-p", "no:cacheprovider", "--tb=no", "-rf", *options]
-        command += [word for name in deselected for word in ("--deselect", name)] + list(files)
-        environment = os.environ | {
-            "PYTHONPATH": str(self.folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "TMPDIR": str(self.folder / ".tmp"),
-        }
-        (self.folder / ".tmp").mkdir(exist_ok=True)
+    def test(self, seconds: float | None, *words: str) -> tuple[str, str]:
+        """Run `tests.traced` with these words: `passed`, `failed` or `time`, and what was printed."""
         limit = None if seconds is None else int(seconds) + 1
-        with subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True, preexec_fn=partial(_limited, limit),
-        ) as process:  # fmt: skip
-            try:
-                said, _ = process.communicate(timeout=WALL)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                said, _ = process.communicate()
-                return "time", said
-        shutil.rmtree(self.folder / ".tmp", ignore_errors=True)
-        if process.returncode == -signal.SIGTERM and not again:  # something else ended it, unless that happens again
-            return self.test(files, deselected, seconds, *options, again=True)
-        result = {0: "passed", -signal.SIGXCPU: "time", -signal.SIGKILL: "time"}.get(process.returncode, "failed")
-        return result, said
+        temporary = self.folder / ".tmp"
+        temporary.mkdir(exist_ok=True)
+        said = self.folder.with_suffix(".said")
+        process = SERVER.Process(target=_tested, args=(str(self.folder), str(temporary), str(said), limit, words))
+        process.start()
+        process.join(WALL)
+        if process.exitcode is None and process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+        shutil.rmtree(temporary, ignore_errors=True)
+        result = {0: "passed", -signal.SIGXCPU: "time", -signal.SIGKILL: "time"}.get(process.exitcode or 0, "failed")
+        return result, said.read_text(errors="replace")
 
 
-def _limited(seconds: int | None) -> None:
+def _tested(folder: str, temporary: str, said: str, seconds: int | None, words: Sequence[str]) -> None:
+    """Run tests in a checkout, in a child of the server."""
+    os.setsid()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if seconds is not None:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    os.environ |= {"PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")]), "TMPDIR": temporary}
+    tempfile.tempdir = None
+    sys.path[:] = [folder, *(path for path in sys.path if path not in ("", str(ROOT)))]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
+    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, stream in ((0, nothing), (1, output), (2, output)):
+        os.dup2(stream, number)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+    code = getattr(traced, words[0])(*words[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
-class Baselines:
-    """How each test file does on the unchanged package: tests that fail there are left out. `kept` is a file that
+def order(
+    traces: Traces, files: Iterable[str], trace: Callable[[str], None], module: str, where: Place
+) -> Iterator[list[str]]:
+    """Yield the tests that are asked about a change, a test file at a time from the nearest to the farthest; within a file, those
 
-    keeps the results for the next run.
+    that execute the statement, the fastest first. At the end, while there is time, others that execute the module.
     """
-
-    def __init__(self, kept: Path | None) -> None:
-        known = json.loads(kept.read_text()) if kept is not None and kept.is_file() else {"failing": {}, "seconds": {}}
-        self.failing: dict[str, list[str]] = known["failing"]
-        self.seconds: dict[str, float] = known["seconds"]
-        self._kept = kept
-
-    def keep(self) -> None:
-        if self._kept is not None:
-            self._kept.write_text(json.dumps({"failing": self.failing, "seconds": self.seconds}))
-
-    def measure(self, checkout: Checkout, file: str) -> None:
-        _, said = checkout.test([file], [], None)
-        self.failing[file] = re.findall(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-        self.seconds[file] = float(re.findall(r"^processor time: ([\d.]+)", said, re.MULTILINE)[-1])
+    others: list[str] = []
+    left, count = BUDGET, 0
+    for file in files:
+        if not traces.known(file):
+            trace(file)
+        seconds = traces.of(file).seconds
+        share = min(left, BUDGET / 3)  # a file with hundreds of tests leaves time for the next
+        executing = traces.executing(file, module, where)
+        chosen = []
+        for name in executing:
+            if seconds[name] <= share:
+                chosen.append(name)
+                share -= seconds[name]
+                left -= seconds[name]
+        if chosen:
+            yield chosen
+        count += len(chosen)
+        some = set(executing)
+        others += [name for name in traces.executing(file, module, EVERYWHERE) if name not in some]
+        if count >= ENOUGH:
+            break
+    for file, names in groupby(others, lambda name: name.partition("::")[0]):
+        seconds, chosen = traces.of(file).seconds, []
+        for name in names:
+            if seconds[name] <= left:
+                chosen.append(name)
+                left -= seconds[name]
+        if chosen:
+            yield chosen
 
 
 def run(
@@ -205,7 +232,6 @@ def run(
     workers: int,
     most: int,
     until: float,
-    kept: Path | None,
     out: Path | None,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
@@ -221,22 +247,13 @@ def run(
     texts = {one.module: (ROOT / one.module).read_bytes() for one in sample}
     killers: dict[str, Counter[str]] = {}
     results = list(settled)
+    SERVER.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         free: SimpleQueue[Checkout] = SimpleQueue()
         for index in range(workers):
             free.put(Checkout(Path(folder, str(index))))
-        measured = Baselines(kept)
-
-        def measure(file: str) -> None:
-            checkout = free.get()
-            measured.measure(checkout, file)
-            free.put(checkout)
-            say(f"{file}: {measured.seconds[file]:.0f} s, {len(measured.failing[file])} failing unchanged")
-
-        with ThreadPoolExecutor(workers) as pool:
-            asked = {file for one in sample for file in files(one.module)}
-            list(pool.map(measure, sorted(asked - measured.seconds.keys())))
-        measured.keep()
+        traces = Traces(CACHE, ROOT)
+        tracing = Lock()
 
         def one(mutant: Mutant) -> None:
             text = texts[mutant.module]
@@ -247,30 +264,52 @@ def run(
                 return
             if time.monotonic() > until:
                 return
-            chosen = files(mutant.module)
-            failing = [name for file in chosen for name in measured.failing[file]]
-            counts = killers.setdefault(mutant.module, Counter())
-            order = sorted(chosen, key=lambda file: (-counts[file], measured.seconds[file]))  # the shortest tests first
             checkout = free.get()
+            began = time.monotonic()
+
+            def trace(file: str) -> None:
+                kept = checkout.folder.with_suffix(".kept")
+                with tracing:
+                    if traces.known(file):  # by now
+                        return
+                    _, said = checkout.test(None, "trace", file, str(kept))
+                    traces.keep(file, kept)
+                seconds = traces.of(file).seconds
+                rest = ", and the rest is not asked" if "stopping: more than" in said else ""
+                say(f"{file}: {sum(seconds.values()):.0f} s of {len(seconds)} tests{rest}")
+
             try:
-                checkout.write(mutant.module, mutant.applied(text))
-                began = time.monotonic()
-                outcome, said = checkout.test(
-                    order, failing, 2 * sum(map(measured.seconds.__getitem__, chosen)) + SECONDS, "-x"
-                )
-                checkout.write(mutant.module, text)
+                outcome, said, count = "passed", "", 0
+                killing = killers.setdefault(mutant.module, Counter())
+                where = place(text, mutant.line)
+                for names in order(traces, files(mutant.module), trace, mutant.module, where):
+                    names.sort(key=lambda name: -killing[name])
+                    needed = sum(traces.of(name.partition("::")[0]).seconds[name] for name in names)
+                    listed = checkout.folder.with_suffix(".json")
+                    listed.write_text(json.dumps(names))
+                    checkout.write(mutant.module, mutant.applied(text))
+                    outcome, said = checkout.test(2 * needed + SECONDS, "run", str(listed))
+                    checkout.write(mutant.module, text)
+                    count += len(names)
+                    if outcome != "passed":
+                        break
             finally:
                 free.put(checkout)
-            by = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+            by = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
             if by is not None:
-                counts[by[1].partition("::")[0]] += 1
+                killing[by[1]] += 1
             outcome = {"passed": "survived", "failed": "killed"}.get(outcome, outcome)
             results.append(
-                result | {"result": outcome, "by": by[1] if by else None, "seconds": round(time.monotonic() - began, 1)}
+                result
+                | {"result": outcome, "by": by[1] if by else None, "tests": count}
+                | {"seconds": round(time.monotonic() - began, 1)}
             )
             if out is not None:
                 out.write_text(json.dumps(results, indent=1))  # written so far, because a run may be stopped
-            say(f"{len(results)}/{len(settled) + len(sample)} {outcome} {mutant.module}:{mutant.line} {mutant.kind}")
+            say(
+                f"{len(results)}/{len(settled) + len(sample)} {outcome} {mutant.module}:{mutant.line} {mutant.kind}, "
+                f"{count} tests"
+            )
             if outcome == "survived":
                 say(
                     "".join(f"    - {line[:200]}\n" for line in before)
@@ -332,9 +371,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="how many run at once")
     parser.add_argument("--files", type=int, default=FILES, help="how many test files a module are asked, the nearest")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no other change after that time")
-    parser.add_argument(
-        "--baseline", type=Path, metavar="JSON", help="keep how the unchanged package does, for the next run"
-    )
     parser.add_argument("--out", type=Path, help="write every change and what became of it, as JSON")
     parser.add_argument(
         "--again",
@@ -369,7 +405,6 @@ def main() -> None:
         workers=options.workers,
         most=options.files,
         until=began + 60 * options.minutes,
-        kept=options.baseline,
         out=options.out,
         say=partial(print, flush=True),
     )

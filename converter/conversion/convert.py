@@ -13,7 +13,7 @@ from converter.conversion.about import called
 from converter.conversion.job import NOTHING, Job, prepare
 from converter.dtypes import spelled
 from converter.errors import OutputError, SourceError
-from converter.formats.format import Options
+from converter.formats.planned import Options
 from converter.io.publish import check_target
 from converter.reports import conversion as reports
 from converter.words import check, check_count

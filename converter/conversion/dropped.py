@@ -12,7 +12,8 @@ from converter.formats import joining
 from converter.reports.conversion import DroppedReport
 
 if TYPE_CHECKING:
-    from converter.formats.format import Format, Planned
+    from converter.formats.format import Format
+    from converter.formats.planned import Planned
     from converter.tensors.catalogue import Catalogue
 
 _CARRIED: Final = 1 << 20  # bytes of JSON

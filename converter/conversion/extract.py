@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from converter.conversion.about import called
 from converter.conversion.job import NOTHING, prepare
 from converter.errors import ModelError
-from converter.formats.format import Options
 from converter.formats.parameters.properties import PROPERTIES
+from converter.formats.planned import Options
 from converter.formats.records import PARAMETERS
 from converter.io.publish import Plan, PlannedFile, check_target, literal, publish
 from converter.models.recognition import recognise

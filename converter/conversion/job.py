@@ -28,7 +28,8 @@ from converter.text import listed
 from converter.words import DANGEROUS
 
 if TYPE_CHECKING:
-    from converter.formats.format import Format, Options, Planned
+    from converter.formats.format import Format
+    from converter.formats.planned import Options, Planned
     from converter.reports.conversion import DroppedReport
     from converter.tensors.catalogue import Catalogue
 

@@ -7,65 +7,21 @@ package compares a format's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 if TYPE_CHECKING:
-    from converter.io.publish import PlannedFile
+    from converter.formats.planned import Planner
+    from converter.formats.said import Cache, Key, Portion, Words
     from converter.io.source import Source
-    from converter.models.recognition import Recognition
     from converter.models.tokenizers.tokenizer import Tokenizer
-    from converter.tensors.casting import Loss
     from converter.tensors.catalogue import Catalogue
     from converter.words import Root
 
 VALUES: Final = "training."
 Finding = tuple[str, str, str]  # something wrong with the files beside the weights: name, what, sentence
-
-
-class Key(NamedTuple):
-    """Something that a file says about itself. Of an array, `value` has the first elements, and `length` counts all."""
-
-    name: str
-    type: str
-    value: Any
-    length: int | None
-
-
-class Words(NamedTuple):
-    """The tokenizer inside a file: counts, ids of special tokens by what they are for, and whether it has a chat template."""
-
-    kind: str
-    pre: str
-    tokens: int
-    merges: int
-    special: Mapping[str, int]
-    template: bool
-
-
-class Cache(NamedTuple):
-    """What a program keeps for a context of this many tokens, in bytes; if it is not `exact`, it may be less."""
-
-    context: int
-    nbytes: int
-    exact: bool
-
-
-class Portion(NamedTuple):
-    """Which of a model's files this one is, by what the file itself says: `number`, from 1, of `parts`.
-
-    `tensors` is how many there are in all files together; None if it does not say that.
-    """
-
-    number: int
-    parts: int
-    tensors: int | None
-
-    def said(self, name: str) -> str:
-        """The sentence about a file that is read without the others."""
-        return f"`{name}` is part {self.number} of {self.parts} of a model, and the others are not read: name the first part"
 
 
 class Reader(Protocol):
@@ -84,66 +40,9 @@ class FolderReader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of a conversion. A format uses those that concern it, and refuses those that it can't fulfil.
-
-    `dtype` is a word of `Format.dtypes`. `max_shard_size` counts bytes. `tokenizer` is a folder with tokenizer files;
-    `no_tokenizer` allows an output that would hold one to be without.
-    `name` is the name of the output's weight file; None if it lies in a folder, where the format chooses. `form` and
-    `sha256` are for a parameters folder, and `properties_inside` says whether model.properties goes into it. `types` are
-    the dtypes of tensors that were given one by name. `about` is what the files beside the weights say about the model, by
-    GGUF's keys. `values` are carried along where the format has a place for them: JSON
-    by name.
-    """
-
-    dtype: str = "keep"
-    max_shard_size: int | None = None
-    keep_buffers: bool = False
-    tokenizer: Path | None = None
-    no_tokenizer: bool = False
-    name: str | None = None
-    form: str = "storages"
-    sha256: bool = False
-    properties_inside: bool = True
-    values: Mapping[str, Any] = field(default_factory=dict)
-    types: Mapping[str, str] = field(default_factory=dict)
-    about: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-
-    def dtype_of(self, name: str) -> str:
-        """The word for the dtype that a tensor is to become."""
-        return self.types.get(name, self.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a format would write: files whose sizes are known before a byte is written.
-
-    `dropped` are masks, and `tied` the names that are kept under another name. `losses` is filled while the files are
-    written, for each tensor whose dtype changes. `finish` makes the files that depend on the others' bytes.
-    `properties` is the text of model.properties, and `refused` the reason if there is none.
-    """
-
-    files: tuple[PlannedFile, ...]
-    tensors: int
-    dropped: tuple[str, ...] = ()
-    tied: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    losses: Mapping[str, Loss] = field(default_factory=dict)
-    finish: Callable[[], Sequence[PlannedFile]] | None = None
-    properties: str | None = None
-    refused: str | None = None
-
-
-class Planner(Protocol):
-    """Plans an output: names, offsets and sizes. It reads no tensors, except masks that may be left out."""
-
-    def __call__(self, catalogue: Catalogue, recognition: Recognition | None, options: Options) -> Planned:
-        """`catalogue` has the canonical names. Raises UnsupportedError, naming the tensor, for what can't be written."""
-        ...
-
-
 def _texts(catalogue: Catalogue) -> Iterator[Key]:
+    from converter.formats.said import Key  # most commands need no keys, so they need not load it
+
     return (Key(name, "string", text, None) for name, text in catalogue.metadata.items())
 
 

@@ -23,7 +23,7 @@ ZIP: Final = "a zip archive after something else"
 PICKLE: Final = "a pickle"
 _LOOKED_AT: Final = 8 << 20  # bytes; a pickle must name a global within this part of the file to count
 _ZIP: Final = b"PK\3\4"
-_MODULE: Final = re.compile(r"[A-Za-z_][\w.]{0,200}").fullmatch
+_NAME: Final = r"[A-Za-z_][\w.]{0,200}"  # compiled only where a file names something
 
 
 def check_single(source: Source, head: bytes, title: str, contents: str) -> None:
@@ -86,7 +86,7 @@ def names_a_global(source: Source, head: bytes) -> bool:
             needs = error.needs
         except ConverterError:
             pass
-        if any(_MODULE(module) and _MODULE(name) for module, name in used):
+        if any(re.fullmatch(_NAME, module) and re.fullmatch(_NAME, name) for module, name in used):
             return True
         most = min(source.size, _LOOKED_AT)
         if not size < needs <= most:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from converter.errors import FormatError, LayoutError, ManifestError, SourceError
 from converter.formats import FORMATS, of, of_folder, open_file, open_source
-from converter.formats.format import Portion
+from converter.formats.said import Portion
 from converter.io.local import Descriptors, LocalFile
 from converter.io.strict_json import config_beside, load_json
 from converter.tensors.catalogue import Catalogue, Origin

@@ -21,7 +21,7 @@ Arguments = tuple[Any, ...]
 
 # Python would import any other codec by its name.
 _CODECS: Final = ("latin1", "latin-1", "iso-8859-1", "ascii", "utf-8", "utf8")
-_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,4000}(?:/[0-9]{1,4000})?")
+_NUMBER: Final = r"[+-]?[0-9]{1,4000}(?:/[0-9]{1,4000})?"  # compiled only where a pickle has a Fraction
 _NUMPY: Final = ("numpy.core.multiarray", "numpy._core.multiarray")  # before numpy 2.0, and since
 _LONG: Final = 1024  # characters; shorter texts, such as the parts of paths, are used again and again
 _BIT_GENERATORS: Final = {
@@ -143,7 +143,7 @@ def _ndarray(args: Arguments, new: bool) -> object:
 
 def _fraction(args: Arguments) -> bool:
     """Numbers only: from a text such as `1e999999999`, Fraction would make a number of a gigabyte."""
-    return all(type(a) is int or (type(a) is str and bool(_NUMBER.fullmatch(a))) for a in args)
+    return all(type(a) is int or (type(a) is str and bool(re.fullmatch(_NUMBER, a))) for a in args)
 
 
 def _bit_generator(args: Arguments) -> bool:

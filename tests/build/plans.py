@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from converter.dtypes import Dtype
-from converter.formats.format import Options, Planned
 from converter.formats.gguf import writer as gguf_writer
 from converter.formats.parameters import folder as parameters_writer
+from converter.formats.planned import Options, Planned
 from converter.formats.safetensors import writer as safetensors_writer
 from converter.models.recognition import Recognition, recognise
 from converter.tensors.catalogue import Catalogue

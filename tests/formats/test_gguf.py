@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from converter.dtypes import BF16, BY_NAME, F16, F32, F64, I64, Dtype
 from converter.errors import FormatError, ManifestError, ModelError, OutputError, SourceError, UnsupportedError
-from converter.formats.format import Planned
 from converter.formats.gguf.names import canonical as with_family_names
 from converter.formats.gguf.reader import read
+from converter.formats.planned import Planned
 from converter.io.publish import Plan, publish
 from converter.opening import open_checkpoint
 from converter.sample import write_sample

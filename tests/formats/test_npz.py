@@ -27,8 +27,8 @@ from converter.errors import (
     UnsupportedError,
 )  # fmt: skip
 from converter.formats import identify
-from converter.formats.format import Options
 from converter.formats.npz import reader, writer
+from converter.formats.planned import Options
 from converter.io.source import Memory
 from converter.io.zip_records import Archive
 from converter.opening import open_checkpoint

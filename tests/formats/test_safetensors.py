@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from converter.dtypes import BF16, BY_NAME, BY_SAFETENSORS, C128, F4, F16, F32, U8, Dtype
 from converter.errors import FormatError, OutputError, UnsupportedError
-from converter.formats.format import Planned
+from converter.formats.planned import Planned
 from converter.formats.safetensors import reader as ours
 from converter.io.publish import Plan, publish
 from converter.io.source import Memory

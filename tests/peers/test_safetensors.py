@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from converter.dtypes import BY_NAME, DTYPES
 from converter.errors import UnsupportedError
-from converter.formats.format import Planned
+from converter.formats.planned import Planned
 from converter.io.publish import Plan, publish
 from converter.models import recognition as models
 from converter.opening import open_checkpoint

@@ -12,9 +12,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import FormatError
-from converter.formats.format import VALUES, Cache, Key, Words
+from converter.formats.format import VALUES
 from converter.formats.gguf.metadata import ARCHITECTURE, SPLIT, Array, Keys, shortest
 from converter.formats.gguf.names import ACTIVATION
+from converter.formats.said import Cache, Key, Words
 from converter.models.families import families
 
 if TYPE_CHECKING:

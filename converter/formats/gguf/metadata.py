@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter.errors import CutOffError, FormatError
-from converter.formats.format import Portion
 from converter.formats.gguf.cursor import Cursor
+from converter.formats.said import Portion
 from converter.io.source import STEP
 from converter.limits import limits
 

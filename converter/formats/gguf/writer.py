@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter.dtypes import F32
 from converter.errors import ModelError, SourceError, UnsupportedError
-from converter.formats.format import VALUES, Options, Planned
+from converter.formats.format import VALUES
 from converter.formats.gguf.encodings import BY_NAME, Encoding
 from converter.formats.gguf.files import Written, planned_files
 from converter.formats.gguf.keys import Packed, json_value, scalar, string, strings
@@ -19,6 +19,7 @@ from converter.formats.gguf.names import ACTIVATION, EMBEDDING, TOKENIZER
 from converter.formats.gguf.opaque import carried
 from converter.formats.gguf.tokenizer import NONE, completed
 from converter.formats.gguf.tokenizer import keys as tokenizer_keys
+from converter.formats.planned import Options, Planned
 from converter.models.families import runnable
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from converter.dtypes import Dtype
 from converter.errors import OutputError, UnsupportedError
-from converter.formats.format import Options, Planned
 from converter.formats.marks import ARRAY
 from converter.formats.npz.header import NATIVE, written
 from converter.formats.npz.reader import BITS
+from converter.formats.planned import Options, Planned
 from converter.io.checksums import crc32, crc32_combine
 from converter.io.parts import Digests
 from converter.io.publish import Piece, PlannedFile, late, literal

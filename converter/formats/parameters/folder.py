@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from converter.dtypes import BY_NAME
 from converter.errors import ManifestError, ModelError, OutputError, UnsupportedError
-from converter.formats.format import Options, Planned
 from converter.formats.marks import MANIFEST, PARAMETERS
 from converter.formats.parameters import properties as client_properties
 from converter.formats.parameters.properties import PROPERTIES
+from converter.formats.planned import Options, Planned
 from converter.io.local import Descriptors, FolderFile
 from converter.io.parts import Digests, Part
 from converter.io.publish import Piece, PlannedFile, literal

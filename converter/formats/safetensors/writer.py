@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import Dtype
 from converter.errors import OutputError, UnsupportedError
-from converter.formats.format import VALUES, Options, Planned
+from converter.formats.format import VALUES
+from converter.formats.planned import Options, Planned
 from converter.formats.safetensors.reader import FRAMEWORK, METADATA, TIED, Texts
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.models.buffers import buffers

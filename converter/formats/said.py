@@ -1,0 +1,49 @@
+"""What a file says about itself beside its tensors, in the same words for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Key(NamedTuple):
+    """Something that a file says about itself. Of an array, `value` has the first elements, and `length` counts all."""
+
+    name: str
+    type: str
+    value: Any
+    length: int | None
+
+
+class Words(NamedTuple):
+    """The tokenizer inside a file: counts, ids of special tokens by what they are for, and whether it has a chat template."""
+
+    kind: str
+    pre: str
+    tokens: int
+    merges: int
+    special: Mapping[str, int]
+    template: bool
+
+
+class Cache(NamedTuple):
+    """What a program keeps for a context of this many tokens, in bytes; if it is not `exact`, it may be less."""
+
+    context: int
+    nbytes: int
+    exact: bool
+
+
+class Portion(NamedTuple):
+    """Which of a model's files this one is, by what the file itself says: `number`, from 1, of `parts`.
+
+    `tensors` is how many there are in all files together; None if it does not say that.
+    """
+
+    number: int
+    parts: int
+    tensors: int | None
+
+    def said(self, name: str) -> str:
+        """The sentence about a file that is read without the others."""
+        return f"`{name}` is part {self.number} of {self.parts} of a model, and the others are not read: name the first part"
