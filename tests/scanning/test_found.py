@@ -317,3 +317,22 @@ def test_what_is_compressed_and_not_understood_is_not_plain(data: bytes, tmp_pat
     assert rules(look(zlib.compress(data), tmp_path, "x.z")) == ["not-looked-into"]
     assert rules(look(zlib.compress(data), tmp_path, "x.joblib")) == ["malformed"]
     assert look(zlib.compress(b"{}"), tmp_path, "y.z").verdict == "plain"
+
+
+# ---- what a global is ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words"),
+    [
+        ("_io", "BytesIO", "a file object of Python, such as io.BytesIO; unpickling makes it in memory"),
+        ("random", "Random", "a part of Python's random generator; unpickling sets its state"),
+    ],
+)
+def test_what_people_put_beside_weights_is_named_for_what_it_is(
+    module: str, name: str, words: str, tmp_path: Path
+) -> None:
+    found = look(b"\x80\2c%b\n%b\n)\x81." % (module.encode(), name.encode()), tmp_path)
+
+    assert found.verdict == "unknown-globals"
+    assert [one.message for one in found.findings] == [f"{module}.{name} is outside the closed table: {words}"]
