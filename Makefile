@@ -79,7 +79,7 @@ bench: $(PEERS)/.bench
 ceilings: $(VENV)/.done
 	$(BIN)/python -m tests.bench.guard
 
-# llama.cpp's converter and llama-quantize as peers of `make bench`, from the source that its binding's package carries; needs
+# llama.cpp's converter and programs as peers of `make bench` and of the tests, from the source that its binding's package carries; needs
 # cmake and a C++ compiler, and a quarter of an hour.
 llama.cpp: $(PEERS)/llama.cpp/build/bin/llama-quantize
 
@@ -88,7 +88,7 @@ $(PEERS)/llama.cpp/build/bin/llama-quantize: $(PEERS)/.done
 	mkdir -p $(PEERS)/llama.cpp
 	tar -xzf $(PEERS)/llama_cpp_python-$(LLAMA_CPP_PYTHON).tar.gz -C $(PEERS)/llama.cpp --strip-components=3 llama_cpp_python-$(LLAMA_CPP_PYTHON)/vendor/llama.cpp
 	cmake -S $(PEERS)/llama.cpp -B $(PEERS)/llama.cpp/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF
-	cmake --build $(PEERS)/llama.cpp/build --parallel 2 --target llama-quantize
+	cmake --build $(PEERS)/llama.cpp/build --parallel 2 --target llama-quantize llama-gguf-split llama-imatrix llama-perplexity
 
 # A minute a parser, or: make fuzz PARSER="zip gguf" RUNS=1000000 SECONDS=0
 fuzz: $(FUZZ)/.done
