@@ -140,7 +140,11 @@ class Output:
                 self._tensors = opened.tensors
         except OSError as error:
             raise _BrokenError(self._location, ConverterError.damage, os_reason(error)) from error
-        for problem in (*opened.catalogue.problems, *filter(None, (formats.alone(opened.catalogue),))):
+        if (
+            alone := formats.alone(opened.catalogue)
+        ) is not None:  # everything else of the model would be called missing
+            raise _BrokenError(self._location, "contradiction", alone)
+        for problem in opened.catalogue.problems:
             self._say(self._location, "contradiction", problem)
         for other in opened.catalogue.unsupported:
             name = bare(other.name, self._expected.family)

@@ -162,3 +162,13 @@ def test_the_first_part_at_a_url_is_the_model(hub: Hub) -> None:
     hub.on_elsewhere = serve({f"/x/{name}": data for name, data in files().items()})
 
     assert list(open_checkpoint(f"{hub.url('elsewhere')}/x/{WHOLE}")) == ["w0", "w1", "w2"]
+
+
+def test_verify_says_of_another_part_only_that_it_is_one(folder: Path) -> None:
+    paths = sorted(folder.glob("*.gguf"))
+
+    output = verify(open_checkpoint(paths[0]), [paths[1]]).outputs[0]
+
+    assert (output.verdict, output.tensors.missing) == ("different", ())
+    [found] = output.tensors.different
+    assert found.detail == (f"`{paths[1]}` is part 2 of 3 of a model, and the others are not read: name the first part")
