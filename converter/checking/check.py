@@ -48,7 +48,7 @@ _CAUSES: Final = (
     (CutOffError, "cut-off"),
     (TruncatedPickleError, "cut-off"),
     (ManifestError, "not-whole"),
-    (ArchiveError, "damaged"),
+    (ArchiveError, "unreadable"),
     (FormatError, "unreadable"),
     (PickleError, "unreadable"),
     (LayoutError, "unreadable"),
@@ -110,7 +110,7 @@ def _checked(
         ]
         catalogue.check_unchanged()
         title = recognition.family.described(recognition.sizes) if recognition is not None else ""
-        nbytes = sum(storage.nbytes for storage in {id(one): one for one in catalogue.storages}.values())
+        nbytes = sum(file.nbytes for file in catalogue.origin.files)
         return CheckedReport(
             catalogue.location, catalogue.format, title, len(catalogue), nbytes, tuple(_reports(found))
         )
@@ -148,7 +148,7 @@ def _opening(catalogue: Catalogue) -> Iterator[Fault]:
     said, reasons = verdict(catalogue.globals) if catalogue.unknown_globals() else ("", [])
     if said == DANGEROUS:
         yield from (Fault("dangerous", "", reason) for reason in reasons[:_MOST])
-    if not catalogue and not catalogue.unsupported:
+    if not catalogue and not catalogue.unsupported and not catalogue.facts.get("program"):
         yield Fault("empty", "", "it holds no tensor")
 
 
@@ -165,7 +165,8 @@ def _model(catalogue: Catalogue, recognition: Recognition | None) -> Iterator[Fa
         yield Fault("shape", wrong.name, f"it is {'×'.join(map(str, wrong.found)) or 'a scalar'}: expected {sizes}")
     for name in recognition.unexpected:
         yield Fault("unexpected", name, f"{recognition.family.title} does not have it")
-    if recognition.tied_head == "untied":
+    told = (formats.canonical(catalogue).config or {}).get("tie_word_embeddings")
+    if recognition.tied_head == "untied" and told is not False:
         yield Fault("untied", next(iter(recognition.family.followers)), "it is not tied to the embedding")
 
 
@@ -184,7 +185,7 @@ def _values(
     for (name, tensor), one in zip(tensors, results, strict=True):
         if isinstance(one, ConverterError):
             damaged.add(id(tensor.storage))
-            yield Fault(_rule(one) or "damaged", name, str(one))
+            yield Fault("damaged" if isinstance(one, ArchiveError) else _rule(one) or "unreadable", name, str(one))
         else:
             found.append(Measured(name, tensor, one, name in held))
     yield from faults(found)

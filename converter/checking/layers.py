@@ -39,12 +39,13 @@ def _absent(prefix: str, layers: dict[int, set[str]]) -> Iterator[Fault]:
 
 
 def _lacking(prefix: str, layers: dict[int, set[str]]) -> Iterator[Fault]:
-    """One layer between others that lacks tensors which all others have."""
+    """One layer between others that lacks tensors which all others have, and has nothing else in their place."""
     counts = Counter(inner for held in layers.values() for inner in held)
     common = {inner for inner, count in counts.items() if count == len(layers) - 1}
     for number, held in layers.items():
         lacking = sorted(common - held)
-        if lacking and min(layers) < number < max(layers):
+        alike = all(counts[inner] > 1 for inner in held)
+        if lacking and alike and min(layers) < number < max(layers):
             yield Fault(
                 "missing", f"{prefix}{number}", f"the layer lacks {listed(lacking)}, which every other layer has"
             )

@@ -23,7 +23,7 @@ class FaultReport:
 class CheckedReport:
     """A checkpoint that was checked. `format` and `title` are empty if it can't be opened.
 
-    `title` says which model it is. `tensors` and `nbytes` count what was read.
+    `title` says which model it is. `tensors` counts them, and `nbytes` the bytes of the files.
     """
 
     location: str

@@ -126,7 +126,7 @@ def _far(one: Measured) -> Iterator[Fault]:
     usual = max(abs(stats.quantiles["0.001"]), abs(stats.quantiles["0.999"]))
     if one.tensor.size < _TAIL:
         usual = max(abs(stats.quantiles["0.25"]), abs(stats.quantiles["0.75"]))
-    if abs(largest) >= _ABSURD > usual and not one.buffer:
+    if abs(largest) >= _ABSURD and abs(largest) > _FAR * usual and not one.buffer:
         yield Fault(
             "absurd", one.name, f"an element is {largest:.4g}, where nearly all are at most {usual:.3g} in size"
         )

@@ -379,6 +379,13 @@ def uneven(folder: Path) -> Path:
     return save(folder, made)
 
 
+def hybrid(folder: Path) -> Path:
+    """One layer of another kind: it has no part of what the others have, but parts of its own."""
+    made = {name: array for name, array in llama().items() if not name.startswith("model.layers.3.self_attn")}
+    made["model.layers.3.mamba.A_log"] = np.random.default_rng(2).standard_normal((32, 16)).astype("<f4")
+    return save(folder, made)
+
+
 HONEST: dict[str, Callable[[Path], Path]] = {
     "GPT-2 as published": lambda folder: write_source(model(), folder),
     "GPT-2 in safetensors": lambda folder: write_safetensors(model(), folder),
@@ -390,6 +397,7 @@ HONEST: dict[str, Callable[[Path], Path]] = {
     "an embedding with padding": padded,
     "a pruned network": pruned,
     "layers that differ": uneven,
+    "a layer of another kind": hybrid,
 }  # fmt: skip
 
 
@@ -412,6 +420,14 @@ def test_warnings_are_named_and_do_not_fail(tmp_path: Path) -> None:
     assert {(fault.rule, fault.level) for fault in one.faults} == {
         ("untied", "warning"), ("unexpected", "warning"), ("added-tokens", "warning"),
     }  # fmt: skip
+
+
+def test_a_head_that_config_json_unties_is_no_warning(tmp_path: Path) -> None:
+    untied = model()
+    untied.tensors["lm_head.weight"] = untied.tensors["wte.weight"] + 1
+    untied.config["tie_word_embeddings"] = False
+
+    assert checked(write_source(untied, tmp_path)).counts == {"error": 0, "warning": 0}
 
 
 def test_what_cannot_be_checked_is_an_error_of_the_command(tmp_path: Path) -> None:
