@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _KINDS: Final = {"Dict": "dict", "NoneType": "None", "Tensor": "tensor", "Attributed": "tensor", "Typed": "storage"}
 _TENSORS: Final = (Tensor, Special, Attributed)
 _SHARED: Final = 4  # steps per place. If more are needed, containers share containers so often that the file is a bomb
+_FEW: Final = 8  # values that may be shared by any number of objects, because they are walked quickly
+_AGAIN: Final = 1 << 16  # values that objects may share. Those of real files share none
 _CLASSES: Final = 4  # names of whole modules side by side that are listed
 _NUMBERED: Final = re.compile(r"\.___torch_mangle_\d+")  # TorchScript numbers a class that it compiles again
 _LETTERS: Final = 256  # average bytes per name that are allowed
@@ -161,7 +163,8 @@ class _Held:
         self.modules: dict[int, Dict] = {}
         self.rest: dict[int, Dict] = {}
         self.classes: dict[str, Dict] = {}
-        self.noted: set[int] = set()
+        self.parts_seen: set[int] = set()
+        self.shared = 0  # values in parts that an earlier object has, too
         self.letters = 0  # in the names of the modules that were noted
         self.buffers: set[int] = set()
         self.dicts: dict[int, Dict] = {}
@@ -236,6 +239,7 @@ class _Held:
                     f"whole modules have more than {limits().memo:,} names, because they share their parts"
                 )
         elif self.entering:
+            self._share(value)
             if (held := contents(value)) is not None:
                 self.dicts[at] = held
                 self.objects.add(at)
@@ -245,6 +249,21 @@ class _Held:
             self.dicts[at] = held
             self.objects.add(at)
         return at in self.modules or at in self.dicts
+
+    def _share(self, value: Any) -> None:
+        """Raise LimitError where objects share large parts so often that walking each object would multiply them."""
+        state = value.state[-1] if isinstance(value, Made) and value.state else None
+        parts = [state, *(state[:_FEW] if type(state) is tuple else ())]
+        parts += [value.args, value.items] if isinstance(value, Made) else []
+        for part in parts:
+            if type(part) not in (Dict, list, tuple) or len(part) <= _FEW:
+                continue
+            if id(part) not in self.parts_seen:
+                self.parts_seen.add(id(part))
+                continue
+            self.shared += len(part)
+            if self.shared > _AGAIN:
+                raise LimitError(f"objects share what they hold: more than {_AGAIN:,} values are in several of them")
 
     def opened(self, value: Any) -> Any:
         """The container itself, or what a whole module or something else opaque holds by names."""
@@ -266,12 +285,9 @@ class _Held:
 
     def note(self, name: str, module: Any) -> None:
         """Note the attributes of a module that was passed, once, below its class."""
-        if id(module) in self.rest and id(module) not in self.noted:
-            self.noted.add(id(module))
+        if (rest := self.rest.pop(id(module), None)) is not None:
             self.letters += len(name) if name.isascii() else 4 * len(name)
-            self.classes.setdefault(_NUMBERED.sub("", f"{module.module}.{module.name}"), Dict()).extend(
-                (name, self.rest[id(module)])
-            )
+            self.classes.setdefault(_NUMBERED.sub("", f"{module.module}.{module.name}"), Dict()).extend((name, rest))
 
     def outermost(self, top: Any) -> Iterator[str]:
         """The classes of the whole modules that names from `top` on lead to, without those inside them."""

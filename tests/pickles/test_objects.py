@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from converter.api import convert, extract
-from converter.errors import UnsafeError, UnsupportedError
+from converter.errors import LimitError, UnsafeError, UnsupportedError
 from converter.formats import open_file
 from converter.opening import open_checkpoint
 from converter.tensors.catalogue import Catalogue
@@ -191,3 +191,13 @@ def test_shards_are_judged_together(tmp_path: Path) -> None:
 
     with pytest.raises(UnsafeError, match=r"names `mine\.Packed`"):
         convert(tmp_path, tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["arguments", "items of a state"])
+def test_objects_that_share_what_they_hold_do_not_multiply(kind: str, opened: Open) -> None:
+    many = b"(" + b"K\x01" * 3000 + _opcodes(T) + b"tq\x70"
+    build = {"arguments": b"h\x72h\x70\x81", "items of a state": b"h\x72)\x81Nh\x70\x86b"}[kind]
+    objects = Raw(b"cmine\nNode\nq\x720" + many + b"0](" + 3000 * build + b"e")
+
+    with pytest.raises(LimitError, match=r"objects share what they hold|passed to more calls"):
+        opened(objects)
