@@ -193,6 +193,8 @@ def _says_nothing(node: ast.AST) -> bool:
             return True
         case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec" | "NewType"))):
             return True
+        case ast.Assign(value=ast.Subscript(value=ast.Name(id="Callable" | "tuple" | "dict" | "list" | "Literal"))):
+            return True  # a name for a type
         case ast.Call(func=ast.Attribute(value=ast.Name(id="typer" | "logging" | "log"))):
             return True
     return False

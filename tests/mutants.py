@@ -275,7 +275,7 @@ def run(
                     _, said = checkout.test(None, "trace", file, str(kept))
                     traces.keep(file, kept)
                 seconds = traces.of(file).seconds
-                rest = ", and the rest is not asked" if "stopping: more than" in said else ""
+                rest = ", and the rest is not asked" if f"more than {traced.SECONDS:.0f} s" in said else ""
                 say(f"{file}: {sum(seconds.values()):.0f} s of {len(seconds)} tests{rest}")
 
             try:

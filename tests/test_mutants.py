@@ -61,6 +61,8 @@ def test_an_entry_goes_with_its_comma() -> None:
         "x = f'{a + 5} of {not b}'",
         "from a import b",
         "T = TypeVar('T', bound=5)",
+        "T = Callable[[a, b, c], int]",
+        "T = tuple[a, b, c]",
     ],
 )
 def test_texts_for_people_and_types_are_not_changed(text: str) -> None:

@@ -123,7 +123,7 @@ def _rule(error: ConverterError) -> str | None:
 
 
 def _reports(found: Sequence[Fault]) -> Iterator[FaultReport]:
-    """The faults, errors first. Of one rule at most _MOST are named, and the others are counted."""
+    """The faults, errors first. At most _MOST faults of each rule are named, and the rest are counted."""
     counts: dict[str, int] = {}
     for fault in sorted(found, key=lambda fault: (RULES[fault.rule].level != ERROR, list(RULES).index(fault.rule))):
         counts[fault.rule] = counts.get(fault.rule, 0) + 1
@@ -201,7 +201,7 @@ def _values(
 
 
 def _unread(storage: Storage) -> Iterator[Fault]:
-    """Read a storage that is none of the weights, such as an optimizer's: its CRC is compared."""
+    """Read a storage that holds no weights, such as an optimizer's, so that its CRC is compared."""
     buffer = memoryview(bytearray(min(STEP, storage.nbytes)))
     try:
         for _ in storage.tiles(0, storage.nbytes, buffer):

@@ -312,7 +312,7 @@ def refused_name(name: str) -> str | None:
 
 
 def folded_name(name: str) -> str:
-    """A name as file systems compare it that ignore case and the spelling of accents."""
+    """A name as a file system that ignores case and the spelling of accents compares it."""
     from unicodedata import normalize
 
     return normalize("NFC", normalize("NFC", name).casefold())

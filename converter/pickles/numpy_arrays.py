@@ -36,7 +36,7 @@ def array_parts(value: object) -> tuple[tuple[int, ...], str, bool, object] | No
 
 
 def dtype_name(dtype: object) -> str | None:
-    """The name of a dtype with its byte order, `<f4`; None for a dtype with fields, or anything but a `numpy.dtype`."""
+    """The name of a dtype with its byte order, `<f4`; None for a dtype with fields, and for anything but a `numpy.dtype`."""
     if type(dtype) is not Value or (dtype.module, dtype.name) != ("numpy", "dtype") or type(dtype.args) is not tuple:
         return None
     name = dtype.args[0] if dtype.args else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-# Is added to the name of a global of the table that is called with arguments, or given a state, that its row refuses.
+# Added to the name of a global in the table where a pickle calls it with arguments, or gives it a state, that its row refuses.
 ODD: Final = "(…)"
 # Stands in `Opaque.how` for an attribute of an object, of which nobody knows what calling it would do.
 BOUND: Final = "bound"

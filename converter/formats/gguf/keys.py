@@ -29,7 +29,7 @@ def strings(key: str, values: Sequence[str]) -> Packed:
 
 
 def scalar(key: str, type: str, value: float) -> Packed:
-    """A key with a number, or a truth value, of a type of TYPES."""
+    """A key whose value is a number or a truth value, of a type in TYPES."""
     number, packed = TYPES[type]
     return key, _head(key, number) + struct.pack(packed, value)
 
