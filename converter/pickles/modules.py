@@ -99,8 +99,8 @@ def contents(value: object) -> Dict | None:
     What was put in is named by its key or position, an attribute by its name; one that has the name of a key is called
     `__dict__.NAME`. None if it holds nothing, or if a function made it: only that function knows what it does with its arguments.
     """
-    if not isinstance(value, Made) or value.args is None:
-        return None
+    if not isinstance(value, Made) or value.args is None or not (value.args or value.items or value.state):
+        return None  # at once if it is empty: one byte of a pickle makes an empty set
     made = Dict()
     if type(value) is Opaque and value.how == _NEW and type(value.args) is tuple:
         made += [part for pair in enumerate(value.args) for part in pair]
