@@ -24,7 +24,7 @@ LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
 LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
 
-.PHONY: demo test test-deep test-peers oracle test-large zoo record check fix bench ceilings llama.cpp fuzz mutants wheel clean
+.PHONY: demo test test-deep test-peers test-vocabularies oracle test-large zoo record check fix bench ceilings llama.cpp fuzz mutants wheel clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
@@ -43,6 +43,18 @@ test-deep: $(VENV)/.done
 # The comparisons with torch, transformers, gguf and llama.cpp.
 test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" -n auto --dist loadfile -m "not large" tests/peers
+
+# llama.cpp's own vocabularies with their texts, from the source of its binding that is installed.
+test-vocabularies: export CEREBRAS_TOOL_VOCABULARIES ?= $(PEERS)/vocabularies
+test-vocabularies: $(PEERS)/vocabularies/.done
+	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" tests/peers/test_vocabularies.py
+
+$(PEERS)/vocabularies/.done: $(PEERS)/.done
+	mkdir -p $(PEERS)/vocabularies
+	version=$$($(PEERS)/bin/python -c "from importlib.metadata import version; print(version('xllamacpp'))") && \
+	$(PEERS)/bin/python -m pip download --quiet --disable-pip-version-check --dest $(PEERS) --no-deps --no-build-isolation --no-binary xllamacpp "xllamacpp==$$version" && \
+	tar -xzf $(PEERS)/xllamacpp-$$version.tar.gz -C $(PEERS)/vocabularies --strip-components=4 --wildcards '*/llama.cpp/models/ggml-vocab-*'
+	touch $@
 
 # Files made at random, opened by the real loaders and by us: docs/security/oracle.md. A run that was stopped goes on from there.
 oracle: $(PEERS)/.done

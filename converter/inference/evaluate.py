@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from converter.inference.engine import Engine, Model, compute
 from converter.io.local import LocalFile
 from converter.limits import limits
 from converter.models.architecture import Activation
+from converter.models.tokenizers import library
 from converter.tensors.catalogue import Catalogue
 
 TOKENS: Final = 64  # tokens of the built-in sequence
@@ -257,25 +258,11 @@ def load_tokens(path: str | Path, vocab_size: int, n_positions: int) -> list[int
     return check_tokens(tokens, f"`{path}`", vocab_size, n_positions)
 
 
-def encode(prompt: str, vocabulary: Path, vocab_size: int, n_positions: int) -> list[int]:
-    """Turn a text into byte-pair tokens, with the vocab.json and merges.txt in a folder."""
-    try:
-        from tokenizers import Tokenizer, models, pre_tokenizers
-    except ImportError as error:
-        raise ConverterError(
-            "a prompt needs the package `tokenizers`: install it with `pip install 'cerebras-tool[text]'`, or give "
-            "token ids"
-        ) from error
-    files = [vocabulary / name for name in ("vocab.json", "merges.txt")]
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"a prompt needs `{file.name}`, which `{vocabulary}` lacks; or give token ids")
-    try:
-        tokenizer = Tokenizer(models.BPE.from_file(*map(str, files)))
-    except Exception as error:  # tokenizers has no narrower class
-        raise ManifestError(f"the tokenizer in `{vocabulary}` can't be read: {str(error)[:200]}") from error
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return check_tokens(tokenizer.encode(prompt).ids, "the prompt", vocab_size, n_positions)
+def encode(prompt: str, document: Callable[[], str], where: str, vocab_size: int, n_positions: int) -> list[int]:
+    """Turn a text into tokens. `document` gives the tokenizer.json of the source, which messages call `where`."""
+    if not library.is_installed():
+        raise ConverterError(f"a prompt needs the package `tokenizers`: {library.INSTALL}, or give token ids")
+    return check_tokens(library.split(document(), prompt, where), "the prompt", vocab_size, n_positions)
 
 
 def check_tokens(tokens: list[int], holder: str, vocab_size: int, n_positions: int) -> list[int]:

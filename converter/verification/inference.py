@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter import formats
 from converter.errors import ModelError, UnsupportedError
 from converter.inference import engines, evaluate
 from converter.inference.engine import Engine, compute
+from converter.models.tokenizers.folder import FILES, document, is_beside
+from converter.models.tokenizers.json_file import NAME
 from converter.opening import folder_beside
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class Inference:
         if options.tokens is not None:
             self._tokens = evaluate.load_tokens(options.tokens, vocab_size, n_positions)
         elif options.prompt is not None:
-            folder = folder_beside(source) or Path()
-            self._tokens = evaluate.encode(options.prompt, folder, vocab_size, n_positions)
+            where = str(source.location)
+            self._tokens = evaluate.encode(options.prompt, lambda: _document(source), where, vocab_size, n_positions)
         else:
             self._tokens = evaluate.builtin_tokens(vocab_size, n_positions)
         self._references: dict[Any, evaluate.Reference] = {}
@@ -91,3 +92,13 @@ class Inference:
             tanh = compute(self._source, activation="tanh")
             self._effect = evaluate.compare(self._reference("erf"), tanh).to_json()
         return self._effect
+
+
+def _document(source: Catalogue) -> str:
+    """The tokenizer inside the source or beside it, as a tokenizer.json."""
+    if inside := formats.of(source).tokenizer_files(source):
+        return inside[NAME].decode()
+    folder = folder_beside(source)
+    if folder is None or not is_beside(folder):
+        raise ModelError(f"a prompt needs a tokenizer, and `{source.location}` has none: {FILES}; or give token ids")
+    return document(folder)

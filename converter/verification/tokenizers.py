@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from converter.formats.format import Finding
 from converter.models.tokenizers import pre
+from converter.models.tokenizers.pieces import merges_of
 from converter.models.tokenizers.tokenizer import (
     CONTROL,
     NORMAL,
@@ -31,7 +32,8 @@ _FLAGS: Final[Mapping[str, Callable[[Tokenizer], bool | None]]] = {
 def differences(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
     """Yield what differs: kind, tokens, types, scores, merges, special tokens, cut into words, chat templates.
 
-    What one of the two doesn't say is not compared.
+    What one of the two doesn't say is not compared. Raises LimitError for SentencePiece's tokens that are too long to
+    be merged.
     """
     if expected.kind != found.kind:
         yield "tokenizer.kind", _WHAT, f"the tokenizer is {TITLES[found.kind]}: expected {TITLES[expected.kind]}"
@@ -92,7 +94,20 @@ def _tokens(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
     yield from differ([n for n in both if _kind(one[n]) != _kind(other[n])], "types", _type)
     if expected.kind in _SCORED:
         normal = [n for n in both if one[n].type == other[n].type == NORMAL]
-        yield from differ([n for n in normal if one[n].score != other[n].score], "scores", _score)
+        unlike = [n for n in normal if one[n].score != other[n].score]
+        if expected.kind == "unigram" or (unlike and _order(one, normal) != _order(other, normal)):
+            yield from differ(unlike, "scores", _score)
+
+
+def _order(tokens: Mapping[int, Token], numbers: list[int]) -> list[int]:
+    """The rank by score of every token that is made by merging: of its scores, BPE uses nothing else.
+
+    A tokenizer.json has the order only, so scores that were told from it are other numbers.
+    """
+    ids = {tokens[number].text: number for number in numbers}
+    made = [ids[left + right] for left, right in merges_of({number: tokens[number] for number in numbers})]
+    ranks = {score: rank for rank, score in enumerate(sorted({tokens[number].score for number in made}, reverse=True))}
+    return [ranks[tokens[number].score] for number in sorted(set(made))]
 
 
 def _kind(token: Token) -> int:

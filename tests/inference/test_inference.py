@@ -484,7 +484,7 @@ def test_refuses_a_file_of_other_things(text: str, error: type, words: str, tmp_
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda folder: evaluate.encode("a", folder, 17, 12), "pip install 'cerebras-tool[text]'"),
+        (lambda folder: evaluate.encode("a", str, str(folder), 17, 12), "pip install 'cerebras-tool[text]'"),
         (
             lambda folder: Transformers(folder, CONFIG, "erf", family("gpt2")),
             "pip install 'cerebras-tool[transformers]'",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from converter.errors import ConverterError, LimitError, ManifestError, SourceError, UnsupportedError
-from converter.models.tokenizers import json_file, pre, sentencepiece
+from converter.models.tokenizers import hashes, json_file, library, pre, sentencepiece
 from converter.models.tokenizers.files import files
-from converter.models.tokenizers.folder import is_beside, read
+from converter.models.tokenizers.folder import document, is_beside, read
 from converter.models.tokenizers.pieces import merges_of, scores_of
 from converter.models.tokenizers.tokenizer import (
     BYTE,
@@ -404,8 +404,8 @@ def test_json_of_the_library_is_read_strictly(tmp_path: Path) -> None:
 
 def test_what_is_written_reads_back(tmp_path: Path) -> None:
     documents = (made.byte_pair(), made.characters(), made.unigram(), made.words())
-    for number, document in enumerate(documents):
-        place = made.folder(tmp_path / str(number), tokenizer__json=document, chat_template__jinja="{{ x }}")
+    for number, written in enumerate(documents):
+        place = made.folder(tmp_path / str(number), tokenizer__json=written, chat_template__jinja="{{ x }}")
         before = read(place)
         there = tmp_path / f"{number}-again"
         there.mkdir()
@@ -441,3 +441,56 @@ def test_looks_of_control_tokens() -> None:
     assert json_file.seems_control("<unused7>")
     assert not json_file.seems_control("<|>")
     assert not json_file.seems_control("<think>")
+
+
+# ---- what a tokenizer makes of a text ---------------------------------------------------------------------------------
+
+# What GPT-2 makes of llama.cpp's text, as transformers says it (ggml-vocab-gpt-2.gguf.out in llama.cpp's source).
+GPT_2 = (
+    198, 220, 628, 220, 628, 198, 220, 197, 220, 197, 197, 220, 197, 198, 220, 220, 198, 220, 220, 220, 198,
+    220, 220, 220, 220, 198, 220, 220, 220, 220, 220, 198, 8582, 248, 222, 357, 11265, 8, 30325, 114, 447,
+    235, 8582, 234, 104, 37929, 357, 48101, 795, 13210, 271, 1673, 36686, 515, 8, 14519, 227, 12520, 99, 247,
+    8582, 99, 247, 513, 4747, 23460, 513, 20370, 23460, 2091, 23460, 20370, 23460, 24840, 23460, 2091, 20370,
+    513, 13, 18, 513, 492, 18, 513, 986, 18, 28053, 252, 222, 157, 252, 114, 157, 252, 241, 157, 253, 233,
+    157, 252, 237, 157, 253, 224, 157, 252, 244, 157, 252, 115, 157, 252, 253, 157, 253, 223, 157, 252, 253,
+    157, 252, 95, 157, 252, 114, 157, 252, 227, 47249, 223, 5633, 22755, 239, 46349, 111, 28839, 101, 18040,
+    32432, 98, 43291, 1485, 1415, 24309, 25465, 171, 121, 252, 40103, 1421, 18604, 12466, 121, 16843, 141,
+    231, 15166, 12466, 121, 16142, 12466, 239, 141, 232, 30143, 140, 111, 16142, 21169, 21727, 31583, 18849,
+    705, 39115, 6, 33153, 15506, 63, 15931, 15931, 16317, 13896, 3228, 9805, 3548, 314, 1053, 587, 705, 44040,
+    339, 338, 612, 11, 705, 2200, 345, 1654, 30, 705, 44, 407, 1654, 314, 1183, 787, 340, 11, 705, 35, 345,
+    588, 617, 8887, 30, 775, 6, 26979, 257, 6, 75, 43,
+)  # fmt: skip
+UNKNOWN_CUT = {"type": "Split", "pattern": {"Regex": "[a-c]"}, "behavior": "Isolated", "invert": False}
+
+
+def test_the_name_of_a_cut_that_no_row_has_is_found_by_what_it_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package that splits may be absent here; tests/peers has it."""
+    asked = []
+
+    def split(document: str, text: str, where: str) -> list[int]:
+        asked.append((json.loads(document)["pre_tokenizer"], text, where))
+        return list(GPT_2)
+
+    path = folder(tmp_path, tokenizer__json=made.byte_pair(pre_tokenizer=UNKNOWN_CUT))
+    monkeypatch.setattr(library, "is_installed", lambda: True)
+    monkeypatch.setattr(library, "split", split)
+
+    assert read(path).pre == "gpt-2"
+    assert asked == [(UNKNOWN_CUT, hashes.TEXT, str(path / "tokenizer.json"))]
+    monkeypatch.setattr(library, "split", lambda *_: [*GPT_2, 0])
+    assert read(path).pre == ""
+    monkeypatch.setattr(library, "is_installed", lambda: False)
+    assert read(path).pre == ""
+
+
+def test_a_tokenizer_is_a_tokenizer_json_whichever_files_hold_it(tmp_path: Path) -> None:
+    path = folder(tmp_path, vocab__json=made.PAIRS, merges__txt="#version: 0.2\na b\nab c\n")
+    found = json.loads(document(path))
+
+    assert found["model"]["merges"] == [["a", "b"], ["ab", "c"]]
+    assert found["pre_tokenizer"] == made.BYTES | {"use_regex": True}
+    text = json.dumps(made.words())
+    made.folder(path, tokenizer__json=text)
+    assert document(path) == text

@@ -94,9 +94,9 @@ class Model:
         _free(context)
         return values
 
-    def tokens(self, text: str, *, special: bool = False) -> list[int]:
-        """Split a text."""
+    def tokens(self, text: str, *, special: bool = False, around: bool = False) -> list[int]:
+        """Split a text: `special` finds control tokens in it, and `around` adds those that the file puts around a text."""
         data = text.encode()
         found = (ctypes.c_int32 * (len(data) + 8))()
-        count = _tokenize(self._vocabulary, data, len(data), found, len(found), False, special)
+        count = _tokenize(self._vocabulary, data, len(data), found, len(found), around, special)
         return list(found[:count])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,8 @@ def test_the_tokens_of_a_prompt_are_computed_with(source: Path, copy: Path, monk
     """The tokenizer is another package, which may be absent here; tests/peers has it."""
     asked = []
 
-    def encode(prompt: str, vocabulary: Path, vocab_size: int, n_positions: int) -> list[int]:
-        asked.append((prompt, vocabulary, vocab_size, n_positions))
+    def encode(prompt: str, document: Callable[[], str], where: str, vocab_size: int, n_positions: int) -> list[int]:
+        asked.append((prompt, where, vocab_size, n_positions))
         return [26, 2]
 
     monkeypatch.setattr(evaluate, "encode", encode)
@@ -60,7 +61,7 @@ def test_the_tokens_of_a_prompt_are_computed_with(source: Path, copy: Path, monk
     done = run("verify", source, copy, "--level", "inference", "--prompt", "abc", "--json")
 
     assert done.code == 0
-    assert asked == [("abc", source, 40, 16)]
+    assert asked == [("abc", str(open_checkpoint(source).location), 40, 16)]
     (output,) = json.loads(done.out)["outputs"]
     assert output["inference"]["tokens"] == 2
     assert output["inference"]["max_difference"] == 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.errors import FormatError, ManifestError, UnsupportedError
 from converter.formats.gguf.keys import Packed, array, scalar, string, strings
 from converter.formats.gguf.metadata import Array
+from converter.models.tokenizers import library
 from converter.models.tokenizers.files import files
 from converter.models.tokenizers.pre import named
 from converter.models.tokenizers.tokenizer import (
@@ -233,6 +234,7 @@ def keys(tokenizer: Tokenizer, rows: int, notes: list[str]) -> Iterator[Packed]:
         raise UnsupportedError(
             "the tokenizer cuts text into words in a way that llama.cpp has no name for, so its programs would split text "
             "otherwise than the model was trained with: --no-tokenizer writes a model that takes token ids only"
+            + ("" if library.is_installed() else f". The package `tokenizers` may tell the name: {library.INSTALL}")
         )
     if tokenizer.kind == "byte-pair" and "eos" not in tokenizer.special:
         notes.append("the tokenizer has no end of text: llama.cpp takes token 11 for it")

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from converter.errors import ManifestError, SourceError, UnsupportedError
 from converter.io.strict_json import config_beside, load_bytes, load_json
-from converter.models.tokenizers import json_file, pairs, sentencepiece, special
+from converter.models.tokenizers import hashes, json_file, library, pairs, sentencepiece, special
+from converter.models.tokenizers.files import files
 from converter.models.tokenizers.json_file import word_pieces
 from converter.models.tokenizers.pairs import MERGES, VOCABULARY
 from converter.models.tokenizers.tokenizer import CONTROL, DEFAULT, Token, Tokenizer
@@ -36,17 +37,27 @@ def read(folder: Path) -> Tokenizer:
         raise SourceError(f"`{folder}` has no tokenizer: {FILES} was expected")
     documents: dict[str, Mapping[str, Any] | None] = {}
 
-    def document(name: str) -> Mapping[str, Any] | None:
+    def beside(name: str) -> Mapping[str, Any] | None:
         if name not in documents:
             documents[name] = load_json(folder / name) if (folder / name).is_file() else None
         return documents[name]
 
     tokenizer = _READERS[found](folder)
     if found != json_file.NAME:
-        tokenizer = special.with_added(tokenizer, document)
+        tokenizer = special.with_added(tokenizer, beside)
     config = config_beside(folder)
-    tokenizer = special.with_special(tokenizer, document, config, _templates(folder, document(special.OLD_TEMPLATE)))
+    tokenizer = special.with_special(tokenizer, beside, config, _templates(folder, beside(special.OLD_TEMPLATE)))
     return _control(tokenizer) if found == VOCABULARY else tokenizer
+
+
+def document(folder: Path) -> str:
+    """The tokenizer in a folder as the text of a tokenizer.json. Raises what `read` raises."""
+    path = folder / json_file.NAME
+    if path.is_file():
+        return _text(path)
+    tokenizer = read(folder)
+    # vocab.json and merges.txt are GPT-2's files, so text is cut as GPT-2 does.
+    return files(replace(tokenizer, pre=tokenizer.pre or "gpt-2"))[json_file.NAME].decode()
 
 
 def _found(folder: Path) -> str | None:
@@ -59,6 +70,9 @@ def _found(folder: Path) -> str | None:
 def _json(folder: Path) -> Tokenizer:
     path = folder / json_file.NAME
     tokenizer = json_file.read(load_json(path), str(path))
+    if tokenizer.pre == "" and library.is_installed():
+        known = hashes.name(library.split(document(folder), hashes.TEXT, str(path)))
+        return replace(tokenizer, pre=known or "")
     if tokenizer.kind != "scored-pair":
         return tokenizer
     # The model has the scores; tokens that were added to it are in the JSON.
