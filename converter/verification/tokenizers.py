@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 from converter.formats.format import Finding
@@ -95,19 +96,19 @@ def _tokens(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
     if expected.kind in _SCORED:
         normal = [n for n in both if one[n].type == other[n].type == NORMAL]
         unlike = [n for n in normal if one[n].score != other[n].score]
-        if expected.kind == "unigram" or (unlike and _order(one, normal) != _order(other, normal)):
+        if expected.kind == "unigram" or (unlike and not _ordered_alike(one, other, normal)):
             yield from differ(unlike, "scores", _score)
 
 
-def _order(tokens: Mapping[int, Token], numbers: list[int]) -> list[int]:
-    """The rank by score of every token that is made by merging: of its scores, BPE uses nothing else.
+def _ordered_alike(one: Mapping[int, Token], other: Mapping[int, Token], numbers: list[int]) -> bool:
+    """Whether the scores of all tokens that are made by merging are in the same order: BPE uses nothing else of them.
 
-    A tokenizer.json has the order only, so scores that were told from it are other numbers.
+    A tokenizer.json has the order only, so scores that were told from it are other numbers, and equal ones are none.
     """
-    ids = {tokens[number].text: number for number in numbers}
-    made = [ids[left + right] for left, right in merges_of({number: tokens[number] for number in numbers})]
-    ranks = {score: rank for rank, score in enumerate(sorted({tokens[number].score for number in made}, reverse=True))}
-    return [ranks[tokens[number].score] for number in sorted(set(made))]
+    ids = {one[number].text: number for number in numbers}
+    made = {ids[left + right] for left, right in merges_of({number: one[number] for number in numbers})}
+    scores = sorted((one[number].score, other[number].score) for number in made)
+    return all(before[1] <= after[1] for before, after in pairwise(scores))
 
 
 def _kind(token: Token) -> int:

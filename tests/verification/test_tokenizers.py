@@ -62,11 +62,7 @@ def tokens(tokenizer: Tokenizer, **changed: Token) -> Tokenizer:
             tokens(SCORED, _5=Token("bc", score=-3.0)),
             ["1 scores differ, the first with the id 5: -3.0, expected -1.0"],
         ),
-        (
-            SCORED,
-            tokens(SCORED, _6=Token("ab", score=-1.0)),
-            ["1 scores differ, the first with the id 6: -1.0, expected -2.0"],
-        ),
+        (SCORED, tokens(SCORED, _6=Token("ab", score=-1.0)), []),  # a tokenizer.json has an order for these, too
         (
             UNIGRAM,
             tokens(UNIGRAM, _2=Token("a", score=-9.0)),
