@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_command_from_info
 from typer.models import CommandInfo
 
@@ -33,9 +33,47 @@ _MODULES: Final = (
     "converter.cli.commands.help",
 )
 _COMMANDS: Final = {module.rpartition(".")[2]: module for module in _MODULES}
+_COMPLETE: Final = "_CEREBRAS_TOOL_COMPLETE"  # a shell sets it to ask for completion
+_SHELLS: Final = ("bash", "zsh", "fish")
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 # What is wrong with a command line as it was typed. typer does not export this class.
 _UsageError: Final[Any] = typer.BadParameter.__bases__[0]
+
+
+class _Command(TyperCommand):
+    """A command. Its help says how an argument is written and no type, and ends with examples."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The options and arguments as the line of usage has them."""
+        arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        return [
+            "[OPTIONS]",
+            *(word if param.required else f"[{word}]" for param in arguments for word in [_word(param)]),
+        ]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and options."""
+        params: list[Any] = self.get_params(ctx)
+        arguments = [(_word(param), param.help) for param in params if param.param_type_name == "argument"]
+        options = [param.get_help_record(ctx) for param in params if param.param_type_name == "option"]
+        for title, rows in (("Arguments", arguments), ("Options", options)):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        from converter.cli.examples import EXAMPLES
+
+        with formatter.section("Examples"):
+            for said, line in EXAMPLES[str(self.name)]:
+                formatter.write_text(said)
+                formatter.write(f"    cerebras-tool {line}\n")
+
+
+def _word(argument: Any) -> str:
+    word: str = argument.metavar or argument.name
+    return word.strip("[].").upper() + ("..." if argument.nargs < 0 else "")
 
 
 class _Commands(TyperGroup):
@@ -75,6 +113,9 @@ class _Commands(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command line and end the process. An error in the command line is one sentence, as all errors are."""
+        if os.environ.get(_COMPLETE):
+            completion: Any = import_module("typer.completion")
+            completion.completion_init()  # without it, no shell is known
         try:
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except _UsageError as error:
@@ -94,7 +135,7 @@ def _built(name: str) -> Any:
     """A command. Every invocation in a process makes a new group, but building a command takes 20 milliseconds."""
     function = vars(import_module(_COMMANDS[name]))[name]
     return get_command_from_info(
-        CommandInfo(name, callback=function, context_settings=_SETTINGS),
+        CommandInfo(name, cls=_Command, callback=function, context_settings=_SETTINGS),
         pretty_exceptions_short=False,
         rich_markup_mode=None,
     )
@@ -140,6 +181,16 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", "-V", is_eager=True, callback=_version, help="Print the version.")
     ] = False,
+    completion: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion",
+            metavar="bash|zsh|fish",
+            is_eager=True,
+            callback=_completion,
+            help="Print a script that completes commands, options and names in this shell.",
+        ),
+    ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use no network; read only what is in the local cache.")
     ] = False,
@@ -171,4 +222,14 @@ def _version(wanted: bool) -> None:
         from importlib.metadata import version
 
         typer.echo(f"cerebras-tool {version('cerebras-tool')}")
+        raise typer.Exit
+
+
+def _completion(shell: str | None) -> None:
+    if shell is not None:
+        completion: Any = import_module("typer.completion")
+        if shell not in _SHELLS:
+            raise typer.BadParameter(f"{shell!r} is not one of {', '.join(_SHELLS)}")
+        completion.completion_init()
+        typer.echo(completion.get_completion_script(prog_name="cerebras-tool", complete_var=_COMPLETE, shell=shell))
         raise typer.Exit

@@ -12,6 +12,21 @@ from converter.text import safe_text
 from converter.words import Part
 from converter.words import Root as AnyRoot
 
+
+def offer_tensors(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The names of tensors that a shell offers. Imported when a shell asks."""
+    from converter.cli.completing import tensors
+
+    return tensors(ctx, incomplete)
+
+
+def offer_models(incomplete: str) -> list[str]:
+    """The names of models that a shell offers. Imported when a shell asks."""
+    from converter.cli.completing import models
+
+    return models(incomplete)
+
+
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
 Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="Read only the tensors below this key.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Use the averaged weights in place of the model's.")]
@@ -42,11 +57,19 @@ def part(root: str | None, ema: bool) -> AnyRoot:
 
 
 Include = Annotated[
-    list[str] | None, typer.Option("--include", metavar="GLOB", help="Only tensors whose name matches. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--include", metavar="GLOB", autocompletion=offer_tensors, help="Only tensors whose name matches. Repeatable."
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="GLOB", help="Leave out tensors whose name matches. Repeatable."),
+    typer.Option(
+        "--exclude",
+        metavar="GLOB",
+        autocompletion=offer_tensors,
+        help="Leave out tensors whose name matches. Repeatable.",
+    ),
 ]
 Strip = Annotated[
     list[str] | None,
@@ -80,7 +103,10 @@ def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[st
             raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, known))}.")
         return word
 
-    return {"parser": parser, "metavar": f"<{'|'.join(known)}>"}
+    def offered(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete.casefold())]
+
+    return {"parser": parser, "autocompletion": offered, "metavar": f"<{'|'.join(known)}>"}
 
 
 def nbytes(text: str | None) -> int | None:

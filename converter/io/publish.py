@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import stat
 import sys
@@ -220,8 +221,14 @@ def publish(
             if _identity(parent, partial) != made or _identity(parent, target.name) != (before and identity(before)):
                 raise OutputError(f"`{target}` was changed by another program while it was written: start again")
             _swap(parent, root, target.name, partial, folder=plan.folder, before=before)
-        except BaseException:
-            if not resume:
+        except BaseException as error:
+            if resume:
+                kept = target.parent / partial
+                error.add_note(
+                    f"what was written stays in `{kept}`: the same command goes on there, and `rm -r {shlex.quote(str(kept))}"
+                    f" {shlex.quote(f'{kept}.journal')}` removes it"
+                )
+            else:
                 parent.remove(partial, made)
                 journal.forget()
             raise

@@ -22,7 +22,7 @@ RIGHT = (
     "inspect odd --filter wte --filter wpe", "inspect odd.gguf --filter h.0.ln_1.weight",
     "inspect odd.gguf --filter 'blk.{0..3}.attn_norm.weight'", "inspect st/model.safetensors", "inspect odd odd.gguf --json",
     "convert odd --to npz", "convert bare --to gguf --no-tokenizer", "convert bare out.gguf --no-tokenizer --dtype fp16", "convert odd --to safetensors", "convert odd out.npz", "convert odd.gguf back --to safetensors",
-    "extract odd", "verify odd st", "verify odd st odd.gguf", "verify st odd", "scan odd", "scan zoo", "models 111m",
+    "extract odd", "verify odd st", "verify odd st odd.gguf", "verify st odd", "check odd", "scan odd", "scan zoo", "models 111m",
 )  # fmt: skip
 
 WRONG = {
@@ -34,7 +34,7 @@ WRONG = {
     "ls odd": "`cerebras-tool inspect odd`",
     "inpsect odd": "`cerebras-tool inspect odd`",
     "quantize odd out.gguf": "`cerebras-tool convert odd out.gguf`",
-    "xyzzy": "the commands are inspect, extract, convert, ",
+    "xyzzy": "the commands are inspect, check, ",
     "help xyzzy": "there is no command `xyzzy`",
     "inspect": "SOURCE",
     "inspect od": "did you mean `odd`",

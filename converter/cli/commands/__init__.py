@@ -29,11 +29,12 @@ MISTAKE: Final = "a bug in this program; please report it"
 
 
 class Exit(IntEnum):
-    """0: done, or equal. 1: the check failed. 2: it could not be done."""
+    """0: done, or equal. 1: the check failed. 2: it could not be done. 130: interrupted by Control-C."""
 
     DONE = 0
     FAILED = 1
     ERROR = 2
+    INTERRUPTED = 128 + signal.SIGINT
 
 
 def command(function: Callable[_P, None]) -> Callable[_P, None]:
@@ -53,6 +54,10 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
             raise _refused(f"{what}{os_reason(error)}") from None
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
+        except KeyboardInterrupt as error:
+            raise _ended("interrupted", error, Exit.INTERRUPTED) from None
+        except SystemExit as error:  # SIGTERM
+            raise _ended("ended from outside", error, error.code if isinstance(error.code, int) else 1) from None
         except Exception as error:  # an unforeseen error also ends without a traceback and leaves nothing half done
             if sys.flags.dev_mode:
                 raise
@@ -63,6 +68,13 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
 
 def _refused(said: str, code: int = Exit.ERROR) -> typer.Exit:
     typer.echo(f"error: {safe_text(said, 2000)}", err=True)
+    return typer.Exit(code)
+
+
+def _ended(what: str, error: BaseException, code: int) -> typer.Exit:
+    """Say that the command was ended, and what it leaves. Whoever keeps something notes it on the error."""
+    left = "; ".join(getattr(error, "__notes__", ())) or "nothing was left half done"
+    typer.echo(f"{what}; {safe_text(left, 2000)}", err=True)
     return typer.Exit(code)
 
 

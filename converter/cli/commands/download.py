@@ -8,13 +8,18 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import command
-from converter.cli.options import Quiet
+from converter.cli.options import Quiet, offer_models
 from converter.text import safe_text
 
 
 @command
 def download(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="`Cerebras-GPT-111M`, `111M`, or owner/name[@revision].")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", autocompletion=offer_models, help="`Cerebras-GPT-111M`, `111M`, or owner/name[@revision]."
+        ),
+    ],
     folder: Annotated[
         Path | None, typer.Argument(help="The folder to write to; by default the local cache of the Hub.")
     ] = None,

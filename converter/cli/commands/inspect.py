@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converter.cli.commands import STANDARD_INPUT, command, opened, standard_input
-from converter.cli.options import Ema, Json, Quiet, Root, one_of, part
+from converter.cli.options import Ema, Json, Quiet, Root, offer_tensors, one_of, part
 from converter.words import SORTS
 
 if TYPE_CHECKING:
@@ -25,7 +25,13 @@ def inspect(
     ],
     all: Annotated[bool, typer.Option("--all", help="Every tensor on a line of its own.")] = False,
     filter: Annotated[
-        list[str] | None, typer.Option("--filter", metavar="GLOB", help="Only tensors whose name matches. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            metavar="GLOB",
+            autocompletion=offer_tensors,
+            help="Only tensors whose name matches. Repeatable.",
+        ),
     ] = None,
     sort: Annotated[
         str | None, typer.Option("--sort", help="Order of the tensors; by default that of the file.", **one_of(SORTS))

@@ -7,12 +7,19 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import command
-from converter.cli.options import Json
+from converter.cli.options import Json, offer_models
 
 
 @command
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="`Cerebras-GPT-111M`, or `111M`.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            autocompletion=offer_models,
+            help="`Cerebras-GPT-111M`, or `111M`.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the declared models: sizes, links, files, hashes."""

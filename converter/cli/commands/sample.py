@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import command
-from converter.cli.options import Force, Quiet
+from converter.cli.options import Force, Quiet, offer_models
 from converter.text import safe_text
 
 
@@ -16,7 +16,10 @@ from converter.text import safe_text
 def sample(
     folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint.")],
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="A declared model, `tiny` or `tiny-13B`.")
+        str,
+        typer.Option(
+            "--model", metavar="NAME", autocompletion=offer_models, help="A declared model, `tiny` or `tiny-13B`."
+        ),
     ] = "tiny",
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 1234,
     sparse: Annotated[bool, typer.Option("--sparse", help="Write zeros, which take no disk space.")] = False,
