@@ -73,7 +73,7 @@ def _refused(said: str, code: int = Exit.ERROR) -> typer.Exit:
 
 def _ended(what: str, error: BaseException, code: int) -> typer.Exit:
     """Say that the command was ended, and what it leaves. Whoever keeps something notes it on the error."""
-    left = "; ".join(getattr(error, "__notes__", ())) or "nothing was left half done"
+    left = "; ".join(vars(error).get("__notes__", ())) or "nothing was left half done"
     typer.echo(f"{what}; {safe_text(left, 2000)}", err=True)
     return typer.Exit(code)
 
