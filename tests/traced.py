@@ -51,7 +51,7 @@ class Timed:
         self.seconds[item.nodeid] = round(now - began, 3)
         if now > self.end:
             item.session.shouldstop = f"more than {SECONDS:.0f} s"
-        return result  # type: ignore[return-value]
+        return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and report.nodeid not in self.failing:

@@ -93,6 +93,7 @@ class Endless:
     """An object that claims to hold a terabyte. The ranges that are fetched are noted."""
 
     name, size, etag = "endless", 1 << 40, '"1"'
+    sha256: str | None = None
 
     def __init__(self) -> None:
         self.fetched: list[tuple[int, int]] = []

@@ -174,7 +174,11 @@ def test_a_large_tensor_as_numpy_has_it(dtype: Dtype) -> None:
 
     found = of(dtype, raw.tobytes())
 
-    assert (found.min, found.max, found.zeros) == (expected.min(), expected.max(), np.count_nonzero(expected == 0))
+    assert (found.min, found.max, found.zeros) == (
+        float(expected.min()),
+        float(expected.max()),
+        int(np.count_nonzero(expected == 0)),
+    )
     assert found.mean == pytest.approx(expected.mean(), rel=1e-12)
     assert found.std == pytest.approx(expected.std(), rel=1e-12)
     assert found.l2 == pytest.approx(np.linalg.norm(expected), rel=1e-12)

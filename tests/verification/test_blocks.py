@@ -108,10 +108,12 @@ def weighed(values: np.ndarray, name: str) -> np.ndarray:
     important = groups[:, ::2]
     if halves:
         scale = (np.abs(important).max(1, keepdims=True) / halves).astype("<f2").astype("<f4")
-        return (np.clip(np.rint(groups / scale), -halves, halves - 1) * scale).reshape(values.shape)
+        made: np.ndarray = np.clip(np.rint(groups / scale), -halves, halves - 1) * scale
+        return made.reshape(values.shape)
     least = important.min(1, keepdims=True).astype("<f2").astype("<f4")
     scale = ((important.max(1, keepdims=True) - least) / steps).astype("<f2").astype("<f4")
-    return (np.clip(np.rint((groups - least) / scale), 0, steps) * scale + least).reshape(values.shape)
+    made = np.clip(np.rint((groups - least) / scale), 0, steps) * scale + least
+    return made.reshape(values.shape)
 
 
 def as_blocks(values: np.ndarray, name: str) -> Tensor:

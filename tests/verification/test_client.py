@@ -58,7 +58,10 @@ def test_what_is_written_is_identical_and_computes_the_same(name: str, form: str
 def storages_with_thirds(folder: Path) -> dict[str, str | None]:
     """The properties that make the client take thirds of files that lie as [in, out]."""
     named = (folder.parent / "named" / "model.properties").read_text().splitlines()[1:]
-    keys: dict[str, str | None] = dict(line.split(" = ") for line in named)
+    keys: dict[str, str | None] = {}
+    for line in named:
+        key, value = line.split(" = ")
+        keys[key] = value
     shard = {"input/wte": "1/0", "input/wpe": "1/1", "output/norm.w": "2/28", "output/norm.b": "2/29"}
     order = ["att.norm.w", "att.norm.b", "", "", "att.query.key.value.w", "att.query.key.value.b", "att.proj.w", "att.proj.b",
              "mlp.norm.w", "mlp.norm.b", "mlp.layer1.w", "mlp.layer1.b", "mlp.layer2.w", "mlp.layer2.b"]  # fmt: skip

@@ -31,7 +31,7 @@ UNIGRAM = replace(SCORED, kind="unigram")
 
 
 def tokens(tokenizer: Tokenizer, **changed: Token) -> Tokenizer:
-    return replace(tokenizer, tokens=tokenizer.tokens | {int(name[1:]): token for name, token in changed.items()})
+    return replace(tokenizer, tokens={**tokenizer.tokens, **{int(name[1:]): token for name, token in changed.items()}})
 
 
 @pytest.mark.parametrize(
