@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from converter.formats.planned import Planner
-    from converter.formats.said import Cache, Key, Portion, Words
+    from converter.formats.said import Cache, Finding, Key, Portion, Words
     from converter.io.source import Source
     from converter.models.tokenizers.tokenizer import Tokenizer
     from converter.tensors.catalogue import Catalogue
     from converter.words import Root
 
 VALUES: Final = "training."
-Finding = tuple[str, str, str]  # something wrong with the files beside the weights: name, what, sentence
 
 
 class Reader(Protocol):

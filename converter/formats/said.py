@@ -1,9 +1,18 @@
-"""What a file says about itself beside its tensors, in the same words for every format."""
+"""What a file says about itself beside its tensors, and what is found about it, in the same words for every format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+
+class Finding(NamedTuple):
+    """Something about a file beside the weights. Unless it `counts`, it is no difference, and is only said."""
+
+    name: str
+    what: str
+    detail: str
+    counts: bool = True
 
 
 class Key(NamedTuple):

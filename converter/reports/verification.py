@@ -27,6 +27,30 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Something about a file beside the weights that is no difference: it is absent, or can't be compared."""
+
+    name: str
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How much a change of dtype changed a tensor, or all tensors of a layer.
+
+    `relative` is the root of the sum of the squared errors, as a share of that of the squared elements; `largest` is the
+    largest error. Both are None if an element is not finite.
+    """
+
+    name: str
+    dtype: str
+    elements: int
+    relative: float | None
+    largest: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class VerifiedTensors:
     """Counts of tensors, and names of missing and unexpected ones. `converted`: equal except for the change of dtype."""
 
@@ -42,7 +66,11 @@ class VerifiedTensors:
 class VerifiedOutput:
     """The verdict on an output. `format` is None if it can't be read, and `inference` is None if nothing was computed.
 
-    `lacks` names what the source has beside its weights and the output lacks; that does not count as a difference.
+    `weights` is the verdict on the tensors alone, and `companions` that on what lies beside them, where only what changes
+    what is computed or how text is split counts: "equal", "different", "absent" or "not compared". `verdict` is different
+    if either is. `notes` is what does not count, and `lacks` names what the source has besides its weights and the output
+    lacks. `left_out` names what the output may lack: masks, and tensors that follow from others. `losses` is how much the
+    change of dtype changed each tensor, and `layer_losses` the tensors of each layer together.
     """
 
     location: str
@@ -51,6 +79,12 @@ class VerifiedOutput:
     tensors: VerifiedTensors
     inference: Mapping[str, Any] | None
     lacks: tuple[str, ...] = ()
+    weights: str = "different"
+    companions: str = "not compared"
+    notes: tuple[Note, ...] = ()
+    left_out: tuple[str, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    layer_losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from converter.errors import ReadError
+from converter.verification.losses import Errors
 from converter.verification.roundings import Rule, comparable, floats, lossy_share, rounded, rule, weighed
 from converter.verification.walk import Pair, Walk, Workspace
 
@@ -37,7 +38,8 @@ class Outcome:
     """What differs between two tensors. `first` is the row-major index of the first element that differs.
 
     `expected` and `found` are its values and bits. `nan` and `zeroed` count differing elements that became NaN or zero.
-    `largest` is the largest difference between finite elements. `exact` is False if a change of dtype was allowed for.
+    `largest` is the largest difference between finite elements. `exact` is False if a change of dtype was allowed for:
+    then `errors` are those of all elements, if they are floating-point numbers.
     """
 
     exact: bool = True
@@ -49,6 +51,7 @@ class Outcome:
     nan: int = 0
     zeroed: int = 0
     largest: float | None = None
+    errors: Errors | None = None
 
 
 def compare(
@@ -112,11 +115,15 @@ def _compared(
 
     def share(thread: int) -> Outcome:
         outcome = Outcome(exact=allowed.exact)
+        if not allowed.exact and expected.dtype.floating and found.dtype.floating:
+            outcome.errors = Errors()
         with closing(walk.pairs(thread)) as pairs:  # if this thread raises, the other one must not wait for it
             for pair in pairs:
                 mask = allowed.unequal(pair.expected, pair.found)
                 if mask.any():
                     _count(outcome, pair, mask, expected.dtype, found.dtype, allowed)
+                if outcome.errors is not None:
+                    outcome.errors.add(floats(pair.expected, expected.dtype), floats(pair.found, found.dtype))
                 if progress is not None:
                     progress(pair.expected.nbytes)
         return outcome
@@ -141,8 +148,14 @@ def _compared(
 def _together(shares: Sequence[Outcome]) -> Outcome:
     """The outcome of a tensor, from the outcomes of the threads."""
     first = min(shares, key=lambda share: math.inf if share.first is None else share.first)
+    errors = None
+    if any(share.errors is not None for share in shares):
+        errors = Errors()
+        for share in shares:
+            errors.extend(share.errors or Errors())
     return replace(
         first,
+        errors=errors,
         differing=sum(share.differing for share in shares),
         nan=sum(share.nan for share in shares),
         zeroed=sum(share.zeroed for share in shares),

@@ -14,6 +14,7 @@ from converter import formats
 from converter.errors import ConverterError, ManifestError, ModelError, ReadError, UnsupportedError
 from converter.formats.companions import CONFIG
 from converter.formats.joining import remarks
+from converter.formats.said import Finding
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise
 from converter.opening import folder_beside
@@ -25,9 +26,9 @@ from converter.verification.comparison import Outcome, compare, equal
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_parts, encoding
 from converter.verification.roundings import comparable
+from converter.verification.tokenizers import described
 
 if TYPE_CHECKING:
-    from converter.formats.format import Finding
     from converter.models.family import Family
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
@@ -88,13 +89,8 @@ class Expected(Protocol):
         """What config.json means; None if there is none."""
         ...
 
-    def surroundings(
-        self, output: Catalogue, recognition: Recognition | None, *, lone: bool, converted: bool
-    ) -> Iterator[Finding]:
-        """Yield what is wrong with the config.json and the tokenizer of an output, which was recognised as `recognition`.
-
-        A `lone` file need not have anything beside it. `converted` means that the dtype of a tensor was changed.
-        """
+    def surroundings(self, output: Catalogue, recognition: Recognition | None) -> Iterator[Finding]:
+        """Yield what is to be said about the config.json and the tokenizer of an output, recognised as `recognition`."""
         ...
 
     def golden(self, copies: Iterable[Copy]) -> Golden:
@@ -206,24 +202,22 @@ class Checkpoint:
         """What config.json means."""
         return surroundings.settings(self._catalogue, self._catalogue.config, self.family)
 
-    def surroundings(
-        self, output: Catalogue, recognition: Recognition | None, *, lone: bool, converted: bool
-    ) -> Iterator[Finding]:
-        """Compare config.json and the tokenizer files with the source's; without a config.json, with the tensors."""
-        source = self._catalogue
-        alone = formats.of(output).self_contained
-        pair = None
-        if surroundings.inside(source, output, lone=lone):
-            pair = (self._tokens, surroundings.tokens(output, beside=not alone))
-        yield from surroundings.check_config(source, output, self.family, pair, lone=lone, converted=converted)
-        if pair is not None:
-            yield from surroundings.check_tokens(*pair, output)
-        if not lone and not formats.of(source).self_contained:
-            yield from surroundings.check_files(folder_beside(source), output)
-        outside = lone and not formats.of(output).self_contained
-        if source.config is None and recognition is not None and not outside:
+    def surroundings(self, output: Catalogue, recognition: Recognition | None) -> Iterator[Finding]:
+        """Compare config.json and the tokenizer with the source's; without a config.json, with the tensors."""
+        source, alone = self._catalogue, formats.of(output).self_contained
+        if alone or formats.of(source).self_contained:
+            found = surroundings.tokens(output, beside=not alone)
+            # GGUF leaves out a special token that has no row in the embedding.
+            said = surroundings.settings(output, output.config, self.family, found)
+            ours = surroundings.settings(source, source.config, self.family, self._tokens)
+            yield from surroundings.check_settings(ours, said)
+            yield from surroundings.check_tokens(self._tokens, found, output)
+        else:
+            yield from surroundings.check_config(source.config, output)
+            yield from surroundings.check_folders(folder_beside(source), output, self._tokens)
+        if source.config is None and recognition is not None:
             for contradiction in recognition.contradictions:
-                yield CONFIG, "contradiction", contradiction
+                yield Finding(CONFIG, "contradiction", contradiction)
 
     def golden(self, copies: Iterable[Copy]) -> Golden:
         """Make the manifest. It leaves out masks, and tensors that follow from the tensor that they are tied to."""
@@ -249,7 +243,8 @@ class Checkpoint:
             },
             tied=tuple(tuple(names) for names in groups if len(names) > 1),
             settings=surroundings.settings(self._catalogue, config, self.family, self._tokens),
-            tokenizer=self._tokens.tokenizer.digests() if self._tokens.tokenizer is not None else None,
+            tokenizer=described(self._tokens.tokenizer) if self._tokens.tokenizer is not None else None,
+            config=None if formats.of(self._catalogue).self_contained else self._catalogue.config,
         )
 
     def finish(self) -> None:
@@ -318,15 +313,15 @@ class Digests:
             what, detail = "changed", f"its elements differ, and can't be read again: {error}"
         return Difference(name, what, detail, elements=found.size)
 
-    def surroundings(
-        self, output: Catalogue, recognition: Recognition | None, *, lone: bool, converted: bool
-    ) -> Iterator[Finding]:
+    def surroundings(self, output: Catalogue, recognition: Recognition | None) -> Iterator[Finding]:
         """Compare config.json and the tokenizer with what the manifest says about them."""
-        if lone and not formats.of(output).self_contained:
-            return
-        tokens = surroundings.tokens(output)
-        found = surroundings.settings(output, output.config, self.family, tokens)
-        yield from surroundings.check_settings(self.settings, found)
+        alone = formats.of(output).self_contained
+        tokens = surroundings.tokens(output, beside=not alone)
+        if alone or self._golden.config is None:
+            found = surroundings.settings(output, output.config, self.family, tokens)
+            yield from surroundings.check_settings(self.settings, found)
+        else:
+            yield from surroundings.check_config(self._golden.config, output)
         yield from surroundings.check_digests(self._golden.tokenizer, tokens, output)
 
     def golden(self, copies: Iterable[Copy]) -> Golden:

@@ -50,19 +50,24 @@ class GoldenTensor:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A manifest. `tied` are groups of names, `settings` what config.json says, `tokenizer` digests or None."""
+    """A manifest. `tied` are groups of names, `settings` what config.json means to the family, and `config` all of it.
+
+    `tokenizer` describes the tokenizer, or is None. A manifest that an older version wrote has no `config`.
+    """
 
     location: str
     tensors: Mapping[str, GoldenTensor]
     tied: tuple[tuple[str, ...], ...]
     settings: Mapping[str, Any] | None
-    tokenizer: Mapping[str, str] | None
+    tokenizer: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None = None
 
     def text(self) -> str:
         """The document as JSON."""
         document = {
             "schema": SCHEMA,
             "settings": self.settings,
+            "config": self.config,
             "tokenizer": self.tokenizer,
             "tied": [list(names) for names in self.tied],
             "tensors": {
@@ -91,13 +96,13 @@ def load(path: Path) -> Golden:
     try:
         tensors = {name: _tensor(name, entry) for name, entry in document["tensors"].items()}
         tied = tuple(tuple(str(name) for name in names) for names in document["tied"])
-        settings, tokenizer = document["settings"], document["tokenizer"]
-        for part in (settings, tokenizer):
+        settings, tokenizer, config = document["settings"], document["tokenizer"], document.get("config")
+        for part in (settings, tokenizer, config):
             if part is not None and type(part) is not dict:
-                raise TypeError("`settings` and `tokenizer` are objects or null")
+                raise TypeError("`settings`, `tokenizer` and `config` are objects or null")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ManifestError(f"`{path}` lacks a field, or has one of the wrong type: {error}") from error
-    return Golden(str(path), tensors, tied, settings, tokenizer)
+    return Golden(str(path), tensors, tied, settings, tokenizer, config)
 
 
 def encoding(tensor: Tensor) -> str:

@@ -13,14 +13,18 @@ from converter.errors import ConverterError, FormatError, ManifestError, ModelEr
 from converter.formats.companions import SIDECAR
 from converter.formats.format import VALUES
 from converter.formats.joining import remarks
+from converter.formats.said import Finding
 from converter.io.strict_json import load_json
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise
 from converter.opening import open_checkpoint
-from converter.reports.verification import Difference, VerifiedOutput, VerifiedTensors
+from converter.reports.verification import Difference, Note, VerifiedOutput, VerifiedTensors
 from converter.tensors.verified import checked
 from converter.text import os_reason
+from converter.verification import surroundings
 from converter.verification.expected import Copy, Expected, bare, bare_tensors, same
+from converter.verification.golden import encoding
+from converter.verification.losses import by_layer
 from converter.verification.walk import Workspace
 
 if TYPE_CHECKING:
@@ -29,10 +33,13 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
     from converter.verification.comparison import Outcome
     from converter.verification.inference import Inference
+    from converter.verification.losses import Errors
 
 IDENTICAL: Final = "identical"
 EQUIVALENT: Final = "equivalent"
 DIFFERENT: Final = "different"
+NOT_COMPARED: Final = "not compared"
+COMPUTED: Final = "inference"  # the name of a finding about what the output computes
 
 _Found = TypeVar("_Found")
 
@@ -68,6 +75,11 @@ class Output:
         self._unexpected: list[str] = []
         self._computed: Mapping[str, Any] | None = None
         self._lacks: tuple[str, ...] = ()
+        self._beside: list[Difference] = []  # what differs beside the weights, and counts
+        self._computes: list[Difference] = []  # what it computes otherwise
+        self._notes: list[Note] = []  # what is only said
+        self._left_out: list[str] = []
+        self._companions = NOT_COMPARED
 
     @property
     def copy(self) -> Copy:
@@ -91,22 +103,39 @@ class Output:
     def _verdict(self) -> VerifiedOutput:
         right = [outcome for outcome in self._outcomes.values() if not outcome.differing]
         identical = sum(outcome.exact for outcome in right)
-        verdict = IDENTICAL if identical == len(right) else EQUIVALENT
+        weights = IDENTICAL if identical == len(right) else EQUIVALENT
+        if self._different or self._missing or self._unexpected:
+            weights = DIFFERENT
+        losses = self._losses()
         return VerifiedOutput(
             location=self._location,
             format=self._format,
-            verdict=DIFFERENT if self._different or self._missing or self._unexpected else verdict,
+            verdict=DIFFERENT if self._beside or self._computes else weights,
             tensors=VerifiedTensors(
                 compared=len(self._outcomes),
                 identical=identical,
                 converted=len(right) - identical,
-                different=tuple(self._different),
+                different=(*self._different, *self._beside, *self._computes),
                 missing=tuple(self._missing),
                 unexpected=tuple(self._unexpected),
             ),
             inference=self._computed,
             lacks=self._lacks,
+            weights=weights,
+            companions=DIFFERENT if self._beside else self._companions,
+            notes=tuple(self._notes),
+            left_out=tuple(self._left_out),
+            losses=tuple(errors.loss(name, dtype, elements) for name, (dtype, elements, errors) in losses.items()),
+            layer_losses=tuple(by_layer(losses)),
         )
+
+    def _losses(self) -> dict[str, tuple[str, int, Errors]]:
+        """The dtypes, sizes and errors of right tensors whose dtype was changed."""
+        return {
+            name: (encoding(self._tensors[name]), self._tensors[name].size, outcome.errors)
+            for name, outcome in self._outcomes.items()
+            if outcome.errors is not None and not outcome.differing
+        }
 
     def _not_carried(self, catalogue: Catalogue) -> tuple[str, ...]:
         """What the source says, or has beside its weights, and the output has neither inside nor in a document beside it."""
@@ -165,12 +194,13 @@ class Output:
             self._find_lost_ties([name for name in group if name in self._tensors], opened.followers)
 
     def _find_missing(self, opened: _Opened) -> list[str]:
-        """Find names that the output lacks. It may lack a tied head and masks, which follow from the architecture."""
-        tied = {name for group in self._expected.tied for name in group}
-        may_follow = tied & opened.followers.keys()
-        there = self._tensors.keys() | opened.undecoded | may_follow
+        """Find names that the output lacks. It may lack masks, and all names but one of several for the same tensor."""
+        there = self._tensors.keys() | opened.undecoded
+        follows = {name for group in self._expected.tied if there & set(group) for name in group}
         absent = [name for name in self._expected.shapes if name not in there]
-        return [name for name in absent if name not in self._expected.masks]
+        missing = [name for name in absent if name not in follows and name not in self._expected.masks]
+        self._left_out = [name for name in absent if name not in missing]
+        return missing
 
     def _is_mask(self, opened: _Opened, name: str) -> bool:
         """Whether an unexpected tensor is a mask, which the output may have."""
@@ -227,20 +257,40 @@ class Output:
     # ---- surroundings and inference
 
     def _compare_surroundings(self, opened: _Opened) -> None:
-        expected, output = self._expected, opened.catalogue
-        converted = any(not outcome.exact for outcome in self._outcomes.values())
-        with _broken_by(FormatError, ManifestError, name=self._location):
-            for finding in expected.surroundings(output, opened.recognition, lone=self._lone, converted=converted):
-                self._say(*finding)
-            if not self._lone:
-                for finding in formats.of(output).check(output, expected.settings):
-                    self._say(*finding)
+        output = opened.catalogue
+        if self._lone and not formats.of(output).self_contained:
+            return  # what lies beside a lone file need not belong to it
+        try:
+            self._companions = self._look_beside(output, opened.recognition)
+        except (FormatError, ManifestError) as error:
+            self._beside.append(Difference(self._location, error.damage, str(error)))
+
+    def _look_beside(self, output: Catalogue, recognition: Recognition | None) -> str:
+        """Find what is to be said about what lies beside the weights, and return the verdict if nothing counts."""
+        for found in self._expected.surroundings(output, recognition):
+            self._note(found)
+        if not self._lone:
+            for found in formats.of(output).check(output, self._expected.settings):
+                self._note(found)
+        absent = [note for note in self._notes if note.what == surroundings.ABSENT]
+        none = not formats.of(output).self_contained and not surroundings.any_beside(output)
+        if none:
+            return "absent" if absent else NOT_COMPARED
+        return NOT_COMPARED if any(note.what == surroundings.REFUSED for note in self._notes) else "equal"
+
+    def _note(self, found: Finding) -> None:
+        if found.counts:
+            self._beside.append(Difference(found.name, found.what, found.detail))
+        else:
+            self._notes.append(Note(found.name, found.what, found.detail))
 
     def _compare_computation(self, catalogue: Catalogue, inference: Inference) -> None:
-        with _broken_by(FormatError, ModelError, ReadError, name="inference", what="can't be computed"):
+        try:
             self._computed, shortcomings = inference.compare(self._location, catalogue, lone=self._lone)
-        for shortcoming in shortcomings:
-            self._say("inference", "computes otherwise", shortcoming)
+        except (FormatError, ModelError, ReadError) as error:
+            self._computes.append(Difference(COMPUTED, "can't be computed", str(error)))
+            return
+        self._computes += (Difference(COMPUTED, "computes otherwise", shortcoming) for shortcoming in shortcomings)
 
 
 class _Opened:

@@ -1,6 +1,7 @@
 """The files beside the weights: config.json and the tokenizer, compared with the source's.
 
-Each check yields (name, what, sentence) for each thing that is wrong.
+What changes what is computed, or how text is split, counts. Everything else is only said: a file that the copy lacks, and
+what can't be compared.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter import formats
 from converter.errors import ModelError, UnsupportedError
-from converter.formats.companions import CONFIG, TOKENIZER
-from converter.formats.format import Finding
+from converter.formats.companions import CONFIG, GENERATION, LICENCES, TOKENIZER
+from converter.formats.said import Finding
 from converter.io.strict_json import load_bytes
-from converter.models.tokenizers.folder import is_beside, read
+from converter.models.tokenizers import special
+from converter.models.tokenizers.folder import FILES, is_beside, read
 from converter.models.tokenizers.tokenizer import Tokenizer
 from converter.opening import folder_beside
-from converter.verification.tokenizers import differences
+from converter.verification import configs, documents
+from converter.verification.tokenizers import differences, unlike
 
 if TYPE_CHECKING:
     from converter.models.family import Family
     from converter.tensors.catalogue import Catalogue
 
-_DTYPES: Final = ("torch_dtype", "dtype")  # keys of config.json that a conversion changes
 
+ABSENT: Final = "absent"
+REFUSED: Final = "not compared"
 
 # ---- config.json --------------------------------------------------------------------------------------------------
 
@@ -50,8 +54,8 @@ def settings(
     known |= {setting.name: family.setting(setting.name, config) for setting in family.settings if setting.compared}
     if family.activation is not None and not formats.of(catalogue).says_activation(catalogue):
         del known[family.activation.setting]
-    special = {f"{role}_token_id": number for role, number in (tokens.special if tokens is not None else {}).items()}
-    said = {key: special.get(key, config.get(key)) for key in family.special_tokens}
+    ids = {f"{role}_token_id": number for role, number in (tokens.special if tokens is not None else {}).items()}
+    said = {key: ids.get(key, config.get(key)) for key in family.special_tokens}
     return known | {key: number for key, number in said.items() if type(number) is int}
 
 
@@ -59,39 +63,34 @@ def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] 
     """Compare the settings that two config.json both have."""
     for key in expected or {}:
         if found is not None and key in found and (expected or {})[key] != found[key]:
-            yield _config(key, found[key], (expected or {})[key])
+            yield Finding(
+                CONFIG, f"{key} is wrong", f"`{key}` is {found[key]!r:.80}: expected {(expected or {})[key]!r:.80}"
+            )
 
 
-def check_config(
-    source: Catalogue,
-    output: Catalogue,
-    family: Family | None,
-    tokens: tuple[Tokens, Tokens] | None,
-    *,
-    lone: bool,
-    converted: bool,
-) -> Iterator[Finding]:
-    """Compare the output's configuration with the source's. A `lone` file need not have one beside it.
-
-    `tokens` are the source's tokenizer and the output's.
-    """
-    expected, found = source.config, output.config
-    if expected is None or (lone and not formats.of(output).self_contained):
+def check_config(expected: Mapping[str, Any] | None, output: Catalogue) -> Iterator[Finding]:
+    """Compare the config.json of an output with the source's, key by key."""
+    if expected is None:
         return
-    if found is None:
-        yield CONFIG, "no config.json", f"`{output.location}` has no config.json, but the source has one"
-    elif formats.of(output).self_contained or formats.of(source).self_contained:
-        # GGUF leaves out a special token that has no row in the embedding.
-        ours, theirs = tokens or (None, None)
-        yield from check_settings(settings(source, expected, family, ours), settings(output, found, family, theirs))
-    else:
-        for key in (*expected, *(key for key in found if key not in expected)):
-            if not (converted and key in _DTYPES) and expected.get(key) != found.get(key):
-                yield _config(key, found.get(key), expected.get(key))
+    if output.config is None:
+        yield lacks(CONFIG, output)
+        return
+    stored = {tensor.dtype.name for tensor in output.values() if tensor.dtype.floating}
+    for change in configs.differences(expected, output.config, stored):
+        if change.counts:
+            yield Finding(CONFIG, f"{change.key} is wrong", change.sentence)
+        else:
+            yield Finding(CONFIG, f"{change.key} is not compared", change.sentence, counts=False)
 
 
-def _config(key: str, found: Any, expected: Any) -> Finding:
-    return CONFIG, f"{key} is wrong", f"`{key}` is {found!r:.80}: expected {expected!r:.80}"
+def lacks(name: str, output: Catalogue) -> Finding:
+    """What is said about a file that the source has and the output lacks."""
+    return Finding(name, ABSENT, f"`{_place(output)}` has no {name}, but the source has one", counts=False)
+
+
+def _place(output: Catalogue) -> str:
+    """The file or the folder where the configuration and the tokenizer of an output are looked for."""
+    return output.location if formats.of(output).self_contained else str(folder_beside(output) or output.location)
 
 
 # ---- tokenizer ----------------------------------------------------------------------------------------------------
@@ -121,44 +120,81 @@ def tokens(catalogue: Catalogue, *, beside: bool = True) -> Tokens:
         return Tokens(None, str(error))
 
 
-def inside(source: Catalogue, output: Catalogue, *, lone: bool) -> bool:
-    """Whether either tokenizer may be inside a file: then they are compared token by token, else by the files' bytes."""
-    return formats.of(output).self_contained or (formats.of(source).self_contained and not lone)
-
-
 def check_tokens(expected: Tokens, found: Tokens, output: Catalogue) -> Iterator[Finding]:
     """Compare two tokenizers token by token."""
     refused = expected.refused or found.refused
     if expected.tokenizer is not None and found.tokenizer is not None:
         yield from differences(expected.tokenizer, found.tokenizer)
     elif refused is not None:
-        yield "tokenizer", "not compared", f"the tokenizers can't be compared: {refused}"
-    elif expected.tokenizer is not None and (formats.of(output).self_contained or formats.of(output).companions):
-        yield "tokenizer", "no tokenizer", f"`{output.location}` has no tokenizer, but the source has one"
+        yield Finding("tokenizer", REFUSED, f"the tokenizers can't be compared: {refused}", counts=False)
+    elif expected.tokenizer is not None:
+        yield from check_absent(output)
 
 
-def check_files(folder: Path | None, output: Catalogue) -> Iterator[Finding]:
-    """Compare the tokenizer's files in `folder`, which is the source's, with the output's."""
+def check_absent(output: Catalogue) -> Iterator[Finding]:
+    """Say that an output has no tokenizer. It counts if there are files of one, from which none can be made."""
+    if not (formats.of(output).self_contained or formats.of(output).companions):
+        return
+    folder = None if formats.of(output).self_contained else folder_beside(output)
+    there = [name for name in TOKENIZER if folder is not None and (folder / name).is_file()]
+    if there:
+        detail = f"`{_place(output)}` has `{there[0]}`, but not all files of a tokenizer: {FILES} was expected"
+        yield Finding("tokenizer", "no tokenizer", detail)
+    else:
+        yield lacks("tokenizer", output)
+
+
+def check_folders(folder: Path | None, output: Catalogue, expected: Tokens) -> Iterator[Finding]:
+    """Compare the tokenizer in `folder`, which is the source's, and other small files, with the output's."""
     there = folder_beside(output)
     if folder is None or there is None or folder.resolve() == there.resolve():
         return
-    for name in TOKENIZER:
-        if not (folder / name).is_file():
-            continue
-        if not (there / name).is_file():
-            if formats.of(output).companions:
-                yield name, "no tokenizer", f"`{there}` has no `{name}`, but the source has one"
-        elif load_bytes(folder / name) != load_bytes(there / name):
-            yield name, "another tokenizer", f"`{there / name}` is not the source's"
+    if not all(_same_file(folder / name, there / name) for name in TOKENIZER):
+        found = tokens(output)
+        if expected.refused is not None or found.refused is not None:
+            # What no tokenizer of ours can express is compared as JSON.
+            yield from documents.differences(folder, there)
+        else:
+            yield from check_tokens(expected, found, output)
+            yield from _absent_roles(expected, found, there)
+    if formats.of(output).companions:
+        yield from (lacks(name, output) for name in (GENERATION, *LICENCES) if _is_lost(folder / name, there / name))
+
+
+def _absent_roles(expected: Tokens, found: Tokens, folder: Path) -> Iterator[Finding]:
+    """Name special tokens that a tokenizer_config.json leaves out."""
+    if found.tokenizer is None or not (folder / special.CONFIG).is_file():
+        return
+    for role, number in expected.special.items():
+        if role not in found.special:
+            detail = f"no token is for `{role}`: expected {number:,}"
+            yield Finding(f"tokenizer.{role}_token_id", "another tokenizer", detail)
+
+
+def _is_lost(expected: Path, found: Path) -> bool:
+    return expected.is_file() and not found.is_file()
+
+
+def _same_file(expected: Path, found: Path) -> bool:
+    """Whether both files are there with the same bytes, or neither is."""
+    if not (expected.is_file() and found.is_file()):
+        return expected.is_file() == found.is_file()
+    return load_bytes(expected) == load_bytes(found)
 
 
 def check_digests(expected: Mapping[str, Any] | None, found: Tokens, output: Catalogue) -> Iterator[Finding]:
-    """Compare the tokenizer with digests."""
-    if expected is None or (found.tokenizer is None and not formats.of(output).companions):
+    """Compare the tokenizer with what a manifest says about it."""
+    if expected is None:
         return
-    if found.tokenizer is None:
-        yield "tokenizer", "no tokenizer", f"`{output.location}` has no tokenizer, but the manifest has one"
-        return
-    for part, digest in found.tokenizer.digests().items():
-        if expected.get(part) != digest:
-            yield f"tokenizer.{part}", "another tokenizer", f"the tokenizer's {part} are not those of the manifest"
+    if found.refused is not None:
+        yield Finding("tokenizer", REFUSED, f"the tokenizers can't be compared: {found.refused}", counts=False)
+    elif found.tokenizer is None:
+        yield from check_absent(output)
+    else:
+        yield from unlike(expected, found.tokenizer)
+
+
+def any_beside(output: Catalogue) -> bool:
+    """Whether a folder has a config.json or a tokenizer."""
+    folder = folder_beside(output)
+    return output.config is not None or (folder is not None and any((folder / name).is_file() for name in TOKENIZER))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
-from converter.formats.format import Finding
+from converter.formats.said import Finding
 from converter.models.tokenizers import pre
 from converter.models.tokenizers.pieces import merges_of
 from converter.models.tokenizers.tokenizer import (
@@ -37,39 +39,85 @@ def differences(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
     be merged.
     """
     if expected.kind != found.kind:
-        yield "tokenizer.kind", _WHAT, f"the tokenizer is {TITLES[found.kind]}: expected {TITLES[expected.kind]}"
+        yield Finding(
+            "tokenizer.kind", _WHAT, f"the tokenizer is {TITLES[found.kind]}: expected {TITLES[expected.kind]}"
+        )
         return
     yield from _tokens(expected, found)
     if expected.merges != found.merges:
         pairs = zip(expected.merges, found.merges, strict=False)
         first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected.merges), len(found.merges)))
-        yield (
+        yield Finding(
             "tokenizer.merges",
             _WHAT,
             f"the merges differ from number {first + 1:,} on: {len(found.merges):,}, expected {len(expected.merges):,}",
         )
     if expected.pre and found.pre is not None and not pre.alike(expected.pre, found.pre):
-        yield "tokenizer.pre", _WHAT, f"text is cut into words as {found.pre!r:.80} does: expected {expected.pre!r:.80}"
+        yield Finding(
+            "tokenizer.pre", _WHAT, f"text is cut into words as {found.pre!r:.80} does: expected {expected.pre!r:.80}"
+        )
     for role, number in expected.special.items():
         if role in found.special and found.special[role] != number:
             yield _special(role, expected.tokens.get(number), found.tokens.get(found.special[role]), number, found)
     for role, value in expected.adds.items():
         if role in found.adds and found.adds[role] != value:
-            yield f"tokenizer.add_{role}_token", _WHAT, f"`add_{role}_token` is {found.adds[role]}: expected {value}"
+            yield Finding(
+                f"tokenizer.add_{role}_token", _WHAT, f"`add_{role}_token` is {found.adds[role]}: expected {value}"
+            )
     for name, flag in _FLAGS.items():
         one, other = flag(expected), flag(found)
         if one is not None and other is not None and one != other:
-            yield f"tokenizer.{name}", _WHAT, f"`{name}` is {other}: expected {one}"
+            yield Finding(f"tokenizer.{name}", _WHAT, f"`{name}` is {other}: expected {one}")
     if expected.charsmap != found.charsmap:
-        yield "tokenizer.charsmap", _WHAT, "the table by which text is normalized is another one"
+        yield Finding("tokenizer.charsmap", _WHAT, "the table by which text is normalized is another one")
     for name, text in expected.templates.items():
         if found.templates.get(name) != text:
             absent = "absent" if name not in found.templates else "another one"
-            yield "tokenizer.chat_template", _WHAT, f"the chat template `{name[:80]}` is {absent}"
+            yield Finding("tokenizer.chat_template", _WHAT, f"the chat template `{name[:80]}` is {absent}")
+
+
+def described(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a manifest says about a tokenizer: digests of what is long, everything else as it is."""
+    typed = sorted((number, _kind(token)) for number, token in tokenizer.tokens.items())
+    scored = sorted((number, token.score) for number, token in tokenizer.tokens.items() if token.type == NORMAL)
+    return tokenizer.digests() | {
+        "types": _digest(typed),
+        "scores": _digest(scored) if tokenizer.kind in _SCORED else None,
+        "charsmap": hashlib.sha256(tokenizer.charsmap).hexdigest(),
+        "templates": {name: _digest(text) for name, text in tokenizer.templates.items()},
+        "kind": tokenizer.kind,
+        "pre": tokenizer.pre,
+        "special": dict(tokenizer.special),
+        "adds": dict(tokenizer.adds),
+        "flags": {name: flag(tokenizer) for name, flag in _FLAGS.items()},
+    }
+
+
+def unlike(expected: Mapping[str, Any], found: Tokenizer) -> Iterator[Finding]:
+    """Yield what differs from the description in a manifest. What either of them doesn't say is not compared."""
+    known = described(found)
+    for part, wanted in expected.items():
+        got = known.get(part)
+        if isinstance(wanted, Mapping) and isinstance(got, Mapping):
+            for name, value in wanted.items():
+                other = got.get(name)
+                if value != other and None not in (value, other):
+                    detail = f"`{name}` is {other!r:.80} in the tokenizer: expected {value!r:.80}"
+                    yield Finding(f"tokenizer.{part}", _WHAT, detail)
+        elif wanted != got and None not in (wanted, got) and not (part == "pre" and _cut_alike(wanted, got)):
+            yield Finding(f"tokenizer.{part}", _WHAT, f"the tokenizer's {part} are not those of the manifest")
+
+
+def _cut_alike(one: Any, other: Any) -> bool:
+    return not one or (type(one) is str and type(other) is str and pre.alike(one, other))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _special(role: str, wanted: Token | None, got: Token | None, number: int, found: Tokenizer) -> Finding:
-    return (
+    return Finding(
         f"tokenizer.{role}_token_id",
         _WHAT,
         f"`{role}_token_id` is {found.special[role]:,}, {_text(got)!r:.80}: expected {number:,}, {_text(wanted)!r:.80}",
@@ -83,7 +131,7 @@ def _tokens(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
     def differ(numbers: list[int], part: str, of: Callable[[Token | None], Any]) -> Iterator[Finding]:
         if numbers:
             first = numbers[0]
-            yield (
+            yield Finding(
                 f"tokenizer.{part}",
                 _WHAT,
                 f"{len(numbers):,} {part} differ, the first with the id {first}: {of(other.get(first))!r:.80}, expected "

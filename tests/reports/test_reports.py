@@ -53,12 +53,15 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     verified = examine(expect(tiny), [tmp_path / "x.gguf"], Options(level="inference"))
     failed = verify(tiny, [tmp_path / "x.bin"])
     lacking = verify(trained, [tmp_path / "trained"])
+    convert(tiny, tmp_path / "bare", to="safetensors")
+    (tmp_path / "bare" / "config.json").unlink()
+    bare = verify(tiny, [tmp_path / "bare"])
     return {
         "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny), inspect(gguf))],
         "check": [json.loads(reports.to_json(check([tmp_path / "tiny", tmp_path / "x.bin"])))],
         "extraction": [json.loads(reports.to_json(report)) for report in (written, carried)],
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],
-        "verification": [json.loads(reports.to_json(report)) for report in (verified.report, failed, lacking)],
+        "verification": [json.loads(reports.to_json(report)) for report in (verified.report, failed, lacking, bare)],
         "golden": [json.loads(verified.golden().text())],
         "models": [json.loads(reports.to_json(ModelsReport(models.declared())))],
     }

@@ -105,7 +105,8 @@ def test_a_folder_without_a_configuration_is_computed_by_the_source_s(source: Pa
 
     assert output.inference is not None
     assert output.inference["max_difference"] == 0
-    assert {found.name for found in output.tensors.different} == {"config.json"}
+    assert (output.verdict, output.tensors.different) == ("identical", ())
+    assert [note.name for note in output.notes] == ["config.json"]
 
 
 @pytest.mark.parametrize("heads", [2, 8])

@@ -242,13 +242,11 @@ def test_a_damaged_source_is_an_error_and_no_verdict(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "change", "name", "what"),
     [
-        ("safetensors", lambda made: made.vocab.reverse(), "vocab.json", "another tokenizer"),
-        ("safetensors", lambda made: made.merges.reverse(), "merges.txt", "another tokenizer"),
-        ("safetensors", lambda made: made.absent.add("merges.txt"), "merges.txt", "no tokenizer"),
-        ("safetensors", lambda made: made.absent.add("config.json"), "config.json", "no config.json"),
+        ("safetensors", lambda made: made.vocab.reverse(), "tokenizer.tokens", "another tokenizer"),
+        ("safetensors", lambda made: made.merges.reverse(), "tokenizer.merges", "another tokenizer"),
+        ("safetensors", lambda made: made.absent.add("merges.txt"), "tokenizer", "no tokenizer"),
         ("gguf", lambda made: made.vocab.reverse(), "tokenizer.tokens", "another tokenizer"),
         ("gguf", lambda made: made.merges.reverse(), "tokenizer.merges", "another tokenizer"),
-        ("gguf", lambda made: made.absent.add("vocab.json"), "tokenizer", "no tokenizer"),
     ],
 )
 def test_a_tokenizer_that_is_not_the_source_s_is_found(
@@ -257,7 +255,42 @@ def test_a_tokenizer_that_is_not_the_source_s_is_found(
     made = model()
     change(made)
 
-    assert said(check(source, FORMS[form](made, tmp_path)).outputs[0]) == {name: what}
+    output = check(source, FORMS[form](made, tmp_path)).outputs[0]
+
+    assert said(output) == {name: what}
+    assert (output.verdict, output.weights, output.companions) == ("different", "identical", "different")
+
+
+@pytest.mark.parametrize(
+    ("form", "absent", "names", "companions"),
+    [
+        ("safetensors", ["config.json"], ["config.json"], "equal"),
+        ("safetensors", ["vocab.json", "merges.txt"], ["tokenizer"], "equal"),
+        ("safetensors", ["config.json", "vocab.json", "merges.txt"], ["config.json", "tokenizer"], "absent"),
+        ("gguf", ["vocab.json"], ["tokenizer"], "equal"),
+    ],
+)
+def test_a_copy_that_lacks_what_lies_beside_the_weights_is_no_other_model(
+    form: str, absent: list[str], names: list[str], companions: str, source: Path, tmp_path: Path
+) -> None:
+    made = model()
+    made.absent.update(absent)
+
+    output = check(source, FORMS[form](made, tmp_path)).outputs[0]
+
+    assert (output.verdict, output.weights, output.companions) == ("identical", "identical", companions)
+    assert [(note.name, note.what) for note in output.notes] == [(name, "absent") for name in names]
+
+
+def test_a_file_alone_and_in_a_folder_have_the_same_verdict(source: Path, tmp_path: Path) -> None:
+    made = model()
+    made.absent.update(["config.json", "vocab.json", "merges.txt"])
+    folder = FORMS["safetensors"](made, tmp_path)
+
+    alone, inside = check(source, folder / "model.safetensors", folder).outputs
+
+    assert (alone.verdict, alone.weights) == (inside.verdict, inside.weights) == ("identical", "identical")
+    assert (alone.companions, inside.companions) == ("not compared", "absent")
 
 
 @pytest.mark.parametrize(
@@ -686,7 +719,7 @@ def test_a_manifest_is_the_same_whatever_the_form(source: Path, tmp_path: Path) 
     outputs = [write(model(), tmp_path / form) for form, write in FORMS.items()]
     texts = {manifest(path, path).text() for path in (source, *outputs)}
     tokenizers = {json.loads(text)["tokenizer"] is None for text in texts}
-    without = {json.dumps(json.loads(text) | {"tokenizer": None}) for text in texts}
+    without = {json.dumps(json.loads(text) | {"tokenizer": None, "config": None}) for text in texts}
 
     assert len(without) == 1
     assert tokenizers == {True, False}  # a parameters folder has none

@@ -33,6 +33,17 @@ def show(report: Verification) -> None:
         counts += [f"{tensors.converted:,} within what their dtype allows"] if tensors.converted else []
         if output.format:
             out.print(Text(f"            {', '.join(counts)}"))
+        if output.companions == "equal":
+            out.print(Text("            configuration and tokenizer agree"))
+        elif output.companions == "different":
+            out.print(
+                Text(f"            the weights are {output.weights}, what lies beside them is not as it should be")
+            )
+        if output.left_out:
+            names = [name for name, _, _ in _folded([(name, "", "") for name in output.left_out])]
+            out.print(Text(f"            left out, as the rest tells them: {listed(names, 4)}"))
+        for note in output.notes:
+            out.print(Text(f"            {safe_text(note.name)} {safe_text(note.what)}: {safe_text(note.detail, 400)}"))
         if output.lacks:
             out.print(Text(f"            it lacks {listed(output.lacks, 6)}, which the source has besides its weights"))
         wrong = _wrong(tensors)
@@ -43,7 +54,7 @@ def show(report: Verification) -> None:
 
 
 def _wrong(tensors: VerifiedTensors) -> list[tuple[str, str, str]]:
-    """What is wrong, as (name, what, detail). Names that differ only in a number share a line."""
+    """What is wrong, as (name, what, detail)."""
     rows: list[tuple[str, str, str]] = []
     for names, what in ((tensors.missing, "missing"), (tensors.unexpected, "unexpected")):
         rows += [(name, what, "") for name in names]
@@ -56,6 +67,11 @@ def _wrong(tensors: VerifiedTensors) -> list[tuple[str, str, str]]:
             if found.largest:
                 detail += f"; by {found.largest:.3g} at most"
         rows.append((found.name, found.what, detail))
+    return _folded(rows)
+
+
+def _folded(rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Put rows that differ only in a number of their names into one."""
     groups: dict[tuple[tuple[str, ...], str, str], list[tuple[str, int | None]]] = {}
     for name, what, detail in rows:
         number, around = numbered(name)

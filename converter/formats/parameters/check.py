@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import ModelError
-from converter.formats.format import Finding
 from converter.formats.parameters.client import GLOBAL, UNUSED, Properties, attention_keys, load, number
 from converter.formats.parameters.properties import PROPERTIES
+from converter.formats.said import Finding
 from converter.models import recognition as models
 
 if TYPE_CHECKING:
@@ -63,9 +63,13 @@ def _files(output: Catalogue, told: Properties, recognition: Recognition) -> Ite
         files = dict.fromkeys(piece.file for piece in pieces)
         if tensor.storage.source.name != " + ".join(str(folder / file) for file in files):
             key, file = pieces[0].key, pieces[0].file
-            yield PROPERTIES, f"file.{key} is wrong", f"`{key}` is read from `{file}`, which does not hold `{name}`"
+            yield Finding(
+                PROPERTIES, f"file.{key} is wrong", f"`{key}` is read from `{file}`, which does not hold `{name}`"
+            )
         elif tensor.offset or tensor.nbytes != tensor.storage.nbytes:
-            yield PROPERTIES, f"file.{row.client} is wrong", f"`{name}` is a part of its file, which is read whole"
+            yield Finding(
+                PROPERTIES, f"file.{row.client} is wrong", f"`{name}` is a part of its file, which is read whole"
+            )
         if not (row.gguf_transposed and lies):
             continue
         if told.transposed != tensor.contiguous:
@@ -75,7 +79,7 @@ def _files(output: Catalogue, told: Properties, recognition: Recognition) -> Ite
             )
         elif told.transposed and told.merged and row.client_parts:
             lies = False
-            yield (
+            yield Finding(
                 PROPERTIES,
                 "merged.qkv is wrong",
                 f"the client takes thirds of the file of `{name}`, which lies as [in, out], so that a third is not the "
@@ -89,7 +93,7 @@ def _order(output: Catalogue) -> str:
 
 
 def _property(key: str, found: Any, expected: Any) -> Finding:
-    return PROPERTIES, f"{key} is wrong", f"`{key}` is {found!r:.80}: expected {expected!r:.80}"
+    return Finding(PROPERTIES, f"{key} is wrong", f"`{key}` is {found!r:.80}: expected {expected!r:.80}")
 
 
 def _same_number(text: str | None, value: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.formats.format import Finding
+from converter.formats.said import Finding
 from converter.io.strict_json import load_json
 
 if TYPE_CHECKING:
@@ -20,4 +20,6 @@ def check(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Fin
         said = metadata.get("total_size") if type(metadata) is dict else None
         total = sum(storage.nbytes for storage in output.storages)
         if said is not None and said != total:
-            yield path.name, "total_size is wrong", f"`total_size` is {said!r:.80}: expected {total}"
+            # No program computes with it, and older ones counted a tied tensor twice.
+            detail = f"`total_size` is {said!r:.80}: expected {total}"
+            yield Finding(path.name, "total_size is wrong", detail, counts=False)
