@@ -22,7 +22,7 @@ from converter.tensors.casting import values as values_of_codes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PASS: Final = 32 << 10  # elements of a pass: their F64, 256 KiB, stays in the second-level cache
+PASS: Final = 64 << 10  # elements of a pass: with fewer, calls of numpy cost more than the cache saves
 FEW: Final = 16 << 10  # elements of a wide dtype that are sorted rather than counted, which is exact
 _DOT: Final = 8 << 10  # elements of a dot product: OpenBLAS starts threads of its own for more than 10,000
 _CENTRED: Final = 1e-3  # spread, as a share of the mean square, below which squares are taken around the mean
@@ -115,6 +115,8 @@ def kind(dtype: Dtype) -> Kind | None:
         return _BYTES if dtype == F4 else None
     if np.dtype(dtype.numpy).kind == "c" or not (dtype.floating or dtype.safetensors):
         return None
+    if dtype == F64:
+        return _DOUBLES
     return {1: _BYTES, 2: _WORDS}.get(dtype.itemsize, _NUMBERS)
 
 
@@ -176,12 +178,18 @@ def _take_numbers(tile: memoryview, dtype: Dtype, work: Workspace, counts: Count
             rows = _widened(part, work)
             total = sum((rows @ _ONES).tolist())
         if part.size:
-            counts.low, counts.high = min(counts.low, float(part.min())), max(counts.high, float(part.max()))
+            counts.low = min(counts.low, float(np.minimum.reduce(part)))
+            counts.high = max(counts.high, float(np.maximum.reduce(part)))
             if _moments(rows, part.size, total, counts):
                 _widened(part, work)
             _count(work.wide[: part.size], work.table(_KEYS))
-            if dtype == F64:
-                counts.zeros += int(np.count_nonzero(part == 0))
+
+
+def _take_doubles(tile: memoryview, dtype: Dtype, work: Workspace, counts: Counts) -> None:
+    """The smallest F64 share their key with zero, so zeros are counted apart."""
+    elements = np.frombuffer(tile, dtype.numpy)
+    counts.zeros += elements.size - int(np.count_nonzero(elements))
+    _take_numbers(tile, dtype, work, counts)
 
 
 def _widened(part: NDArray[Any], work: Workspace) -> NDArray[np.float64]:
@@ -226,15 +234,17 @@ def _count(wide: NDArray[np.float64], table: NDArray[np.int64]) -> None:
 
 def _settle_numbers(dtype: Dtype, work: Workspace, counts: Counts) -> None:
     table = work.table(_KEYS)
-    zeros = int(table[0] + table[_NEGATIVE])
-    if dtype != F64:  # nothing else is as small
-        counts.zeros += zeros
+    counts.zeros += int(table[0] + table[_NEGATIVE])
     for sign in (0, _NEGATIVE):
         if dtype == F32:
             _drain(table, sign, sign + 1, counts)
             _drain(table, sign + _SINGLES[0], sign + _SINGLES[1], counts)
         else:
             _drain(table, sign, sign + _NEGATIVE, counts)
+
+
+def _settle_doubles(dtype: Dtype, work: Workspace, counts: Counts) -> None:
+    _drain(work.table(_KEYS), 0, _KEYS, counts)
 
 
 def _middles(dtype: Dtype, keys: NDArray[Any]) -> NDArray[np.float64]:
@@ -245,4 +255,5 @@ def _middles(dtype: Dtype, keys: NDArray[Any]) -> NDArray[np.float64]:
 
 _BYTES: Final = Kind(_take_codes, _settle_bytes, _values_of_codes, exact=True)
 _WORDS: Final = Kind(_take_codes, _settle_words, _values_of_codes, exact=True)
+_DOUBLES: Final = Kind(_take_doubles, _settle_doubles, _middles, exact=False)
 _NUMBERS: Final = Kind(_take_numbers, _settle_numbers, _middles, exact=False)

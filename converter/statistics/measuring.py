@@ -124,17 +124,17 @@ class _Gauge:
         """Read a part and count its elements. What can't be read is the tensor's result."""
         counts, kept, square = Counts(), bytearray(), 0.0
         try:
-            for tile in part.tiles(buffers):
-                if self._sha256 is not None:
-                    self._sha256.update(tile)
-                if self._few:
-                    kept += tile
-                elif self._kind is not None:
-                    with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"):
+                for tile in part.tiles(buffers):
+                    if self._sha256 is not None:
+                        self._sha256.update(tile)
+                    if self._few:
+                        kept += tile
+                    elif self._kind is not None:
                         self._kind.take(tile, self._dtype, work, counts)
-                else:
-                    square += _complex(tile, self._dtype, counts)
-                self._progress(len(tile))
+                    else:
+                        square += _complex(tile, self._dtype, counts)
+                    self._progress(len(tile))
         except ConverterError as error:
             self._error = error
         if self._kind is not None:
