@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from converter.errors import WordError
 from converter.tensors.catalogue import Catalogue
-from converter.words import Part, Root, check_count
+from converter.words import WEIGHTS, Part, Root, check, check_count
 
 if TYPE_CHECKING:
     from converter.hub.download import Downloaded
@@ -25,26 +25,36 @@ if TYPE_CHECKING:
     from converter.reports.inspection import Inspection
     from converter.reports.scan import ScanReport
     from converter.reports.verification import Verification
-    from converter.words import DtypeWord, Engine, Form, Level, Sort, Target
+    from converter.words import DtypeWord, Engine, Form, Level, Sort, Target, Weights
 
     Location = str | PathLike[str] | Catalogue
     Progress = Callable[[int], None]
     Rules = Sequence[str] | Mapping[str, str]
 
 
-def open(location: Location, *, root: str | None = None, ema: bool = False, limits: Limits | None = None) -> Catalogue:
+def open(
+    location: Location,
+    *,
+    root: str | None = None,
+    ema: bool = False,
+    weights: Weights | None = None,
+    limits: Limits | None = None,
+) -> Catalogue:
     """Open a checkpoint. Names and layouts are read now, tensors when they are asked for. A `with` block closes the files.
 
-    `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name` or a URL; `root` is the key below
-    which names start, and `ema` takes the averaged weights. Raises a ConverterError that says in a sentence what is wrong.
+    `location` is a file, an index of shards, a folder, `hf://owner/name[@revision][/path]`, `owner/name` or a URL. `root` is
+    the key below which names start, `ema` takes the averaged weights, and `weights` is the kind of weights that is taken
+    from a folder with several. Raises a ConverterError that says in a sentence what is wrong.
     """
     part = _part(root, ema)
+    if weights is not None:
+        check("weights", weights, WEIGHTS)
     if isinstance(location, Catalogue):
-        _check_root(part)
+        _check_open(part, weights)
         return location
     from converter.opening import open_checkpoint
 
-    return open_checkpoint(_place(location), root=part, limits=limits)
+    return open_checkpoint(_place(location), root=part, weights=weights, limits=limits)
 
 
 def inspect(
@@ -57,6 +67,7 @@ def inspect(
     context: int | None = None,
     root: str | None = None,
     ema: bool = False,
+    weights: Weights | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
     """Report what a checkpoint is and what it holds. `filter` has globs on names; `stats` reads every tensor.
@@ -68,7 +79,7 @@ def inspect(
 
     report.check_words(sort)
     check_count("context", context)
-    with _opened(source, root, ema) as catalogue:
+    with _opened(source, root, ema, weights) as catalogue:
         return report.inspect(
             catalogue, filter=filter, sort=sort, stats=stats, sha256=sha256, context=context, progress=progress
         )
@@ -119,6 +130,7 @@ def convert(
     threads: int | None = None,
     root: str | None = None,
     ema: bool = False,
+    weights: Weights | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
@@ -135,7 +147,7 @@ def convert(
     conversion.check_words(Path(output), to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
-    with _merged(source, root, ema, merge) as catalogue:
+    with _merged(source, root, ema, weights, merge) as catalogue:
         return conversion.convert(
             catalogue,
             Path(output),
@@ -175,6 +187,7 @@ def extract(
     threads: int | None = None,
     root: str | None = None,
     ema: bool = False,
+    weights: Weights | None = None,
     progress: Progress | None = None,
 ) -> ExtractReport:
     """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`.
@@ -186,7 +199,7 @@ def extract(
 
     surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     extraction.check_words(form)
-    with _opened(source, root, ema) as catalogue:
+    with _opened(source, root, ema, weights) as catalogue:
         return extraction.extract(
             catalogue,
             Path(folder) if folder is not None else extraction.default_folder(catalogue),
@@ -217,6 +230,7 @@ def verify(
     rename: Rules = (),
     root: str | None = None,
     ema: bool = False,
+    weights: Weights | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare copies with their source. The report's `ok` says whether all are equal.
@@ -241,7 +255,7 @@ def verify(
         if surgery or merge:
             expect(digests).whole("nothing can be left out, renamed or merged")
         return held(digests, places, options, progress=progress)
-    with _merged(source, root, ema, merge) as catalogue:
+    with _merged(source, root, ema, weights, merge) as catalogue:
         return held(cut(catalogue, surgery).catalogue, places, options, progress=progress)
 
 
@@ -285,24 +299,25 @@ def declared_models() -> Mapping[str, Model]:
 
 
 @contextmanager
-def _opened(source: Location, root: str | None, ema: bool) -> Iterator[Catalogue]:
+def _opened(source: Location, root: str | None, ema: bool, weights: Weights | None) -> Iterator[Catalogue]:
     """The catalogue itself, or a new one that is open until the block ends."""
     if isinstance(source, Catalogue):
-        _check_root(_part(root, ema))
-        yield source
+        yield open(source, root=root, ema=ema, weights=weights)
         return
-    with open(source, root=root, ema=ema) as catalogue:
+    with open(source, root=root, ema=ema, weights=weights) as catalogue:
         yield catalogue
 
 
 @contextmanager
-def _merged(source: Location, root: str | None, ema: bool, others: Sequence[Location]) -> Iterator[Catalogue]:
+def _merged(
+    source: Location, root: str | None, ema: bool, weights: Weights | None, others: Sequence[Location]
+) -> Iterator[Catalogue]:
     """The source with the tensors of other checkpoints. What is opened here stays open until the block ends."""
     from converter.conversion.merging import merged
 
     with ExitStack() as stack:
-        first = stack.enter_context(_opened(source, root, ema))
-        yield merged(first, [stack.enter_context(_opened(other, None, False)) for other in others])
+        first = stack.enter_context(_opened(source, root, ema, weights))
+        yield merged(first, [stack.enter_context(_opened(other, None, False, None)) for other in others])
 
 
 def _part(root: str | None, ema: bool) -> Root:
@@ -312,10 +327,11 @@ def _part(root: str | None, ema: bool) -> Root:
     return Part.EMA if ema else root
 
 
-def _check_root(root: Root) -> None:
-    if root is not None:
-        option = "ema" if isinstance(root, Part) else "root"
-        raise WordError(option, root, (f"None, because the catalogue is open already: give {option} to `open`",))
+def _check_open(root: Root, weights: Weights | None) -> None:
+    """Raise WordError if something is asked for that is chosen when a catalogue is opened."""
+    for option, word in (("ema" if isinstance(root, Part) else "root", root), ("weights", weights)):
+        if word is not None:
+            raise WordError(option, word, (f"None, because the catalogue is open already: give {option} to `open`",))
 
 
 def _place(location: Location) -> str | Path:

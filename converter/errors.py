@@ -6,6 +6,7 @@ ConverterError              the root: everything this package raises on purpose
 │  ├─ CutOffError           a file that ends too early: a download that broke off
 │  ├─ AmbiguousError        a file that is two kinds of file at once
 │  ├─ ForeignFileError      a file that is something else: a gzip file, an HTML page, a numpy array
+│  ├─ NoWeightsError        a folder without weights; models may be in its folders
 │  └─ ProgramError          an archive that torch runs as a program: TorchScript, torch.package, torch.export
 ├─ ArchiveError             a zip directory that two readers could understand differently
 ├─ PickleError              bytes that are not a well-formed pickle
@@ -55,6 +56,10 @@ class SourceError(ConverterError):
 
 class FormatError(ConverterError):
     """Not a checkpoint this package reads."""
+
+
+class NoWeightsError(FormatError):
+    """A folder without a file of weights. Its folders may hold models."""
 
 
 class CutOffError(FormatError):

@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 _ABSENT: Final = "no such file or folder"
 
 
-def open_checkpoint(location: str | Path, *, root: Root = None, limits: Limits | None = None) -> Catalogue:
+def open_checkpoint(
+    location: str | Path, *, root: Root = None, weights: str | None = None, limits: Limits | None = None
+) -> Catalogue:
     """Read a checkpoint's names and layouts; tensors are read when they are asked for.
 
-    `location` is a file, a folder, `hf://owner/name[@revision][/file]`, `owner/name`, or a URL. Raises a ConverterError
-    that says in a sentence what is wrong. `root` is the key below which names start. `limits` bound what the checkpoint
-    may ask for; without them, the limits in force do.
+    `location` is a file, an index, a folder, `hf://owner/name[@revision][/path]`, `owner/name`, or a URL. Raises a
+    ConverterError that says in a sentence what is wrong. `root` is the key below which names start. `weights` is the kind
+    of weights that is taken from a folder with several. `limits` bound what the checkpoint may ask for; without them, the
+    limits in force do.
     """
     with using(limits):
-        return _opened(location, root)
+        return _opened(location, root, weights)
 
 
-def _opened(location: str | Path, root: Root) -> Catalogue:
+def _opened(location: str | Path, root: Root, weights: str | None) -> Catalogue:
     path = Path(location)
     if isinstance(location, str) and "/" in location and not os.path.lexists(path):
         from converter.hub.locations import hint, is_remote
@@ -39,24 +42,31 @@ def _opened(location: str | Path, root: Root) -> Catalogue:
         if is_remote(location):
             from converter.hub.repository import open_remote
 
-            return open_remote(location, root=root)
+            return open_remote(location, root=root, weights=weights)
         if more := hint(location):
             raise SourceError(f"{_ABSENT}: `{location}`{more}")
     try:
         if path.is_dir():
-            from converter.formats import shards as folder
+            from converter.formats import folders
 
-            return folder.read(path, root=root)
+            return folders.read(path, root=root, weights=weights)
         if not path.exists() and not path.is_symlink():
             raise SourceError(f"{_ABSENT}: `{location}`{_perhaps(path)}")
     except OSError as error:  # the name is too long, or a folder in the path may not be entered
         raise SourceError(f"`{location}` can't be opened: {os_reason(error)}") from error
+    if weights is not None:
+        raise SourceError(f"`{location}` is one file: --weights chooses among the files of a folder")
+    if path.suffix == ".json":
+        from converter.formats import folders
+
+        if folders.is_index(path.name):
+            return folders.read_index(path, root=root)
     catalogue = open_file(path, root=root)
     if of(catalogue).portion(catalogue) is not None:
-        from converter.formats import shards
+        from converter.formats import folders
 
-        catalogue = shards.with_others(path, catalogue, root=root)
-    return catalogue.with_origin(config=config_beside(path.parent))
+        catalogue = folders.with_others(path, catalogue, root=root)
+    return catalogue.with_config(*config_beside(path.parent))
 
 
 def check_exists(location: str) -> None:

@@ -13,6 +13,7 @@ Sort = Literal["name", "size"]
 Form = Literal["storages", "named"]
 Level = Literal["tensors", "inference"]
 Engine = Literal["numpy", "transformers", "llama.cpp"]
+Weights = Literal["safetensors", "bin", "gguf", "npz"]
 FailOn = Literal["dangerous", "unknown"]
 FaultLevel = Literal["error", "warning"]
 # For type checkers, these two repeat what `converter.formats` has; a test compares them.
@@ -42,6 +43,7 @@ SORTS: Final[tuple[Sort, ...]] = ("name", "size")
 FORMS: Final[tuple[Form, ...]] = ("storages", "named")  # the forms of a parameters folder
 LEVELS: Final[tuple[Level, ...]] = ("tensors", "inference")
 ENGINES: Final[tuple[Engine, ...]] = ("numpy", "transformers", "llama.cpp")
+WEIGHTS: Final[tuple[Weights, ...]] = ("safetensors", "bin", "gguf", "npz")  # kinds of weights in a folder
 FAIL_ON: Final[tuple[FailOn, ...]] = ("dangerous", "unknown")  # the mildest verdict that fails; malformed always fails
 FAULTS: Final[tuple[FaultLevel, ...]] = ("error", "warning")  # the mildest fault that fails
 

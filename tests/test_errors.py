@@ -64,6 +64,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "CutOffError": (2, "malformed", "truncated"),
     "AmbiguousError": (2, "malformed", "unreadable"),
     "ForeignFileError": (2, "not-looked-into", "unreadable"),
+    "NoWeightsError": (2, "malformed", "unreadable"),
     "ProgramError": (2, "program", "unreadable"),
     "ArchiveError": (2, "malformed", "unreadable"),
     "PickleError": (2, "malformed", "unreadable"),

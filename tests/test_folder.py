@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from converter.cli.app import app
 from converter.errors import ConverterError, FormatError, LayoutError, ManifestError, SourceError
 from converter.io.strict_json import load_json
 from converter.opening import open_checkpoint
 from tests.build.checkpoints import floats, legacy_bytes, view, write_checkpoint, write_shards
 
+RUN = CliRunner()
 A, B = {"a": view("0", (2,))}, {"b": view("0", (3,)), "c": view("1", (1,))}
 ONE, TWO = {"0": floats(1, 2)}, {"0": floats(3, 4, 5), "1": floats(6)}
 FIRST, SECOND = "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"
@@ -51,13 +56,223 @@ def test_one_file_is_the_checkpoint(tmp_path: Path) -> None:
 def test_an_index_goes_before_other_files(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "another.bin", A, ONE)
 
-    assert list(open_checkpoint(shards(tmp_path))) == ["a", "b", "c"]
+    catalogue = open_checkpoint(shards(tmp_path))
+
+    assert list(catalogue) == ["a", "b", "c"]
+    assert catalogue.origin.notes == ("`pytorch_model.bin.index.json` was taken; to take `another.bin`, name it",)
 
 
 def test_an_index_may_leave_shards_beside_it_out(tmp_path: Path) -> None:
     shards(tmp_path, weight_map={"a": FIRST})
 
     assert list(open_checkpoint(tmp_path)) == ["a"]
+
+
+class TestSeveralKinds:
+    """A folder with the weights of one model in several forms."""
+
+    @staticmethod
+    def safe(folder: Path, name: str = "model.safetensors", tensor: str = "safe") -> None:
+        header = json.dumps({tensor: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+        header += b" " * (-len(header) % 8)
+        (folder / name).write_bytes(len(header).to_bytes(8, "little") + header + floats(1))
+
+    @staticmethod
+    def index(folder: Path, name: str, **weight_map: str) -> None:
+        (folder / name).write_text(json.dumps({"weight_map": weight_map}))
+
+    def test_the_safe_one_is_taken_and_that_is_said(self, tmp_path: Path) -> None:
+        self.safe(tmp_path)
+        write_checkpoint(tmp_path / "pytorch_model.bin", A, ONE)
+
+        taken = open_checkpoint(tmp_path)
+        other = open_checkpoint(tmp_path, weights="bin")
+
+        assert list(taken) == list(open_checkpoint(tmp_path, weights="safetensors")) == ["safe"]
+        assert taken.origin.notes == ("`model.safetensors` was taken: --weights bin takes `pytorch_model.bin`",)
+        assert (list(other), other.origin.notes) == (["a"], ())
+        with pytest.raises(FormatError, match=r"no weights of the kind gguf: there is `model\.safetensors`, `pytorch"):
+            open_checkpoint(tmp_path, weights="gguf")
+
+    def test_the_kind_is_chosen_in_a_folder_only(self, tmp_path: Path) -> None:
+        self.safe(tmp_path)
+
+        with pytest.raises(SourceError, match="is one file: --weights chooses among the files of a folder"):
+            open_checkpoint(tmp_path / "model.safetensors", weights="safetensors")
+
+    def test_two_indices_and_the_shards_of_one(self, tmp_path: Path) -> None:
+        for number in (1, 2):
+            self.safe(tmp_path, f"model-0000{number}-of-00002.safetensors", f"t{number}")
+        names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+        self.index(tmp_path, "model.safetensors.index.json", t1=names[0], t2=names[1])
+        self.index(tmp_path, "pytorch_model.bin.index.json", t1=FIRST, t2=SECOND)
+
+        catalogue = open_checkpoint(tmp_path)
+        named = open_checkpoint(tmp_path / "model.safetensors.index.json")
+
+        assert list(catalogue) == list(named) == ["t1", "t2"]
+        assert catalogue.origin.notes == (
+            "`model.safetensors.index.json` was taken; `pytorch_model.bin.index.json` is here without its shards",
+        )
+        assert named.location == str(tmp_path / "model.safetensors.index.json")
+        with pytest.raises(ManifestError, match=f"lacks 2 of the 2 shards .* names: `{FIRST}`"):
+            open_checkpoint(tmp_path / "pytorch_model.bin.index.json")
+
+    def test_two_indices_with_all_their_shards(self, tmp_path: Path) -> None:
+        shards(tmp_path)
+        self.safe(tmp_path, "model-00001-of-00001.safetensors")
+        self.index(tmp_path, "model.safetensors.index.json", safe="model-00001-of-00001.safetensors")
+
+        assert list(open_checkpoint(tmp_path)) == ["safe"]
+        assert list(open_checkpoint(tmp_path, weights="bin")) == ["a", "b", "c"]
+        assert open_checkpoint(tmp_path).origin.notes == (
+            "`model.safetensors.index.json` was taken: --weights bin takes `pytorch_model.bin.index.json`",
+        )
+
+    def test_a_safe_one_that_is_not_whole_goes_behind_one_that_is(self, tmp_path: Path) -> None:
+        shards(tmp_path)
+        self.safe(tmp_path, "model-00001-of-00002.safetensors")
+        names = {"safe": "model-00001-of-00002.safetensors", "t": "model-00002-of-00002.safetensors"}
+        self.index(tmp_path, "model.safetensors.index.json", **names)
+
+        catalogue = open_checkpoint(tmp_path)
+
+        assert list(catalogue) == ["a", "b", "c"]
+        assert "--weights safetensors takes `model.safetensors.index.json`" in catalogue.origin.notes[0]
+
+    @pytest.mark.parametrize("here", [0, 1], ids=["without its shards", "with one of its shards"])
+    def test_a_stale_index_beside_the_whole_file(self, here: int, tmp_path: Path) -> None:
+        self.safe(tmp_path)
+        names = {f"t{number}": f"model-0000{number}-of-00002.safetensors" for number in (1, 2)}
+        self.index(tmp_path, "model.safetensors.index.json", **names)
+        for number in range(1, here + 1):
+            self.safe(tmp_path, names[f"t{number}"], f"t{number}")
+
+        catalogue = open_checkpoint(tmp_path)
+
+        assert list(catalogue) == ["safe"]
+        [note] = catalogue.origin.notes
+        assert f"was left aside, because `{tmp_path}` lacks {2 - here} of the 2 shards" in note
+
+    def test_transformers_order_decides_between_two_of_one_kind(self, tmp_path: Path) -> None:
+        for name in ("model.safetensors", "model.fp16.safetensors", "consolidated.safetensors"):
+            self.safe(tmp_path, name, name)
+
+        catalogue = open_checkpoint(tmp_path)
+
+        assert list(catalogue) == ["model.safetensors"]
+        assert catalogue.origin.notes == (
+            "`model.safetensors` was taken; to take `consolidated.safetensors`, `model.fp16.safetensors`, name it",
+        )
+
+    def test_other_kinds_are_not_guessed(self, tmp_path: Path) -> None:
+        write_checkpoint(tmp_path / "pytorch_model.bin", A, ONE)
+        (tmp_path / "model-Q4_0.gguf").write_bytes(b"GGUF")
+
+        with pytest.raises(FormatError, match=r"several checkpoints: .*; name one of them, or choose with --weights"):
+            open_checkpoint(tmp_path)
+        assert list(open_checkpoint(tmp_path, weights="bin")) == ["a"]
+
+    def test_what_a_trainer_saves_beside_them_is_no_model(self, tmp_path: Path) -> None:
+        for name in ("model.bin", "optimizer.bin", "scheduler.bin", "sampler.bin", "rng_state_0.pth", "scaler.pt"):
+            write_checkpoint(tmp_path / name, A, ONE)
+
+        catalogue = open_checkpoint(tmp_path)
+
+        assert (catalogue.origin.files[0].name, catalogue.origin.notes) == (str(tmp_path / "model.bin"), ())
+
+    def test_the_commands_say_it(self, tmp_path: Path) -> None:
+        self.safe(tmp_path, tensor="a")
+        write_checkpoint(tmp_path / "pytorch_model.bin", {"a": view("0", (1,))}, {"0": floats(1)})
+        said = "`model.safetensors` was taken: --weights bin takes `pytorch_model.bin`"
+
+        inspected = RUN.invoke(app, ["inspect", str(tmp_path)])
+        document = RUN.invoke(app, ["inspect", str(tmp_path), "--json"])
+        page = RUN.invoke(app, ["inspect", str(tmp_path), "--markdown"])
+        chosen = RUN.invoke(app, ["inspect", str(tmp_path), "--weights", "bin", "--json"])
+        converted = RUN.invoke(app, ["convert", str(tmp_path), str(tmp_path / "out.npz"), "--json"])
+        verified = RUN.invoke(app, ["verify", str(tmp_path), str(tmp_path / "out.npz")])
+
+        assert f"! {said}" in inspected.stdout
+        assert json.loads(document.stdout)["notes"] == [said]
+        assert said.replace("`", "'") in page.stdout
+        assert json.loads(chosen.stdout)["source"]["format"] == "torch-zip"
+        assert said in json.loads(converted.stdout)["notes"]
+        assert said in verified.stderr
+
+
+class TestModelFolders:
+    """Folders in folders."""
+
+    def test_each_is_named_with_the_command_that_opens_it(self, tmp_path: Path) -> None:
+        for name in ("checkpoint-1000", "checkpoint-500", "a b", ".cache", "owner/name", "empty/empty"):
+            (tmp_path / name).mkdir(parents=True)
+            if "empty" not in name:
+                write_checkpoint(tmp_path / name / "pytorch_model.bin", A, ONE)
+        (tmp_path / "loop").symlink_to(tmp_path)
+
+        with pytest.raises(FormatError) as caught:
+            open_checkpoint(tmp_path)
+
+        assert str(caught.value) == (
+            f"`{tmp_path}` has no weights of its own, but models in its folders: `cerebras-tool inspect '{tmp_path}/a b'`, `cerebras-tool inspect "
+            f"{tmp_path}/checkpoint-500`, `cerebras-tool inspect {tmp_path}/checkpoint-1000`, "
+            f"`cerebras-tool inspect {tmp_path}/owner/name`"
+        )
+
+    def test_their_number_is_bounded(self, tmp_path: Path) -> None:
+        for number in range(1, 1500):
+            (tmp_path / f"{number}").mkdir()
+            (tmp_path / f"{number}" / "model.bin").touch()
+
+        with pytest.raises(FormatError, match=r"inspect \S+/14`, and 989 more$"):
+            open_checkpoint(tmp_path)
+
+    def test_weights_of_its_own_go_first(self, tmp_path: Path) -> None:
+        (tmp_path / "checkpoint-1").mkdir()
+        for folder in (tmp_path, tmp_path / "checkpoint-1"):
+            write_checkpoint(folder / "pytorch_model.bin", A, ONE)
+
+        assert list(open_checkpoint(tmp_path)) == ["a"]
+
+
+class TestCacheOfTheHub:
+    """`models--owner--name`: blobs, and for each revision a folder of links to them."""
+
+    @staticmethod
+    def fill(folder: Path, commit: str) -> None:
+        (folder / "blobs").mkdir(parents=True, exist_ok=True)
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        write_checkpoint(folder / "blobs" / commit, {commit: view("0", (2,))}, ONE)
+        link = folder / "snapshots" / commit / "pytorch_model.bin"
+        link.symlink_to(os.path.relpath(folder / "blobs" / commit, link.parent))
+
+    def test_stands_for_its_snapshot(self, tmp_path: Path) -> None:
+        folder = tmp_path / "models--owner--name"
+        self.fill(folder, "c1")
+
+        assert list(open_checkpoint(folder)) == list(open_checkpoint(folder / "snapshots" / "c1")) == ["c1"]
+
+    def test_with_several_revisions(self, tmp_path: Path) -> None:
+        folder = tmp_path / "models--owner--name"
+        self.fill(folder, "c1")
+        self.fill(folder, "c2")
+
+        with pytest.raises(SourceError, match=f"several revisions: name one of them, as in `{folder}/snapshots/c1`"):
+            open_checkpoint(folder)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("c2")
+        assert list(open_checkpoint(folder)) == ["c2"]
+
+    @pytest.mark.parametrize("ref", ["../../secret", "/etc", "", "c9"])
+    def test_a_ref_leads_nowhere_else(self, ref: str, tmp_path: Path) -> None:
+        folder = tmp_path / "models--owner--name"
+        self.fill(folder, "c1")
+        (tmp_path / "secret").mkdir()
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text(ref)
+
+        assert list(open_checkpoint(folder)) == ["c1"]
 
 
 class TestIndex:
@@ -97,8 +312,13 @@ class TestIndex:
     def test_with_a_folder_for_a_shard(self, tmp_path: Path) -> None:
         (tmp_path / "folder.bin").mkdir()
 
-        with pytest.raises(ManifestError, match="lacks"):
-            open_checkpoint(shards(tmp_path, weight_map={"a": "folder.bin"}))
+        catalogue = open_checkpoint(shards(tmp_path, weight_map={"a": "folder.bin"}))
+
+        assert list(catalogue) == ["a", "b", "c"]  # the shards' names show that they are one set
+        assert catalogue.origin.notes == (
+            f"`pytorch_model.bin.index.json` was left aside, because `{tmp_path}` lacks 1 of the 1 shards that "
+            "`pytorch_model.bin.index.json` names: `folder.bin`",
+        )
 
     @pytest.mark.parametrize(
         "text",
@@ -124,9 +344,10 @@ class TestIndex:
 
     def test_twice(self, tmp_path: Path) -> None:
         shards(tmp_path)
-        (tmp_path / "model.bin.index.json").write_text(json.dumps({"weight_map": {"a": FIRST}}))
+        (tmp_path / "pytorch_model.bin.index.json").rename(tmp_path / "one.bin.index.json")
+        (tmp_path / "two.bin.index.json").write_text(json.dumps({"weight_map": {"a": FIRST}}))
 
-        with pytest.raises(FormatError, match="several checkpoints"):
+        with pytest.raises(FormatError, match=r"several checkpoints: `one\.bin\.index\.json`, .*; name one of them$"):
             open_checkpoint(tmp_path)
 
     def test_of_a_damaged_shard(self, tmp_path: Path) -> None:
@@ -222,12 +443,51 @@ class TestFolders:
 
         assert list(open_checkpoint(tmp_path, root="x")) == ["a"]
 
-    def test_with_a_config_that_is_none(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("text", "config", "said"),
+        [
+            ('{"limit": [0.0, Infinity]}', {"limit": [0.0, math.inf]}, "holds Infinity: other programs may refuse it"),
+            ('{"a": -Infinity, "b": Infinity}', {"a": -math.inf, "b": math.inf}, "holds -Infinity and Infinity: other"),
+            ('\ufeff{"a": 1}', {"a": 1}, "begins with a byte order mark: other programs may refuse it"),
+            ('\ufeff{"a": Infinity}', {"a": math.inf}, "begins with a byte order mark and holds Infinity: other"),
+            ("[]", None, "holds a JSON list, not an object; the weights are read without it"),
+            ('{"a": 1} // a comment', None, "is not a valid JSON document: Extra data"),
+            ('{"a": 1, "a": 2}', None, "a name occurs twice in one object; the weights are read without it"),
+            ("", None, "is not a valid JSON document: Expecting value"),
+            ("[" * 100_000, None, "is not a valid JSON document: "),
+        ],
+        ids=range(9),
+    )
+    def test_with_an_odd_config(self, text: str, config: Any, said: str, tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "a.bin", A, ONE)
-        (tmp_path / "config.json").write_text("[]")
+        (tmp_path / "config.json").write_text(text)
 
-        with pytest.raises(ManifestError, match="not an object"):
-            open_checkpoint(tmp_path)
+        for place in (tmp_path, tmp_path / "a.bin"):
+            catalogue = open_checkpoint(place)
+
+            assert (list(catalogue), catalogue.config) == (["a"], config)
+            [note] = catalogue.origin.notes
+            assert said in note
+            assert note.startswith(f"`{tmp_path / 'config.json'}` ")
+
+    def test_with_nan_in_its_config(self, tmp_path: Path) -> None:
+        write_checkpoint(tmp_path / "a.bin", A, ONE)
+        (tmp_path / "config.json").write_text('{"a": NaN}')
+
+        catalogue = open_checkpoint(tmp_path)
+
+        assert catalogue.config is not None
+        assert math.isnan(catalogue.config["a"])
+        assert catalogue.origin.notes == (f"`{tmp_path / 'config.json'}` holds NaN: other programs may refuse it",)
+
+    def test_with_a_config_that_may_not_be_read(self, tmp_path: Path) -> None:
+        write_checkpoint(tmp_path / "a.bin", A, ONE)
+        with (tmp_path / "config.json").open("wb") as file:
+            file.truncate((64 << 20) + 1)
+
+        [note] = open_checkpoint(tmp_path).origin.notes
+
+        assert note.endswith("67,108,865 bytes: at most 67,108,864 are read; the weights are read without it")
 
     def test_that_may_not_be_listed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(self: Path) -> Any:

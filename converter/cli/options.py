@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from converter.text import safe_text
-from converter.words import Part
+from converter.words import WEIGHTS, Part
 from converter.words import Root as AnyRoot
 
 
@@ -27,9 +27,29 @@ def offer_models(incomplete: str) -> list[str]:
     return models(incomplete)
 
 
+def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[str, Any]:
+    """Let an option take one of some words, which a table elsewhere defines. `spelled` normalises a word."""
+    known = list(words)
+
+    def parser(text: str) -> str:
+        word = spelled(text)
+        if word not in known:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, known))}.")
+        return word
+
+    def offered(incomplete: str) -> list[str]:
+        return [word for word in known if word.startswith(incomplete.casefold())]
+
+    return {"parser": parser, "autocompletion": offered, "metavar": f"<{'|'.join(known)}>"}
+
+
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
 Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="Read only the tensors below this key.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Use the averaged weights in place of the model's.")]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="The weights to take from a folder with several kinds.", **one_of(WEIGHTS)),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -91,22 +111,6 @@ TensorType = Annotated[
         "--tensor-type", metavar="GLOB=TYPE", help="The dtype of what matches; the last match counts. Repeatable."
     ),
 ]
-
-
-def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[str, Any]:
-    """Let an option take one of some words, which a table elsewhere defines. `spelled` normalises a word."""
-    known = list(words)
-
-    def parser(text: str) -> str:
-        word = spelled(text)
-        if word not in known:
-            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, known))}.")
-        return word
-
-    def offered(incomplete: str) -> list[str]:
-        return [word for word in known if word.startswith(incomplete.casefold())]
-
-    return {"parser": parser, "autocompletion": offered, "metavar": f"<{'|'.join(known)}>"}
 
 
 def nbytes(text: str | None) -> int | None:

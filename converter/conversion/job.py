@@ -68,7 +68,7 @@ class Job:
             taken.append(f"averaged weights lie beside them, below {listed(self.source.facts['averaged'])}")
         if merged := self.source.facts.get("merged"):
             taken.append(f"merged with {merged}")
-        return (*taken, *self.cut.notes, *self.planned.notes)
+        return (*self.source.origin.notes, *taken, *self.cut.notes, *self.planned.notes)
 
     @property
     def dropped(self) -> tuple[DroppedReport, ...]:

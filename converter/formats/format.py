@@ -103,6 +103,7 @@ class Format:
 
     Reading. `matches` looks at the first HEAD bytes of a file; `read` reads one; `endings` are the endings of its
     files' names, and the first is the one that is written. `is_folder` looks at a folder, `read_folder` reads one.
+    `weights` is the word of --weights for such files in a folder.
     `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
     file is; None if it is a whole one. `keys` are what a file says about itself, `words` what it says about its tokenizer,
     and `cache` is what the program that runs it needs besides the weights. `remarks` are what a file says about the model
@@ -144,6 +145,7 @@ class Format:
     plan: Planner | None = None
     dtypes: tuple[str, ...] = ()
     shard: int | None = None
+    weights: str | None = None
     whole_folder: bool = False
     values: bool = False
     self_contained: bool = False

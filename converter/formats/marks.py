@@ -3,6 +3,7 @@
 All of it is in one module, because every file that is opened is compared with all formats.
 """
 
+import re
 from typing import Final
 
 GGUF: Final = "gguf"
@@ -29,6 +30,15 @@ LEGACY_MAGICS: Final = (
     *(bytes([0x80, protocol, 0x95]) + len(_PICKLED).to_bytes(8, "little") + _PICKLED for protocol in (4, 5)),
     b"L%dL\n." % _MAGIC,
 )
+
+
+# The name of one of the files that a model was cut into: the model's name, the number from 1, how many, the ending.
+SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
+
+
+def shard_name(match: re.Match[str], number: int) -> str:
+    """The name of another file of the set that a match of SHARD belongs to."""
+    return f"{match[1]}-{number:05}-of-{match[3]}{match[4]}"
 
 
 def first_is_array(head: bytes) -> bool:

@@ -1,142 +1,21 @@
-"""A folder as a checkpoint: shards with an index, a parameters folder, or the one weight file in it."""
+"""A checkpoint in several files: shards with an index or by their names, and the parts of a cut model."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from converter.errors import FormatError, LayoutError, ManifestError, SourceError
-from converter.formats import FORMATS, of, of_folder, open_file, open_source
+from converter.errors import FormatError, LayoutError, ManifestError
+from converter.formats import of
+from converter.formats.marks import SHARD, shard_name
 from converter.formats.said import Portion
-from converter.io.local import Descriptors, LocalFile
-from converter.io.strict_json import config_beside, load_json
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Tensor
-from converter.text import listed, os_reason
-from converter.words import Root
+from converter.text import listed
 
 _NAMED: Final = 5  # absent files that a message names
-INDEXES: Final = (".bin.index.json", ".safetensors.index.json")
-_WEIGHTS: Final = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))
-_NOT_WEIGHTS: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)")
-_SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
-# Checkpoints whose tensors are spread over files of ranks: a file's name, what they are, and how to join them.
-_TRUST: Final = "it unpickles the files, so do that only if you trust them"
-_SPREAD: Final = (
-    (
-        re.compile(r"\.metadata|.*\.distcp"),
-        "a distributed checkpoint (DCP)",
-        f"join it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER joined.pt` ({_TRUST}), and "
-        "convert joined.pt",
-    ),
-    (
-        re.compile(r"(?:bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:optim|model)_states\.pt"),
-        "a checkpoint of DeepSpeed (ZeRO), whose weights are spread over ranks",
-        "join it in the folder above with `python zero_to_fp32.py . joined`, a program that DeepSpeed wrote there "
-        f"({_TRUST}), and convert the folder joined",
-    ),
-)
-_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-
-
-def read(path: Path, *, root: Root = None) -> Catalogue:
-    """Read a folder's checkpoint and its config.json."""
-    catalogue = _read(path, root)
-    return catalogue if catalogue.config is not None else catalogue.with_origin(config=config_beside(path))
-
-
-def _read(path: Path, root: Root) -> Catalogue:
-    found = of_folder(path)
-    if found is not None and found.read_folder is not None:
-        return found.read_folder(path, root=root)
-    try:
-        names = [file.name for file in path.iterdir() if not file.is_dir()]
-    except OSError as error:
-        raise SourceError(f"`{path}` can't be listed: {os_reason(error)}") from error
-    index, files = choose(names, str(path))
-    weight_map = None
-    if index is not None:
-        weight_map = load_weight_map(load_json(path / index), str(path / index))
-        files = shard_files(weight_map, names, str(path), index)
-    if weight_map is None and len(files) == 1:
-        return open_file(path / files[0], root=root)
-    descriptors = Descriptors()
-    parts = [
-        open_source(LocalFile(path / file, descriptors), root=root, shard=number)
-        for number, file in enumerate(files, 1)
-    ]
-    return merge(str(path), files, parts, weight_map)
-
-
-def choose(names: Iterable[str], where: str) -> tuple[str | None, list[str]]:
-    """The index among a folder's files, if there is one, and the one weight file or complete set of shards.
-
-    Raises FormatError if there is none or there are several. Messages call the folder `where`.
-    """
-    names = sorted(names)
-    indexes = [name for name in names if name.endswith(INDEXES)]
-    files = [name for name in names if name.endswith(_WEIGHTS) and not _NOT_WEIGHTS.fullmatch(name)]
-    if len(indexes) == 1:
-        return indexes[0], []
-    if not indexes and files and _numbered(files, where):
-        return None, files
-    if not indexes and len(files) == 1:
-        return None, files
-    for fits, what, how in _SPREAD:
-        if any(map(fits.fullmatch, names)):
-            raise FormatError(f"`{where}` is {what}: {how}")
-    if not files and not indexes:
-        raise FormatError(f"`{where}` holds no weight file: none ends in {', '.join(_WEIGHTS)}")
-    names = ", ".join(f"`{name}`" for name in [*indexes, *files][:6])
-    raise FormatError(f"`{where}` holds several checkpoints: {names}; name one of them")
-
-
-def _numbered(files: list[str], where: str) -> bool:
-    """Whether the files' names are those of one complete set of shards."""
-    found = [match for file in files if (match := _SHARD.fullmatch(file))]
-    if len(found) < len(files) or len({(match[1], match[3], match[4]) for match in found}) > 1:
-        return False
-    count, numbers = int(found[0][3]), [int(match[2]) for match in found]
-    if missing := sorted(set(range(1, count + 1)) - set(numbers)):
-        raise FormatError(f"`{where}` lacks `{_part(found[0], missing[0])}`, which is shard {missing[0]} of {count}")
-    return len(files) == count
-
-
-def load_weight_map(index: Mapping[str, Any], name: str) -> dict[str, str]:
-    """The file of each tensor, by an index. Raises ManifestError if the index has none, or has paths."""
-    weight_map = index.get("weight_map")
-    if type(weight_map) is not dict or not weight_map:
-        raise ManifestError(f"`{name}` has no `weight_map`")
-    for tensor, file in weight_map.items():
-        if type(file) is not str or not _FILE_NAME.fullmatch(file):
-            raise ManifestError(f"`{name}` puts `{tensor}` into {file!r}, which is not a plain file name")
-    return weight_map
-
-
-def shard_files(weight_map: Mapping[str, str], names: Iterable[str], where: str, index: str) -> list[str]:
-    """The shards of an index. Raises ManifestError if one is not among `names`."""
-    shards, held = sorted(set(weight_map.values())), set(names)
-    if missing := [shard for shard in shards if shard not in held]:
-        raise ManifestError(
-            f"`{where}` lacks {len(missing)} of the {len(shards)} shards that `{index}` names: "
-            + ", ".join(f"`{name}`" for name in missing[:5])
-        )
-    return shards
-
-
-def with_others(path: Path, first: Catalogue, *, root: Root = None) -> Catalogue:
-    """The model whose first part is `first`, read from a local file. If `first` is another part, it is returned as it is."""
-    descriptors = Descriptors()
-    return whole(
-        first,
-        path.name,
-        lambda name: path.with_name(name).exists(),
-        lambda name, number: open_source(LocalFile(path.with_name(name), descriptors), root=root, shard=number),
-    )
 
 
 def whole(
@@ -148,7 +27,7 @@ def whole(
     which names the files, if parts are absent.
     """
     portion = of(first).portion(first)
-    match = _SHARD.fullmatch(name)
+    match = SHARD.fullmatch(name)
     if portion is None or match is None or portion.number != 1 or (int(match[2]), int(match[3])) != portion[:2]:
         return first
     if absent := absent_parts(name, portion, holds):
@@ -156,23 +35,18 @@ def whole(
             f"`{first.location}` is the first of {portion.parts} parts of a model, and {listed(absent)} "
             f"{'is' if len(absent) == 1 else 'are'} not beside it: get every part"
         )
-    files = [_part(match, number) for number in range(1, portion.parts + 1)]
+    files = [shard_name(match, number) for number in range(1, portion.parts + 1)]
     others = [opened(file, number) for number, file in enumerate(files[1:], 2)]
     return merge(first.location, files, [_as_shard(first), *others], None)
 
 
 def absent_parts(name: str, portion: Portion, holds: Callable[[str], bool]) -> list[str]:
     """The first names of other parts that are not there, by the name of one; none if it is not named as a part."""
-    match = _SHARD.fullmatch(name)
+    match = SHARD.fullmatch(name)
     if match is None or (int(match[2]), int(match[3])) != portion[:2]:
         return []
-    others = (_part(match, number) for number in range(1, portion.parts + 1) if number != portion.number)
+    others = (shard_name(match, number) for number in range(1, portion.parts + 1) if number != portion.number)
     return list(islice((other for other in others if not holds(other)), _NAMED))
-
-
-def _part(match: re.Match[str], number: int) -> str:
-    """The name of another shard of the same set."""
-    return f"{match[1]}-{number:05}-of-{match[3]}{match[4]}"
 
 
 def _as_shard(first: Catalogue) -> Catalogue:

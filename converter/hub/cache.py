@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
 
 from converter.hub.locations import Place
 
@@ -24,7 +25,8 @@ def cached(repository: str, file: str, revision: str) -> Path | None:
 
 def snapshot(place: Place) -> Path | None:
     """The folder of the cache with a revision; None if there is none."""
-    for name in ("config.json", "pytorch_model.bin", "model.safetensors", "pytorch_model.bin.index.json"):
-        if (path := cached(place.repository, name, place.revision)) is not None:
-            return path.parent
-    return None
+    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=place.repository, repo_type="model"))
+    ref = folder / "refs" / place.revision
+    commit = ref.read_text("utf-8").strip() if ref.is_file() else place.revision
+    found = folder / "snapshots" / commit
+    return found if found.parent.name == "snapshots" and found.is_dir() else None

@@ -94,9 +94,12 @@ def companions(location: str) -> Path | None:
     if isinstance(place, str):
         return None
     if offline():
-        return snapshot(place)
+        found = snapshot(place)
+        path = found and found / (place.file or "")
+        return path if path is None or path.is_dir() else path.parent
     repository = look_up(Client(), place)
-    paths = [_fetched(repository, name, None) for name in COMPANIONS if name in repository.files]
+    names = [repository.folder + name for name in COMPANIONS if repository.folder + name in repository.files]
+    paths = [_fetched(repository, name, None) for name in names]
     return paths[0].parent if paths else None
 
 

@@ -52,7 +52,7 @@ def _begins_here(location: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A repository on the Hub, or a file in it."""
+    """A repository on the Hub, or a file or a folder in it."""
 
     repository: str
     revision: str = "main"
@@ -68,7 +68,7 @@ def parse(location: str) -> Place | str:
         found = _HUB.fullmatch(location)
         if found is None or location.startswith(("hf://datasets/", "hf://spaces/", "hf://buckets/")):
             raise SourceError(
-                f"`{location}` is not a model on the Hub: `hf://owner/name[@revision][/file]` was expected"
+                f"`{location}` is not a model on the Hub: `hf://owner/name[@revision][/path]` was expected"
             )
     elif _URL.match(location):
         parts = checked_url(location)
@@ -76,7 +76,7 @@ def parse(location: str) -> Place | str:
             return location
     elif not (found := _PLAIN.fullmatch(location)):
         raise SourceError(f"`{location}` names no repository: `owner/name[@revision]` was expected")
-    place = {key: unquote(value) for key, value in found.groupdict().items() if value}
+    place = {key: unquote(value).removesuffix("/") for key, value in found.groupdict().items() if value}
     if not is_plain(place.get("file", "x")) or not is_plain(place.get("revision", "x")):
         raise SourceError(f"`{location}` leads out of its repository")
     return Place(**place)

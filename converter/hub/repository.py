@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,11 +12,13 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from huggingface_hub import hf_hub_url
 
-from converter.errors import ConverterError, FormatError, ManifestError, SourceError
-from converter.formats import identify, shards
+from converter.errors import ConverterError, ManifestError, NoWeightsError, SourceError
+from converter.formats import folders, identify
 from converter.formats import read as read_format
 from converter.formats.companions import CONFIG
+from converter.formats.folders import Choice, choose, model_folders, only_folders
 from converter.formats.foreign import HEAD
+from converter.formats.shards import whole
 from converter.hub.cache import cached, snapshot
 from converter.hub.client import Client
 from converter.hub.locations import Place, check_online, is_plain, offline, parse, shown, why_offline
@@ -24,7 +26,7 @@ from converter.hub.remote_object import RemoteObject
 from converter.io.local import LocalFile
 from converter.io.ranges import FETCHING, Fetching
 from converter.io.source import Source
-from converter.io.strict_json import config_beside, parse_json
+from converter.io.strict_json import lenient_json, parse_json
 from converter.limits import limits
 from converter.text import listed
 
@@ -36,24 +38,36 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def open_remote(location: str, *, root: Root = None, fetching: Fetching = FETCHING) -> Catalogue:
+def open_remote(
+    location: str, *, root: Root = None, weights: str | None = None, fetching: Fetching = FETCHING
+) -> Catalogue:
     """Read a checkpoint's names and layouts from the Hub or a URL; tensors are read when they are asked for.
 
-    Files in the local cache are read from there. Raises SourceError if there is no such checkpoint or it can't be
-    reached.
+    `weights` is the kind of weights that is taken from a folder with several. Files in the local cache are read from there.
+    Raises SourceError if there is no such checkpoint or it can't be reached.
     """
     place = parse(location)
     if isinstance(place, str):
         check_online(place)
+        _refuse(weights, shown(place))
         return _open_url(Client(fetching), place, root)
     if offline():
-        return _open_cached(place, root)
+        return _open_cached(place, root, weights)
     client = Client(fetching)
     repository = look_up(client, place)
-    catalogue = repository.model(place.file, root) if place.file is not None else repository.whole(root)
-    location = f"{repository.name}/{place.file}" if place.file is not None else repository.name
-    config = repository.config() if catalogue.config is None else catalogue.config
-    return _ready(catalogue.with_origin(location=location, config=config), client)
+    if not repository.is_folder:
+        _refuse(weights, str(place))
+    catalogue = repository.whole(root, weights) if repository.is_folder else repository.model(root)
+    catalogue = catalogue.with_origin(location=repository.location)
+    if catalogue.config is None:
+        catalogue = catalogue.with_config(*repository.config())
+    return _ready(catalogue, client)
+
+
+def _refuse(weights: str | None, location: str) -> None:
+    """Raise SourceError if a kind of weights is asked for where there is only one file."""
+    if weights is not None:
+        raise SourceError(f"`{location}` is one file: --weights chooses among the files of a folder")
 
 
 def open_files(location: str, *, fetching: Fetching = FETCHING) -> Iterator[Source]:
@@ -65,7 +79,7 @@ def open_files(location: str, *, fetching: Fetching = FETCHING) -> Iterator[Sour
         yield _at(client, place).opened()
         return
     repository = look_up(client, place)
-    for file in [place.file] if place.file is not None else sorted(repository.files):
+    for file in sorted(repository.within) if repository.is_folder else [place.file or ""]:
         yield repository.open(file)
 
 
@@ -79,7 +93,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository at one commit."""
+    """A repository at one commit. `place` is it, or a folder or a file in it; `files` are all of its files by their paths."""
 
     client: Client
     place: Place
@@ -88,8 +102,36 @@ class Repository:
 
     @property
     def name(self) -> str:
-        """The place, with the commit as its revision."""
+        """The repository, with the commit as its revision."""
         return f"hf://{self.place.repository}@{self.commit}"
+
+    @property
+    def location(self) -> str:
+        """The place, with the commit as its revision."""
+        return self.name if self.place.file is None else f"{self.name}/{self.place.file}"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the place is the repository or a folder in it, and no file."""
+        file = self.place.file
+        return file is None or (file not in self.files and any(name.startswith(f"{file}/") for name in self.files))
+
+    @property
+    def folder(self) -> str:
+        """How the paths of the files in the place's folder begin: `sub/`, or nothing for the repository itself."""
+        file = self.place.file or ""
+        return f"{file}/" if file and self.is_folder else file[: file.rfind("/") + 1]
+
+    @property
+    def within(self) -> list[str]:
+        """The paths of the files in the place's folder and the folders in it."""
+        return [name for name in self.files if name.startswith(self.folder)]
+
+    @property
+    def beside(self) -> list[str]:
+        """The names of the files in the place's folder."""
+        names = (name.removeprefix(self.folder) for name in self.within)
+        return [name for name in names if "/" not in name]
 
     def entry(self, file: str) -> Entry:
         """The Hub's entry for a file. Raises SourceError if it has none."""
@@ -117,57 +159,46 @@ class Repository:
         data = self.client.load(self._url(file), limits().json_bytes, self._refused)
         return data if data is not None else b""
 
-    def config(self) -> dict[str, Any] | None:
-        """The config.json; None if there is none."""
-        return parse_json(self.load(CONFIG), f"{self.name}/{CONFIG}") if CONFIG in self.files else None
+    def config(self) -> tuple[dict[str, Any] | None, str | None]:
+        """The config.json in the place's folder as `lenient_json` reads it; None if there is none."""
+        file = self.folder + CONFIG
+        return lenient_json(self.load(file), f"{self.name}/{file}") if file in self.files else (None, None)
 
-    def file(self, file: str, root: Root, shard: int | None = None) -> Catalogue:
-        """Read the names and layouts of one weight file."""
-        return _read(self.open(file), root, shard)
+    def model(self, root: Root) -> Catalogue:
+        """Read the one weight file. If it is the first part of a cut model, or an index, read the other files, too."""
+        file = (self.place.file or "").removeprefix(self.folder)
+        opened = self._opening(root)
+        if folders.is_index(file):
+            self.entry(self.folder + file)
+            choice = folders.of_index(file, self._weight_map(file), self.beside, self.location)
+            return folders.put_together(self.location, choice, opened)
+        return whole(opened(file, None), file, lambda name: self.folder + name in self.files, opened)
 
-    def model(self, file: str, root: Root) -> Catalogue:
-        """Read a weight file. If it is the first part of a cut model, read the other parts, too."""
-        folder = file.rpartition("/")[0] + "/" if "/" in file else ""
-        return shards.whole(
-            self.file(file, root),
-            file.removeprefix(folder),
-            lambda name: folder + name in self.files,
-            lambda name, number: self.file(folder + name, root, number),
-        )
-
-    def whole(self, root: Root) -> Catalogue:
-        """Read the repository's checkpoint: shards with their index, or the one weight file."""
-        weight_map = self._weight_map()
-        files = self._files(weight_map)
-        if weight_map is None and len(files) == 1:
-            return self.file(files[0], root)
-        parts = [self.file(file, root, number) for number, file in enumerate(files, 1)]
-        return shards.merge(self.name, files, parts, weight_map)
+    def whole(self, root: Root, weights: str | None = None) -> Catalogue:
+        """Read the checkpoint in the folder: shards with their index, or the one weight file."""
+        return folders.put_together(self.location, self._chosen(weights), self._opening(root))
 
     def weights(self) -> list[str]:
-        """The names of the checkpoint's files, the index among them."""
-        index, _ = self._chosen()
-        return [*self._files(self._weight_map()), *([index] if index else [])]
+        """The paths of the checkpoint's files, the index among them."""
+        choice = self._chosen(None)
+        return [self.folder + name for name in (*choice.files, *([choice.index] if choice.index else []))]
 
-    def _weight_map(self) -> dict[str, str] | None:
-        index, _ = self._chosen()
-        if index is None:
-            return None
-        name = f"{self.name}/{index}"
-        return shards.load_weight_map(parse_json(self.load(index), name), name)
+    def _opening(self, root: Root) -> Callable[[str, int | None], Catalogue]:
+        return lambda name, number: _read(self.open(self.folder + name), root, number)
 
-    def _files(self, weight_map: Mapping[str, str] | None) -> list[str]:
-        index, files = self._chosen()
-        return files if weight_map is None else shards.shard_files(weight_map, self.files, self.name, index or "")
+    def _weight_map(self, index: str) -> dict[str, str]:
+        name = f"{self.name}/{self.folder}{index}"
+        return folders.load_weight_map(parse_json(self.load(self.folder + index), name), name)
 
-    def _chosen(self) -> tuple[str | None, list[str]]:
+    def _chosen(self, weights: str | None) -> Choice:
         try:
-            return shards.choose([name for name in self.files if "/" not in name], str(self.place))
-        except FormatError as error:
-            deeper = [name for name in self.files if "/" in name and name.endswith((".bin", ".safetensors", ".gguf"))]
-            other = [name for name in self.files if name.endswith((".h5", ".msgpack", ".onnx", ".ot", ".tflite"))]
-            found = f"; there is {listed([*deeper, *other][:4])}" if deeper or other else ""
-            raise FormatError(f"{error}{found}") from None
+            return choose(self.beside, str(self.place), self._weight_map, weights=weights)
+        except NoWeightsError as error:
+            if inner := model_folders(name.removeprefix(self.folder) for name in self.within):
+                base = f"hf://{self.place.repository}@{self.place.revision}/{self.folder}"
+                raise only_folders(str(self.place), [base + folder for folder in inner]) from None
+            other = [name for name in self.beside if name.endswith((".h5", ".msgpack", ".onnx", ".ot", ".tflite"))]
+            raise NoWeightsError(f"{error}; there is {listed(other[:4])}" if other else str(error)) from None
 
     def _url(self, file: str) -> str:
         return hf_hub_url(self.place.repository, file, revision=self.commit, endpoint=self.client.endpoint)
@@ -219,48 +250,58 @@ def refusal(client: Client, place: Place, status: int, headers: Any) -> Converte
     return SourceError(f"`{name}` can't be read: {host} answered {status}")
 
 
-def _open_cached(place: Place, root: Root) -> Catalogue:
-    if place.file is None:
-        found = snapshot(place)
-    else:
-        found = cached(place.repository, place.file, place.revision)
-    if found is None:
+def _open_cached(place: Place, root: Root, weights: str | None) -> Catalogue:
+    found = snapshot(place)
+    path = found / (place.file or "") if found is not None else None
+    if path is None or not path.exists():
         raise SourceError(f"`{place}` is not in the local cache, and {why_offline()}")
-    if place.file is None:
-        catalogue = shards.read(found, root=root)
+    if path.is_dir():
+        catalogue = folders.read(path, root=root, weights=weights)
     else:
-        catalogue = shards.with_others(found, _read(LocalFile(found), root, None), root=root)
-        catalogue = catalogue.with_origin(config=config_beside(found.parent))
+        _refuse(weights, str(place))
+        catalogue = folders.read_file(path, root=root)
     return catalogue.with_origin(location=str(place))
 
 
-def _at(client: Client, url: str) -> RemoteObject:
+def _refusing(url: str) -> Callable[[int, Any], ConverterError]:
     def refused(status: int, headers: Any) -> ConverterError:
         what = {401: "it needs a password", 403: "it is forbidden", 404: "there is no such file"}.get(status)
         return SourceError(f"`{shown(url)}` can't be read: {what or f'the server answered {status}'}")
 
-    return RemoteObject(client, shown(url), url, refused)
+    return refused
+
+
+def _at(client: Client, url: str) -> RemoteObject:
+    return RemoteObject(client, shown(url), url, _refusing(url))
 
 
 def _open_url(client: Client, url: str, root: Root) -> Catalogue:
-    found = _at(client, url)
-    catalogue = _read(found.opened(), root, None).with_origin(location=shown(url))
-    if not urlsplit(url).query:  # a signed URL opens one file only
-        path = urlsplit(url).path
-        catalogue = shards.whole(
-            catalogue,
-            path.rpartition("/")[2],
-            lambda name: True,
-            lambda name, number: _read(_at(client, urljoin(url, name)).opened(), root, number),
+    objects: list[RemoteObject] = []
+    path = urlsplit(url).path.rpartition("/")[2]
+    signed = urlsplit(url).query  # a signed URL opens one file only
+
+    def opened(name: str, number: int | None) -> Catalogue:
+        objects.append(_at(client, urljoin(url, name) if name else url))
+        return _read(objects[-1].opened(), root, number)
+
+    if folders.is_index(path) and not signed:
+        data = client.load(url, limits().json_bytes, _refusing(url))
+        weight_map = folders.load_weight_map(parse_json(data or b"", shown(url)), shown(url))
+        catalogue = folders.put_together(
+            shown(url), Choice(tuple(sorted(set(weight_map.values()))), path, weight_map), opened
         )
-    if not found.pinned:
+    else:
+        catalogue = opened("", None).with_origin(location=shown(url))
+        if not signed:
+            catalogue = whole(catalogue, path, lambda name: True, opened)
+    if not all(found.pinned for found in objects):
         unpinned = f"`{shown(url)}` has no strong ETag and no date: a change while it is read can't be noticed"
         catalogue = replace(catalogue, problems=(*catalogue.problems, unpinned))
     # A signed URL opens one file only, so we ask for no file beside it.
-    if not urlsplit(url).query:
+    if not signed:
         with contextlib.suppress(ConverterError):
             data = client.load(urljoin(url, CONFIG), limits().json_bytes, lambda status, headers: None)
-            catalogue = catalogue.with_origin(config=parse_json(data, CONFIG) if data else None)
+            catalogue = catalogue.with_config(*lenient_json(data, CONFIG)) if data else catalogue
     return _ready(catalogue, client)
 
 

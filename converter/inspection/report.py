@@ -104,6 +104,7 @@ def inspect(
         tensors=tuple(_tensor(name, tensor, found) for (name, tensor), found in zip(chosen, measured, strict=True)),
         others=tuple(_others(catalogue)),
         problems=(*_problems(catalogue, recognition), *_faults(chosen, measured, held)),
+        notes=catalogue.origin.notes,
         metadata=_keys(format.keys(catalogue)),
         tokenizer=None if words is None else _tokenizer(words),
         types=tuple(_types(catalogue, tied)),

@@ -139,7 +139,7 @@ class TypeReport:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What `inspect` found."""
+    """What `inspect` found. `notes` are about the place: weights that were left aside, faults of the config.json."""
 
     schema: ClassVar = "cerebras-tool/inspection/v1"
 
@@ -152,6 +152,7 @@ class Inspection:
     tensors: tuple[TensorReport, ...]
     others: tuple[OtherReport, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     metadata: tuple[KeyReport, ...] = ()
     tokenizer: TokenizerReport | None = field(default=None, metadata={"absent": "where it is None"})
     types: tuple[TypeReport, ...] = ()

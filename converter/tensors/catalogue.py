@@ -81,7 +81,8 @@ class Origin:
     """Where a catalogue came from, apart from what it contains.
 
     `format` is the name of a record of `converter.formats`. `config` is the config.json beside the weights. `traffic`
-    counts what was read from servers; None for local files.
+    counts what was read from servers; None for local files. `notes` are sentences about what was found there: weights
+    that were left aside, faults of the config.json.
     """
 
     location: str
@@ -90,6 +91,7 @@ class Origin:
     sources: tuple[Source, ...] = ()
     config: Mapping[str, Any] | None = None
     traffic: Traffic | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +192,11 @@ class Catalogue(Mapping[str, Tensor]):
     def with_origin(self, **changes: Any) -> Catalogue:
         """The same catalogue with some facts about its origin replaced: fields of Origin by name."""
         return replace(self, origin=replace(self.origin, **changes))
+
+    def with_config(self, config: Mapping[str, Any] | None, fault: str | None) -> Catalogue:
+        """The same catalogue with a config.json, and a note about its fault if it has one."""
+        notes = (fault,) if fault is not None else ()
+        return self.with_origin(config=config, notes=(*self.origin.notes, *notes))
 
     def fingerprint(self) -> str:
         """A text that changes when the files do: their names, sizes and versions."""

@@ -50,7 +50,7 @@ def redirected(exchange: Exchange, to: str, **headers: str) -> bool:
 @pytest.mark.parametrize(
     ("location", "said"),
     [
-        ("hf://owner", "`hf://owner/name[@revision][/file]` was expected"),
+        ("hf://owner", "`hf://owner/name[@revision][/path]` was expected"),
         ("hf://datasets/owner/name", "is not a model on the Hub"),
         ("hf://owner/name/../../x.bin", "leads out of its repository"),
         ("hf://owner/name@%2e%2e/x.bin", "leads out of its repository"),

@@ -25,8 +25,7 @@ import safetensors
 
 from converter.conversion.extract import extract
 from converter.errors import ConverterError, FormatError
-from converter.formats import identify, open_source
-from converter.formats import shards as folder
+from converter.formats import folders, identify, open_source, shards
 from converter.formats.foreign import HEAD
 from converter.formats.gguf import names
 from converter.formats.gguf import reader as gguf
@@ -224,13 +223,13 @@ def parse_index(data: bytes) -> None:
     """The shards are plain names, and the index has the values that json reads."""
     index = parse_json(data, "memory.index.json")
     assert index == json.loads(data)
-    weight_map = folder.load_weight_map(index, "memory.index.json")
+    weight_map = folders.load_weight_map(index, "memory.index.json")
     for file in weight_map.values():
         assert Path(file).name == file
         assert file not in (".", "..")
     parts = _shards()
-    shards = folder.shard_files(weight_map, parts, "memory", "memory.index.json")
-    merged = folder.merge("memory", shards, [parts[shard] for shard in shards], weight_map)
+    files = folders.of_index("memory.bin.index.json", weight_map, parts, "memory").files
+    merged = shards.merge("memory", list(files), [parts[file] for file in files], weight_map)
     assert set(merged.missing) == set(weight_map) - set(merged)
     _read_tensors(merged)
 

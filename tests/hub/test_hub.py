@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from typer.testing import CliRunner
 
 from converter.cli.app import app
@@ -344,19 +344,93 @@ def test_a_gated_repository_says_how_to_get_in(hub: Hub, monkeypatch: pytest.Mon
 
 
 def test_a_repository_without_weights_says_what_it_has(hub: Hub) -> None:
-    hub.repositories[TINY] = Repository({"config.json": b"{}", "tf_model.h5": b"x", "onnx/model.bin": b"x"})
+    hub.repositories[TINY] = Repository({"config.json": b"{}", "tf_model.h5": b"x", "README.md": b"x"})
 
-    with pytest.raises(FormatError, match=r"holds no weight file.*there is `onnx/model.bin`, `tf_model.h5`"):
+    with pytest.raises(FormatError, match=r"holds no weight file: .*; there is `tf_model\.h5`$"):
         open_remote(TINY)
 
 
-def test_a_repository_with_two_checkpoints_names_both(hub: Hub, tiny: Path) -> None:
-    raw = (tiny / "pytorch_model.bin").read_bytes()
-    hub.repositories[TINY] = Repository({"pytorch_model.bin": raw, "model.safetensors": raw})
+def test_of_two_kinds_of_weights_the_safe_one_is_taken(hub: Hub, tiny: Path, tmp_path: Path) -> None:
+    convert(open_checkpoint(tiny), tmp_path / "model.safetensors")
+    raw, safe = (tiny / "pytorch_model.bin").read_bytes(), (tmp_path / "model.safetensors").read_bytes()
+    hub.repositories[TINY] = Repository({"pytorch_model.bin": raw, "model.safetensors": safe})
 
-    with pytest.raises(FormatError, match=r"several checkpoints: `model\.safetensors`, `pytorch_model\.bin`; name one"):
-        open_remote(TINY)
-    assert len(open_remote(f"hf://{TINY}/pytorch_model.bin")) == 60
+    taken = open_remote(TINY)
+
+    assert (taken.format, len(taken)) == ("safetensors", 52)
+    assert taken.origin.notes == ("`model.safetensors` was taken: --weights bin takes `pytorch_model.bin`",)
+    assert len(open_remote(TINY, weights="bin")) == len(open_remote(f"hf://{TINY}/pytorch_model.bin")) == 60
+    for place in (f"hf://{TINY}/pytorch_model.bin", f"{hub.url('elsewhere')}/x.bin"):
+        with pytest.raises(SourceError, match="--weights chooses among the files of a folder"):
+            open_remote(place, weights="bin")
+
+
+@pytest.mark.parametrize("name", ["{name}", "{name}@main", "hf://{name}"])
+def test_a_repository_of_checkpoints_names_each(name: str, hub: Hub, tiny: Path) -> None:
+    files = {f"checkpoint_{n}/{path}": data for n in (2, 10) for path, data in files_of(tiny).items()}
+    hub.repositories[TINY] = Repository({"README.md": b"x"} | files)
+
+    with pytest.raises(FormatError) as caught:
+        open_remote(name.format(name=TINY))
+
+    assert str(caught.value).endswith(
+        f"` has no weights of its own, but models in its folders: `cerebras-tool inspect hf://{TINY}@main/checkpoint_2`, "
+        f"`cerebras-tool inspect hf://{TINY}@main/checkpoint_10`"
+    )
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "hf://{name}/deep/checkpoint_1", "hf://{name}@main/deep/checkpoint_1/", "{endpoint}/{name}/tree/main/deep/checkpoint_1",
+    ],
+)  # fmt: skip
+def test_a_folder_of_a_repository_is_a_checkpoint(
+    location: str, hub: Hub, sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories[TINY] = Repository(
+        {"config.json": b"{}", "vocab.json": b"{}", "pytorch_model.bin": b"x"}
+        | {f"deep/checkpoint_1/{path}": data for path, data in files_of(sharded).items()}
+    )
+    local = open_checkpoint(sharded)
+
+    catalogue = open_remote(location.format(name=TINY, endpoint=hub.url()))
+
+    assert (list(catalogue), catalogue.config) == (list(local), local.config)
+    assert catalogue.location == f"hf://{TINY}@{COMMIT}/deep/checkpoint_1"
+    convert(catalogue, tmp_path / "remote", to="safetensors")
+    convert(local, tmp_path / "local", to="safetensors")
+    assert everything(tmp_path / "remote") == everything(tmp_path / "local")
+
+
+def test_an_index_on_the_hub_or_at_a_url_opens_its_shards(hub: Hub, sharded: Path) -> None:
+    local = open_checkpoint(sharded)
+    hub.on_elsewhere = serve({f"/dir/{path.name}": path.read_bytes() for path in sharded.iterdir()})
+
+    for location in (
+        "hf://someone/sharded/pytorch_model.bin.index.json",
+        f"{hub.url('elsewhere')}/dir/pytorch_model.bin.index.json",
+    ):
+        catalogue = open_remote(location)
+
+        assert (list(catalogue), catalogue.config) == (list(local), local.config)
+        assert inspect(catalogue).tensors == inspect(local).tensors
+
+
+def test_offline_a_folder_and_an_index_come_from_the_cache(
+    hub: Hub, tiny: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_of(sharded) | {f"sub/{path}": data for path, data in files_of(tiny).items()}
+    hub.repositories[TINY] = Repository(files)
+    for name in files:
+        hf_hub_download(TINY, name, endpoint=hub.url())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    assert list(open_remote(f"hf://{TINY}/sub")) == list(open_checkpoint(tiny))
+    assert list(open_remote(f"hf://{TINY}/pytorch_model.bin.index.json")) == list(open_checkpoint(sharded))
+    assert list(open_checkpoint(Path(constants.HF_HUB_CACHE, "models--someone--tiny"))) == list(
+        open_checkpoint(sharded)
+    )
 
 
 def test_an_index_that_names_a_shard_that_is_not_there_is_refused(hub: Hub, sharded: Path) -> None:

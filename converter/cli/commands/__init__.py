@@ -97,13 +97,13 @@ def _terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def opened(source: str, root: Root) -> Catalogue:
+def opened(source: str, root: Root, weights: str | None = None) -> Catalogue:
     """Open the checkpoint that SOURCE names. If its file is cut off, the error says how far it goes."""
     from converter.opening import open_checkpoint
 
     announce(source)
     try:
-        return open_checkpoint(source, root=root)
+        return open_checkpoint(source, root=root, weights=weights)
     except CutOffError:
         from converter.inspection import report as inspection
 

@@ -25,6 +25,7 @@ from converter.cli.options import (
     Strip,
     TensorType,
     Threads,
+    Weights,
     nbytes,
     one_of,
     part,
@@ -80,6 +81,7 @@ def convert(
     carry_values: CarryValues = False,
     root: Root = None,
     ema: Ema = False,
+    weights: Weights = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -102,7 +104,7 @@ def convert(
         rename=rename or (),
         tensor_type=tensor_type or (),
     )
-    catalogue = merged(opened(source, part(root, ema)), [opened(other, None) for other in merge or ()])
+    catalogue = merged(opened(source, part(root, ema), weights), [opened(other, None) for other in merge or ()])
     target = default_output(catalogue, to or "", dtype) if output is None else output
     with showing("converting", 0, quiet=quiet or json) as progress:
         report = converted(

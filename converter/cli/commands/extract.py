@@ -23,6 +23,7 @@ from converter.cli.options import (
     Source,
     Strip,
     Threads,
+    Weights,
     one_of,
     part,
 )
@@ -53,6 +54,7 @@ def extract(
     carry_values: CarryValues = False,
     root: Root = None,
     ema: Ema = False,
+    weights: Weights = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,7 +66,7 @@ def extract(
     from converter.conversion.surgery import rules
 
     surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
-    catalogue = opened(source, part(root, ema))
+    catalogue = opened(source, part(root, ema), weights)
     target = folder or extraction.default_folder(catalogue)
     total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
     with showing("extracting", total, quiet=quiet or json) as progress:

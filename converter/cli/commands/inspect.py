@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from converter.cli.commands import STANDARD_INPUT, command, opened, standard_input
-from converter.cli.options import Ema, Json, Quiet, Root, offer_tensors, one_of, part
+from converter.cli.options import Ema, Json, Quiet, Root, Weights, offer_tensors, one_of, part
 from converter.words import SORTS
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def inspect(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     root: Root = None,
     ema: Ema = False,
+    weights: Weights = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,7 +59,7 @@ def inspect(
     if sources.count(STANDARD_INPUT) > 1:
         raise typer.BadParameter("standard input can be read only once: give one -")
     found = [
-        _report(source, part(root, ema), filter, sort, stats, sha256, context, quiet=quiet or json)
+        _report(source, part(root, ema), weights, filter, sort, stats, sha256, context, quiet=quiet or json)
         for source in sources
     ]
     if json:
@@ -81,6 +82,7 @@ def inspect(
 def _report(
     source: str,
     root: AnyRoot,
+    weights: str | None,
     filter: list[str] | None,
     sort: str | None,
     stats: bool,
@@ -92,11 +94,13 @@ def _report(
     from converter.inspection import report as inspection
 
     if source == STANDARD_INPUT:
+        if weights is not None:
+            raise typer.BadParameter("--weights chooses among the files of a folder")
         from converter.formats import open_source
 
         catalogue = open_source(standard_input(), root=root)
     else:
-        catalogue = opened(source, root)
+        catalogue = opened(source, root, weights)
     if not stats:
         return inspection.inspect(catalogue, filter=filter, sort=sort, context=context)
     from converter.cli.progress import showing

@@ -20,6 +20,7 @@ from converter.cli.options import (
     Rename,
     Root,
     Strip,
+    Weights,
     one_of,
     part,
 )
@@ -65,6 +66,7 @@ def verify(
     rename: Rename = None,
     root: Root = None,
     ema: Ema = False,
+    weights: Weights = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -94,9 +96,12 @@ def verify(
             if surgery or merge:
                 expect(origin).whole("nothing can be left out, renamed or merged")
         else:
-            done = cut(merged(opened(source, part(root, ema)), [opened(other, None) for other in merge or ()]), surgery)
+            done = cut(
+                merged(opened(source, part(root, ema), weights), [opened(other, None) for other in merge or ()]),
+                surgery,
+            )
             origin = done.catalogue
-            for note in done.notes:
+            for note in (*origin.origin.notes, *done.notes):
                 typer.echo(safe_text(note), err=True)
         expected = expect(origin, progress)
         if manifest is not None:

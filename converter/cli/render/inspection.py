@@ -84,7 +84,7 @@ def show(found: Inspection, *, unfold: bool = False, out: Console | None = None)
         if others:
             out.print()
             _others_table(title, others, out, unfold)
-    for problem in (*found.problems, *found.safety.findings):
+    for problem in (*found.notes, *found.problems, *found.safety.findings):
         out.print()
         out.print(Text(f"! {safe_text(problem, 400)}", style="yellow"))
 

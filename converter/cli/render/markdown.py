@@ -36,7 +36,7 @@ def inspection(found: Inspection, *, unfold: bool = False) -> str:
         if others:
             rows = ((as_code(other.name), as_code(other.kind), as_code(other_text(other, unfold))) for other in others)
             lines += ["", f"#### {title.removesuffix(':')}", "", *_table(("name", "is", "value"), rows)]
-    problems = (*found.problems, *found.safety.findings)
+    problems = (*found.notes, *found.problems, *found.safety.findings)
     if problems:
         lines += ["", "#### Problems", "", *(f"* {as_code(problem, 400)}" for problem in problems)]
     return "\n".join(lines) + "\n"

@@ -45,7 +45,7 @@ def read(folder: Path) -> Tokenizer:
     tokenizer = _READERS[found](folder)
     if found != json_file.NAME:
         tokenizer = special.with_added(tokenizer, beside)
-    config = config_beside(folder)
+    config, _ = config_beside(folder)
     tokenizer = special.with_special(tokenizer, beside, config, _templates(folder, beside(special.OLD_TEMPLATE)))
     return _control(tokenizer) if found == VOCABULARY else tokenizer
 

@@ -1,0 +1,357 @@
+"""A folder as a checkpoint: which of its files are the checkpoint, by their names and by the indices among them.
+
+A set whose shards are not all there does not count while another one is whole. The safe form goes first. Within one form
+the order is that of transformers: the one file, then the index, each under the name that `save_pretrained` gives it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from converter.errors import ConverterError, FormatError, ManifestError, NoWeightsError, SourceError
+from converter.formats import of, of_folder, open_file, open_source
+from converter.formats.marks import SHARD, shard_name
+from converter.formats.records import FORMATS, SAFETENSORS
+from converter.io.local import Descriptors, LocalFile
+from converter.io.strict_json import config_beside, load_bytes, load_json
+from converter.text import listed, os_reason
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
+    from converter.words import Root
+
+INDEX: Final = re.compile(r".+(\.bin|\.safetensors)\.index(?:\.[\w-]+)?\.json")
+_KINDS: Final = {ending: format.weights for format in FORMATS for ending in format.endings}
+_SAFE: Final = SAFETENSORS.weights
+_FIRST: Final = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+_NOT_WEIGHTS: Final = re.compile(
+    r"(?:training_args|(?:optimizer|scheduler|scaler|sampler)(?:_\d+)?|rng_state.*)\.(?:bin|pt|pth)"
+)
+_NAMED: Final = 10  # folders that a message names
+# Checkpoints whose tensors are spread over files of ranks: a file's name, what they are, and how to join them.
+_TRUST: Final = "it unpickles the files, so do that only if you trust them"
+_SPREAD: Final = (
+    (
+        re.compile(r"\.metadata|.*\.distcp"),
+        "a distributed checkpoint (DCP)",
+        f"join it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER joined.pt` ({_TRUST}), and "
+        "convert joined.pt",
+    ),
+    (
+        re.compile(r"(?:bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:optim|model)_states\.pt"),
+        "a checkpoint of DeepSpeed (ZeRO), whose weights are spread over ranks",
+        "join it in the folder above with `python zero_to_fp32.py . joined`, a program that DeepSpeed wrote there "
+        f"({_TRUST}), and convert the folder joined",
+    ),
+)
+
+_LOOKED_AT: Final = 1000  # folders in which a folder without weights is searched for models
+_DEEP: Final = 2  # folders within it
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+WeightMap = Mapping[str, str]  # the file of each tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The files of one checkpoint: the one file or the shards, and their index if they have one.
+
+    `notes` are sentences about other weights in the folder, which were left aside.
+    """
+
+    files: tuple[str, ...]
+    index: str | None = None
+    weight_map: WeightMap | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file that people would name: the index, or the first file."""
+        return self.index or self.files[0]
+
+
+def kind_of(name: str) -> str | None:
+    """The word of --weights for a file of this name; None if it is no file of weights, and no index of one."""
+    match = INDEX.fullmatch(name)
+    ending = match[1] if match else "." + name.rpartition(".")[2]
+    return None if _NOT_WEIGHTS.fullmatch(name) else _KINDS.get(ending)
+
+
+def choose(names: Iterable[str], where: str, load: Callable[[str], WeightMap], *, weights: str | None = None) -> Choice:
+    """The checkpoint among a folder's files; of the kind `weights`, if that is given. `load` reads an index.
+
+    Raises FormatError if there is none or there are several, and ManifestError or FormatError if its shards are not all
+    there. Messages call the folder `where`.
+    """
+    names = sorted(names)
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if (kind := kind_of(name)) is not None:
+            groups.setdefault(kind, []).append(name)
+    kinds = sorted(groups, key=lambda kind: kind != _SAFE)
+    whole: dict[str, Choice] = {}
+    lacking: list[ConverterError] = []
+    for kind in kinds if weights is None else [kind for kind in kinds if kind == weights]:
+        found = _Kind(groups[kind], names, where, load)
+        lacking += found.lacking
+        if (choice := found.choice()) is not None:
+            whole[kind] = choice
+            if kind == _SAFE:
+                break
+        elif found.whole:
+            raise _several(where, groups[kind], names, kinds)
+    if len(whole) == 1:
+        (kind, choice), *_ = whole.items()
+        asides = [_aside(choice, other, groups[other]) for other in kinds if other != kind and weights is None]
+        return replace(choice, notes=(*choice.notes, *asides))
+    if len(lacking) == 1 and not whole:
+        raise lacking[0]
+    everything = [name for kind in kinds for name in groups[kind]]
+    if weights is not None and weights not in groups:
+        there = f": there is {listed(everything)}" if everything else ""
+        raise FormatError(f"`{where}` holds no weights of the kind {weights}{there}")
+    if everything:
+        raise _several(where, everything, names, list(whole) or kinds)
+    raise _spread(where, names) or NoWeightsError(f"`{where}` holds no weight file: none ends in {', '.join(_KINDS)}")
+
+
+class _Kind:
+    """The weights of one kind in a folder: those that are whole, and why others are not."""
+
+    def __init__(
+        self, members: Sequence[str], names: Sequence[str], where: str, load: Callable[[str], WeightMap]
+    ) -> None:
+        held = set(names)
+        self.whole: list[Choice] = []
+        self.lacking: list[ConverterError] = []
+        self._asides: list[str] = []
+        claimed: set[str] = set()
+        for index in (name for name in members if INDEX.fullmatch(name)):
+            weight_map = load(index)
+            shards = sorted(set(weight_map.values()))
+            claimed.update(shards)
+            missing = [shard for shard in shards if shard not in held]
+            if not missing:
+                self.whole.append(Choice(tuple(shards), index, weight_map))
+                continue
+            said = f"{len(missing)} of the {len(shards)} shards that `{index}` names: {listed(missing)}"
+            self.lacking.append(ManifestError(f"`{where}` lacks {said}"))
+            self._asides.append(f"`{index}` was left aside, because `{where}` lacks {said}")
+        rest = [name for name in members if name not in claimed and not INDEX.fullmatch(name)]
+        sets: dict[tuple[str, str, str], list[re.Match[str]]] = {}
+        for name in rest:
+            if (match := SHARD.fullmatch(name)) is None:
+                self.whole.append(Choice((name,)))
+            else:
+                sets.setdefault((match[1], match[3], match[4]), []).append(match)
+        for found in sets.values():
+            self._number(found, where)
+
+    def _number(self, found: Sequence[re.Match[str]], where: str) -> None:
+        """Note a set of shards without an index. Of one that is not whole, say which shard is absent."""
+        count, numbers = int(found[0][3]), {int(match[2]) for match in found}
+        if numbers == set(range(1, count + 1)):
+            self.whole.append(Choice(tuple(match[0] for match in found)))
+            return
+        number = next((number for number in range(1, count + 1) if number not in numbers), 0)
+        said = f"lacks `{shard_name(found[0], number)}`, which is shard {number} of {count}"
+        self.lacking.append(FormatError(f"`{where}` {said}"))
+        self._asides.append(f"`{found[0][0]}` was left aside, because `{where}` {said}")
+
+    def choice(self) -> Choice | None:
+        """The one that is taken; None if none is whole, or if nothing tells which of several."""
+        by_name = {choice.name: choice for choice in self.whole}
+        indexed = [name for name, choice in by_name.items() if choice.index is not None]
+        usual = [name for name in _FIRST if name in by_name][:1]
+        alone = next((names[0] for names in (usual, list(by_name), indexed) if len(names) == 1), None)
+        if alone is None:
+            return None
+        others = [name for name in by_name if name != alone]
+        beside = [f"`{alone}` was taken; to take {listed(others)}, name it"] if others else []
+        return replace(by_name[alone], notes=(*self._asides, *beside))
+
+
+def _aside(choice: Choice, kind: str, names: Sequence[str]) -> str:
+    """The sentence about weights of another kind."""
+    indexes = [name for name in names if INDEX.fullmatch(name)]
+    if len(indexes) == len(names):
+        return f"`{choice.name}` was taken; {listed(names)} is here without its shards"
+    return f"`{choice.name}` was taken: --weights {kind} takes {listed(indexes or names, 2)}"
+
+
+def _several(where: str, found: Sequence[str], names: Sequence[str], kinds: Sequence[str]) -> FormatError:
+    spread = _spread(where, names)
+    words = f", or choose with --weights {' or '.join(kinds)}" if len(kinds) > 1 else ""
+    shown = ", ".join(f"`{name}`" for name in found[:6])
+    return spread or FormatError(f"`{where}` holds several checkpoints: {shown}; name one of them{words}")
+
+
+def _spread(where: str, names: Iterable[str]) -> FormatError | None:
+    for fits, what, how in _SPREAD:
+        if any(map(fits.fullmatch, names)):
+            return FormatError(f"`{where}` is {what}: {how}")
+    return None
+
+
+def model_folders(paths: Iterable[str]) -> list[str]:
+    """The folders that hold weights, by the paths of files within a folder, in the order in which people count."""
+    found = {path.rpartition("/")[0] for path in paths if "/" in path and kind_of(path.rpartition("/")[2]) is not None}
+    return sorted(
+        found, key=lambda name: [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in _pieces(name)]
+    )
+
+
+def _pieces(name: str) -> Iterator[str]:
+    return (piece for piece in re.split(r"(\d{1,15})", name) if piece)
+
+
+def only_folders(where: str, folders: Sequence[str]) -> NoWeightsError:
+    """The error for a folder whose folders hold models, with the command that opens each of these."""
+    commands = [f"`cerebras-tool inspect {shlex.quote(folder)}`" for folder in folders[:_NAMED]]
+    more = f", and {len(folders) - _NAMED:,} more" if len(folders) > _NAMED else ""
+    return NoWeightsError(
+        f"`{where}` has no weights of its own, but models in its folders: {', '.join(commands)}{more}"
+    )
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path, *, root: Root = None, weights: str | None = None) -> Catalogue:
+    """Read a folder's checkpoint and its config.json. `weights` is the kind of weights that is taken, if there are several.
+
+    A folder of the Hub's cache stands for the revision in it.
+    """
+    path = snapshot(path) or path
+    catalogue = _read(path, root, weights)
+    return catalogue if catalogue.config is not None else catalogue.with_config(*config_beside(path))
+
+
+def _read(path: Path, root: Root, weights: str | None) -> Catalogue:
+    found = of_folder(path)
+    if found is not None and found.read_folder is not None:
+        return found.read_folder(path, root=root)
+    try:
+        names = [file.name for file in path.iterdir() if not file.is_dir()]
+    except OSError as error:
+        raise SourceError(f"`{path}` can't be listed: {os_reason(error)}") from error
+    try:
+        choice = choose(names, str(path), lambda index: _weight_map(path / index), weights=weights)
+    except NoWeightsError:
+        if not (folders := model_folders(_files_within(path))):
+            raise
+        raise only_folders(str(path), [str(path / folder) for folder in folders]) from None
+    return put_together(str(path), choice, _opening(path, root))
+
+
+def read_file(path: Path, *, root: Root = None) -> Catalogue:
+    """Read an index or a file, with the config.json beside it. If it is the first part of a cut model, read all parts."""
+    if is_index(path.name):
+        return read_index(path, root=root)
+    return with_others(path, open_file(path, root=root), root=root).with_config(*config_beside(path.parent))
+
+
+def with_others(path: Path, first: Catalogue, *, root: Root = None) -> Catalogue:
+    """The model whose first part is `first`, read from a local file. If `first` is another part, it is returned as it is."""
+    if of(first).portion(first) is None:
+        return first
+    from converter.formats.shards import whole
+
+    return whole(first, path.name, lambda name: path.with_name(name).exists(), _opening(path.parent, root))
+
+
+def is_index(name: str) -> bool:
+    """Whether a file of this name is an index of shards."""
+    return INDEX.fullmatch(name) is not None
+
+
+def read_index(path: Path, *, root: Root = None) -> Catalogue:
+    """Read the shards that an index names, and the config.json beside them."""
+    names = [file.name for file in path.parent.iterdir() if not file.is_dir()]
+    choice = of_index(path.name, _weight_map(path), names, str(path.parent))
+    catalogue = put_together(str(path), choice, _opening(path.parent, root))
+    return catalogue.with_config(*config_beside(path.parent))
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    return load_weight_map(load_json(path), str(path))
+
+
+def _opening(folder: Path, root: Root) -> Callable[[str, int | None], Catalogue]:
+    """What reads a file of a folder by its name: the only one, or the shard of a number."""
+    descriptors = Descriptors()
+
+    def opened(name: str, number: int | None) -> Catalogue:
+        file = LocalFile(folder / name, descriptors if number is not None else None)
+        return open_source(file, root=root, shard=number)
+
+    return opened
+
+
+def put_together(where: str, choice: Choice, opened: Callable[[str, int | None], Catalogue]) -> Catalogue:
+    """The checkpoint in the chosen files. `opened` reads a file: the only one, or the shard of a number."""
+    if choice.weight_map is None and len(choice.files) == 1:
+        catalogue = opened(choice.files[0], None)
+    else:
+        from converter.formats.shards import merge  # most folders have one file
+
+        parts = [opened(name, number) for number, name in enumerate(choice.files, 1)]
+        catalogue = merge(where, list(choice.files), parts, choice.weight_map)
+    return catalogue.with_origin(notes=(*catalogue.origin.notes, *choice.notes))
+
+
+def snapshot(path: Path, revision: str = "main") -> Path | None:
+    """The folder with a revision in a folder of the Hub's cache (`models--owner--name`); None if it is no such folder.
+
+    Raises SourceError if it has several revisions and not this one.
+    """
+    snapshots = path / "snapshots"
+    if not snapshots.is_dir() or not (path / "blobs").is_dir():
+        return None
+    ref = path / "refs" / revision
+    commit = load_bytes(ref).decode("utf-8", "replace").strip() if ref.is_file() else revision
+    held = sorted(folder.name for folder in snapshots.iterdir() if folder.is_dir())
+    if commit in held or len(held) == 1:
+        return snapshots / (commit if commit in held else held[0])
+    what = f"several revisions: name one of them, as in `{snapshots / held[0]}`" if held else "no revision"
+    raise SourceError(f"`{path}` is a folder of the Hub's cache with {what}")
+
+
+def _files_within(path: Path) -> Iterator[str]:
+    """The paths of the files in the folders of a folder, for as many folders as are looked at."""
+    waiting, looked_at = deque([(path, 0)]), 0
+    while waiting and looked_at < _LOOKED_AT:
+        folder, depth = waiting.popleft()
+        looked_at += 1
+        with suppress(OSError):  # what may not be listed can't be opened, either
+            for entry in sorted(folder.iterdir()):
+                if not entry.is_dir():
+                    yield entry.relative_to(path).as_posix()
+                elif depth < _DEEP and not entry.name.startswith(".") and not entry.is_symlink():
+                    waiting.append((entry, depth + 1))
+
+
+def load_weight_map(index: Mapping[str, Any], name: str) -> dict[str, str]:
+    """The file of each tensor, by an index. Raises ManifestError if the index has none, or has paths."""
+    weight_map = index.get("weight_map")
+    if type(weight_map) is not dict or not weight_map:
+        raise ManifestError(f"`{name}` has no `weight_map`")
+    for tensor, file in weight_map.items():
+        if type(file) is not str or not _FILE_NAME.fullmatch(file):
+            raise ManifestError(f"`{name}` puts `{tensor}` into {file!r}, which is not a plain file name")
+    return weight_map
+
+
+def of_index(index: str, weight_map: WeightMap, names: Iterable[str], where: str) -> Choice:
+    """The shards of an index. Raises ManifestError if one is not among `names`."""
+    return choose([index, *(set(weight_map.values()) & set(names))], where, lambda name: weight_map)
