@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from converter.errors import WordError
 from converter.tensors.catalogue import Catalogue
-from converter.words import WEIGHTS, Part, Root, check, check_count
+from converter.words import WEIGHTS, Part, Root, check_count
+from converter.words import check as check_word
 
 if TYPE_CHECKING:
     from converter.hub.download import Downloaded
@@ -48,7 +49,7 @@ def open(
     """
     part = _part(root, ema)
     if weights is not None:
-        check("weights", weights, WEIGHTS)
+        check_word("weights", weights, WEIGHTS)
     if isinstance(location, Catalogue):
         _check_open(part, weights)
         return location
