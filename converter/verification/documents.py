@@ -11,6 +11,7 @@ from converter.io.strict_json import load_json
 from converter.models.tokenizers import json_file
 
 _PARTS: Final = ("normalizer", "pre_tokenizer", "post_processor", "added_tokens", "model")
+_MERGES: Final = "tokenizer.merges"
 _STEPS: Final = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
 _DEEPEST: Final = 16  # sequences in each other
 _UNUSED: Final = frozenset({"dropout", "cache_capacity"})  # of a model: both are for training, or for speed
@@ -29,6 +30,21 @@ def differences(expected: Path, found: Path) -> Iterator[Finding]:
         if _plain(part, one.get(part)) != _plain(part, other.get(part)):
             sentence = f"the {part} of `{paths[1]}` is not that of the source"
             yield Finding(json_file.NAME, f"another {part}", sentence)
+
+
+def check_merges(expected: Path, found: Path) -> Iterator[Finding]:
+    """Compare the merges of two tokenizer.json: SentencePiece's own files have none, so a tokenizer may not have them."""
+    one, other = merges(expected), merges(found)
+    if one is not None and other is not None and one != other:
+        yield Finding(_MERGES, "another tokenizer", f"the merges of `{found / json_file.NAME}` are not the source's")
+
+
+def merges(folder: Path) -> list[Any] | None:
+    """The merges in a folder's tokenizer.json; None if it has no such file or no merges."""
+    path = folder / json_file.NAME
+    model = _plain("model", load_json(path).get("model")) if path.is_file() else None
+    found = model.get("merges") if isinstance(model, Mapping) else None
+    return found if type(found) is list else None
 
 
 def _plain(part: str, value: Any) -> Any:

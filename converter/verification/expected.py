@@ -26,7 +26,6 @@ from converter.verification.comparison import Outcome, compare, equal
 from converter.verification.diagnosis import Diagnosis, exchanged, orders, permuted, transposed
 from converter.verification.golden import Golden, GoldenTensor, digest, digest_in_parts, encoding
 from converter.verification.roundings import comparable
-from converter.verification.tokenizers import described
 
 if TYPE_CHECKING:
     from converter.models.family import Family
@@ -243,7 +242,7 @@ class Checkpoint:
             },
             tied=tuple(tuple(names) for names in groups if len(names) > 1),
             settings=surroundings.settings(self._catalogue, config, self.family, self._tokens),
-            tokenizer=described(self._tokens.tokenizer) if self._tokens.tokenizer is not None else None,
+            tokenizer=surroundings.described(self._tokens, folder_beside(self._catalogue)),
             config=None if formats.of(self._catalogue).self_contained else self._catalogue.config,
         )
 

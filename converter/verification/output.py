@@ -28,7 +28,6 @@ from converter.verification.losses import by_layer
 from converter.verification.walk import Workspace
 
 if TYPE_CHECKING:
-    from converter.models.family import Family
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
     from converter.verification.comparison import Outcome
@@ -165,7 +164,7 @@ class Output:
             with _broken_by(ConverterError, name=self._location):
                 catalogue = open_checkpoint(location)
                 self._format = catalogue.format
-                opened = _Opened(formats.canonical(catalogue), self._expected.family)
+                opened = _Opened(formats.canonical(catalogue), self._expected)
                 self._tensors = opened.tensors
         except OSError as error:
             raise _BrokenError(self._location, ConverterError.damage, os_reason(error)) from error
@@ -184,9 +183,11 @@ class Output:
 
     def _compare_structure(self, opened: _Opened) -> None:
         self._missing = self._find_missing(opened)
+        known = {tensor for name, tensor in self._tensors.items() if name in self._expected.shapes}
         for name, found in self._tensors.items():
             leader = opened.leader(name)
-            if name in self._expected.shapes or found == leader or self._is_mask(opened, name):
+            # A second name for a tensor that should be there adds nothing: torch keeps it, and safetensors can't.
+            if name in self._expected.shapes or found in known or found == leader or self._is_mask(opened, name):
                 continue
             self._unexpected.append(name)
             self._explain_unexpected(name, leader)
@@ -296,9 +297,9 @@ class Output:
 class _Opened:
     """An output's catalogue and tensors, and what follows from the family that is recognised in it."""
 
-    def __init__(self, catalogue: Catalogue, family: Family | None) -> None:
-        self.catalogue, self._family = catalogue, family  # the source's, whose prefix is removed from names
-        self.tensors = bare_tensors(catalogue, family)
+    def __init__(self, catalogue: Catalogue, expected: Expected) -> None:
+        self.catalogue, self._family = catalogue, expected.family  # the source's, whose prefix is removed from names
+        self.tensors = _named(catalogue, expected)
 
     @cached_property
     def recognition(self) -> Recognition | None:
@@ -331,13 +332,31 @@ class _Opened:
         return self.tensors.get(self.followers.get(name, ""))
 
 
+def _named(catalogue: Catalogue, expected: Expected) -> dict[str, Tensor]:
+    """An output's tensors by bare names, and under expected names that it has not, but that are tied to one of them.
+
+    safetensors' own `save_model` writes into the metadata which name stands for one that it left out. A tied head may be
+    all that is left of a head and an embedding.
+    """
+    family = expected.family
+    tensors = bare_tensors(catalogue, family)
+    tied = {name for group in expected.tied for name in group}
+    for name, kept in catalogue.metadata.items():
+        if type(kept) is str and kept in catalogue and bare(name, family) in expected.shapes:
+            tensors.setdefault(bare(name, family), catalogue[kept])
+    for head, name in (family.followers if family is not None else {}).items():
+        if head in tensors and name in expected.shapes and (head in tied or head not in expected.shapes):
+            tensors.setdefault(name, tensors[head])
+    return tensors
+
+
 class _Bits:
     """The elements of an output. They are read once, and their checksums are checked on the way."""
 
     def __init__(self, expected: Expected, tensors: Mapping[str, Tensor], catalogue: Catalogue) -> None:
         copy, self.finish = checked(catalogue)
         self._expected, self._unchecked = expected, tensors
-        self._checked = bare_tensors(copy, expected.family)
+        self._checked = _named(copy, expected)
         self._workspace = Workspace()
         self.checksums: dict[str, str] = {}  # errors of checksums, by the tensor's name
 

@@ -19,7 +19,7 @@ from converter.models.tokenizers import special
 from converter.models.tokenizers.folder import FILES, is_beside, read
 from converter.models.tokenizers.tokenizer import Tokenizer
 from converter.opening import folder_beside
-from converter.verification import configs, documents
+from converter.verification import configs, documents, tokenizers
 from converter.verification.tokenizers import differences, unlike
 
 if TYPE_CHECKING:
@@ -155,19 +155,22 @@ def check_folders(folder: Path | None, output: Catalogue, expected: Tokens) -> I
             # What no tokenizer of ours can express is compared as JSON.
             yield from documents.differences(folder, there)
         else:
-            yield from check_tokens(expected, found, output)
-            yield from _absent_roles(expected, found, there)
+            differing = list(check_tokens(expected, found, output))
+            yield from differing
+            if not any(finding.name == "tokenizer.merges" for finding in differing):
+                yield from documents.check_merges(folder, there)
+            yield from _absent_roles(expected.special, found, there)
     if formats.of(output).companions:
         yield from (lacks(name, output) for name in (GENERATION, *LICENCES) if _is_lost(folder / name, there / name))
 
 
-def _absent_roles(expected: Tokens, found: Tokens, folder: Path) -> Iterator[Finding]:
+def _absent_roles(expected: Mapping[str, Any], found: Tokens, folder: Path | None) -> Iterator[Finding]:
     """Name special tokens that a tokenizer_config.json leaves out."""
-    if found.tokenizer is None or not (folder / special.CONFIG).is_file():
+    if found.tokenizer is None or folder is None or not (folder / special.CONFIG).is_file():
         return
-    for role, number in expected.special.items():
+    for role, number in expected.items():
         if role not in found.special:
-            detail = f"no token is for `{role}`: expected {number:,}"
+            detail = f"no token is for `{role}`: expected {number}"
             yield Finding(f"tokenizer.{role}_token_id", "another tokenizer", detail)
 
 
@@ -191,7 +194,20 @@ def check_digests(expected: Mapping[str, Any] | None, found: Tokens, output: Cat
     elif found.tokenizer is None:
         yield from check_absent(output)
     else:
-        yield from unlike(expected, found.tokenizer)
+        folder = None if formats.of(output).self_contained else folder_beside(output)
+        yield from unlike(expected, described(found, folder) or {})
+        special_tokens = expected.get("special")
+        yield from _absent_roles(special_tokens if isinstance(special_tokens, dict) else {}, found, folder)
+
+
+def described(found: Tokens, folder: Path | None) -> dict[str, Any] | None:
+    """What a manifest says about a tokenizer, and the merges in the tokenizer.json of its folder."""
+    if found.tokenizer is None:
+        return None
+    merges = documents.merges(folder) if folder is not None else None
+    return tokenizers.described(found.tokenizer) | {
+        "file_merges": None if merges is None else tokenizers.digest(merges)
+    }
 
 
 def any_beside(output: Catalogue) -> bool:

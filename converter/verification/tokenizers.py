@@ -71,20 +71,20 @@ def differences(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
     if expected.charsmap != found.charsmap:
         yield Finding("tokenizer.charsmap", _WHAT, "the table by which text is normalized is another one")
     for name, text in expected.templates.items():
-        if found.templates.get(name) != text:
-            absent = "absent" if name not in found.templates else "another one"
-            yield Finding("tokenizer.chat_template", _WHAT, f"the chat template `{name[:80]}` is {absent}")
+        if name not in found.templates:
+            yield Finding("tokenizer.chat_template", "absent", f"there is no chat template `{name[:80]}`", counts=False)
+        elif found.templates[name] != text:
+            yield Finding("tokenizer.chat_template", _WHAT, f"the chat template `{name[:80]}` is another one")
 
 
 def described(tokenizer: Tokenizer) -> dict[str, Any]:
     """What a manifest says about a tokenizer: digests of what is long, everything else as it is."""
     typed = sorted((number, _kind(token)) for number, token in tokenizer.tokens.items())
-    scored = sorted((number, token.score) for number, token in tokenizer.tokens.items() if token.type == NORMAL)
     return tokenizer.digests() | {
-        "types": _digest(typed),
-        "scores": _digest(scored) if tokenizer.kind in _SCORED else None,
+        "types": digest(typed),
+        "scores": digest(_scores(tokenizer)) if tokenizer.kind in _SCORED else None,
         "charsmap": hashlib.sha256(tokenizer.charsmap).hexdigest(),
-        "templates": {name: _digest(text) for name, text in tokenizer.templates.items()},
+        "templates": {name: digest(text) for name, text in tokenizer.templates.items()},
         "kind": tokenizer.kind,
         "pre": tokenizer.pre,
         "special": dict(tokenizer.special),
@@ -93,9 +93,8 @@ def described(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def unlike(expected: Mapping[str, Any], found: Tokenizer) -> Iterator[Finding]:
-    """Yield what differs from the description in a manifest. What either of them doesn't say is not compared."""
-    known = described(found)
+def unlike(expected: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what differs between two descriptions. What either of them doesn't say is not compared."""
     for part, wanted in expected.items():
         got = known.get(part)
         if isinstance(wanted, Mapping) and isinstance(got, Mapping):
@@ -108,11 +107,20 @@ def unlike(expected: Mapping[str, Any], found: Tokenizer) -> Iterator[Finding]:
             yield Finding(f"tokenizer.{part}", _WHAT, f"the tokenizer's {part} are not those of the manifest")
 
 
+def _scores(tokenizer: Tokenizer) -> list[Any]:
+    """What is used of the scores: all of Unigram's, and the order of the tokens that BPE makes by merging."""
+    normal = {number: token for number, token in tokenizer.tokens.items() if token.type == NORMAL}
+    if tokenizer.kind == "unigram":
+        return sorted((number, token.score) for number, token in normal.items())
+    return [number for _, number in sorted((normal[number].score, number) for number in _made(normal))]
+
+
 def _cut_alike(one: Any, other: Any) -> bool:
     return not one or (type(one) is str and type(other) is str and pre.alike(one, other))
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """The SHA-256 of a value, as JSON."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
@@ -153,10 +161,15 @@ def _ordered_alike(one: Mapping[int, Token], other: Mapping[int, Token], numbers
 
     A tokenizer.json has the order only, so scores that were told from it are other numbers, and equal ones are none.
     """
-    ids = {one[number].text: number for number in numbers}
-    made = {ids[left + right] for left, right in merges_of({number: one[number] for number in numbers})}
+    made = _made({number: one[number] for number in numbers})
     scores = sorted((one[number].score, other[number].score) for number in made)
     return all(before[1] <= after[1] for before, after in pairwise(scores))
+
+
+def _made(tokens: Mapping[int, Token]) -> set[int]:
+    """The tokens that two others make."""
+    ids = {token.text: number for number, token in tokens.items()}
+    return {ids[left + right] for left, right in merges_of(tokens)}
 
 
 def _kind(token: Token) -> int:

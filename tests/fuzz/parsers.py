@@ -277,7 +277,7 @@ def parse_properties(data: bytes) -> None:
     # The tensors are known already: reading them again would take longer than everything else.
     with patch.object(properties.models, "recognise", lambda *_: _recognised(b"")):
         findings = list(properties.check(output, settings))
-    assert all(len(what) < 200 and len(sentence) < 1500 for _, what, sentence in findings)
+    assert all(len(what) < 200 and len(sentence) < 1500 for _, what, sentence, _ in findings)
     assert findings == [] or (settings, text) != (None, right)
 
 

@@ -71,4 +71,4 @@ def tokens(tokenizer: Tokenizer, **changed: Token) -> Tokenizer:
     ],
 )
 def test_differences(expected: Tokenizer, found: Tokenizer, words: list[str]) -> None:
-    assert [message for _, _, message in differences(expected, found)] == words
+    assert [finding.detail for finding in differences(expected, found)] == words

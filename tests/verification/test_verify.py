@@ -851,7 +851,7 @@ def test_the_command_ends_with_what_it_found(source: Path, tmp_path: Path) -> No
 
     assert run("verify", source, good).exit_code == 0
     assert run("verify", source, good, bad).exit_code == 1
-    assert run("verify", source, tmp_path / "absent").exit_code == 1
+    assert run("verify", source, tmp_path / "absent").exit_code == 2
     assert run("verify", tmp_path / "absent", good).exit_code == 2
     assert run("verify", source, good, "--prompt", "x").exit_code == 2
     assert run("verify", source, good, "--level", "inference", "--engine", "llama.cpp").exit_code == 2
