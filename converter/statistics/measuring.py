@@ -19,7 +19,7 @@ from converter.io.parts import TILES, Buffers, Part
 from converter.io.writer import cores
 from converter.reports.details import StatisticsReport
 from converter.statistics.counting import FEW, PASS, Counts, Workspace, kind
-from converter.statistics.summary import of_complex, of_few, summary
+from converter.statistics.summary import TINY, of_complex, of_few, of_tiny, summary
 from converter.tensors.parts import tensor_parts
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class _Gauge:
                     self._progress(len(tile))
         except ConverterError as error:
             self._error = error
-        if self._kind is not None:
+        if self._kind is not None and not self._few:
             self._kind.settle(self._dtype, work, counts)
         with self._lock:
             self._counts.join(counts)
@@ -149,11 +149,13 @@ class _Gauge:
 
     def _finish(self, kept: bytes | bytearray | list[int]) -> None:
         digest = None if self._sha256 is None else self._sha256.hexdigest()
-        counts = self._counts
+        counts, self._counts = self._counts, Counts()
         if self._error is not None:
             self.result = self._error
         elif self._few:
-            self.result = of_few(np.frombuffer(bytes(kept), self._dtype.numpy), digest)
+            elements = np.frombuffer(bytes(kept), self._dtype.numpy)
+            tiny = elements.size <= TINY
+            self.result = of_tiny([*map(float, elements.tolist())], digest) if tiny else of_few(elements, digest)
         elif self._kind is not None:
             self.result = summary(self._dtype, self._kind, counts, digest)
         else:
@@ -163,6 +165,8 @@ class _Gauge:
 
 def in_storage_order(tensor: Tensor) -> Tensor:
     """The view with its dimensions in the order in which they lie, if it then lies without gaps: statistics know no order."""
+    if tensor.contiguous:
+        return tensor
     axes = sorted(range(len(tensor.shape)), key=lambda axis: -tensor.stride[axis])
     view = replace(
         tensor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from converter.statistics.counting import Counts, Kind
 
 QUANTILES: Final = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+_NAMES: Final = tuple(f"{share:g}" for share in QUANTILES)
 BARS: Final = 32  # of a histogram
+TINY: Final = 64  # elements that Python counts faster than numpy
+_SOME: Final = 16  # elements up to which a histogram would say less than the quantiles do
 ERROR: Final = 2.0**-8  # how far a counted value can lie from the element's, as a share of it
 # The values of a 4-bit float, E2M1. Source: OCP Microscaling Formats 1.0.
 _NIBBLES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -64,6 +68,47 @@ def of_few(elements: NDArray[Any], sha256: str | None = None) -> StatisticsRepor
     return _report(found, counts, True, sha256)
 
 
+def of_tiny(elements: list[float], sha256: str | None = None) -> StatisticsReport:
+    """The same for a handful: calls of numpy would take longer than the work, and a file can hold many such tensors."""
+    found = sorted(filter(math.isfinite, elements))
+    nan = sum(map(math.isnan, elements))
+    inf = len(elements) - len(found) - nan
+    if not found:
+        return StatisticsReport(None, None, None, None, 0, nan, inf, sha256)
+    size = len(found)
+    mean = _sum(found) / size
+    points = {}
+    for name, share in zip(_NAMES, QUANTILES, strict=True):
+        place = share * (size - 1)
+        below = int(place)
+        lower, upper, apart = found[below], found[min(below + 1, size - 1)], place - below
+        points[name] = lower if lower == upper else lower * (1 - apart) + upper * apart
+    return StatisticsReport(
+        found[0],
+        found[-1],
+        _finite(mean),
+        _finite(math.sqrt(_sum([(value - mean) * (value - mean) for value in found]) / size)),
+        found.count(0.0),
+        nan,
+        inf,
+        sha256,
+        _finite(math.sqrt(_sum([value * value for value in found]))),
+        points,
+        _bars(found, points["0.001"], points["0.999"]) if size > _SOME else None,
+    )
+
+
+def _bars(found: list[float], low: float, high: float) -> HistogramReport:
+    below, above, width = bisect_left(found, low), len(found) - bisect_right(found, high), high - low
+    if not 0 < width < math.inf:
+        return HistogramReport(low, high, (len(found) - below - above,), below, above)
+    counts = [0] * BARS
+    for value in found[below : len(found) - above]:
+        bar = int((value - low) / width * BARS)
+        counts[bar if bar < BARS else BARS - 1] += 1
+    return HistogramReport(low, high, tuple(counts), below, above)
+
+
 def of_complex(zeros: int, nan: int, inf: int, square: float | None, sha256: str | None = None) -> StatisticsReport:
     """The statistics of elements without an order. `square` is the sum of the squares of finite complex numbers."""
     l2 = None if square is None else _finite(math.sqrt(square))
@@ -97,7 +142,7 @@ def _report(found: Distribution, counts: Counts, exact: bool, sha256: str | None
         if exact:
             low, high = float(values[0]), float(values[-1])
             zeros = int(numbers[values == 0].sum())
-            mean = math.fsum((values * numbers).tolist()) / size
+            mean = _sum((values * numbers).tolist()) / size
             squares = float(np.dot(np.square(values - mean), numbers))
             l2 = math.sqrt(float(np.dot(np.square(values), numbers)))
         else:
@@ -128,8 +173,9 @@ def quantiles(found: Distribution) -> dict[str, float]:
     below = np.floor(places).astype(np.int64)
     above = np.minimum(below + 1, ends[-1] - 1)
     lower, upper = (found.values[np.searchsorted(ends, ranks, side="right")] for ranks in (below, above))
-    points = lower + (upper - lower) * (places - below)
-    return {f"{share:g}": point for share, point in zip(QUANTILES, points.tolist(), strict=True)}
+    apart = places - below
+    points = np.where(lower == upper, lower, lower * (1 - apart) + upper * apart)
+    return dict(zip(_NAMES, points.tolist(), strict=True))
 
 
 def histogram(found: Distribution, low: float, high: float) -> HistogramReport:
@@ -142,6 +188,14 @@ def histogram(found: Distribution, low: float, high: float) -> HistogramReport:
     bars = np.minimum(((values[inside] - low) / (high - low) * BARS).astype(np.int64), BARS - 1)
     counts = np.bincount(bars, weights=numbers[inside], minlength=BARS).astype(np.int64)
     return HistogramReport(low, high, tuple(counts.tolist()), below, above)
+
+
+def _sum(numbers: list[float]) -> float:
+    """The sum, rounded once; NaN if it is too large."""
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 def _finite(value: float) -> float | None:

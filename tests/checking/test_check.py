@@ -434,7 +434,7 @@ def test_what_cannot_be_checked_is_an_error_of_the_command(tmp_path: Path) -> No
     (tmp_path / "README.md").write_text("# no checkpoint at all")
     expanded = write_checkpoint(tmp_path / "e.bin", {"w": view("0", (1 << 20, 64), (0, 0))}, {"0": floats(1.0)})
 
-    with pytest.raises(SourceError, match="does not exist"):
+    with pytest.raises(SourceError, match="no such file or folder"):
         checked(tmp_path / "absent.bin")
     with pytest.raises(ForeignFileError):
         checked(tmp_path / "README.md")

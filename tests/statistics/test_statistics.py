@@ -134,6 +134,37 @@ def test_a_smallest_number_is_no_zero() -> None:
     assert few.max == many.max == pytest.approx(1.401298464324817e-45, rel=1e-12)
 
 
+@pytest.mark.parametrize("count", [2, 100, LARGE])
+def test_numbers_too_large_to_add_have_no_mean(count: int) -> None:
+    found = of(F64, (np.resize([1.5e308, -1.5e308, 1.6e308], count)).tobytes())
+
+    assert (found.min, found.l2) == (-1.5e308, None)
+    assert all(-1.6e308 <= value <= 1.61e308 for value in found.quantiles.values())
+    if count > 16:
+        assert found.histogram is not None
+        assert sum(found.histogram.counts) + found.histogram.below + found.histogram.above == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 63, 64, 65, 500])
+def test_a_handful_is_counted_as_numpy_counts_it(count: int) -> None:
+    """Up to 64 elements Python counts."""
+    numbers = np.random.default_rng(count).standard_normal(count).astype("<f4").astype(np.float64)
+
+    found = of(F32, numbers.astype("<f4").tobytes())
+
+    assert (found.min, found.max, found.zeros) == (numbers.min(), numbers.max(), 0)
+    assert found.mean == pytest.approx(numbers.mean(), rel=1e-12)
+    assert found.std == pytest.approx(numbers.std(), rel=1e-12, abs=1e-15)
+    assert found.l2 == pytest.approx(np.linalg.norm(numbers), rel=1e-12)
+    for share, value in found.quantiles.items():
+        assert value == pytest.approx(np.quantile(numbers, float(share)), rel=1e-12)
+    histogram = found.histogram
+    assert (histogram is None) == (count <= 16)
+    if histogram is not None:
+        bars, _ = np.histogram(numbers, bins=32, range=(histogram.low, histogram.high))
+        assert histogram.counts == tuple(bars)
+
+
 def test_an_odd_number_of_bytes() -> None:
     found = of(I8, bytes([1, 2, 253]))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from rich.table import Table
 from rich.text import Text
 
 from converter import formats
-from converter.cli.render import console
+from converter.cli.render import console, indented
 from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
@@ -26,15 +27,15 @@ def show(report: CheckReport, *, out: Console | None = None) -> None:
         if one.format:
             parts = [one.title, formats.named(one.format).title, plural(one.tensors, "tensor"), nbytes_text(one.nbytes)]
             out.print(Text("  " + " · ".join(filter(None, parts))))
+        lines = Table.grid(padding=(0, 1))
+        lines.add_column(no_wrap=True)
+        lines.add_column(overflow="fold")  # a long sentence goes on below its beginning
         for fault in one.faults:
             said = f"{safe_text(fault.name)}: " if fault.name else ""
-            out.print(
-                Text.assemble(
-                    "  ! ",
-                    (fault.level, _STYLES[fault.level]),
-                    f" {fault.rule}: {said}{safe_text(fault.message, 400)}",
-                )
-            )
+            found = f" {fault.rule}: {said}{safe_text(fault.message, 400)}"
+            lines.add_row("!", Text.assemble((fault.level, _STYLES[fault.level]), found))
+        if one.faults:
+            out.print(indented(lines))
 
 
 def _verdict(one: CheckedReport) -> str:
