@@ -66,6 +66,11 @@ class Inference:
         if self._options.engine == "transformers":
             return engines.Transformers(location, config or {}, self._model.activation, self._model.family)
         if self._options.engine == "llama.cpp":
+            if format.tokenizer(output) is None:
+                raise UnsupportedError(
+                    f"`{location}` has no tokenizer, without which llama.cpp runs no model: use the engine numpy, or convert "
+                    "with --tokenizer"
+                )
             # If a model is in several files, llama.cpp is given the first.
             return engines.LlamaCpp(output.origin.files[0].name, self._model.vocab_size)
         try:

@@ -52,7 +52,7 @@ def tokens(tokenizer: Tokenizer, **changed: Token) -> Tokenizer:
         (PAIRS, replace(PAIRS, special={"eos": 0}), ["`eos_token_id` is 0, 'a': expected 3, '<e>'"]),
         (PAIRS, replace(PAIRS, special={}), []),
         (PAIRS, replace(PAIRS, adds={"eos": False}), ["`add_eos_token` is False: expected True"]),
-        (PAIRS, replace(PAIRS, templates={}), ["the chat template `default` is absent"]),
+        (PAIRS, replace(PAIRS, templates={}), ["there is no chat template `default`"]),
         (PAIRS, replace(PAIRS, templates={"default": "x"}), ["the chat template `default` is another one"]),
         (SCORED, replace(SCORED, space_prefix=False), ["`add_space_prefix` is False: expected True"]),
         (SCORED, replace(SCORED, charsmap=b"x"), ["the table by which text is normalized is another one"]),
