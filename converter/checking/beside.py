@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter import formats
 from converter.errors import FormatError, LimitError, ManifestError, SourceError, UnsupportedError
 from converter.formats.companions import CONFIG
+from converter.io.strict_json import config_beside
 from converter.models.tokenizers import folder as beside
 from converter.models.tokenizers.tokenizer import NORMAL
 from converter.opening import folder_beside
@@ -28,6 +29,9 @@ _ROLES: Final = ("bos_token_id", "eos_token_id", "decoder_start_token_id")  # pa
 
 def misfits(catalogue: Catalogue, recognition: Recognition | None) -> Iterator[Fault]:
     """Yield what does not fit. `catalogue` has the names of its format."""
+    folder = None if "://" in catalogue.location else folder_beside(catalogue)
+    if folder is not None and (folder / CONFIG).is_file() and (read := config_beside(folder))[0] is None:
+        yield Fault("config", CONFIG, read[1] or "it can't be read")
     if recognition is not None:
         for said in recognition.contradictions:
             yield Fault("config", CONFIG, said)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter import formats
-from converter.errors import ConverterError, UnsupportedError
+from converter.errors import ArchiveError, ConverterError, UnsupportedError
 from converter.formats import uncollected
 from converter.formats.torch import PUBLISHED_WRITER
 from converter.io.local import LocalFile
@@ -79,9 +80,9 @@ def inspect(
         chosen.sort(key=lambda item: item[0])
     elif sort == "size":
         chosen.sort(key=lambda item: -item[1].nbytes)
-    measured: list[StatisticsReport] | list[None] = [None] * len(chosen)
+    measured: list[StatisticsReport | ArchiveError] = []
     if stats:
-        measured = _statistics(catalogue, [tensor for _, tensor in chosen], sha256, progress)
+        measured = _statistics(catalogue, [name for name, _ in chosen], sha256, progress)
     tied = catalogue.tied()
     held = buffers(catalogue, recognition)
     totals = _totals(catalogue, held, tied)
@@ -101,7 +102,10 @@ def inspect(
         safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
         totals=totals,
         tied=tuple(map(tuple, tied)),
-        tensors=tuple(_tensor(name, tensor, found) for (name, tensor), found in zip(chosen, measured, strict=True)),
+        tensors=tuple(
+            _tensor(name, tensor, None if isinstance(found, ArchiveError) else found)
+            for (name, tensor), found in zip_longest(chosen, measured)
+        ),
         others=tuple(_others(catalogue)),
         problems=(*_problems(catalogue, recognition), *_faults(chosen, measured, held)),
         notes=catalogue.origin.notes,
@@ -135,30 +139,38 @@ def cut_off(path: str | Path) -> str | None:
 
 
 def _statistics(
-    catalogue: Catalogue, tensors: list[Tensor], sha256: bool, progress: Callable[[int], None] | None
-) -> list[StatisticsReport]:
-    """The statistics of tensors. Raises the error of the first one that can't be read."""
+    catalogue: Catalogue, names: list[str], sha256: bool, progress: Callable[[int], None] | None
+) -> list[StatisticsReport | ArchiveError]:
+    """The statistics of tensors, or how one is damaged. Raises the error of the first one that can't be read at all."""
     from converter.statistics.measuring import measured
+    from converter.tensors.verified import checked
 
+    sound, _ = checked(catalogue)
     threads = None if catalogue.concurrent else 1
-    found = []
-    for one in measured(tensors, sha256=sha256, threads=threads, progress=progress):
-        if isinstance(one, ConverterError):
+    found: list[StatisticsReport | ArchiveError] = []
+    for one in measured([sound[name] for name in names], sha256=sha256, threads=threads, progress=progress):
+        if isinstance(one, ConverterError) and not isinstance(one, ArchiveError):
             raise one
         found.append(one)
     return found
 
 
 def _faults(
-    chosen: list[tuple[str, Tensor]], measured: list[StatisticsReport] | list[None], held: set[str]
+    chosen: list[tuple[str, Tensor]], measured: list[StatisticsReport | ArchiveError], held: set[str]
 ) -> Iterable[str]:
-    """Sentences about values that no sound model has, if statistics were asked for."""
-    stats = [one for one in measured if one is not None]
-    if stats:
-        from converter.statistics.faults import measured_faults
+    """Sentences about damage, and about values that no sound model has, if statistics were asked for."""
+    if not measured:
+        return
+    from converter.statistics.faults import Measured, faults
 
-        for fault in measured_faults(dict(chosen), stats, held):
-            yield f"{fault.name}: {fault.said}" if fault.name else fault.said
+    sound = []
+    for (name, tensor), found in zip(chosen, measured, strict=True):
+        if isinstance(found, ArchiveError):
+            yield f"{name}: {found}"
+        else:
+            sound.append(Measured(name, tensor, found, name in held))
+    for fault in faults(sound):
+        yield f"{fault.name}: {fault.said}" if fault.name else fault.said
 
 
 def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:

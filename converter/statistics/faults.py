@@ -7,7 +7,7 @@ is all one value is a fault only if the tensors at the same place of other layer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -149,15 +149,3 @@ def _unlike(peers: Sequence[Measured]) -> Iterator[Fault]:
         elif one.matrix and one.zeros > _HOLE and holed == [one]:
             said = f"{one.zeros:.0%} of its elements are zero, and less than {_SOUND:.0%} in other layers"
             yield Fault("hole", one.name, said)
-
-
-def measured_faults(
-    tensors: Mapping[str, Tensor], stats: Sequence[StatisticsReport], buffers: set[str]
-) -> Iterator[Fault]:
-    """The same for tensors by name, and their statistics in the same order."""
-    yield from faults(
-        [
-            Measured(name, tensor, one, name in buffers)
-            for (name, tensor), one in zip(tensors.items(), stats, strict=True)
-        ]
-    )

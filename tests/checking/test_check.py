@@ -273,7 +273,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, str]] = {  # what is done, 
     "config.json with a larger vocabulary": (
         lambda folder: save(folder, llama(), {"vocab_size": 65}), "config", "config.json",
     ),
-    "config.json that is no JSON": (beside("config.json", "{"), "not-whole", ""),
+    "config.json that is no JSON": (beside("config.json", "{"), "config", "config.json"),
     "an end token without a row": (config(eos_token_id=40), "token-id", "config.json"),
     "a token without a row": (gpt2(longer_vocabulary), "vocabulary", ""),
     "a token without a row in GGUF": (gpt2(longer_vocabulary, write_gguf), "vocabulary", ""),
@@ -489,6 +489,13 @@ def test_the_page_has_every_rule() -> None:
 
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert rows == [f"| `{id}` | {rule.level} | {rule.title} | {rule.meaning} |" for id, rule in RULES.items()]
+
+
+def test_inspect_says_what_is_damaged(tmp_path: Path) -> None:
+    report = converter.inspect(damaged(tmp_path), stats=True)
+
+    assert [problem.partition(":")[0] for problem in report.problems] == ["transformer.wpe.weight"]
+    assert [tensor.name for tensor in report.tensors if tensor.stats is None] == ["transformer.wpe.weight"]
 
 
 def test_inspect_says_the_same_about_values(tmp_path: Path) -> None:
