@@ -52,7 +52,7 @@ test-vocabularies: $(PEERS)/vocabularies/.done
 $(PEERS)/vocabularies/.done: $(PEERS)/.done
 	mkdir -p $(PEERS)/vocabularies
 	version=$$($(PEERS)/bin/python -c "from importlib.metadata import version; print(version('xllamacpp'))") && \
-	$(PEERS)/bin/python -m pip download --quiet --disable-pip-version-check --dest $(PEERS) --no-deps --no-build-isolation --no-binary xllamacpp "xllamacpp==$$version" && \
+	$(PEERS)/bin/python -m pip download --quiet --disable-pip-version-check --dest $(PEERS) --no-deps --no-binary xllamacpp "xllamacpp==$$version" && \
 	tar -xzf $(PEERS)/xllamacpp-$$version.tar.gz -C $(PEERS)/vocabularies --strip-components=4 --wildcards '*/llama.cpp/models/ggml-vocab-*'
 	touch $@
 

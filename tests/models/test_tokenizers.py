@@ -91,6 +91,37 @@ def test_characters_get_sentencepiece_scores(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("last", "steps", "kind"),
+    [
+        (["a b", "▁a bb", "b b", "▁ ab"], [made.ESCAPE], "merged-pair"),  # makes `▁ab` at two places
+        (["a b", "▁a bb", "b b", "▁ ab"], [{"type": "Prepend", "prepend": "▁"}, made.ESCAPE], None),
+        (["a b", "▁a bb", "b b", "▁ ab", "a \n"], [made.ESCAPE], None),  # llama.cpp cuts at newlines
+    ],
+)
+def test_merges_that_no_scores_stand_for_are_kept_where_llama_cpp_has_a_kind_for_them(
+    last: list[str], steps: list[dict[str, Any]], kind: str | None, tmp_path: Path
+) -> None:
+    document = made.characters(normalizer={"type": "Sequence", "normalizers": steps})
+    vocab = document["model"]["vocab"]
+    for text in ("bb", "ab", "▁abb", "a\n", "\n"):
+        vocab.setdefault(text, len(vocab))
+    document["model"]["merges"] = ["▁ a", "▁a b", *last]
+    path = folder(tmp_path, tokenizer__json=document)
+
+    if kind is None:
+        with pytest.raises(UnsupportedError, match="at two places of its merges"):
+            read(path)
+        return
+    found = read(path)
+
+    assert (found.kind, found.space_prefix, found.pre) == (kind, False, None)
+    assert found.merges == (("▁", "a"), ("▁a", "b"), ("a", "b"), ("▁a", "bb"), ("b", "b"), ("▁", "ab"))
+    assert found.tokens[0] == Token("<unk>", CONTROL, 0.0)
+    assert found.tokens[3] == Token("<0x00>", BYTE, 0.0)
+    assert found.tokens[260] == Token("▁ab", NORMAL, 0.0)
+
+
 def test_scores_of_the_model_beside_it_are_taken(tmp_path: Path) -> None:
     document = made.characters()
     pieces = [*made.PIECES[:259], made.piece("▁a", -7), made.piece("▁ab", -9)]

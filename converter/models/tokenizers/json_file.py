@@ -120,9 +120,18 @@ def _characters(
         raise UnsupportedError(
             f"`{where}` has no token `{min(absent)}`: llama.cpp needs one for each byte, and ends its process otherwise"
         )
-    scores = scores_of(merges, where)
-    lowest = -float(len(scores) + 1)
     unknown = model.get("unk_token")
+    special = {"unk": ids[unknown]} if type(unknown) is str and unknown in ids else {}
+    try:
+        scores = scores_of(merges, where)
+    except UnsupportedError:
+        if prefix or any(_crosses_lines(left + right) for left, right in merges):
+            raise
+        # llama.cpp has a kind that keeps the merges, made for Gemma 4. It puts no space before a text, and splits at newlines.
+        kinds = dict.fromkeys(BYTES, BYTE) | ({unknown: UNKNOWN} if special else {})
+        plain = {number: Token(text, kinds.get(text, NORMAL)) for text, number in ids.items()}
+        return Tokenizer("merged-pair", plain, merges=merges, special=special, space_prefix=False)
+    lowest = -float(len(scores) + 1)
 
     def token(text: str) -> Token:
         if text == unknown:
@@ -130,7 +139,6 @@ def _characters(
         return Token(text, BYTE) if text in BYTES else Token(text, NORMAL, scores.get(text, lowest))
 
     tokens = {number: token(text) for text, number in ids.items()}
-    special = {"unk": ids[unknown]} if type(unknown) is str and unknown in ids else {}
     return Tokenizer("scored-pair", tokens, pre="default", special=special, space_prefix=prefix)
 
 
@@ -348,3 +356,8 @@ def _template(single: list[Any], where: str) -> tuple[Any, Any]:
     if len(at) != 1 or at[0] > 1 or len(names) - at[0] > 2:
         raise UnsupportedError(f"`{where}` puts more than one token before or after a text, which llama.cpp can't do")
     return (names[0] if at[0] else None), (names[-1] if len(names) - at[0] == 2 else None)
+
+
+def _crosses_lines(text: str) -> bool:
+    """Whether a token has newlines and something else."""
+    return "\n" in text and bool(text.strip("\n"))
