@@ -122,6 +122,7 @@ def convert(
     resume: bool = False,
     ignore_globals: bool = False,
     carry_values: bool = False,
+    with_code: bool = False,
     merge: Sequence[Location] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -164,6 +165,7 @@ def convert(
             resume=resume,
             ignore_globals=ignore_globals,
             carry_values=carry_values,
+            with_code=with_code,
             threads=threads,
             surgery=surgery,
             progress=progress,
@@ -284,12 +286,16 @@ def scan(
 
 
 def download(
-    name: str, folder: str | PathLike[str] | None = None, *, progress: Progress | None = None
+    name: str,
+    folder: str | PathLike[str] | None = None,
+    *,
+    with_code: bool = False,
+    progress: Progress | None = None,
 ) -> list[Downloaded]:
     """Download weights and the files that belong to them from the Hub. Each SHA-256 is checked if it is known."""
     from converter.hub.download import download as downloaded
 
-    return downloaded(name, Path(folder) if folder is not None else None, progress=progress)
+    return downloaded(name, Path(folder) if folder is not None else None, with_code=with_code, progress=progress)
 
 
 def declared_models() -> Mapping[str, Model]:

@@ -93,11 +93,11 @@ def _perhaps(path: Path) -> str:
     return ""
 
 
-def folder_beside(catalogue: Catalogue) -> Path | None:
+def folder_beside(catalogue: Catalogue, *, with_code: bool = False) -> Path | None:
     """The folder that a checkpoint lies in, or is. For one on the Hub, the folder of the cache that has its small files."""
     if "://" in catalogue.location:
         from converter.hub.download import companions
 
-        return companions(catalogue.location)
+        return companions(catalogue.location, with_code=with_code)
     location = Path(catalogue.location)
     return location if location.is_dir() else location.parent if location.exists() else None

@@ -62,6 +62,9 @@ IgnoreGlobals = Annotated[
 CarryValues = Annotated[
     bool, typer.Option("--carry-values", help="Carry over numbers, texts and small arrays beside the weights, too.")
 ]
+WithCode = Annotated[
+    bool, typer.Option("--with-code", help="Carry code beside the weights along, too: *.py and the like.")
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, help="Read and write with N threads instead of one per processor."),

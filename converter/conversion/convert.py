@@ -75,6 +75,7 @@ def convert(
     resume: bool = False,
     ignore_globals: bool = False,
     carry_values: bool = False,
+    with_code: bool = False,
     threads: int | None = None,
     surgery: Surgery = NOTHING,
     progress: Callable[[int], None] | None = None,
@@ -86,7 +87,8 @@ def convert(
     the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
     As many threads work as there are processors, or as `threads` says; one thread reads a remote source. `surgery` holds
     the rules: which tensors are carried over, under which names and in which dtypes. `tokenizer` is the folder of another
-    tokenizer than the one beside the source; `no_tokenizer` allows a GGUF file that has none. With `carry_values`, small
+    tokenizer than the one beside the source; `no_tokenizer` allows a GGUF file that has none. With `with_code`, code beside the
+    weights goes along. With `carry_values`, small
     values beside the weights go along.
 
     Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
@@ -121,6 +123,7 @@ def convert(
         check_crc=check_crc,
         ignore_globals=ignore_globals,
         carry_values=carry_values,
+        with_code=with_code,
         check_output=check_output,
         surgery=surgery,
     )

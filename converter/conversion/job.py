@@ -13,12 +13,13 @@ from converter.conversion.about import about
 from converter.conversion.dropped import dropped, sidecar, values
 from converter.conversion.surgery import Cut, Surgery, cut
 from converter.errors import FormatError, ManifestError, ModelError, SourceError, UnsupportedError
-from converter.formats.companions import CONFIG, GENERATION, LICENCES, SIDECAR, TOKENIZER
+from converter.formats.companions import CONFIG, SIDECAR, TOKENIZER, Companions, companions
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
 from converter.models.recognition import Recognition, recognise
 from converter.models.tokenizers.folder import is_beside
 from converter.opening import folder_beside
+from converter.reports.conversion import DroppedReport
 from converter.scanning.danger import verdict
 from converter.tensors.guards import check_portable
 from converter.tensors.parts import storage_parts
@@ -30,7 +31,6 @@ from converter.words import DANGEROUS
 if TYPE_CHECKING:
     from converter.formats.format import Format
     from converter.formats.planned import Options, Planned
-    from converter.reports.conversion import DroppedReport
     from converter.tensors.catalogue import Catalogue
 
 NOTHING: Final = Surgery()
@@ -50,6 +50,7 @@ class Job:
     plan: Plan
     check: Callable[[], None]
     cut: Cut
+    left: Mapping[str, str]  # files beside the weights that stay behind, and why
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -73,7 +74,8 @@ class Job:
     @property
     def dropped(self) -> tuple[DroppedReport, ...]:
         """What the source has and the output does not."""
-        return tuple(dropped(self.source, self.format, self.planned, self.options.values, self.cut.excluded))
+        files = (DroppedReport(name, "file", reason, 0, 0) for name, reason in self.left.items())
+        return (*dropped(self.source, self.format, self.planned, self.options.values, self.cut.excluded), *files)
 
     @property
     def model(self) -> str | None:
@@ -127,6 +129,7 @@ def prepare(
     ignore_globals: bool = False,
     carry_values: bool = False,
     check_output: Callable[[], None] = lambda: None,
+    with_code: bool = False,
     surgery: Surgery = NOTHING,
 ) -> Job:
     """Plan a conversion; nothing is written. `check_output` is called before anything of the source is read.
@@ -162,7 +165,11 @@ def prepare(
 
     if options.tokenizer is not None and not options.tokenizer.is_dir():
         raise SourceError(f"`{options.tokenizer}` is not a folder: --tokenizer names one with a tokenizer's files")
-    beside = folder_beside(catalogue) if format.self_contained or (folder and format.companions) else None
+    beside = (
+        folder_beside(catalogue, with_code=with_code)
+        if format.self_contained or (folder and format.companions)
+        else None
+    )
     given = options.tokenizer
     wanted = given is None and not options.no_tokenizer and format.self_contained
     if wanted and beside is not None and is_beside(beside) and formats.of(catalogue).tokenizer(catalogue) is None:
@@ -178,12 +185,20 @@ def prepare(
         planned = _with_sidecar(planned, options)
     made, refused = _tokenizer(catalogue) if folder and format.companions and not format.self_contained else ((), ())
     planned = replace(planned, notes=(*planned.notes, *refused))
-    companions = _companions(tensors, beside, given, options.dtype, made) if folder and format.companions else []
+    copied, left_behind = list[PlannedFile](), dict[str, str]()
+    if folder and format.companions:
+        found = _found(catalogue, beside, with_code=with_code)
+        left_behind = found.left
+        if done.contradiction is not None:
+            found.files.pop(CONFIG, None)
+        for file in planned.files:
+            found.files.pop(file.path, None)
+        copied = _companions(tensors, beside, found.files, given, options.dtype, made)
     identity = repr(
         (catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, surgery, *options.values)
     )
-    plan = Plan((*planned.files, *companions), folder=folder, identity=identity, finish=planned.finish)
-    return Job(catalogue, output, format, options, recognition, planned, plan, check, done)
+    plan = Plan((*planned.files, *copied), folder=folder, identity=identity, finish=planned.finish)
+    return Job(catalogue, output, format, options, recognition, planned, plan, check, done, left_behind)
 
 
 def _with_sidecar(planned: Planned, options: Options) -> Planned:
@@ -237,18 +252,33 @@ def _tokenizer(catalogue: Catalogue) -> tuple[tuple[PlannedFile, ...], tuple[str
     return tuple(PlannedFile(name, (literal(name, data),)) for name, data in made.items()), ()
 
 
+def _found(catalogue: Catalogue, beside: Path | None, *, with_code: bool) -> Companions:
+    """The files beside the weights. Only known names count where one file was named, which may lie beside anything."""
+    if beside is None or not beside.is_dir():
+        return Companions({}, {})
+    weights = [Path(file.name) for file in catalogue.origin.files]
+    return companions(beside, weights, everything=catalogue.origin.folder, with_code=with_code)
+
+
 def _companions(
-    catalogue: Catalogue, beside: Path | None, tokenizer: Path | None, dtype: str, made: Sequence[PlannedFile]
+    catalogue: Catalogue,
+    beside: Path | None,
+    found: Mapping[str, Path],
+    tokenizer: Path | None,
+    dtype: str,
+    made: Sequence[PlannedFile],
 ) -> list[PlannedFile]:
-    """The files that are copied beside the weights: configuration, tokenizer, licence."""
+    """The files that lie beside the weights in the output: configuration, tokenizer, licence and the others."""
     files = {file.path: file for file in made}
     for name, data in formats.of(catalogue).generation_files(catalogue).items():
         files[name] = PlannedFile(name, (literal(name, data),))
-    for folder, names in ((beside, (*(() if made else TOKENIZER), GENERATION, *LICENCES)), (tokenizer, TOKENIZER)):
-        for name in names if folder is not None else ():
-            path = Path(folder or "") / name
-            if path.is_file():
-                files[name] = PlannedFile(name, (_copy(path),))
+    for name, path in found.items():
+        if not (made and name in TOKENIZER):
+            files[name] = PlannedFile(name, (_copy(path),))
+    for name in TOKENIZER if tokenizer is not None else ():
+        path = Path(tokenizer or "") / name
+        if path.is_file():
+            files[name] = PlannedFile(name, (_copy(path),))
     if catalogue.config is not None:
         files[CONFIG] = _config(catalogue.config, beside, dtype)
     return [files[name] for name in sorted(files)]

@@ -234,6 +234,8 @@ def read(path: Path, *, root: Root = None, weights: str | None = None) -> Catalo
     """
     path = snapshot(path) or path
     catalogue = _read(path, root, weights)
+    if of_folder(path) is None:
+        catalogue = catalogue.with_origin(folder=True)
     return catalogue if catalogue.config is not None else catalogue.with_config(*config_beside(path))
 
 
@@ -279,7 +281,7 @@ def read_index(path: Path, *, root: Root = None) -> Catalogue:
     """Read the shards that an index names, and the config.json beside them."""
     names = [file.name for file in path.parent.iterdir() if not file.is_dir()]
     choice = of_index(path.name, _weight_map(path), names, str(path.parent))
-    catalogue = put_together(str(path), choice, _opening(path.parent, root))
+    catalogue = put_together(str(path), choice, _opening(path.parent, root)).with_origin(folder=True)
     return catalogue.with_config(*config_beside(path.parent))
 
 

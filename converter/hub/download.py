@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from huggingface_hub import constants, errors, hf_hub_download
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import tqdm
 
 from converter.errors import SourceError
-from converter.formats.companions import CONFIG, GENERATION, TOKENIZER
+from converter.formats.companions import MODULES, folders_of, remote_companions
 from converter.hub.cache import snapshot
 from converter.hub.client import Client, httpx
 from converter.hub.locations import check_online, offline, parse
@@ -22,11 +22,10 @@ from converter.hub.unlogged import unlogged
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, literal, publish
 from converter.io.source import STEP
+from converter.io.strict_json import strict_json
 from converter.models import declared as models
 from converter.tensors.parts import storage_parts
 from converter.tensors.tensor import Storage
-
-COMPANIONS: Final = (CONFIG, GENERATION, *TOKENIZER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +41,16 @@ def download(
     name: str,
     target: Path | None = None,
     *,
+    with_code: bool = False,
     starting: Callable[[int], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Downloaded]:
     """Download a declared model or `owner/name[@revision]`, with its companions, into `target` or into the local cache.
 
-    `starting` is called with the bytes of all files, `progress` with the bytes since its last call. An interrupted
-    download is continued. Raises SourceError for a file that can't be downloaded, or whose SHA-256 is neither the
+    `with_code` fetches the code of the repository, too. `starting` is called with the bytes of all files, `progress` with
+    the bytes since its last call. An interrupted download is continued.
+
+    Raises SourceError for a file that can't be downloaded, or whose SHA-256 is neither the
     declared one nor, if none is declared, the Hub's; OutputError if `target` can't be written.
     """
     declared = models.find(name) if "/" not in name else None
@@ -64,9 +66,7 @@ def download(
         weights = [*(file.name for file in declared.files), *([declared.index] if declared.index else [])]
     hashes = {file.name: file.sha256 for file in declared.files} if declared is not None else {}
     done = []
-    entries = {
-        file: repository.entry(file) for file in (*weights, *(name for name in COMPANIONS if name in repository.files))
-    }
+    entries = {file: repository.entry(file) for file in dict.fromkeys((*weights, *_companions(repository, with_code)))}
     if starting is not None:
         starting(sum(entry.nbytes or 0 for entry in entries.values()))
     for file, entry in entries.items():
@@ -85,8 +85,8 @@ def download(
     return done
 
 
-def companions(location: str) -> Path | None:
-    """The folder of the local cache with a repository's small files: config.json and the tokenizer.
+def companions(location: str, *, with_code: bool = False) -> Path | None:
+    """The folder of the local cache with a repository's small files; `with_code` also with its code.
 
     None if there are none: at a URL outside the Hub, or in a repository without them.
     """
@@ -98,9 +98,24 @@ def companions(location: str) -> Path | None:
         path = found and found / (place.file or "")
         return path if path is None or path.is_dir() else path.parent
     repository = look_up(Client(), place)
-    names = [repository.folder + name for name in COMPANIONS if repository.folder + name in repository.files]
-    paths = [_fetched(repository, name, None) for name in names]
-    return paths[0].parent if paths else None
+    paths = {name: _fetched(repository, name, None) for name in _companions(repository, with_code)}
+    first = next(iter(paths), None)
+    if first is None:
+        return None
+    inner = first.removeprefix(repository.folder).count("/")
+    return paths[first].parents[inner]
+
+
+def _companions(repository: Repository, with_code: bool) -> list[str]:
+    """The paths of the small files that belong to a repository's model."""
+    modules = repository.folder + MODULES
+    data = repository.load(modules) if modules in repository.files else b""
+    try:
+        inner = folders_of(strict_json(data.decode())) if data else folders_of(None)
+    except (ValueError, RecursionError):
+        inner = folders_of(None)
+    names = [(name.removeprefix(repository.folder), repository.files[name].nbytes) for name in repository.within]
+    return [repository.folder + name for name in remote_companions(names, inner, with_code=with_code)]
 
 
 def _is_there(path: Path, entry: Entry, wanted: str | None) -> bool:

@@ -58,7 +58,7 @@ def open_remote(
     if not repository.is_folder:
         _refuse(weights, str(place))
     catalogue = repository.whole(root, weights) if repository.is_folder else repository.model(root)
-    catalogue = catalogue.with_origin(location=repository.location)
+    catalogue = catalogue.with_origin(location=repository.location, folder=repository.is_folder)
     if catalogue.config is None:
         catalogue = catalogue.with_config(*repository.config())
     return _ready(catalogue, client)

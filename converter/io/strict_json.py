@@ -49,6 +49,14 @@ def lenient_json(data: bytes, name: str) -> tuple[dict[str, Any] | None, str | N
     return value, f"`{name}` {' and '.join(faults)}: other programs may refuse it" if faults else None
 
 
+def any_json_beside(path: Path) -> Any:
+    """The value of a small JSON document of any kind; None if there is none, or if it can't be read."""
+    try:
+        return strict_json(load_bytes(path).decode()) if path.is_file() else None
+    except (ConverterError, ValueError, RecursionError):
+        return None
+
+
 def load_json(path: Path) -> dict[str, Any]:
     """Load a small JSON document as `parse_json` does."""
     return parse_json(load_bytes(path), str(path))

@@ -82,7 +82,7 @@ class Origin:
 
     `format` is the name of a record of `converter.formats`. `config` is the config.json beside the weights. `traffic`
     counts what was read from servers; None for local files. `notes` are sentences about what was found there: weights
-    that were left aside, faults of the config.json.
+    that were left aside, faults of the config.json. `folder`: a folder was named, or an index, and not one file of many.
     """
 
     location: str
@@ -92,6 +92,7 @@ class Origin:
     config: Mapping[str, Any] | None = None
     traffic: Traffic | None = None
     notes: tuple[str, ...] = ()
+    folder: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from converter.cli.commands import command
-from converter.cli.options import Quiet, offer_models
+from converter.cli.options import Quiet, WithCode, offer_models
 from converter.text import safe_text
 
 
@@ -23,6 +23,7 @@ def download(
     folder: Annotated[
         Path | None, typer.Argument(help="The folder to write to; by default the local cache of the Hub.")
     ] = None,
+    with_code: WithCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Download weights and their companions from the Hub, and check each SHA-256 that is known."""
@@ -30,7 +31,7 @@ def download(
     from converter.hub import download as hub
 
     with showing("downloading", 0, quiet=quiet) as progress:
-        done = hub.download(name, folder, starting=progress.start, progress=progress)
+        done = hub.download(name, folder, with_code=with_code, starting=progress.start, progress=progress)
     for file in done:
         checked = f", SHA-256 is {file.checked}" if file.checked is not None else ""
         typer.echo(f"{safe_text(str(file.path))}: {file.nbytes:,} bytes{checked}")
