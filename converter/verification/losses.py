@@ -54,8 +54,11 @@ class Errors:
 
     def loss(self, name: str, dtype: str, elements: int) -> Loss:
         """The entry of the report."""
-        largest = self.largest if self.relative is not None and math.isfinite(self.largest) else None
-        return Loss(name, dtype, elements, self.relative, largest)
+        relative = self.relative
+        largest = self.largest if relative is not None and math.isfinite(self.largest) else None
+        # Other processors add in another order, so the last digits are not the same everywhere.
+        rounded = relative if relative is None else float(f"{relative:.4g}")
+        return Loss(name, dtype, elements, rounded, largest)
 
 
 def by_layer(tensors: Mapping[str, tuple[str, int, Errors]]) -> Iterator[Loss]:
