@@ -13,10 +13,10 @@ key and no collision costs time. Values may be shared and may contain themselves
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final
 
-from converter.errors import LimitError, PickleError
+from converter.errors import LimitError, PickleError, TruncatedPickleError
 from converter.pickles.fast_tensors import BATCH, OMITTED
 from converter.pickles.leniency import DEAD_ENDS, Lost, Note
 from converter.pickles.opcodes import (
@@ -50,7 +50,7 @@ from converter.pickles.opcodes import (
     TUPLE3,
     decode,
 )
-from converter.pickles.rare import RARE, Behind, Machine
+from converter.pickles.rare import RARE, Machine, Reader
 from converter.pickles.values import Dict, Made, Opaque, PersistentId, Pickled, Table, TableEntry
 
 _ABSENT: Final = object()  # for numbers that were never put
@@ -68,15 +68,14 @@ def run(
     note: Note | None = None,
     total: int | None = None,
     skips: bool = False,
-    behind: Behind | None = None,
+    reader: Reader | None = None,
 ) -> Pickled:
     """Run the pickle that starts at `position`, up to its STOP.
 
     `persistent` returns the value that a persistent id stands for. Globals are added to `used` as they are named, so
     that a caller has them even if the pickle turns out to be malformed further on. `called` is called for every call
     and BUILD outside the table, with its byte and what it would have made or changed, even if the pickle discards that
-    again. `behind` is called after BUILD with the byte and the object. If bytes that are not opcodes follow there, it
-    returns where they end, and what takes the object's place on the stack; otherwise None.
+    again. A `reader` has more of the pickle than `data`, and knows where bytes lie between its opcodes.
 
     With `note` the run is lenient: it does what the most lenient unpickler does. It calls `note` with the byte, the
     error that a strict run would have raised, and whether every unpickler stops there. It goes on even then, to see
@@ -85,25 +84,25 @@ def run(
     Raises PickleError and its subclasses, and any ConverterError that a function of `table` raises.
     """
     used = {} if used is None else used
-    machine, whole = _Run(table, persistent, used, called, note, behind), False
+    machine, whole = _Run(table, persistent, used, called, note, reader), False
     try:
         pickled = machine.run(data, position, total, skips)
         whole = not machine.stopped
     except _MISUSE as error:
         raise _misuse(error) from error
     finally:
-        if machine.naming and not (whole and _only_names(machine, data, position)):
+        if machine.naming and not (whole and only_names(machine.naming, data, position)):
             machine.settle(None)
     return pickled
 
 
-def _only_names(machine: _Run, data: bytes, position: int) -> bool:
-    """Whether the functions of NAMING do nothing but name something, wherever the pickle has them."""
+def only_names(naming: Container[tuple[str, str]], data: bytes, position: int = 0) -> bool:
+    """Whether these functions of NAMING do nothing but name something, wherever the pickle at `position` has them."""
     from converter.pickles.leniency import in_python_3
     from converter.pickles.references import only_called
 
     def named(module: str, name: str) -> bool:
-        return (module, name) in machine.naming or in_python_3(module, name) in machine.naming
+        return (module, name) in naming or in_python_3(module, name) in naming
 
     return only_called(data, position, named)
 
@@ -125,7 +124,7 @@ class _Run(Machine):
         below: list[list[Any]] = []  # the stacks under each open MARK
         memo, sparse = self.memo, self.sparse
         persistent, count, framed, marks = self.persistent, 0, False, self.limits.marks
-        start, at, due = position, position, BATCH
+        start, at, due, resumed = position, position, BATCH, 0
         reader = decode(data, position, refuse=self.refuse, total=total, skips=skips)
         while True:
             try:
@@ -212,16 +211,16 @@ class _Run(Machine):
                     else:
                         framed = framed or code == FRAME
                         stack = RARE[code](self, argument, at, stack, below)
-                        if code == BUILD and self.behind is not None and isinstance(stack[-1], Made):
-                            found = self.behind(at + 1, stack[-1])
+                        if code == BUILD and self.reader is not None and isinstance(stack[-1], Made):
+                            found = self.reader.behind(at + 1, stack[-1])
                             if found is not None:
                                 if self.frame > at + 1:
                                     inside = f"the bytes after BUILD at byte {at:,} lie in a frame: readers disagree about them"
                                     raise PickleError(inside)
-                                position, stack[-1] = found
-                                reader = decode(
-                                    data, position, start=start, refuse=self.refuse, total=total, skips=skips
-                                )
+                                data, position, stack[-1] = found
+                                self.size += len(data)
+                                self.frame, start = 0, -1  # PROTO stands before the first array only
+                                reader, resumed = decode(data, position, start=start, refuse=self.refuse), count
                                 break
                     if count >= due:
                         due = count + BATCH
@@ -229,6 +228,17 @@ class _Run(Machine):
                 else:
                     break  # `decode` itself raised, so there are no more opcodes
             except (PickleError, *_MISUSE) as error:
+                if isinstance(error, TruncatedPickleError) and self.reader is not None:
+                    more = self.reader.longer(error.needs)
+                    if more is not None:
+                        data = more
+                        self.size += len(data)
+                        if at < position or count == resumed:  # none was run since
+                            reader = decode(data, position, start=start, refuse=self.refuse)
+                        else:
+                            reader = decode(data, at, start=start, refuse=self.refuse, frame=self.frame)
+                            next(reader)  # the last opcode that was run
+                        continue
                 if self.note is None or len(self.stopped) == DEAD_ENDS:
                     raise
                 self.stopped.append(error if isinstance(error, PickleError) else _misuse(error))

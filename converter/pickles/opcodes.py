@@ -138,12 +138,13 @@ def decode(
     refuse: Refuse = strictly,
     total: int | None = None,
     skips: bool = False,
+    frame: int = 0,
 ) -> Iterator[tuple[int, Any, int]]:
     """Yield every opcode up to STOP as (code, argument, byte where it starts).
 
     Text is str, a STRING of Python 2 is bytes, GLOBAL and INST have (module, name), FLOAT and BINFLOAT a float, INT and
     LONG an int (INT's 00 and 01 are bools). This is stricter than CPython: no opcode may cross the end of its frame.
-    `start` is where the pickle begins, if not at `position`; then `position` must not lie within a frame.
+    `start` is where the pickle begins, if not at `position`. `frame` is where the frame ends that `position` lies in.
 
     `refuse` is called with the byte and the error of a mistake that some unpickler accepts: C's or Python's of CPython
     3.11 to 3.14, or torch's. It raises, or returns to have the rest read as that unpickler reads it. A mistake that no
@@ -157,8 +158,7 @@ def decode(
     size = len(data)
     start = position if start is None else start
     total = size if total is None else total
-    limit = size  # the end of the frame, or of the data if there is none
-    frame = 0  # where the last frame ends
+    limit = frame if frame > position else size  # the end of the frame, or of the data if there is none
     arguments = _ARGUMENTS
     while True:
         if position >= limit:

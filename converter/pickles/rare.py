@@ -16,7 +16,19 @@ from converter.pickles.opcodes import NAMES
 from converter.pickles.value_rows import FROZENSET, SET, copied
 from converter.pickles.values import BOUND, NAMING, Dict, Made, Opaque, Table, TableEntry, Value, ValueRow
 
-Behind = Callable[[int, Made], tuple[int, object] | None]
+
+class Reader:
+    """Whoever runs a pickle that has bytes between its opcodes, or is longer than the data at hand."""
+
+    def behind(self, position: int, made: Made) -> tuple[bytes, int, object] | None:
+        """Called after BUILD with the byte that follows and the object.
+
+        If bytes that are not opcodes follow there, it returns the data to go on with, where the next opcode is in it, and
+        what takes the object's place on the stack; otherwise None.
+        """
+
+    def longer(self, needs: int) -> bytes | None:
+        """The data at hand with more after it, at least `needs` bytes in all; None if there are not that many."""
 
 
 class Machine(Filling):
@@ -29,12 +41,12 @@ class Machine(Filling):
         used: dict[tuple[str, str], int],
         called: Callable[[int, Opaque], None] | None,
         note: Note | None,
-        behind: Behind | None,
+        reader: Reader | None,
     ) -> None:
         self.table = table
         self.persistent = persistent
         super().__init__(used, called, note)
-        self.behind = behind
+        self.reader = reader
         self.stopped: list[PickleError] = []  # errors at which every unpickler stops
         self.protocol = 0
         self.frame = 0  # where the last frame ends

@@ -4,7 +4,7 @@ A pickler writes a global by its module and name where it can. It has no other w
 
 - a method or nested class before protocol 4, and an enum's member in Python 3.11: `getattr(Class, "name")`;
 - a bound method, such as a hook of a module: `getattr(object, "name")`;
-- the type of None: `type(None)`;
+- the type of None, Ellipsis or NotImplemented: `type(None)`;
 - a type of the module typing with its parameters: `getitem(typing.Union, …)`.
 
 Any other use of these functions can do harm. So they are left out of the globals of a pickle only if each mention of
@@ -37,7 +37,14 @@ def _attribute(args: tuple[Any, ...], find: Callable[[str, str], object]) -> obj
 
 
 def _type_of(args: tuple[Any, ...], find: Callable[[str, str], object]) -> object:
-    return Opaque("types", "NoneType") if args == (None,) else None
+    if args == (None,):
+        return Opaque("types", "NoneType")
+    if len(args) == 1 and type(args[0]) is ValueRow and (args[0].module, args[0].name) in _SINGLE:
+        return Opaque("types", f"{args[0].name}Type")
+    return None
+
+
+_SINGLE: Final = (("builtins", "Ellipsis"), ("builtins", "NotImplemented"))  # which a pickle has as globals
 
 
 def _parametrised(args: tuple[Any, ...], find: Callable[[str, str], object]) -> object:

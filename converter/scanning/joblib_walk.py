@@ -15,10 +15,11 @@ from converter.errors import ConverterError, FormatError, LimitError
 from converter.io.source import Memory, Window
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import run
+from converter.pickles.machine import only_names, run
 from converter.pickles.numpy_rows import layout
+from converter.pickles.rare import Reader
 from converter.pickles.value_rows import VALUES
-from converter.pickles.values import Dict, Made, Opaque, Table, Value, ValueRow
+from converter.pickles.values import NAMING, Dict, Made, Opaque, Table, Value, ValueRow
 from converter.scanning.danger import danger
 from converter.scanning.pickle_stream import PickleRun, PickleStream
 from converter.scanning.place import Claim, Place
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _ALIGNED: Final = "numpy_array_alignment_bytes"  # since joblib 1.2
 _FIELDS: Final = frozenset(("subclass", "shape", "order", "dtype", "allow_mmap"))
+_WINDOW: Final = 1 << 20  # bytes that are read at once behind an array
+_TOO_LONG: Final = "its pickles have more than {most:,} bytes: give --limit pickle_bytes=… to read on"
 _NDARRAY: Final = VALUES["numpy", "ndarray"]
 
 
@@ -69,64 +72,113 @@ class _Array:
     objects: bool
 
 
-class _Reading:
+class _Reading(Reader):
     """How joblib reads a file: its arrays, in order, the globals that it names, and the error where it can't be followed.
 
-    `size` is the size of the whole file, of which `data` may be the beginning. joblib before 1.2 does not know that
-    arrays are `aligned`.
+    The file is read in windows, because only opcodes count towards the limit of `most` bytes. joblib before 1.2 does
+    not know that arrays are `aligned`. `without` is the pickle without its arrays, with all that follows the last one.
     """
 
-    def __init__(self, data: bytes, size: int, *, aligned: bool = True) -> None:
-        self.data = data
-        self.size = size
+    def __init__(self, source: Source, most: int, *, aligned: bool = True) -> None:
+        self.source = source
+        self.most = most
         self.aligned = aligned
         self.arrays: list[_Array] = []
         self.globals: dict[tuple[str, str], int] = {}
         self.error: ConverterError | None = None
+        self.opcodes = 0  # bytes of opcodes that were counted
+        self.origin = 0  # where in the file the window begins
+        self.window = bytes(source.read(0, min(source.size, _WINDOW)))
+        own: dict[tuple[str, str], int] = {}
         try:
-            run(data, _TABLE, used=self.globals, behind=self._behind)
+            end = run(self.window, _TABLE, used=own, reader=self).end
+            self._count(self.origin + end)
         except ConverterError as error:
             error.__context__ = error.__cause__ = None
             self.error = error.with_traceback(None)
+        self.window = b""
+        self.without = self._without()
+        naming = NAMING & own.keys()
+        # What can't be followed is no mention of them.
+        followed = self.without if self.error is None else self.without[: self.opcodes] + b"."
+        if naming and only_names(naming, followed):
+            own = {pair: at for pair, at in own.items() if pair not in naming}
+        self.globals |= own
 
-    def _behind(self, position: int, made: Made) -> tuple[int, object] | None:
+    def _count(self, end: int) -> None:
+        """Count the opcodes since the last array, which end at this byte of the file."""
+        self.opcodes += end - (self.arrays[-1].end if self.arrays else 0)
+        if self.opcodes > self.most:
+            raise LimitError(_TOO_LONG.format(most=limits().pickle_bytes))
+
+    def _without(self) -> bytes:
+        pieces, position = [], 0
+        for array in self.arrays:
+            pieces.append(bytes(self.source.read(position, array.start - position)))
+            position = array.end
+        rest = min(self.source.size - position, max(0, self.most + 1 - sum(map(len, pieces))))
+        return b"".join([*pieces, bytes(self.source.read(position, rest))])
+
+    def longer(self, needs: int) -> bytes | None:
+        """The window with more of the file. Raises LimitError if it would have more than `most` bytes."""
+        there = self.source.size - self.origin
+        if needs > there:
+            return None
+        if needs > self.most:
+            raise LimitError(_TOO_LONG.format(most=limits().pickle_bytes))
+        size = min(there, self.most, max(needs, 2 * len(self.window)))
+        position = self.origin + len(self.window)
+        self.window += bytes(self.source.read(position, size - len(self.window)))
+        return self.window
+
+    def behind(self, position: int, made: Made) -> tuple[bytes, int, object] | None:
+        """Pass over the array behind a wrapper."""
+        at = self.origin + position
         if type(made) is Opaque:
             pair = (made.module, made.name)
             # A function of torch may return a wrapper that it was given.
             given = made.args if type(made.args) is tuple else ()
             wraps = any(type(one) is ValueRow and (one.module, one.name) in WRAPPERS for one in given)
             if wraps or pair in WRAPPERS or (pair in TABLE and pair not in VALUES):
-                raise FormatError(
-                    f"the value before byte {position:,} may be the wrapper of an array, or something else"
-                )
+                raise FormatError(f"the value before byte {at:,} may be the wrapper of an array, or something else")
             return None
         if type(made) is not Value or (made.module, made.name) not in WRAPPERS:
             return None
         fields = _fields(made.state[0]) if made.state is not None and len(made.state) == 1 else None
         if fields is None:
-            raise FormatError(f"the wrapper of an array before byte {position:,} is not one that joblib writes")
+            raise FormatError(f"the wrapper of an array before byte {at:,} is not one that joblib writes")
         item = layout(fields["dtype"])
         if item is None:
-            raise FormatError(f"the wrapper of an array before byte {position:,} has a dtype that numpy does not write")
+            raise FormatError(f"the wrapper of an array before byte {at:,} has a dtype that numpy does not write")
+        self._count(at)
         if item.objects:
             if fields["allow_mmap"]:
                 raise FormatError(
-                    f"the wrapper of an array of objects before byte {position:,} allows mapping them into memory"
+                    f"the wrapper of an array of objects before byte {at:,} allows mapping them into memory"
                 )
-            inner = run(self.data, VALUES, position=position, used=self.globals)
-            self.arrays.append(_Array(position, inner.end, objects=True))
-            return inner.end, inner.value
-        start = position
+            inner = run(self.window, VALUES, position=position, used=self.globals, reader=_Inner(self))
+            self.arrays.append(_Array(at, self.origin + inner.end, objects=True))
+            return self.window, inner.end, inner.value
+        start = at
         if self.aligned and fields.get(_ALIGNED) is not None:
-            start += 1 + self.data[position]
+            if at == self.source.size:
+                raise FormatError(f"the numbers of an array at byte {at:,} are cut off")
+            start += 1 + self.source.read(at, 1)[0]
         end = start + math.prod(fields["shape"]) * item.nbytes
-        if end > len(self.data):
-            if end <= self.size:
-                most = limits().pickle_bytes
-                raise LimitError(f"its arrays take more than {most:,} bytes: give --limit pickle_bytes=… to read on")
+        if end > self.source.size:
             raise FormatError(f"the numbers of an array at byte {start:,} are cut off")
-        self.arrays.append(_Array(position, end, objects=False))
-        return end, Value(_NDARRAY, ())
+        self.arrays.append(_Array(at, end, objects=False))
+        if end - self.origin > len(self.window):
+            self.origin = end
+            self.window = bytes(self.source.read(end, min(self.source.size - end, _WINDOW)))
+        return self.window, end - self.origin, Value(_NDARRAY, ())
+
+
+class _Inner(Reader):
+    """Reads the pickle of an array of objects, in the window of the file's reading."""
+
+    def __init__(self, outer: _Reading) -> None:
+        self.longer = outer.longer  # type: ignore[method-assign]
 
 
 def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> int | None:
@@ -136,26 +188,25 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
     """
     if not (WRAPPERS.keys() & plainly.globals.keys()):
         return None
-    data = bytes(source.read(0, min(source.size, walker.budget.pickle_nbytes)))
-    reading = _Reading(data, source.size)
+    most = max(0, walker.budget.pickle_nbytes)
+    reading = _Reading(source, most)
     arrays = reading.arrays
+    limited = isinstance(reading.error, LimitError)
     if reading.error is not None:
-        walker.findings.report(reading.error.rule, f"joblib's reading can't be followed: {reading.error}", place.name)
+        untold = str(reading.error) if limited else f"joblib's reading can't be followed: {reading.error}"
+        walker.findings.report(reading.error.rule, untold, place.name)
     if not arrays:
         return None
-    pieces, position = [], 0
-    for array in arrays:
-        pieces.append(data[position : array.start])
-        position = array.end
-    pieces.append(data[position:])
-    without = Memory(b"".join(pieces), place.name)
+    without = Memory(reading.without, place.name)
     way = f"{place.name}, " if place.name else ""
     inner = Place(f"{way}without its arrays", place.depth + 1, place.claim)
     stream = PickleStream(without, walker.budget, Claim.PICKLE, _TABLE)
     seen: set[tuple[str, str]] = set()
     for found in stream.runs(0, 1):
         seen |= found.globals.keys()
-        walker.add(found, without, inner, known=frozenset(WRAPPERS))
+        # The error only says that `without` ends there.
+        told = replace(found, error=None) if limited and found.end is None else found
+        walker.add(told, without, inner, known=frozenset(WRAPPERS))
     for array in arrays:
         if array.objects:
             content = Window(source, array.start, array.end - array.start)
@@ -163,8 +214,8 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
             for found in PickleStream(content, walker.budget, Claim.PICKLE).runs(0, 1):
                 seen |= found.globals.keys()
                 walker.add(found, content, nested)
-    others = reading.globals.keys() | _Reading(data, source.size, aligned=False).globals.keys()
-    if others - seen:
+    others = reading.globals.keys() | _Reading(source, most, aligned=False).globals.keys()
+    if others - seen and not limited:
         message = "versions of joblib disagree on which of these bytes are numbers and which are opcodes"
         walker.findings.report("malformed", message, place.name, arrays[0].start)
     stops = _stops(plainly)
@@ -177,7 +228,7 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
         # Honest pickles of objects do this, too, because the file's memo holds other texts.
         for one in walker.findings.global_reports(invented, {}):
             walker.findings.judge(one, f"{way}read by pickle")
-    return stream.end + sum(array.end - array.start for array in arrays)
+    return source.size if limited else stream.end + sum(array.end - array.start for array in arrays)
 
 
 def _stops(plainly: PickleRun) -> int:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from converter.io.local import LocalFile
+from converter.limits import Limits, using
 from converter.reports.scan import FileScan
+from converter.scanning import joblib_walk
 from converter.scanning.scan import scan_file
 from tests.build.checkpoints import Entry, floats, zip_bytes
 from tests.build.containers import short, storages_of_tar, tar
@@ -15,6 +17,12 @@ ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
 NAMES = short("posix") + b"\x94" + short("system") + b"\x94"  # puts the names of a function into the memo
 CALL = b"h\0h\1\x93)R."  # calls what memo 0 and 1 name
 NUMBER = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+
+
+@pytest.fixture(autouse=True, params=[1 << 20, 16, 1])
+def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of a file is read at once, it has one meaning."""
+    monkeypatch.setattr(joblib_walk, "_WINDOW", request.param)
 
 
 def dtype(code: str, state: bytes = b"(K\3" + short("<") + NUMBER) -> bytes:
@@ -154,6 +162,43 @@ def test_the_wrapper_of_protocol_0_is_read(tmp_path: Path) -> None:
     body = wrapper(dtype("f4"))
 
     assert scanned(made + body[body.index(b"}(") :] + floats(1) + b".", tmp_path).verdict == "plain"
+
+
+def test_arrays_do_not_count_towards_the_limit_of_pickles(tmp_path: Path) -> None:
+    array = wrapper(dtype("f4"), b"M\xe8\x03\x85") + bytes(4000)
+    data = b"\x80\x04](" + array + short("a") + array + array
+
+    with using(Limits(pickle_bytes=3000)):
+        assert scanned(data + b"K\1e.", tmp_path).verdict == "plain"
+        assert scanned(data + ECHO[:-1] + b"e.", tmp_path).verdict == "dangerous"
+        assert scanned(data + wrapper(OBJECTS) + ECHO + b"e.", tmp_path).verdict == "dangerous"
+
+
+def test_a_pickle_that_is_too_long_without_its_arrays_is_not_looked_into(tmp_path: Path) -> None:
+    array = wrapper(dtype("f4"), b"M\xe8\x03\x85") + bytes(4000)
+    with using(Limits(pickle_bytes=3000)):
+        for long in (
+            array + b"N0" * 2000,
+            array + b"N0" * 1300 + array,
+            array + b"B" + bytes((0, 0, 1, 0)) + bytes(1 << 16),
+        ):
+            found = scanned(b"\x80\x04](" + long + b"K\1e.", tmp_path)
+
+            assert [one.rule for one in found.findings] == ["not-looked-into"], [one.message for one in found.findings]
+            assert all("--limit pickle_bytes=" in one.message for one in found.findings)
+
+
+NONE_TYPE = b"cbuiltins\ntype\nN\x85R"
+ELLIPSIS_TYPE = b"cbuiltins\ntype\ncbuiltins\nEllipsis\n\x85R"
+
+
+def test_the_type_of_none_beside_arrays_is_plain(tmp_path: Path) -> None:
+    array = wrapper(dtype("f4"), more=short("numpy_array_alignment_bytes") + b"K\x10") + b"\3\xff\xff\xff" + floats(1)
+    for kind in (NONE_TYPE, ELLIPSIS_TYPE):
+        assert scanned(b"\x80\x04](" + kind + array + kind + array + b"K\1e.", tmp_path).verdict == "plain"
+        assert scanned(b"\x80\x04](" + kind + array + wrapper(OBJECTS) + kind + b".e.", tmp_path).verdict == "plain"
+    odd = b"cbuiltins\ntype\nK\1\x85R"
+    assert scanned(b"\x80\x04](" + NONE_TYPE + array + odd + array + b"K\1e.", tmp_path).verdict == "dangerous"
 
 
 # ---- the tar of torch before 0.1.10 ------------------------------------------------------------------------------------
