@@ -275,10 +275,10 @@ def _companions(
     for name, path in found.items():
         if not (made and name in TOKENIZER):
             files[name] = PlannedFile(name, (_copy(path),))
-    for name in TOKENIZER if tokenizer is not None else ():
-        path = Path(tokenizer or "") / name
-        if path.is_file():
-            files[name] = PlannedFile(name, (_copy(path),))
+    if tokenizer is not None:
+        for name in TOKENIZER:
+            if (tokenizer / name).is_file():
+                files[name] = PlannedFile(name, (_copy(tokenizer / name),))
     if catalogue.config is not None:
         files[CONFIG] = _config(catalogue.config, beside, dtype)
     return [files[name] for name in sorted(files)]

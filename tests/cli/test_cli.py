@@ -58,6 +58,14 @@ def test_eighty_columns_are_enough(tmp_path: Path) -> None:
     assert all(row.rstrip().endswith("B") and len(row) <= 80 for row in rows)
 
 
+@pytest.mark.parametrize("words", [["inspect"], ["inspect", "--all"], ["check"], ["scan", "--no-fickling"]])
+def test_lines_of_a_pipe_do_not_end_with_blanks(words: list[str], tiny: Path) -> None:
+    lines = RUN.invoke(app, [*words, str(tiny)]).stdout.splitlines()
+
+    assert len(lines) > 0
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_all_unfolds(tiny: Path) -> None:
     done = RUN.invoke(app, ["inspect", str(tiny), "--all"])
 

@@ -232,6 +232,37 @@ def test_names_that_split_alike_are_alike() -> None:
     assert not pre.alike("of tomorrow", "gpt-2")
 
 
+# llama.cpp's names, by the function of its llama-vocab.cpp that cuts text: the first of a line gives the line its row.
+NAMES = """
+gpt-2 mpt olmo jais phi-2 mellum modern-bert gigachat exaone4 trillion a.x-4.0 granite-docling jina-es jina-de jina-v2-es jina-v2-de
+    jina-v1-en jina-v2-code roberta-bpe
+llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano glm4 glm5
+dbrx smaug-bpe chatglm-bpe
+qwen2 stablelm2 deepseek-r1-qwen kormo f2llmv2 megrez hunyuan solar-open grok-2
+qwen35
+ufakzeka
+seed-coder
+minicpm5
+gpt-4o llama4 kanana2 talkie minimax-m2
+tekken
+deepseek-llm
+deepseek-coder
+deepseek-v3 hunyuan-dense joyai-llm hy_v4
+falcon
+starcoder refact command-r smollm codeshell exaone minerva-7b mellum2
+bloom poro-chat gpt3-finnish
+viking
+default
+"""
+
+
+def test_every_name_of_llama_cpp_has_its_row() -> None:
+    lines = [line.split() for line in NAMES.replace("\n    ", " ").strip().splitlines()]
+
+    assert [[row.name, *row.alike] for row in pre.ROWS] == lines
+    assert [{pre.named(name) for name in names} for names in lines] == [{row} for row in pre.ROWS]
+
+
 LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN_2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -259,6 +290,19 @@ def cut(*patterns: str, behavior: str = "Isolated", invert: bool = False) -> dic
             {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, made.BYTES]},
             False,
             "starcoder",
+        ),
+        (
+            {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Punctuation", "behavior": "Contiguous"},
+                    made.BYTES,
+                    {"type": "Digits", "individual_digits": False},
+                    {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False},
+                ],
+            },
+            False,
+            "falcon",
         ),
         (cut(r" ?[^(\s|[.,!?…。，、।۔،])]+"), False, "bloom"),
         (cut(r" ?[^(\s|[.,!?…。，、।۔،])]+", behavior="Removed", invert=True), False, None),

@@ -155,10 +155,54 @@ def test_special_tensors_keep_dtype_and_shape(opened: Open) -> None:
     assert (meta.dtype, meta.shape, conj.dtype, conj.shape) == ("F32", (2, 3), "F32", (6,))
 
 
+@pytest.mark.parametrize(
+    ("function", "args", "expected"),
+    [
+        (V2, TENSOR_ARGUMENTS, ("F32", (2, 2))),
+        (Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (Global("torch", "float16"), (2, 3), (3, 1), False), ("F16", (2, 3))),
+        (PARAMETER, (SPECIAL["conj view"], True, HOOKS), ("F32", (6,))),
+        (Global("mine", "make"), (1,), (None, None)),
+    ],
+    ids=["a tensor", "a meta tensor", "a conjugated parameter", "nothing that is known"],
+)  # fmt: skip
+def test_a_subclass_has_the_dtype_and_shape_of_what_it_is_made_of(
+    function: Any, args: Any, expected: Any, opened: Open
+) -> None:
+    (found,) = opened({"w": Call(FROM_TYPE, (function, Global("mine", "Tensor"), args, {}))}).unsupported
+
+    assert (found.dtype, found.shape) == expected
+
+
+@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("key", ["data", "grad", "requires_grad", "_backward_hooks", "__class__", 1])
+def test_an_attribute_that_changes_the_tensor_is_refused_wherever_it_stands(
+    key: Any, position: int, opened: Open
+) -> None:
+    attributes: list[tuple[Any, Any]] = [("a", 1), ("b", "x"), ("c", None)]
+    attributes.insert(position, (key, 1))
+
+    with pytest.raises(ConverterError, match="sets (an attribute|`)"):
+        opened({"w": Call(WITH_STATE, (TENSOR, True, HOOKS, dict(attributes)))})
+
+
+@pytest.mark.parametrize("module", ["torch", "torch.cuda"])
+@pytest.mark.parametrize(
+    "kind", ["Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool"]
+)
+def test_types_of_old_tensors_are_known(kind: str, module: str) -> None:
+    assert not [pair for pair in run(dumps(Global(module, f"{kind}Tensor")), TABLE).globals if pair not in TABLE]
+
+
 def test_python_2_fills_an_ordered_dict_from_a_list(opened: Open) -> None:
     catalogue = opened(Call(Global("collections", "OrderedDict"), ([["w", TENSOR]],)))
 
     assert list(catalogue) == ["w"]
+
+
+@pytest.mark.parametrize("args", [([], []), (1,), ([1],), ([["w"]],), ([["w", 1, 2]],), ((("w", 1),),)])
+def test_other_arguments_of_an_ordered_dict_are_refused(args: tuple[Any, ...], opened: Open) -> None:
+    with pytest.raises(ConverterError, match="OrderedDict"):
+        opened(Call(Global("collections", "OrderedDict"), args))
 
 
 def test_names_of_devices_and_layouts_are_text() -> None:

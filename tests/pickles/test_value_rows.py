@@ -236,6 +236,29 @@ ODD = {
 }  # fmt: skip
 
 
+NUMBER_TYPES = sorted(
+    {kind.__name__ for kind in np.sctypeDict.values() if issubclass(kind, np.number | np.bool_)}
+    - {"timedelta64", "bool", "bool_"}
+)
+NUMPY_DTYPES = sorted({kind.__name__ for kind in vars(np.dtypes).values() if isinstance(kind, type)} - {"StringDType"})
+
+
+@pytest.mark.parametrize("name", [*NUMBER_TYPES, "bool", "bool_"])
+@pytest.mark.parametrize(
+    ("args", "known"),
+    [((), True), ((1,), True), ((2.5,), True), ((True,), True)]
+    + [(odd, False) for odd in (("1",), (b"1",), ([1],), ((1,),), (None,), (1, 2))],
+)
+def test_a_number_of_numpy_is_called_with_one_number_at_most(name: str, args: tuple[Any, ...], known: bool) -> None:
+    assert unknown(called("numpy", name, *args)) == (set() if known else {f"numpy.{name}(…)"})
+
+
+@pytest.mark.parametrize("name", NUMPY_DTYPES)
+def test_a_class_of_dtypes_is_called_without_arguments(name: str) -> None:
+    assert unknown(called("numpy.dtypes", name)) == set()
+    assert unknown(called("numpy.dtypes", name, 1)) == {f"numpy.dtypes.{name}(…)"}
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_known_globals_with_other_arguments_are_unknown(name: str) -> None:
     assert any(found.endswith("(…)") for found in unknown(ODD[name]))
