@@ -181,7 +181,7 @@ def test_an_attribute_that_changes_the_tensor_is_refused_wherever_it_stands(
     attributes: list[tuple[Any, Any]] = [("a", 1), ("b", "x"), ("c", None)]
     attributes.insert(position, (key, 1))
 
-    with pytest.raises(ConverterError, match="sets (an attribute|`)"):
+    with pytest.raises(ConverterError, match=r"sets (an attribute|`)"):
         opened({"w": Call(WITH_STATE, (TENSOR, True, HOOKS, dict(attributes)))})
 
 
