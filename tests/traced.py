@@ -225,12 +225,14 @@ class Traces:
     def executing(self, file: str, module: str, where: Place) -> list[str]:
         """The tests of a file that execute a statement, the fastest first. Outside of functions: any line of the module in
 
-        functions, because the statement runs on import.
+        functions, because the statement runs on import; every test of the file if none executes a function of the module.
         """
         one = self.of(file)
         contexts = one.lines(module)
         if not where.inside:
             found = {context for lines in contexts.values() for context in lines if context}
+            if contexts and not found:  # a module of tables, whose values other modules take on import
+                found |= one.seconds.keys()
         else:
             former = self._former(one.digests.get(module, ""), module)
             lines = {former[line] for line in range(where.first, where.last + 1) if line in former}

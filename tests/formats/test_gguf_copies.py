@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,34 @@ def test_another_dtype_changes_the_matrices_and_what_says_so(tmp_path: Path) -> 
         "output_norm.weight": "F16", "blk.0.attn_q.weight": "Q8_0", "blk.0.ffn_up.weight": "Q8_0",
         "blk.0.ffn_gate_inp.weight": "F32", "blk.0.ids": "I8",
     }  # fmt: skip
+
+
+# Where llama.cpp's src/llama-quant.cpp leaves a matrix as it is; a matrix of another name; and what is no matrix.
+STAY = (
+    *("blk.0.attn_norm.weight", "blk.0.ffn_gate_inp.weight", "altup_proj.weight", "blk.0.laurel_l.weight"),
+    *("per_layer_model_proj.weight", "position_embd.weight", "token_types.weight", "blk.0.ssm_conv1d.weight"),
+    *("blk.0.shortconv.conv.weight", "blk.0.attn_rel_b.weight", "blk.0.time_mix_first.weight"),
+    *(f"blk.0.time_mix_{part}.weight" for part in ("w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2", "g1", "g2")),
+    *("blk.0.time_mix_decay_w1.weight", "blk.0.time_mix_decay_w2.weight", "blk.0.time_mix_lerp_fused.weight"),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "type"),
+    [(name, (32, 2), "F32") for name in STAY]
+    + [(name, (32, 2), "Q8_0") for name in ("blk.0.attn_k.weight", "blk.0.time_mix_key.weight", "output.weight")]
+    + [("blk.0.attn_sinks.weight", (32,), "F32"), ("blk.0.attn_k.bias", (32, 2), "F32")],
+)
+def test_only_matrices_that_llama_cpp_reads_in_blocks_become_blocks(
+    name: str, sizes: tuple[int, ...], type: str, tmp_path: Path
+) -> None:
+    data = bytes(4 * math.prod(sizes))
+    source = put(tmp_path, gguf(KEYS, [Info(name, sizes, F32, 0)], data))
+
+    convert(open_checkpoint(source), tmp_path / "out.gguf", dtype="q8_0")
+
+    storage = open_checkpoint(tmp_path / "out.gguf")[name].storage
+    assert (storage.encoding or "F32") == type
 
 
 def test_a_type_for_one_matrix_leaves_the_others(tmp_path: Path) -> None:

@@ -190,6 +190,86 @@ def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(
     assert everything(tmp_path) == {f"out/{name}": data for name, data in WHOLE.items()}
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_sees_a_part_sees_it_also_if_an_earlier_run_wrote_it(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A digest of the output needs every byte, also those that are not written again."""
+    monkeypatch.setattr("converter.io.writer._TOGETHER", 1)
+    monkeypatch.setattr("converter.io.writer._SYNCED", 1)
+    made: list[int] = []
+    seen = dict.fromkeys(range(6), b"")
+
+    def plan(*, fails: bool) -> Plan:
+        def part(number: int) -> Part:
+            def tiles() -> Iterator[memoryview]:
+                if fails and number == 5:
+                    raise KeyboardInterrupt
+                made.append(number)
+                yield memoryview(bytes([number]) * 1000)
+
+            def look(tile: memoryview) -> None:
+                seen[number] += bytes(tile)
+
+            return Part(1000, lambda buffers: tiles(), look)
+
+        return Plan(
+            (PlannedFile("", tuple(Piece(str(n), (part(n),)) for n in range(6))),), folder=False, identity="same"
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(plan(fails=True), tmp_path / "out", resume=True, threads=1)
+    assert made == [0, 1, 2, 3, 4]
+    seen.update(dict.fromkeys(seen, b""))
+
+    publish(plan(fails=False), tmp_path / "out", resume=True, threads=threads)
+
+    assert seen == {number: bytes([number]) * 1000 for number in range(6)}
+    assert everything(tmp_path) == {"out": b"".join(seen.values())}
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_part_that_depends_on_the_others_is_made_after_them(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converter.io.writer._TOGETHER", 1)
+    made: list[int] = []
+
+    def part(number: int, *, late: bool = False) -> Part:
+        def tiles() -> Iterator[memoryview]:
+            made.append(number)
+            yield memoryview(bytes([sum(made) if late else number]))
+
+        return Part(1, lambda buffers: tiles(), late=late)
+
+    parts = (part(100, late=True), *(part(number) for number in range(1, 9)))
+    publish(Plan((PlannedFile("", (Piece("all", parts),)),), folder=False), tmp_path / "out", threads=threads)
+
+    assert everything(tmp_path) == {"out": bytes([136, 1, 2, 3, 4, 5, 6, 7, 8])}
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EOPNOTSUPP, False), (errno.EINVAL, False)]
+)
+def test_a_full_disk_shows_before_the_work(
+    number: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that can't reserve room is written as it is."""
+
+    def reserve(descriptor: int, offset: int, nbytes: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve, raising=False)
+    monkeypatch.setattr(os, "major", lambda device: 8)
+    if not ends:
+        publish(file_plan(b"abc"), tmp_path / "out")
+        assert everything(tmp_path) == {"out": b"abc"}
+        return
+    with pytest.raises(OutputError):
+        publish(file_plan(b"abc"), tmp_path / "out")
+    assert everything(tmp_path) == {}
+
+
 def test_what_was_left_by_another_source_is_not_continued(tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed = start(out, "resume", "one source")

@@ -173,6 +173,31 @@ def test_a_subclass_has_the_dtype_and_shape_of_what_it_is_made_of(
     assert (found.dtype, found.shape) == expected
 
 
+HALF = Global("torch", "float16")
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kind", "expected"),
+    [
+        ("_rebuild_qtensor", (FLOATS, 0, (2, 3), (3, 1), (), False, HOOKS), "quantised", ("F32", (2, 3))),
+        ("_rebuild_sparse_tensor", (1, 2), "sparse", (None, None)),
+        ("_rebuild_sparse_csr_tensor", (1, 2), "sparse", (None, None)),
+        ("_rebuild_nested_tensor", (TENSOR, 1, 2, 3), "nested", (None, None)),
+        ("_rebuild_meta_tensor_no_storage", (HALF, (2, 3), (3, 1), False), "meta", ("F16", (2, 3))),
+        ("_rebuild_wrapper_subclass", (Global("mine", "T"), HALF, (2, 3), (3, 1)), "wrapper subclass", ("F16", (2, 3))),
+        ("_rebuild_device_tensor_from_numpy", (1, HALF, "xla:0", False), "device", ("F16", None)),
+        ("_rebuild_device_tensor_from_cpu_tensor", (TENSOR, HALF, "maia:0", False), "device", ("F16", None)),
+        ("_rebuild_xla_tensor", (1, HALF, "xla:0", False), "device", ("F16", None)),
+    ],
+)
+def test_tensors_without_plain_bytes_have_the_dtype_and_shape_that_they_name(
+    name: str, args: Any, kind: str, expected: Any, opened: Open
+) -> None:
+    (found,) = opened({"w": Call(Global("torch._utils", name), args)}).unsupported
+
+    assert (found.kind, found.dtype, found.shape) == (kind, *expected)
+
+
 @pytest.mark.parametrize("position", range(4))
 @pytest.mark.parametrize("key", ["data", "grad", "requires_grad", "_backward_hooks", "__class__", 1])
 def test_an_attribute_that_changes_the_tensor_is_refused_wherever_it_stands(

@@ -236,6 +236,47 @@ ODD = {
 }  # fmt: skip
 
 
+GIVEN: list[tuple[str, tuple[Any, ...], bool]] = [
+    ("builtins.set", (), True), ("builtins.set", ([1],), True), ("builtins.set", ([1], [2]), False), ("builtins.set", (1,), False),
+    ("builtins.frozenset", (), True), ("builtins.frozenset", ([1],), True), ("builtins.frozenset", ({1: 2},), False),
+    ("collections.deque", (), True), ("collections.deque", ([1], 5), True), ("collections.deque", ([1], None), True),
+    ("collections.deque", ([1], "5"), False), ("collections.deque", ([1], 5, 6), False),
+    ("collections.Counter", (), True), ("collections.Counter", ({"a": 1},), True), ("collections.Counter", ([1],), False),
+    ("collections.Counter", ({"a": 1}, {}), False),
+    ("collections.OrderedDict", (), True), ("collections.OrderedDict", ([["a", 1]],), True),
+    ("collections.defaultdict", (), True), ("collections.defaultdict", (None,), True),
+    ("collections.defaultdict", (None, {"a": 1}), True), ("collections.defaultdict", (1,), False),
+    ("collections.defaultdict", (None, [1]), False), ("collections.defaultdict", (None, {}, {}), False),
+    ("fractions.Fraction", ("1/3",), True), ("fractions.Fraction", ("-12",), True), ("fractions.Fraction", (1, 3), True),
+    ("fractions.Fraction", ("1e5",), False), ("fractions.Fraction", (1.5,), False), ("fractions.Fraction", (b"1/3",), False),
+    ("builtins.bytearray", (), True), ("builtins.bytearray", (b"a",), True), ("builtins.bytearray", ("a", "latin-1"), True),
+    ("builtins.bytearray", ("a", "rot13"), False), ("builtins.bytearray", ([1],), False),
+    ("builtins.bytes", (), True), ("builtins.bytes", ([1],), False), ("builtins.bytes", ("a", "latin-1"), False),
+    ("builtins.complex", (1.0, 2), True), ("builtins.complex", ("1j",), False),
+    ("builtins.range", (1, 9), True), ("builtins.range", (1.0,), False),
+    ("decimal.Decimal", ("1.5",), True), ("decimal.Decimal", (1,), False),
+    ("pathlib.PurePath", ("a", "b"), True), ("pathlib.PurePath", (b"a",), False),
+    ("uuid.SafeUUID", (0,), True), ("uuid.SafeUUID", (None,), True), ("uuid.SafeUUID", (), False), ("uuid.SafeUUID", ("0",), False),
+    ("argparse.Namespace", (), True), ("types.SimpleNamespace", (), True), ("types.SimpleNamespace", ({"a": 1},), False),
+    ("torch.device", ("cpu",), True), ("torch.device", ("cuda", 1), True), ("torch.device", ("cuda", 1, 2), False),
+    ("torch.device", (b"cpu",), False), ("torch.device", (None,), False),
+    ("torch.serialization._get_layout", ("torch.strided",), True), ("torch.serialization._get_layout", (), False),
+    ("torch.serialization._get_layout", (1,), False), ("torch.serialization._get_layout", ("torch.strided", 1), False),
+]  # fmt: skip
+
+
+def outside(data: bytes) -> set[str]:
+    """The globals outside of the rows of plain values."""
+    return {f"{m}.{n}" for m, n in run(data, VALUES).globals if (m, n) not in VALUES}
+
+
+@pytest.mark.parametrize(("name", "args", "known"), GIVEN)
+def test_arguments_that_are_written_are_known_and_others_are_not(name: str, args: tuple[Any, ...], known: bool) -> None:
+    module, _, function = name.rpartition(".")
+
+    assert outside(called(module, function, *args)) == (set() if known else {f"{name}(…)"})
+
+
 NUMBER_TYPES = sorted(
     {kind.__name__ for kind in np.sctypeDict.values() if issubclass(kind, np.number | np.bool_)}
     - {"timedelta64", "bool", "bool_"}
