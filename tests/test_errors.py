@@ -176,7 +176,7 @@ def test_letters_count_in_any_case_only_where_the_format_says_so() -> None:
         b"[[], {}]\n",
         b'{"a": "' + b"x" * HEAD,
         b"[" + b"1" * (HEAD - 5) + b", fal",
-        b"  \r\n{",
+        b"  \r\n{}",
     ],
 )
 def test_what_begins_as_json_is_called_json(head: bytes) -> None:
@@ -191,6 +191,8 @@ def test_what_begins_as_json_is_called_json(head: bytes) -> None:
         (b"[2026-11-30 12:00] the job started", "text and not a checkpoint"),
         (b"{\\rtf1 \\ansi a letter}", "text and not a checkpoint"),
         (b"{\0\1\2", "not a checkpoint that this program knows"),
+        (b"[1,2", "text that begins like a JSON document, but could not be read as one"),
+        (b"  \r\n{", "text that begins like a JSON document, but could not be read as one"),
         (b"[core]\n\tbare = false\n", "not a checkpoint that this program knows"),
     ],
 )

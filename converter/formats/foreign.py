@@ -106,10 +106,12 @@ def _may_be_json(head: bytes) -> bool:
 
 def _is_json(source: Source) -> bool:
     """Whether a whole file is a JSON document, no larger than the ones that are read here."""
-    if source.size > limits().json_bytes:
-        return False
+    return source.size <= limits().json_bytes and _parses(bytes(source.read(0, source.size)))
+
+
+def _parses(document: bytes) -> bool:
     try:
-        json.loads(bytes(source.read(0, source.size)).decode())
+        json.loads(document.decode())
     except (ValueError, RecursionError):
         return False
     return True
@@ -124,8 +126,8 @@ def _text(head: bytes) -> str | None:
     return repr(line) if " " in line.strip() and "".join(text.split()).isprintable() else None
 
 
-def what(head: bytes) -> str:
-    """What a file is instead of a checkpoint, by its first HEAD bytes."""
+def what(head: bytes, *, broken: bool = False) -> str:
+    """What a file is instead of a checkpoint, by its first HEAD bytes. `broken` says that `known` does not recognise it."""
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):
@@ -134,6 +136,8 @@ def what(head: bytes) -> str:
         if kind.matches(head):
             return f"{kind.title}: {kind.how}" if kind.how else kind.title
     if _may_be_json(head):
+        if broken or (len(head) < HEAD and not _parses(head)):
+            return "text that begins like a JSON document, but could not be read as one"
         return "a JSON document, not a checkpoint"
     if (text := _text(head)) is not None:
         return f"text and not a checkpoint, perhaps what a server answered instead of the file: {text}"

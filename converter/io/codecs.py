@@ -202,6 +202,8 @@ _CODECS: Final[tuple[_Row, ...]] = (
     ("a file that starts with a frame to be skipped (lz4 or Zstandard)", _skippable, lambda: None, b"", None),
 )
 
+TITLES: Final = frozenset(title for title, *_ in _CODECS)
+
 
 def inflated(source: Source, kind: Codec, *, step: int = _READ, most: int = 1) -> Iterator[bytes]:
     """Yield what a file inflates to, all its streams one after another, in pieces of at most 1 MiB.

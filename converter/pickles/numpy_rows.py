@@ -34,7 +34,11 @@ _RANDOM: Final = {  # the numbers in a random generator's state: the least and t
     "pos": (0, 624), "buffer_pos": (0, 4), "has_uint32": (0, 1), "has_gauss": (0, 1), "uinteger": (0, (1 << 32) - 1),
     "state": (0, (1 << 128) - 1), "inc": (0, (1 << 128) - 1),
 }  # fmt: skip
-_ARRAYS: Final = (("numpy", "ndarray"), ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"))
+_ARRAYS: Final = (
+    *(("numpy", "ndarray"), ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")),
+    # joblib puts the array in the place of its wrapper at once. Elsewhere than in joblib's files the wrapper is unknown.
+    *(("joblib.numpy_pickle", "NumpyArrayWrapper"), ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper")),
+)
 _RANDOM_ARRAYS: Final = ("key", "counter", "buffer", "state")
 _DIMENSIONS: Final = 64
 _COUNT: Final = 1 << 63

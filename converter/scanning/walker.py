@@ -12,9 +12,9 @@ from converter.formats import FORMATS, of
 from converter.formats.foreign import HEAD, known, program, sealed, what
 from converter.formats.marks import NPY_MAGIC
 from converter.formats.readings import other_readings
-from converter.formats.records import NPY, TORCH_LEGACY, TORCH_TAR
+from converter.formats.records import NPZ, TORCH_TAR
 from converter.formats.shards import absent_parts
-from converter.io.codecs import Codec, codec, inflated, is_compressed
+from converter.io.codecs import TITLES, Codec, codec, inflated, is_compressed
 from converter.io.source import Memory, Window
 from converter.io.spool import Spool, Spooled
 from converter.io.tar import is_header
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _FILE: Final = Place()
 _TAR: Final = "a tar archive"
 _PICKLE: Final = "pickle"
+_CONTAINERS: Final = frozenset((zip_walk.TITLE, NPZ.title, _TAR, *TITLES))
 
 
 def _format(head: bytes) -> Format | None:
@@ -75,11 +76,10 @@ class Walker:
             opened = format is None and (is_header(head) or (packed is not None and packed.title == kind))
             end = archive_ends(source, whole=opened)
             zip_walk.at_the_end(self, source, end)
-        if not kind and end is None:
-            self.unknown(source, head, source.name)
-        if kind == zip_walk.TITLE:
-            self.nothing(kind)
-        kind = kind or what(head)
+        broken = not kind and end is None and not self.check_kind(source, head, source.name)
+        if kind in _CONTAINERS:
+            self.nothing()
+        kind = kind or what(head, broken=broken)
         self.ambiguous(source, head, format, kind)
         return kind
 
@@ -141,13 +141,17 @@ class Walker:
     def record(self, source: Source, place: Place) -> None:
         """Look at a record that may hold pickles."""
         head = bytes(source.read(0, min(HEAD, source.size)))
-        format = next((one for one in (NPY, TORCH_LEGACY) if one.matches(head)), None)
+        format = next((one for one in zip_walk.INSIDE if one.matches(head)), None)
         if head.startswith(zip_walk.ZIP):
-            self.recognised |= self.zip(source, place) != zip_walk.TITLE
+            self.recognise(self.zip(source, place))
         elif place.claim is Claim.DATA and not head.startswith(NPY_MAGIC):
             self.check_data(source, replace(place, depth=place.depth + 1))
         else:
-            self.recognised |= bool(self.content(source, place, head, format))
+            self.recognise(self.content(source, place, head, format))
+
+    def recognise(self, kind: str) -> None:
+        """Note that something inside the file is of a known kind, unless it only contains other things."""
+        self.recognised |= bool(kind) and kind not in _CONTAINERS
 
     def zip(self, source: Source, place: Place) -> str:
         """Look at every record of an archive, unless it is nested too deep. Return what it is."""
@@ -195,30 +199,34 @@ class Walker:
             if size:
                 content = Spooled(spool, size, inner.name)
                 head = bytes(content.read(0, min(HEAD, size)))
-                if not self.content(content, inner, head, _format(head)) and not place.name:
-                    self.unknown(content, head, source.name)
+                found = self.content(content, inner, head, _format(head))
+                self.recognise(found)
+                if not found and not place.name:
+                    self.recognised |= self.check_kind(content, head, source.name)
         finally:
             spool.close()
         return True
 
-    def unknown(self, source: Source, head: bytes, name: str) -> None:
-        """Report a file without a pickle, unless its kind is known or nobody would expect a checkpoint in it."""
+    def check_kind(self, source: Source, head: bytes, name: str) -> bool:
+        """Report a file without a pickle, unless its kind is known or nobody would expect a checkpoint in it.
+
+        Return whether its kind is known.
+        """
         ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
         if known(source, head):
-            return
+            return True
         if ending is not None:
             message = f"its name ends in {ending}, as pickles and checkpoints do, but it is neither"
             self.findings.report("malformed", message)
         elif self.named:
             self.findings.report("not-looked-into", "it is of no kind that is known here, so it was not looked into")
+        return False
 
-    def nothing(self, kind: str) -> None:
-        """Report an archive that was named, if it is sound, and nothing in it is of a known kind."""
+    def nothing(self) -> None:
+        """Report an archive or a compressed file that was named, if it is sound, and nothing in it is of a known kind."""
         found = self.findings
         if self.named and not (self.recognised or found.pickles or found.findings):
-            found.report(
-                "not-looked-into", f"a {kind} that is neither a checkpoint nor holds anything that is known here"
-            )
+            found.report("not-looked-into", "nothing in it is of a kind that is known here, so it was not looked into")
 
     def unopened(self, archive: Foreign, place: Place) -> None:
         """Report that a file was not looked into."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import ConverterError, TruncatedPickleError
 from converter.formats.foreign import program, sealed
 from converter.formats.marks import ARRAY, NPY_MAGIC
-from converter.formats.records import NPZ, TORCH_LEGACY, TORCH_ZIP
+from converter.formats.records import GGUF, NPY, NPZ, SAFETENSORS, TORCH_LEGACY, TORCH_ZIP
 from converter.formats.torch import reader as torch
 from converter.formats.torch.records import PICKLE, another_case
 from converter.io.codecs import codec
@@ -34,6 +34,7 @@ TITLE: Final = "zip archive"
 PEEK: Final = 256  # bytes that are enough to recognise most data that is not a pickle
 _PIECE: Final = 1 << 20  # bytes that are searched at a time for the headers of a broken archive
 _PICKLE_NAMES: Final = (".pkl", ".pickle")
+INSIDE: Final = (NPY, TORCH_LEGACY, SAFETENSORS, GGUF)  # files that are read strictly inside an archive, too
 UNSOUND: Final = "zip archive that is not sound"
 
 
@@ -157,6 +158,8 @@ def _may_hold_something(head: bytes, claim: Claim, nbytes: int) -> bool:
     if head.startswith((ZIP, NPY_MAGIC)) or claim is Claim.PICKLE or TORCH_LEGACY.matches(head):
         return True
     if claim is not Claim.DATA and (sealed(head) is not None or codec(head) is not None or is_header(head)):
+        return True
+    if claim is not Claim.DATA and (SAFETENSORS.matches(head) or GGUF.matches(head)):
         return True
     if claim is not Claim.DATA and (onnx.matches(head) or program(head) is not None):
         return True

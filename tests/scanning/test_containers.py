@@ -201,6 +201,67 @@ def test_a_text_that_starts_like_a_zlib_stream_is_a_text(tmp_path: Path) -> None
     assert [finding.rule for finding in found.findings] == ["not-looked-into"]
 
 
+NOISE = bytes((i * 37 + 200) % 256 for i in range(90))
+UNKNOWN_INSIDE = {
+    "a tar": tar({"a.dat": NOISE, "b": b"some text\n"}),
+    "a tar of empty files": tar({"a": b"", "b": b""}),
+    "a tar in a tar": tar({"a": tar({"b": NOISE})}),
+    "a tar in a zip": zip_bytes([Entry("a.tar", tar({"b": NOISE}))]),
+    "a zip in a tar": tar({"a.zip": zip_bytes([Entry("b", NOISE)])}),
+    "a zip in a zip": zip_bytes([Entry("a.zip", zip_bytes([Entry("b", NOISE)]))]),
+    "a compressed member": tar({"a.gz": gzip.compress(NOISE)}),
+    "a compressed record": zip_bytes([Entry("a.gz", gzip.compress(NOISE))]),
+    "a compressed tar": gzip.compress(tar({"a": NOISE})),
+    "a compressed zip": lzma.compress(zip_bytes([Entry("a", NOISE)])),
+    "a compressed text": bz2.compress(b"some text\n"),
+    "a compressed file that is compressed": zlib.compress(gzip.compress(NOISE)),
+    "records that have the names of arrays": zip_bytes([Entry("a.npy", NOISE)]),
+    "a JSON document in a tar": tar({"a.json": b"{}"}),
+    "no archive at all": NOISE,
+}
+
+
+@pytest.mark.parametrize("data", UNKNOWN_INSIDE.values(), ids=UNKNOWN_INSIDE)
+def test_what_holds_nothing_known_is_not_looked_into_if_it_is_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(data)
+
+    named = scan_file(LocalFile(path), fickling=False)
+    in_a_folder = scan_file(LocalFile(path), fickling=False, named=False)
+
+    assert (named.verdict, [finding.rule for finding in named.findings]) == ("malformed", ["not-looked-into"])
+    assert (in_a_folder.verdict, in_a_folder.findings) == ("plain", ())
+
+
+KNOWN_INSIDE = {
+    "a pickle": tar({"a": NOISE, "b": PLAIN}),
+    "an array": tar({"a.npy": npy(floats(1), "'<f4'")}),
+    "weights": tar({"a.safetensors": safetensors_file({"w": ("F32", (1,), floats(1))})}),
+    "a compressed pickle": tar({"a.gz": gzip.compress(PLAIN)}),
+    "weights in a zip": zip_bytes([Entry("a", NOISE), Entry("b", safetensors_file({"w": ("F32", (1,), floats(1))}))]),
+    "a JSON document": gzip.compress(b'{"a": 1}'),
+    "a checkpoint": gzip.compress(torch_zip()),
+}
+
+
+@pytest.mark.parametrize("data", KNOWN_INSIDE.values(), ids=KNOWN_INSIDE)
+def test_what_holds_something_known_is_looked_into(data: bytes, tmp_path: Path) -> None:
+    assert look(data, tmp_path).verdict == "plain"
+
+
+def test_weights_in_an_archive_are_read_strictly(tmp_path: Path) -> None:
+    weights = safetensors_file({"w": ("F32", (1,), floats(1))})
+    for data in (tar({"a": weights[:-1]}), zip_bytes([Entry("a", weights[:-1])])):
+        (finding,) = look(data, tmp_path).findings
+        assert (finding.rule, finding.place) == ("malformed", "a")
+
+
+def test_a_7z_archive_in_a_tar_is_named(tmp_path: Path) -> None:
+    (finding,) = look(tar({"a.7z": b"7z\xbc\xaf\x27\x1c" + bytes(60)}), tmp_path).findings
+
+    assert (finding.rule, finding.place, finding.message[:12]) == ("not-looked-into", "a.7z", "a 7z archive")
+
+
 # ---- arrays of numpy --------------------------------------------------------------------------------------------------------
 
 OBJECTS = ["'|O'", "'O'", "[('a', '<f4'), ('b', '|O')]", "[('a', [('b', '|O')])]", "('|O', (2,))"]

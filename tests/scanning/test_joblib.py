@@ -201,6 +201,60 @@ def test_the_type_of_none_beside_arrays_is_plain(tmp_path: Path) -> None:
     assert scanned(b"\x80\x04](" + NONE_TYPE + array + odd + array + b"K\1e.", tmp_path).verdict == "dangerous"
 
 
+# ---- numpy's random states ---------------------------------------------------------------------------------------------
+
+
+def items(**values: bytes) -> bytes:
+    return b"}(" + b"".join(short(name) + value for name, value in values.items()) + b"u"
+
+
+def words(count: int, code: str = "u4") -> bytes:
+    return wrapper(dtype(code), b"K" + bytes([count]) + b"\x85") + bytes(count * int(code[1]))
+
+
+SEED = (
+    b"cnumpy.random.bit_generator\n__pyx_unpickle_SeedSequence\n(cnumpy.random.bit_generator\nSeedSequence\n"
+    b"J\x02\xad\xea\x03NtR(K\5K\0" + words(4) + b"K\4)tb"
+)
+WIDE = items(state=b"\x8a\x10" + b"\1" * 15 + b"\0", inc=b"K\1")
+LATE = {"has_uint32": b"K\0", "uinteger": b"K\0"}
+STATES = {  # the module and class of a bit generator, and its state
+    "MT19937": ("_mt19937", items(state=items(key=words(200), pos=b"K\x10"))),
+    "PCG64": ("_pcg64", items(state=WIDE, **LATE)),
+    "PCG64DXSM": ("_pcg64", items(state=WIDE, **LATE)),
+    "Philox": (
+        "_philox",
+        items(
+            state=items(counter=words(4, "u8"), key=words(2, "u8")), buffer=words(4, "u8"), buffer_pos=b"K\4", **LATE
+        ),
+    ),
+    "SFC64": ("_sfc64", items(state=items(state=words(4, "u8")), **LATE)),
+}
+MADE = b"cnumpy.random._pickle\n"
+
+
+@pytest.mark.parametrize(("name", "module", "state"), [(name, *row) for name, row in STATES.items()], ids=STATES)
+def test_random_states_are_plain_with_arrays_as_joblib_writes_them(
+    name: str, module: str, state: bytes, tmp_path: Path
+) -> None:
+    bits = MADE + f"__bit_generator_ctor\ncnumpy.random.{module}\n{name}\n".encode() + b"\x85R" + state
+    for made in (bits + SEED + b"\x86b", MADE + b"__generator_ctor\n" + bits + SEED + b"\x86b\x85R"):
+        assert scanned(b"\x80\4" + made + b".", tmp_path).verdict == "plain"
+    old = MADE + b"__randomstate_ctor\n" + short(name) + b"\x85R" + state + b"b."
+    assert scanned(b"\x80\4" + old, tmp_path).verdict == "plain"
+
+
+def test_a_random_state_with_something_else_for_an_array_is_unknown(tmp_path: Path) -> None:
+    old = MADE + b"__randomstate_ctor\n" + short("MT19937") + b"\x85R"
+    for key in (b"cnumpy\nndarray\n", dtype("u4"), SEED):
+        state = items(state=items(key=key, pos=b"K\x10"))
+        assert scanned(b"\x80\4](" + words(1) + old + state + b"be.", tmp_path).verdict == "unknown-globals"
+
+
+def test_a_wrapper_outside_of_joblibs_files_is_unknown(tmp_path: Path) -> None:
+    assert scanned(b"\x80\4cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81.", tmp_path).verdict == "unknown-globals"
+
+
 # ---- the tar of torch before 0.1.10 ------------------------------------------------------------------------------------
 
 SOUND = storages_of_tar(2, floats(1, 2))
