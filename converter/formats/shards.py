@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from converter.errors import FormatError, LayoutError, ManifestError
 from converter.formats import of
 from converter.formats.marks import SHARD, shard_name
-from converter.formats.said import Portion
 from converter.tensors.catalogue import Catalogue, Origin
 from converter.tensors.tensor import Tensor
 from converter.text import listed
+
+if TYPE_CHECKING:
+    from converter.formats.said import Portion
 
 _NAMED: Final = 5  # absent files that a message names
 
