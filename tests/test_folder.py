@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from converter.api import convert, inspect
 from converter.cli.app import app
 from converter.errors import ConverterError, FormatError, LayoutError, ManifestError, SourceError
 from converter.io.strict_json import load_json
@@ -430,6 +431,35 @@ class TestFolders:
 
         with pytest.raises(FormatError, match=r"DeepSpeed \(ZeRO\).* `python zero_to_fp32\.py \. joined`"):
             open_checkpoint(tmp_path)
+
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_one_file_of_a_distributed_checkpoint(self, times: int, tmp_path: Path) -> None:
+        file = tmp_path / "__0_0.distcp"
+        file.write_bytes(write_checkpoint(file, A["a"], ONE).read_bytes() * times)
+
+        with pytest.raises(
+            ConverterError, match=r"one file of a distributed checkpoint .*dcp_to_torch FOLDER joined\.pt`"
+        ):
+            convert(file, tmp_path / "a.safetensors")
+
+    def test_its_index(self, tmp_path: Path) -> None:
+        pickled = b"\x8c%torch.distributed.checkpoint.metadata\x94\x8c\x08Metadata\x94\x93\x94)\x81\x94."
+        index = tmp_path / ".metadata"
+        index.write_bytes(b"\x80\x04\x95" + len(pickled).to_bytes(8, "little") + pickled)
+
+        with pytest.raises(
+            FormatError, match=r"is the index of a distributed checkpoint .*dcp_to_torch FOLDER joined\.pt`"
+        ):
+            open_checkpoint(index)
+
+    def test_one_file_of_deepspeed(self, tmp_path: Path) -> None:
+        """ZeRO's third stage leaves empty tensors under the model's names."""
+        file = write_checkpoint(tmp_path / "zero_pp_rank_0_mp_rank_00_model_states.pt", {"module": A}, ONE)
+
+        with pytest.raises(ConverterError, match=r"one file of a checkpoint of DeepSpeed .* `python zero_to_fp32\.py"):
+            convert(file, tmp_path / "a.safetensors")
+        assert not (tmp_path / "a.safetensors").exists()
+        assert any("zero_to_fp32" in problem for problem in inspect(file).problems)
 
     def test_with_several_files(self, tmp_path: Path) -> None:
         for name in ("a.bin", "b.pt"):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
+import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from converter.errors import CutOffError, ForeignFileError, FormatError
-from converter.formats.foreign import HEAD, what
+from converter.errors import ArchiveError, CutOffError, ForeignFileError, FormatError
+from converter.formats.foreign import HEAD, spread, what
 from converter.formats.format import Format
 from converter.formats.readings import check_single
 from converter.formats.records import FORMATS as FORMATS
@@ -47,7 +48,10 @@ def canonical(catalogue: Catalogue) -> Catalogue:
 def alone(catalogue: Catalogue) -> str | None:
     """A sentence if a catalogue's file is only a part of a model and the other parts were not read; else None."""
     portion = of(catalogue).portion(catalogue)
-    return portion.said(catalogue.location) if portion and len(catalogue.origin.files) < portion.parts else None
+    if portion and len(catalogue.origin.files) < portion.parts:
+        return portion.said(catalogue.location)
+    found = spread(posixpath.basename(catalogue.location))
+    return None if found is None else f"`{catalogue.location}` is one file of {found}"
 
 
 def of_folder(path: Path) -> Format | None:
@@ -99,5 +103,10 @@ def open_source(source: Source, *, root: Root = None, shard: int | None = None) 
     """Read one checkpoint from its bytes, wherever they are."""
     head = bytes(source.read(0, min(HEAD, source.size)))
     format = identify(head, source.name)
-    with uncollected():
-        return read(format, source, head, root=root, shard=shard)
+    try:
+        with uncollected():
+            return read(format, source, head, root=root, shard=shard)
+    except ArchiveError as error:  # perhaps several archives, one after another
+        if (found := spread(posixpath.basename(source.name))) is None:
+            raise
+        raise FormatError(f"`{source.name}` is one file of {found}") from error

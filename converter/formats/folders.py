@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, FormatError, ManifestError, NoWeightsError, SourceError
 from converter.formats import of, of_folder, open_file, open_source
+from converter.formats.foreign import spread
 from converter.formats.marks import SHARD, shard_name
 from converter.formats.records import FORMATS, SAFETENSORS
 from converter.io.local import Descriptors, LocalFile
@@ -38,22 +39,6 @@ _NOT_WEIGHTS: Final = re.compile(
     r"(?:training_args|(?:optimizer|scheduler|scaler|sampler)(?:_\d+)?|rng_state.*)\.(?:bin|pt|pth)"
 )
 _NAMED: Final = 10  # folders that a message names
-# Checkpoints whose tensors are spread over files of ranks: a file's name, what they are, and how to join them.
-_TRUST: Final = "it unpickles the files, so do that only if you trust them"
-_SPREAD: Final = (
-    (
-        re.compile(r"\.metadata|.*\.distcp"),
-        "a distributed checkpoint (DCP)",
-        f"join it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER joined.pt` ({_TRUST}), and "
-        "convert joined.pt",
-    ),
-    (
-        re.compile(r"(?:bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:optim|model)_states\.pt"),
-        "a checkpoint of DeepSpeed (ZeRO), whose weights are spread over ranks",
-        "join it in the folder above with `python zero_to_fp32.py . joined`, a program that DeepSpeed wrote there "
-        f"({_TRUST}), and convert the folder joined",
-    ),
-)
 
 _LOOKED_AT: Final = 1000  # folders in which a folder without weights is searched for models
 _DEEP: Final = 2  # folders within it
@@ -197,10 +182,8 @@ def _several(where: str, found: Sequence[str], names: Sequence[str], kinds: Sequ
 
 
 def _spread(where: str, names: Iterable[str]) -> FormatError | None:
-    for fits, what, how in _SPREAD:
-        if any(map(fits.fullmatch, names)):
-            return FormatError(f"`{where}` is {what}: {how}")
-    return None
+    found = next(filter(None, map(spread, names)), None)
+    return None if found is None else FormatError(f"`{where}` is {found}")
 
 
 def model_folders(paths: Iterable[str]) -> list[str]:

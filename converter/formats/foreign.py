@@ -18,6 +18,21 @@ _PAGE: Final = "an HTML page, probably an error page of the server it was downlo
 _WORDS: Final = (b"true", b"false", b"null", b"NaN", b"Infinity")
 _JSON: Final = re.compile(rb'(?:[\s{}\[\],:]++|"[^"]*+"|[-+0-9.eE]++|true|false|null|NaN|Infinity)*')  # without escapes
 _PICKLE: Final = "a bare pickle, not a file of torch.save; `scan` tells what is in it"
+_TRUST: Final = "it unpickles the files, so do that only if you trust them"
+_JOIN: Final = (
+    f"join it with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER joined.pt` ({_TRUST}), and "
+    "convert joined.pt"
+)
+# Checkpoints whose tensors are spread over the files of ranks: a file's name, what they are, and how to join them.
+_SPREAD: Final = (
+    (re.compile(r"\.metadata|.*\.distcp"), "a distributed checkpoint (DCP)", _JOIN),
+    (
+        re.compile(r"(?:bf16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:optim|model)_states\.pt"),
+        "a checkpoint of DeepSpeed (ZeRO), whose weights are spread over ranks",
+        "join it in the folder above with `python zero_to_fp32.py . joined`, a program that DeepSpeed wrote there "
+        f"({_TRUST}), and convert the folder joined",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +91,20 @@ FOREIGN: Final = (
         offset=257,
         sealed=True,
     ),
+    # A frame's opcode and length come first.
+    Foreign(
+        b"\x8c%torch.distributed.checkpoint.metadata\x94",
+        "the index of a distributed checkpoint (DCP)",
+        _JOIN,
+        offset=11,
+    ),
     *(Foreign(bytes([0x80, protocol]), _PICKLE) for protocol in (2, 3, 4, 5)),
 )
+
+
+def spread(name: str) -> str | None:
+    """What a file of this name is a part of, if the tensors of such checkpoints are spread over files, and how to join them."""
+    return next((f"{what}: {how}" for fits, what, how in _SPREAD if fits.fullmatch(name)), None)
 
 
 def sealed(head: bytes) -> Foreign | None:

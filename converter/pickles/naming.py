@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.dtypes import Dtype
 from converter.errors import FormatError, LimitError, NamesError
 from converter.limits import limits
+from converter.pickles.buried import Buried
 from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.keys import Keys
 from converter.pickles.modules import Level, attributes, contents, items, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
 from converter.pickles.values import Dict, Made, Opaque, TableEntry, Value, ValueRow
 from converter.pickles.walk import holds_object, inside, key_text
-from converter.pickles.weights import Chosen, choose
+from converter.pickles.weights import Chosen, choose, is_training_state
 from converter.tensors.catalogue import Other, Role, Unsupported
 from converter.tensors.tensor import Tensor
 from converter.words import Part, Root
@@ -55,10 +56,17 @@ def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[
         return False
     seen: set[int] = set()
     letters, most = 0, min(limits().names, _LETTERS * held.places + (1 << 20))
+    buried = Buried() if held.entering or not held(top) else None
     for name, leaf in _leaves(top, held, _SHARED * held.places + 1024):
         letters += len(name) if name.isascii() else 4 * len(name)
         if letters + held.letters > most:
             raise LimitError(f"{held.places:,} values have names of more than {most:,} bytes: no more are read")
+        if buried is not None and not is_training_state(name.rpartition(".")[2], leaf):
+            value = leaf.value if isinstance(leaf, Other) else leaf
+            found = [*buried(name, value)]
+            flattened.unsupported += found
+            if found and type(value) is bytes:
+                continue  # the same thing; what only holds such bytes is listed besides
         _add(flattened, name, leaf)
         if not held.entering and not isinstance(leaf, Other | Tensor) and holds_object(leaf, seen):
             flattened.objects.append(name)

@@ -79,7 +79,7 @@ def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None)
     seen.add(id(value))
     while waiting and len(seen) < _ENTERED and len(found) < most:
         above, key, node = waiting.pop()
-        name = _below(above, key)
+        name = below(above, key)
         if isinstance(node, Tensor | Special):
             found.append((name, node))
         entered = []
@@ -91,6 +91,21 @@ def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None)
                     break
         waiting += reversed(entered)
     return found
+
+
+def inner_bytes(value: object, seen: set[int]) -> Iterator[tuple[str, bytes]]:
+    """Yield the bytes in a value and what leads to them. `seen` are the containers that were entered, each of them once."""
+    waiting: list[tuple[str, str, object]] = [("", "", value)]
+    while waiting:
+        above, key, node = waiting.pop()
+        if type(node) is bytes:
+            yield below(above, key), node
+        elif id(node) not in seen and not _holds_nothing(node):
+            seen.add(id(node))
+            name = below(above, key)
+            waiting += reversed(
+                [(name, at, inner) for at, inner in inside(node) if type(inner) is bytes or not _holds_nothing(inner)]
+            )
 
 
 def measure(value: object, seen: set[int] | None = None) -> tuple[int, int]:
@@ -134,7 +149,7 @@ def holds_object(value: object, seen: set[int]) -> bool:
     return False
 
 
-def _below(name: str, key: str) -> str:
+def below(name: str, key: str) -> str:
     """Join two names for display, and cut them: whole names would grow with the square of the depth."""
     return f"{name}.{key[: limits().name]}"[: limits().name] if name and key else name or key[: limits().name]
 

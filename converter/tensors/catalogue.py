@@ -41,7 +41,7 @@ class Unsupported:
 
     `dtype` and `shape` are None if the file does not say them, and `nbytes` is 0. `way_out` says what people can do
     about such a tensor. `storage` are its bytes, and `code` is the number of its type in the file, if a copy can have them as
-    they are.
+    they are. `what` is what it is in words, if it is no tensor itself.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Unsupported:
     way_out: str = "turn it into a plain tensor with torch and save again"
     storage: Storage | None = None
     code: int | None = None
+    what: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,10 +55,8 @@ def check_portable(catalogue: Catalogue, *, ignore_globals: bool, no_crc: bool, 
     if lost:
         first = lost[0]
         more = f" (and {len(lost) - 1:,} more)" if len(lost) > 1 else ""
-        raise UnsupportedError(
-            f"`{first.name}` is a {first.kind} tensor{more}, which has no plain bytes to carry over: {first.way_out}, "
-            "or leave it out with --exclude"
-        )
+        what = first.what or f"a {first.kind} tensor{more}, which has no plain bytes to carry over"
+        raise UnsupportedError(f"`{first.name}` is {what}: {first.way_out}, or leave it out with --exclude")
     if catalogue.missing:
         raise ManifestError(
             f"`{catalogue.location}` is not whole: its index promises `{catalogue.missing[0]}`, which no shard holds"
