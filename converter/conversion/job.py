@@ -153,8 +153,11 @@ def prepare(
     recognition = recognise(tensors, tensors.config)
     if format.self_contained and done.contradiction is not None:  # the file would repeat what config.json says
         raise ModelError(done.contradiction)
+    doubts: tuple[str, ...] = ()
     if format.companions and recognition is not None and recognition.contradictions:
-        raise ModelError(recognition.contradictions[0])
+        if recognition.claimed or format.self_contained:
+            raise ModelError(recognition.contradictions[0])
+        recognition, doubts = None, recognition.contradictions[:1]  # then nothing of that family may be left out
     check = catalogue.check_unchanged
     if check_crc:
         tensors, finish = checked(tensors)
@@ -184,7 +187,7 @@ def prepare(
     if options.values and not format.values:
         planned = _with_sidecar(planned, options)
     made, refused = _tokenizer(catalogue) if folder and format.companions and not format.self_contained else ((), ())
-    planned = replace(planned, notes=(*planned.notes, *refused))
+    planned = replace(planned, notes=(*doubts, *planned.notes, *refused))
     copied, left_behind = list[PlannedFile](), dict[str, str]()
     if folder and format.companions:
         found = _found(catalogue, beside, with_code=with_code)

@@ -53,7 +53,8 @@ class Recognition:
 
     `sizes` has only those that the shapes, config.json or the declared model give. `missing` has parameters
     only, because masks and a head may be absent. Unexpected tensors do not make it incomplete. A head is tied if it is
-    the same view as wte. An untied head may still hold equal bytes, as a copy in another shard does.
+    the same view as wte. An untied head may still hold equal bytes, as a copy in another shard does. `claimed`: config.json
+    names no other family.
     """
 
     family: Family
@@ -66,6 +67,7 @@ class Recognition:
     buffers: tuple[str, ...]
     tied_head: TiedHead
     contradictions: tuple[str, ...]
+    claimed: bool = True
 
     @property
     def sized(self) -> bool:
@@ -195,12 +197,16 @@ def _recognised(
         return None
 
     required = (at(layer, row.named(seen.prefix)) for row, layer in known.each(n_layer) if row.required)
+    missing = tuple(name for name in required if name not in catalogue)
+    claimed_type = known.model_type if config is None else config.get("model_type", known.model_type)
+    if claimed_type != known.model_type and (missing or misfits or seen.strangers or beyond):
+        return None  # another family whose names are nearly the same, as GPT-1's are
     return Recognition(
         family=known,
         prefix=seen.prefix,
         sizes=MappingProxyType(sizes),
         model=model,
-        missing=tuple(name for name in required if name not in catalogue),
+        missing=missing,
         unexpected=(*seen.strangers, *beyond),
         mismatched=tuple(
             Mismatch(match.name, tuple(sizes.get(str(size), size) for size in match.row.shape), match.shape)
@@ -209,6 +215,7 @@ def _recognised(
         buffers=tuple(match.name for match in within if match.row.kind == "buffer"),
         tied_head=_tied_head(within, catalogue, seen.prefix),
         contradictions=tuple(_contradictions(seen, config, sizes, model)) if config is not None else (),
+        claimed=claimed_type == known.model_type,
     )
 
 
