@@ -157,7 +157,8 @@ def prepare(
     if format.companions and recognition is not None and recognition.contradictions:
         if recognition.claimed or format.self_contained:
             raise ModelError(recognition.contradictions[0])
-        recognition, doubts = None, recognition.contradictions[:1]  # then nothing of that family may be left out
+        doubts = recognition.contradictions[:1]
+        recognition = None  # so that nothing is left out because it is that family's
     check = catalogue.check_unchanged
     if check_crc:
         tensors, finish = checked(tensors)
