@@ -40,7 +40,9 @@ class FolderReader(Protocol):
 
 
 def _texts(catalogue: Catalogue) -> Iterator[Key]:
-    from converter.formats.said import Key  # most commands need no keys, so they need not load it
+    if not catalogue.metadata:
+        return iter(())
+    from converter.formats.said import Key  # most files have no keys, so they need not load it
 
     return (Key(name, "string", text, None) for name, text in catalogue.metadata.items())
 
