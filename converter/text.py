@@ -27,6 +27,11 @@ _AT_START: Final = rf"((?:\A|[\r\n]){_BLANKS})(:(?=:)|-(?=--)|~(?=~~)|\+(?=\+\+)
 # compiling them takes as long as reading a small checkpoint.
 _ORDINARY: Final = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("\n·×–…")
 
+# What stands for a character of ours where the encoding of a stream lacks it.
+_SIMILAR: Final = {"×": "x", "·": "|", "…": "...", "–": "-", "≤": "<=", "≥": ">=", "²": "2", "µ": "u"}
+_NUMBERS: Final = re.compile(r"(\d+)")
+_DIGITS: Final = 19  # a number with this many digits is sorted as text
+
 
 def safe_text(text: str, width: int = WIDTH) -> str:
     """Escape everything that could move the cursor, change colours, hide, reorder, or be a command to the runner of a CI.
@@ -66,6 +71,48 @@ def nbytes_text(nbytes: int) -> str:
         if size < 999.95:
             return f"{size:.1f} {unit}"
     return f"{size / 1000:.1f} EB"
+
+
+def cells(text: str) -> int:
+    """The columns of a terminal that a text takes: two for a wide character, none for one that combines with another."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0
+        if unicodedata.category(character) in ("Mn", "Me", "Cf")
+        else 1 + (unicodedata.east_asian_width(character) in "WF")
+        for character in text
+    )
+
+
+def encodable(text: str, encoding: str) -> str:
+    """A text that a stream of this encoding can take: other characters become similar ones, or escapes."""
+    if text.isascii():
+        return text
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(
+            _SIMILAR.get(character, _code(character)) if not _takes(encoding, character) else character
+            for character in text
+        )
+    return text
+
+
+def _takes(encoding: str, character: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts `h.2` before `h.10`."""
+    return [
+        (int(part), "") if part.isascii() and part.isdigit() and len(part) < _DIGITS else (-1, part)
+        for part in _NUMBERS.split(name)
+    ]
 
 
 def as_code(text: str, width: int = 300) -> str:

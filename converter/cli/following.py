@@ -6,11 +6,10 @@ import contextlib
 import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Iterator
 from typing import Final, TextIO
 
-from converter.text import safe_text
+from converter.text import cells, safe_text
 
 _REFRESH: Final = 0.1  # seconds
 
@@ -64,7 +63,6 @@ def shortened(text: str, width: int = 200) -> str:
 
 def in_columns(text: str, width: int) -> str:
     """Cut a text in its middle to `width` columns of a terminal. Some characters take two columns."""
-    if len(text) + sum(unicodedata.east_asian_width(character) in "WF" for character in text) <= width:
+    if cells(text) <= width:
         return text
-    wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return shortened(text, max(width // 2 if wide else width, 1))
+    return shortened(text, max(width // 2 if cells(text) > len(text) else width, 1))

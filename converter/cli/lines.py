@@ -1,20 +1,14 @@
-"""Prints the report of `scan` as plain lines. It imports nothing but typer."""
+"""Prints the report of `scan` as plain lines. It imports little."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Final
-
-import typer
+from typing import TYPE_CHECKING, Final
 
 from converter.cli.following import shortened
+from converter.cli.screen import BAD, BOLD, GOOD, WARN, Piece, Screen, columns
 from converter.scanning.libraries import LIBRARIES
 from converter.scanning.rules import RULES, SHOWN
 from converter.text import plural, safe_text
@@ -22,20 +16,13 @@ from converter.text import plural, safe_text
 if TYPE_CHECKING:
     from converter.reports.scan import FileScan, FindingReport, PolicyReport, ScanReport
 
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")  # the escapes of `typer.style`, the only ones in a line
-_END: Final = "\x1b[0m"  # ends a colour
 _REASON: Final = 100  # characters of a reason in a line that does not go to a terminal
 _LEAST: Final = 20  # characters of a reason, at least: a shorter one would say nothing
 _LONGEST: Final = 8000  # characters of a location; a longer one is cut in its middle. Paths have up to 4096 bytes
+_HANG: Final = 4  # columns by which a line goes on farther to the right
 _NAMES: Final = 6  # globals of a library that are named in one line
-_RED: Final = {"fg": "red", "bold": True}
-_VERDICTS: Final[dict[str, dict[str, Any]]] = {
-    "plain": {"fg": "green"},
-    "unknown-globals": {"fg": "yellow"},
-    "program": {"fg": "yellow", "bold": True},
-    "dangerous": _RED,
-    "malformed": _RED,
-}
+_UNBROKEN: Final = 1 << 30  # columns, if the output is not a terminal: a line a finding, however long it is
+_VERDICTS: Final = {"plain": GOOD, "unknown-globals": WARN, "program": WARN, "dangerous": BAD, "malformed": BAD}
 
 
 def scan(report: ScanReport, *, summary: bool = False) -> None:
@@ -43,11 +30,13 @@ def scan(report: ScanReport, *, summary: bool = False) -> None:
 
     A `summary` has only a line for each file that is not plain, and the counts.
     """
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    if summary:
-        lines = [_line(file, width) for file in report.files if file.verdict != "plain"]
-    else:
-        lines = [line for file in report.files for line in _file(file)]
+    width = columns(sys.stdout)
+    out = Screen(width=width or _UNBROKEN)
+    for file in report.files:
+        if not summary:
+            _file(file, out)
+        elif file.verdict != "plain":
+            out.line(*_line(file, width), hang=_HANG)
     counts = Counter(file.verdict for file in report.files)
     listed = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in SHOWN if counts[verdict])
     if summary or len(report.files) > 1 or report.skipped or report.links:
@@ -57,24 +46,23 @@ def scan(report: ScanReport, *, summary: bool = False) -> None:
             if report.links
             else ""
         )
-        lines.append(typer.style(f"{plural(len(report.files), 'file')}: {listed}{skipped}{links}", bold=True))
+        out.line((f"{plural(len(report.files), 'file')}: {listed}{skipped}{links}", BOLD), hang=_HANG)
     if report.policy is not None:
-        lines += _policy(report.policy)
-    if width is not None:
-        lines = [_fitted(line, width) for line in lines]
-    # If the reader has gone away, the exit code is still the verdict's.
-    with contextlib.suppress(BrokenPipeError):
-        # Without a terminal, colours are left out.
-        typer.echo("\n".join(lines), color=False if os.environ.get("NO_COLOR") else None)
+        for line in _policy(report.policy):
+            out.line(line, hang=_HANG)
 
 
-def _file(file: FileScan) -> Iterator[str]:
-    verdict = typer.style(f"{file.verdict:<15}", **_VERDICTS[file.verdict])
-    yield f"{verdict}  {_location(file)} · {safe_text(file.kind)}"
+def _file(file: FileScan, out: Screen) -> None:
+    out.line(_verdict(file), f"  {_location(file)} · {safe_text(file.kind)}", hang=_HANG)
+    for line in _reasons(file):
+        out.line(line, hang=_HANG)
+
+
+def _reasons(file: FileScan) -> Iterator[str]:
     # With --explain, all calls follow in their order.
     yield from _findings(file.findings, calls=not any(pickle.calls for pickle in file.pickles))
     if file.unlisted:
-        yield f"  and {file.unlisted:,} more findings"
+        yield f"  and {plural(file.unlisted, 'more finding')}"
     for pickle in file.pickles:
         for call in pickle.calls:
             yield f"  would run: {safe_text(call.expression, 600)}  ({call.opcode} at byte {call.byte:,})"
@@ -85,25 +73,17 @@ def _file(file: FileScan) -> Iterator[str]:
         yield f"  fickling{version}: {safe_text(said, 400)}"
 
 
-def _line(file: FileScan, width: int | None) -> str:
+def _verdict(file: FileScan) -> Piece:
+    return f"{file.verdict:<15}", _VERDICTS[file.verdict]
+
+
+def _line(file: FileScan, width: int | None) -> tuple[Piece, str]:
     """A file on one line, with as much of its first reason as fits."""
     location = _location(file)
     reason = next((finding for finding in file.findings if RULES[finding.rule].verdict == file.verdict), None)
     room = _REASON if width is None else width - len(f"{'':<15}  {location} · ")
     said = f" · {safe_text(reason.message, room)}" if reason is not None and room >= _LEAST else ""
-    return f"{typer.style(f'{file.verdict:<15}', **_VERDICTS[file.verdict])}  {location}{said}"
-
-
-def _fitted(line: str, width: int) -> str:
-    """Cut a line between words into several that fit. Words stay whole, so that a name can be copied from a terminal."""
-    text = _COLOUR.sub("", line)
-    if len(text) <= width:
-        return line
-    first, *others = wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-    styled = line[: line.rfind(_END) + len(_END)] if _END in line else ""
-    if first.startswith(shown := _COLOUR.sub("", styled)):
-        first = styled + first[len(shown) :]
-    return "\n".join([first, *others])
+    return _verdict(file), f"  {location}{said}"
 
 
 def _location(file: FileScan) -> str:

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, TextIO
 
-from converter.text import without_commands
+from converter.text import encodable, without_commands
 
 _HELD: Final = 1 << 16  # characters of an unfinished line that are kept
 
 
 class Lines(io.TextIOBase):
-    """A text stream that escapes commands in whole lines, even if a line was wrapped or written in pieces."""
+    """A text stream that escapes commands in whole lines, even if a line was wrapped or written in pieces.
+
+    Characters that the underlying stream can't encode become similar ones, or escapes.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -48,7 +51,7 @@ class Lines(io.TextIOBase):
         lines, end, rest = text.rpartition("\n")
         if end:
             said, self._held = without_commands(self._held + lines + end), rest
-            self._stream.write(said)
+            self._put(said)
         else:
             self._held += text
         # A terminal shows text without a line end, such as a progress bar, at once.
@@ -64,7 +67,10 @@ class Lines(io.TextIOBase):
     def _let_go(self) -> None:
         said, self._held = without_commands(self._held), ""
         if said:
-            self._stream.write(said)
+            self._put(said)
+
+    def _put(self, text: str) -> None:
+        self._stream.write(encodable(text, self._stream.encoding or "utf-8"))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from converter.io.local import LocalFile
 from converter.models import recognition as models
 from converter.models.buffers import buffers
 from converter.reports import inspection as reports
+from converter.text import natural
 from converter.words import PLAIN, PROGRAM, SORTS, check, check_count
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def inspect(
 
         check_expansion(dict(chosen))
     if sort == "name":
-        chosen.sort(key=lambda item: item[0])
+        chosen.sort(key=lambda item: natural(item[0]))
     elif sort == "size":
         chosen.sort(key=lambda item: -item[1].nbytes)
     measured: list[StatisticsReport | ArchiveError] = []

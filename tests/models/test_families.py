@@ -164,7 +164,7 @@ class TestWhatJsonAloneAllows:
 
         assert report.model is not None
         assert (report.model.architecture, report.model.title) == ("heron", "Heron with 2 layers of 4")
-        assert heading(report) == "Heron with 2 layers of 4, no declared model, complete"
+        assert heading(report) == "Heron with 2 layers of 4, complete"
         assert report.problems == ()
 
     def test_it_goes_to_safetensors_and_into_a_folder_and_both_are_identical(

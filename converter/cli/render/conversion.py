@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from rich.text import Text
-
-from converter.cli.render import console, empty_table, indented
+from converter.cli.screen import BOLD, Column, Screen
 from converter.text import listed, nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from converter.reports.conversion import ConversionReport, ExtractReport
 
 _NAMES: Final = 6  # names that are shown for each reason why something is left behind
@@ -19,16 +15,16 @@ _NAMES: Final = 6  # names that are shown for each reason why something is left 
 
 def show_conversion(report: ConversionReport) -> None:
     """Print what `convert` wrote, or would write."""
-    out = console()
+    out = Screen()
     weights = [file for file in report.files if file.tensors] or list(report.files)
     would = "" if report.written else " would be written"
-    out.print(Text(f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", style="bold"))
+    out.line((f"{safe_text(report.output)}: {report.format}, {nbytes_text(report.nbytes)}{would}", BOLD))
     model = f", shaped like {report.model}," if report.model else ""
-    out.print(Text(f"  {plural(report.tensors, 'tensor')}{model} in {plural(len(weights), 'file')}"))
+    out.line(f"{plural(report.tensors, 'tensor')}{model} in {plural(len(weights), 'file')}", indent=2)
     _left_behind(report, out)
     _show_surgery(report, out)
     for name, kept in report.tied[:8]:
-        out.print(Text(f"  {safe_text(name)} is tied to {safe_text(kept)}, and recorded as such"))
+        out.line(f"{safe_text(name)} is tied to {safe_text(kept)}, and recorded as such", indent=2)
     loss = report.loss
     lost = [
         f"{count:,} {what}"
@@ -42,21 +38,21 @@ def show_conversion(report: ConversionReport) -> None:
     ]
     if lost:
         cast = f"as {report.dtype}" if report.dtype != "keep" else "by --tensor-type"
-        out.print(Text(f"  {cast}: {', '.join(lost)}"))
+        out.line(f"{cast}: {', '.join(lost)}", indent=2)
     for note in report.notes:
-        out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
+        out.note(safe_text(note, 400))
     if not report.written:
         _plan_table(report, out)
 
 
-def _left_behind(report: ConversionReport | ExtractReport, out: Console) -> None:
+def _left_behind(report: ConversionReport | ExtractReport, out: Screen) -> None:
     """Say what the output does not have: a line for each reason, and names."""
     if report.carried:
         carried = listed([safe_text(name, 60) for name in report.carried], _NAMES)
-        out.print(Text(f"  {plural(len(report.carried), 'value')} carried along: {carried}"))
+        out.line(f"{plural(len(report.carried), 'value')} carried along: {carried}", indent=2)
     masks = [left for left in report.dropped if left.kind == "mask"]
     if masks:
-        out.print(Text(f"  {len(masks):,} masks left out: they follow from the architecture"))
+        out.line(f"{plural(len(masks), 'mask')} left out: they follow from the architecture", indent=2)
     excluded, others = set(report.excluded), dict[str, list[str]]()
     for left in report.dropped:
         if left.kind != "mask" and left.name not in excluded:
@@ -64,44 +60,48 @@ def _left_behind(report: ConversionReport | ExtractReport, out: Console) -> None
             others.setdefault(left.reason, []).append(safe_text(left.name, 60) + held)
     for reason, names in others.items():
         more = f" and {len(names) - _NAMES:,} more (--json lists them)" if len(names) > _NAMES else ""
-        out.print(Text(f"  left behind: {', '.join(names[:_NAMES])}{more}: {reason}"))
+        out.line(f"left behind: {', '.join(names[:_NAMES])}{more}: {reason}", indent=2)
 
 
-def _show_surgery(report: ConversionReport | ExtractReport, out: Console) -> None:
+def _show_surgery(report: ConversionReport | ExtractReport, out: Screen) -> None:
     """What was left out or renamed as asked: the first names, and how many more."""
     if report.excluded:
         names = listed([safe_text(name) for name in report.excluded], 3)
-        out.print(Text(f"  {plural(len(report.excluded), 'tensor')} left out, as asked: {names}"))
+        out.line(f"{plural(len(report.excluded), 'tensor')} left out, as asked: {names}", indent=2)
     if report.renamed:
         (old, new), more = report.renamed[0], len(report.renamed) - 1
         first = f"`{safe_text(old)}` is now `{safe_text(new)}`"
-        out.print(Text(f"  {len(report.renamed):,} renamed: {first}{f', and {more:,} more' if more else ''}"))
+        out.line(f"{len(report.renamed):,} renamed: {first}{f', and {more:,} more' if more else ''}", indent=2)
 
 
-def _plan_table(report: ConversionReport, out: Console) -> None:
-    table = empty_table()
-    for name in ("file", "tensor", "dtype", "offset", "bytes"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("offset", "bytes") else "left")
+def _plan_table(report: ConversionReport, out: Screen) -> None:
+    heads = (
+        Column("tensor"),
+        Column("dtype"),
+        Column("offset", right=True, rank=1),
+        Column("bytes", right=True),
+    )
     for file in report.files:
-        for tensor in file.tensors:
-            numbers = (f"{tensor.offset:,}", f"{tensor.nbytes:,}")
-            cells = (safe_text(file.path), safe_text(tensor.name), tensor.dtype, *numbers)
-            table.add_row(*(Text(cell) for cell in cells))
-        if not file.tensors:
-            table.add_row(Text(safe_text(file.path)), "", "", "", Text(f"{file.nbytes:,}"))
-    out.print(indented(table))
+        out.blank()
+        out.line((safe_text(file.path), BOLD), f": {plural(file.nbytes, 'byte')}", indent=2)
+        rows = [
+            (safe_text(tensor.name), tensor.dtype, f"{tensor.offset:,}", f"{tensor.nbytes:,}")
+            for tensor in file.tensors
+        ]
+        if rows:
+            out.table(heads, rows, indent=4)
 
 
 def show_extraction(report: ExtractReport) -> None:
     """Print what `extract` wrote."""
-    out = console()
-    out.print(Text(f"{safe_text(report.folder)}: {report.files:,} files, {nbytes_text(report.nbytes)}", style="bold"))
+    out = Screen()
+    out.line((f"{safe_text(report.folder)}: {plural(report.files, 'file')}, {nbytes_text(report.nbytes)}", BOLD))
     model = f", shaped like {report.model}" if report.model else ""
-    out.print(Text(f"  {plural(report.tensors, 'tensor')}{model}, {report.form} form; manifest.json reads them back"))
+    out.line(f"{plural(report.tensors, 'tensor')}{model}, {report.form} form; manifest.json reads them back", indent=2)
     _show_surgery(report, out)
     if report.properties is not None:
         whose = "Java client; its newest build needs --form named" if report.form == "storages" else "Java client"
-        out.print(Text(f"  {safe_text(report.properties)} names them for the {whose}"))
+        out.line(f"{safe_text(report.properties)} names them for the {whose}", indent=2)
     _left_behind(report, out)
     for note in report.notes:
-        out.print(Text(f"  ! {safe_text(note, 400)}", style="yellow"))
+        out.note(safe_text(note, 400))

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
 from converter import formats
-from converter.cli.render import console, empty_table, indented, listed, numbered, together
-from converter.text import nbytes_text, plural, safe_text
+from converter.cli.render import listed, numbered, together
+from converter.cli.screen import BAD, BOLD, GOOD, WARN, Column, Piece, Screen
+from converter.text import natural, nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from converter.reports.details import KeyReport, MemoryReport, TokenizerReport
     from converter.reports.inspection import (
         Inspection,
@@ -30,8 +23,6 @@ if TYPE_CHECKING:
         WeightsReport,
     )
 
-_WIDE: Final = 110  # columns; a table this wide also shows storages
-_WORDS: Final = re.compile(r"(?:[A-Za-z_]+\.)+")
 TABLES: Final = (  # the heading of a table, and the roles that it lists
     ("Besides the weights:", ("beside", "averaged", "attribute")),
     ("Settings of the module:", ("setting",)),
@@ -40,53 +31,49 @@ TABLES: Final = (  # the heading of a table, and the roles that it lists
 _KEYS: Final = 100  # keys of the metadata that are shown without --all
 _SPECIAL: Final = 6  # special tokens that are named
 _CONTENT: Final = 100  # characters of a value that are shown without --all
-_VERDICTS: Final = {
-    "plain": "green",
-    "unknown-globals": "yellow",
-    "program": "yellow",
-    "dangerous": "bold red",
-    "malformed": "bold red",
+_SIZES: Final = {
+    "n_head": "{:,} heads",
+    "n_positions": "a context of {:,} tokens",
+    "vocab_size": "a vocabulary of {:,}",
+}
+_VERDICTS: Final = {  # the word, what it means, and its colour
+    "plain": ("plain", ": it asks for nothing but tensors", GOOD),
+    "unknown-globals": ("unknown globals", ": it asks for more than tensors", WARN),
+    "program": ("a program", ": it holds code, which was not run", WARN),
+    "dangerous": ("DANGEROUS", ": loading it with pickle would run code", BAD),
 }
 
 
-def show(found: Inspection, *, unfold: bool = False, out: Console | None = None) -> None:
+def show(found: Inspection, *, unfold: bool = False, out: Screen | None = None) -> None:
     """Print what `inspect` found."""
-    out = out or console()
-    out.print(Text(heading(found), style="bold"))
+    out = out or Screen()
+    out.line((heading(found), BOLD))
     files = found.source.files
     total = sum(file.nbytes for file in files)
     shards = f"{len(files)} files, " if len(files) > 1 else ""
     kind = formats.named(found.source.format).title
     if found.source.writer is not None:
         kind = f"{kind}, written by {found.source.writer}"
-    out.print(Text(f"{safe_text(found.source.location)} · {kind} · {shards}{total:,} bytes"))
-    out.print()
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, text in facts(found):
-        grid.add_row(label, text)
-    out.print(Padding(grid, (0, 0, 0, 2), expand=False))
-    out.print()
+    out.line(f"{safe_text(found.source.location)} · {kind} · {shards}{plural(total, 'byte')}")
+    out.blank()
+    rows = list(facts(found))
+    room = max(len(label) for label, _ in rows)
+    for label, said in rows:
+        out.field(label, room, *said)
     if found.tensors:
+        out.blank()
         _tensor_table(found, out, unfold)
-    if any(tensor.stats for tensor in found.tensors):
-        from converter.cli.render.statistics import statistics_table  # most reports have no statistics
-
-        out.print()
-        hashed = any(tensor.stats.sha256 for tensor in found.tensors if tensor.stats)
-        statistics_table(fold(found.tensors, unfold=unfold or hashed), out)
     if found.metadata:
-        out.print()
+        out.blank()
         _metadata_table(found.metadata, out, unfold)
     for title, roles in TABLES:
         others = [other for other in found.others if other.role in roles]
         if others:
-            out.print()
+            out.blank()
             _others_table(title, others, out, unfold)
     for problem in (*found.notes, *found.problems, *found.safety.findings):
-        out.print()
-        out.print(Text(f"! {safe_text(problem, 400)}", style="yellow"))
+        out.blank()
+        out.note(safe_text(problem, 400))
 
 
 def heading(inspection: Inspection) -> str:
@@ -94,54 +81,66 @@ def heading(inspection: Inspection) -> str:
     model = inspection.model
     if model is None:
         return "Unknown architecture" if inspection.tensors or inspection.totals.tensors else "No tensors"
-    name = f"{model.title}, no declared model"
+    name = model.title
     if model.name is not None:
         name = model.name if model.proven else f"Shaped like {model.name}"
     if model.complete:
         return f"{name}, complete"
     lacking = [
-        f"{len(names):,} parameters {what}"
+        f"{plural(len(names), 'parameter')} {what}"
         for names, what in ((model.missing, "missing"), (model.mismatched, "of another shape"))
         if names
     ]
     return f"{name}, incomplete: {' and '.join(lacking)}"
 
 
-def facts(found: Inspection) -> Iterator[tuple[str, Text]]:
+def facts(found: Inspection) -> Iterator[tuple[str, tuple[Piece, ...]]]:
     """The facts above the table, each with its label."""
+    for label, said in _facts(found):
+        yield label, (said,)
+    if formats.named(found.source.format).pickled:
+        word, meaning, style = _VERDICTS[found.safety.verdict]
+        yield "pickle", ((word, style), meaning)
+        yield "asks for", (listed(found.safety.globals, 12),)
+
+
+def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     totals = found.totals
     yield from _part(found.weights)
-    yield "tensors", Text(f"{totals.tensors:,}")
-    yield "parameters", Text(f"{totals.parameters:,}")
+    sizes = found.model.sizes if found.model is not None else {}
+    if said := [words.format(sizes[name]) for name, words in _SIZES.items() if name in sizes]:
+        yield "sizes", ", ".join(said)
+    yield "tensors", f"{totals.tensors:,}"
+    yield "parameters", f"{totals.parameters:,}"
     if names := found.weights.buffers:
+        which = listed(names, 3 if len(names) <= 3 else 1)
+        yield "buffers", f"{totals.buffers:,} more in {plural(len(names), 'tensor')}: {which}"
+    yield "data", _data(found)
+    unsupported = sum(other.role == "unsupported" for other in found.others)
+    if len(found.tensors) + unsupported < totals.tensors:
+        shown = nbytes_text(sum(tensor.nbytes for tensor in found.tensors))
         yield (
-            "buffers",
-            Text(
-                f"{totals.buffers:,} more in {plural(len(names), 'tensor')}: {listed(names, 3 if len(names) <= 3 else 1)}"
-            ),
+            "shown",
+            f"{len(found.tensors):,} of {plural(totals.tensors, 'tensor')}, {shown}: the others do not fit --filter",
         )
-    sizes: Counter[str] = Counter()
-    for tensor in found.tensors:
-        sizes[tensor.dtype] += tensor.nbytes
-    by_dtype = ", ".join(f"{nbytes_text(n)} {dtype}" for dtype, n in sizes.most_common())
-    yield "data", Text(nbytes_text(totals.nbytes) + (f" ({by_dtype})" if len(sizes) > 1 else f" {''.join(sizes)}"))
     if found.tokenizer is not None:
-        yield "types", Text(_types(found.types))
-        yield "tokenizer", Text(_tokenizer(found.tokenizer))
+        yield "types", _types(found.types)
+        yield "tokenizer", _tokenizer(found.tokenizer)
     if found.memory is not None:
-        yield "memory", Text(_memory(found.memory))
+        yield "memory", _memory(found.memory)
     if found.source.requests is not None and found.source.bytes_read is not None:
-        yield "read", Text(f"{nbytes_text(found.source.bytes_read)} in {found.source.requests:,} requests")
+        yield "read", f"{nbytes_text(found.source.bytes_read)} in {plural(found.source.requests, 'request')}"
     views = sum(not tensor.contiguous for tensor in found.tensors)
     if views:
-        yield "layout", Text(f"{views:,} tensors are views that don't lie row by row (transposed: see stride)")
+        what = "tensor is a view that doesn't lie" if views == 1 else "tensors are views that don't lie"
+        yield "layout", f"{views:,} {what} row by row (transposed: see stride)"
     for names in found.tied[:8]:
-        yield "tied", Text(" = ".join(safe_text(name) for name in names[:6]))
+        yield "tied", " = ".join(safe_text(name) for name in names[:6]) + ", counted once"
     if len(found.tied) > 8:
-        yield "tied", Text(f"and {len(found.tied) - 8:,} more groups")
+        yield "tied", f"and {plural(len(found.tied) - 8, 'more group')}"
     if found.model is not None:
         yield from (
-            (what, Text(listed(names, 6)))
+            (what, listed(names, 6))
             for names, what in (
                 (found.model.missing, "missing"),
                 (found.model.mismatched, "other shape"),
@@ -149,16 +148,22 @@ def facts(found: Inspection) -> Iterator[tuple[str, Text]]:
             )
             if names
         )
-    if formats.named(found.source.format).pickled:
-        said = found.safety
-        words = {
-            "plain": "plain: it asks for nothing but tensors",
-            "unknown-globals": "unknown globals: it asks for more than tensors",
-            "program": "a program: it holds code, which was not run",
-            "dangerous": "DANGEROUS: loading it with pickle would run code",
-        }[said.verdict]
-        yield "pickle", Text(words, style=_VERDICTS[said.verdict])
-        yield "asks for", Text(listed(said.globals, 12))
+
+
+def _data(found: Inspection) -> str:
+    """The bytes of all tensors, and of each dtype: these add up, as tied tensors count once in both."""
+    total = nbytes_text(found.totals.nbytes)
+    parts = [f"{nbytes_text(one.nbytes)} {one.dtype}" for one in found.types]
+    rest = found.totals.nbytes - sum(one.nbytes for one in found.types)
+    if rest:
+        parts.append(f"{nbytes_text(rest)} that can't be carried over")
+    return (
+        f"{total} {found.types[0].dtype}"
+        if len(parts) == 1 and not rest
+        else f"{total} ({', '.join(parts)})"
+        if parts
+        else total
+    )
 
 
 def _types(types: Sequence[TypeReport]) -> str:
@@ -195,29 +200,25 @@ def value_text(key: KeyReport, width: int) -> str:
     return safe_text(f"{key.length:,}: {first}{more}" if key.value else f"{key.length:,}", width)
 
 
-def _metadata_table(keys: Sequence[KeyReport], out: Console, unfold: bool) -> None:
+def _metadata_table(keys: Sequence[KeyReport], out: Screen, unfold: bool) -> None:
     most = len(keys) if unfold else _KEYS
-    out.print(Text("Metadata:", style="bold"))
-    table = empty_table()
-    for name in ("key", "type", "value"):
-        table.add_column(name, overflow="fold")
-    for key in keys[:most]:
-        table.add_row(*map(Text, (safe_text(key.key, 80), key.type, value_text(key, 1 << 30 if unfold else _CONTENT))))
-    out.print(indented(table))
+    out.line(("Metadata:", BOLD))
+    rows = [(safe_text(key.key, 80), key.type, value_text(key, 1 << 30 if unfold else _CONTENT)) for key in keys[:most]]
+    out.table((Column("key"), Column("type", rank=1), Column("value", wrap=True)), rows)
     if len(keys) > most:
-        out.print(Text(f"  and {len(keys) - most:,} more: give --all"))
+        out.line(f"and {len(keys) - most:,} more: give --all", indent=2)
 
 
-def _part(weights: WeightsReport) -> Iterator[tuple[str, Text]]:
+def _part(weights: WeightsReport) -> Iterator[tuple[str, str]]:
     """Which part of the file is shown, where that is not all of it."""
     what = f"{weights.program or 'a whole module'}, {safe_text(weights.module)}" if weights.module else ""
     where = f"below `{safe_text(weights.root)}`" if weights.root else ""
     names = f"`{safe_text(weights.prefix)}` is left out of every name" if weights.prefix else ""
     if said := "; ".join(filter(None, (what, where, names))):
-        yield "weights", Text(said)
+        yield "weights", said
     if weights.averaged:
         way = "--ema" if len(weights.averaged) == 1 else "--root NAME"
-        yield "averaged", Text(f"beside them: {listed(weights.averaged, 4)}; {way} takes them instead")
+        yield "averaged", f"beside them: {listed(weights.averaged, 4)}; {way} takes them instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,41 +254,47 @@ def fold(tensors: Sequence[TensorReport], *, unfold: bool = False) -> list[Line]
     return lines
 
 
-def _tensor_table(found: Inspection, out: Console, unfold: bool) -> None:
-    lines = fold(found.tensors, unfold=unfold)
-    strided = any(not line.first.contiguous for line in lines)
+def in_order(found: Inspection) -> Sequence[TensorReport]:
+    """The tensors as they are shown: where every file has them by the alphabet, h.2 comes before h.10."""
+    shards = [[one.name for one in members] for _, members in groupby(found.tensors, key=lambda one: one.shard or "")]
+    alphabetical = all(names == sorted(names) for names in shards)
+    return sorted(found.tensors, key=lambda one: natural(one.name)) if alphabetical else found.tensors
+
+
+def _tensor_table(found: Inspection, out: Screen, unfold: bool) -> None:
+    measured = any(tensor.stats for tensor in found.tensors)
+    hashed = measured and any(tensor.stats.sha256 for tensor in found.tensors if tensor.stats)
+    lines = fold(in_order(found), unfold=unfold or hashed)
     # In other formats a storage is the tensor itself.
-    wide = out.width >= _WIDE and formats.named(found.source.format).pickled
-    rows = []
+    pickled = formats.named(found.source.format).pickled
+    rank = 1 if measured else 0  # statistics were asked for, so they go before what is always shown
+    heads = [
+        Column("name"),
+        Column("dtype", rank=4 * rank),
+        Column("shape", rank=6 * rank),
+        Column("stride", rank=8),
+        *([Column("storage", rank=9)] if pickled else []),
+        Column("size", right=True, rank=5 * rank),
+    ]
+    rows: list[list[str]] = []
     for line in lines:
-        tensor = line.first
-        row = [safe_text(line.name), tensor.dtype, "×".join(map(str, tensor.shape)) or "scalar"]
-        if strided:
-            row.append("" if tensor.contiguous else ",".join(map(str, tensor.stride)))
-        if wide:
-            row.append(_storage(line))
-        rows.append([*row, (f"{line.count}×" if line.count > 1 else "") + nbytes_text(tensor.nbytes)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    prefix = _common(line.name for line in lines) if sum(widths) + 2 * len(widths) > out.width else ""
-    table = empty_table()
-    table.add_column(f"name below {prefix.rstrip('.')}" if prefix else "name", overflow="fold")
-    table.add_column("dtype", no_wrap=True)
-    table.add_column("shape", overflow="fold")
-    if strided:
-        table.add_column("stride", overflow="fold")
-    if wide:
-        table.add_column("storage", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
-    for name, *rest in rows:
-        table.add_row(*(Text(cell) for cell in (name.removeprefix(prefix), *rest)))
-    out.print(indented(table))
+        one = line.first
+        row = [
+            safe_text(line.name),
+            one.dtype,
+            "×".join(map(str, one.shape)) or "scalar",
+            "" if one.contiguous else ",".join(map(str, one.stride)),
+            *([_storage(line)] if pickled else []),
+            (f"{line.count}×" if line.count > 1 else "") + nbytes_text(one.nbytes),
+        ]
+        rows.append(row)
+    if measured:
+        from converter.cli.render.statistics import columns  # most reports have no statistics
 
-
-def _common(names: Iterable[str]) -> str:
-    """The plain words, up to a dot, that all names start with. A narrow table can leave them out."""
-    prefix = os.path.commonprefix(list(names))  # noqa: RUF071 (cut at a dot below)
-    prefix = prefix[: prefix.rfind(".") + 1]
-    return prefix if _WORDS.fullmatch(prefix) else ""
+        more, cells = columns(lines, out.encoding)
+        heads += more
+        rows = [row + added for row, added in zip(rows, cells, strict=True)]
+    out.table(heads, rows)
 
 
 def _storage(line: Line) -> str:
@@ -296,17 +303,13 @@ def _storage(line: Line) -> str:
     return " … ".join(named)
 
 
-def _others_table(title: str, others: Sequence[OtherReport], out: Console, unfold: bool) -> None:
+def _others_table(title: str, others: Sequence[OtherReport], out: Screen, unfold: bool) -> None:
     most = len(others) if unfold else 20
-    out.print(Text(title, style="bold"))
-    table = empty_table()
-    for name in ("name", "is", "value"):
-        table.add_column(name, overflow="fold")
-    for other in others[:most]:
-        table.add_row(*map(Text, (safe_text(other.name), safe_text(other.kind), other_text(other, unfold))))
-    out.print(indented(table))
+    out.line((title, BOLD))
+    rows = [(safe_text(other.name), safe_text(other.kind), other_text(other, unfold)) for other in others[:most]]
+    out.table((Column("name"), Column("is"), Column("value", wrap=True)), rows)
     if len(others) > most:
-        out.print(Text(f"  and {len(others) - most:,} more: give --all"))
+        out.line(f"and {len(others) - most:,} more: give --all", indent=2)
 
 
 def other_text(other: OtherReport, unfold: bool) -> str:

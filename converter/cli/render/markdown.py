@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from converter import formats
-from converter.cli.render.inspection import TABLES, facts, fold, heading, other_text, value_text
+from converter.cli.render.inspection import TABLES, facts, fold, heading, in_order, other_text, value_text
+from converter.cli.screen import plain
 from converter.text import as_code, nbytes_text
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def inspection(found: Inspection, *, unfold: bool = False) -> str:
         f"{as_code(found.source.location)}: {formats.named(found.source.format).title}{several}, {total:,} bytes",
         "",
     ]
-    lines += _table(("what", "is"), ((label, as_code(text.plain)) for label, text in facts(found)))
+    lines += _table(("what", "is"), ((label, as_code(plain(said))) for label, said in facts(found)))
     if found.metadata:
         rows = ((as_code(key.key), key.type, as_code(value_text(key, _VALUE), _VALUE)) for key in found.metadata)
         lines += ["", "#### Metadata", "", *_table(("key", "type", "value"), rows)]
@@ -43,7 +44,7 @@ def inspection(found: Inspection, *, unfold: bool = False) -> str:
 
 
 def _tensors(found: Inspection, unfold: bool) -> Iterator[tuple[str, str, str, str]]:
-    for line in fold(found.tensors, unfold=unfold):
+    for line in fold(in_order(found), unfold=unfold):
         tensor = line.first
         shape = "×".join(map(str, tensor.shape)) or "scalar"
         times = f"{line.count:,}×" if line.count > 1 else ""

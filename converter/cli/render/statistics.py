@@ -1,18 +1,13 @@
-"""The statistics of tensors as a table, in which layers share a line."""
+"""The statistics of tensors as columns of the table of tensors, in which layers share a line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from rich.text import Text
-
-from converter.cli.render import empty_table, indented
-from converter.text import safe_text
+from converter.cli.screen import Column
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from converter.cli.render.inspection import Line
     from converter.reports.details import HistogramReport, StatisticsReport
 
@@ -21,42 +16,40 @@ _PLAIN: Final = " .:-=+*#@"  # for a terminal that has no blocks
 _COLUMNS: Final = 16  # of a picture of a distribution
 
 
-def statistics_table(lines: Sequence[Line], out: Console) -> None:
-    """Print the statistics of each line of the table of tensors."""
-    rows = [(line, found) for line in lines if (found := [one.stats for one in line.members if one.stats is not None])]
-    table = empty_table()
-    optional = [
-        ("NaN", any(one.nan for _, found in rows for one in found)),
-        ("Inf", any(one.inf for _, found in rows for one in found)),
-        ("sha256", any(one.sha256 for _, found in rows for one in found)),
+def columns(lines: Sequence[Line], encoding: str) -> tuple[list[Column], list[list[str]]]:
+    """Columns of the table of tensors, and their cells for each of its lines. A narrow terminal keeps the first ones."""
+    heads = [
+        Column("min", right=True),
+        Column("max", right=True),
+        Column("mean", right=True, rank=7),
+        Column("std", right=True, rank=3),
+        Column("zeros", right=True, rank=7),
+        Column("NaN", right=True, rank=1),
+        Column("Inf", right=True, rank=1),
+        Column("sha256", rank=10),
+        Column("distribution", rank=2),
     ]
-    shown = [name for name, wanted in optional if wanted]
-    table.add_column("name", overflow="fold")
-    for name in ("min", "max", "mean", "std", "zeros", *shown):
-        table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("distribution", no_wrap=True)
-    for line, found in rows:
-        cells = {
-            "NaN": f"{sum(one.nan for one in found):,}",
-            "Inf": f"{sum(one.inf for one in found):,}",
-            "sha256": (found[0].sha256 or "")[:12] if len(found) == 1 else "",
-        }
-        table.add_row(
-            *map(
-                Text,
-                (
-                    safe_text(line.name),
-                    number(min((one.min for one in found if one.min is not None), default=None)),
-                    number(max((one.max for one in found if one.max is not None), default=None)),
-                    band(one.mean for one in found),
-                    band(one.std for one in found),
-                    f"{sum(one.zeros for one in found):,}",
-                    *(cells[name] for name in shown),
-                    picture(found, str(out.encoding)),
-                ),
-            )
-        )
-    out.print(indented(table))
+    return heads, [_cells([one.stats for one in line.members if one.stats is not None], encoding) for line in lines]
+
+
+def _cells(found: Sequence[StatisticsReport], encoding: str) -> list[str]:
+    return [
+        number(min((one.min for one in found if one.min is not None), default=None)),
+        number(max((one.max for one in found if one.max is not None), default=None)),
+        band(one.mean for one in found),
+        band(one.std for one in found),
+        _count(one.zeros for one in found),
+        _count(one.nan for one in found),
+        _count(one.inf for one in found),
+        (found[0].sha256 or "")[:12] if len(found) == 1 else "",
+        picture(found, encoding),
+    ]
+
+
+def _count(counts: Iterable[int]) -> str:
+    """A sum; nothing for none."""
+    total = sum(counts)
+    return f"{total:,}" if total else ""
 
 
 def number(value: float | None) -> str:

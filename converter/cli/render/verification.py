@@ -5,47 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.text import Text
-
 from converter import formats
-from converter.cli.render import console, empty_table, indented, listed, numbered, together
-from converter.text import safe_text
+from converter.cli.render import listed, numbered, together
+from converter.cli.screen import BAD, GOOD, Column, Screen
+from converter.text import plural, safe_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from converter.reports.verification import Verification, VerifiedTensors
 
+_ROOM: Final = 12  # columns of a verdict, and the indent of what stands below it
 _SHOWN: Final = 40  # lines about what is wrong with one output
 
 
 def show(report: Verification) -> None:
     """Print a line for each output, and what is wrong with it."""
-    out = console()
+    out = Screen()
     for output in report.outputs:
         tensors = output.tensors
         kind = f" · {formats.named(output.format).title}" if output.format else ""
-        style = "bold red" if output.verdict == "different" else "green"
-        line = Text.assemble((f"{output.verdict:<10}", style), f"  {safe_text(output.location)}{kind}")
-        out.print(line, soft_wrap=True)
-        counts = [f"{tensors.compared:,} tensors compared"]
+        style = BAD if output.verdict == "different" else GOOD
+        out.line((f"{output.verdict:<10}", style), f"  {safe_text(output.location)}{kind}", hang=_ROOM)
+        counts = [f"{plural(tensors.compared, 'tensor')} compared"]
         counts += [f"{tensors.identical:,} identical in every bit"] if tensors.identical else []
         counts += [f"{tensors.converted:,} within what their dtype allows"] if tensors.converted else []
         if output.format:
-            out.print(Text(f"            {', '.join(counts)}"))
+            out.line(f"{', '.join(counts)}", indent=_ROOM)
         if output.companions == "equal":
-            out.print(Text("            configuration and tokenizer agree"))
+            out.line("configuration and tokenizer agree", indent=_ROOM)
         elif output.companions == "different":
-            out.print(
-                Text(f"            the weights are {output.weights}, what lies beside them is not as it should be")
-            )
+            said = f"the weights are {output.weights}, what lies beside them is not as it should be"
+            out.line(said, indent=_ROOM)
         if output.left_out:
             names = [name for name, _, _ in _folded([(name, "", "") for name in output.left_out])]
-            out.print(Text(f"            left out, as the rest tells them: {listed(names, 4)}"))
+            out.line(f"left out, as the rest tells them: {listed(names, 4)}", indent=_ROOM)
         for note in output.notes:
-            out.print(Text(f"            {safe_text(note.name)} {safe_text(note.what)}: {safe_text(note.detail, 400)}"))
+            out.line(f"{safe_text(note.name)} {safe_text(note.what)}: {safe_text(note.detail, 400)}", indent=_ROOM)
         if output.lacks:
-            out.print(Text(f"            it lacks {listed(output.lacks, 6)}, which the source has besides its weights"))
+            out.line(f"it lacks {listed(output.lacks, 6)}, which the source has besides its weights", indent=_ROOM)
         wrong = _wrong(tensors)
         if wrong:
             _wrong_table(wrong, out)
@@ -84,18 +80,14 @@ def _folded(rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     return folded
 
 
-def _wrong_table(rows: Sequence[tuple[str, str, str]], out: Console) -> None:
-    table = empty_table()
-    for name in ("name", "what", "detail"):
-        table.add_column(name, overflow="fold")
-    for row in rows[:_SHOWN]:
-        table.add_row(*(Text(safe_text(cell, 400)) for cell in row))
-    out.print(indented(table))
+def _wrong_table(rows: Sequence[tuple[str, str, str]], out: Screen) -> None:
+    shown = [tuple(safe_text(cell, 400) for cell in row) for row in rows[:_SHOWN]]
+    out.table((Column("name"), Column("what"), Column("detail", wrap=True)), shown)
     if len(rows) > _SHOWN:
-        out.print(Text(f"  and {len(rows) - _SHOWN:,} more: see --json"))
+        out.line(f"and {len(rows) - _SHOWN:,} more: see --json", indent=2)
 
 
-def _inference(found: Mapping[str, Any], out: Console) -> None:
+def _inference(found: Mapping[str, Any], out: Screen) -> None:
     """Print how far the results of an output differ from those of the source."""
 
     def number(key: str, of: Mapping[str, Any] = found) -> str:
@@ -117,4 +109,4 @@ def _inference(found: Mapping[str, Any], out: Console) -> None:
             f"apart from that, programs that run this format compute the tanh GELU, which moves logits by {moved} at most"
         )
     for line in lines:
-        out.print(Text(f"            {line}"), soft_wrap=True)
+        out.line(line, indent=_ROOM)
