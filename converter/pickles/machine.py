@@ -108,7 +108,9 @@ def only_names(naming: Container[tuple[str, str]], data: bytes, position: int = 
 
 
 def _misuse(error: Exception) -> PickleError:
-    return PickleError(f"the pickle can't be run: {type(error).__name__}: {error}")
+    if isinstance(error, IndexError):  # the stack is a list
+        return PickleError("the pickle can't be run: an opcode takes more values from the stack than it has")
+    return PickleError(f"the pickle can't be run: an opcode is given values that it can't take ({error!s:.100})")
 
 
 class _Run(Machine):

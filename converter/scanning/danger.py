@@ -16,6 +16,7 @@ from converter.scanning.gadgets import (
     ALIASES,
     ANYWHERE,
     BUILTINS,
+    CAN,
     CODE,
     DANGEROUS_BUILTINS,
     EVIDENCE,
@@ -84,18 +85,22 @@ class _Paths:
 
     def find(self, parts: Iterable[str]) -> str | None:
         """The reason of the longest row that is a beginning of the path, or None."""
-        node, reason = self.root, None
-        for part in parts:
+        return self.row(parts)[0]
+
+    def row(self, parts: Iterable[str]) -> tuple[str | None, int]:
+        """The reason of the longest row that is a beginning of the path, and of how many parts the row is."""
+        node, reason, length = self.root, None, 0
+        for count, part in enumerate(parts, 1):
             for beginning, found in node.begun:
                 if part.startswith(beginning):
-                    reason = found
+                    reason, length = found, count
             following = node.below.get(part)
             if following is None:
-                return reason
+                break
             node = following
             if node.known:
-                reason = node.reason
-        return reason
+                reason, length = node.reason, count
+        return reason, length
 
 
 _PATHS: Final = _Paths(ROWS, HARMLESS)
@@ -136,6 +141,23 @@ def danger(module: str, name: str) -> str | None:
     return None
 
 
+def sentence(module: str, name: str, reason: str) -> str:
+    """What goes on after the name of a dangerous global. A row of a whole module says nothing about one name in it."""
+    parts, names = [*module.split("."), *name.split(".")], name.split(".")
+    known = _NAMES.get(parts[0])
+    own = _by_name(names[-1]) or (known.find(names[-1]) if known is not None else None)
+    exact = f"{own or reason} when the file is unpickled"
+    if module in BUILTINS or own is not None or f"{module}.{name}" in EVIDENCE:
+        return exact
+    for at, part in enumerate(parts[:-1]):
+        bare = part.lstrip("_") if at else part
+        found, length = _PATHS.row((ALIASES.get(bare, bare), *parts[at + 1 :]))
+        if found == reason:
+            row = ".".join(parts[at : at + length])
+            return exact if at + length == len(parts) else f"is a name of {row}, which can {CAN[reason]}"
+    return exact
+
+
 def _dunder(part: str) -> str | None:
     return WALKS if part[:2] == "__" and part[-2:] == "__" else None
 
@@ -163,7 +185,8 @@ def verdict(uses: Sequence[GlobalUse]) -> tuple[str, list[str]]:
         reason = danger(use.module, use.name)
         if reason is not None:
             worst = DANGEROUS
-            findings[f"{use} at byte {use.position:,} {reason} when the file is unpickled"] = None
+            said = sentence(use.module, use.name, reason)
+            findings[f"{use} at byte {use.position:,} {said}"] = None
         else:
             worst = UNKNOWN if worst == PLAIN else worst
             findings[f"{use} at byte {use.position:,} is outside the closed table; nobody knows what it does"] = None

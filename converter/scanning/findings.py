@@ -11,7 +11,7 @@ from converter.pickles.closed_table import TABLE
 from converter.pickles.values import ODD
 from converter.reports.scan import FindingReport, GlobalReport, PickleReport
 from converter.scanning.calls import brief
-from converter.scanning.danger import danger, evidence
+from converter.scanning.danger import danger, evidence, sentence
 from converter.scanning.libraries import library
 from converter.scanning.rules import RULES, VERDICTS
 
@@ -92,7 +92,7 @@ class Findings:
                 message = f"{path} is a call with arguments, or a state, that are not known to be harmless"
         else:
             source = f" ({named.evidence})" if named.evidence else ""
-            message = f"{path} {named.danger} when the file is unpickled{source}"
+            message = f"{path} {sentence(named.module, named.name, named.danger)}{source}"
         self.add(
             FindingReport(
                 rule, RULES[rule].level, message, place, named.byte, path, named.call, named.package, named.accepted

@@ -22,6 +22,19 @@ CALLS: Final = "calls what it is given"
 WALKS: Final = "reaches any object by its attributes"
 ENDS: Final = "ends the process"
 
+# The same for a name that only lies in a dangerous module: it may be harmless, or not exist.
+CAN: Final = {
+    RUNS: "run programs",
+    CODE: "run Python code",
+    IMPORTS: "import and call by name",
+    FILES: "read, write or remove files",
+    NETWORK: "reach the network",
+    LOADS: "load another pickle or library",
+    CALLS: "call what it is given",
+    WALKS: "reach any object by its attributes",
+    ENDS: "end the process",
+}
+
 ROWS: Final = {
     RUNS: """
         os posix nt os2 ce riscos subprocess pty commands popen2 _posixsubprocess _bootsubprocess _winapi multiprocessing
@@ -179,6 +192,7 @@ DANGEROUS_BUILTINS: Final = {
 }
 
 # Harmless though they lie inside a dangerous row. A path covers itself only; `.*` covers everything below it.
+# Looking up a codec imports a module, but only one of Python's package `encodings`: dots in the name are refused.
 HARMLESS: Final = """
         pathlib.Path pathlib.PosixPath pathlib.WindowsPath pathlib.PurePath pathlib.PurePosixPath pathlib.PureWindowsPath
         pathlib._local.Path pathlib._local.PosixPath pathlib._local.WindowsPath pathlib._local.PurePath
@@ -187,7 +201,9 @@ HARMLESS: Final = """
         functools._make_key functools.total_ordering functools.cmp_to_key functools.wraps uuid.UUID uuid.SafeUUID
         threading.RLock threading.Lock _thread.RLock _thread.lock _thread.allocate_lock threading.local threading.Event
         threading.Condition threading.Semaphore io.BytesIO io.StringIO _io.BytesIO _io.StringIO _pyio.BytesIO _pyio.StringIO
-        codecs.encode codecs.decode codecs.lookup logging.Logger logging.RootLogger logging.getLogger logging.PlaceHolder
+        codecs.encode codecs.decode codecs.lookup codecs.lookup_error codecs.getencoder codecs.getdecoder
+        codecs.getincrementalencoder codecs.getincrementaldecoder
+        logging.Logger logging.RootLogger logging.getLogger logging.PlaceHolder
         logging.NullHandler logging.Formatter logging.LogRecord logging.LoggerAdapter operator.itemgetter _operator.itemgetter
         signal.Signals signal.Handlers inspect.Parameter inspect.Signature inspect._empty inspect._ParameterKind
         ast.literal_eval ast.dump pipes.quote urllib.parse.* urllib2.quote http.HTTPStatus http.HTTPMethod

@@ -149,7 +149,7 @@ class _Reading(Reader):
             raise FormatError(f"the wrapper of an array before byte {at:,} is not one that joblib writes")
         item = layout(fields["dtype"])
         if item is None:
-            raise FormatError(f"the wrapper of an array before byte {at:,} has a dtype that numpy does not write")
+            raise FormatError(f"the wrapper of an array before byte {at:,} has a dtype that is not known here")
         self._count(at)
         if item.objects:
             if fields["allow_mmap"]:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from converter.errors import ConverterError, LayoutError, LimitError, PickleError
+from converter.io.local import LocalFile
 from converter.opening import open_checkpoint
+from converter.scanning.scan import scan_file
 from converter.tensors.catalogue import Catalogue
 from tests.build.checkpoints import (
     Call,
@@ -340,3 +342,27 @@ def test_rejects_a_view_with_the_key_of_a_storage(tmp_path: Path) -> None:
 def test_rejects_the_device_meta_in_a_stream(tmp_path: Path) -> None:
     with pytest.raises(LayoutError, match="meta"):
         legacy(tmp_path, ("0", "meta", 6, None), WHOLE[1])
+
+
+# ---- what `scan` says about them ----------------------------------------------------------------------------------------------
+
+ITEMS = [["w", TENSOR]]
+ODD_AND_PLAIN = {
+    "a storage without data": {"w": tensor(storage(place="meta"))},
+    "a list that is used twice": {"a": Call(ORDERED, (ITEMS,)), "b": ITEMS},
+    "a dtype that is not that of the storage": {"w": v3(FLOAT_STORAGE, 6, "float64", 3)},
+}
+
+
+@pytest.mark.parametrize("value", ODD_AND_PLAIN.values(), ids=ODD_AND_PLAIN)
+def test_what_runs_nothing_is_plain_however_odd_it_is(value: Any, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "a.bin", value, SIX)
+
+    assert scan_file(LocalFile(path), fickling=False).verdict == "plain"
+
+
+def test_a_text_of_many_blanks_names_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\2X" + (20_001).to_bytes(4, "little") + b" " * 20_000 + b"x.")
+
+    assert scan_file(LocalFile(path), fickling=False).verdict == "plain"

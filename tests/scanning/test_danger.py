@@ -11,8 +11,8 @@ import pytest
 from converter.io.local import LocalFile
 from converter.limits import Limits, using
 from converter.pickles.closed_table import TABLE
-from converter.scanning.danger import danger, evidence
-from converter.scanning.gadgets import ANYWHERE, BUILTINS, DANGEROUS_BUILTINS, EVIDENCE, HARMLESS, NAMES, ROWS
+from converter.scanning.danger import danger, evidence, sentence
+from converter.scanning.gadgets import ANYWHERE, BUILTINS, CAN, DANGEROUS_BUILTINS, EVIDENCE, HARMLESS, NAMES, ROWS
 from converter.scanning.scan import scan_file
 from tests.build.checkpoints import Call, Entry, Global, dumps, zip_bytes
 
@@ -104,7 +104,8 @@ UNKNOWN = """nturl2path.url2pathname numpy.core.multiarray._reconstruct numpy.li
     statistics.mean dataclasses.make_dataclass enum.Enum typing.NamedTuple abc.ABCMeta weakref.WeakMethod contextlib.ExitStack
     contextlib.contextmanager queue.Queue warnings.warn traceback.print_exc reprlib.recursive_repr email.message
     tracemalloc.start resource.setrlimit select.select selectors.DefaultSelector difflib.HtmlDiff csv.reader json.load
-    plistlib.load zlib.decompress gzip.decompress secrets.token_bytes random.seed time.sleep _codecs.decode codecs.encode
+    plistlib.load zlib.decompress gzip.decompress secrets.token_bytes random.seed time.sleep _codecs.decode codecs.encode codecs.decode
+    codecs.lookup _codecs.lookup _codecs.encode codecs.getdecoder codecs.getencoder codecs.lookup_error _codecs.lookup_error
     _xxinterpchannels.create _interpqueues.create _curses.initscr string.templatelib.Template functools.partial
     ultralytics.nn.tasks.DetectionModel fairseq.dataclass.utils megatron.training.arguments omegaconf.dictconfig.DictConfig
     lightning.pytorch.callbacks pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint io.BytesIO _io.StringIO
@@ -125,6 +126,44 @@ def test_what_a_call_can_do_is_told(path: str, reason: str) -> None:
     module, _, name = path.rpartition(".")
 
     assert danger(module, name) == reason
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "said"),
+    [
+        ("os", "system", "runs programs when the file is unpickled"),
+        ("os", "getpid", "is a name of os, which can run programs"),
+        ("os", "getcwd", "is a name of os, which can run programs"),
+        ("os", "getcw", "is a name of os, which can run programs"),
+        ("os.path", "join", "is a name of os, which can run programs"),
+        ("subprocess", "list2cmdline", "is a name of subprocess, which can run programs"),
+        ("sys", "getsizeof", "is a name of sys, which can import and call by name"),
+        ("shutil", "get_terminal_size", "is a name of shutil, which can read, write or remove files"),
+        ("socket", "htons", "is a name of socket, which can reach the network"),
+        ("torch", "serialization.os.getpid", "is a name of torch.serialization, which can import and call by name"),
+        ("torch", "serialization.os.system", "runs programs when the file is unpickled"),
+        ("gzip", "open", "reads, writes or removes files when the file is unpickled"),
+        ("py_compile", "compile", "is a name of py_compile, which can read, write or remove files"),
+        ("pty", "spawn", "runs programs when the file is unpickled"),
+        ("builtins", "eval", "runs Python code when the file is unpickled"),
+        ("numpy", "load", "loads another pickle or library when the file is unpickled"),
+        ("somewhere", "Model.from_pretrained", "reaches the network when the file is unpickled"),
+    ],
+)
+def test_a_name_in_a_dangerous_module_is_only_said_to_be_in_it(module: str, name: str, said: str) -> None:
+    reason = danger(module, name)
+
+    assert reason is not None
+    assert sentence(module, name, reason) == said
+
+
+@pytest.mark.parametrize("path", [path for paths in DANGEROUS.values() for path in paths.split()])
+def test_every_dangerous_global_has_a_sentence(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    reason = danger(module, name)
+
+    assert reason is not None
+    assert sentence(module, name, reason).endswith((" when the file is unpickled", CAN[reason]))
 
 
 @pytest.mark.parametrize("path", UNKNOWN.split())

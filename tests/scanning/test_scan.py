@@ -136,6 +136,16 @@ def test_verdict(data: bytes, verdict: str, kind: str, tmp_path: Path) -> None:
         assert "posix.system" in names(found) or "header is cut off" in found.findings[0].message
 
 
+@pytest.mark.parametrize("data", [b"\x80\2\x85.", b"\x80\2R.", b"\x80\2s.", b"\x80\2(e.", b"\x80\2K\1\x87."])
+def test_a_pickle_that_takes_too_much_is_told_in_our_words(data: bytes, tmp_path: Path) -> None:
+    found = look(data, tmp_path)
+
+    said = " ".join(finding.message for finding in found.findings)
+    assert found.verdict == "malformed"
+    assert not any(word in said for word in ("Error", "pop from", "index"))
+    assert "the pickle can't be run: an opcode " in said
+
+
 def test_a_global_is_given_with_its_place_and_who_abused_it(tmp_path: Path) -> None:
     found = look(torch_zip(PLAIN | {"x": LS}), tmp_path)
 
