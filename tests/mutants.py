@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, fields
 from fnmatch import fnmatch
@@ -192,14 +192,16 @@ def _tested(folder: str, temporary: str, said: str, seconds: int | None, words: 
 
 
 def order(
-    traces: Traces, files: Iterable[str], trace: Callable[[str], None], module: str, where: Place
+    traces: Traces, files: Sequence[str], trace: Callable[[str], None], module: str, where: Place
 ) -> Iterator[list[str]]:
     """Yield the tests that are asked about a change, a test file at a time from the nearest to the farthest; within a file, those
 
-    that execute the statement, the fastest first. At the end, while there is time, others that execute the module.
+    that execute the statement, the fastest first. At the end, while there is time, others that execute the module. With more
+    files than usual, more tests and more time are enough.
     """
+    more = max(1.0, len(files) / FILES)
     others: list[str] = []
-    left, count = BUDGET, 0
+    left, count = more * BUDGET, 0
     for file in files:
         if not traces.known(file):
             trace(file)
@@ -217,7 +219,7 @@ def order(
         count += len(chosen)
         some = set(executing)
         others += [name for name in traces.executing(file, module, EVERYWHERE) if name not in some]
-        if count >= ENOUGH:
+        if count >= more * ENOUGH:
             break
     for file, names in groupby(others, lambda name: name.partition("::")[0]):
         seconds, chosen = traces.of(file).seconds, []
@@ -347,7 +349,8 @@ def page() -> None:
     for one in runs:
         counts = Counter[str]()
         lines += [
-            f"`{one['command']}`, {one['date']}:\n",
+            f"`{one['command']}`, {one['date']}, commit {one['commit']}: {sum(n['mutants'] for n in one['modules'].values())} tried of "
+            f"{one['asked']} that were asked for.\n",
             "\n",
             "| module | changes | killed | of them by time | equivalent | survived |\n",
             "|---|---:|---:|---:|---:|---:|\n",
@@ -356,6 +359,10 @@ def page() -> None:
             counts.update(row)
             lines.append(f"| {module.removeprefix('converter/')} | {_row(row)} |\n")
         lines += [f"| **all** | {_row(counts)} |\n", "\n"]
+        if one["survivors"]:
+            lines += ["| survived at first | what became of it |\n", "|---|---|\n"]
+            lines += [f"| {where} | {became} |\n" for where, became in one["survivors"].items()]
+            lines.append("\n")
     before, rest = PAGE.read_text().split(MARKS[0])
     PAGE.write_text(before + MARKS[0] + "".join(lines) + MARKS[1] + rest.split(MARKS[1])[1])
 
@@ -425,8 +432,17 @@ def main() -> None:
         runs = json.loads(SUMMARY.read_text()) if SUMMARY.is_file() else []
         command = f"python -m tests.mutants {' '.join(words)}"
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        former: dict[str, str] = next((one["survivors"] for one in runs if one["command"] == command), {})
+        survived = [one for one in results if one["result"] == "survived"]
+        names = [f"{one['module'].removeprefix('converter/')}:{one['line']}, {one['kind']}" for one in survived]
         runs = [one for one in runs if one["command"] != command]
-        runs.append({"command": command, "date": today, "seed": options.seed, "modules": modules_counts})
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, check=True, text=True
+        )
+        runs.append(
+            {"command": command, "date": today, "commit": commit.stdout.strip(), "asked": len(settled) + len(sample)}
+            | {"survivors": {name: former.get(name, "nothing yet") for name in names}, "modules": modules_counts}
+        )
         SUMMARY.write_text(json.dumps(runs, indent=1) + "\n")
         page()
 

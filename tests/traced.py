@@ -223,23 +223,22 @@ class Traces:
         return self._traces.setdefault(file, Trace(self.kept(file)))
 
     def executing(self, file: str, module: str, where: Place) -> list[str]:
-        """The tests of a file that execute a statement, the fastest first. Outside of functions: any line of the module in
+        """The tests of a file that execute a statement, the fastest first. A statement outside of functions runs on import: first
 
-        functions, because the statement runs on import; every test of the file if none executes a function of the module.
+        come the tests that execute any function of its module, then the others, which may use its tables and constants.
         """
         one = self.of(file)
-        contexts = one.lines(module)
-        if not where.inside:
-            found = {context for lines in contexts.values() for context in lines if context}
-            if contexts and not found:  # a module of tables, whose values other modules take on import
-                found |= one.seconds.keys()
-        else:
+        contexts, tests = one.lines(module), one.seconds.keys()
+        if where.inside:
             former = self._former(one.digests.get(module, ""), module)
             lines = {former[line] for line in range(where.first, where.last + 1) if line in former}
             found = {context for line in lines for context in contexts.get(line, ()) if context}
-        if any(context.startswith(SETUP) for context in found):  # later tests use the same fixtures
-            found |= one.seconds.keys()
-        return sorted(found & one.seconds.keys(), key=lambda name: one.seconds[name])
+        else:
+            found = {context for names in contexts.values() for context in names if context}
+        # Later tests use the same fixtures; and every test may use what the module made on import.
+        all_of_them = any(context.startswith(SETUP) for context in found) or (bool(contexts) and not where.inside)
+        chosen = tests if all_of_them else found & tests
+        return sorted(chosen, key=lambda name: (name not in found, one.seconds[name]))
 
     @cache  # noqa: B019
     def _former(self, digest: str, module: str) -> dict[int, int]:

@@ -125,71 +125,6 @@ def test_a_folder_that_is_not_empty_needs_force_and_is_replaced_whole(tmp_path: 
     assert everything(tmp_path) == {"out/c": b"3"}
 
 
-def test_a_second_run_waits_for_nobody(tmp_path: Path) -> None:
-    with (tmp_path / ".out.partial.journal").open("w") as journal:
-        fcntl.flock(journal, fcntl.LOCK_EX)
-
-        with pytest.raises(OutputError, match="another run"):
-            publish(file_plan(b"a"), tmp_path / "out")
-
-
-SCRIPT = """
-import sys, os, time
-from pathlib import Path
-from converter.io import publish as p, writer
-from converter.io.parts import Part
-writer._SYNCED = 1000
-writer._TOGETHER = 500
-def part(number):
-    def made(buffers):
-        for _ in range(10):
-            time.sleep(0.002)
-            yield memoryview(bytes([number]) * 100)
-    return Part(1000, made)
-files = [p.PlannedFile(f"f{n}", tuple(p.Piece(f"{n}.{i}", (part(10 * n + i),)) for i in range(4))) for n in range(5)]
-p.publish(p.Plan(tuple(files), folder=True, identity=sys.argv[2]), Path(sys.argv[1]), resume=sys.argv[3] == "resume", force=True,
-          threads=int(sys.argv[4]))
-"""
-WHOLE = {f"f{n}": b"".join(bytes([10 * n + i]) * 1000 for i in range(4)) for n in range(5)}
-
-
-def start(target: Path, how: str, identity: str = "same", threads: int = 1) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(target), identity, how, str(threads)],
-        cwd=Path(__file__).parent.parent.parent,
-    )
-
-
-def await_entries(out: Path, count: int) -> None:
-    """Wait until the journal has this many lines after the first."""
-    journal = out.with_name(f".{out.name}.partial.journal")
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if journal.exists() and journal.read_bytes().count(b"\n") > count:
-            return
-        time.sleep(0.001)
-    raise AssertionError("the journal did not grow")
-
-
-@pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("parts", [0, 1, 2, 5, 10])
-def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(
-    tmp_path: Path, parts: int, threads: int
-) -> None:
-    out = tmp_path / "out"
-    publish(folder_plan(old=b"old"), out)
-
-    killed = start(out, "resume", threads=threads)
-    await_entries(out, parts)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    before = everything(out)
-    assert start(out, "resume", threads=threads).wait() == 0
-
-    assert before in ({"old": b"old"}, WHOLE)
-    assert everything(tmp_path) == {f"out/{name}": data for name, data in WHOLE.items()}
-
-
 @pytest.mark.parametrize("threads", [1, 4])
 def test_what_sees_a_part_sees_it_also_if_an_earlier_run_wrote_it(
     threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -268,6 +203,71 @@ def test_a_full_disk_shows_before_the_work(
     with pytest.raises(OutputError):
         publish(file_plan(b"abc"), tmp_path / "out")
     assert everything(tmp_path) == {}
+
+
+def test_a_second_run_waits_for_nobody(tmp_path: Path) -> None:
+    with (tmp_path / ".out.partial.journal").open("w") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+
+        with pytest.raises(OutputError, match="another run"):
+            publish(file_plan(b"a"), tmp_path / "out")
+
+
+SCRIPT = """
+import sys, os, time
+from pathlib import Path
+from converter.io import publish as p, writer
+from converter.io.parts import Part
+writer._SYNCED = 1000
+writer._TOGETHER = 500
+def part(number):
+    def made(buffers):
+        for _ in range(10):
+            time.sleep(0.002)
+            yield memoryview(bytes([number]) * 100)
+    return Part(1000, made)
+files = [p.PlannedFile(f"f{n}", tuple(p.Piece(f"{n}.{i}", (part(10 * n + i),)) for i in range(4))) for n in range(5)]
+p.publish(p.Plan(tuple(files), folder=True, identity=sys.argv[2]), Path(sys.argv[1]), resume=sys.argv[3] == "resume", force=True,
+          threads=int(sys.argv[4]))
+"""
+WHOLE = {f"f{n}": b"".join(bytes([10 * n + i]) * 1000 for i in range(4)) for n in range(5)}
+
+
+def start(target: Path, how: str, identity: str = "same", threads: int = 1) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(target), identity, how, str(threads)],
+        cwd=Path(__file__).parent.parent.parent,
+    )
+
+
+def await_entries(out: Path, count: int) -> None:
+    """Wait until the journal has this many lines after the first."""
+    journal = out.with_name(f".{out.name}.partial.journal")
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if journal.exists() and journal.read_bytes().count(b"\n") > count:
+            return
+        time.sleep(0.001)
+    raise AssertionError("the journal did not grow")
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("parts", [0, 1, 2, 5, 10])
+def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(
+    tmp_path: Path, parts: int, threads: int
+) -> None:
+    out = tmp_path / "out"
+    publish(folder_plan(old=b"old"), out)
+
+    killed = start(out, "resume", threads=threads)
+    await_entries(out, parts)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = everything(out)
+    assert start(out, "resume", threads=threads).wait() == 0
+
+    assert before in ({"old": b"old"}, WHOLE)
+    assert everything(tmp_path) == {f"out/{name}": data for name, data in WHOLE.items()}
 
 
 def test_what_was_left_by_another_source_is_not_continued(tmp_path: Path) -> None:
