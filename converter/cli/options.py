@@ -51,7 +51,12 @@ Weights = Annotated[
     typer.Option("--weights", help="The weights to take from a folder with several kinds.", **one_of(WEIGHTS)),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print errors only: no progress bar and no report. --json still prints its document."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 IgnoreGlobals = Annotated[
     bool,

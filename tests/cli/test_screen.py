@@ -286,3 +286,30 @@ def test_one_is_singular(tmp_path: Path) -> None:
     )
     assert "1 tensor in 1 file" in printed("convert one.bin one.safetensors", tmp_path)
     assert "1 tensor compared" in printed("verify one.bin one.safetensors", tmp_path)
+
+
+# ---- -q ----------------------------------------------------------------------------------------------------------------
+
+
+QUIET = (
+    "inspect tiny",
+    "check tiny",
+    "convert tiny q.safetensors --force",
+    "extract tiny q --force",
+    "scan tiny",
+    "verify tiny tiny.gguf",
+)
+
+
+@pytest.mark.parametrize("line", QUIET)
+def test_quiet_leaves_errors_only_and_the_document_of_json(line: str, made: Path) -> None:
+    assert printed(f"{line} -q", made) == ""
+    assert printed(f"{line} -q --json", made).startswith("{")
+
+
+def test_what_fails_still_fails_without_a_report(made: Path) -> None:
+    assert printed("scan evil.bin -q", made) == ""
+    with contextlib.chdir(made):
+        done = CliRunner().invoke(app, ["inspect", "absent.bin", "-q"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")

@@ -48,7 +48,7 @@ def check(
     with contextlib.suppress(BrokenPipeError):  # if the reader has gone away, the exit code is still the verdict's
         if json:
             typer.echo(reports.to_json(report))
-        else:
+        elif not quiet:
             show(report)
     write_reports(report, sarif_path=sarif, junit_path=junit)
     if checking.fails(report, warnings=fail_on == FAULTS[-1]):

@@ -132,5 +132,5 @@ def convert(
         )
     if json:
         typer.echo(reports.to_json(report))
-    else:
+    elif not quiet:
         show_conversion(report)

@@ -32,6 +32,6 @@ def download(
 
     with showing("downloading", 0, quiet=quiet) as progress:
         done = hub.download(name, folder, with_code=with_code, starting=progress.start, progress=progress)
-    for file in done:
+    for file in () if quiet else done:
         checked = f", SHA-256 is {file.checked}" if file.checked is not None else ""
         typer.echo(f"{safe_text(str(file.path))}: {file.nbytes:,} bytes{checked}")

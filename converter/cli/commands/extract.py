@@ -86,5 +86,5 @@ def extract(
         )
     if json:
         typer.echo(reports.to_json(report))
-    else:
+    elif not quiet:
         show_extraction(report)

@@ -70,7 +70,7 @@ def inspect(
         from converter.cli.render.markdown import inspection as as_markdown
 
         typer.echo("\n".join(as_markdown(report, unfold=all) for report in found), nl=False)
-    else:
+    elif not quiet:
         from converter.cli.render.inspection import show
 
         for index, report in enumerate(found):

@@ -32,5 +32,5 @@ def sample(
 
     with showing("writing", samples.sample_nbytes(model), quiet=quiet) as progress:
         report = samples.write_sample(folder, model, seed=seed, sparse=sparse, force=force, progress=progress)
-    for path, nbytes in report.files:
+    for path, nbytes in () if quiet else report.files:
         typer.echo(f"{safe_text(str(path))}: {nbytes:,} bytes")

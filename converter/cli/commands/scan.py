@@ -79,7 +79,7 @@ def scan(
         with contextlib.suppress(BrokenPipeError):  # if the reader has gone away, the exit code is still the verdict's
             for piece in reports.json_pieces(report):
                 typer.echo(piece, nl=False)
-    else:
+    elif not quiet:
         lines.scan(report, summary=summary)
     if scanning.fails(report, unknown=fail_on == FAIL_ON[-1]):
         raise typer.Exit(Exit.FAILED)

@@ -114,7 +114,7 @@ def verify(
     ):  # a reader that has seen enough changes neither reports nor the exit code
         if json:
             typer.echo(reports.to_json(report))
-        else:
+        elif not quiet:
             show(report)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     write_reports(report, junit=junit, summary=Path(summary) if summary else None)
