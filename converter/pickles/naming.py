@@ -15,7 +15,7 @@ from converter.pickles.keys import Keys
 from converter.pickles.modules import Level, attributes, contents, items, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
 from converter.pickles.values import Dict, Made, Opaque, TableEntry, Value, ValueRow
-from converter.pickles.walk import holds_object, inside, key_text
+from converter.pickles.walk import holds_object, inside, is_bare, key_text
 from converter.pickles.weights import Chosen, choose, is_training_state
 from converter.tensors.catalogue import Other, Role, Unsupported
 from converter.tensors.tensor import Tensor
@@ -195,7 +195,12 @@ class _Held:
                 if (
                     leaf
                     or ((kind is tuple or kind is list or kind is Dict) and inner)
-                    or ((kind is Opaque or (objects and kind is Value)) and not leaf and self._opens(inner))
+                    or (
+                        (kind is Opaque or (objects and kind is Value))
+                        and not leaf
+                        and not is_bare(inner)
+                        and self._opens(inner)
+                    )
                 ):
                     above = parents.get(id(inner))
                     if above is None:

@@ -18,6 +18,7 @@ _LEAVES: Final = frozenset(
 )  # values that hold nothing
 
 _CONTAINERS: Final = frozenset((list, tuple, Dict))
+_OBJECTS: Final = frozenset((Value, Opaque))
 
 
 def inside(node: object) -> Iterator[tuple[str, Any]]:
@@ -131,9 +132,12 @@ def measure(value: object, seen: set[int] | None = None) -> tuple[int, int]:
 def _holds_nothing(value: Any) -> bool:
     """Whether nothing can be inside a value. A pickle writes an empty container, or an empty set, with one byte."""
     kind = type(value)
-    if kind is Value or kind is Opaque:
-        return not (value.args or value.items or value.state or value.callee or value.kwargs)
-    return kind in _LEAVES or (kind in _CONTAINERS and not value)
+    return kind in _LEAVES or (kind in _CONTAINERS and not value) or (kind in _OBJECTS and is_bare(value))
+
+
+def is_bare(value: Any) -> bool:
+    """Whether an object of some class was made of nothing, and holds nothing."""
+    return not (value.args or value.items or value.state or value.callee or value.kwargs)
 
 
 def holds_object(value: object, seen: set[int]) -> bool:
@@ -145,7 +149,8 @@ def holds_object(value: object, seen: set[int]) -> bool:
             return True
         if id(node) not in seen and type(node) not in _LEAVES:
             seen.add(id(node))
-            waiting += [inner for _, inner in inside(node) if type(inner) not in _LEAVES]
+            held: Any = node if type(node) in (list, tuple) else [inner for _, inner in inside(node)]
+            waiting += [inner for inner in held if type(inner) is Opaque or not _holds_nothing(inner)]
     return False
 
 
