@@ -34,6 +34,7 @@ _MODULES: Final = (
 )
 _COMMANDS: Final = {module.rpartition(".")[2]: module for module in _MODULES}
 _COMPLETE: Final = "_CEREBRAS_TOOL_COMPLETE"  # a shell sets it to ask for completion
+_ENGINES: Final = {"numpy": "numpy", "transformers": "transformers", "llama.cpp": "xllamacpp"}  # the package of each
 _SHELLS: Final = ("bash", "zsh", "fish")
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 # What is wrong with a command line as it was typed. typer does not export this class.
@@ -179,8 +180,9 @@ def main() -> None:
 def _main(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", "-V", is_eager=True, callback=_version, help="Print the version.")
+        bool, typer.Option("--version", "-V", help="Print the version; with --json also which engines are there.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --version: one JSON document.")] = False,
     completion: Annotated[
         str | None,
         typer.Option(
@@ -201,6 +203,10 @@ def _main(
         ),
     ] = None,
 ) -> None:
+    if version:
+        _version(as_json=json)
+    if json:
+        raise typer.BadParameter("--json comes after a command, or with --version")
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         return
@@ -217,12 +223,20 @@ def _main(
             raise typer.BadParameter(safe_text(str(error), 2000)) from None
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
+def _version(*, as_json: bool) -> None:
+    from importlib.metadata import version
 
-        typer.echo(f"cerebras-tool {version('cerebras-tool')}")
+    number = version("cerebras-tool")
+    if not as_json:
+        typer.echo(f"cerebras-tool {number}")
         raise typer.Exit
+    import json
+    import platform
+    from importlib.util import find_spec
+
+    engines = {name: find_spec(module) is not None for name, module in _ENGINES.items()}
+    typer.echo(json.dumps({"version": number, "python": platform.python_version(), "engines": engines}))
+    raise typer.Exit
 
 
 def _completion(shell: str | None) -> None:

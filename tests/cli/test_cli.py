@@ -272,3 +272,20 @@ def test_version_is_one_line() -> None:
 
     assert done.exit_code == 0
     assert done.stdout == "cerebras-tool 0.1.0\n"
+
+
+def test_version_as_json_says_which_engines_are_there() -> None:
+    done = RUN.invoke(app, ["--version", "--json"])
+
+    report = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert report["version"] == "0.1.0"
+    assert set(report["engines"]) == {"numpy", "transformers", "llama.cpp"}
+    assert report["engines"]["numpy"] is True
+
+
+def test_json_without_a_command_or_version_is_refused() -> None:
+    done = RUN.invoke(app, ["--json", "models"])
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--json comes after a command" in done.stderr
