@@ -13,7 +13,7 @@ from converter.conversion.convert import convert
 from converter.conversion.surgery import rules
 from converter.errors import UnsupportedError
 from converter.opening import open_checkpoint
-from converter.pickles import buried
+from converter.pickles import buried, machine
 from tests.build.checkpoints import Call, Global, dumps, floats, legacy_bytes, view, write_checkpoint
 
 T = view("0", (2,))
@@ -111,8 +111,12 @@ def test_other_bytes_are_left_behind_by_name(name: str, tmp_path: Path) -> None:
 
 def test_bytes_that_many_share_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[bytes] = []
-    run = buried.run
-    monkeypatch.setattr(buried, "run", lambda data, *given, **more: (runs.append(data), run(data, *given, **more))[1])
+
+    def counted(data: bytes, *given: Any, **more: Any) -> Any:
+        runs.append(data)
+        return machine.run(data, *given, **more)
+
+    monkeypatch.setattr(buried, "run", counted)
     shared = {f"s{index}": pickle.dumps({"a": 1}) for index in range(50)}
 
     open_checkpoint(write_checkpoint(tmp_path / "a.pt", holder(w=T, **shared), STORAGES))
