@@ -12,12 +12,28 @@ from converter.conversion.surgery import rules
 from converter.errors import ConverterError, UnsupportedError
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
-from tests.build.checkpoints import Call, Global, Persistent, floats, view, write_checkpoint
+from tests.build.checkpoints import (
+    Call,
+    Entry,
+    Global,
+    Persistent,
+    checkpoint_entries,
+    dumps,
+    floats,
+    view,
+    write_checkpoint,
+    zip_bytes,
+)
 
 STORAGES = {"0": floats(*range(6)), "1": floats(7, 8)}
 W, B = view("0", (2, 3)), view("1", (2,))
 STORAGE = Persistent(("storage", Global("torch", "FloatStorage"), "1", "cpu", 2))
 F8 = Call(Global("numpy", "dtype"), ("f8", False, True), (3, "<", None, None, None, -1, -1, 0))
+ARRAY = Call(
+    Global("numpy._core.multiarray", "_reconstruct"),
+    (Global("numpy", "ndarray"), (0,), b"b"),
+    (1, (2,), F8, False, b"\0\0\0\0\0\0\xf0\x3f" * 2),
+)
 OPTIMIZER = {"state": {0: {"exp_avg": B}}, "param_groups": [{"lr": 0.1}]}
 
 
@@ -48,6 +64,7 @@ WRAPPED: dict[str, tuple[Any, list[str], list[tuple[str, str]]]] = {
     "a bytearray": ({"w": W, "s": Call(Global("builtins", "bytearray"), (b"\1",))}, ["w"], [("s", "builtins.bytearray")]),
     "a storage": ({"w": W, "s": STORAGE}, ["w"], [("s", "storage")]),
     "a dtype": ({"w": W, "s": Global("torch", "float16")}, ["w"], [("s", "dtype")]),
+    "an array of numpy": ({"w": W, "a": ARRAY}, ["w", "a"], []),
     "a tuple as a key": ({("a", 1): W, "b": B}, ["('a', 1)", "b"], []),
 }  # fmt: skip
 
@@ -59,6 +76,19 @@ def test_the_weights_are_written_and_the_rest_is_named(name: str, tmp_path: Path
 
     assert sorted(open_checkpoint(tmp_path / "x.safetensors")) == sorted(names)
     assert [(one.name, one.kind) for one in report.dropped] == left
+
+
+def test_torchscript_gives_what_its_code_declares(tmp_path: Path) -> None:
+    state = {"training": False, "weight": W, "mean": B, "scratch": B, "eps": 1e-5}
+    code = b'class Net(Module):\n  __parameters__ = ["weight", ]\n  __buffers__ = ["mean", ]\n  training : bool\n'
+    entries = checkpoint_entries(Call(Global("__torch__", "Net"), (), state), STORAGES)
+    more = [Entry("archive/constants.pkl", dumps(())), Entry("archive/code/__torch__.py", code)]
+    (tmp_path / "x.pt").write_bytes(zip_bytes([*entries, *more]))
+
+    report = convert(open_checkpoint(tmp_path / "x.pt"), tmp_path / "x.safetensors")
+
+    assert sorted(open_checkpoint(tmp_path / "x.safetensors")) == ["mean", "weight"]
+    assert [one.name for one in report.dropped] == ["code", "scratch", "eps"]
 
 
 NOTHING: dict[str, Any] = {
