@@ -72,6 +72,9 @@ class _Array:
     objects: bool
 
 
+_STRING_DTYPE: Final = ("numpy._core._internal", "_convert_to_stringdtype_kwargs")
+
+
 class _Reading(Reader):
     """How joblib reads a file: its arrays, in order, the globals that it names, and the error where it can't be followed.
 
@@ -148,10 +151,10 @@ class _Reading(Reader):
         if fields is None:
             raise FormatError(f"the wrapper of an array before byte {at:,} is not one that joblib writes")
         item = layout(fields["dtype"])
-        if item is None:
+        if item is None and not _is_string_dtype(fields["dtype"]):
             raise FormatError(f"the wrapper of an array before byte {at:,} has a dtype that is not known here")
         self._count(at)
-        if item.objects:
+        if item is None or item.objects:
             if fields["allow_mmap"]:
                 raise FormatError(
                     f"the wrapper of an array of objects before byte {at:,} allows mapping them into memory"
@@ -179,6 +182,11 @@ class _Inner(Reader):
 
     def __init__(self, outer: _Reading) -> None:
         self.longer = outer.longer  # type: ignore[method-assign]
+
+
+def _is_string_dtype(dtype: object) -> bool:
+    """Whether a dtype is numpy's StringDType. joblib pickles such an array, like one of objects."""
+    return type(dtype) is Opaque and (dtype.module, dtype.name) == _STRING_DTYPE
 
 
 def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> int | None:

@@ -287,3 +287,18 @@ def test_torchscript_of_torch_1_4_is_a_program(tmp_path: Path) -> None:
     assert scan_file(LocalFile(path), fickling=False).verdict == "program"
     path.write_bytes(zip_bytes(script[:-1]))
     assert scan_file(LocalFile(path), fickling=False).verdict == "malformed"
+
+
+STRINGS = b"cnumpy._core._internal\n_convert_to_stringdtype_kwargs\nK\1\x85R"
+
+
+def test_an_array_of_strings_is_pickled_behind_its_wrapper(tmp_path: Path) -> None:
+    """numpy's StringDType has objects in it. Its function is not in the closed table, so the file is unknown, but sound."""
+    data = b"\x80\x04" + NAMES + b"00" + wrapper(STRINGS) + b"\x80\x02]X\1\0\0\0aa."
+
+    found = scanned(data + b".", tmp_path)
+
+    assert found.verdict == "unknown-globals"
+    assert {str(one.rule) for one in found.findings} == {"unknown-global"}
+    evil = data.replace(b"]X\1\0\0\0aa.", b"cos\nsystem\nX\1\0\0\0a\x85R.")
+    assert scanned(evil + b".", tmp_path).verdict == "dangerous"
