@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from converter.cli.following import shortened
-from converter.cli.screen import BAD, BOLD, GOOD, WARN, Piece, Screen, columns
+from converter.cli.render import BAD, BOLD, GOOD, WARN, Piece, Screen, columns
 from converter.scanning.libraries import LIBRARIES
 from converter.scanning.rules import RULES, SHOWN
 from converter.text import plural, safe_text

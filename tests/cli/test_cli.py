@@ -263,7 +263,7 @@ def test_inspect_imports_only_what_it_needs(tiny: Path, tmp_path: Path, ending: 
 
     modules, ours = done.stdout.splitlines()
     loaded = set(modules.split())
-    assert int(ours) <= (62 if ending == "bin" else 64)
+    assert int(ours) <= (60 if ending == "bin" else 63)
     assert not loaded & {"numpy", "huggingface_hub", "fickling", "torch", "safetensors", "httpx2", "rich", "pickle"}
 
 

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from converter.cli.app import app
-from converter.cli.screen import Column, Screen
+from converter.cli.render import Column, Screen
 from converter.sample import write_sample
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
 from tests.build.forked import Forked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from converter import formats
-from converter.cli.screen import BAD, GOOD, WARN, Screen
+from converter.cli.render import BAD, GOOD, WARN, Screen
 from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:

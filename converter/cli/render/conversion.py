@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from converter.cli.screen import BOLD, Column, Screen
+from converter.cli.render import BOLD, Column, Screen
 from converter.text import listed, nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:

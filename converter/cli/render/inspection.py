@@ -9,8 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
-from converter.cli.render import listed, numbered, together
-from converter.cli.screen import BAD, BOLD, GOOD, WARN, Column, Piece, Screen
+from converter.cli.render import BAD, BOLD, GOOD, WARN, Column, Piece, Screen, listed, numbered, together
 from converter.text import natural, nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:

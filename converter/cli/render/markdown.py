@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from converter import formats
+from converter.cli.render import plain
 from converter.cli.render.inspection import TABLES, facts, fold, heading, in_order, other_text, value_text
-from converter.cli.screen import plain
 from converter.text import as_code, nbytes_text
 
 if TYPE_CHECKING:

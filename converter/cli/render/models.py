@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from converter.cli.screen import BOLD, Column, Screen
+from converter.cli.render import BOLD, Column, Screen
 from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from converter.cli.screen import Column
+from converter.cli.render import Column
 
 if TYPE_CHECKING:
     from converter.cli.render.inspection import Line

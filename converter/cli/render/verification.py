@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
-from converter.cli.render import listed, numbered, together
-from converter.cli.screen import BAD, GOOD, Column, Screen
+from converter.cli.render import BAD, GOOD, Column, Screen, listed, numbered, together
 from converter.text import plural, safe_text
 
 if TYPE_CHECKING:
