@@ -55,7 +55,7 @@ def test_every_public_name_is_the_same_whatever_was_imported_before(before: str)
         "print(converter.__version__)"
     )
 
-    functions = ["convert", "declared_models", "download", "extract", "inspect", "open"]
+    functions = ["check", "convert", "declared_models", "download", "extract", "inspect", "open"]
     assert python(code) == (
         f"True\n{' '.join(f'converter.api:{name}' for name in functions)} converter.opening:open_checkpoint "
         f"converter.api:scan converter.api:verify\n{version('cerebras-tool')}\n"

@@ -98,7 +98,7 @@ def test_commands_run_any_number_of_times_in_one_process(
     assert RUN.invoke(app, ["convert", folder, f"{folder}.gguf"]).exit_code == 0
 
     said = capsys.readouterr()
-    assert "No such command 'inspct'. Did you mean 'inspect'?" in said.err
+    assert "there is no command `inspct`; did you mean `cerebras-tool inspect " in said.err
     assert [name in said.out for name in ("  inspect ", "  convert ", "  demo ")] == [True] * 3
 
 

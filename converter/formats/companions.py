@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from converter.formats.marks import GENERATION
+
 CONFIG: Final = "config.json"
 TOKENIZER: Final = (
     *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "tokenizer.model", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
     *("source.spm", "target.spm", "normalizer.json"),
 )
-GENERATION: Final = "generation_config.json"
 LICENCES: Final = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 SIDECAR: Final = "values.json"  # values beside the weights; for a lone file, NAME.values.json
 MODULES: Final = "modules.json"  # of sentence-transformers: it names folders that belong to the model
@@ -73,8 +74,9 @@ def companions(folder: Path, weights: Collection[Path], *, everything: bool, wit
 
     found = Companions({}, {})
     homes = [folder.resolve(), *(path.resolve().parent for path in weights)]
-    if folder.parent.name == "snapshots":
-        homes.append((folder.parent.parent / "blobs").resolve())
+    # The Hub's cache: models--owner--name/snapshots/COMMIT, or a folder in it, whose files lie in models--owner--name/blobs.
+    caches = [above.parent for above in folder.absolute().parents if above.name == "snapshots"]
+    homes += [(cache / "blobs").resolve() for cache in caches if cache.name.startswith("models--")]
     inner = folders_of(any_json_beside(folder / MODULES)) if everything else set()
     taken = {path.name for path in weights}
     for path in sorted(folder.iterdir() if everything else (folder / name for name in KNOWN)):

@@ -6,30 +6,45 @@ those of transformers, in schemas/config-defaults.json.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Set
 from typing import Any, Final, NamedTuple
 
 from converter.resources import load_json
 
-_NOT_COMPARED: Final = re.compile(
+# Keys of config.json that change nothing that is computed from a text.
+_KEYS: Final = (
     # who wrote the file, and for which class
-    r"transformers_version|_?name_or_path|architectures|auto_map|_commit_hash|model_type|tokenizer_class|_?attn_.*"
-    r"|license|language|tags|torchscript|use_bfloat16|tf_legacy_loss|torch_dtype|dtype"
+    "transformers_version name_or_path _name_or_path architectures auto_map _commit_hash model_type tokenizer_class license "
+    "language tags torchscript use_bfloat16 tf_legacy_loss torch_dtype dtype attn_implementation _attn_implementation "
+    "_attn_implementation_internal _attn_implementation_autoset attn_impl attn_pdrop "
     # how it is called, and what a call returns
-    r"|use_cache|(?:use_)?return_dict|output_.*|chunk_size_feed_forward|gradient_checkpointing|pretraining_tp"
+    "use_cache return_dict use_return_dict chunk_size_feed_forward gradient_checkpointing pretraining_tp "
     # training
-    r"|initializer_.*|init_.*|.*dropout.*|.*pdrop|(?:.*_)?layerdrop|.*loss.*|mask_(?:time|feature)_.*|apply_spec_augment"
-    r"|ctc_.*|reorder_and_upcast_attn|tie_encoder_decoder"
+    "apply_spec_augment reorder_and_upcast_attn tie_encoder_decoder layerdrop "
     # heads on top of the model
-    r"|id2label|label2id|num_labels|problem_type|finetuning_task|task_specific_params|summary_.*"
+    "id2label label2id num_labels problem_type finetuning_task task_specific_params "
     # generation, for which generation_config.json is there
-    r"|prefix|max_length|min_length|do_sample|early_stopping|num_beams|num_beam_groups|diversity_penalty|temperature"
-    r"|top_k|top_p|typical_p|repetition_penalty|length_penalty|(?:encoder_)?no_repeat_ngram_size|bad_words_ids|forced_.*"
-    r"|num_return_sequences|exponential_decay_length_penalty|(?:begin_)?suppress_tokens|remove_invalid_values"
+    "prefix max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k "
+    "top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
+    "num_return_sequences exponential_decay_length_penalty suppress_tokens begin_suppress_tokens remove_invalid_values "
     # what another key decides
-    r"|dense_act_fn|is_gated_act|sep_token_id|cross_attention_hidden_size"
+    "dense_act_fn is_gated_act sep_token_id cross_attention_hidden_size"
 )
+_NOT_COMPARED: Final = frozenset(_KEYS.split())
+_BEGINNINGS: Final = ("output_", "initializer_", "init_", "mask_time_", "mask_feature_", "ctc_", "summary_", "forced_")
+_ENDINGS: Final = ("pdrop", "_layerdrop")
+_WITHIN: Final = ("dropout", "loss")
+
+
+def _is_not_compared(key: str) -> bool:
+    return (
+        key in _NOT_COMPARED
+        or key.startswith(_BEGINNINGS)
+        or key.endswith(_ENDINGS)
+        or any(word in key for word in _WITHIN)
+    )
+
+
 _STORED: Final = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _NESTED: Final = 4  # configurations inside each other: a model of several has two
 
@@ -59,7 +74,7 @@ def _changes(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str,
         return
     one, other = _Meaning(expected, kind), _Meaning(found, kind)
     for key in dict.fromkeys((*one.said, *other.said)):
-        if _NOT_COMPARED.fullmatch(key):
+        if _is_not_compared(key):
             continue
         wanted, got = one.value(key), other.value(key)
         if isinstance(wanted, Mapping) and isinstance(got, Mapping) and depth:

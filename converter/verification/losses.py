@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +14,12 @@ from converter.reports.verification import Loss
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LAYER: Final = re.compile(r"(.*?(?:^|\.)\d+)\.")
+
+def _layer(name: str) -> str | None:
+    """The part of a tensor's name up to the first number between dots, as in `h.3`."""
+    words = name.split(".")
+    at = next((at for at, word in enumerate(words[:-1]) if word.isascii() and word.isdigit()), None)
+    return None if at is None else ".".join(words[: at + 1])
 
 
 @dataclass(slots=True)
@@ -65,11 +69,11 @@ def by_layer(tensors: Mapping[str, tuple[str, int, Errors]]) -> Iterator[Loss]:
     """Yield the losses of layers, each with all its tensors: dtype, elements and errors by their names."""
     layers: dict[str, list[tuple[str, int, Errors]]] = {}
     for name, entry in tensors.items():
-        if (found := _LAYER.match(name)) is not None:
-            layers.setdefault(found[1], []).append(entry)
-    for layer, members in layers.items():
+        if (layer := _layer(name)) is not None:
+            layers.setdefault(layer, []).append(entry)
+    for within, members in layers.items():
         together = Errors()
         for _, _, errors in members:
             together.extend(errors)
         dtypes = dict.fromkeys(dtype for dtype, _, _ in members)
-        yield together.loss(layer, ", ".join(dtypes), sum(elements for _, elements, _ in members))
+        yield together.loss(within, ", ".join(dtypes), sum(elements for _, elements, _ in members))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter import formats
 from converter.errors import ModelError, UnsupportedError
-from converter.formats.companions import CONFIG, GENERATION, LICENCES, TOKENIZER
+from converter.formats.companions import CONFIG, LICENCES, TOKENIZER
+from converter.formats.marks import GENERATION
 from converter.formats.said import Finding
 from converter.io.strict_json import load_bytes
 from converter.models.tokenizers import special

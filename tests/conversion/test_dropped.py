@@ -106,7 +106,7 @@ def test_a_person_reads_it_in_a_few_lines(trained: Catalogue, tmp_path: Path) ->
     many = {f"value {number}": number for number in range(9)} | TRAINER
     path = write_checkpoint(tmp_path / "many.pt", many, TWO)
 
-    done = CliRunner().invoke(app, ["convert", str(path), str(tmp_path / "m.safetensors")])
+    done = CliRunner().invoke(app, ["convert", str(path), str(tmp_path / "m.safetensors")], env={"COLUMNS": "300"})
 
     lines = [line.strip() for line in done.stdout.splitlines() if "left behind" in line]
     assert len(lines) == 2

@@ -161,7 +161,7 @@ def test_the_report_tells_requests_and_bytes(hub: Hub) -> None:
 
 
 def test_a_note_says_that_a_name_is_looked_up_on_the_hub(hub: Hub) -> None:
-    done = RUN.invoke(app, ["inspect", TINY])
+    done = RUN.invoke(app, ["inspect", TINY], env={"COLUMNS": "200"})
 
     assert done.exit_code == 0
     assert done.stderr == f"`{TINY}`: no such path; asking the Hub\n"
@@ -505,7 +505,7 @@ def test_models_says_what_is_in_the_cache(hub: Hub, tiny: Path) -> None:
 
     download("cerebras/Cerebras-GPT-256M@main")
     listed = RUN.invoke(app, ["models"])
-    page = RUN.invoke(app, ["models", "256M"])
+    page = RUN.invoke(app, ["models", "256M"], env={"COLUMNS": "300"})
 
     assert "in the cache" not in before.stdout
     assert [line.split()[0] for line in listed.stdout.splitlines() if "in the cache" in line] == ["Cerebras-GPT-256M"]

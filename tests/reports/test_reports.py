@@ -44,6 +44,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_sample(tmp_path / "tiny", "tiny")
     tiny = open_checkpoint(tmp_path / "tiny")
     full = inspect(open_checkpoint(checkpoint(tmp_path)), stats=True, sha256=True)
+    large = inspect(tiny, stats=True, filter="wpe")  # has enough elements for a histogram
     written = extract(tiny, tmp_path / "out", sha256=True)
     trainer = {"model": {"a.w": view("0", (2,))}, "epoch": 3, "name": "x", "optimizer": {"state": [view("0", (2,))]}}
     trained = open_checkpoint(write_checkpoint(tmp_path / "t.pt", trainer, {"0": floats(1, 2)}))
@@ -57,7 +58,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (tmp_path / "bare" / "config.json").unlink()
     bare = verify(tiny, [tmp_path / "bare"])
     return {
-        "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny), inspect(gguf))],
+        "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny), large, inspect(gguf))],
         "check": [json.loads(reports.to_json(check([tmp_path / "tiny", tmp_path / "x.bin"])))],
         "extraction": [json.loads(reports.to_json(report)) for report in (written, carried)],
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],

@@ -326,7 +326,7 @@ def test_a_report_of_many_files_is_written_in_pieces(tmp_path: Path) -> None:
 def test_a_summary_has_a_line_for_each_file_that_is_not_plain(tmp_path: Path) -> None:
     write(tmp_path, a=VALUE, b=BROKEN, c=UNKNOWN, d=ECHO, e_txt=b"hello")
 
-    done = RUN.invoke(app, ["scan", str(tmp_path), "--no-fickling", "--summary"])
+    done = RUN.invoke(app, ["scan", str(tmp_path), "--no-fickling", "--summary"], env={"COLUMNS": "300"})
 
     lines = done.stdout.splitlines()
     assert [line.split()[:2] for line in lines[:-1]] == [

@@ -320,7 +320,7 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_a_person_reads_verdict_reason_place_and_expression(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(ECHO)
 
-    done = RUN.invoke(app, ["scan", str(tmp_path / "x"), "--explain", "--no-fickling"])
+    done = RUN.invoke(app, ["scan", str(tmp_path / "x"), "--explain", "--no-fickling"], env={"COLUMNS": "300"})
 
     assert done.stdout.splitlines() == [
         f"dangerous        {tmp_path}/x · pickle",

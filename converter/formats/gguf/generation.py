@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.formats.companions import GENERATION
 from converter.formats.gguf.metadata import ARCHITECTURE, shortest
+from converter.formats.marks import GENERATION
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
