@@ -36,6 +36,7 @@ _COMMANDS: Final = {module.rpartition(".")[2]: module for module in _MODULES}
 _COMPLETE: Final = "_CEREBRAS_TOOL_COMPLETE"  # a shell sets it to ask for completion
 _ENGINES: Final = {"numpy": "numpy", "transformers": "transformers", "llama.cpp": "xllamacpp"}  # the package of each
 _SHELLS: Final = ("bash", "zsh", "fish")
+_AS_JSON: Final = "converter.cli.app.as_json"
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 # What is wrong with a command line as it was typed. typer does not export this class.
 _UsageError: Final[Any] = typer.BadParameter.__bases__[0]
@@ -103,6 +104,11 @@ class _Commands(TyperGroup):
 
             raise _UsageError(no_command(args, list(_COMMANDS)), ctx)
         return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Note whether `--version` is asked for as JSON, and read the options before the command."""
+        ctx.meta[_AS_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
 
     def main(
         self,
@@ -180,7 +186,14 @@ def main() -> None:
 def _main(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", "-V", help="Print the version; with --json also which engines are there.")
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            is_eager=True,
+            callback=_version,
+            help="Print the version; with --json also which engines are there.",
+        ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="With --version: one JSON document.")] = False,
     completion: Annotated[
@@ -203,8 +216,6 @@ def _main(
         ),
     ] = None,
 ) -> None:
-    if version:
-        _version(as_json=json)
     if json:
         raise typer.BadParameter("--json comes after a command, or with --version")
     if context.invoked_subcommand is None:
@@ -223,11 +234,14 @@ def _main(
             raise typer.BadParameter(safe_text(str(error), 2000)) from None
 
 
-def _version(*, as_json: bool) -> None:
+def _version(context: typer.Context, wanted: bool) -> None:
+    # It answers before the other options are read, because reading them takes longer than the answer.
+    if not wanted:
+        return
     from importlib.metadata import version
 
     number = version("cerebras-tool")
-    if not as_json:
+    if not context.meta[_AS_JSON]:
         typer.echo(f"cerebras-tool {number}")
         raise typer.Exit
     import json
