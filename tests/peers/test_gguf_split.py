@@ -51,8 +51,8 @@ def keys_of_the_first_part(source: Path, count: int, tensors: int) -> bytes:
 
 def test_the_keys_of_a_part_are_those_of_ggml(tmp_path: Path) -> None:
     write_sample(tmp_path / "s", "tiny")
-    convert(open_checkpoint(tmp_path / "s"), tmp_path / "x.gguf")
-    convert(open_checkpoint(tmp_path / "x.gguf"), tmp_path / "out" / "x.gguf", max_shard_size=MOST)
+    convert(open_checkpoint(tmp_path / "s"), tmp_path / "x.gguf", no_tokenizer=True)
+    convert(open_checkpoint(tmp_path / "x.gguf"), tmp_path / "out" / "x.gguf", max_shard_size=MOST, no_tokenizer=True)
     parts = sorted((tmp_path / "out").iterdir())
 
     expected = keys_of_the_first_part(tmp_path / "x.gguf", len(parts), len(open_checkpoint(tmp_path / "x.gguf")))
@@ -82,7 +82,7 @@ def test_parts_of_gguf_py_are_read_and_joined(tmp_path: Path) -> None:
     writer.close()
     first = tmp_path / "m-00001-of-00003.gguf"
 
-    convert(open_checkpoint(first), tmp_path / "one.gguf")
+    convert(open_checkpoint(first), tmp_path / "one.gguf", no_tokenizer=True)
 
     found = GGUFReader(tmp_path / "one.gguf")
     assert {tensor.name: tensor.data.tolist() for tensor in found.tensors} == {n: v.tolist() for n, v in values.items()}
@@ -101,7 +101,7 @@ def test_gguf_new_metadata_works_on_a_copy(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    convert(open_checkpoint(tmp_path / "m.gguf"), tmp_path / "q.gguf", dtype="q8_0")
+    convert(open_checkpoint(tmp_path / "m.gguf"), tmp_path / "q.gguf", dtype="q8_0", no_tokenizer=True)
 
     command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--general-name", "New"]
     subprocess.run([*command, tmp_path / "q.gguf", tmp_path / "n.gguf"], check=True, capture_output=True)

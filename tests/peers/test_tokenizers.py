@@ -84,6 +84,7 @@ def plain_blank(character: str) -> bool:
 
 # llama.cpp has regular expressions of its own for these. They have no \p{M} and only ASCII's capitals, or a \s that is not Unicode's.
 LIMITS: dict[str, dict[str, Any]] = {
+    "falcon": {"wild": False},  # cut at punctuation, and the two programs know different versions of Unicode
     "gpt-4o": {"allowed": unmarked, "wild": False},
     "tekken": {"allowed": unmarked, "wild": False},
     "deepseek-llm": {"allowed": plain_blank, "wild": False},
