@@ -208,7 +208,7 @@ class TestErrors:
             publish(Plan((PlannedFile("", pieces),), folder=False), tmp_path / "out", threads=threads)
 
         assert list(tmp_path.iterdir()) == []
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         assert max(begun) <= failing + 2 * threads
 
     def test_of_several_errors_that_of_the_earliest_part_is_raised(
