@@ -6,6 +6,7 @@ of these has a default here that does nothing, so that callers never ask whether
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -73,9 +74,9 @@ class Source:
     def close(self) -> None:
         """Close what the source holds open; later reads fail."""
 
+    @abstractmethod
     def _fill(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; both are known to lie within the source."""
-        raise NotImplementedError
 
     def _check(self, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or size > self.size - offset:
@@ -121,9 +122,9 @@ class Derived(Source):
         """Close the base."""
         self.base.close()
 
+    @abstractmethod
     def _base_range(self, offset: int, size: int) -> tuple[int, int]:
         """Offset and size in the base of a range of this source."""
-        raise NotImplementedError
 
     def _base_ranges(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         for start, end in ranges:
@@ -224,6 +225,9 @@ class _Nowhere(Source):
 
     def _check(self, offset: int, size: int) -> None:
         raise SourceError(f"{size:,} bytes at {offset:,} have no place yet")
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        self._check(offset, len(buffer))
 
 
 NOWHERE: Final[Source] = _Nowhere()

@@ -116,10 +116,6 @@ class _InflatedRecord(Derived):
         self._start = -1
         self._inflating = Lock()
 
-    def spans(self, offset: int, size: int) -> Iterator[Extent]:
-        """Yield the record with its headers, all of which is read to inflate any of it."""
-        yield Extent(self.base, self._record.header, self._record.limit)
-
     def prefetch(self, offset: int, size: int) -> None:
         """Do nothing: the inflated data lie in a local file."""
 
@@ -137,6 +133,10 @@ class _InflatedRecord(Derived):
             if self._start < 0:
                 self._start = self._inflate()
         self._spool.readinto(self._start + offset, buffer, self.name)
+
+    def _base_range(self, offset: int, size: int) -> tuple[int, int]:
+        # All of the record, with its headers, is read to inflate any of it.
+        return self._record.header, self._record.limit - self._record.header
 
     def _inflate(self) -> int:
         """Put the data into the spool, and return where they start. Raises SourceError if there is no room for them."""

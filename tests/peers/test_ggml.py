@@ -17,7 +17,6 @@ from converter.formats.gguf.encodings import BY_NAME, ENCODINGS
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
 from converter.verification.verify import Options, verify
-from tests.build.damage import model, write_source
 from tests.peers import ggml
 
 # ggml has no function that decodes Q8_1, which only activations have.
@@ -74,19 +73,6 @@ def test_finite_blocks_have_the_numbers_that_gguf_py_gives_them(name: str) -> No
 
 # gguf-py has no number for Q2_0 yet, and ggml quantises nothing into Q8_K but activations.
 FILES = tuple(name for name in BLOCKS if name not in ("Q2_0", "Q8_K"))
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = model(n_layer=2, n_embd=256, n_inner=512, vocab_size=300, scale=0.02)
-    return write_source(made, tmp_path_factory.mktemp("source"))
-
-
-@pytest.fixture(scope="module")
-def plain(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("plain") / "x.gguf"
-    convert(open_checkpoint(source), path, dtype="f32")
-    return path
 
 
 @pytest.mark.parametrize("name", FILES)

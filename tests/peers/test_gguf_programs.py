@@ -18,7 +18,6 @@ from converter.formats.gguf.encodings import BY_NAME
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
 from converter.verification.verify import verify
-from tests.build.damage import model, write_source
 
 BUILT = Path(__file__).parents[2] / ".venv-peers" / "llama.cpp" / "build" / "bin"
 PROGRAMS = Path(os.environ.get("CEREBRAS_TOOL_LLAMA_BIN", BUILT))
@@ -45,19 +44,6 @@ def run(name: str, *arguments: str | Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = model(n_layer=2, n_embd=256, n_inner=512, vocab_size=300, scale=0.02)
-    return write_source(made, tmp_path_factory.mktemp("source"))
-
-
-@pytest.fixture(scope="module")
-def plain(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("plain") / "x.gguf"
-    convert(open_checkpoint(source), path, dtype="f32")
-    return path
-
-
-@pytest.fixture(scope="module")
 def importance(plain: Path) -> Path:
     """A file of importance in llama.cpp's older form: of each matrix its name, how often it was seen, and a weight for each column."""
     generator, entries = np.random.default_rng(1), []
@@ -72,13 +58,19 @@ def importance(plain: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("weighed", [False, True], ids=["alike", "weighed"])
-@pytest.mark.parametrize("name", TYPES)
+# llama-quantize makes these with weights of importance only.
+WEIGHED_ONLY = tuple(
+    name for name in TYPES if name.startswith(("IQ1", "IQ2")) or name in ("IQ3_XXS", "IQ3_XS", "Q2_K_S")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "weighed"),
+    [*((name, True) for name in TYPES), *((name, False) for name in TYPES if name not in WEIGHED_ONLY)],
+)
 def test_a_file_of_llama_quantize_is_inspected_converted_and_verified(
     name: str, weighed: bool, source: Path, plain: Path, importance: Path, tmp_path: Path
 ) -> None:
-    if not weighed and (name.startswith(("IQ1", "IQ2")) or name in ("IQ3_XXS", "IQ3_XS", "Q2_K_S")):
-        pytest.skip("llama-quantize makes it with weights of importance only")
     file = tmp_path / "x.gguf"
     run("llama-quantize", *(["--imatrix", importance] if weighed else []), plain, file, name)
 
