@@ -164,7 +164,7 @@ class _Gauge:
 
 
 def in_storage_order(tensor: Tensor) -> Tensor:
-    """The view with its dimensions in the order in which they lie, if it then lies without gaps: statistics know no order."""
+    """The view with its dimensions in the order in which they lie, if it then has no gaps. Their order changes no statistic."""
     if tensor.contiguous:
         return tensor
     axes = sorted(range(len(tensor.shape)), key=lambda axis: -tensor.stride[axis])

@@ -76,7 +76,7 @@ class Output:
         self._lacks: tuple[str, ...] = ()
         self._beside: list[Difference] = []  # what differs beside the weights, and counts
         self._computes: list[Difference] = []  # what it computes otherwise
-        self._notes: list[Note] = []  # what is only said
+        self._notes: list[Note] = []  # they do not change the verdict
         self._left_out: list[str] = []
         self._companions = NOT_COMPARED
 

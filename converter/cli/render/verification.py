@@ -36,7 +36,7 @@ def show(report: Verification) -> None:
             out.line(said, indent=_ROOM)
         if output.left_out:
             names = [name for name, _, _ in _folded([(name, "", "") for name in output.left_out])]
-            out.line(f"left out, as the rest tells them: {listed(names, 4)}", indent=_ROOM)
+            out.line(f"left out, because the rest determines them: {listed(names, 4)}", indent=_ROOM)
         for note in output.notes:
             out.line(f"{safe_text(note.name)} {safe_text(note.what)}: {safe_text(note.detail, 400)}", indent=_ROOM)
         if output.lacks:
