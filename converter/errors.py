@@ -7,6 +7,7 @@ ConverterError              the root: everything this package raises on purpose
 │  ├─ AmbiguousError        a file that is two kinds of file at once
 │  ├─ ForeignFileError      a file that is something else: a gzip file, an HTML page, a numpy array
 │  ├─ NoWeightsError        a folder without weights; models may be in its folders
+│  ├─ RootError             a key for `root` that the checkpoint does not have
 │  └─ ProgramError          an archive that torch runs as a program: TorchScript, torch.package, torch.export
 ├─ ArchiveError             a zip directory that two readers could understand differently
 ├─ PickleError              bytes that are not a well-formed pickle
@@ -24,6 +25,7 @@ ConverterError              the root: everything this package raises on purpose
 ├─ MissingTensorError       a name that a catalogue does not have; also a KeyError
 ├─ WordError                a word that is none of those an option takes; also a ValueError
 ├─ RuleError                a rule on names (--include, --rename …) that can't be used; also a ValueError
+├─ JobError                 a job of `batch` that can't be used, or its journal
 ├─ PolicyError              a policy of `scan` that can't be used: malformed, or from the folder that is scanned
 └─ ReadError                a copy that is verified can't be read: `verify` reports that, and has not failed itself
 
@@ -31,7 +33,7 @@ What follows from a cause is an attribute of its class. Nothing is decided by th
 of a file chooses the names in it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, Final
 
 _MANY: Final = 10_000  # names; among more than these, looking for similar ones would take seconds
@@ -59,7 +61,11 @@ class FormatError(ConverterError):
 
 
 class NoWeightsError(FormatError):
-    """A folder without a file of weights. Its folders may hold models."""
+    """A folder without a file of weights. `folders` are those in it that hold models."""
+
+    def __init__(self, message: str, folders: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.folders = folders
 
 
 class CutOffError(FormatError):
@@ -76,6 +82,10 @@ class ForeignFileError(FormatError):
     """A file that is not a checkpoint but something else."""
 
     rule = "not-looked-into"
+
+
+class RootError(FormatError):
+    """A key for `root` that the checkpoint does not have."""
 
 
 class ProgramError(FormatError):
@@ -154,16 +164,30 @@ class OutputError(ConverterError):
 
 
 class MissingTensorError(ConverterError, KeyError):
-    """A name that a catalogue does not have. Similar names are only searched for when the message is needed."""
+    """A name that a catalogue does not have.
 
-    def __init__(self, name: object, names: Collection[str], where: str) -> None:
+    `meant` gives the tensors that have such a name elsewhere: in GGUF, or without what the name begins with. It is called
+    only when the message is needed, and only then are similar names searched for.
+    """
+
+    def __init__(
+        self, name: object, names: Collection[str], where: str, meant: Callable[[str], Sequence[str]] | None = None
+    ) -> None:
         super().__init__(name)
-        self._name, self._names, self._where = name, names, where
+        self._name, self._names, self._where, self._meant = name, names, where, meant
 
-    def __str__(self) -> str:
+    def _near(self) -> Sequence[str]:
         from difflib import get_close_matches
 
-        near = get_close_matches(str(self._name), self._names, 3, 0.7) if len(self._names) < _MANY else []
+        name = str(self._name)
+        if self._meant is not None and (found := self._meant(name)):
+            return found[:3]
+        if longer := [other for other in self._names if name and other.endswith(f".{name}")]:
+            return longer[:3]
+        return get_close_matches(name, self._names, 3, 0.7) if len(self._names) < _MANY else []
+
+    def __str__(self) -> str:
+        near = self._near()
         hint = f"; did you mean {', '.join(f'`{name}`' for name in near)}?" if near else ""
         return f"there is no tensor `{self._name!s:.200}` in `{self._where}`{hint}"
 
@@ -177,6 +201,10 @@ class WordError(ConverterError, ValueError):
 
 class RuleError(ConverterError, ValueError):
     """A rule on the names of tensors that can't be used: malformed, or without a possible result."""
+
+
+class JobError(ConverterError):
+    """A job of `batch` that can't be used, or its journal."""
 
 
 class PolicyError(ConverterError):

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from converter.errors import LimitError
+from converter.errors import LimitError, WordError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,11 @@ class Limits:
     scan_nesting: int = 3  # archives and pickles inside one another that scan follows
     opinion_bytes: int = 1 << 20  # the pickles that fickling is asked about: it takes 10 s for 2 MB
     opinion_tensors: int = 15_000  # tensors in them: fickling 0.1.12 calls an honest pickle of 18,000 malicious
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if type(value) is not int or value < 0:
+                raise WordError(name, value, ("a whole number from 0",))
 
 
 _IN_FORCE: Final = ContextVar("converter.limits", default=Limits())  # noqa: B039 (it is frozen)

@@ -1,19 +1,24 @@
-"""From a place to a catalogue: a file, a folder, the Hub or a URL."""
+"""From a place to a catalogue: a file, a folder, the Hub, a URL or a store."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from converter.errors import ModelError, SourceError
-from converter.formats import of, open_file
+from converter.errors import ConverterError, ModelError, NoWeightsError, SourceError
+from converter.formats import canonical, names_in_file, of, open_file
+from converter.formats.marks import SHARD
 from converter.io.strict_json import config_beside
 from converter.limits import Limits, using
+from converter.steps import step
 from converter.text import os_reason
+from converter.words import check_root, option
 
 if TYPE_CHECKING:
+    from converter.models.recognition import Recognition
     from converter.tensors.catalogue import Catalogue
     from converter.words import Root
 
@@ -25,20 +30,39 @@ def open_checkpoint(
 ) -> Catalogue:
     """Read a checkpoint's names and layouts; tensors are read when they are asked for.
 
-    `location` is a file, an index, a folder, `hf://owner/name[@revision][/path]`, `owner/name`, or a URL. Raises a
-    ConverterError that says in a sentence what is wrong. `root` is the key below which names start. `weights` is the kind
-    of weights that is taken from a folder with several. `limits` bound what the checkpoint may ask for; without them, the
-    limits in force do.
+    `location` is a file, an index, a folder, `hf://owner/name[@revision][/path]`, `owner/name`, a URL, or an address in a
+    store (`s3://bucket/key`). Raises a ConverterError that says in a sentence what is wrong. `root` is the key below which
+    names start. `weights` is the kind of weights that is taken from a folder with several. `limits` bound what the
+    checkpoint may ask for; without them, the limits in force do.
     """
-    with using(limits):
-        return _opened(location, root, weights)
+    check_root(root)
+    with using(limits), step("open", str(location)):
+        try:
+            catalogue = _opened(location, root, weights)
+        except NoWeightsError as error:
+            if not error.folders:
+                raise
+            from converter.formats.folders import only_folders
+
+            # The place as it was named is what a command line has.
+            raise only_folders(str(location), error.folders) from None
+        if catalogue.config is None and catalogue.others:
+            from converter.models.inner_config import with_inner_config
+
+            catalogue = with_inner_config(catalogue)
+        return replace(catalogue, meant=meant)
 
 
 def _opened(location: str | Path, root: Root, weights: str | None) -> Catalogue:
     path = Path(location)
     if isinstance(location, str) and "/" in location and not os.path.lexists(path):
         from converter.hub.locations import hint, is_remote
+        from converter.hub.stores import store_of
 
+        if store_of(location) is not None:
+            from converter.hub.store_folder import open_store
+
+            return open_store(location, root=root, weights=weights)
         if is_remote(location):
             from converter.hub.repository import open_remote
 
@@ -55,7 +79,7 @@ def _opened(location: str | Path, root: Root, weights: str | None) -> Catalogue:
     except OSError as error:  # the name is too long, or a folder in the path may not be entered
         raise SourceError(f"`{location}` can't be opened: {os_reason(error)}") from error
     if weights is not None:
-        raise SourceError(f"`{location}` is one file: --weights chooses among the files of a folder")
+        raise SourceError(f"`{location}` is one file: {option('weights')} chooses among the files of a folder")
     if path.suffix == ".json":
         from converter.formats import folders
 
@@ -66,7 +90,33 @@ def _opened(location: str | Path, root: Root, weights: str | None) -> Catalogue:
         from converter.formats import folders
 
         catalogue = folders.with_others(path, catalogue, root=root)
+    elif SHARD.fullmatch(path.name) is not None:
+        from converter.formats.shards import part_note
+
+        if (note := part_note(str(location), path)) is not None:
+            catalogue = catalogue.with_origin(notes=(*catalogue.origin.notes, note))
     return catalogue.with_config(*config_beside(path.parent))
+
+
+def meant(catalogue: Catalogue, name: str) -> list[str]:
+    """The tensors that a name means in any form of the model: its own, GGUF's, without the prefix."""
+    from converter.models.recognition import recognise
+    from converter.models.selection import meant as fitting
+
+    try:
+        return fitting(name, spelt(catalogue, recognise(catalogue, catalogue.config)))
+    except ConverterError:  # this is called while a message is made
+        return []
+
+
+def spelt(catalogue: Catalogue, recognition: Recognition | None) -> dict[str, tuple[str, ...]]:
+    """All names of each tensor, by the one in the catalogue."""
+    from converter.models.selection import spellings
+
+    known = canonical(catalogue)
+    files = names_in_file(known, catalogue)
+    ours = spellings(known, files, recognition)
+    return {name: (name,) for name in catalogue} | {files[name]: spelled for name, spelled in ours.items()}
 
 
 def check_exists(location: str) -> None:
@@ -96,8 +146,14 @@ def _perhaps(path: Path) -> str:
 def folder_beside(catalogue: Catalogue, *, with_code: bool = False) -> Path | None:
     """The folder that a checkpoint lies in, or is. For one on the Hub, the folder of the cache that has its small files."""
     if "://" in catalogue.location:
+        from converter.hub.stores import store_of
+
+        if store_of(catalogue.location) is not None:
+            from converter.hub.store_folder import stored_companions
+
+            return stored_companions(catalogue.location, with_code=with_code)
         from converter.hub.download import companions
 
         return companions(catalogue.location, with_code=with_code)
-    location = Path(catalogue.location)
-    return location if location.is_dir() else location.parent if location.exists() else None
+    path = catalogue.path
+    return path if path.is_dir() else path.parent if path.exists() else None

@@ -2,10 +2,11 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-WIDTH: Final = 200  # characters of one name that are shown
+WIDTH: Final = 200  # characters of one text that are shown
+LONGEST: Final = 4096  # characters of one tensor's name that are shown
 # Control, format (bidi and zero-width among them), surrogate, private, line and paragraph separators.
 _ESCAPED: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 # Invisible characters: many programs skip them when they compare texts, so a command could hide behind one. Control
@@ -31,6 +32,8 @@ _ORDINARY: Final = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("\n·×–
 _SIMILAR: Final = {"×": "x", "·": "|", "…": "...", "–": "-", "≤": "<=", "≥": ">=", "²": "2", "µ": "u"}
 _NUMBERS: Final = re.compile(r"(\d+)")
 _DIGITS: Final = 19  # a number with this many digits is sorted as text
+_LAYER: Final = re.compile(r"(?<![^.])(?:0|[1-9][0-9]*)(?![^.])")  # `00` is no number: it would not print as itself
+_NO_LAYER: Final = 9  # a number with this many digits is not the number of a layer
 
 
 def safe_text(text: str, width: int = WIDTH) -> str:
@@ -42,6 +45,22 @@ def safe_text(text: str, width: int = WIDTH) -> str:
     if not (cut.isascii() and cut.isprintable()):
         cut = "".join(_escaped(character) for character in cut)
     return without_commands(cut)
+
+
+def safe_name(name: str) -> str:
+    r"""The name of a tensor as it is shown and can be typed: safe, an empty one as `""`, blanks at its ends as `\x20`.
+
+    A name of more than `LONGEST` characters is cut first.
+    """
+    cut = safe_text(name, LONGEST)
+    if not cut:
+        return '""'
+    if cut[0] != " " and cut[-1] != " ":
+        return cut
+    inner = cut.strip(" ")
+    before = len(cut) - len(cut.lstrip(" "))
+    behind = len(cut) - before - len(inner)
+    return without_commands(_code(" ") * before + inner + _code(" ") * behind)
 
 
 def without_commands(text: str) -> str:
@@ -85,6 +104,21 @@ def cells(text: str) -> int:
     )
 
 
+def without_middle(text: str, width: int = 200) -> str:
+    """Cut a text to `width` characters in its middle, because the two ends of a name say the most."""
+    if len(text) <= width:
+        return text
+    behind = (width - 1) * 2 // 3
+    return f"{text[: width - 1 - behind]}…{text[len(text) - behind :]}"
+
+
+def in_columns(text: str, width: int) -> str:
+    """Cut a text in its middle to `width` columns of a terminal. Some characters take two columns."""
+    if cells(text) <= width:
+        return text
+    return without_middle(text, max(width // 2 if cells(text) > len(text) else width, 1))
+
+
 def encodable(text: str, encoding: str) -> str:
     """A text that a stream of this encoding can take: other characters become similar ones, or escapes."""
     if text.isascii():
@@ -116,8 +150,18 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def as_code(text: str, width: int = 300) -> str:
-    """Text as code of Markdown, escaped so that it means nothing there, or in a table."""
-    return "`" + safe_text(text, width).replace("`", "'").replace("|", "/") + "`"
+    """Text as code of Markdown, escaped so that it means nothing there. In a table it needs `in_table`, too."""
+    safe = safe_text(text, width)
+    longest = max(map(len, re.findall("`+", safe)), default=0)
+    if not longest:
+        return f"`{safe}`"
+    fence = "`" * (longest + 1)
+    return f"{fence} {safe} {fence}"
+
+
+def in_table(cell: str) -> str:
+    """A cell of a Markdown table, where `|` is written with a backslash. After another backslash that would not help."""
+    return cell.replace(r"\|", r"\\x7c").replace("|", r"\|")
 
 
 def _escaped(character: str) -> str:
@@ -141,7 +185,44 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def absent(count: int, one: str) -> str:
+    """What is missing, with its verb: `1 byte is missing`, `20 bytes are missing`."""
+    return f"{plural(count, one)} {'is' if count == 1 else 'are'} missing"
+
+
 def listed(names: Sequence[str], most: int = 5) -> str:
     """The first names, in backticks and separated by commas, and the number of the others."""
     shown = ", ".join(f"`{name}`" for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+    return shown + more(len(names), most)
+
+
+def more(count: int, shown: int = 1, before: str = " and ") -> str:
+    """How many of a list are left after those that are shown: ` and 5 more`. Nothing if none are left."""
+    return f"{before}{count - shown:,} more" if count > shown else ""
+
+
+def shortened(names: Sequence[str], most: int) -> str:
+    """The first names of a list without marks around them, and the number of the others."""
+    shown = ", ".join(safe_name(name) for name in names[:most])
+    return shown + more(len(names), most)
+
+
+def numbered(name: str) -> tuple[int | None, tuple[str, ...]]:
+    """The first part of a name that is a number, and the text around it. Without a number: None and the whole name."""
+    match = _LAYER.search(name)
+    if match is None or len(match[0]) >= _NO_LAYER:
+        return None, (name,)
+    return int(match[0]), (name[: match.start()], name[match.end() :])
+
+
+def together(around: Sequence[str], numbers: Iterable[int]) -> str:
+    """One name for several that differ only in one number: `h.{0..3}.weight`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    listed = ",".join(f"{a}..{b}" if b > a + 1 else f"{a},{b}" if b > a else f"{a}" for a, b in runs)
+    before, behind = around
+    return f"{before}{{{listed}}}{behind}"

@@ -85,6 +85,8 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield "statement", ast.Pass()
         case ast.Call():
             for index in range(len(node.keywords)):
+                if _says_nothing(node.keywords[index]):
+                    continue
                 yield "argument", _with(node, keywords=node.keywords[:index] + node.keywords[index + 1 :])
             if len(node.args) > 1:
                 yield "argument", _with(node, args=node.args[:-1])
@@ -181,9 +183,11 @@ def sampled(every: Sequence[Mutant], texts: Mapping[str, bytes], count: int, see
 
 
 def _says_nothing(node: ast.AST) -> bool:
-    """Whether a node is for people or for the type checker, so that changes to it are not sought."""
+    """Whether a node is for people or for the type checker or asserts what always holds, so that changes to it are not sought."""
     match node:
         case ast.JoinedStr() | ast.Import() | ast.ImportFrom() | ast.Assert():
+            return True
+        case ast.keyword(arg="strict", value=ast.Constant(value=True)):  # of zip: an assertion
             return True
         case ast.Expr(value=ast.Constant()):  # a docstring, or `...`
             return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from tests.build.hub_server import TINY, Hub, Repository, files_of
 # An example may take as long as a busy machine makes it; what must be fast is measured in processor time.
 settings.register_profile("patient", deadline=None, max_examples=some(100, 40))
 settings.load_profile("patient")
+
+# A shell that runs the tests in the background lets them, and every program that they start, ignore Control-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Thousands of tests run a command in this process. Its options are the same each time, and building them is most of what a
 # short command takes.

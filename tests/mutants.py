@@ -1,15 +1,14 @@
 """Small changes to the package, one at a time, and whether the tests notice: `python -m tests.mutants --count 300 --seed 7`.
 
 A sample is taken of all the places where a comparison, a boundary, a constant, a condition, a return value, an argument, a
-default, an entry of a table or a statement can be changed. Each change is made in a copy of the checkout. Of the test files that
-are nearest to the module by their imports, the tests that execute the changed line run until one fails. What survives is printed
-as a diff. The counts go to tests/data/mutants.json, and from there, by `--page`, to docs/tests.md.
+default, an entry of a table or a statement can be changed. Each change is made in a copy of the checkout, and the tests that
+execute the changed line run until one fails; `tests/asked.py` says in which order. What survives is printed as a diff. The counts
+go to tests/data/mutants.json, and from there, by `--page`, to docs/tests.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import datetime
 import json
 import multiprocessing
@@ -23,8 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, fields
 from fnmatch import fnmatch
@@ -32,12 +31,12 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Lock
 from typing import Any, Final
 
 from tests import traced
+from tests.asked import Lines, nearest, rounds
 from tests.changes import Mutant, mutants, sampled
-from tests.traced import EVERYWHERE, Place, Traces, place
+from tests.traced import Traces
 
 ROOT: Final = Path(__file__).parent.parent
 SUMMARY: Final = ROOT / "tests" / "data" / "mutants.json"
@@ -45,86 +44,15 @@ EQUIVALENT: Final = ROOT / "tests" / "data" / "mutants_equivalent.json"
 PAGE: Final = ROOT / "docs" / "tests.md"
 MARKS: Final = ("<!-- mutants: start -->\n", "<!-- mutants: end -->\n")
 
-# They check figures, texts or the shape of the code: they notice a change of behaviour only by chance, if at all.
-LEFT_OUT: Final = ("tests/peers/*", "tests/bench/*", "tests/test_bench.py", "tests/test_guard.py", "tests/test_docs.py",
-                   "tests/test_packaging.py", "tests/test_structure.py", "tests/test_record.py", "tests/test_ci.py",
-                   "tests/test_corpus*.py", "tests/scanning/test_corpus.py")  # fmt: skip
-FILES: Final = 8  # test files a module, the nearest
-BUDGET: Final = 20.0  # seconds of processor time that the unchanged package needs for the tests of one change
-ENOUGH: Final = 20  # tests that execute a line; test files that are further away are then not asked
-NAMED: Final = (
-    2  # imports that a test file is nearer by where it is called like the module; twice as many if just like it
-)
-SECONDS: Final = 20  # of processor time beyond twice what the unchanged module's tests take
+SECONDS: Final = 8  # of processor time beyond twice what the tests of a round took when they were traced
 WALL: Final = 900  # seconds, for tests that only wait
+TRACING: Final = 3600  # seconds for a whole test file with coverage.py
 ADDRESSES: Final = 16 << 30  # bytes of memory: a change may ask for any number
 CACHE: Final = ROOT / ".mutants"  # which tests execute which line
 SERVER: Final = multiprocessing.get_context("forkserver")
 # What most tests import beside the package: the server has it, and a run begins at once. Nothing of ours, which changes.
 PRELOADED: Final = ["pytest", "hypothesis", "numpy", "safetensors", "typer.testing", "rich.table", "huggingface_hub.constants",
                     "huggingface_hub.hf_api", "jsonschema", "coverage", "unittest.mock", "fickling.fickle", "http.server"]  # fmt: skip
-
-# ---- the tests that concern a module ----------------------------------------------------------------------------------------
-
-
-def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """Our modules that a file imports, also inside functions."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in found if name in known}
-
-
-def concerned(root: Path, most: int) -> Callable[[str], list[str]]:
-    """A function that gives the test files of a module, the nearest first: by how many imports lie between."""
-    known = {
-        _dotted(path.relative_to(root)): path for top in ("converter", "tests") for path in (root / top).rglob("*.py")
-    }
-    users: dict[str, set[str]] = {name: set() for name in known}
-    for name, path in known.items():
-        for used in imports(path, known):
-            users[used].add(name)
-
-    def files(module: str) -> list[str]:
-        distances, waiting = {_dotted(Path(module)): 0}, deque([_dotted(Path(module))])
-        while waiting:
-            name = waiting.popleft()
-            for user in sorted(users[name]):
-                if user not in distances:
-                    distances[user] = distances[name] + 1
-                    waiting.append(user)
-        near = sorted(
-            (distance - NAMED * _alike(file, module), file)
-            for name, distance in distances.items()
-            if (file := str(known[name].relative_to(root))).rpartition("/")[2].startswith("test_")
-            and not _left_out(file)
-        )
-        return [file for _, file in near[:most]]
-
-    return files
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-
-
-def _alike(file: str, module: str) -> int:
-    """2 if the test file is called as the module is, 1 if the two names share the start of a word, otherwise 0."""
-    if Path(file).stem == f"test_{Path(module).stem}":
-        return 2
-    words, others = (
-        re.findall(r"[a-z0-9]{3,}", path.split("/", 1)[1].removesuffix(".py").replace("test_", ""))
-        for path in (file, module)
-    )
-    return any(word[:4] == other[:4] for word in words for other in others)
-
-
-def _left_out(file: str) -> bool:
-    return any(fnmatch(file, pattern) for pattern in LEFT_OUT)
-
 
 # ---- running --------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +85,7 @@ class Checkout:
         said = self.folder.with_suffix(".said")
         process = SERVER.Process(target=_tested, args=(str(self.folder), str(temporary), str(said), limit, words))
         process.start()
-        process.join(WALL)
+        process.join(WALL if seconds is not None else TRACING)
         if process.exitcode is None and process.pid:
             os.killpg(process.pid, signal.SIGKILL)
             process.join()
@@ -191,44 +119,28 @@ def _tested(folder: str, temporary: str, said: str, seconds: int | None, words: 
     os._exit(code)
 
 
-def order(
-    traces: Traces, files: Sequence[str], trace: Callable[[str], None], module: str, where: Place
-) -> Iterator[list[str]]:
-    """Yield the tests that are asked about a change, a test file at a time from the nearest to the farthest; within a file, those
+def trace(checkouts: Sequence[Checkout], traces: Traces, files: Sequence[str], say: Callable[[str], None]) -> None:
+    """Trace every test file that was not traced as it is now: minutes, once a checkout."""
+    waiting = [file for file in files if not traces.known(file)]
+    free: SimpleQueue[Checkout] = SimpleQueue()
+    for checkout in checkouts:
+        free.put(checkout)
 
-    that execute the statement, the fastest first. At the end, while there is time, others that execute the module. With more
-    files than usual, more tests and more time are enough.
-    """
-    more = max(1.0, len(files) / FILES)
-    others: list[str] = []
-    left, count = more * BUDGET, 0
-    for file in files:
-        if not traces.known(file):
-            trace(file)
-        seconds = traces.of(file).seconds
-        share = min(left, BUDGET / 3)  # a file with hundreds of tests leaves time for the next
-        executing = traces.executing(file, module, where)
-        chosen = []
-        for name in executing:
-            if seconds[name] <= share:
-                chosen.append(name)
-                share -= seconds[name]
-                left -= seconds[name]
-        if chosen:
-            yield chosen
-        count += len(chosen)
-        some = set(executing)
-        others += [name for name in traces.executing(file, module, EVERYWHERE) if name not in some]
-        if count >= more * ENOUGH:
-            break
-    for file, names in groupby(others, lambda name: name.partition("::")[0]):
-        seconds, chosen = traces.of(file).seconds, []
-        for name in names:
-            if seconds[name] <= left:
-                chosen.append(name)
-                left -= seconds[name]
-        if chosen:
-            yield chosen
+    def one(file: str) -> None:
+        checkout = free.get()
+        kept = checkout.folder.with_suffix(".kept")
+        checkout.test(None, "trace", file, str(kept))
+        free.put(checkout)
+        if not kept.is_file():
+            say(f"{file}: can't be traced, so it is not asked")
+            return
+        traces.keep(file, kept)
+        found = traces.of(file)
+        failing = f", and {len(found.failing)} fail, which are not asked" if found.failing else ""
+        say(f"{file}: {sum(found.seconds.values()):.0f} s of {len(found.seconds)} tests{failing}")
+
+    with ThreadPoolExecutor(len(checkouts)) as pool:
+        list(pool.map(one, waiting))
 
 
 def run(
@@ -236,7 +148,6 @@ def run(
     settled: Sequence[dict[str, Any]],
     *,
     workers: int,
-    most: int,
     until: float,
     out: Path | None,
     say: Callable[[str], None],
@@ -245,21 +156,22 @@ def run(
 
     started before `until` are left out; because the sample has no order, the rest is a sample, too.
     """
-    files = concerned(ROOT, most)
     known = {
         (one["module"], tuple(one["before"]), tuple(one["after"])): one["reason"]
         for one in json.loads(EQUIVALENT.read_text())
     }
-    texts = {one.module: (ROOT / one.module).read_bytes() for one in sample}
+    texts = {str(path.relative_to(ROOT)): path.read_bytes() for path in sorted((ROOT / "converter").rglob("*.py"))}
+    near, lines = nearest(ROOT), Lines(texts)
     killers: dict[str, Counter[str]] = {}
     results = list(settled)
     SERVER.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        free: SimpleQueue[Checkout] = SimpleQueue()
-        for index in range(workers):
-            free.put(Checkout(Path(folder, str(index))))
+        checkouts = [Checkout(Path(folder, str(index))) for index in range(workers)]
         traces = Traces(CACHE, ROOT)
-        tracing = Lock()
+        trace(checkouts, traces, near("converter/__init__.py"), say)
+        free: SimpleQueue[Checkout] = SimpleQueue()
+        for checkout in checkouts:
+            free.put(checkout)
 
         def one(mutant: Mutant) -> None:
             text = texts[mutant.module]
@@ -272,38 +184,26 @@ def run(
                 return
             checkout = free.get()
             began = time.monotonic()
-
-            def trace(file: str) -> None:
-                kept = checkout.folder.with_suffix(".kept")
-                with tracing:
-                    if traces.known(file):  # by now
-                        return
-                    _, said = checkout.test(None, "trace", file, str(kept))
-                    traces.keep(file, kept)
-                seconds = traces.of(file).seconds
-                rest = ", and the rest is not asked" if f"more than {traced.SECONDS:.0f} s" in said else ""
-                say(f"{file}: {sum(seconds.values()):.0f} s of {len(seconds)} tests{rest}")
-
             try:
                 outcome, said, count = "passed", "", 0
                 killing = killers.setdefault(mutant.module, Counter())
-                where = place(text, mutant.line)
-                for names in order(traces, files(mutant.module), trace, mutant.module, where):
-                    names.sort(key=lambda name: -killing[name])
+                files = [file for file in near(mutant.module) if traces.known(file)]
+                places = lines.of(mutant.module, mutant.line)
+                checkout.write(mutant.module, mutant.applied(text))
+                for names in rounds(traces, files, mutant.module, places, killing):
                     needed = sum(traces.of(name.partition("::")[0]).seconds[name] for name in names)
                     listed = checkout.folder.with_suffix(".json")
                     listed.write_text(json.dumps(names))
-                    checkout.write(mutant.module, mutant.applied(text))
                     outcome, said = checkout.test(2 * needed + SECONDS, "run", str(listed))
-                    checkout.write(mutant.module, text)
                     count += len(names)
                     if outcome != "passed":
                         break
             finally:
+                checkout.write(mutant.module, text)
                 free.put(checkout)
             by = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
             if by is not None:
-                killing[by[1]] += 1
+                killing[by[1].partition("::")[0]] += 1
             outcome = {"passed": "survived", "failed": "killed"}.get(outcome, outcome)
             results.append(
                 result
@@ -314,7 +214,7 @@ def run(
                 out.write_text(json.dumps(results, indent=1))  # written so far, because a run may be stopped
             say(
                 f"{len(results)}/{len(settled) + len(sample)} {outcome} {mutant.module}:{mutant.line} {mutant.kind}, "
-                f"{count} tests"
+                f"{count} tests, {time.monotonic() - began:.0f} s"
             )
             if outcome == "survived":
                 say(
@@ -324,7 +224,35 @@ def run(
 
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(one, sample))
+        killed_by = {one["by"] for one in results if one["result"] == "killed" and one["by"]}
+        for name in unsound(checkouts[0], sorted(killed_by)):
+            say(f"{name} fails without a change, too: what it killed counts as survived")
+            results = [
+                item | ({"result": "survived", "by": None} if item.get("by") == name else {}) for item in results
+            ]
     return results
+
+
+def unsound(checkout: Checkout, names: Sequence[str]) -> list[str]:
+    """The tests that fail on the unchanged package, too."""
+    found = []
+    for _, several in groupby(names, lambda name: name.partition("::")[0]):
+        listed = checkout.folder.with_suffix(".json")
+        listed.write_text(json.dumps(list(several)))
+        outcome, said = checkout.test(None, "run_all", str(listed))
+        if outcome != "passed":
+            found += re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.MULTILINE)
+    return found
+
+
+def matching(patterns: Sequence[str]) -> list[str]:
+    """The modules that the patterns match, sorted. Raises ValueError for a pattern that matches none."""
+    modules = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "converter").rglob("*.py"))
+    matched = {pattern: [name for name in modules if fnmatch(name, f"converter/{pattern}")] for pattern in patterns}
+    idle = [pattern for pattern, names in matched.items() if not names]
+    if idle:
+        raise ValueError(f"no module of converter/ matches {' or '.join(idle)}: was it renamed?")
+    return sorted({name for names in matched.values() for name in names})
 
 
 # ---- reporting --------------------------------------------------------------------------------------------------------------
@@ -343,8 +271,13 @@ def summed(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def page() -> None:
-    """Put the table of the last runs into docs/tests.md."""
-    runs = json.loads(SUMMARY.read_text())
+    """Put the tables of the last runs into docs/tests.md."""
+    before, rest = PAGE.read_text().split(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + tables(json.loads(SUMMARY.read_text())) + MARKS[1] + rest.split(MARKS[1])[1])
+
+
+def tables(runs: Sequence[dict[str, Any]]) -> str:
+    """The tables of runs. A change that survived counts as equivalent if that is what its note says first."""
     lines = []
     for one in runs:
         counts = Counter[str]()
@@ -355,7 +288,11 @@ def page() -> None:
             "| module | changes | killed | of them by time | equivalent | survived |\n",
             "|---|---:|---:|---:|---:|---:|\n",
         ]
-        for module, row in one["modules"].items():
+        notes = one["survivors"].items()
+        equal = Counter(where.partition(":")[0] for where, became in notes if became.startswith("equivalent"))
+        for module, found in one["modules"].items():
+            known = equal.pop(module.removeprefix("converter/"), 0)
+            row = found | {"equivalent": found["equivalent"] + known, "survived": found["survived"] - known}
             counts.update(row)
             lines.append(f"| {module.removeprefix('converter/')} | {_row(row)} |\n")
         lines += [f"| **all** | {_row(counts)} |\n", "\n"]
@@ -363,8 +300,7 @@ def page() -> None:
             lines += ["| survived at first | what became of it |\n", "|---|---|\n"]
             lines += [f"| {where} | {became} |\n" for where, became in one["survivors"].items()]
             lines.append("\n")
-    before, rest = PAGE.read_text().split(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + "".join(lines) + MARKS[1] + rest.split(MARKS[1])[1])
+    return "".join(lines)
 
 
 def _row(counts: Any) -> str:
@@ -380,7 +316,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7, help="the same seed takes the same sample of the same code")
     parser.add_argument("--module", action="append", metavar="GLOB", help="such as 'io/*.py'; may be given again")
     parser.add_argument("--workers", type=int, default=2, help="how many run at once")
-    parser.add_argument("--files", type=int, default=FILES, help="how many test files a module are asked, the nearest")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no other change after that time")
     parser.add_argument("--out", type=Path, help="write every change and what became of it, as JSON")
     parser.add_argument(
@@ -398,9 +333,10 @@ def main() -> None:
     if options.page:
         page()
         return
-    patterns = [f"converter/{pattern}" for pattern in options.module or ["*"]]
-    modules = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "converter").rglob("*.py"))
-    chosen = [name for name in modules if any(fnmatch(name, pattern) for pattern in patterns)]
+    try:
+        chosen = matching(options.module or ["*"])
+    except ValueError as error:
+        parser.error(str(error))
     texts = {module: (ROOT / module).read_bytes() for module in chosen}
     every = [one for module, text in texts.items() for one in mutants(module, text)]
     sample = sampled(every, texts, options.count, options.seed)
@@ -414,7 +350,6 @@ def main() -> None:
         sample,
         settled,
         workers=options.workers,
-        most=options.files,
         until=began + 60 * options.minutes,
         out=options.out,
         say=partial(print, flush=True),
@@ -427,7 +362,7 @@ def main() -> None:
     if options.out:
         options.out.write_text(json.dumps(results, indent=1))
     if options.write:
-        words = [f"--count {options.count}", f"--seed {options.seed}", f"--files {options.files}"]
+        words = [f"--count {options.count}", f"--seed {options.seed}"]
         words += [f"--module {shlex.quote(pattern)}" for pattern in options.module or []]
         runs = json.loads(SUMMARY.read_text()) if SUMMARY.is_file() else []
         command = f"python -m tests.mutants {' '.join(words)}"

@@ -8,6 +8,7 @@ or from machine to machine is replaced before it is recorded:
 
 * the temporary folder's absolute path becomes `<folder>`, the project's becomes `<project>`;
 * decimal fractions of more than nine digits are rounded to nine, because sums of floats depend on the processor;
+* the time is that of SOURCE_DATE_EPOCH, and reports then have no durations;
 * fickling's version becomes `<version>`, because a new release of it is not a change of ours.
 
 Engines and tokenizers that are optional packages are left out, because the answer would depend on what is installed.
@@ -48,10 +49,10 @@ from tests.build.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )
+from tests.build.formats import npy
 from tests.build.gguf_files import Info, gguf, key
 from tests.build.seeds import safetensors_file
 from tests.build.small_gpt2 import CONFIG, weights
-from tests.formats.builders import npy
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RECORD: Final = ROOT / "tests" / "data" / "record.json"
@@ -397,6 +398,15 @@ def _commands() -> Iterator[Case]:
         yield case(f"check {source}", f"check in/{source}")
     yield case("check plain --json", "check in/plain.bin --json")
     yield case("inspect plain --stats --sha256", "inspect in/plain.bin --stats --sha256")
+    # What a job does takes time, and its journal is not the same twice.
+    yield case(
+        "batch --dry-run",
+        "sample @/checkpoints/first --quiet",
+        "batch init @/job.toml",
+        "batch @/job.toml --dry-run",
+        "batch status @/job.toml",
+        "batch report @/job.toml --prometheus",
+    )
     yield case("inspect head --all", "inspect in/head --all")
     yield case("inspect head --all --sort size", "inspect in/head --all --sort size")
     yield case("inspect head --sort name --json", "inspect in/head --sort name --json")
@@ -449,6 +459,7 @@ def _commands() -> Iterator[Case]:
     )
     yield case("verify parameters", "verify in/head in/parameters in/parameters-named")
     yield case("verify published -> gguf inference", "convert in/published @/m.gguf --dtype q4_0", "verify in/published @/m.gguf --level inference")  # fmt: skip
+    yield case("diff, every kind", "convert in/head @/st --to safetensors --rename *ln_f.bias=b --tensor-type *wpe*=bf16", "diff in/head @/st", "diff in/head @/st --json", "diff in/head in/head", "diff in/head in/q4_0.gguf --rank")  # fmt: skip
     yield case("verify another model", "verify in/head in/published --junit @/junit.xml --write-manifest @/g.json")
     yield case("verify another model --json", "verify in/head in/safetensors --json")
     yield case("verify another model inference", "verify in/head in/rows in/safetensors --level inference")
@@ -477,7 +488,21 @@ def _commands() -> Iterator[Case]:
     yield case("demo", "demo @/demo")
 
     yield case("help", "", "--help", "--version")
-    for command in ("inspect", "check", "extract", "convert", "scan", "verify", "models", "download", "sample", "demo"):
+    for command in (
+        "inspect",
+        "check",
+        "extract",
+        "convert",
+        "scan",
+        "verify",
+        "diff",
+        "browse",
+        "models",
+        "download",
+        "schema",
+        "sample",
+        "demo",
+    ):
         yield case(f"help {command}", f"{command} --help")
     usage = (
         "convert", "convert in/head", "convert in/head @/x", "convert in/head @/x.gguf --to safetensors",
@@ -502,7 +527,7 @@ def environment(folder: Path) -> dict[str, str]:
     own = {
         "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT),
         "HOME": str(folder / "home"), "HF_HOME": "home/hub", "HF_HUB_OFFLINE": "1", "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": "1700000000",
     }  # fmt: skip
     return {name: os.environ[name] for name in kept if name in os.environ} | own
 
@@ -573,7 +598,7 @@ def _recorded(case: Case, folder: Path, run: Runner) -> dict[str, Any]:
             if text:
                 written[stream] = _text(normalised(text, folder))
         runs.append(written)
-    return {"runs": runs, "files": _digests(elsewhere)}
+    return {"runs": runs, "files": _digests(elsewhere, folder)}
 
 
 def normalised(text: str, folder: Path) -> str:
@@ -597,9 +622,17 @@ def _text(text: str) -> Any:
     return {"sha256": digest, "lines": len(lines), "first": [line[:400] for line in lines[:BEGINNING]]}
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def _digests(folder: Path, root: Path | None = None) -> dict[str, str]:
+    """The digest of each file. Reports name the folder that a command ran in, which is `root`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(folder).as_posix(): _digest(path, root) for path in files}
+
+
+def _digest(path: Path, root: Path | None) -> str:
+    data = path.read_bytes()
+    if root is not None and path.suffix in (".sarif", ".json"):
+        data = data.replace(str(root).encode(), b"<folder>")
+    return hashlib.sha256(data).hexdigest()
 
 
 def read() -> dict[str, Any]:

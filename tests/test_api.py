@@ -19,10 +19,12 @@ def python(code: str) -> str:
 
 
 NAMES = [
-    "ArchiveError", "Catalogue", "ConverterError", "CutOffError", "ForeignFileError", "FormatError", "LayoutError", "LimitError",
-    "Limits", "ManifestError", "MissingTensorError", "ModelError", "OutputError", "PickleError", "ProgramError", "ReadError",
-    "SourceError", "Tensor", "TruncatedPickleError", "UnsafeError", "UnsupportedError", "WordError", "__version__", "check", "convert",
-    "declared_models", "download", "extract", "inspect", "open", "open_checkpoint", "scan", "verify",
+    "AmbiguousError", "ArchiveError", "Catalogue", "ConverterError", "CutOffError", "EndOfDataError", "ForeignFileError",
+    "FormatError", "FrameError", "JobError", "LayoutError", "LimitError", "Limits", "ManifestError", "MissingTensorError", "ModelError",
+    "NamesError", "NoWeightsError", "OutputError", "PickleError", "PolicyError", "ProgramError", "ReadError", "RootError", "RuleError",
+    "SourceError", "Tensor", "TruncatedPickleError", "UnsafeError", "UnsupportedError", "WordError", "__version__", "batch", "check",
+    "convert", "declared_models", "diff", "diff_three_way", "download", "extract", "inspect", "open", "open_checkpoint", "scan",
+    "verify",
 ]  # fmt: skip
 
 
@@ -55,9 +57,19 @@ def test_every_public_name_is_the_same_whatever_was_imported_before(before: str)
         "print(converter.__version__)"
     )
 
-    functions = ["check", "convert", "declared_models", "download", "extract", "inspect", "open"]
+    functions = [
+        "check",
+        "convert",
+        "declared_models",
+        "diff",
+        "diff_three_way",
+        "download",
+        "extract",
+        "inspect",
+        "open",
+    ]
     assert python(code) == (
-        f"True\n{' '.join(f'converter.api:{name}' for name in functions)} converter.opening:open_checkpoint "
+        f"True\nconverter.fleet.engines:batch {' '.join(f'converter.api:{name}' for name in functions)} converter.opening:open_checkpoint "
         f"converter.api:scan converter.api:verify\n{version('cerebras-tool')}\n"
     )
 
@@ -96,7 +108,7 @@ def test_the_way_of_the_readme_works_from_python(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         f"write_sample(Path({str(tmp_path)!r}))\n"
         f"catalogue = open_checkpoint({str(tmp_path)!r})\n"
-        "print(len(catalogue), catalogue['transformer.wte.weight'].array().shape, inspect(catalogue).totals.parameters)\n"
+        "print(len(catalogue), catalogue['transformer.wte.weight'].bits().shape, inspect(catalogue).totals.parameters)\n"
     )
 
     assert python(code) == "60 (257, 64) 220608\n"

@@ -30,11 +30,12 @@ ORDER: Final = (
     ("reports",),
     ("scanning", "inference", "sample", "statistics"),
     ("inspection", "conversion", "verification", "checking"),
-    ("api",),
+    ("difference", "pages", "fleet", "bom"),
+    ("api", "browsing"),
     ("cli",),
 )
 # The modules that lie flat in converter/ and do not have a room's name.
-FLAT: Final = dict.fromkeys(("errors", "limits", "dtypes", "text", "words", "resources"), "ground") | {
+FLAT: Final = dict.fromkeys(("errors", "limits", "dtypes", "text", "words", "steps", "resources"), "ground") | {
     "__init__": "api",
     "__main__": "cli",
 }
@@ -228,6 +229,77 @@ def test_every_file_that_the_page_names_exists() -> None:
     assert [path for path in named if not list(ROOT.glob(path.replace("NAME", "*").rstrip("/")))] == []
 
 
+# Calls whose name is that of one that writes a file.
+OTHERS: Final = {
+    ("converter/cli/app.py", "formatter.write_text(said)"),  # of a help text
+    ("converter/io/local.py", "descriptors.touch(self)"),  # a descriptor was used
+    ("converter/io/local.py", "self._descriptors.touch(self)"),
+}
+WRITING: Final = {
+    *(
+        "write_text",
+        "write_bytes",
+        "touch",
+        "mkdir",
+        "makedirs",
+        "symlink",
+        "symlink_to",
+        "link",
+        "hardlink_to",
+        "pwrite",
+    ),
+    *("rename", "replace", "copyfile", "copytree", "truncate", "ftruncate", "sendfile", "copy_file_range"),
+    *("TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile", "TemporaryDirectory", "mkstemp", "mkdtemp"),
+}
+
+
+def writing(text: str) -> Iterator[str]:
+    """Yield the calls of a module that make, fill or move a file or a folder, as they are written."""
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call):
+            continue
+        match node.func:
+            case ast.Name(id="replace"):
+                continue  # of a dataclass
+            case ast.Attribute(value=owner, attr="replace") if ast.unparse(owner) != "os":
+                continue  # of a text
+            case ast.Name(id="open") | ast.Attribute(attr="open"):
+                modes = [
+                    each.value
+                    for each in [*node.args, *(word.value for word in node.keywords)]
+                    if isinstance(each, ast.Constant)
+                ]
+                if any(isinstance(mode, str) and re.fullmatch("[rwxab]*[wxa+][b+]*", mode) for mode in modes):
+                    yield ast.unparse(node)
+            case ast.Name(id=name) | ast.Attribute(attr=name) if name in WRITING:
+                yield ast.unparse(node)
+
+
+def test_the_page_names_every_module_that_writes_files() -> None:
+    (row,) = re.findall(r"^\| Who writes files\? \| (.*) \|$", PAGE, re.MULTILINE)
+    files = {str(path.relative_to(ROOT)): path.read_text() for path in PATHS.values()}
+
+    assert {file for file, text in files.items() for call in writing(text) if (file, call) not in OTHERS} == {
+        *named_files(row)
+    }
+
+
+def test_calls_that_write_are_seen() -> None:
+    for text in (
+        "open(path, 'w')",
+        "open(path, mode='r+b')",
+        "path.open('ab')",
+        "os.pwrite(file, data, 0)",
+        "path.write_text(said)",
+        "Path(a, b).symlink_to(c)",
+        "os.replace(a, b)",
+        "with tempfile.TemporaryDirectory() as folder: pass",
+    ):
+        assert [*writing(text)] != [], text
+    for text in ("open(path)", "open(path, 'rb')", "text.replace('a', 'w')", "archive.open('a.b')", "replace(a, b=c)"):
+        assert [*writing(text)] == [], text
+
+
 def test_files_are_seen_on_a_page() -> None:
     page = "`a.py`, `b/c/`, `d/NAME.json`, `word`, `F32`, `make test`"
 
@@ -249,3 +321,33 @@ def test_the_glossary_has_a_line_a_word_in_order() -> None:
     assert len(words) == len(entries)
     assert words == sorted(set(words), key=str.lower)
     assert {*VERDICTS, "identical", "equivalent", "different"} <= {*words}
+
+
+def test_a_family_touches_one_file() -> None:
+    """No module names a family: what belongs to one is in its JSON, and the engine computes all from there.
+
+    A word that means something else besides the family's name is no mention of it.
+    """
+    names = {path.stem for path in (ROOT / "schemas" / "architectures").glob("*.json")}
+    elsewhere = {
+        "converter/models/families.py": {"gpt2"},  # whose table is read first
+        "converter/sample.py": {"gpt2"},  # of which the declared models are
+        "converter/formats/gguf/tokenizer.py": {"gpt2", "llama"},  # kinds of tokenizers in GGUF
+        "converter/formats/gguf/recipes.py": {"llama"},  # llama.cpp has a rule for its largest model alone
+        "converter/models/tokenizers/pre.py": {"bloom", "qwen2"},  # names of cuts into words
+        "converter/models/tokenizers/hashes.py": {"bloom", "qwen2"},
+        "converter/pickles/weights.py": {"opt"},  # an optimizer
+    }
+    found: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "converter").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        words = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        place = str(path.relative_to(ROOT))
+        if named := (words & names) - elsewhere.get(place, set()):
+            found[place] = named
+
+    assert found == {}
+    # inference/llama.py asks llama.cpp, for every family that it computes.
+    assert names & {path.stem for path in (ROOT / "converter").rglob("*.py")} == {"llama"}

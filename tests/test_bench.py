@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 
@@ -133,3 +134,20 @@ def test_a_goal_names_rows_of_its_task(goal: Goal) -> None:
 
     assert goal.way in names
     assert goal.to is None or goal.to in names
+
+
+def test_every_commit_that_figures_name_is_in_the_history() -> None:
+    git = ("git", "-C", str(results.ROOT))
+    shallow = subprocess.run(
+        (*git, "rev-parse", "--is-shallow-repository"), capture_output=True, text=True, check=False
+    )
+    if shallow.stdout.strip() != "false":
+        pytest.skip("this is no git checkout with its whole history, so nothing says which commits there are")
+    named = set(re.findall(r"\(([0-9a-f]{7})(?:-dirty)?\)|\b(?:commit|at) ([0-9a-f]{7})\b", PAGE.read_text()))
+    commits = sorted("".join(pair) for pair in named)
+
+    listed = subprocess.run(
+        (*git, "cat-file", "--batch-check"), input="\n".join(commits), capture_output=True, text=True, check=True
+    )
+    assert len(commits) > 3
+    assert [line for line in listed.stdout.splitlines() if line.split()[1] != "commit"] == []

@@ -6,12 +6,9 @@ measures seconds.
 
 from __future__ import annotations
 
-import sys
-import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -21,8 +18,9 @@ from converter.opening import open_checkpoint
 from converter.scanning.scan import scan
 from tests.build.bombs import BOMBS, write
 from tests.build.depth import some
+from tests.build.ends import ends
+from tests.build.steps import steps
 
-PACKAGE = str(Path(__file__).parent.parent / "converter")
 SMALL = some(8_000, 3_000)  # bytes; a bomb of one unit may have more
 STEPS = {"inspect": 100, "scan": 200}  # lines a byte; one takes 10 to 20 ns. Scanning runs a pickle up to four times
 MEMORY = 100  # bytes a byte
@@ -60,26 +58,6 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
             command(write(name, 500, tmp_path_factory.mktemp("warm")))
 
 
-def steps(command: str, path: Path) -> int:
-    count = 0
-
-    def line(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return line
-
-    def call(frame: FrameType, event: str, _: Any) -> Any:
-        return line if frame.f_code.co_filename.startswith(PACKAGE) else None
-
-    before = sys.gettrace()
-    sys.settrace(call)
-    try:
-        COMMANDS[command](path)
-    finally:
-        sys.settrace(before)
-    return count
-
-
 # Steps that a file of any size takes: up to a thousand names are listed for each of many values.
 FIRST_STEPS = {"one list beside a tensor, often": 600_000}
 
@@ -90,14 +68,13 @@ def test_a_bomb_takes_steps_and_memory_in_proportion_to_its_bytes(name: str, com
     paths = [write(name, size, tmp_path / str(size)) for size in (SMALL, 2 * SMALL)]
     sizes = [max(SMALL * at, path.stat().st_size if path.is_file() else 0) for at, path in enumerate(paths, 1)]
 
-    once, twice = (steps(command, path) for path in paths)
-    start = time.process_time()
+    once, twice = (steps(partial(COMMANDS[command], path)) for path in paths)
     tracemalloc.start()
-    COMMANDS[command](paths[1])
+    with ends():
+        COMMANDS[command](paths[1])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
     assert twice <= 2.2 * once + 40_000
     assert twice <= STEPS[command] * sizes[1] + FIRST_STEPS.get(name, 40_000)
     assert peak <= MEMORY * sizes[1] + AROUND
-    assert time.process_time() - start < 20e-6 * sizes[1] + 2

@@ -65,6 +65,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "AmbiguousError": (2, "malformed", "unreadable"),
     "ForeignFileError": (2, "not-looked-into", "unreadable"),
     "NoWeightsError": (2, "malformed", "unreadable"),
+    "RootError": (2, "malformed", "unreadable"),
     "ProgramError": (2, "program", "unreadable"),
     "ArchiveError": (2, "malformed", "unreadable"),
     "PickleError": (2, "malformed", "unreadable"),
@@ -82,6 +83,7 @@ FOLLOWS = {  # exit code, rule of `scan`, word of `verify`
     "MissingTensorError": (2, "malformed", "unreadable"),
     "WordError": (2, "malformed", "unreadable"),
     "RuleError": (2, "malformed", "unreadable"),
+    "JobError": (2, "malformed", "unreadable"),
     "PolicyError": (2, "malformed", "unreadable"),
     "ReadError": (2, "malformed", "unreadable"),
 }

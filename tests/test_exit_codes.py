@@ -58,6 +58,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(made / "calls.bin", unknown | {"y": Call(Global("os", "system"), ("ls",))}, {"0": floats(1, 2)})
     (made / "cut.bin").write_bytes((made / "good/pytorch_model.bin").read_bytes()[:-1])
     (made / "empty").mkdir()
+    for name in ("good", "calls.bin", "empty"):
+        (made / f"{name}.toml").write_text(f"sources = ['{name}']\n[scan]\nfickling = false\n")
+    (made / "refused.toml").write_text(
+        "sources = ['good']\nsteps = ['convert']\n[convert]\noutput = 'copy.safetensors'\n"
+    )
     return made
 
 
@@ -83,6 +88,16 @@ ENDS = {  # the words of a command, where `@` is the folder, and its exit code
     "verify @/good @/absent": 2,
     "verify @/cut.bin @/good": 2,
     "verify @/good @/copy.safetensors --junit @/good/config.json": 2,
+    "diff @/good @/good": 0,
+    "diff @/good @/other": 1,
+    "diff @/good @/cut.bin": 2,
+    "diff @/good @/absent": 2,
+    "batch @/good.toml": 0,
+    "batch @/calls.bin.toml": 1,
+    "batch @/refused.toml": 2,
+    "batch @/empty.toml": 2,
+    "batch @/absent.toml": 2,
+    "browse @/good": 2,
     "scan @/good --no-fickling": 0,
     "scan @/good/config.json": 0,
     "scan @/unknown.bin --no-fickling --fail-on dangerous": 0,
@@ -96,6 +111,8 @@ ENDS = {  # the words of a command, where `@` is the folder, and its exit code
     "models": 0,
     "models 111M": 0,
     "models 12M": 2,
+    "schema": 0,
+    "schema nope": 2,
     "sample @/new": 0,
     "sample @/good": 2,
     "demo @/copy.safetensors": 2,
@@ -112,6 +129,10 @@ def test_a_command_ends_as_the_page_says(words: str, folder: Path) -> None:
 def test_a_command_has_an_example_of_each_of_its_codes() -> None:
     shown = {(words.split()[0], code) for words, code in ENDS.items()}
     promised = {(name, code) for name, codes in commands().items() for code, may in codes.items() if may}
-    elsewhere = {("demo", 0), ("download", 0)}  # tests/test_docs.py and tests/hub run these
+    elsewhere = {
+        ("demo", 0),
+        ("download", 0),
+        ("browse", 0),
+    }  # tests/test_docs.py, tests/hub and tests/browsing run these
 
     assert shown - {("unheard-of", 2)} == promised - elsewhere

@@ -21,7 +21,7 @@ from converter.errors import ConverterError
 from converter.formats import open_source
 from converter.formats.gguf import reader as gguf
 from converter.formats.torch import legacy
-from converter.tensors.verified import checked
+from converter.tensors.crc_checked import checked
 from tests.build import seeds
 from tests.build.depth import DEEP, some
 from tests.build.gguf_files import Bytes

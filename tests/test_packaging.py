@@ -27,7 +27,9 @@ def test_the_wheel_holds_the_package_and_its_schemas_alone(wheel: Path) -> None:
 
     tops = {name.split("/")[0] for name in names}
     assert tops == {"converter", "cerebras_tool-0.1.0.dist-info"}
-    assert {Path(name).suffix for name in names if name.startswith("converter/")} <= {".py", ".json", ".md", ".typed"}
+    kinds = {Path(name).suffix for name in names if name.startswith("converter/")}
+    assert kinds == {".py", ".json", ".typed", ".html", ".css", ".js", ".LICENSE"}
+    assert "converter/pages/templates/inspection.html" in names
     assert "converter/schemas/architectures/gpt2.json" in names
     assert len([name for name in names if name.startswith("converter/schemas/models/")]) == 7
     assert not [name for name in names if name.startswith("converter/schemas/") and name.endswith(".py")]
@@ -52,4 +54,4 @@ def test_the_wheel_has_the_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read("cerebras_tool-0.1.0.dist-info/entry_points.txt").decode()
 
-    assert "cerebras-tool = converter.cli.app:main" in text
+    assert "cerebras-tool = converter.__main__:main" in text

@@ -38,7 +38,7 @@ RUN = CliRunner()
 # Each of our modules is imported between two checks; what third-party modules change on import does not count.
 LOOK = """
 import gc, importlib, json, locale, logging, os, pkgutil, signal, sys, threading, warnings
-import fickling, huggingface_hub, isal, numpy, rich.console, rich.progress, safetensors, typer, typer.core, typer.main
+import fickling, huggingface_hub, isal, numpy, safetensors, typer, typer.core, typer.main
 import concurrent.futures, huggingface_hub.file_download, huggingface_hub.utils, numpy.typing, safetensors.numpy
 def look():
     return {

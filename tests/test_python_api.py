@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import converter as ct
-from converter import words
+from converter import errors, words
+from converter.cli.app import app
 from converter.dtypes import BF16, BOOL, C32, F4, F8_E4M3, F16, F32, Dtype
 from converter.formats import WRITABLE
+from converter.io.local import LocalFile
 from converter.io.source import Memory
+from converter.limits import using
 from converter.tensors.tensor import Storage, Tensor
-from tests.build.checkpoints import row_major
+from tests.build.checkpoints import floats, row_major, view, write_checkpoint
 
 NAME = "transformer.h.1.attn.c_attn.weight"
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
+# Options that are named whoever calls: with the command that has them, of other programs, and in what only commands print.
+NOT_OURS = {
+    ("checking/rules.py", "--tie"),
+    ("errors.py", "--limit"),
+    ("formats/gguf/encodings.py", "--allow-requantize"),
+    ("hub/locations.py", "--offline"),
+    *(("inspection/said.py", name) for name in ("--ema", "--filter", "--root")),
+    ("models/tokenizers/sentencepiece.py", "--byte"),
+    *(("scanning/second_opinion.py", name) for name in ("--net", "--user")),
+    *(("words.py", name) for name in ("--limit", "--write-manifest")),
+}
 
 
 def tensor(dtype: Dtype, data: bytes, shape: tuple[int, ...]) -> Tensor:
@@ -57,13 +77,149 @@ class TestEveryFunctionTakesEverySource:
         assert report.ok
         assert [output.verdict for output in report.outputs] == ["identical", "equivalent"]
 
-    def test_scan(self, tiny: Path) -> None:
-        assert ct.scan(str(tiny)).verdict == ct.scan(tiny).verdict == "plain"
+    def test_scan(self, source: Any) -> None:
+        assert ct.scan(source).verdict == "plain"
+
+    def test_check(self, source: Any) -> None:
+        assert ct.check(source).counts == {"error": 0, "warning": 0}
+
+
+class TestAnOpenCatalogueIsTakenAsItWasOpened:
+    """An earlier version opened its location again, so what was chosen when it was opened did not count."""
+
+    @pytest.fixture
+    def averaged(self, tmp_path: Path) -> Path:
+        made = {"state_dict": {"w": view("0", (2,))}, "ema": {"w": view("1", (2,))}}
+        return write_checkpoint(tmp_path / "ema.pt", made, {"0": floats(1, 2), "1": floats(8, 9)})
+
+    @pytest.mark.parametrize("chosen", [{"ema": True}, {"root": "ema"}], ids=str)
+    def test_verify_compares_the_part_that_was_chosen(self, chosen: Any, averaged: Path, tmp_path: Path) -> None:
+        model, part = ct.open(averaged), ct.open(averaged, **chosen)
+        ct.convert(model, tmp_path / "model.safetensors")
+        ct.convert(part, tmp_path / "part.safetensors")
+
+        assert ct.verify(tmp_path / "part.safetensors", part).ok
+        assert ct.verify(tmp_path / "model.safetensors", model).ok
+        assert not ct.verify(tmp_path / "model.safetensors", part).ok
+        assert not ct.verify(tmp_path / "part.safetensors", model).ok
+
+    def test_verify_compares_the_weights_that_were_chosen(self, tiny: Path, tmp_path: Path) -> None:
+        both = tmp_path / "both"
+        ct.convert(tiny, both, to="safetensors")
+        write_checkpoint(both / "pytorch_model.bin", {"w": view("0", (2,))}, {"0": floats(1, 2)})
+
+        assert ct.verify(tiny, ct.open(both)).ok
+        assert ct.verify(both / "pytorch_model.bin", ct.open(both, weights="bin")).ok
+        assert not ct.verify(tiny, ct.open(both, weights="bin")).ok
+
+    def test_check_looks_at_the_part_that_was_chosen(self, tmp_path: Path) -> None:
+        made = {"state_dict": {"w": view("0", (2,))}, "ema": {"w": view("1", (2,))}}
+        path = write_checkpoint(tmp_path / "m.pt", made, {"0": floats(1, 2), "1": floats(float("nan"), 9)})
+        averaged = ct.open(path, ema=True)
+
+        assert ct.check(ct.open(path)).counts["error"] == 0
+        assert [fault.rule for fault in ct.check(averaged).checkpoints[0].faults] == ["nan"]
+        assert averaged["w"].numpy()[1] == 9  # it stays open
+
+    def test_its_files_beside_the_weights_are_found(self, tiny: Path, tmp_path: Path) -> None:
+        ct.convert(tiny, tmp_path / "out", to="safetensors")
+
+        found = ct.verify(tiny, ct.open(tmp_path / "out"), tmp_path / "out").outputs
+
+        assert (found[0].verdict, found[0].companions, found[0].agree) == ("identical", "equal", found[1].agree)
+        (tmp_path / "out" / "vocab.json").write_text("{}")
+        assert ct.verify(tiny, ct.open(tmp_path / "out")).outputs[0].companions == "different"
+
+    def test_nothing_is_chosen_twice(self, tiny: Path) -> None:
+        opened = ct.open(tiny)
+        for call in (
+            lambda: ct.check(opened, ema=True),
+            lambda: ct.check(opened, root="a"),
+            lambda: ct.open(opened, limits=ct.Limits()),
+            lambda: ct.inspect(opened, weights="bin"),
+        ):
+            with pytest.raises(ct.WordError, match="because the catalogue is open already"):
+                call()
+
+    @pytest.mark.parametrize("engine", ["transformers", "llama.cpp"])
+    def test_an_engine_that_reads_files_takes_no_catalogue(self, engine: Any, tiny: Path) -> None:
+        with pytest.raises(ct.WordError, match="give the path of the output instead of a catalogue"):
+            ct.verify(tiny, ct.open(tiny), engine=engine, level="inference")
+
+    def test_one_that_was_closed_is_refused(self, tiny: Path, tmp_path: Path) -> None:
+        with ct.open(tiny) as closed:
+            pass
+        for call in (
+            lambda: ct.open(closed),
+            lambda: ct.inspect(closed),
+            lambda: ct.check(closed),
+            lambda: ct.scan(closed),
+            lambda: ct.convert(closed, tmp_path / "out.npz"),
+            lambda: ct.verify(closed, tiny),
+            lambda: ct.verify(tiny, closed),
+        ):
+            with pytest.raises(ct.SourceError, match="was closed"):
+                call()
+
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestTheWorkingFolderMayChange:
+    """An earlier version looked for the files beside a relative path in the folder that the program was in by then."""
+
+    @pytest.fixture
+    def opened(self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.chdir(tiny.parent)
+        catalogue = ct.open(tiny.name)
+        monkeypatch.chdir(tmp_path)
+        return catalogue
+
+    def test_the_tokenizer_goes_along(self, opened: Any, tiny: Path, tmp_path: Path) -> None:
+        ct.convert(opened, tmp_path / "out", to="safetensors")
+        ct.convert(opened, tmp_path / "out.gguf")
+        ct.convert(tiny, tmp_path / "before", to="safetensors")
+        ct.convert(tiny, tmp_path / "before.gguf")
+
+        names = [path.name for path in (tmp_path / "out").iterdir()]
+        assert sorted(names) == sorted(path.name for path in (tmp_path / "before").iterdir())
+        assert "vocab.json" in names
+        assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "before.gguf").read_bytes()
+
+    def test_every_function_takes_it(self, opened: Any, tiny: Path, tmp_path: Path) -> None:
+        assert ct.scan(opened).verdict == "plain"
+        assert ct.check(opened).checkpoints[0].faults == ct.check(tiny).checkpoints[0].faults
+        assert ct.verify(tiny, opened).outputs[0].companions == "equal"
+        assert ct.extract(opened).folder == f"parameters/{tiny.name}"
+        assert opened.location == f"{tiny.name}/pytorch_model.bin"  # as it was given
+
+    def test_a_copy_is_read_by_both_readers(self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ct.convert(tiny, tmp_path / "out.safetensors")
+        ct.extract(tiny, tmp_path / "plain")
+        monkeypatch.chdir(tmp_path)
+        copies = [ct.open("out.safetensors"), ct.open("plain")]
+        monkeypatch.chdir(tiny)
+
+        for copy in copies:
+            found = ct.verify(tiny, copy).outputs[0]
+            # A parameters folder has no tokenizer, which is said of it.
+            assert (found.verdict, {note.name for note in found.notes} - {"tokenizer"}) == ("identical", set())
+
+    def test_files_of_many_are_opened_again(
+        self, sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(sharded.parent)
+        catalogue = ct.open(sharded.name)
+        monkeypatch.chdir(tmp_path)
+        for source in catalogue.origin.sources:
+            assert isinstance(source, LocalFile)
+            assert source.let_go()
+
+        assert all(catalogue[name].bits().size for name in catalogue)
 
 
 WRONG = {
     "to": (lambda at, out: ct.convert(at, out, to="onnx"), "to is 'onnx': choose safetensors, gguf, parameters, npz"),  # type: ignore[arg-type]
-    "dtype": (lambda at, out: ct.convert(at, f"{out}.gguf", dtype="q9_9"), "dtype is 'q9_9': choose keep, f32, f16"),
+    "dtype": (lambda at, out: ct.convert(at, f"{out}.gguf", dtype="q9_9"), "dtype is 'q9_9': choose keep, f32, f16"),  # type: ignore[arg-type]
     "form": (lambda at, out: ct.extract(at, out, form="nmaed"), "form is 'nmaed': choose storages, named"),  # type: ignore[arg-type]
     "sort": (lambda at, out: ct.inspect(at, sort="sise"), "sort is 'sise': choose name, size"),  # type: ignore[arg-type]
     "level": (lambda at, out: ct.verify(at, at, level="bits"), "level is 'bits': choose tensors, inference"),  # type: ignore[arg-type]
@@ -102,10 +258,169 @@ def test_a_wrong_number_is_a_value_error_before_anything_is_read(wrong: Any, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+TOGETHER = {
+    "hashes without statistics": (
+        lambda at: ct.inspect(at, sha256=True),
+        "sha256 is True: choose False, or give stats=True, too",
+    ),
+    "tokens without inference": (lambda at: ct.verify(at, at, tokens="x"), "'tensors': choose inference, which tokens"),
+    "a prompt without inference": (lambda at: ct.verify(at, at, prompt=""), "'tensors': choose inference, which prompt"),
+    "an engine without inference": (
+        lambda at: ct.verify(at, at, engine="transformers"),
+        "level is 'tensors': choose inference, which engine is for",
+    ),
+    "tokens and a prompt": (
+        lambda at: ct.verify(at, at, level="inference", tokens="x", prompt="y"),
+        "prompt is 'y': choose None, because tokens are given, too",
+    ),
+    "a root that is no text": (lambda at: ct.convert(at, "out.npz", root=3), "root is 3: choose a key as text"),  # type: ignore[arg-type]
+    "the same of open_checkpoint": (lambda at: ct.open_checkpoint(at, root=3), "root is 3: choose a key as text"),  # type: ignore[arg-type]
+    "ema that is a key": (lambda at: ct.open(at, ema="model_ema"), "ema is 'model_ema': choose True, False, and give"),  # type: ignore[arg-type]
+    "ema and a root": (lambda at: ct.check(at, ema=True, root="x"), "root is 'x': choose None, because `ema`"),
+    "a limit below zero": (lambda at: ct.Limits(entries=-3), "entries is -3: choose a whole number from 0"),
+    "a limit that is a text": (lambda at: ct.Limits(entries="3"), "entries is '3': choose a whole number from 0"),  # type: ignore[arg-type]
+    "a limit that is no whole number": (lambda at: ct.Limits(rank=1.5), "rank is 1.5: choose"),  # type: ignore[arg-type]
+    "a limit that is a truth": (lambda at: ct.Limits(rank=True), "rank is True: choose"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "said"), TOGETHER.values(), ids=TOGETHER)
+def test_what_would_not_count_is_refused_before_anything_is_read(call: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ct.WordError) as raised:
+        call(tmp_path / "absent")
+
+    assert said in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestMessagesNameOptionsAsPythonDoes:
+    def test_an_output_that_exists(self, tiny: Path, tmp_path: Path) -> None:
+        (tmp_path / "x.npz").touch()
+        with pytest.raises(ct.OutputError, match="exists: give force=True to replace it"):
+            ct.convert(tiny, tmp_path / "x.npz")
+        with pytest.raises(ct.OutputError, match="is not empty: give force=True"):
+            ct.extract(tiny, tmp_path)
+
+        ct.convert(tiny, tmp_path / "x.npz", force=True)  # what is advised works
+
+    def test_an_ending_that_no_format_has(self, tiny: Path, tmp_path: Path) -> None:
+        with pytest.raises(ct.OutputError, match=r"say to='safetensors', 'gguf', 'parameters', 'npz'$"):
+            ct.convert(tiny, tmp_path / "x")
+
+    def test_a_folder_of_several_checkpoints(self, tmp_path: Path) -> None:
+        for name in ("a.gguf", "b.gguf", "pytorch_model.bin"):
+            (tmp_path / name).touch()
+        with pytest.raises(ct.FormatError, match="weights='bin'"):
+            ct.open(tmp_path)
+
+    def test_averaged_weights_that_are_absent(self, tiny: Path) -> None:
+        with pytest.raises(ct.FormatError, match="leave ema out, or root='NAME' takes the part below a name"):
+            ct.inspect(tiny, ema=True)
+
+    def test_a_checkpoint_without_crcs(self, tiny: Path, tmp_path: Path) -> None:
+        path = write_checkpoint(tmp_path / "m.pt", {"w": view("0", (2,))}, {"0": floats(1, 2)})
+        unchecked = replace(ct.open(path), unchecked=True)
+        with pytest.raises(ct.UnsupportedError, match="give check_crc=False to go on"):
+            ct.convert(unchecked, tmp_path / "x.npz")
+
+        ct.convert(unchecked, tmp_path / "x.npz", check_crc=False)
+
+    def test_what_a_conversion_leaves_behind(self, tiny: Path, tmp_path: Path) -> None:
+        text = {
+            "w": view("0", (2,)),
+            "epoch": "3",
+            "model_ema": {"w": view("1", (2,))},
+            "other": {"w": view("1", (2,))},
+        }
+        path = write_checkpoint(tmp_path / "m.pt", text, {"0": floats(1, 2), "1": floats(3, 4)})
+        (tmp_path / "own.py").touch()
+        report = ct.convert(path, tmp_path / "out", to="safetensors")
+
+        said = " ".join(left.reason for left in report.dropped)
+        assert "--" not in said, said
+
+    def test_a_head_that_is_not_tied(self, tmp_path: Path) -> None:
+        path = write_checkpoint(tmp_path / "m.pt", {"w": view("0", (2,))}, {"0": floats(1, 2)})
+
+        assert "tie=True finds no head beside an embedding" in ct.convert(path, tmp_path / "x.npz", tie=True).notes
+
+    def test_a_dtype_by_name(self) -> None:
+        assert words.rule("tensor-type", "wte", "keep") == "--tensor-type wte=keep"
+        with words.in_python():
+            assert words.rule("tensor-type", "wte", "keep") == "tensor_type={'wte': 'keep'}"
+
+    def test_a_limit(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.pkl"
+        path.write_bytes(b"\x80\x02X" + (200_000).to_bytes(4, "little") + b"a" * 200_000 + b".")
+        with using(ct.Limits(pickle_bytes=100)):
+            said = ct.scan(path).files[0].findings[-1].message
+        assert said.endswith("work within using(Limits(pickle_bytes=…)) of converter.limits to read on")
+
+        assert ct.scan(path).verdict == "plain"
+
+    def test_no_message_outside_of_the_commands_names_an_option_of_theirs(self) -> None:
+        package, found = Path(ct.__file__).parent, set[tuple[str, str]]()
+        for path in package.rglob("*.py"):
+            if path.is_relative_to(package / "cli"):
+                continue
+            tree = ast.parse(path.read_text())
+            docs = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, DOCUMENTED)}
+            texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+            for text in texts:
+                if isinstance(text, str) and text not in docs:
+                    options = re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)
+                    found |= {(path.relative_to(package).as_posix(), one) for one in options}
+
+        assert found == NOT_OURS
+
+    def test_the_command_line_is_told_otherwise(self, tiny: Path, tmp_path: Path) -> None:
+        (tmp_path / "x.npz").touch()
+        with pytest.raises(ct.OutputError):
+            ct.convert(tiny, tmp_path / "x.npz")
+        done = CliRunner().invoke(app, ["convert", str(tiny), str(tmp_path / "x.npz")])
+
+        assert "exists: give --force to replace it" in done.output
+
+    def test_every_option_is_an_argument_of_a_function(self) -> None:
+        arguments = {name for name in ct.__all__ if inspect.isfunction(getattr(ct, name))}
+        arguments = {name for function in arguments for name in inspect.signature(getattr(ct, function)).parameters}
+        named: set[str] = set()
+        for path in (Path(ct.__file__).parent).rglob("*.py"):
+            named |= set(re.findall(r"\b(?:option|rule)\('([a-z-]+)'", path.read_text()))
+
+        with words.in_python():
+            said = {words.option(name).partition("=")[0] for name in named}
+            assert said <= arguments | {"HF_HUB_OFFLINE", "cerebras-tool verify --write-manifest"}
+        assert {"force", "no-crc", "root"} <= named
+
+
+def test_every_error_is_exported() -> None:
+    ours = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
+
+    assert {name for name in ct.__all__ if name.endswith("Error")} == ours
+    assert len(ours) > 20
+    assert all(vars(errors)[name] is getattr(ct, name) for name in ours)
+
+
+@pytest.mark.parametrize("form", [str, Path])
+def test_download_takes_texts_and_paths(form: Any) -> None:
+    with pytest.raises(ct.ModelError, match="`absent` is not a declared model"):
+        ct.download(form("absent"))
+    with pytest.raises(ct.SourceError, match="`a/b/c` names no repository"):
+        ct.download(form("a/b/c"))
+
+
+def test_download_refuses_a_catalogue_that_is_not_from_the_hub(tiny: Path) -> None:
+    with pytest.raises(ct.SourceError, match="names no repository"):
+        ct.download(ct.open(tiny))
+
+
 def test_what_an_output_can_not_take_is_refused(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ct.OutputError, match="leave --max-shard-size out"):
+    with pytest.raises(ct.OutputError, match="leave max_shard_size out"):
         ct.convert(tiny, tmp_path / "plain", to="parameters", max_shard_size=1000)
-    with pytest.raises(ct.SourceError, match="is not a folder: --tokenizer"):
+    with pytest.raises(ct.SourceError, match="is not a folder: tokenizer names"):
         ct.convert(tiny, tmp_path / "out", to="safetensors", tokenizer=tmp_path / "absent")
     with pytest.raises(ct.WordError, match="root"):
         ct.inspect(ct.open(tiny), root="model")
@@ -114,13 +429,15 @@ def test_what_an_output_can_not_take_is_refused(tiny: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("word", ["bfloat16", "BF16", "torch.bfloat16"])
-def test_a_dtype_may_be_spelled_as_people_do(word: str, tiny: Path, tmp_path: Path) -> None:
+def test_a_dtype_may_be_spelled_as_people_do(word: Any, tiny: Path, tmp_path: Path) -> None:
     assert ct.convert(tiny, tmp_path / "x.safetensors", dtype=word).dtype == "bf16"
 
 
 def test_the_words_for_type_checkers_are_those_of_the_formats() -> None:
     assert get_args(words.Target) == tuple(format.name for format in WRITABLE)
-    assert get_args(words.DtypeWord) == tuple(dict.fromkeys(word for format in WRITABLE for word in format.dtypes))
+    assert get_args(words.DtypeWord) == tuple(
+        dict.fromkeys(word for format in WRITABLE for word in (*format.dtypes, *format.mixtures))
+    )
 
 
 def test_a_wrong_path_is_one_sentence(tmp_path: Path) -> None:
@@ -147,8 +464,52 @@ class TestCatalogue:
         assert str(raised.value).endswith(
             f"did you mean `{NAME}`, `transformer.h.3.attn.c_attn.weight`, `transformer.h.2.attn.c_attn.weight`?"
         )
+        with pytest.raises(KeyError, match=r"there is no tensor `absent` in `[^`]*`$"):
+            catalogue["absent"]
         assert catalogue.get("absent") is None
         assert catalogue.get("absent", 1) == 1
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("wte.weight", "transformer.wte.weight"),
+            ("h.0.ln_1.bias", "transformer.h.0.ln_1.bias"),
+            ("token_embd.weight", "transformer.wte.weight"),
+            ("blk.1.attn_qkv.weight", NAME),
+        ],
+    )
+    def test_a_name_of_another_form_brings_the_one_that_is_here(self, name: str, meant: str, tiny: Path) -> None:
+        with pytest.raises(KeyError) as raised:
+            ct.open(tiny)[name]
+
+        assert str(raised.value).endswith(f"did you mean `{meant}`?")
+
+    def test_in_a_gguf_file_the_names_of_the_folder_are_known(self, tiny: Path, tmp_path: Path) -> None:
+        ct.convert(tiny, tmp_path / "x.gguf")
+
+        with pytest.raises(KeyError) as raised:
+            ct.open(tmp_path / "x.gguf")[NAME]
+
+        assert str(raised.value).endswith("did you mean `blk.1.attn_qkv.weight`?")
+
+    def test_of_no_known_family_names_that_end_alike_come_first(self, tmp_path: Path) -> None:
+        names = ["net.block.7.a", "net.block.7.b", "b.7.a.net"]
+        path = write_checkpoint(tmp_path / "m.pt", dict.fromkeys(names, view("0", (2,))), {"0": floats(1, 2)})
+
+        with pytest.raises(KeyError) as raised:
+            ct.open(path)["7.a"]
+
+        assert "did you mean `net.block.7.a`" in str(raised.value)
+
+    def test_what_completes_a_name_offers_what_people_use(self, tiny: Path) -> None:
+        catalogue = ct.open(tiny)
+        offered = [name for name in dir(catalogue) if not name.startswith("_")]
+
+        assert {"close", "config", "format", "get", "items", "keys", "location", "metadata", "tied"} <= set(offered)
+        assert not {"arrange", "expect", "identities", "pass_by", "with_tensors"} & set(offered)
+        offered = [name for name in dir(catalogue[NAME]) if not name.startswith("_")]
+        assert {"bits", "dtype", "nbytes", "numpy", "shape"} <= set(offered)
+        assert "array" not in offered
 
     def test_it_is_frozen(self, tiny: Path) -> None:
         catalogue: Any = ct.open(tiny)
@@ -163,7 +524,7 @@ class TestCatalogue:
 
         one = tensor(F32, bytes(4), (1,))
         names = ["<script>alert(1)</script>", *(f"w{number}" for number in range(30))]
-        shown = Catalogue(dict.fromkeys(names, one), Origin("<b>", "torch-zip"))._repr_html_()
+        shown = Catalogue(dict.fromkeys(names, one), Origin("<b>", "torch-zip"))._table()
 
         assert "<script>" not in shown
         assert "<b>&lt;b&gt;</b>" in shown
@@ -229,6 +590,17 @@ class TestTensor:
         assert np.asarray(one).dtype == np.float32
         assert np.asarray(one, dtype="f8").tolist() == [1.5, -2.0]
         assert (np.asarray(one) * 2).tolist() == [3.0, -4.0]
+
+    def test_numpy_is_told_that_reading_copies(self) -> None:
+        one = tensor(F32, bytes(8), (2,))
+
+        with pytest.raises(ValueError, match="leave copy=False out"):
+            np.array(one, copy=False)
+        assert np.array(one, copy=True).flags.writeable
+        assert np.asarray(one).tolist() == [0, 0]
+
+    def test_the_repr_of_its_dtype_is_short(self) -> None:
+        assert repr(BF16) == str(BF16) == "<Dtype BF16>"
 
     def test_its_repr_is_a_line(self, tiny: Path) -> None:
         assert repr(ct.open(tiny)[NAME]) == "<Tensor F32 [64, 192], transposed, 49.2 kB>"

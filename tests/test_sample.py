@@ -17,16 +17,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter import sample
+from converter.conversion.convert import convert
 from converter.dtypes import F32
-from converter.errors import ModelError, OutputError
+from converter.errors import ModelError, OutputError, UnsupportedError
 from converter.formats.torch.writer import Entry, lay_out
+from converter.inspection.report import inspect
 from converter.io.checksums import crc32, crc32_zeros
-from converter.io.parts import known
+from converter.io.parts import Portions, known, portioned
 from converter.io.publish import Piece
-from converter.models.declared import find
+from converter.models.declared import declared, find
+from converter.models.masks import droppable
+from converter.models.recognition import recognise
+from converter.models.tokenizers.folder import read as read_tokenizer
 from converter.opening import open_checkpoint
-from converter.sample import expected_nbytes, sample_nbytes, write_sample
+from converter.sample import expected_nbytes, sample_nbytes, samples, write_sample
+from converter.verification.verify import Options, verify
 
 # torch 1.12.1: torch.save({"w": torch.arange(6.).reshape(2, 3)}, "one_tensor.pt")
 ONE_TENSOR = bytes.fromhex(
@@ -183,7 +188,7 @@ class TestContents:
         write_sample(tmp_path, model)
 
         catalogue = open_checkpoint(tmp_path)
-        tensors = {name.removeprefix("transformer."): tensor.array() for name, tensor in catalogue.items()}
+        tensors = {name.removeprefix("transformer."): tensor.bits() for name, tensor in catalogue.items()}
         assert np.array_equal(tensors["h.3.attn.bias"][0, 0], np.tril(np.ones((64, 64))))
         assert tensors["h.3.attn.masked_bias"] == -10000
         assert tensors["ln_f.weight"].mean() == pytest.approx(1, abs=0.1)
@@ -207,11 +212,11 @@ class TestContents:
 
         for name, tensor in open_checkpoint(tmp_path).items():
             if name.endswith(".attn.bias"):
-                assert tensor.array().sum() == 64 * 65 // 2
+                assert tensor.bits().sum() == 64 * 65 // 2
             elif name.endswith(".masked_bias"):
-                assert tensor.array() == -10_000
+                assert tensor.bits() == -10_000
             else:
-                assert not tensor.array().any()
+                assert not tensor.bits().any()
 
     def test_config_json_has_just_the_published_keys(self, tmp_path: Path) -> None:
         write_sample(tmp_path, "6.7B", sparse=True)
@@ -254,12 +259,10 @@ class TestContents:
 
 
 class TestSeeds:
-    def test_a_seed_gives_the_same_bytes_whatever_is_drawn_at_once(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_seed_gives_the_same_bytes_whatever_is_drawn_at_once(self, tmp_path: Path) -> None:
         write_sample(tmp_path / "one")
-        monkeypatch.setattr(sample, "_TILE", 1012)
-        write_sample(tmp_path / "two")
+        with portioned(Portions(noise=1012)):
+            write_sample(tmp_path / "two")
 
         assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
 
@@ -352,7 +355,10 @@ class TestWriting:
             write_sample(tmp_path, progress=again)
 
     def test_an_unknown_model_is_refused_with_all_that_there_are(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match=r"`7B` is not a declared model: .*Cerebras-GPT-13B, tiny or tiny-13B"):
+        with pytest.raises(
+            ModelError,
+            match=r"`7B` is not a declared model: .*Cerebras-GPT-13B, tiny, tiny-13B, tiny-13B-prefixed, gpt2, bloom, .*, llama, mistral, ",
+        ):
             write_sample(tmp_path / "new", "7B")
         assert list(tmp_path.iterdir()) == []
 
@@ -375,3 +381,127 @@ def joined(pieces: Iterable[Piece]) -> bytes:
 
 def _bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_declared_sizes_are_those_that_the_layout_gives() -> None:
+    sizes = {
+        (model.name, file.name): (file.nbytes, expected_nbytes(model, file))
+        for model in declared()
+        for file in model.files
+    }
+
+    assert {name: pair for name, pair in sizes.items() if pair[0] not in (None, pair[1])} == {}
+    assert [name for name, pair in sizes.items() if pair[0] is None] == [
+        ("Cerebras-GPT-13B", "pytorch_model-00001-of-00002.bin"), ("Cerebras-GPT-13B", "pytorch_model-00002-of-00002.bin"),
+    ]  # fmt: skip
+
+
+FAMILIES = [name for name in samples() if not name.startswith("tiny")]
+NO_GGUF = ("gpt_neo", "opt", "xglm")
+
+
+class TestFamilies:
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_it_goes_the_whole_way_without_torch(self, name: str, tmp_path: Path) -> None:
+        write_sample(tmp_path / "source", name)
+        source = open_checkpoint(tmp_path / "source")
+
+        convert(source, tmp_path / "safe", to="safetensors")
+        outputs = [tmp_path / "safe"]
+        if name in NO_GGUF:
+            with pytest.raises(UnsupportedError, match="can't be written as GGUF, because"):
+                convert(source, tmp_path / "o.gguf")
+        else:
+            convert(source, tmp_path / "o.gguf")
+            convert(open_checkpoint(tmp_path / "o.gguf"), tmp_path / "back", to="safetensors")
+            outputs += [tmp_path / "o.gguf", tmp_path / "back"]
+
+        report = verify(source, outputs, Options(level="inference"))
+        # Vectors are F32 in every GGUF, which loses nothing of F16 and BF16.
+        whole = {tensor.dtype.name for tensor in source.values()} <= {"F32", "U8", "BOOL"}
+        widened = "identical" if whole else "equivalent"
+        assert [output.verdict for output in report.outputs] == ["identical", widened, widened][: len(outputs)]
+        assert [(output.inference or {})["max_difference"] for output in report.outputs] == [0] * len(outputs)
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_its_weights_differ_and_its_buffers_are_those_of_the_family(self, name: str, tmp_path: Path) -> None:
+        write_sample(tmp_path, name)
+
+        catalogue = open_checkpoint(tmp_path)
+        found = recognise(catalogue, catalogue.config)
+        assert found is not None
+        assert set(droppable(catalogue, found)) == set(found.buffers)
+        drawn = {tensor.bits().tobytes() for key, tensor in catalogue.items() if key not in found.buffers}
+        assert len(drawn) == len(catalogue) - len(found.buffers)
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_inspect_finds_nothing_wrong_with_it(self, name: str, tmp_path: Path) -> None:
+        write_sample(tmp_path, name)
+
+        assert inspect(open_checkpoint(tmp_path)).problems == ()
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    def test_its_tokenizer_merges(self, name: str, tmp_path: Path) -> None:
+        write_sample(tmp_path, name)
+
+        tokenizer = read_tokenizer(tmp_path)
+        rows = json.loads((tmp_path / "config.json").read_bytes())["vocab_size"] if name != "nanogpt" else 257
+        assert tokenizer.size == rows
+        assert {"in", "the"} <= {token.text.removeprefix("▁") for token in tokenizer.tokens.values()}
+        assert tokenizer.merges or tokenizer.kind == "scored-pair"
+
+    @pytest.mark.parametrize(
+        ("name", "files", "first", "dtypes"),
+        [
+            ("gpt2", ["pytorch_model.bin"], "wte.weight", {"F32"}),
+            (
+                "bloom",
+                ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
+                "word_embeddings.weight",
+                {"F16"},
+            ),
+            (
+                "gpt_neox",
+                ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
+                "gpt_neox.embed_in.weight",
+                {"F16", "U8", "F32"},
+            ),
+            (
+                "llama",
+                ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
+                "model.embed_tokens.weight",
+                {"F16", "F32"},
+            ),
+            ("gptj", ["pytorch_model.bin"], "transformer.wte.weight", {"F32", "U8"}),
+            ("opt", ["pytorch_model.bin"], "decoder.embed_tokens.weight", {"F16"}),
+            ("qwen2", ["pytorch_model.bin"], "model.embed_tokens.weight", {"BF16"}),
+            ("nanogpt", ["ckpt.pt"], "transformer.wte.weight", {"F32"}),
+            (
+                "tiny-13B-prefixed",
+                ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"],
+                "transformer.wte.weight",
+                {"F32", "BOOL"},
+            ),
+        ],
+    )
+    def test_it_has_the_layout_that_people_have(
+        self, name: str, files: list[str], first: str, dtypes: set[str], tmp_path: Path
+    ) -> None:
+        write_sample(tmp_path, name)
+
+        assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".bin", ".pt")) == files
+        catalogue = open_checkpoint(tmp_path)
+        assert next(iter(catalogue)) == first
+        assert {tensor.dtype.name for tensor in catalogue.values()} == dtypes
+
+    def test_a_seed_gives_the_same_bytes_and_another_gives_others(self, tmp_path: Path) -> None:
+        for folder, seed in (("one", 1), ("two", 1), ("three", 2)):
+            write_sample(tmp_path / folder, "llama", seed=seed)
+
+        one, two, three = (_bytes(tmp_path / folder) for folder in ("one", "two", "three"))
+        assert one == two
+        assert one["pytorch_model-00001-of-00002.bin"] != three["pytorch_model-00001-of-00002.bin"]
+
+    @pytest.mark.parametrize("spelled", ["GPT_NeoX", "gpt-neox"])
+    def test_a_family_is_found_however_it_is_spelled(self, spelled: str, tmp_path: Path) -> None:
+        assert write_sample(tmp_path, spelled).model == "gpt_neox"

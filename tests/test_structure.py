@@ -1,7 +1,9 @@
 """Rules about the package's code, checked on its syntax trees."""
 
 import ast
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +22,7 @@ def modules() -> dict[str, ast.Module]:
 
 ASKED = {
     ("reports/__init__.py", "getattr(value, field.name)"),  # a dataclass tells its fields by name only
-    ("inference/engines.py", "getattr(transformers, family.transformers)"),  # a class of another package, named by data
+    ("inference/engines.py", "getattr(transformers, called)"),  # a class of another package, named by data
 }
 
 
@@ -190,3 +192,62 @@ def test_nothing_is_decided_by_the_text_of_an_error() -> None:
     found = {path: decided_by_a_message(path.read_text()) for path in PACKAGE.rglob("*.py")}
 
     assert {str(path.relative_to(PACKAGE)): lines for path, lines in found.items() if lines} == {}
+
+
+# ---- modules with numpy stay apart from those without ---------------------------------------------------------------------
+
+DOORS = {  # modules that import numpy only when a function needs it, because much of them is used without it
+    *("tensors/tensor.py", "formats/gguf/reader.py", "formats/gguf/grids.py", "formats/gguf/imatrix.py"),
+    *("sample.py", "verification/golden.py"),
+}
+
+
+def test_few_modules_import_numpy_inside_a_function() -> None:
+    found = {
+        file
+        for file, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import) and node.col_offset and any(alias.name == "numpy" for alias in node.names)
+    }
+
+    assert found == DOORS
+
+
+# ---- tests replace nothing that is private ------------------------------------------------------------------------------
+
+TESTS = Path(__file__).parent
+
+
+def replaced(text: str) -> Iterator[str]:
+    """Yield the private names of modules that a test replaces: by setattr, by `patch.object` or by an assignment.
+
+    A program in a string, which a test runs in a process of its own, is looked at, too.
+    """
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="setattr" | "object" | "patch" | "setitem"), args=args):
+                words = [arg.value for arg in args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+                yield from (word for word in words[:1] if re.fullmatch(r"(?:converter\.[\w.]*\.)?_[a-zA-Z]\w*", word))
+            case ast.Assign(targets=targets):
+                for target in targets:
+                    if isinstance(target, ast.Attribute) and re.fullmatch("_[A-Z_]+|_[a-z]+_all", target.attr):
+                        yield ast.unparse(target)
+            case ast.Constant(value=str(value)) if "import" in value and "\n" in value:
+                with suppress(SyntaxError):
+                    yield from replaced(value)
+
+
+def test_no_test_replaces_what_is_private() -> None:
+    found = {str(path.relative_to(TESTS)): [*replaced(path.read_text())] for path in sorted(TESTS.rglob("*.py"))}
+
+    assert {file: names for file, names in found.items() if names and file != "test_structure.py"} == {}
+
+
+def test_the_rule_sees_every_way_to_replace() -> None:
+    assert [*replaced('monkeypatch.setattr(writer, "_TILE", 1)\npatch.setattr("converter.io.writer._TILE", 1)')] == [
+        "_TILE",
+        "converter.io.writer._TILE",
+    ]
+    assert [*replaced("writer._TILE = parts._RUN = 8")] == ["writer._TILE", "parts._RUN"]
+    assert [*replaced('SLOW = """\nimport a\na._TILE = 5\n"""')] == ["a._TILE"]
+    assert [*replaced('monkeypatch.setattr(os, "pwrite", write)\nself._told = 5')] == []

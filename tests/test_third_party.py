@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "THIRD_PARTY.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOR_THE_PROJECT_ITSELF = {"dev", "fuzz", "peers", "bench"}
-OURS = {".py", ".json", ".md", ".typed"}
+OURS = {".py", ".json", ".md", ".typed", ".html", ".css", ".js"}
+VENDORED = "vendored"  # the name of a folder in which every file is somebody else's
 
 
 def package(requirement: str) -> str:
@@ -23,11 +24,11 @@ def vendored(page: str) -> dict[str, str]:
 
 
 def others(package: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a kind that this project does not write, by path."""
+    """The SHA-256 of each file that lies among vendored ones, or is of a kind that this project does not write, by path."""
     return {
         str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in package.rglob("*")
-        if path.is_file() and path.suffix not in OURS and "__pycache__" not in path.parts
+        if path.is_file() and (path.suffix not in OURS or VENDORED in path.parts) and "__pycache__" not in path.parts
     }
 
 
@@ -53,14 +54,14 @@ def test_every_file_of_somebody_else_is_listed_and_unchanged() -> None:
 
 
 def test_a_file_of_somebody_else_is_found(tmp_path: Path) -> None:
-    (tmp_path / "pages").mkdir()
-    (tmp_path / "pages" / "x.js").write_bytes(b"let x;\n")
-    (tmp_path / "a.py").touch()
+    (tmp_path / "pages" / "vendored").mkdir(parents=True)
+    for name in ("pages/vendored/x.js", "pages/x.wasm", "pages/ours.js", "a.py"):
+        (tmp_path / name).write_bytes(b"let x;\n")
     digest = "f72f592e373291c032776b9a9425642258de42abe1779df9182f53134b64fb75"
-    page = f"| `pages/x.js` | 1.0 | MIT | `{digest}` |\n"
+    page = f"| `pages/vendored/x.js` | 1.0 | MIT | `{digest}` |\n"
 
-    assert vendored(page) == {"pages/x.js": digest}
-    assert others(tmp_path) == {"pages/x.js": digest}
+    assert vendored(page) == {"pages/vendored/x.js": digest}
+    assert others(tmp_path) == {"pages/vendored/x.js": digest, "pages/x.wasm": digest}
 
 
 def test_the_wheel_carries_the_licence_and_this_page() -> None:

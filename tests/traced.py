@@ -2,28 +2,31 @@
 
 `Traces` runs each test file once with coverage.py, with a context for each test, and keeps what it found in a folder. A file is
 run again if it has changed. Where a module has changed since, its lines are found again by comparing the two texts.
-Children of a test are not traced, so a line that only they execute has no test here.
+Programs that a test starts are traced, too, unless they get an environment without ours or are killed.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
+import gzip
 import hashlib
 import json
+import os
 import resource
-import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-SECONDS: Final = 25.0  # of processor time; the tests of a file that would run later are not asked about changes
+from tests.traced_child import STARTED, TEST, started
+
 SETUP: Final = "setup of "  # before the test's name, in the context of its fixtures
 
 # ---- in the process that runs the tests -------------------------------------------------------------------------------------
@@ -36,10 +39,9 @@ def _seconds() -> float:
 
 
 class Timed:
-    """A plugin for pytest that measures each test, its fixtures included, and collects what fails. It stops after `SECONDS`."""
+    """A plugin for pytest that measures each test, its fixtures included, and collects what fails."""
 
     def __init__(self) -> None:
-        self.end = _seconds() + SECONDS
         self.seconds: dict[str, float] = {}
         self.failing: list[str] = []
 
@@ -47,10 +49,7 @@ class Timed:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         began = _seconds()
         result = yield
-        now = _seconds()
-        self.seconds[item.nodeid] = round(now - began, 3)
-        if now > self.end:
-            item.session.shouldstop = f"more than {SECONDS:.0f} s"
+        self.seconds[item.nodeid] = round(_seconds() - began, 3)
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -70,10 +69,14 @@ class Contexts:
             self.coverage.stop()
             self.coverage.start()
             self.trace = sys.gettrace()
-        self.coverage.switch_context(SETUP + item.nodeid)
+        self._switch(SETUP + item.nodeid)
 
     def pytest_runtest_call(self, item: pytest.Item) -> None:
-        self.coverage.switch_context(item.nodeid)
+        self._switch(item.nodeid)
+
+    def _switch(self, context: str) -> None:
+        self.coverage.switch_context(context)
+        os.environ[TEST] = context
 
 
 class Chosen:
@@ -92,100 +95,85 @@ OPTIONS: Final = ("-q", "-p", "no:cacheprovider", "--tb=no", "-rf", "-W", "ignor
 
 
 def trace(file: str, kept: str) -> int:
-    """Run a test file with coverage.py; `kept` is the path, without an ending, of what is found."""
-    from coverage import Coverage
+    """Run a test file with coverage.py, and write to `kept` what is found."""
+    with tempfile.TemporaryDirectory(prefix="traced-") as folder:
+        coverage = started(Path.cwd())
+        os.environ[STARTED] = folder
+        os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.environ["PYTHONPATH"]])
+        Path(folder, "sitecustomize.py").write_text("import tests.traced_child\n\ntests.traced_child.begin()\n")
+        timed = Timed()
+        code = pytest.main([*OPTIONS, file], plugins=[timed, Contexts(coverage)])
+        coverage.stop()
+        names = {name: place for place, name in enumerate(timed.seconds)}
+        found: dict[bool, dict[str, dict[int, int]]] = {False: {}, True: {}}
 
-    coverage = Coverage(f"{kept}.coverage", source=["converter"], config_file=False, messages=False)
-    coverage.set_option("run:relative_files", True)
-    coverage.set_option("run:disable_warnings", ["trace-changed", "module-not-measured", "no-data-collected"])
-    coverage.erase()
-    coverage.start()
-    timed = Timed()
-    code = pytest.main([*OPTIONS, file], plugins=[timed, Contexts(coverage)])
-    coverage.stop()
-    coverage.save()
-    Path(f"{kept}.tests").write_text(json.dumps({"seconds": timed.seconds, "failing": timed.failing}))
+        def add(module: str, line: int, context: str) -> None:
+            place = names.get(context.removeprefix(SETUP))
+            if place is not None:
+                lines = found[context.startswith(SETUP)].setdefault(module, {})
+                lines[line] = lines.get(line, 0) | 1 << place
+
+        data = coverage.get_data()
+        for path in data.measured_files():
+            module = str(Path(path).relative_to(Path.cwd()))
+            for line, contexts in data.contexts_by_lineno(path).items():
+                for context in contexts:
+                    add(module, line, context)
+        for path in Path(folder).glob("*.json"):
+            with suppress(ValueError):  # cut off: the test had limited how long files may be, or the child was killed
+                child = json.loads(path.read_text())
+                for module, executed in child["lines"].items():
+                    for line in executed:
+                        add(module, line, child["test"])
+    result = {"seconds": timed.seconds, "failing": timed.failing} | {
+        key: {module: {line: f"{tests:x}" for line, tests in lines.items()} for module, lines in found[setup].items()}
+        for key, setup in (("lines", False), ("setup", True))
+    }
+    Path(kept).write_bytes(gzip.compress(json.dumps(result).encode(), 3))
     return int(code)
 
 
 def run(listed: str) -> int:
-    """Run the tests that a JSON file lists, in that order, until one fails. A test file is collected when its turn comes."""
+    """Run the tests that a JSON file lists, in that order, until one fails."""
+    return run_all(listed, "-x")
+
+
+def run_all(listed: str, *options: str) -> int:
+    """Run the tests that a JSON file lists, in that order."""
     names = json.loads(Path(listed).read_text())
-    for file in dict.fromkeys(name.partition("::")[0] for name in names):
-        code = pytest.main([*OPTIONS, "-x", file], plugins=[Chosen(names)])
-        if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            return int(code)
-    return 0
+    files = list(dict.fromkeys(name.partition("::")[0] for name in names))
+    return int(pytest.main([*OPTIONS, *options, *files], plugins=[Chosen(names)]))
 
 
 # ---- in the process that asks -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Place:
-    """The lines of a statement, or of the head of a compound one; `inside` a function or not."""
-
-    first: int
-    last: int
-    inside: bool
-
-
-EVERYWHERE: Final = Place(0, 0, inside=False)
-
-
-def place(text: bytes, line: int) -> Place:
-    """The statement that a line belongs to."""
-    found = Place(line, line, inside=False)
-
-    def visit(node: ast.AST, *, inside: bool) -> None:
-        nonlocal found
-        if isinstance(node, ast.stmt):
-            body = getattr(node, "body", None) or getattr(node, "cases", None)
-            last = node.end_lineno or node.lineno
-            if body:
-                head = body[0].pattern if isinstance(body[0], ast.match_case) else body[0]
-                last = max(node.lineno, head.lineno - 1)
-            if node.lineno <= line <= last:
-                found = Place(node.lineno, last, inside=inside)
-        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for child in ast.iter_child_nodes(node):
-            visit(child, inside=inside)
-
-    visit(ast.parse(text), inside=False)
-    return found
-
-
-@dataclass(frozen=True)
 class Trace:
-    """What one test file executes: the contexts of each line are names of tests, or `SETUP` and a name."""
+    """What one test file executes: bit n of a line's number stands for the n-th test."""
 
-    kept: Path
+    names: Sequence[str]
+    seconds: Mapping[str, float]  # of the tests that pass
+    failing: Sequence[str]
+    lines: Mapping[str, Mapping[int, int]]
+    setup: Mapping[str, Mapping[int, int]]  # what the tests' fixtures execute
+    digests: Mapping[str, str]  # which text of each module was executed, and of the test file
 
-    @cached_property
-    def _tests(self) -> dict[str, Any]:
-        return dict(json.loads(self.kept.with_name(f"{self.kept.name}.tests").read_text()))
+    def executing(self, module: str, lines: Set[int] | None) -> list[str]:
+        """The tests that execute any of these lines, or any line of the module; the fastest first. If a fixture executes one,
 
-    @property
-    def seconds(self) -> Mapping[str, float]:
-        failing = set(self._tests["failing"])
-        return {name: one for name, one in self._tests["seconds"].items() if name not in failing}
-
-    @property
-    def failing(self) -> list[str]:
-        return list(self._tests["failing"])
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """Which text of each module was executed, and of the test file."""
-        return dict(json.loads(self.kept.with_name(f"{self.kept.name}.digests").read_text()))
-
-    @cache  # noqa: B019
-    def lines(self, module: str) -> dict[int, list[str]]:
-        from coverage import CoverageData
-
-        data = CoverageData(f"{self.kept}.coverage")
-        data.read()
-        return data.contexts_by_lineno(module)
+        tests further down use it, too, so that all of them follow.
+        """
+        chosen = lines if lines is not None else self.lines.get(module, {}).keys() | self.setup.get(module, {}).keys()
+        bits = shared = 0
+        for line in chosen:
+            bits |= self.lines.get(module, {}).get(line, 0)
+            shared |= self.setup.get(module, {}).get(line, 0)
+        bits |= shared
+        found = [name for place, name in enumerate(self.names) if bits >> place & 1 and name in self.seconds]
+        some = set(found)
+        rest = [name for name in self.seconds if name not in some] if shared else []
+        return sorted(found, key=self.seconds.__getitem__) + sorted(rest, key=self.seconds.__getitem__)
 
 
 class Traces:
@@ -201,44 +189,49 @@ class Traces:
             kept = folder / "texts" / digest
             if not kept.is_file():
                 kept.write_bytes(text)
-        self._traces: dict[str, Trace] = {}
 
     def kept(self, file: str) -> Path:
-        return self.folder / file.replace("/", "+")
+        return self.folder / f"{file.replace('/', '+')}.gz"
+
+    def _kept_digests(self, file: str) -> Path:
+        return self.folder / f"{file.replace('/', '+')}.digests"
 
     def known(self, file: str) -> bool:
         """Whether a test file was traced as it is now."""
-        digests = self.folder / f"{self.kept(file).name}.digests"
+        digests = self._kept_digests(file)
         return digests.is_file() and json.loads(digests.read_text())[file] == self._digest(file)
 
     def keep(self, file: str, found: Path) -> None:
         """Take over what `trace` has found."""
-        self._traces.pop(file, None)
-        for ending in (".coverage", ".tests"):
-            shutil.copy(f"{found}{ending}", f"{self.kept(file)}{ending}")
-        digests = self.digests | {file: self._digest(file)}
-        (self.folder / f"{self.kept(file).name}.digests").write_text(json.dumps(digests))
+        self.kept(file).write_bytes(found.read_bytes())
+        self._kept_digests(file).write_text(json.dumps(self.digests | {file: self._digest(file)}))
+        found.unlink()
 
+    @cache  # noqa: B019
     def of(self, file: str) -> Trace:
-        return self._traces.setdefault(file, Trace(self.kept(file)))
+        found = json.loads(gzip.decompress(self.kept(file).read_bytes()))
+        failing = set(found["failing"])
+        lines, setup = (
+            {module: {int(line): int(tests, 16) for line, tests in one.items()} for module, one in found[key].items()}
+            for key in ("lines", "setup")
+        )
+        seconds = {name: one for name, one in found["seconds"].items() if name not in failing}
+        digests = json.loads(self._kept_digests(file).read_text())
+        return Trace(list(found["seconds"]), seconds, found["failing"], lines, setup, digests)
 
-    def executing(self, file: str, module: str, where: Place) -> list[str]:
-        """The tests of a file that execute a statement, the fastest first. A statement outside of functions runs on import: first
-
-        come the tests that execute any function of its module, then the others, which may use its tables and constants.
-        """
+    def executing(self, file: str, places: Mapping[str, Set[int]]) -> list[str]:
+        """The tests of a file that execute any of these lines of modules, the fastest first."""
         one = self.of(file)
-        contexts, tests = one.lines(module), one.seconds.keys()
-        if where.inside:
+        chosen: dict[str, None] = {}
+        for module, lines in places.items():
             former = self._former(one.digests.get(module, ""), module)
-            lines = {former[line] for line in range(where.first, where.last + 1) if line in former}
-            found = {context for line in lines for context in contexts.get(line, ()) if context}
-        else:
-            found = {context for names in contexts.values() for context in names if context}
-        # Later tests use the same fixtures; and every test may use what the module made on import.
-        all_of_them = any(context.startswith(SETUP) for context in found) or (bool(contexts) and not where.inside)
-        chosen = tests if all_of_them else found & tests
-        return sorted(chosen, key=lambda name: (name not in found, one.seconds[name]))
+            then = {former[line] for line in lines if line in former}
+            chosen |= dict.fromkeys(one.executing(module, then))
+        return sorted(chosen, key=one.seconds.__getitem__)
+
+    def using(self, file: str, module: str) -> list[str]:
+        """The tests of a file that execute anything in a module's functions, the fastest first."""
+        return self.of(file).executing(module, None)
 
     @cache  # noqa: B019
     def _former(self, digest: str, module: str) -> dict[int, int]:
@@ -253,7 +246,3 @@ class Traces:
 
     def _digest(self, file: str) -> str:
         return hashlib.sha256((self.root / file).read_bytes()).hexdigest()
-
-
-if __name__ == "__main__":
-    sys.exit(trace(*sys.argv[2:]) if sys.argv[1] == "trace" else run(sys.argv[2]))

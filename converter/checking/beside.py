@@ -9,6 +9,7 @@ from converter import formats
 from converter.errors import FormatError, LimitError, ManifestError, SourceError, UnsupportedError
 from converter.formats.companions import CONFIG
 from converter.io.strict_json import config_beside
+from converter.models.misfit import misfits as contradicted
 from converter.models.tokenizers import folder as beside
 from converter.models.tokenizers.tokenizer import NORMAL
 from converter.opening import folder_beside
@@ -19,26 +20,35 @@ if TYPE_CHECKING:
     from converter.models.recognition import Recognition
     from converter.tensors.catalogue import Catalogue
 
-# What the embedding of tokens is called, after the last prefix.
+# What the embedding of tokens is called, without a prefix.
 _EMBEDDINGS: Final = (
     *("wte.weight", "embed_tokens.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight"),
     *("token_embd.weight", "shared.weight"),
 )
-_ROLES: Final = ("bos_token_id", "eos_token_id", "decoder_start_token_id")  # padding may lie outside of the embedding
+# The keys of special tokens, and the rule for one that has no row. Many models never look up the row of padding.
+_ROLES: Final = {
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "decoder_start_token_id"), "token-id"),
+    "pad_token_id": "padding",
+}
+_NONE: Final = -1  # what older files say for "no such token"
 
 
 def misfits(catalogue: Catalogue, recognition: Recognition | None) -> Iterator[Fault]:
     """Yield what does not fit. `catalogue` has the names of its format."""
     folder = None if "://" in catalogue.location else folder_beside(catalogue)
-    if folder is not None and (folder / CONFIG).is_file() and (read := config_beside(folder))[0] is None:
+    if folder is not None and (folder / CONFIG).exists() and (read := config_beside(folder))[0] is None:
         yield Fault("config", CONFIG, read[1] or "it can't be read")
     if recognition is not None:
         for said in recognition.contradictions:
             yield Fault("config", CONFIG, said)
+    known = formats.canonical(catalogue)
+    if recognition is None:
+        whole = not catalogue.missing and formats.alone(catalogue) is None
+        for said in contradicted(known, known.config or {}, whole=whole):
+            yield Fault("config", CONFIG, said)
     rows = embedding_rows(catalogue)
     if rows is None:
         return
-    known = formats.canonical(catalogue)
     yield from _special(known.config or {}, rows)
     if recognition is None:
         yield from _sizes(known.config or {}, rows)
@@ -64,11 +74,12 @@ def embedding_rows(catalogue: Catalogue) -> int | None:
 
 
 def _special(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:
-    for key in _ROLES:
+    for key, rule in _ROLES.items():
         value = config.get(key)
         for number in value if type(value) is list else (value,):
-            if type(number) is int and number >= rows:
-                yield Fault("token-id", CONFIG, f"`{key}` is {number:,}, and the embedding has {plural(rows, 'row')}")
+            if type(number) is not int or 0 <= number < rows or number == _NONE:
+                continue
+            yield Fault(rule, CONFIG, f"`{key}` is {number:,}, and the embedding has {plural(rows, 'row')}")
 
 
 def _sizes(config: Mapping[str, Any], rows: int) -> Iterator[Fault]:

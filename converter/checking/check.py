@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from converter import formats
 from converter.checking.beside import misfits
-from converter.checking.layers import gaps
+from converter.checking.layers import gaps, odd_ones
 from converter.checking.rules import ERROR, RULES, WARNING
 from converter.errors import (
     AmbiguousError,
@@ -21,29 +23,33 @@ from converter.errors import (
     ManifestError,
     PickleError,
     ProgramError,
+    RootError,
     TruncatedPickleError,
 )
 from converter.io.source import STEP
-from converter.models.buffers import buffers
 from converter.models.masks import droppable
-from converter.models.recognition import Outline, Recognition, recognise
+from converter.models.recognition import Outline, Recognition, buffers, recognise, tied_back
+from converter.models.ties import is_tied, stored_twice
 from converter.opening import open_checkpoint
-from converter.reports.checking import CheckedReport, CheckReport, FaultReport
+from converter.reports.checking import CheckedReport, CheckReport, FaultReport, UnreadReport
 from converter.scanning.danger import verdict
 from converter.statistics.faults import Fault, Measured, faults
 from converter.statistics.measuring import measured
-from converter.tensors.guards import check_expansion
-from converter.tensors.verified import checked
+from converter.steps import step
+from converter.tensors.catalogue import Catalogue
+from converter.tensors.crc_checked import checked
+from converter.tensors.equality import equal
+from converter.tensors.guards import check_expansion, held_instead
 from converter.words import DANGEROUS
 
 if TYPE_CHECKING:
     from converter.models.recognition import Shaped
-    from converter.tensors.catalogue import Catalogue
+    from converter.reports.details import StatisticsReport
     from converter.tensors.tensor import Storage, Tensor
     from converter.words import Root
 
 Progress = Callable[[int], None]
-# What a file that can't be read is said to be. Other causes are no fault of the file: then it could not be checked.
+# The rule for each cause of a failed read. Any other cause is not the file's fault: it could not be checked.
 _CAUSES: Final = (
     (CutOffError, "cut-off"),
     (TruncatedPickleError, "cut-off"),
@@ -57,21 +63,36 @@ _MOST: Final = 100  # names of one rule that are reported for a checkpoint
 
 
 def check(
-    locations: Sequence[str | Path],
+    locations: Sequence[str | Path | Catalogue],
     *,
     root: Root = None,
     threads: int | None = None,
     progress: Progress | None = None,
     starting: Callable[[int], None] | None = None,
+    going_on: bool = False,
 ) -> CheckReport:
     """Check checkpoints. `starting` is called with the bytes of each before it is read, `progress` as they are read.
 
-    Raises SourceError or LimitError for one that can't be opened for a reason of its own, ForeignFileError for a file that
-    is no checkpoint.
+    A catalogue that is given stays open. Raises an error if a checkpoint can't be opened and that is no fault of it: SourceError
+    or LimitError, and ForeignFileError for a file that is no checkpoint. With `going_on` the report has that error in `unread`,
+    and the other checkpoints are checked all the same.
     """
-    found = [_checked(location, root, threads, progress, starting) for location in locations]
+    found, unread = [], []
+    for location in locations:
+        name = location.location if isinstance(location, Catalogue) else str(location)
+        with step("check", name):
+            start = time.perf_counter()
+            try:
+                one = _checked(location, root, threads, progress, starting)
+            except ConverterError as error:
+                if not going_on:
+                    raise
+                told = {"class": type(error).__name__, "message": f"{error}{error.advice}"}
+                unread.append(UnreadReport(name, told))
+            else:
+                found.append(replace(one, seconds=time.perf_counter() - start))
     levels = {level: sum(one.count(level) for one in found) for level in (ERROR, WARNING)}
-    return CheckReport(tuple(found), levels)
+    return CheckReport(tuple(found), levels, tuple(unread) or None)
 
 
 def fails(report: CheckReport, *, warnings: bool) -> bool:
@@ -80,12 +101,14 @@ def fails(report: CheckReport, *, warnings: bool) -> bool:
 
 
 def _checked(
-    location: str | Path,
+    location: str | Path | Catalogue,
     root: Root,
     threads: int | None,
     progress: Progress | None,
     starting: Callable[[int], None] | None,
 ) -> CheckedReport:
+    if isinstance(location, Catalogue):
+        return _of(location, threads, progress, starting)
     try:
         catalogue = open_checkpoint(location, root=root)
     except ConverterError as error:
@@ -94,30 +117,38 @@ def _checked(
             raise
         return CheckedReport(str(location), "", "", 0, 0, tuple(_reports([Fault(rule, "", str(error))])))
     with catalogue:
-        check_expansion(catalogue)
-        known = formats.canonical(catalogue)
-        shaped: dict[str, Shaped] = dict(known)
-        shaped |= {other.name: Outline(other.shape) for other in known.unsupported if other.shape is not None}
-        recognition = recognise(shaped, known.config)
-        if starting is not None:
-            starting(sum(tensor.nbytes for tensor in catalogue.values()))
-        found = [
-            *_opening(catalogue),
-            *_model(catalogue, recognition),
-            *misfits(catalogue, recognition),
-            *_values(catalogue, recognition, threads, progress),
-            *_masks(known, recognition),
-        ]
-        catalogue.check_unchanged()
-        title = recognition.family.described(recognition.sizes) if recognition is not None else ""
-        nbytes = sum(file.nbytes for file in catalogue.origin.files)
-        return CheckedReport(
-            catalogue.location, catalogue.format, title, len(catalogue), nbytes, tuple(_reports(found))
-        )
+        return _of(tied_back(catalogue, recognise(catalogue, catalogue.config)), threads, progress, starting)
+
+
+def _of(
+    catalogue: Catalogue,
+    threads: int | None,
+    progress: Progress | None,
+    starting: Callable[[int], None] | None,
+) -> CheckedReport:
+    check_expansion(catalogue)
+    known = formats.canonical(catalogue)
+    shaped: dict[str, Shaped] = dict(known)
+    shaped |= {other.name: Outline(other.shape) for other in known.unsupported if other.shape is not None}
+    recognition = recognise(shaped, known.config)
+    if starting is not None:
+        starting(sum(tensor.nbytes for tensor in catalogue.values()))
+    found = [
+        *_opening(catalogue),
+        *_model(catalogue, recognition),
+        *odd_ones(catalogue, shapes=recognition is None),
+        *misfits(catalogue, recognition),
+        *_values(catalogue, recognition, threads, progress),
+        *_masks(known, recognition),
+    ]
+    catalogue.check_unchanged()
+    title = recognition.family.described(recognition.sizes) if recognition is not None else ""
+    nbytes = sum(file.nbytes for file in catalogue.origin.files)
+    return CheckedReport(catalogue.location, catalogue.format, title, len(catalogue), nbytes, tuple(_reports(found)))
 
 
 def _rule(error: ConverterError) -> str | None:
-    if isinstance(error, (AmbiguousError, ForeignFileError, ProgramError)):
+    if isinstance(error, (AmbiguousError, ForeignFileError, ProgramError, RootError)):
         return None
     return next((rule for cause, rule in _CAUSES if isinstance(error, cause)), None)
 
@@ -149,7 +180,7 @@ def _opening(catalogue: Catalogue) -> Iterator[Fault]:
     if said == DANGEROUS:
         yield from (Fault("dangerous", "", reason) for reason in reasons[:_MOST])
     if not catalogue and not catalogue.unsupported and not catalogue.facts.get("program"):
-        yield Fault("empty", "", "it holds no tensor")
+        yield Fault("empty", "", f"it holds no weights{held_instead(catalogue)}")
 
 
 def _model(catalogue: Catalogue, recognition: Recognition | None) -> Iterator[Fault]:
@@ -165,9 +196,6 @@ def _model(catalogue: Catalogue, recognition: Recognition | None) -> Iterator[Fa
         yield Fault("shape", wrong.name, f"it is {'×'.join(map(str, wrong.found)) or 'a scalar'}: expected {sizes}")
     for name in recognition.unexpected:
         yield Fault("unexpected", name, f"{recognition.family.title} does not have it")
-    told = (formats.canonical(catalogue).config or {}).get("tie_word_embeddings")
-    if recognition.tied_head == "untied" and told is not False:
-        yield Fault("untied", next(iter(recognition.family.followers)), "it is not tied to the embedding")
 
 
 def _values(
@@ -178,7 +206,10 @@ def _values(
     held = buffers(catalogue, recognition)
     tensors: list[tuple[str, Tensor]] = list(sound.items())
     results = measured(
-        [tensor for _, tensor in tensors], threads=threads if catalogue.concurrent else 1, progress=progress
+        [tensor for _, tensor in tensors],
+        names=list(sound),
+        threads=threads if catalogue.concurrent else 1,
+        progress=progress,
     )
     found: list[Measured] = []
     damaged: set[int] = set()
@@ -189,6 +220,7 @@ def _values(
         else:
             found.append(Measured(name, tensor, one, name in held))
     yield from faults(found)
+    yield from _heads(catalogue, recognition, {one.name: one.stats for one in found})
     used = {id(tensor.storage) for _, tensor in tensors}
     for storage in {id(one): one for one in sound.storages}.values():
         if id(storage) not in used and storage.crc32 is not None:
@@ -198,6 +230,27 @@ def _values(
     except ArchiveError as error:
         if not damaged:
             yield Fault("damaged", "", str(error))
+
+
+def _heads(
+    catalogue: Catalogue, recognition: Recognition | None, stats: Mapping[str, StatisticsReport]
+) -> Iterator[Fault]:
+    """Heads that are tensors of their own, although the model ties them to an embedding."""
+    followers = recognition.followers if recognition is not None else {}
+    compared = set[str]()
+    for head, name, tied in stored_twice(catalogue, catalogue.config, followers):
+        one = stats.get(head)
+        if not tied or one is None or name not in stats or not catalogue.concurrent:  # a server sends each byte once
+            continue
+        compared.add(head)
+        if one == stats[name] and equal(catalogue[head], catalogue[name]):
+            yield Fault("stored-twice", head, f"it equals {name}, to which the model ties it")
+        else:
+            yield Fault("untied", head, f"it differs from {name}, though the model ties the two")
+    if recognition is None or recognition.tied_head != "untied" or not compared.isdisjoint(followers):
+        return
+    if is_tied(formats.canonical(catalogue).config) is not False:
+        yield Fault("untied", next(iter(recognition.family.followers)), "it is not tied to the embedding")
 
 
 def _unread(storage: Storage) -> Iterator[Fault]:

@@ -1,77 +1,100 @@
-"""What `check` found as SARIF and as JUnit."""
+"""What `check` found as SARIF, as JUnit, and as a summary in Markdown."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.checking.rules import RULES
-from converter.io.publish import write_report
-from converter.reports import junit, sarif
+from converter.checking.rules import ERROR, RULES, WARNING
+from converter.reports import markdown, sarif
+from converter.reports.junit import DONE, Case, Suite
+from converter.text import as_code, plural
 
 if TYPE_CHECKING:
     from converter.reports.checking import CheckedReport, CheckReport, FaultReport
 
-_IDS: Final = tuple(RULES)
+_PAGE: Final = "check.md#what-is-a-fault"
+_DANGER: Final = {"dangerous": 9.8}  # how bad a rule is for security, where it is
+SARIF_RULES: Final = tuple(
+    sarif.Rule(id, rule.level, rule.title, rule.meaning, _PAGE, _DANGER.get(id)) for id, rule in RULES.items()
+)
 
 
 def to_sarif(report: CheckReport) -> dict[str, Any]:
     """The report as a SARIF log with one run: a result for each fault."""
+    results = [
+        sarif.Result(fault.rule, fault.level, _said(fault), index, place=fault.name)
+        for index, one in enumerate(report.checkpoints)
+        for fault in one.faults
+    ]
     return sarif.log(
-        [
-            {
-                "id": id,
-                "shortDescription": {"text": rule.title},
-                "fullDescription": {"text": rule.meaning},
-                "defaultConfiguration": {"level": rule.level},
-            }
-            for id, rule in RULES.items()
-        ],
+        SARIF_RULES,
         [(one.location, one.nbytes) for one in report.checkpoints],
-        [_result(index, one, fault) for index, one in enumerate(report.checkpoints) for fault in one.faults],
+        results,
+        unread=[(one.error["message"], one.error["class"]) for one in report.unread or ()],
     )
 
 
-def to_junit(report: CheckReport) -> bytes:
-    """The report as JUnit: a suite for each checkpoint, with a case for each kind of fault, failed if there is one."""
-    return junit.document("cerebras-tool check", [(one.location, _cases(one)) for one in report.checkpoints])
+def suites(report: CheckReport, *, warnings: bool = False) -> list[Suite]:
+    """A suite for each checkpoint, with a case for each kind of fault: it failed if there is one that fails the check.
+
+    What could not be checked has a suite with one case, which is an error.
+    """
+    checked = [
+        Suite(one.location, _cases(one, warnings), one.seconds, {"format": one.format, "model": one.title})
+        for one in report.checkpoints
+    ]
+    return checked + [
+        Suite(one.location, [Case(one.location, DONE, "error", one.error["class"], one.error["message"], error=True)])
+        for one in report.unread or ()
+    ]
 
 
-def write_reports(report: CheckReport, *, sarif_path: Path | None, junit_path: Path | None) -> None:
-    """Write the report to files, over older ones. Raises OutputError."""
-    if sarif_path is not None:
-        sarif.write(to_sarif(report), sarif_path)
-    if junit_path is not None:
-        write_report(junit_path, to_junit(report))
+def to_markdown(report: CheckReport, *, failed: bool) -> str:
+    """The summary: a table of the checkpoints, then the faults of each."""
+    return markdown.summary(
+        f"cerebras-tool check: {_outcome(report, failed)}",
+        [f"{plural(report.counts[ERROR], 'error')}, {plural(report.counts[WARNING], 'warning')}"],
+        ("checkpoint", "model", "tensors", "errors", "warnings"),
+        [
+            [
+                as_code(one.location),
+                as_code(one.title) if one.title else "",
+                *(f"{count:,}" for count in (one.tensors, one.count(ERROR), one.count(WARNING))),
+            ]
+            for one in report.checkpoints
+        ],
+        [
+            *(
+                (one.location, [f"could not be checked: {as_code(one.error['message'], 2000)}"])
+                for one in report.unread or ()
+            ),
+            *(
+                (one.location, [f"{fault.level}: {fault.rule}, {as_code(_said(fault), 500)}" for fault in one.faults])
+                for one in report.checkpoints
+            ),
+        ],
+    )
 
 
-def _result(index: int, one: CheckedReport, fault: FaultReport) -> dict[str, Any]:
-    location: dict[str, Any] = {
-        "physicalLocation": {"artifactLocation": {"uri": sarif.uri(one.location), "index": index}}
-    }
-    if fault.name:
-        location["logicalLocations"] = [{"fullyQualifiedName": sarif.printable(fault.name), "kind": "member"}]
-    said = f"{fault.name}: {fault.message}" if fault.name else fault.message
-    return {
-        "ruleId": fault.rule,
-        "ruleIndex": _IDS.index(fault.rule),
-        "level": fault.level,
-        "message": {"text": sarif.printable(said)},
-        "locations": [location],
-    }
+def _outcome(report: CheckReport, failed: bool) -> str:
+    found = "faults" if failed else "sound"
+    return f"{found}, and {len(report.unread):,} could not be checked" if report.unread else found
 
 
-def _cases(one: CheckedReport) -> list[junit.Case]:
-    """A case for each kind of fault, so that their names stay the same; warnings do not fail."""
+def _said(fault: FaultReport) -> str:
+    return f"{fault.name}: {fault.message}" if fault.name else fault.message
+
+
+def _cases(one: CheckedReport, warnings: bool) -> list[Case]:
+    """A case for each kind of fault, so that their names stay the same."""
     found: dict[str, list[FaultReport]] = {}
     for fault in one.faults:
         found.setdefault(fault.rule, []).append(fault)
     cases = []
     for id, rule in RULES.items():
         faults = found.get(id, [])
-        if faults and rule.level == "error":
-            detail = "\n".join(f"{fault.name}: {fault.message}" if fault.name else fault.message for fault in faults)
-            cases.append(junit.Case(one.location, id, rule.title, rule.level, detail))
+        if faults and (warnings or rule.level == ERROR):
+            cases.append(Case(one.location, id, rule.title, rule.level, "\n".join(map(_said, faults))))
         else:
-            cases.append(junit.Case(one.location, id))
+            cases.append(Case(one.location, id))
     return cases

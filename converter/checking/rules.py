@@ -23,6 +23,10 @@ class Rule:
 _AGAIN: Final = "Get the file again from where it came from, and compare its size and SHA-256 with those given there."
 _RUN: Final = "Go back to the last checkpoint before it, or find the step of the training or conversion that made it."
 _FIT: Final = "Take the file that belongs to these weights, or correct the one that is wrong."
+_TWICE: Final = "A layer written twice looks like this; so does a model made deeper by copying."
+_PAD: Final = "transformers refuses it in most models: enlarge the embedding, or take another token."
+_MIXED: Final = "Shards of two revisions look like this; so does a choice for one layer."
+_SCALED: Final = "A matrix that was scaled twice, or never, looks like this; so does one that the training let fade."
 
 RULES: Final = {
     "cut-off": Rule(ERROR, "The file ends too early", _AGAIN),
@@ -45,12 +49,18 @@ RULES: Final = {
     "dead": Rule(ERROR, "A tensor is zero, and those of other layers are not", _RUN),
     "constant": Rule(ERROR, "All elements of a matrix are equal, and those of other layers are not", _RUN),
     "hole": Rule(WARNING, "A part of a matrix is zero", "A download with a hole looks like this; so does pruning."),
+    "twin": Rule(WARNING, "Two layers hold the same numbers", _TWICE),
+    "odd-scale": Rule(WARNING, "The numbers of a matrix are far larger or smaller than in all other layers", _SCALED),
+    "odd-dtype": Rule(WARNING, "A tensor has another dtype than in all other layers", _MIXED),
+    "odd-shape": Rule(WARNING, "A tensor has another shape than in all other layers", _FIT),
     "negative-variance": Rule(ERROR, "A variance is negative", _RUN),
     "mask": Rule(ERROR, "A mask does not hold what the architecture puts there", _AGAIN),
     "config": Rule(ERROR, "config.json does not fit the tensors", _FIT),
     "token-id": Rule(ERROR, "A special token has no row in the embedding", _FIT),
+    "padding": Rule(WARNING, "The padding token has no row in the embedding", _PAD),
     "tokenizer": Rule(ERROR, "The tokenizer contradicts itself", _FIT),
     "vocabulary": Rule(ERROR, "The tokenizer has more tokens than the embedding has rows", _FIT),
     "added-tokens": Rule(WARNING, "Added tokens have no row in the embedding", _FIT),
     "untied": Rule(WARNING, "The head is not tied to the embedding", "The architecture ties them unless it is told otherwise."),
+    "stored-twice": Rule(WARNING, "The head equals the embedding and is stored beside it", "`convert --tie` writes both once."),
 }  # fmt: skip

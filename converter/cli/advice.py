@@ -1,4 +1,4 @@
-"""What to say about a command line that is wrong as it was typed. Imported only when one is."""
+"""What to say about a mistyped command line. Imported only when one was typed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Final
+
+import typer
 
 # What people type who come from another program, and what it is called here. `{}` is the rest of the line.
 _OTHER_COMMANDS: Final = {
@@ -30,13 +32,14 @@ _OTHER_OPTIONS: Final = {
     **dict.fromkeys(("--split", "--shard-size"), "--max-shard-size"),
     "--silent": "--quiet",
 }
+_BEFORE: Final = {"--offline": "--offline", "--limit": "--limit NAME=VALUE"}  # they hold for every command
 
 
 def no_command(args: Sequence[str], commands: Sequence[str]) -> str:
     """A sentence about a command line whose first word is no command."""
     word, *rest = args
     if os.path.lexists(word):
-        return f"`{word}` is no command, but it is a file or a folder here: `cerebras-tool inspect {shlex.quote(word)}`"
+        return f"`{word}` is a file or a folder here, not a command: `cerebras-tool inspect {shlex.quote(word)}`"
     if word in _OTHER_COMMANDS:
         meant = _OTHER_COMMANDS[word].format(shlex.join(rest)).strip()
     elif near := get_close_matches(word, commands, n=1):
@@ -48,14 +51,18 @@ def no_command(args: Sequence[str], commands: Sequence[str]) -> str:
 
 def usage(error: Any) -> str:
     """A sentence about what is wrong with a command line. `error` is typer's."""
-    said: str = error.format_message().rstrip(".")
+    # typer calls every such error an invalid value. The sentence of an error that a command itself raised says more.
+    ours = isinstance(error, typer.BadParameter) and error.param is None and error.param_hint is None
+    said: str = (error.message if ours else error.format_message()).rstrip(".")
     context = error.ctx
     word = vars(error).get("option_name")
     if word is not None:
         known = [name for param in context.command.params for name in (*param.opts, *param.secondary_opts)]
         said = f"there is no option {word}"
-        if word in _OTHER_OPTIONS:
-            said += f"; say {_OTHER_OPTIONS[word]}"
+        if word in _BEFORE:
+            return f"{word} belongs before the command: `cerebras-tool {_BEFORE[word]} {context.info_name} …`"
+        if word in _OTHER_OPTIONS and (there := _there(_OTHER_OPTIONS[word], known)):
+            said += f"; say {there}"
         elif near := _near(word, known):
             said += f"; did you mean {' or '.join(near)}?"
     else:
@@ -64,6 +71,11 @@ def usage(error: Any) -> str:
         return said
     help_ = f"`{context.command_path} --help`"
     return f"{said} ({help_} lists all)" if word is not None else f"{said}; see {help_}"
+
+
+def _there(said: str, known: Sequence[str]) -> str:
+    """What to say in place of an option of another program, without the options that this command does not have."""
+    return " or ".join(option for option in said.split(" or ") if not option.startswith("--") or option in known)
 
 
 def _near(word: str, known: Sequence[str]) -> list[str]:

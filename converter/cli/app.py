@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, Final
@@ -17,6 +19,7 @@ from typer.models import CommandInfo
 from converter.cli.streams import without_commands_on_streams
 from converter.errors import ConverterError
 from converter.text import safe_text
+from converter.words import typed
 
 # In the order of `--help`. A command's function has the name of its module.
 _MODULES: Final = (
@@ -26,16 +29,23 @@ _MODULES: Final = (
     "converter.cli.commands.convert",
     "converter.cli.commands.scan",
     "converter.cli.commands.verify",
+    "converter.cli.commands.diff",
+    "converter.cli.commands.batch",
+    "converter.cli.commands.browse",
     "converter.cli.commands.models",
     "converter.cli.commands.download",
+    "converter.cli.commands.schema",
     "converter.cli.commands.sample",
     "converter.cli.commands.demo",
     "converter.cli.commands.help",
 )
 _COMMANDS: Final = {module.rpartition(".")[2]: module for module in _MODULES}
-_COMPLETE: Final = "_CEREBRAS_TOOL_COMPLETE"  # a shell sets it to ask for completion
+_COMPLETE: Final = "_CEREBRAS_TOOL_COMPLETE"  # a shell sets it to ask; converter/cli/shells.py answers
 _ENGINES: Final = {"numpy": "numpy", "transformers": "transformers", "llama.cpp": "xllamacpp"}  # the package of each
-_SHELLS: Final = ("bash", "zsh", "fish")
+# What an extra's condition in the package's metadata looks like, and the name of a package that is asked for.
+_EXTRA: Final = re.compile(r"extra == ['\"]([\w-]+)['\"]")
+_PACKAGE: Final = re.compile(r"[\w.-]+")
+_FOR_THE_PROJECT: Final = ("dev", "fuzz", "peers", "bench")  # extras that no command needs
 _AS_JSON: Final = "converter.cli.app.as_json"
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 # What is wrong with a command line as it was typed. typer does not export this class.
@@ -43,15 +53,26 @@ _UsageError: Final[Any] = typer.BadParameter.__bases__[0]
 
 
 class _Command(TyperCommand):
-    """A command. Its help says how an argument is written and no type, and ends with examples."""
+    """A command. Its help shows how an argument is written instead of its type, and ends with examples."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The options and arguments as the line of usage has them."""
+        """The options and arguments as the usage line shows them."""
         arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
         return [
             "[OPTIONS]",
             *(word if param.required else f"[{word}]" for param in arguments for word in [_word(param)]),
         ]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command line. If they are wrong, the reports that they ask for say so."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            from converter.cli.unread import write_reports
+
+            write_reports(str(self.name), self.get_params(ctx), words, error)
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and options."""
@@ -106,9 +127,20 @@ class _Commands(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Note whether `--version` is asked for as JSON, and read the options before the command."""
+        """Note what was typed, and read the options before the command."""
         ctx.meta[_AS_JSON] = "--json" in args
+        ctx.with_resource(typed(args))  # until this invocation ends
         return super().parse_args(ctx, args)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read the options before the command. Typer would end without a word at Control-C."""
+        with _interruptible():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Find the command and run it. A command itself says what Control-C leaves; here it was not begun."""
+        with _interruptible():
+            return super().invoke(ctx)
 
     def main(
         self,
@@ -120,21 +152,37 @@ class _Commands(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command line and end the process. An error in the command line is one sentence, as all errors are."""
-        if os.environ.get(_COMPLETE):
-            completion: Any = import_module("typer.completion")
-            completion.completion_init()  # without it, no shell is known
         try:
+            if asked := os.environ.get(_COMPLETE):
+                from converter.cli.shells import answer
+
+                for line in answer(self, asked):
+                    typer.echo(line)
+                sys.exit(0)
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except _UsageError as error:
             if not standalone_mode:
                 raise
             from converter.cli.advice import usage
+            from converter.cli.commands import USAGE, Ended, tell_json
 
-            typer.echo(f"error: {safe_text(usage(error), 2000)}", err=True)
+            said = usage(error)
+            if "--json" in (sys.argv[1:] if args is None else args):
+                tell_json(Ended(said, USAGE))
+            typer.echo(f"error: {safe_text(said, 2000)}", err=True)
             code = error.exit_code
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was left half done", err=True)
+        raise typer.Exit(130) from None
 
 
 @cache
@@ -178,7 +226,7 @@ def main() -> None:
                 sys.stderr.flush()
                 sys.stdout.flush()
             except BrokenPipeError:
-                # The reader of our output has gone away. The interpreter would complain about that once more at its end.
+                # The reader of our output has gone away. The interpreter would complain about that once more when it exits.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -192,7 +240,7 @@ def _main(
             "-V",
             is_eager=True,
             callback=_version,
-            help="Print the version; with --json also which engines are there.",
+            help="Print the version; with --json also which engines and extras are there.",
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="With --version: one JSON document.")] = False,
@@ -207,12 +255,15 @@ def _main(
         ),
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Use no network; read only what is in the local cache.")
+        bool,
+        typer.Option(
+            "--offline", envvar="CEREBRAS_TOOL_OFFLINE", help="Use no network; read only what is in the local cache."
+        ),
     ] = False,
     limit: Annotated[
         list[str] | None,
         typer.Option(
-            "--limit", metavar="NAME=VALUE", help="Set a limit on what inputs may ask for (docs/security/limits.md)."
+            "--limit", metavar="NAME=VALUE", help="Set a limit on what inputs may ask for; a wrong NAME lists all."
         ),
     ] = None,
 ) -> None:
@@ -244,20 +295,43 @@ def _version(context: typer.Context, wanted: bool) -> None:
     if not context.meta[_AS_JSON]:
         typer.echo(f"cerebras-tool {number}")
         raise typer.Exit
-    import json
     import platform
     from importlib.util import find_spec
 
+    from converter.reports import to_json
+    from converter.reports.version import VersionReport
+
     engines = {name: find_spec(module) is not None for name, module in _ENGINES.items()}
-    typer.echo(json.dumps({"version": number, "python": platform.python_version(), "engines": engines}))
+    extras = {extra: all(map(_is_installed, packages)) for extra, packages in _extras().items()}
+    typer.echo(to_json(VersionReport(number, platform.python_version(), engines, extras)))
     raise typer.Exit
+
+
+def _extras() -> dict[str, list[str]]:
+    """The packages that each extra installs, without those for work on the project itself."""
+    from importlib.metadata import requires
+
+    found: dict[str, list[str]] = {}
+    for line in requires("cerebras-tool") or ():
+        package, _, condition = line.partition(";")
+        if (extra := _EXTRA.search(condition)) and extra[1] not in _FOR_THE_PROJECT:
+            found.setdefault(extra[1], []).extend(_PACKAGE.findall(package)[:1])
+    return found
+
+
+def _is_installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _completion(shell: str | None) -> None:
     if shell is not None:
-        completion: Any = import_module("typer.completion")
-        if shell not in _SHELLS:
-            raise typer.BadParameter(f"{shell!r} is not one of {', '.join(_SHELLS)}")
-        completion.completion_init()
-        typer.echo(completion.get_completion_script(prog_name="cerebras-tool", complete_var=_COMPLETE, shell=shell))
+        from converter.cli.shells import script
+
+        typer.echo(script(shell))
         raise typer.Exit

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from converter.errors import ConverterError
-from converter.text import safe_text
+from converter.text import safe_name
 
 
 def models(incomplete: str) -> list[str]:
@@ -16,8 +16,18 @@ def models(incomplete: str) -> list[str]:
     return [model.short for model in declared() if model.short.casefold().startswith(incomplete.casefold())]
 
 
+def samples(incomplete: str) -> list[str]:
+    """The names of all models that `sample` writes and that begin with what was typed."""
+    from converter.sample import samples as tiny
+
+    return [name for name in (*tiny(), *models("")) if name.casefold().startswith(incomplete.casefold())]
+
+
 def tensors(ctx: Any, incomplete: str) -> list[str]:
-    """The names of tensors in the first SOURCE that begin with what was typed, one level further at a time."""
+    """The names of tensors in the first SOURCE that begin with what was typed, up to the dot where they begin to differ.
+
+    A single answer is a whole name, because a shell ends the word after it.
+    """
     # While an option has no value yet, the arguments before it are left over as they were typed.
     given = [ctx.params.get("source"), *(ctx.params.get("sources") or ()), *ctx.args]
     source = next((word for word in given if word and os.path.lexists(word)), None)
@@ -26,12 +36,12 @@ def tensors(ctx: Any, incomplete: str) -> list[str]:
     from converter.opening import open_checkpoint
 
     try:
-        names = [safe_text(name) for name in open_checkpoint(source)]
+        names = [safe_name(name) for name in open_checkpoint(source)]
     except (ConverterError, OSError):
         return []
-    found: dict[str, None] = {}
-    for name in names:
-        if name.startswith(incomplete):
-            end = name.find(".", len(incomplete)) + 1
-            found[name[:end] or name] = None
-    return list(found)
+    fitting = [name for name in names if name.startswith(incomplete)]
+    if not fitting:
+        return []
+    first, last = min(fitting), max(fitting)  # what these two begin with, all between them begin with, too
+    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return list(dict.fromkeys(name[: name.find(".", same) + 1] or name for name in fitting))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from converter.errors import ConverterError
+from converter.reports.written import DemoReport, DemoStep
 
 _STEPS: Final = (
     (
@@ -32,19 +34,21 @@ _STEPS: Final = (
 )
 
 
-def run(folder: Path | None) -> None:
-    """Run the steps in `folder`, or in a temporary folder. Raises ConverterError if a step fails."""
+def run(folder: Path | None, *, quiet: bool = False) -> DemoReport:
+    """Run the steps in `folder`, or in a temporary folder. `quiet`: print nothing. Raises ConverterError if a step fails."""
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="cerebras-tool-demo-") as temporary:
-            _run(Path(temporary))
-    else:
-        _run(folder)
+            return DemoReport(None, tuple(_run(Path(temporary), quiet)))
+    return DemoReport(str(folder), tuple(_run(folder, quiet)))
 
 
-def _run(folder: Path) -> None:
+def _run(folder: Path, quiet: bool) -> Iterator[DemoStep]:
     for title, words in _STEPS:
         arguments = [word.format(folder) for word in words]
-        print(f"\n{title}\n\n  $ cerebras-tool {' '.join(arguments)}", flush=True)
-        done = subprocess.run([sys.executable, "-m", "converter", *arguments], check=False)
+        if not quiet:
+            print(f"\n{title}\n\n  $ cerebras-tool {' '.join(arguments)}", flush=True)
+        shown = subprocess.DEVNULL if quiet else None
+        done = subprocess.run([sys.executable, "-m", "converter", *arguments], stdout=shown, check=False)
         if done.returncode:
             raise ConverterError(f"`cerebras-tool {' '.join(arguments)}` ended with exit code {done.returncode}")
+        yield DemoStep(title, ("cerebras-tool", *arguments))

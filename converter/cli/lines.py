@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from converter.cli.following import shortened
 from converter.cli.render import BAD, BOLD, GOOD, WARN, Piece, Screen, columns
 from converter.scanning.libraries import LIBRARIES
 from converter.scanning.rules import RULES, SHOWN
-from converter.text import plural, safe_text
+from converter.text import plural, safe_text, without_middle
 
 if TYPE_CHECKING:
     from converter.reports.scan import FileScan, FindingReport, PolicyReport, ScanReport
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
 _REASON: Final = 100  # characters of a reason in a line that does not go to a terminal
 _LEAST: Final = 20  # characters of a reason, at least: a shorter one would say nothing
 _LONGEST: Final = 8000  # characters of a location; a longer one is cut in its middle. Paths have up to 4096 bytes
-_HANG: Final = 4  # columns by which a line goes on farther to the right
-_NAMES: Final = 6  # globals of a library that are named in one line
-_UNBROKEN: Final = 1 << 30  # columns, if the output is not a terminal: a line a finding, however long it is
+_HANG: Final = 4  # columns by which the rest of a wrapped line is indented
+_UNBROKEN: Final = 1 << 30  # columns, if the output is not a terminal: one line for each finding, however long it is
 _VERDICTS: Final = {"plain": GOOD, "unknown-globals": WARN, "program": WARN, "dangerous": BAD, "malformed": BAD}
 
 
@@ -55,7 +53,7 @@ def scan(report: ScanReport, *, summary: bool = False) -> None:
 def _file(file: FileScan, out: Screen) -> None:
     out.line(_verdict(file), f"  {_location(file)} · {safe_text(file.kind)}", hang=_HANG)
     for line in _reasons(file):
-        out.line(line, hang=_HANG)
+        out.line(line, hang=_HANG, cut=True)
 
 
 def _reasons(file: FileScan) -> Iterator[str]:
@@ -87,7 +85,7 @@ def _line(file: FileScan, width: int | None) -> tuple[Piece, str]:
 
 
 def _location(file: FileScan) -> str:
-    return shortened(safe_text(file.location, _LONGEST))
+    return without_middle(safe_text(file.location, _LONGEST))
 
 
 def _place(finding: FindingReport) -> str:
@@ -121,17 +119,9 @@ def _package(finding: FindingReport) -> str | None:
 
 def _group(group: Sequence[FindingReport]) -> str:
     library = LIBRARIES[group[0].package or ""]
-    names = dict.fromkeys((finding.name or "").removeprefix(f"{library.package}.") for finding in group)
-    # The name of the class alone, unless two modules have a class of that name.
-    short = Counter(name.rpartition(".")[2] for name in names)
-    shown = [last if short[last := name.rpartition(".")[2]] == 1 else name for name in names]
-    listed = ", ".join([*(safe_text(name, 60) for name in shown[:_NAMES]), *(["…"] if len(shown) > _NAMES else [])])
     accepted = sum(finding.accepted is not None for finding in group)
     by_policy = f"; {accepted:,} of them accepted" if accepted else ""
-    return (
-        f"  {group[0].level}: {library.package}: {len(names):,} {library.many} ({listed}), outside the closed table; "
-        f"{library.effect}{by_policy}"
-    )
+    return f"  {group[0].level}: {library.together(finding.name or '' for finding in group)}{by_policy}"
 
 
 def _policy(policy: PolicyReport) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,8 +28,18 @@ def offer_models(incomplete: str) -> list[str]:
     return models(incomplete)
 
 
-def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[str, Any]:
-    """Let an option take one of some words, which a table elsewhere defines. `spelled` normalises a word."""
+def offer_samples(incomplete: str) -> list[str]:
+    """The names of samples that a shell offers. Imported when a shell asks."""
+    from converter.cli.completing import samples
+
+    return samples(incomplete)
+
+
+def one_of(words: Iterable[str], spelled: Callable[[str], str] = str, *, metavar: str | None = None) -> dict[str, Any]:
+    """Let an option take one of some words, which a table elsewhere defines. `spelled` normalises a word.
+
+    `metavar` stands in the help for the words, where a line has no room for them.
+    """
     known = list(words)
 
     def parser(text: str) -> str:
@@ -38,13 +49,20 @@ def one_of(words: Iterable[str], spelled: Callable[[str], str] = str) -> dict[st
         return word
 
     def offered(incomplete: str) -> list[str]:
-        return [word for word in known if word.startswith(incomplete.casefold())]
+        begun = incomplete.casefold()
+        found = [word for word in known if word.startswith(begun)]
+        if incomplete == begun or any(spelled(word.upper()) != word for word in found):
+            return found
+        # Shells drop an answer that does not begin with what was typed.
+        upper = [letter.isupper() for letter in incomplete if letter.isalpha()][-1]
+        return [incomplete + (rest.upper() if upper else rest) for rest in (word[len(begun) :] for word in found)]
 
-    return {"parser": parser, "autocompletion": offered, "metavar": f"<{'|'.join(known)}>"}
+    return {"parser": parser, "autocompletion": offered, "metavar": metavar or f"<{'|'.join(known)}>"}
 
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
-Root = Annotated[str | None, typer.Option("--root", metavar="KEY", help="Read only the tensors below this key.")]
+# A list, so that one that is given twice can be refused: of a plain option only the last would be seen.
+Root = Annotated[list[str] | None, typer.Option("--root", metavar="KEY", help="Read only the tensors below this key.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Use the averaged weights in place of the model's.")]
 Weights = Annotated[
     str | None,
@@ -55,6 +73,20 @@ Quiet = Annotated[
     bool,
     typer.Option(
         "--quiet", "-q", help="Print errors only: no progress bar and no report. --json still prints its document."
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Say on stderr how long each request, file and phase took.")
+]
+Log = Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Add the same lines to FILE, with the time.")]
+Junit = Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too; - is stdout.")]
+Sarif = Annotated[
+    Path | None, typer.Option("--sarif", metavar="PATH", help="Write what was found as SARIF 2.1.0, too; - is stdout.")
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="PATH", help="Write a page to look at in a browser, too: one file, for offline use."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
@@ -72,18 +104,40 @@ WithCode = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, help="Read and write with N threads instead of one per processor."),
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        envvar="CEREBRAS_TOOL_THREADS",
+        help="Work with N threads instead of one per processor.",
+    ),
 ]
 NoCrc = Annotated[bool, typer.Option("--no-crc", help="Don't check CRCs: read a file that has none, or is damaged.")]
 
 
-def part(root: str | None, ema: bool) -> AnyRoot:
+def check_html(html: Path | None) -> None:
+    """Raise UnsupportedError, before anything is read, if a page is asked for and can't be made here."""
+    if html is not None:
+        from converter.pages import check_installed
+
+        check_installed()
+
+
+def part(root: list[str] | None, ema: bool) -> AnyRoot:
     """The part that --root or --ema asks for, or None."""
-    if ema and root is not None:
+    if ema and root:
         raise typer.BadParameter("--root and --ema exclude each other")
-    return Part.EMA if ema else root
+    if root and len(root) > 1:
+        raise typer.BadParameter("--root takes one key, and was given more than once: run the command for each")
+    return Part.EMA if ema else next(iter(root or ()), None)
 
 
+Filter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter", metavar="GLOB", autocompletion=offer_tensors, help="Only tensors whose name matches. Repeatable."
+    ),
+]
 Include = Annotated[
     list[str] | None,
     typer.Option(

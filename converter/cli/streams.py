@@ -13,16 +13,12 @@ from converter.text import encodable, without_commands
 _HELD: Final = 1 << 16  # characters of an unfinished line that are kept
 
 
-class Lines(io.TextIOBase):
-    """A text stream that escapes commands in whole lines, even if a line was wrapped or written in pieces.
-
-    Characters that the underlying stream can't encode become similar ones, or escapes.
-    """
+class Over(io.TextIOBase):
+    """A text stream that writes to another one, in its encoding and to its terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._held = ""  # the beginning of a line
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -45,6 +41,17 @@ class Lines(io.TextIOBase):
     def writable(self) -> bool:
         """True, because this stream is only written to."""
         return True
+
+
+class Lines(Over):
+    """A text stream that escapes commands in whole lines, even if a line was wrapped or written in pieces.
+
+    Characters that the underlying stream can't encode become similar ones, or escapes.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._held = ""  # the beginning of a line
 
     def write(self, text: str) -> int:
         """Write whole lines. The beginning of the last line is kept until its end comes, or until `flush`."""

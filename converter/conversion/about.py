@@ -6,15 +6,19 @@ order. Shapes say nothing: another model of the same size has them, too.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter.errors import ConverterError
 from converter.formats.companions import CONFIG
 from converter.io.local import LocalFile
+from converter.models.called import CACHED
+from converter.models.declared import HUB
+
+if TYPE_CHECKING:
+    from converter.formats.planned import About
 
 _README: Final = "README.md"
 _FENCE: Final = "---"
@@ -23,19 +27,10 @@ _LISTED: Final = 1000  # elements of a list
 _PLACE: Final = re.compile(
     r"(?:hf://)?([A-Za-z0-9][\w.-]{0,95})/([A-Za-z0-9][\w.-]{0,95})(?:@[^/]+)?(?:/.*)?", re.ASCII
 )
-_CACHED: Final = re.compile(r"models--([A-Za-z0-9][\w.-]{0,95}?)--([A-Za-z0-9][\w.-]{0,95})", re.ASCII)
-_HUB: Final = "https://huggingface.co"
-
-
-# What programs call the weights of every model. Then the folder's name says more.
-_USUAL: Final = re.compile(
-    r"(?:pytorch_model|model|diffusion_pytorch_model|adapter_model|consolidated|checkpoint|weights|tf_model|data)"
-    r"(?:[._-][0-9]{1,9}){0,2}(?:-of-[0-9]{1,9})?"
-)
 
 
 class _Row(NamedTuple):
-    """A key of GGUF and the keys of a front matter that give it, the first that is there; of `many` all are listed."""
+    """A key of GGUF, and the keys of a front matter that give its value: the first one that is there, or with `many` all."""
 
     key: str
     names: tuple[str, ...]
@@ -52,20 +47,15 @@ _ROWS: Final = (
     _Row("general.languages", ("languages", "language"), many=True),
 )
 
-
-def called(location: str) -> str:
-    """What a checkpoint is called: its file's name without the ending, or its folder's, if every file is called like that."""
-    path = Path(location.partition("://")[2] or os.path.abspath(location))
-    name = path.stem if path.suffix else path.name
-    if _USUAL.fullmatch(name) and path.parent.name:
-        name = path.parent.name
-    return name.partition("@")[0] or "checkpoint"
+# A key of a front matter with models or datasets, the beginning of GGUF's keys for them, and where they are on the Hub.
+_SOURCES: Final = (("base_model", "general.base_model", HUB), ("datasets", "general.dataset", f"{HUB}/datasets"))
+_REPOSITORY: Final = re.compile(r"(?:([A-Za-z0-9][\w.-]{0,95})/)?([A-Za-z0-9][\w.-]{0,95})", re.ASCII)
 
 
-def about(folder: Path | None, location: str, config: Mapping[str, Any] | None) -> dict[str, str | list[str]]:
+def about(folder: Path | None, location: str, config: Mapping[str, Any] | None) -> dict[str, About]:
     """What is known about a model at a location, by GGUF's keys. `folder` is the one with its small files."""
     said = _front_matter(folder / _README) if folder is not None else {}
-    found: dict[str, str | list[str]] = {}
+    found: dict[str, About] = {}
     for row in _ROWS:
         values = [value for name in row.names for value in said.get(name, ()) if value]
         if values:
@@ -76,8 +66,22 @@ def about(folder: Path | None, location: str, config: Mapping[str, Any] | None) 
         found.setdefault("general.name", titled(name))
         if owner:
             found["general.organization"] = titled(owner)
-            found["general.source.repo_url"] = f"{_HUB}/{owner}/{name}"
+            found["general.source.repo_url"] = f"{HUB}/{owner}/{name}"
+    for key, begin, hub in _SOURCES:
+        found |= _sources(said.get(key, ()), begin, hub)
     return found
+
+
+def _sources(places: Iterable[str], begin: str, hub: str) -> Iterator[tuple[str, About]]:
+    """The keys of models or datasets that a model was made from: how many there are, and each by its number from 0."""
+    matches = [match for place in places if (match := _REPOSITORY.fullmatch(place.removeprefix(f"{hub}/")))]
+    if matches:
+        yield f"{begin}.count", len(matches)
+    for number, match in enumerate(matches):
+        yield f"{begin}.{number}.name", titled(match[2])
+        if match[1]:
+            yield f"{begin}.{number}.organization", titled(match[1])
+        yield f"{begin}.{number}.repo_url", f"{hub}/{match[0]}"
 
 
 def titled(name: str) -> str:
@@ -92,7 +96,7 @@ def _places(folder: Path | None, location: str, config: Mapping[str, Any] | None
     if location.startswith("hf://") and (match := _PLACE.fullmatch(location)):
         yield match[1], match[2]
     for parent in folder.absolute().parents if folder is not None else ():
-        if match := _CACHED.fullmatch(parent.name):
+        if match := CACHED.fullmatch(parent.name):
             yield match[1], match[2]
     path = (config or {}).get("_name_or_path")
     if type(path) is str and path.count("/") == 1 and (match := _PLACE.fullmatch(path)):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter import formats
-from converter.conversion.about import called
 from converter.conversion.job import NOTHING, Job, prepare
 from converter.dtypes import spelled
 from converter.errors import OutputError, SourceError
 from converter.formats.planned import Options
-from converter.io.publish import check_target
+from converter.hub.outputs import Target, check_target, target_of
+from converter.models.called import called
 from converter.reports import conversion as reports
-from converter.words import check, check_count
+from converter.steps import step
+from converter.tensors.losses import Loss, Losses
+from converter.words import check, check_count, option
 
 if TYPE_CHECKING:
     from converter.conversion.surgery import Surgery
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
 
-def target_format(output: Path, to: str | None) -> Format:
+def target_format(output: Target, to: str | None) -> Format:
     """The format by the output's ending, or `to`. Raises OutputError if neither says it, and WordError for an unknown word."""
     words = [format.name for format in formats.WRITABLE]
     if to is not None:
@@ -33,15 +35,15 @@ def target_format(output: Path, to: str | None) -> Format:
     asked = next((format for format in formats.WRITABLE if format.ending and output.suffix == format.ending), None)
     if to is None and asked is None:
         endings = [format.ending for format in formats.WRITABLE if format.ending]
-        raise OutputError(f"`{output}` ends in neither {' nor '.join(endings)}: say --to {', '.join(words)}")
+        raise OutputError(f"`{output}` ends in neither {' nor '.join(endings)}: say {option('to', *words)}")
     if to is not None and asked is not None and to != asked.name:
         raise OutputError(f"`{output}` ends in {output.suffix}, which is not {to}: choose one of them")
     return asked or formats.named(to or "")
 
 
 def default_output(catalogue: Catalogue, to: str, dtype: str) -> Path:
-    """Where a conversion goes if nobody says it: in the current folder, called like the checkpoint and what it becomes."""
-    format, name = formats.named(to), called(catalogue.location)
+    """Where a conversion goes if no output is given: into the current folder, named after the checkpoint and what it becomes."""
+    format, name = formats.named(to), called(catalogue.place)
     if dtype == "keep":
         sizes: Counter[str] = Counter()
         for tensor in catalogue.values():
@@ -52,16 +54,20 @@ def default_output(catalogue: Catalogue, to: str, dtype: str) -> Path:
     return Path("-".join(filter(None, (name, dtype.upper() if ending else to))) + ending)
 
 
-def check_words(output: Path, to: str | None, dtype: str) -> tuple[Format, str]:
+def check_words(output: Target, to: str | None, dtype: str) -> tuple[Format, str]:
     """The chosen format and dtype. Raises WordError or OutputError if there is no such format or dtype."""
     format, word = target_format(output, to), spelled(dtype)
-    check("dtype", word, list(dict.fromkeys(word for other in formats.WRITABLE for word in other.dtypes)))
+    check(
+        "dtype",
+        word,
+        list(dict.fromkeys(word for other in formats.WRITABLE for word in (*other.dtypes, *other.mixtures))),
+    )
     return format, word
 
 
 def convert(
     catalogue: Catalogue,
-    output: Path,
+    output: Target,
     *,
     to: str | None = None,
     dtype: str = "keep",
@@ -69,6 +75,8 @@ def convert(
     keep_buffers: bool = False,
     tokenizer: Path | None = None,
     no_tokenizer: bool = False,
+    pure: bool | None = None,
+    imatrix: Path | None = None,
     check_crc: bool = True,
     dry_run: bool = False,
     force: bool = False,
@@ -76,6 +84,7 @@ def convert(
     ignore_globals: bool = False,
     carry_values: bool = False,
     with_code: bool = False,
+    tie: bool = False,
     threads: int | None = None,
     surgery: Surgery = NOTHING,
     progress: Callable[[int], None] | None = None,
@@ -83,29 +92,39 @@ def convert(
 ) -> reports.ConversionReport:
     """Write `output`, or with `dry_run` only report what would be written.
 
-    An output with the ending of a format (.safetensors, .gguf) is one file; any other is a folder, with config.json and
-    the tokenizer's files beside the weights. `starting` is called with the number of bytes before the first is written.
+    The output may lie in a store: `s3://bucket/key`. With the ending of a format (.safetensors, .gguf) it is one file; any
+    other is a folder, with config.json and the tokenizer's files beside the weights. `starting` is called with the number of
+    bytes before the first is written.
     As many threads work as there are processors, or as `threads` says; one thread reads a remote source. `surgery` holds
     the rules: which tensors are carried over, under which names and in which dtypes. `tokenizer` is the folder of another
     tokenizer than the one beside the source; `no_tokenizer` allows a GGUF file that has none. With `with_code`, code beside the
     weights goes along. With `carry_values`, small
-    values beside the weights go along.
+    values beside the weights go along. `pure` and `imatrix` are for GGUF: whether all matrices get one type, and a file with the
+    importance of their columns. With `tie`, a head that equals the embedding is written once.
 
     Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
+    output = target_of(output)
     with contextlib.suppress(OSError):  # the source may be remote, and the output is usually not there
-        if output.samefile(Path(catalogue.location).parent):
+        if isinstance(output, Path) and output.samefile(catalogue.path.parent):
             raise OutputError(f"`{output}` holds the input: choose another output")
+        if isinstance(output, Path) and imatrix is not None and output.samefile(imatrix):
+            raise OutputError(f"`{output}` is the input itself: choose another output")
     format, dtype = check_words(output, to, dtype)
     check_count("max_shard_size", max_shard_size)
     check_count("threads", threads)
     if tokenizer is not None and no_tokenizer:
-        raise SourceError("--tokenizer and --no-tokenizer contradict each other: give one of them")
+        raise SourceError(f"{option('tokenizer')} and {option('no-tokenizer')} contradict each other: give one of them")
     lone = format.ending is not None and output.suffix == format.ending
 
     def check_output() -> None:
         if not dry_run and not resume:
-            check_target(output, folder=not lone, force=force, inputs=catalogue.identities())
+            check_target(
+                output,
+                folder=not lone,
+                force=force,
+                source=catalogue,
+            )
 
     options = Options(
         dtype=dtype,
@@ -113,20 +132,24 @@ def convert(
         keep_buffers=keep_buffers,
         tokenizer=tokenizer,
         no_tokenizer=no_tokenizer,
+        pure=pure,
+        imatrix=imatrix,
         name=output.name if lone else None,
     )
-    job = prepare(
-        catalogue,
-        output,
-        format,
-        options,
-        check_crc=check_crc,
-        ignore_globals=ignore_globals,
-        carry_values=carry_values,
-        with_code=with_code,
-        check_output=check_output,
-        surgery=surgery,
-    )
+    with step("plan", str(output)):
+        job = prepare(
+            catalogue,
+            output,
+            format,
+            options,
+            check_crc=check_crc,
+            ignore_globals=ignore_globals,
+            carry_values=carry_values,
+            with_code=with_code,
+            tie=tie,
+            check_output=check_output,
+            surgery=surgery,
+        )
     if not dry_run:
         if starting is not None:
             starting(job.plan.nbytes)
@@ -135,7 +158,11 @@ def convert(
 
 
 def _report(job: Job, *, dry_run: bool) -> reports.ConversionReport:
-    losses = job.planned.losses.values()
+    losses = list(job.planned.losses.values())
+    by_dtype = {
+        dtype: _summed(loss for loss in losses if loss.dtype == dtype)
+        for dtype in sorted({loss.dtype for loss in losses})
+    }
     return reports.ConversionReport(
         source=job.source.location,
         output=str(job.output),
@@ -149,19 +176,30 @@ def _report(job: Job, *, dry_run: bool) -> reports.ConversionReport:
         dropped=job.dropped,
         carried=tuple(job.options.values),
         tied=tuple(job.planned.tied.items()),
-        loss=reports.LossReport(
-            nan=sum(loss.nan for loss in losses),
-            overflowed=sum(loss.overflowed for loss in losses),
-            underflowed=sum(loss.underflowed for loss in losses),
-            rounded=sum(loss.rounded for loss in losses),
-        ),
+        loss=reports.LossReport(**_summed(losses)),
         notes=job.notes,
         excluded=job.cut.excluded,
         renamed=job.cut.renamed,
+        quantiser=job.format.quantiser(job.planned.quantised) if job.planned.quantised and not dry_run else None,
+        losses=tuple(reports.DtypeLossReport(dtype, **sums) for dtype, sums in by_dtype.items() if any(sums.values())),
     )
 
 
-def _planned_file(file: PlannedFile, output: Path) -> reports.PlannedFileReport:
+def _summed(losses: Iterable[Loss]) -> dict[str, int]:
+    """The fields of a report on losses."""
+    total = Losses()
+    for loss in losses:
+        total.add("", loss)
+    whole = total.get("", Loss())
+    return {
+        "nan": whole.nan,
+        "overflowed": whole.overflowed,
+        "underflowed": whole.underflowed,
+        "rounded": whole.rounded,
+    }
+
+
+def _planned_file(file: PlannedFile, output: Target) -> reports.PlannedFileReport:
     pieces, offset = [], 0
     for piece in file.pieces:
         if piece.dtype is not None:

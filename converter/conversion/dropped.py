@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
 from converter.formats import joining
 from converter.reports.conversion import DroppedReport
+from converter.words import option
 
 if TYPE_CHECKING:
     from converter.formats.format import Format
     from converter.formats.planned import Planned
-    from converter.tensors.catalogue import Catalogue
+    from converter.tensors.catalogue import Catalogue, Role
 
 _CARRIED: Final = 1 << 20  # bytes of JSON
 # Why something is left behind, by its role beside the weights (`converter.tensors.catalogue.Role`).
-REASONS: Final = {
-    "beside": "not part of the model's weights",
-    "averaged": "averaged weights: --ema takes them instead of the model's",
-    "setting": "an attribute of the module that is not in its state_dict()",
-    "attribute": "an attribute of a tensor",
+_REASONS: Final[Mapping[Role, Callable[[], str]]] = {
+    "beside": lambda: "not part of the model's weights",
+    "weights": lambda: (
+        f"state dicts of their own: {option('root', 'NAME')} converts one, and {option('merge')} puts the copies together"
+    ),
+    "averaged": lambda: f"averaged weights: {option('ema', True)} takes them instead of the model's",
+    "setting": lambda: "attributes that are not in state_dict(), those of inner modules by their class",
+    "attribute": lambda: "an attribute of a tensor",
 }
 _MASK: Final = "follows from the architecture"
-_REMARK: Final = "what the file says about its model: --carry-values takes it along"
-_TWICE: Final = "the value that `{}` gives it: the first file gives it another"
+_TWICE: Final = "its value in `{}`: the first file has another one, which is kept"
 AS_ASKED: Final = "left out, as asked"
 _CODE: Final = "code is never carried over"
 
@@ -39,7 +42,7 @@ def remarks(catalogue: Catalogue, format: Format) -> Mapping[str, Any]:
 def values(catalogue: Catalogue, format: Format) -> dict[str, Any]:
     """The scalars, texts, small containers and arrays beside the weights, by name: what JSON can hold, and 1 MB in all.
 
-    With them what the file says about itself, unless an output of this format has that anyway.
+    What the file says about itself is among them, unless an output of this format has that anyway.
     """
     from converter.pickles.plain import Plainly
 
@@ -76,7 +79,8 @@ def dropped(
         yield DroppedReport("code", str(program), _CODE, 0, 0)
     for name in remarks(catalogue, format):
         if name not in carried:
-            yield DroppedReport(name, "key", _REMARK, 0, 0)
+            why = f"what the file says about its model: {option('carry-values', True)} takes it along"
+            yield DroppedReport(name, "key", why, 0, 0)
     for name, file in catalogue.facts.get("said twice", ()):
         yield DroppedReport(name, "key", _TWICE.format(file), 0, 0)
     if not catalogue.others:
@@ -86,7 +90,7 @@ def dropped(
     counted: set[int] = set()
     for other in catalogue.others:
         if other.name not in carried:
-            yield DroppedReport(other.name, other.kind, REASONS[other.role], *measure(other.value, counted))
+            yield DroppedReport(other.name, other.kind, _REASONS[other.role](), *measure(other.value, counted))
 
 
 def _is_text(name: str) -> bool:

@@ -13,15 +13,15 @@ from fnmatch import fnmatchcase, translate
 from typing import Final
 
 from converter.errors import RuleError
+from converter.models.selection import WILDCARDS
 from converter.text import plural
 
-_WILDCARDS: Final = re.compile(r"[*?\[]")
 _PLACE: Final = re.compile(r"\*|\{([0-9]{1,4})\}")
 
 
 def fitting(glob: str) -> Callable[[str], object]:
     """A function that tells whether a name matches."""
-    return re.compile(translate(glob)).match if _WILDCARDS.search(glob) else glob.__eq__
+    return re.compile(translate(glob)).match if WILDCARDS.search(glob) else glob.__eq__
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,28 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
 from converter.conversion.about import about
 from converter.conversion.dropped import dropped, sidecar, values
 from converter.conversion.surgery import Cut, Surgery, cut
+from converter.conversion.tying import could_be_tied, tied
 from converter.errors import FormatError, ManifestError, ModelError, SourceError, UnsupportedError
-from converter.formats.companions import CONFIG, SIDECAR, TOKENIZER, Companions, companions
+from converter.formats.companions import (
+    CHAT_TEMPLATES,
+    CODE,
+    CONFIG,
+    SIDECAR,
+    TOKENIZER,
+    Companions,
+    code_left,
+    companions,
+    remote_companions,
+    remote_left,
+)
+from converter.formats.marks import GENERATION
+from converter.hub.outputs import Target, check_target, publish
+from converter.hub.stores import StorePath
 from converter.io.local import LocalFile
-from converter.io.publish import Piece, Plan, PlannedFile, check_target, literal, publish
-from converter.models.recognition import Recognition, recognise
+from converter.io.publish import Piece, Plan, PlannedFile, literal
+from converter.io.strict_json import any_json_beside
+from converter.models.called import proven_model
+from converter.models.recognition import Recognition, recognise, tied_back
 from converter.models.tokenizers.folder import is_beside
 from converter.opening import folder_beside
 from converter.reports.conversion import DroppedReport
 from converter.scanning.danger import verdict
+from converter.tensors.crc_checked import checked
 from converter.tensors.guards import check_portable
 from converter.tensors.parts import storage_parts
 from converter.tensors.tensor import Storage
-from converter.tensors.verified import checked
 from converter.text import listed
-from converter.words import DANGEROUS
+from converter.words import DANGEROUS, option
 
 if TYPE_CHECKING:
     from converter.formats.format import Format
@@ -35,6 +52,14 @@ if TYPE_CHECKING:
 
 NOTHING: Final = Surgery()
 _TORCH_NAMES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # what config.json calls a dtype
+_ALONE: Final = "one file has no room for companions, but an output that is a folder has"
+_TENSORS: Final = "a parameters folder has no room for companions, but a folder of safetensors has"
+_NO_PLACE: Final = "a {} file has no place for all that it says"
+_IN_KEYS: Final = frozenset((CONFIG, *TOKENIZER, *CHAT_TEMPLATES))  # a file that holds all in one has keys for them
+_NO_CONFIG: Final = (
+    "there is no config.json, and the tensors keep their names of {}: this program does not know what transformers calls "
+    "them in this architecture"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +67,7 @@ class Job:
     """A planned conversion: what will be written, and what is checked before it takes the output's place."""
 
     source: Catalogue
-    output: Path
+    output: Target
     format: Format
     options: Options
     recognition: Recognition | None
@@ -62,6 +87,10 @@ class Job:
             taken = [f"the weights of {program}, of {module}; its code is left out, and nothing was called"]
         elif unknown:
             taken.append(f"its pickle names {listed(unknown)}" + ("" if module else "; nothing was called"))
+        if hooked := self.source.facts.get("hooked"):
+            from converter.pickles.modules import hooks_said  # few files have hooks
+
+            taken.append(hooks_said(hooked))
         prefix = self.source.facts.get("prefix")
         if prefix:
             taken.append(f"`{prefix}` was left out of every name")
@@ -79,10 +108,9 @@ class Job:
 
     @property
     def model(self) -> str | None:
-        """The name of the declared model, or None."""
-        return (
-            self.recognition.model.name if self.recognition is not None and self.recognition.model is not None else None
-        )
+        """The name of the declared model whose files these are, as their hashes prove; None if they don't."""
+        model = proven_model(self.source, self.recognition)
+        return model.name if model is not None else None
 
     def write(
         self,
@@ -95,22 +123,21 @@ class Job:
         """Write the output, atomically. Raises OutputError if that fails, and the errors of reading the source."""
         if self.plan.passing:
             self.source.pass_by()
-        inputs = self.source.identities()
         for path, plan in self._outputs():
-            check_target(path, folder=plan.folder, force=force, inputs=inputs)
+            check_target(path, folder=plan.folder, force=force, source=self.source)
         for path, plan in self._outputs():
             publish(
                 plan,
                 path,
+                self.source,
                 force=force,
                 resume=resume,
                 progress=progress,
-                inputs=inputs,
                 check=self.check,
                 threads=threads if self.source.concurrent else 1,
             )
 
-    def _outputs(self) -> Iterator[tuple[Path, Plan]]:
+    def _outputs(self) -> Iterator[tuple[Target, Plan]]:
         """The paths of the outputs: an output in several files beside each other has several."""
         if self.plan.folder or len(self.plan.files) == 1:
             yield self.output, self.plan
@@ -121,7 +148,7 @@ class Job:
 
 def prepare(
     catalogue: Catalogue,
-    output: Path,
+    output: Target,
     format: Format,
     options: Options,
     *,
@@ -130,18 +157,28 @@ def prepare(
     carry_values: bool = False,
     check_output: Callable[[], None] = lambda: None,
     with_code: bool = False,
+    tie: bool | None = None,
     surgery: Surgery = NOTHING,
 ) -> Job:
     """Plan a conversion; nothing is written. `check_output` is called before anything of the source is read.
 
+    With `tie`, a head that equals the embedding is written once; if it is False, a note says that it could be.
+
     Raises UnsupportedError, UnsafeError, ManifestError or ModelError for what can't be carried over whole, and RuleError for
     rules that leave nothing.
     """
-    _check_dtype(format, options.dtype)
+    if options.dtype not in format.mixtures:
+        _check_dtype(format, options.dtype)
+    for name, value in (("pure", options.pure), ("imatrix", options.imatrix)):
+        if value is not None and not format.mixtures:
+            raise UnsupportedError(
+                f"{option(name)} is for the blocks of GGUF, and {format.title} has none: leave it out"
+            )
     if (alone := formats.alone(catalogue)) is not None:
         raise ManifestError(alone)
     done = cut(catalogue, surgery)
-    catalogue, options = done.catalogue, replace(options, types=done.types)
+    catalogue = tied_back(done.catalogue, recognise(done.catalogue, done.catalogue.config))
+    options = replace(options, types=done.types)
     for word in dict.fromkeys(options.types.values()):
         _check_dtype(format, word)
     alike = formats.of(catalogue) is format
@@ -155,10 +192,16 @@ def prepare(
         raise ModelError(done.contradiction)
     doubts: tuple[str, ...] = ()
     if format.companions and recognition is not None and recognition.contradictions:
-        if recognition.claimed or format.self_contained:
+        if format.self_contained:  # the file would repeat what config.json says
             raise ModelError(recognition.contradictions[0])
         doubts = recognition.contradictions[:1]
         recognition = None  # so that nothing is left out because it is that family's
+    ties: tuple[str, ...] = ()
+    if tie:
+        catalogue, ties = tied(catalogue, recognition)
+        tensors, recognition = catalogue, recognise(catalogue, catalogue.config) if recognition is not None else None
+    elif tie is not None and format.ties:
+        ties = could_be_tied(catalogue, recognition)
     check = catalogue.check_unchanged
     if check_crc:
         tensors, finish = checked(tensors)
@@ -168,7 +211,9 @@ def prepare(
             catalogue.check_unchanged()
 
     if options.tokenizer is not None and not options.tokenizer.is_dir():
-        raise SourceError(f"`{options.tokenizer}` is not a folder: --tokenizer names one with a tokenizer's files")
+        raise SourceError(
+            f"`{options.tokenizer}` is not a folder: {option('tokenizer')} names one with a tokenizer's files"
+        )
     beside = (
         folder_beside(catalogue, with_code=with_code)
         if format.self_contained or (folder and format.companions)
@@ -181,14 +226,20 @@ def prepare(
     if format.plan is None:
         raise UnsupportedError(f"{format.title} can be read but not written: choose {_listed(formats.WRITABLE)}")
     if format.self_contained:
-        options = replace(options, about=about(beside, catalogue.location, catalogue.config))
+        told = beside is not None and not formats.of(catalogue).self_contained
+        generation = any_json_beside(beside / GENERATION) if beside is not None and told else None
+        options = replace(
+            options,
+            about=about(beside, catalogue.place, catalogue.config),
+            generation=generation if type(generation) is dict else None,
+        )
     if carry_values:
         options = replace(options, values=values(catalogue, format))
     planned = format.plan(tensors, recognition, options)
     if options.values and not format.values:
         planned = _with_sidecar(planned, options)
-    made, refused = _tokenizer(catalogue) if folder and format.companions and not format.self_contained else ((), ())
-    planned = replace(planned, notes=(*doubts, *planned.notes, *refused))
+    made, refused = ((), ()) if format.self_contained else _tokenizer(catalogue)
+    planned = replace(planned, notes=(*doubts, *ties, *planned.notes, *refused))
     copied, left_behind = list[PlannedFile](), dict[str, str]()
     if folder and format.companions:
         found = _found(catalogue, beside, with_code=with_code)
@@ -198,9 +249,30 @@ def prepare(
         for file in planned.files:
             found.files.pop(file.path, None)
         copied = _companions(tensors, beside, found.files, given, options.dtype, made)
+        if formats.of(catalogue).self_contained and all(file.path != CONFIG for file in copied):
+            planned = replace(planned, notes=(*planned.notes, _NO_CONFIG.format(formats.of(catalogue).title)))
+    elif not format.self_contained:
+        left_behind = _without_a_folder(catalogue, output, made, with_code=with_code)
+        if not format.companions:  # its manifest has the configuration
+            left_behind = {
+                name: _TENSORS if reason == _ALONE else reason for name, reason in left_behind.items() if name != CONFIG
+            }
+    elif format.self_contained and not formats.of(catalogue).self_contained:
+        found_beside = _without_a_folder(catalogue, output, (), with_code=with_code)
+        left_behind = {
+            name: _NO_PLACE.format(format.title) if reason == _ALONE else reason
+            for name, reason in found_beside.items()
+            if name not in _IN_KEYS
+        }
+        for name in planned.inside.keys() & left_behind.keys():
+            reason = planned.inside[name]
+            if reason is None:
+                del left_behind[name]
+            else:
+                left_behind[name] = reason
     identity = repr(
-        (catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, surgery, *options.values)
-    )
+        (catalogue.fingerprint(), format.name, options.dtype, options.keep_buffers, surgery, tie, *options.values)
+    ) + repr((options.pure, _weights(options)))
     plan = Plan((*planned.files, *copied), folder=folder, identity=identity, finish=planned.finish)
     return Job(catalogue, output, format, options, recognition, planned, plan, check, done, left_behind)
 
@@ -214,10 +286,11 @@ def _with_sidecar(planned: Planned, options: Options) -> Planned:
 
 
 def _apart(catalogue: Catalogue) -> bool:
-    """Whether what the pickle names outside the closed table lies apart from the weights: it can be left out by name.
+    """Whether the unknown globals lie apart from the weights, so that they can be left out by name.
 
-    It is the class of a whole module, of other objects on the way to the tensors, or of values beside the weights. Among
-    the weights it might be a tensor of a kind that is not known. A dangerous global, and one that no value shows, are not meant.
+    They do if they are classes of a whole module, of other objects on the way to the tensors, or of values beside the weights.
+    A value among the weights could be a tensor of an unknown kind. False if a global is dangerous, or if no value shows
+    where the globals are used.
     """
     if catalogue.facts.get("objects") != () or verdict(catalogue.globals)[0] == DANGEROUS:
         return False
@@ -228,10 +301,18 @@ def _apart(catalogue: Catalogue) -> bool:
     return bool(entered) or any(holds_object(other.value, seen) for other in catalogue.others)
 
 
+def _weights(options: Options) -> tuple[str, int] | None:
+    """What identifies the importance matrix, if there is one: version and size."""
+    if options.imatrix is None:
+        return None
+    with LocalFile(options.imatrix) as file:
+        return file.version or "", file.size
+
+
 def _check_dtype(format: Format, dtype: str) -> None:
     if dtype in format.dtypes:
         return
-    others = [other for other in formats.WRITABLE if dtype in other.dtypes]
+    others = [other for other in formats.WRITABLE if dtype in (*other.dtypes, *other.mixtures)]
     choices = [word for word in format.dtypes if word != "keep"] or ["keep"]
     raise UnsupportedError(
         f"{format.title} has no dtype {dtype.upper()}: choose {_words(choices)}"
@@ -258,10 +339,44 @@ def _tokenizer(catalogue: Catalogue) -> tuple[tuple[PlannedFile, ...], tuple[str
 
 def _found(catalogue: Catalogue, beside: Path | None, *, with_code: bool) -> Companions:
     """The files beside the weights. Only known names count where one file was named, which may lie beside anything."""
+    left = _left_there(catalogue, with_code=with_code)
     if beside is None or not beside.is_dir():
-        return Companions({}, {})
-    weights = [Path(file.name) for file in catalogue.origin.files]
-    return companions(beside, weights, everything=catalogue.origin.folder, with_code=with_code)
+        return Companions({}, left)
+    weights = [catalogue.origin.path_of(file.name) for file in catalogue.origin.files]
+    found = companions(beside, weights, everything=catalogue.origin.folder, with_code=with_code)
+    return replace(found, left=left | found.left)
+
+
+def _left_there(catalogue: Catalogue, *, with_code: bool) -> dict[str, str]:
+    """What stays behind of a folder on a server, where only what goes along is fetched."""
+    if not catalogue.origin.folder:
+        return {}
+    weights = {PurePosixPath(file.name).name for file in catalogue.origin.files}
+    return remote_left(catalogue.facts.get("files beside", ()), weights, with_code=with_code)
+
+
+def _without_a_folder(
+    catalogue: Catalogue, output: Target, made: Sequence[PlannedFile], *, with_code: bool
+) -> dict[str, str]:
+    """What would lie beside the weights if the output were a folder. Nothing is fetched to find that out."""
+    inside = [file.path for file in made] + list(formats.of(catalogue).generation_files(catalogue))
+    if catalogue.config is not None and formats.of(catalogue).self_contained:
+        inside.append(CONFIG)
+    if catalogue.origin.folder:  # of a repository on the Hub
+        inside += remote_companions(catalogue.facts.get("files beside", ()), (), with_code=with_code)
+    # A lone file that says everything itself may lie beside files of anything.
+    belongs = catalogue.origin.folder or not formats.of(catalogue).self_contained
+    beside = folder_beside(catalogue) if belongs and "://" not in catalogue.location else None
+    if beside is not None and _is_in(output, beside):
+        return dict.fromkeys(sorted(set(inside)), _ALONE)
+    found, code = _found(catalogue, beside, with_code=with_code), code_left()
+    left = {name: CODE if reason == code else reason for name, reason in found.left.items()}
+    return dict.fromkeys(sorted({*inside, *found.files}), _ALONE) | left
+
+
+def _is_in(output: Target, folder: Path) -> bool:
+    """Whether an output will lie in this folder, and so beside its files."""
+    return not isinstance(output, StorePath) and output.absolute().parent.resolve() == folder.resolve()
 
 
 def _companions(

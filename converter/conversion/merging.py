@@ -10,6 +10,7 @@ from converter import formats
 from converter.errors import RuleError
 from converter.formats.joining import joined
 from converter.text import listed
+from converter.words import option
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -29,8 +30,8 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
         for name in part:
             if name in homes:
                 raise RuleError(
-                    f"`{name:.200}` is in `{homes[name]}` and in `{part.location}`: convert one of them first, with --rename "
-                    "or --exclude, and merge the result"
+                    f"`{name:.200}` is in `{homes[name]}` and in `{part.location}`: convert one of them first, "
+                    f"with {option('rename')} or {option('exclude')}, and merge the result"
                 )
             homes[name] = part.location
     shards = _Shards()
@@ -47,6 +48,7 @@ def merged(first: Catalogue, others: Sequence[Catalogue]) -> Catalogue:
         **said.facts,
         "merged": listed([part.location for part in parts[1:]]),
         "objects": tuple(name for part in parts for name in part.facts.get("objects", ())),
+        "hooked": tuple(name for part in parts for name in part.facts.get("hooked", ())),
         "entered": any(part.facts.get("entered") or part.facts.get("module") for part in parts),
     }
     if any(part.unknown_globals() and not part.facts.get("module") for part in parts):

@@ -125,13 +125,12 @@ class Cut:
 
 
 def cut(catalogue: Catalogue, surgery: Surgery) -> Cut:
-    """Apply the rules. Raises RuleError if nothing is left, or if two tensors would have one name."""
+    """Apply the rules. Raises RuleError if nothing is left, or if two tensors would have the same name."""
     known = formats.canonical(catalogue)
     if not surgery:
         return Cut(known)
     recognition = recognise(known, known.config)
-    # The names in the file and the family's names are in the same order.
-    files = dict(zip(known, catalogue, strict=True))
+    files = formats.names_in_file(known, catalogue)
     files |= {ours.name: other.name for ours, other in zip(known.unsupported, catalogue.unsupported, strict=True)}
     names = [*known, *(other.name for other in known.unsupported), *known.missing]
     spelt = spellings(names, files, recognition)
@@ -210,7 +209,7 @@ def _renamed(names: list[str], files: Mapping[str, str], rules: Sequence[Rename]
     """The names after all rules, in the same order, and the rules that match nothing.
 
     A rule matches the name of a tensor or, until the tensor is renamed, its name in the file. Raises RuleError if two
-    tensors would get one name.
+    tensors would get the same name.
     """
     now, unused = list(names), []
     own = [files[name] for name in names]
@@ -251,7 +250,8 @@ def _stripped(catalogue: Catalogue, part: str, dropped: set[str]) -> Iterator[st
         return
     beside = [other.name for other in catalogue.others if fits(other.name.partition(".")[0])]
     if beside:
-        yield f"{listed(beside)} is not part of the weights, so it is never written"
+        lies = "lies" if len(beside) == 1 else "lie"
+        yield f"{listed(beside)} {lies} beside the weights, not among them, so there is nothing to strip"
     else:
         yield f"there is no {part} to strip"
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import ArchiveError, CutOffError, ForeignFileError, FormatError
 from converter.formats.foreign import HEAD, spread, what
 from converter.formats.format import Format
+from converter.formats.marks import could_begin
 from converter.formats.readings import check_single
 from converter.formats.records import FORMATS as FORMATS
 from converter.formats.records import WRITABLE as WRITABLE
 from converter.io.local import LocalFile
+from converter.steps import step
 
 if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.tensors.catalogue import Catalogue
     from converter.words import Root
-
-_LEAST: Final = 8  # bytes; no checkpoint has fewer
 
 _BY_NAME: Final = {format.name: format for format in FORMATS}
 
@@ -43,6 +43,12 @@ def canonical(catalogue: Catalogue) -> Catalogue:
     if catalogue.canonical:
         return catalogue
     return replace(of(catalogue).canonical(catalogue), canonical=True)
+
+
+def names_in_file(known: Catalogue, catalogue: Catalogue) -> dict[str, str]:
+    """The names in a file by those of its family, which `known` has. What was made for the format is not among them."""
+    left_out = set(known.facts.get("left_out", ()))
+    return dict(zip(known, (name for name in catalogue if name not in left_out), strict=True))
 
 
 def alone(catalogue: Catalogue) -> str | None:
@@ -67,8 +73,7 @@ def identify(head: bytes, name: str) -> Format:
     for format in FORMATS:
         if format.matches(head):
             return format
-    cause = ForeignFileError if len(head) >= _LEAST else CutOffError
-    raise cause(f"`{name}` is {what(head)}")
+    raise (CutOffError if could_begin(head) else ForeignFileError)(f"`{name}` is {what(head)}")
 
 
 def open_file(path: str | Path, *, root: Root = None, shard: int | None = None) -> Catalogue:
@@ -95,8 +100,15 @@ def read(format: Format, source: Source, head: bytes, *, root: Root = None, shar
     """
     if format.read is None:
         raise FormatError(f"`{source.name}`: a {format.title} is not a file")
-    check_single(source, head, format.title, format.contents)
-    return format.read(source, root=root, shard=shard)
+    # A tar that only packs other files ends like the last of them, and could pass for two formats. So its reader goes
+    # first, and says that it is no checkpoint.
+    packs = format.contents == "members"
+    if not packs:
+        check_single(source, head, format.title, format.contents)
+    catalogue = format.read(source, root=root, shard=shard)
+    if packs:
+        check_single(source, head, format.title, format.contents)
+    return catalogue
 
 
 def open_source(source: Source, *, root: Root = None, shard: int | None = None) -> Catalogue:
@@ -104,7 +116,7 @@ def open_source(source: Source, *, root: Root = None, shard: int | None = None) 
     head = bytes(source.read(0, min(HEAD, source.size)))
     format = identify(head, source.name)
     try:
-        with uncollected():
+        with step("read", source.name), uncollected():
             return read(format, source, head, root=root, shard=shard)
     except ArchiveError as error:  # perhaps several archives, one after another
         if (found := spread(posixpath.basename(source.name))) is None:

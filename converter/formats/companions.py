@@ -8,30 +8,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from converter.formats.marks import GENERATION
+from converter.formats.marks import GENERATION, INDEX
+from converter.words import option
 
 CONFIG: Final = "config.json"
-TOKENIZER: Final = (
-    *("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "tokenizer.model", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
-    *("source.spm", "target.spm", "normalizer.json"),
+# Files with the tokens of a tokenizer; each is one that some class of transformers reads.
+VOCABULARIES: Final = (
+    *("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "spm.model"),
+    *("sentencepiece.bpe.model", "sentencepiece.model", "spm_char.model", "source.spm", "target.spm", "tekken.json"),
+    *("bpe.codes", "dict.txt", "vocab.bpe", "encoder.json", "vocab-src.json", "vocab-tgt.json", "target_vocab.json"),
+    *(
+        "entity_vocab.json",
+        "emoji.json",
+        "byte_maps.json",
+        "prophetnet.tokenizer",
+        "tokenizer.model.v3",
+        "qwen.tiktoken",
+    ),
 )
+TOKENIZER: Final = (
+    *VOCABULARIES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "normalizer.json"),
+)
+CHAT_TEMPLATES: Final = ("chat_template.jinja", "chat_template.json")
 LICENCES: Final = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 SIDECAR: Final = "values.json"  # values beside the weights; for a lone file, NAME.values.json
 MODULES: Final = "modules.json"  # of sentence-transformers: it names folders that belong to the model
-# What goes along with one file of weights, beside which anything may lie.
+# What goes along with a lone file of weights. Beside such a file there may be anything, so only known names are taken.
 KNOWN: Final = (
-    *(CONFIG, GENERATION, *TOKENIZER, *LICENCES, "chat_template.jinja", "chat_template.json"),
-    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *(CONFIG, GENERATION, *TOKENIZER, *LICENCES, *CHAT_TEMPLATES, "preprocessor_config.json", "processor_config.json"),
+    *("video_preprocessor_config.json", "audio_tokenizer_config.json", "adapter_config.json", "quantize_config.json"),
 )
-_TEMPLATES: Final = "additional_chat_templates"  # a folder of transformers
+TEMPLATES: Final = "additional_chat_templates"  # a folder of transformers
+_INDEX: Final = "the index of other weights"
+_HIDDEN: Final = "hidden"
+_UNKNOWN: Final = "beside one file only files with known names go along: name the folder"
 _SMALL: Final = 100_000_000  # bytes: the largest tokenizer.json has 34 MB
-_CODE: Final = "code: --with-code carries it along"
+CODE: Final = "code"
 _PICKLE: Final = "a pickle, or weights of its own: convert it by itself"
 _FOREIGN: Final = "the model in the form of another program"
 _ENDINGS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
-        _CODE,
+        CODE,
         (".py", ".pyc", ".pyd", ".so", ".dll", ".sh", ".bat", ".ps1", ".js", ".ipynb", ".c", ".cpp", ".cu", ".jar"),
     ),
     (_PICKLE, (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".gguf", ".npz", ".npy")),
@@ -43,17 +61,22 @@ _ENDINGS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 def why_left(name: str, nbytes: int | None, *, with_code: bool = False) -> str | None:
     """Why a file of this name and size stays behind; None if it goes along."""
     if name.startswith("."):
-        return "a hidden file"
+        return _HIDDEN
     for reason, endings in _ENDINGS:
-        if name.lower().endswith(endings) and not (with_code and reason is _CODE):
-            return reason
+        if name.lower().endswith(endings) and not (with_code and reason is CODE):
+            return code_left() if reason is CODE else reason
     return f"larger than {_SMALL:,} bytes" if (nbytes or 0) > _SMALL else None
+
+
+def code_left() -> str:
+    """Why code stays behind where there is room for it."""
+    return f"{CODE}: {option('with-code', True)} carries it along"
 
 
 def folders_of(modules: Any) -> set[str]:
     """The folders that belong to a model, by the value of its modules.json."""
     named = {module.get("path") for module in modules if type(module) is dict} if type(modules) is list else set()
-    return {_TEMPLATES, *(path for path in named if type(path) is str and path and "/" not in path and path[0] != ".")}
+    return {TEMPLATES, *(path for path in named if type(path) is str and path and "/" not in path and path[0] != ".")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +90,9 @@ class Companions:
 def companions(folder: Path, weights: Collection[Path], *, everything: bool, with_code: bool = False) -> Companions:
     """What lies beside weights in a folder: `everything`, or what has a known name.
 
-    A link is followed where it leads into the folder itself, or where the files of the weights are: in the Hub's cache
-    every file is a link. Another link could lead to what someone else wants to have copied.
+    If the folder is a model's, the others are named, too. A link is followed where it leads into the folder itself, or where
+    the files of the weights are: in the Hub's cache every file is a link. Another link could lead to what someone else wants to
+    have copied.
     """
     from converter.io.strict_json import any_json_beside
 
@@ -77,18 +101,32 @@ def companions(folder: Path, weights: Collection[Path], *, everything: bool, wit
     # The Hub's cache: models--owner--name/snapshots/COMMIT, or a folder in it, whose files lie in models--owner--name/blobs.
     caches = [above.parent for above in folder.absolute().parents if above.name == "snapshots"]
     homes += [(cache / "blobs").resolve() for cache in caches if cache.name.startswith("models--")]
-    inner = folders_of(any_json_beside(folder / MODULES)) if everything else set()
+    listed = everything or (folder / CONFIG).is_file()
+    inner = folders_of(any_json_beside(folder / MODULES)) if listed else set()
     taken = {path.name for path in weights}
-    for path in sorted(folder.iterdir() if everything else (folder / name for name in KNOWN)):
+    for path in sorted(folder.iterdir() if listed else (folder / name for name in KNOWN)):
         if path.is_dir() and path.name in inner and not path.is_symlink():
             for file in sorted(path.iterdir()):
                 _sort(found, f"{path.name}/{file.name}", file, homes, with_code)
         elif path.is_dir():
-            if not path.name.startswith("."):
-                found.left[f"{path.name}/"] = "a folder that does not belong to the model"
-        elif path.name not in taken and (everything or path.is_file()) and not path.name.endswith(".index.json"):
+            hidden = path.name.startswith(".")
+            found.left[f"{path.name}/"] = _HIDDEN if hidden else "a folder that does not belong to the model"
+        elif INDEX.fullmatch(path.name):
+            if not _shards(any_json_beside(path)) <= taken:
+                found.left[path.name] = _INDEX
+        elif path.name not in taken and (listed or path.is_file()):
             _sort(found, path.name, path, homes, with_code)
+    if listed and not everything:
+        for name in [name for name in found.files if name not in KNOWN]:
+            del found.files[name]
+            found.left[name] = _UNKNOWN
     return found
+
+
+def _shards(index: Any) -> set[str]:
+    """The files that an index names."""
+    named = index.get("weight_map") if type(index) is dict else None
+    return {name for name in named.values() if type(name) is str} if type(named) is dict else set()
 
 
 def _sort(found: Companions, name: str, path: Path, homes: Iterable[Path], with_code: bool) -> None:
@@ -106,7 +144,7 @@ def _sort(found: Companions, name: str, path: Path, homes: Iterable[Path], with_
         reason = why_left(path.name, status.st_size, with_code=with_code) or (_PICKLE if _is_weights(path) else None)
     if reason is None:
         found.files[name] = path
-    elif reason != "a hidden file":
+    else:
         found.left[name] = reason
 
 
@@ -127,6 +165,20 @@ def remote_companions(
     """The paths among those of a repository's folder, with their sizes, that go along; `inner` are folders of the model."""
     for path, nbytes in names:
         folder, _, name = path.rpartition("/")
-        belongs = (not folder or folder in inner) and not name.endswith(".index.json")
+        belongs = (not folder or folder in inner) and not INDEX.fullmatch(name)
         if belongs and why_left(name, nbytes, with_code=with_code) is None:
             yield path
+
+
+def remote_left(
+    names: Iterable[tuple[str, int | None]], weights: Collection[str], *, with_code: bool
+) -> dict[str, str]:
+    """Why files of a repository's folder stay behind, by name. `weights` are the names of the model's own files."""
+    found = {}
+    for name, nbytes in names:
+        index = INDEX.fullmatch(name) is not None
+        # Which shards an index names would take a request. If the weights are shards, it is taken for theirs.
+        reason = _INDEX if index and len(weights) == 1 else why_left(name, nbytes, with_code=with_code)
+        if reason is not None and name not in weights:
+            found[name] = reason
+    return found

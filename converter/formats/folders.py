@@ -7,7 +7,6 @@ the order is that of transformers: the one file, then the index, each under the 
 from __future__ import annotations
 
 import re
-import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,17 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.errors import ConverterError, FormatError, ManifestError, NoWeightsError, SourceError
 from converter.formats import of, of_folder, open_file, open_source
 from converter.formats.foreign import spread
-from converter.formats.marks import SHARD, shard_name
+from converter.formats.marks import INDEX, SHARD, shard_name
 from converter.formats.records import FORMATS, SAFETENSORS
 from converter.io.local import Descriptors, LocalFile
 from converter.io.strict_json import config_beside, load_bytes, load_json
-from converter.text import listed, os_reason
+from converter.text import listed, more, os_reason
+from converter.words import option, reading
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.words import Root
 
-INDEX: Final = re.compile(r".+(\.bin|\.safetensors)\.index(?:\.[\w-]+)?\.json")
 _KINDS: Final = {ending: format.weights for format in FORMATS for ending in format.endings}
 _SAFE: Final = SAFETENSORS.weights
 _FIRST: Final = (
@@ -38,10 +37,12 @@ _FIRST: Final = (
 _NOT_WEIGHTS: Final = re.compile(
     r"(?:training_args|(?:optimizer|scheduler|scaler|sampler)(?:_\d+)?|rng_state.*)\.(?:bin|pt|pth)"
 )
+_WAY_ON: Final = "fetch what is absent, or name a shard that is here, which is then read alone"
 _NAMED: Final = 10  # folders that a message names
+_LONGEST: Final = 1500  # characters of the commands in it
 
 _LOOKED_AT: Final = 1000  # folders in which a folder without weights is searched for models
-_DEEP: Final = 2  # folders within it
+_DEEP: Final = 2  # levels of folders below it
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 WeightMap = Mapping[str, str]  # the file of each tensor
@@ -66,9 +67,10 @@ class Choice:
 
 
 def kind_of(name: str) -> str | None:
-    """The word of --weights for a file of this name; None if it is no file of weights, and no index of one."""
+    """The --weights word for a file of this name; None if it is neither weights nor an index."""
     match = INDEX.fullmatch(name)
-    ending = match[1] if match else "." + name.rpartition(".")[2]
+    # Some systems don't tell upper case from lower in names.
+    ending = match[1] if match else "." + name.rpartition(".")[2].lower()
     return None if _NOT_WEIGHTS.fullmatch(name) else _KINDS.get(ending)
 
 
@@ -85,28 +87,32 @@ def choose(names: Iterable[str], where: str, load: Callable[[str], WeightMap], *
             groups.setdefault(kind, []).append(name)
     kinds = sorted(groups, key=lambda kind: kind != _SAFE)
     whole: dict[str, Choice] = {}
-    lacking: list[ConverterError] = []
+    looked_at: dict[str, _Kind] = {}
     for kind in kinds if weights is None else [kind for kind in kinds if kind == weights]:
-        found = _Kind(groups[kind], names, where, load)
-        lacking += found.lacking
+        found = looked_at[kind] = _Kind(groups[kind], names, where, load)
         if (choice := found.choice()) is not None:
             whole[kind] = choice
             if kind == _SAFE:
                 break
         elif found.whole:
-            raise _several(where, groups[kind], names, kinds)
+            choosable = [other for other in kinds if other != kind and _looked(groups[other], names, where).choice()]
+            raise _several(where, groups[kind], names, choosable)
     if len(whole) == 1:
         (kind, choice), *_ = whole.items()
-        asides = [_aside(choice, other, groups[other]) for other in kinds if other != kind and weights is None]
+        asides = [
+            _aside(choice, other, groups[other], looked_at.get(other) or _looked(groups[other], names, where))
+            for other in kinds
+            if other != kind and weights is None
+        ]
         return replace(choice, notes=(*choice.notes, *asides))
-    if len(lacking) == 1 and not whole:
-        raise lacking[0]
     everything = [name for kind in kinds for name in groups[kind]]
     if weights is not None and weights not in groups:
         there = f": there is {listed(everything)}" if everything else ""
         raise FormatError(f"`{where}` holds no weights of the kind {weights}{there}")
+    if not whole and looked_at:
+        raise _lacking(where, list(looked_at.values()))
     if everything:
-        raise _several(where, everything, names, list(whole) or kinds)
+        raise _several(where, everything, names, list(whole))
     raise _spread(where, names) or NoWeightsError(f"`{where}` holds no weight file: none ends in {', '.join(_KINDS)}")
 
 
@@ -118,20 +124,31 @@ class _Kind:
     ) -> None:
         held = set(names)
         self.whole: list[Choice] = []
-        self.lacking: list[ConverterError] = []
-        self._asides: list[str] = []
+        self.lacking: list[tuple[type[ConverterError], str]] = []  # the error for each set, and what it says
+        self.broken: list[ManifestError] = []  # of indices
+        self.asides: list[str] = []
         claimed: set[str] = set()
         for index in (name for name in members if INDEX.fullmatch(name)):
-            weight_map = load(index)
+            try:
+                weight_map = load(index)
+            except ManifestError as error:
+                self.broken.append(error)
+                self.asides.append(f"`{index}` was left aside: {error}")
+                continue
             shards = sorted(set(weight_map.values()))
             claimed.update(shards)
             missing = [shard for shard in shards if shard not in held]
             if not missing:
                 self.whole.append(Choice(tuple(shards), index, weight_map))
                 continue
-            said = f"{len(missing)} of the {len(shards)} shards that `{index}` names: {listed(missing)}"
-            self.lacking.append(ManifestError(f"`{where}` lacks {said}"))
-            self._asides.append(f"`{index}` was left aside, because `{where}` lacks {said}")
+            self._lacks(
+                ManifestError,
+                index,
+                f"lacks {len(missing)} of the {len(shards)} shards that `{index}` names: {listed(missing)}",
+                where,
+            )
+        if self.broken and not claimed:
+            return
         rest = [name for name in members if name not in claimed and not INDEX.fullmatch(name)]
         sets: dict[tuple[str, str, str], list[re.Match[str]]] = {}
         for name in rest:
@@ -143,18 +160,21 @@ class _Kind:
             self._number(found, where)
 
     def _number(self, found: Sequence[re.Match[str]], where: str) -> None:
-        """Note a set of shards without an index. Of one that is not whole, say which shard is absent."""
+        """Note a set of shards without an index. If it is not whole, say which shard is absent."""
         count, numbers = int(found[0][3]), {int(match[2]) for match in found}
         if numbers == set(range(1, count + 1)):
             self.whole.append(Choice(tuple(match[0] for match in found)))
             return
         number = next((number for number in range(1, count + 1) if number not in numbers), 0)
         said = f"lacks `{shard_name(found[0], number)}`, which is shard {number} of {count}"
-        self.lacking.append(FormatError(f"`{where}` {said}"))
-        self._asides.append(f"`{found[0][0]}` was left aside, because `{where}` {said}")
+        self._lacks(FormatError, found[0][0], said, where)
+
+    def _lacks(self, cause: type[ConverterError], name: str, said: str, where: str) -> None:
+        self.lacking.append((cause, said))
+        self.asides.append(f"`{name}` was left aside, because `{where}` {said}")
 
     def choice(self) -> Choice | None:
-        """The one that is taken; None if none is whole, or if nothing tells which of several."""
+        """The candidate to read; None if none is whole, or if the choice among several is ambiguous."""
         by_name = {choice.name: choice for choice in self.whole}
         indexed = [name for name, choice in by_name.items() if choice.index is not None]
         usual = [name for name in _FIRST if name in by_name][:1]
@@ -163,20 +183,46 @@ class _Kind:
             return None
         others = [name for name in by_name if name != alone]
         beside = [f"`{alone}` was taken; to take {listed(others)}, name it"] if others else []
-        return replace(by_name[alone], notes=(*self._asides, *beside))
+        return replace(by_name[alone], notes=(*self.asides, *beside))
 
 
-def _aside(choice: Choice, kind: str, names: Sequence[str]) -> str:
-    """The sentence about weights of another kind."""
+def _lacking(where: str, kinds: Sequence[_Kind]) -> ConverterError:
+    """The error for a folder in which nothing is whole: it names every shard that is absent, and indices that can't be read."""
+    lacking, broken = [one for kind in kinds for one in kind.lacking], [one for kind in kinds for one in kind.broken]
+    if not lacking:
+        return broken[0]
+    said = ", and ".join(said for _, said in lacking)
+    return lacking[0][0](f"`{where}` {said}; {_WAY_ON}{''.join(f'; {error}' for error in broken)}")
+
+
+def _looked(group: Sequence[str], names: Sequence[str], where: str) -> _Kind:
+    """The weights of a kind as far as names tell: an index is not read, but taken to name the shards that are called like it."""
+
+    def guessed(index: str) -> WeightMap:
+        others = [name for name in group if not INDEX.fullmatch(name)]
+        stem = index.partition(f"{INDEX.fullmatch(index)[1]}.index")[0]  # type: ignore[index]
+        for name in others:
+            if (match := SHARD.fullmatch(name)) is not None and match[1] == stem:
+                return {f"{number}": shard_name(match, number) for number in range(1, int(match[3]) + 1)}
+        return {"": others[0] if others else f"{stem}'s shards"}
+
+    return _Kind(group, names, where, guessed)
+
+
+def _aside(choice: Choice, kind: str, names: Sequence[str], found: _Kind) -> str:
+    """The sentence about weights of another kind, which were `found`. A kind is advised only if it could be taken."""
     indexes = [name for name in names if INDEX.fullmatch(name)]
     if len(indexes) == len(names):
         return f"`{choice.name}` was taken; {listed(names)} is here without its shards"
-    return f"`{choice.name}` was taken: --weights {kind} takes {listed(indexes or names, 2)}"
+    if found.choice() is None:
+        way = found.asides[0] if not found.whole else f"to take one of {listed(names)}, name it"
+        return f"`{choice.name}` was taken; {way}"
+    return f"`{choice.name}` was taken: {option('weights', kind)} takes {listed(indexes or names, 2)}"
 
 
 def _several(where: str, found: Sequence[str], names: Sequence[str], kinds: Sequence[str]) -> FormatError:
     spread = _spread(where, names)
-    words = f", or choose with --weights {' or '.join(kinds)}" if len(kinds) > 1 else ""
+    words = f", or choose with {option('weights', *kinds, between=' or ')}" if kinds else ""
     shown = ", ".join(f"`{name}`" for name in found[:6])
     return spread or FormatError(f"`{where}` holds several checkpoints: {shown}; name one of them{words}")
 
@@ -187,7 +233,7 @@ def _spread(where: str, names: Iterable[str]) -> FormatError | None:
 
 
 def model_folders(paths: Iterable[str]) -> list[str]:
-    """The folders that hold weights, by the paths of files within a folder, in the order in which people count."""
+    """The folders that hold weights, by the paths of files within a folder. `2` comes before `10`."""
     found = {path.rpartition("/")[0] for path in paths if "/" in path and kind_of(path.rpartition("/")[2]) is not None}
     return sorted(
         found, key=lambda name: [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in _pieces(name)]
@@ -199,12 +245,11 @@ def _pieces(name: str) -> Iterator[str]:
 
 
 def only_folders(where: str, folders: Sequence[str]) -> NoWeightsError:
-    """The error for a folder whose folders hold models, with the command that opens each of these."""
-    commands = [f"`cerebras-tool inspect {shlex.quote(folder)}`" for folder in folders[:_NAMED]]
-    more = f", and {len(folders) - _NAMED:,} more" if len(folders) > _NAMED else ""
-    return NoWeightsError(
-        f"`{where}` has no weights of its own, but models in its folders: {', '.join(commands)}{more}"
-    )
+    """The error for a folder whose folders hold models, with the command that reads each of these."""
+    commands = [f"`{reading(where, folder)}`" for folder in folders[:_NAMED]]
+    shown = max(1, min(_NAMED, _LONGEST // len(commands[0])))
+    listed = ", ".join(commands[:shown]) + more(len(folders), shown, ", and ")
+    return NoWeightsError(f"`{where}` has no weights of its own, but models in its folders: {listed}", folders)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------------
@@ -236,7 +281,7 @@ def _read(path: Path, root: Root, weights: str | None) -> Catalogue:
         if not (folders := model_folders(_files_within(path))):
             raise
         raise only_folders(str(path), [str(path / folder) for folder in folders]) from None
-    return put_together(str(path), choice, _opening(path, root))
+    return put_together(str(path), choice, _opening(path, root), lambda: config_beside(path)[0])
 
 
 def read_file(path: Path, *, root: Root = None) -> Catalogue:
@@ -263,8 +308,17 @@ def is_index(name: str) -> bool:
 def read_index(path: Path, *, root: Root = None) -> Catalogue:
     """Read the shards that an index names, and the config.json beside them."""
     names = [file.name for file in path.parent.iterdir() if not file.is_dir()]
-    choice = of_index(path.name, _weight_map(path), names, str(path.parent))
-    catalogue = put_together(str(path), choice, _opening(path.parent, root)).with_origin(folder=True)
+    try:
+        choice = of_index(path.name, _weight_map(path), names, str(path.parent))
+    except ManifestError as error:
+        other = None
+        with suppress(ConverterError):
+            other = choose(names, str(path.parent), lambda name: _weight_map(path.parent / name))
+        if other is None:
+            raise
+        raise ManifestError(f"{error}; `{other.name}` is whole: name it or the folder") from error
+    opened = _opening(path.parent, root)
+    catalogue = put_together(str(path), choice, opened, lambda: config_beside(path.parent)[0]).with_origin(folder=True)
     return catalogue.with_config(*config_beside(path.parent))
 
 
@@ -283,15 +337,23 @@ def _opening(folder: Path, root: Root) -> Callable[[str, int | None], Catalogue]
     return opened
 
 
-def put_together(where: str, choice: Choice, opened: Callable[[str, int | None], Catalogue]) -> Catalogue:
-    """The checkpoint in the chosen files. `opened` reads a file: the only one, or the shard of a number."""
+def put_together(
+    where: str,
+    choice: Choice,
+    opened: Callable[[str, int | None], Catalogue],
+    config: Callable[[], Mapping[str, Any] | None] = lambda: None,
+) -> Catalogue:
+    """The checkpoint in the chosen files. `opened` reads a file: the only one, or the shard of a number.
+
+    `config` gives the config.json of a model whose index names what is not there.
+    """
     if choice.weight_map is None and len(choice.files) == 1:
         catalogue = opened(choice.files[0], None)
     else:
         from converter.formats.shards import merge  # most folders have one file
 
         parts = [opened(name, number) for number, name in enumerate(choice.files, 1)]
-        catalogue = merge(where, list(choice.files), parts, choice.weight_map)
+        catalogue = merge(where, list(choice.files), parts, choice.weight_map, config)
     return catalogue.with_origin(notes=(*catalogue.origin.notes, *choice.notes))
 
 
@@ -313,7 +375,7 @@ def snapshot(path: Path, revision: str = "main") -> Path | None:
 
 
 def _files_within(path: Path) -> Iterator[str]:
-    """The paths of the files in the folders of a folder, for as many folders as are looked at."""
+    """The paths of the files in a folder's sub-folders, up to the number of folders that is searched."""
     waiting, looked_at = deque([(path, 0)]), 0
     while waiting and looked_at < _LOOKED_AT:
         folder, depth = waiting.popleft()

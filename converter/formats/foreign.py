@@ -86,7 +86,7 @@ FOREIGN: Final = (
     Foreign(b"PK\7\10", "one part of a split zip archive", "join the parts first", sealed=True),
     Foreign(
         b"ustar",
-        "a tar archive",  # one whose first header is sound is read
+        "a tar archive",  # a sound one never gets here, because it is read
         "the checksum of its first header is wrong, so it is damaged: get the file again",
         offset=257,
         sealed=True,
@@ -158,7 +158,7 @@ def what(head: bytes, *, broken: bool = False) -> str:
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):
-        return "a file that starts with zeros, perhaps a download that reserved its room and never finished"
+        return "a file that starts with zeros, perhaps a download that reserved its space and never finished"
     for kind in FOREIGN:
         if kind.matches(head):
             return f"{kind.title}: {kind.how}" if kind.how else kind.title

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from converter.formats.planned import Planner
-    from converter.formats.said import Cache, Finding, Key, Portion, Words
+    from converter.formats.said import Alias, Cache, Finding, Hyperparameters, Key, Portion, Words
     from converter.io.source import Source
     from converter.models.tokenizers.tokenizer import Tokenizer
     from converter.tensors.catalogue import Catalogue
@@ -67,6 +67,14 @@ def _no_cache(catalogue: Catalogue, context: int | None) -> Cache | None:
     return None
 
 
+def _no_hyperparameters(catalogue: Catalogue) -> Hyperparameters | None:
+    return None
+
+
+def _no_aliases(catalogue: Catalogue) -> Sequence[Alias]:
+    return ()
+
+
 def _whole(catalogue: Catalogue) -> Portion | None:
     return None
 
@@ -83,8 +91,8 @@ def _as_it_is(catalogue: Catalogue) -> Catalogue:
     return catalogue
 
 
-def _no_disagreements(catalogue: Catalogue) -> Sequence[str]:
-    return ()
+def _no_disagreements(catalogue: Catalogue) -> Iterator[Finding]:
+    return iter(())
 
 
 def _says(catalogue: Catalogue) -> bool:
@@ -93,6 +101,10 @@ def _says(catalogue: Catalogue) -> bool:
 
 def _no_findings(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
     return iter(())
+
+
+def _no_quantiser(types: Sequence[str]) -> str | None:
+    return None
 
 
 def _no_tokenizer(catalogue: Catalogue) -> Tokenizer | None:
@@ -109,20 +121,24 @@ class Format:
     `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
     file is; None if it is a whole one. `keys` are what a file says about itself, `words` what it says about its tokenizer,
     and `cache` is what the program that runs it needs besides the weights. `remarks` are what a file says about the model
-    and no other file beside an output would: values of JSON by name. `joined` makes one of the metadata of several files;
-    of two values of a key it takes the first.
+    and no other file beside an output would: values of JSON by name. `hyperparameters` are what a file says about how its model
+    is computed, besides its config.json, and `in_config` those of them that a config.json has, too. `joined` merges
+    the metadata of several files; if a key has two values, the first one counts.
 
-    Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes. `shard` is how many bytes of
+    Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes, `mixtures` those for a choice
+    of dtypes by what a tensor is for. `quantiser` names the program that makes blocks of some types. `shard` is how many bytes of
     tensors a file in a folder has at most. `whole_folder`: an output is always a folder. `values`: its metadata have a place
-    for values, whose keys are VALUES and a name.
+    for values, whose keys are VALUES and a name. `ties`: only one of two names of a tensor is written.
 
     Companions. `self_contained`: configuration and tokenizer are inside the file. `companions`: they lie beside the
     weights in a folder, and are copied with them. `tokenizer` reads the one inside, and `tokenizer_files` are
-    the files that it would be beside weights; `generation_files` say how to generate text. `says_activation` tells whether the
+    the files that it would be beside weights; `generation_files` say how to generate text, and `generation` is
+    what of a generation_config.json the format can say. `says_activation` tells whether the
     configuration names the activation that the model was trained with. `check` compares the other files of a folder
     with the tensors.
 
-    Verifying. `disagreements` asks a second reader of the format. `engines` can compute such a model. `tanh`: the
+    Verifying. `disagreements` asks a second reader of the format, and says which files it was not
+    asked about. `engines` can compute such a model. `tanh`: the
     programs that run this format compute GELU in its tanh form, whatever the model was trained with. `computed` is
     what these programs compute with, if files beside the tensors tell them where and how to read.
 
@@ -143,21 +159,27 @@ class Format:
     words: Callable[[Catalogue], Words | None] = _no_words
     cache: Callable[[Catalogue, int | None], Cache | None] = _no_cache
     remarks: Callable[[Catalogue], Mapping[str, Any]] = _nothing
+    hyperparameters: Callable[[Catalogue], Hyperparameters | None] = _no_hyperparameters
+    in_config: Callable[[Catalogue], Sequence[Alias]] = _no_aliases
     joined: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]] = _of_the_first
     plan: Planner | None = None
     dtypes: tuple[str, ...] = ()
+    mixtures: tuple[str, ...] = ()
+    quantiser: Callable[[Sequence[str]], str | None] = _no_quantiser
     shard: int | None = None
     weights: str | None = None
     whole_folder: bool = False
     values: bool = False
+    ties: bool = False
     self_contained: bool = False
     companions: bool = True
     tokenizer: Callable[[Catalogue], Tokenizer | None] = _no_tokenizer
     tokenizer_files: Callable[[Catalogue], Mapping[str, bytes]] = _no_files
     generation_files: Callable[[Catalogue], Mapping[str, bytes]] = _no_files
+    generation: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     says_activation: Callable[[Catalogue], bool] = _says
     check: Callable[[Catalogue, Mapping[str, Any] | None], Iterator[Finding]] = _no_findings
-    disagreements: Callable[[Catalogue], Sequence[str]] = _no_disagreements
+    disagreements: Callable[[Catalogue], Iterator[Finding]] = _no_disagreements
     engines: tuple[str, ...] = ("numpy",)
     tanh: bool = False
     computed: Callable[[Catalogue], Catalogue] = _as_it_is

@@ -24,6 +24,7 @@ SAFETENSORS: Final = "safetensors"
 TORCH_ZIP: Final = "torch-zip"
 TORCH_LEGACY: Final = "torch-legacy"
 TORCH_TAR: Final = "torch-tar"
+PUBLISHED_WRITER: Final = "torch 1.5 to 2.0"  # the writers of the published files, as far as a file shows
 # The magic number of torch before 1.6, by pickle protocol: 2 is torch's own choice, the others its caller's.
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PICKLED: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
@@ -34,8 +35,23 @@ LEGACY_MAGICS: Final = (
 )
 
 
-# The name of one of the files that a model was cut into: the model's name, the number from 1, how many, the ending.
+_LEAST: Final = 8  # bytes; no checkpoint has fewer
+_MARKS: Final = (b"PK\3\4", GGUF_MAGIC, NPY_MAGIC, b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5", *LEGACY_MAGICS)
+_HEADER: Final = 100_000_000  # bytes of a header of safetensors, at most: the library's own limit
+
+# A shard's file name: the model's name, the shard's number from 1, how many there are, and the ending.
 SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
+
+# The name of an index of shards, and the ending of their names.
+INDEX: Final = re.compile(r".+(\.bin|\.safetensors)\.index(?:\.[\w-]+)?\.json")
+
+
+def could_begin(head: bytes) -> bool:
+    """Whether a file of fewer than 8 bytes could be the beginning of a checkpoint: of a known mark, or of a header's length."""
+    if len(head) >= _LEAST:
+        return False
+    length = int.from_bytes(head, "little")
+    return any(mark.startswith(head) for mark in _MARKS) or len(head) < 4 or length < _HEADER
 
 
 def shard_name(match: re.Match[str], number: int) -> str:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import AmbiguousError, ConverterError, PickleError, TruncatedPickleError
 from converter.formats.foreign import program
 from converter.io.tar import is_header
-from converter.pickles.machine import run
-from converter.pickles.opcodes import NAMES
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -74,8 +72,11 @@ def _lenient(at: int, error: ConverterError, ends: bool) -> None:
 
 def names_a_global(source: Source, head: bytes) -> bool:
     """Whether a file, read as a pickle, names a global: an unpickler would have imported it by then."""
-    if head[:1] == b"" or head[0] not in NAMES:
+    if not _may_name(head, source.size):
         return False
+    # Imported here, because hardly any file that is no pickle starts with such opcodes.
+    from converter.pickles.loop import run
+
     size = len(head)
     while True:
         used: dict[tuple[str, str], int] = {}
@@ -93,3 +94,20 @@ def names_a_global(source: Source, head: bytes) -> bool:
             return False
         size = min(most, max(needs, 16 * size))
         head = bytes(source.read(0, size))
+
+
+def _may_name(head: bytes, total: int) -> bool:
+    """Whether the opcodes at the start of a file name a global, or go on behind `head`. They are not run."""
+    from converter.pickles.opcodes import BINPERSID, GLOBAL, INST, PERSID, STACK_GLOBAL, decode
+
+    try:
+        for code, _, _ in decode(head, refuse=lambda at, error: None, total=total):
+            if code in (GLOBAL, INST, STACK_GLOBAL):
+                return True
+            if code in (PERSID, BINPERSID):  # no reader of a checkpoint accepts these at its start
+                return False
+    except TruncatedPickleError:
+        return True
+    except ConverterError:
+        pass
+    return False

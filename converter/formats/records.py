@@ -9,6 +9,10 @@ from converter.formats import marks
 from converter.formats.format import Format, lazily
 from converter.io.tar import is_header
 
+# The types of GGUF in blocks that are written.
+_BLOCKS: Final = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k")
+# Those that only the extra llama-cpp makes.
+_GRIDS: Final = ("iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s")
 _TORCH_ENDINGS: Final = (".bin", ".pt", ".pth", ".ckpt")
 
 NPZ: Final = Format(
@@ -67,14 +71,20 @@ GGUF: Final = Format(
     words=lazily("converter.formats.gguf.facts", "words"),
     cache=lazily("converter.formats.gguf.facts", "cache"),
     remarks=lazily("converter.formats.gguf.facts", "remarks"),
+    hyperparameters=lazily("converter.formats.gguf.hyperparameters", "hyperparameters"),
+    in_config=lazily("converter.formats.gguf.hyperparameters", "in_config"),
     joined=lazily("converter.formats.gguf.metadata", "joined"),
     plan=lazily("converter.formats.gguf.writer", "plan"),
     values=True,
-    dtypes=("keep", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
+    ties=True,
+    dtypes=("keep", "f32", "f16", "bf16", *_BLOCKS, *_GRIDS),
+    quantiser=lazily("converter.formats.gguf.quantising", "quantiser"),
+    mixtures=("q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s"),
     self_contained=True,
     tokenizer=lazily("converter.formats.gguf.tokenizer", "inside"),
     tokenizer_files=lazily("converter.formats.gguf.tokenizer", "as_files"),
     generation_files=lazily("converter.formats.gguf.generation", "as_files"),
+    generation=lazily("converter.formats.gguf.generation", "comparable"),
     says_activation=lazily("converter.formats.gguf.names", "says_activation"),
     engines=("numpy", "llama.cpp"),
     tanh=True,
@@ -90,6 +100,7 @@ SAFETENSORS: Final = Format(
     joined=lazily("converter.formats.safetensors.reader", "joined"),
     plan=lazily("converter.formats.safetensors.writer", "plan"),
     values=True,
+    ties=True,
     dtypes=("keep", "f32", "f16", "bf16"),
     shard=50_000_000_000,  # what transformers cuts at
     check=lazily("converter.formats.safetensors.check", "check"),

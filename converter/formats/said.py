@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -15,13 +15,37 @@ class Finding(NamedTuple):
     counts: bool = True
 
 
+class Hyperparameters(NamedTuple):
+    """What a file `said` about how its model is computed, by key, and what a program takes for some keys that are absent.
+
+    `architecture` is the key that names the architecture, and the name.
+    """
+
+    architecture: tuple[str, str]
+    said: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+
+
+class Alias(NamedTuple):
+    """A key of a file and its value, and the names under which a config.json has it, of which models use one."""
+
+    key: str
+    names: tuple[str, ...]
+    value: Any
+
+
 class Key(NamedTuple):
-    """Something that a file says about itself. Of an array, `value` has the first elements, and `length` counts all."""
+    """Something that a file says about itself. For an array, `value` has the first elements, and `length` counts all.
+
+    `elements` are all of an array, read each time they are asked for, and `digest` reads its bytes and returns their SHA-256.
+    """
 
     name: str
     type: str
     value: Any
     length: int | None
+    elements: Iterable[Any] = ()
+    digest: Callable[[], bytes] | None = None
 
 
 class Words(NamedTuple):

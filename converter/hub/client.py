@@ -29,7 +29,9 @@ from converter.hub.unlogged import unlogged
 from converter.io.pool import Pool, awaited
 from converter.io.ranges import FETCHING, Fetching
 from converter.io.traffic import Traffic
-from converter.text import safe_text
+from converter.steps import at, follower, step
+from converter.text import plural, safe_text
+from converter.words import option
 
 _T = TypeVar("_T")
 
@@ -177,28 +179,36 @@ class Client:
             try:
                 return once(deadline)
             except AgainError as again:
+                reason = str(again)
                 wait = backoff if again.wait is None else again.wait
                 alone = isinstance(again, UnreachedError) and not self._met
                 if attempt == _ATTEMPTS or time.monotonic() + wait > (
                     min(deadline, self._until) if alone else deadline
                 ):
                     tried = f" (attempt {attempt} of {_ATTEMPTS})"
-                    said = "; is there a network? With `--offline` only the local cache is read" if alone else tried
+                    way = f"; is there a network? With `{option('offline')}` only the local cache is read"
+                    said = way if alone else tried
                     raise SourceError(f"`{name}` can't be read: {again}{said}") from None
-            time.sleep(wait)
+            with step("wait", f"{name}: {reason}; attempt {attempt + 1} of {_ATTEMPTS} comes in {wait:g} s"):
+                time.sleep(wait)
+            at(name)
             backoff *= 2
         raise AssertionError
 
     def pieces(self, response: Any, deadline: float) -> Iterable[bytes]:
         """Yield a body as it comes. Raises AgainError if it breaks off, stalls or is too slow."""
+        start, count = time.perf_counter(), 0
         try:
             for piece in response.iter_raw():
                 self.traffic.add(0, len(piece))
+                count += len(piece)
                 yield piece
                 if time.monotonic() > deadline:
                     raise AgainError("the answer came too slowly")
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise AgainError(self._reason(error)) from None
+        finally:
+            follower().ended("receive", plural(count, "byte"), time.perf_counter() - start)
 
     def _send(self, url: str, headers: Mapping[str, str], *, inside: bool) -> Any:
         parts = checked_url(url)
@@ -240,7 +250,7 @@ class Client:
                 target = target.copy_with(host=address)
             timeout = httpx.Timeout(self._timeout.read, connect=seconds, pool=None)
             request = session.build_request("GET", target, headers=headers, timeout=timeout, extensions=extensions)
-            with unlogged():
+            with step("request", shown(url)), unlogged():
                 response = session.send(request, stream=True, follow_redirects=False)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             if (wrong := _distrust(error)) is not None:

@@ -13,7 +13,6 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import tqdm
 
 from converter.errors import SourceError
-from converter.formats.companions import MODULES, folders_of, remote_companions
 from converter.hub.cache import snapshot
 from converter.hub.client import Client, httpx
 from converter.hub.locations import check_online, offline, parse
@@ -22,8 +21,8 @@ from converter.hub.unlogged import unlogged
 from converter.io.local import LocalFile
 from converter.io.publish import Piece, Plan, PlannedFile, literal, publish
 from converter.io.source import STEP
-from converter.io.strict_json import strict_json
 from converter.models import declared as models
+from converter.steps import step
 from converter.tensors.parts import storage_parts
 from converter.tensors.tensor import Storage
 
@@ -45,7 +44,9 @@ def download(
     starting: Callable[[int], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Downloaded]:
-    """Download a declared model or `owner/name[@revision]`, with its companions, into `target` or into the local cache.
+    """Download a model with its companions, into `target` or into the local cache.
+
+    `name` is a declared model, `owner/name[@revision]`, or a folder of a repository, whose files then lie in `target` itself.
 
     `with_code` fetches the code of the repository, too. `starting` is called with the bytes of all files, `progress` with
     the bytes since its last call. An interrupted download is continued.
@@ -55,28 +56,34 @@ def download(
     """
     declared = models.find(name) if "/" not in name else None
     place = parse(declared.repository if declared is not None else name)
-    if isinstance(place, str) or place.file is not None:
+    if isinstance(place, str):
         raise SourceError(f"`{name}` is not a repository: a declared model or `owner/name` was expected")
     check_online(str(place))
-    if declared is None:
+    if declared is None and place.file is None:
         declared = next((model for model in models.declared() if model.repository == place.repository), None)
     repository = look_up(Client(), place)
+    if place.file is not None and not repository.is_folder:
+        repository.entry(place.file)
+        raise SourceError(f"`{name}` is one file: give the repository, or a folder of it with all files of a model")
     weights = repository.weights()
     if declared is not None:
         weights = [*(file.name for file in declared.files), *([declared.index] if declared.index else [])]
     hashes = {file.name: file.sha256 for file in declared.files} if declared is not None else {}
     done = []
-    entries = {file: repository.entry(file) for file in dict.fromkeys((*weights, *_companions(repository, with_code)))}
+    entries = {
+        file: repository.entry(file) for file in dict.fromkeys((*weights, *repository.companions(with_code=with_code)))
+    }
     if starting is not None:
         starting(sum(entry.nbytes or 0 for entry in entries.values()))
     for file, entry in entries.items():
         wanted, whose = (hashes[file], "declared") if hashes.get(file) else (entry.sha256, "the Hub's")
-        if target is None:
-            path = _fetched(repository, file, progress)
-        else:
-            path = target / file
-            if not _is_there(path, entry, wanted):
-                _write(repository, file, path, progress)
+        with step("download", file):
+            if target is None:
+                path = _fetched(repository, file, progress)
+            else:
+                path = target / file.removeprefix(repository.folder)
+                if not _is_there(path, entry, wanted):
+                    _write(repository, file, path, progress)
         if wanted is not None and (found := _sha256(path)) != wanted:
             raise SourceError(f"`{path}` has the SHA-256 {found}; {whose} is {wanted}: remove it and download it again")
         done.append(Downloaded(path, path.stat().st_size, whose if wanted is not None else None))
@@ -98,24 +105,12 @@ def companions(location: str, *, with_code: bool = False) -> Path | None:
         path = found and found / (place.file or "")
         return path if path is None or path.is_dir() else path.parent
     repository = look_up(Client(), place)
-    paths = {name: _fetched(repository, name, None) for name in _companions(repository, with_code)}
+    paths = {name: _fetched(repository, name, None) for name in repository.companions(with_code=with_code)}
     first = next(iter(paths), None)
     if first is None:
         return None
     inner = first.removeprefix(repository.folder).count("/")
     return paths[first].parents[inner]
-
-
-def _companions(repository: Repository, with_code: bool) -> list[str]:
-    """The paths of the small files that belong to a repository's model."""
-    modules = repository.folder + MODULES
-    data = repository.load(modules) if modules in repository.files else b""
-    try:
-        inner = folders_of(strict_json(data.decode())) if data else folders_of(None)
-    except (ValueError, RecursionError):
-        inner = folders_of(None)
-    names = [(name.removeprefix(repository.folder), repository.files[name].nbytes) for name in repository.within]
-    return [repository.folder + name for name in remote_companions(names, inner, with_code=with_code)]
 
 
 def _is_there(path: Path, entry: Entry, wanted: str | None) -> bool:
@@ -183,7 +178,7 @@ def _fetched(repository: Repository, file: str, progress: Callable[[int], None] 
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with LocalFile(path) as file:
+    with step("hash", str(path)), LocalFile(path) as file:
         buffer = memoryview(bytearray(min(STEP, file.size)))
         for offset in range(0, file.size, STEP):
             piece = buffer[: min(STEP, file.size - offset)]

@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -62,6 +62,20 @@ class Place:
         return f"hf://{self.repository}@{self.revision}" + (f"/{self.file}" if self.file else "")
 
 
+def model_of(location: str) -> str:
+    """The repository, or the folder of it, at its revision, that has all files of a model on the Hub.
+
+    Any other location is returned as it is.
+    """
+    from converter.formats.folders import kind_of
+
+    place = parse(location) if location.startswith("hf://") else location
+    if isinstance(place, str) or place.file is None:
+        return location
+    folder, _, name = place.file.rpartition("/")
+    return str(replace(place, file=folder or None)) if kind_of(name) is not None else location
+
+
 def parse(location: str) -> Place | str:
     """The place on the Hub that a location means, or its URL."""
     if location.startswith("hf://"):
@@ -75,7 +89,10 @@ def parse(location: str) -> Place | str:
         if origin(location) != origin(constants.ENDPOINT) or not (found := _PAGE.fullmatch(parts.path)):
             return location
     elif not (found := _PLAIN.fullmatch(location)):
-        raise SourceError(f"`{location}` names no repository: `owner/name[@revision]` was expected")
+        raise SourceError(
+            f"`{location}` names no repository: `owner/name[@revision]` was expected, or `hf://owner/name[@revision]/path` "
+            "for a folder of one"
+        )
     place = {key: unquote(value).removesuffix("/") for key, value in found.groupdict().items() if value}
     if not is_plain(place.get("file", "x")) or not is_plain(place.get("revision", "x")):
         raise SourceError(f"`{location}` leads out of its repository")

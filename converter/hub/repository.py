@@ -12,16 +12,15 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from huggingface_hub import hf_hub_url
 
-from converter.errors import ConverterError, ManifestError, NoWeightsError, SourceError
-from converter.formats import folders, identify
-from converter.formats import read as read_format
+from converter.errors import ConverterError, ManifestError, SourceError
+from converter.formats import folders
 from converter.formats.companions import CONFIG
-from converter.formats.folders import Choice, choose, model_folders, only_folders
-from converter.formats.foreign import HEAD
+from converter.formats.folders import Choice
 from converter.formats.shards import whole
 from converter.hub.cache import cached, snapshot
 from converter.hub.client import Client
 from converter.hub.locations import Place, check_online, is_plain, offline, parse, shown, why_offline
+from converter.hub.remote_folder import RemoteFolder, read_source
 from converter.hub.remote_object import RemoteObject
 from converter.io.local import LocalFile
 from converter.io.ranges import FETCHING, Fetching
@@ -29,6 +28,7 @@ from converter.io.source import Source
 from converter.io.strict_json import lenient_json, parse_json
 from converter.limits import limits
 from converter.text import listed
+from converter.words import option
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -57,17 +57,24 @@ def open_remote(
     repository = look_up(client, place)
     if not repository.is_folder:
         _refuse(weights, str(place))
-    catalogue = repository.whole(root, weights) if repository.is_folder else repository.model(root)
+    catalogue = repository.whole(root, weights) if repository.is_folder else _file(repository, root)
     catalogue = catalogue.with_origin(location=repository.location, folder=repository.is_folder)
     if catalogue.config is None:
         catalogue = catalogue.with_config(*repository.config())
-    return _ready(catalogue, client)
+    beside = tuple((name, repository.files[repository.folder + name].nbytes) for name in repository.beside)
+    return _ready(replace(catalogue, facts={**catalogue.facts, "files beside": beside}), client)
+
+
+def _file(repository: Repository, root: Root) -> Catalogue:
+    path = repository.place.file or ""
+    repository.entry(path)
+    return repository.model(path.removeprefix(repository.folder), root)
 
 
 def _refuse(weights: str | None, location: str) -> None:
     """Raise SourceError if a kind of weights is asked for where there is only one file."""
     if weights is not None:
-        raise SourceError(f"`{location}` is one file: --weights chooses among the files of a folder")
+        raise SourceError(f"`{location}` is one file: {option('weights')} chooses among the files of a folder")
 
 
 def open_files(location: str, *, fetching: Fetching = FETCHING) -> Iterator[Source]:
@@ -92,7 +99,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(RemoteFolder):
     """A repository at one commit. `place` is it, or a folder or a file in it; `files` are all of its files by their paths."""
 
     client: Client
@@ -123,15 +130,27 @@ class Repository:
         return f"{file}/" if file and self.is_folder else file[: file.rfind("/") + 1]
 
     @property
+    def wanted(self) -> str:
+        """The place with the revision that was asked for."""
+        return str(self.place)
+
+    @property
+    def base(self) -> str:
+        """The place's folder with the revision that was asked for."""
+        return f"hf://{self.place.repository}@{self.place.revision}/{self.folder}"
+
+    @property
     def within(self) -> list[str]:
         """The paths of the files in the place's folder and the folders in it."""
         return [name for name in self.files if name.startswith(self.folder)]
 
-    @property
-    def beside(self) -> list[str]:
-        """The names of the files in the place's folder."""
-        names = (name.removeprefix(self.folder) for name in self.within)
-        return [name for name in names if "/" not in name]
+    def has(self, file: str) -> bool:
+        """Whether the Hub lists a file."""
+        return file in self.files
+
+    def nbytes(self, file: str) -> int | None:
+        """The size of a file as the Hub lists it."""
+        return self.files[file].nbytes
 
     def entry(self, file: str) -> Entry:
         """The Hub's entry for a file. Raises SourceError if it has none."""
@@ -158,47 +177,6 @@ class Repository:
             return path.read_bytes()
         data = self.client.load(self._url(file), limits().json_bytes, self._refused)
         return data if data is not None else b""
-
-    def config(self) -> tuple[dict[str, Any] | None, str | None]:
-        """The config.json in the place's folder as `lenient_json` reads it; None if there is none."""
-        file = self.folder + CONFIG
-        return lenient_json(self.load(file), f"{self.name}/{file}") if file in self.files else (None, None)
-
-    def model(self, root: Root) -> Catalogue:
-        """Read the one weight file. If it is the first part of a cut model, or an index, read the other files, too."""
-        file = (self.place.file or "").removeprefix(self.folder)
-        opened = self._opening(root)
-        if folders.is_index(file):
-            self.entry(self.folder + file)
-            choice = folders.of_index(file, self._weight_map(file), self.beside, self.location)
-            return folders.put_together(self.location, choice, opened)
-        return whole(opened(file, None), file, lambda name: self.folder + name in self.files, opened)
-
-    def whole(self, root: Root, weights: str | None = None) -> Catalogue:
-        """Read the checkpoint in the folder: shards with their index, or the one weight file."""
-        return folders.put_together(self.location, self._chosen(weights), self._opening(root))
-
-    def weights(self) -> list[str]:
-        """The paths of the checkpoint's files, the index among them."""
-        choice = self._chosen(None)
-        return [self.folder + name for name in (*choice.files, *([choice.index] if choice.index else []))]
-
-    def _opening(self, root: Root) -> Callable[[str, int | None], Catalogue]:
-        return lambda name, number: _read(self.open(self.folder + name), root, number)
-
-    def _weight_map(self, index: str) -> dict[str, str]:
-        name = f"{self.name}/{self.folder}{index}"
-        return folders.load_weight_map(parse_json(self.load(self.folder + index), name), name)
-
-    def _chosen(self, weights: str | None) -> Choice:
-        try:
-            return choose(self.beside, str(self.place), self._weight_map, weights=weights)
-        except NoWeightsError as error:
-            if inner := model_folders(name.removeprefix(self.folder) for name in self.within):
-                base = f"hf://{self.place.repository}@{self.place.revision}/{self.folder}"
-                raise only_folders(str(self.place), [base + folder for folder in inner]) from None
-            other = [name for name in self.beside if name.endswith((".h5", ".msgpack", ".onnx", ".ot", ".tflite"))]
-            raise NoWeightsError(f"{error}; there is {listed(other[:4])}" if other else str(error)) from None
 
     def _url(self, file: str) -> str:
         return hf_hub_url(self.place.repository, file, revision=self.commit, endpoint=self.client.endpoint)
@@ -282,7 +260,7 @@ def _open_url(client: Client, url: str, root: Root) -> Catalogue:
 
     def opened(name: str, number: int | None) -> Catalogue:
         objects.append(_at(client, urljoin(url, name) if name else url))
-        return _read(objects[-1].opened(), root, number)
+        return read_source(objects[-1].opened(), root, number)
 
     if folders.is_index(path) and not signed:
         data = client.load(url, limits().json_bytes, _refusing(url))
@@ -303,11 +281,6 @@ def _open_url(client: Client, url: str, root: Root) -> Catalogue:
             data = client.load(urljoin(url, CONFIG), limits().json_bytes, lambda status, headers: None)
             catalogue = catalogue.with_config(*lenient_json(data, CONFIG)) if data else catalogue
     return _ready(catalogue, client)
-
-
-def _read(source: Source, root: Root, shard: int | None) -> Catalogue:
-    head = bytes(source.read(0, min(HEAD, source.size)))
-    return read_format(identify(head, source.name), source, head, root=root, shard=shard)
 
 
 def _ready(catalogue: Catalogue, client: Client) -> Catalogue:

@@ -22,7 +22,7 @@ _LOGGERS: Final = (  # huggingface_hub requires httpx or httpx2
 def unlogged() -> Iterator[None]:
     """Keep the requests that are made in the body of a `with` out of the logs."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_is_of_others)  # a filter that is already there is not added again
+        logging.getLogger(name).addFilter(_is_of_others)  # adding a filter twice has no effect
     before = _OURS.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The two GELUs in float32: the tanh approximation, and the exact one that Cerebras-GPT was trained with."""
+"""Activations in float32: GELU in its tanh form, and the exact one that Cerebras-GPT was trained with; SiLU and ReLU."""
 
 from __future__ import annotations
 
@@ -40,7 +40,29 @@ def gelu_tanh(x: NDArray[np.float32]) -> None:
     _in_pieces(_tanh, x)
 
 
-GELU: Final[dict[Activation, Callable[[NDArray[np.float32]], None]]] = {"erf": gelu_erf, "tanh": gelu_tanh}
+def silu(x: NDArray[np.float32]) -> None:
+    """Replace x, contiguous, by x / (1 + exp(-x))."""
+    _in_pieces(_silu, x)
+
+
+def relu(x: NDArray[np.float32]) -> None:
+    """Replace x by max(x, 0)."""
+    np.maximum(x, np.float32(0), out=x)
+
+
+def squared_relu(x: NDArray[np.float32]) -> None:
+    """Replace x by max(x, 0)²."""
+    relu(x)
+    np.square(x, out=x)
+
+
+ACTIVATIONS: Final[dict[Activation, Callable[[NDArray[np.float32]], None]]] = {
+    "erf": gelu_erf,
+    "tanh": gelu_tanh,
+    "silu": silu,
+    "relu": relu,
+    "relu2": squared_relu,
+}
 
 
 def _in_pieces(gelu: Callable[..., None], x: NDArray[np.float32]) -> None:
@@ -78,6 +100,13 @@ def _tanh(x: NDArray[np.float32], power: NDArray[np.float32], *_: NDArray[np.flo
     power *= _CUBIC
     power += _LINEAR
     power *= x
+    np.exp(power, out=power)
+    power += _ONE
+    x /= power
+
+
+def _silu(x: NDArray[np.float32], power: NDArray[np.float32], *_: NDArray[np.float32]) -> None:
+    np.negative(x, out=power)
     np.exp(power, out=power)
     power += _ONE
     x /= power

@@ -1,9 +1,9 @@
-"""What computes a model, and which engine computes which family."""
+"""What computes a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from converter.models.recognition import recognise
 
 if TYPE_CHECKING:
     from converter.models.architecture import Activation
-    from converter.models.family import Family
+    from converter.models.families import Family
     from converter.tensors.catalogue import Catalogue
 
 
@@ -60,16 +60,7 @@ def compute(
             f"`{catalogue.location}` has no architecture that can be computed here ({', '.join(runnable())}): "
             "compare only its tensors"
         )
-    return _ENGINES[found.family.engine()](catalogue, config, activation)
+    found.family.computed()
+    from converter.inference.decoder import Decoder
 
-
-def _gpt2(catalogue: Catalogue, config: Mapping[str, Any] | None, activation: Activation | None) -> Model:
-    from converter.inference.gpt2 import Gpt2
-
-    return Gpt2(catalogue, config=config, activation=activation)
-
-
-# By the engine's name, which a family gives.
-_ENGINES: Final[Mapping[str, Callable[[Catalogue, Mapping[str, Any] | None, Activation | None], Model]]] = {
-    "numpy-gpt2": _gpt2
-}
+    return Decoder(catalogue, config=config, activation=activation)

@@ -18,11 +18,14 @@ from converter.limits import limits
 from converter.models.architecture import Activation
 from converter.models.tokenizers import library
 from converter.tensors.catalogue import Catalogue
+from converter.text import plural
 
 TOKENS: Final = 64  # tokens of the built-in sequence
 STEPS: Final = 32  # greedy tokens
 _LARGEST_LOGARITHM: Final = 709.0  # exp of more does not fit into float64
 _DIGITS: Final = 10  # digits of a token id
+_PICTURED: Final = 96  # positions of which some logits are kept for a picture
+_STRIDE: Final = 7919  # a prime, so that the one more token is another one at each position
 _ROWS: Final = 8  # positions at a time, in float64: 3 MB for a vocabulary of 50,257
 
 
@@ -44,6 +47,9 @@ class Comparison:
     position. `kl_divergence` is the mean over positions, in nats. `greedy_difference` is the first of the `greedy`
     steps at which the other would choose another token; None if it never would. A value that can't be computed, because
     logits are NaN or infinite, is None. `not_finite` and `other_not_finite` count such logits.
+    `kl_by_position` and `difference_by_position` have the divergence and the largest difference of each position.
+    `logit_pairs` are logits of the source, each with the other's: at each of some positions the largest and the smallest
+    of the source, the one that differs most, and one more.
     """
 
     engine: str
@@ -61,6 +67,9 @@ class Comparison:
     other_perplexity: float | None
     not_finite: int
     other_not_finite: int
+    kl_by_position: tuple[float | None, ...] = ()
+    difference_by_position: tuple[float | None, ...] = ()
+    logit_pairs: tuple[tuple[float, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields as they are in JSON."""
@@ -80,15 +89,27 @@ class Threshold:
     top1: float
     greedy: bool = False  # whether all greedy tokens must be equal
 
+    def allowed(self, spread: float) -> Allowed:
+        """The largest values that hold for a source whose logits have that spread."""
+        return Allowed(self.difference * spread, self.kl_divergence * spread**2)
 
-# The same weights in the same engine give the same bits, whatever format they come from: see converter.inference.gpt2.
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The largest values of a comparison that still hold, in the units of these values."""
+
+    max_difference: float
+    kl_divergence: float
+
+
+# The same weights in the same engine give the same bits, whatever format they come from: see converter.inference.decoder.
 EXACT: Final = Threshold(difference=0, kl_divergence=0, top1=1, greedy=True)
 
-# Three to five times what each encoding did to a 111M of random weights; for the agreement of the likeliest token, well
-# below. The comments have what was measured: largest difference / spread, KL / spread², agreement. Trained weights have
-# outliers, which cost the formats with blocks more. On the same model, a transposed c_proj exceeds all of these
-# thresholds, two swapped layers exceed all but those of Q4, and a wrong bias exceeds only those of F16 and BF16. Damage
-# that is too small to be noticed here is found by comparing every tensor with its own bound.
+# Three to five times what each encoding did to a 111M with random weights. For the agreement of the likeliest token, well
+# below the measured share. The comments have what was measured: largest difference / spread, KL / spread², agreement. Trained
+# weights have outliers, which cost the formats with blocks more. On the same model, a transposed c_proj exceeds all of these
+# thresholds, two swapped layers exceed all but those of Q4, and a wrong bias exceeds only those of F16 and BF16. Damage that
+# is too small to be noticed here is found by comparing every tensor with its own bound.
 THRESHOLDS: Final = {
     "F16": Threshold(0.015, 1e-6, 0.95),  # 0.0038, 2.0e-7, 100 %
     "BF16": Threshold(0.1, 6e-5, 0.93),  # 0.026, 1.3e-5, 99 %
@@ -97,9 +118,9 @@ THRESHOLDS: Final = {
     "Q5_0": Threshold(2.5, 0.04, 0.6),  # 0.87, 0.0093, 88 %
     "Q4_1": Threshold(4.0, 0.12, 0.4),  # 1.37, 0.031, 79 %
     "Q4_0": Threshold(4.5, 0.14, 0.4),  # 1.45, 0.035, 62 %
-    # The others were measured on a smaller model of as many layers, blocks by ggml, where the encodings above lose a third
-    # of the difference and an eighth of the divergence that they lose on the 111M. So these are ten and thirty times as
-    # much, but less than two unrelated models differ. At two bits and below, hardly more than that can be told.
+    # These were measured on a smaller model of as many layers, with ggml's blocks. There the encodings above lose a third
+    # of the difference and an eighth of the divergence that they lose on the 111M. So these thresholds are ten and thirty
+    # times the measured loss, and still below what two unrelated models differ by. At two bits and below they catch little.
     "Q8_1": Threshold(0.3, 7e-4, 0.93),
     "Q8_K": Threshold(0.3, 7e-4, 0.93),
     "Q6_K": Threshold(0.9, 6e-3, 0.8),  # 0.089, 1.9e-4, 95 %
@@ -139,10 +160,15 @@ def reference(source: Model, tokens: Sequence[int], steps: int = STEPS) -> Refer
     The other side then needs one pass over these tokens: its choice at each position is the likeliest of its logits
     there. So even a model that is read again for every pass is only read once.
     """
-    # One position stays free, because llama.cpp needs room for the next token.
-    steps = max(0, min(steps, source.n_positions - 1 - len(tokens)))
+    steps = steps_of(source, tokens, steps)
     sequence = (*tokens, *source.greedy(tokens, steps))
     return Reference(source.activation, sequence, len(tokens), source.logits(sequence))
+
+
+def steps_of(source: Model, tokens: Sequence[int], steps: int = STEPS) -> int:
+    """How many greedy tokens there is room for."""
+    # One position stays free, because llama.cpp needs room for the next token.
+    return max(0, min(steps, source.n_positions - 1 - len(tokens)))
 
 
 def compare(source: Reference, other: Engine) -> Comparison:
@@ -170,7 +196,23 @@ def compare(source: Reference, other: Engine) -> Comparison:
         other_perplexity=perplexity(found, source.tokens[: source.given]),
         not_finite=int(np.count_nonzero(~np.isfinite(source.logits))),
         other_not_finite=int(np.count_nonzero(~np.isfinite(found))),
+        kl_by_position=tuple(sums.kl_by_position),
+        difference_by_position=tuple(sums.difference_by_position),
+        logit_pairs=tuple(_pairs(source.logits, found)),
     )
+
+
+def _pairs(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Iterator[tuple[float, float]]:
+    """Some logits [positions, vocabulary] of both sides, for a picture."""
+    for number, row in enumerate(range(0, len(ours), -(-len(ours) // _PICTURED) or 1)):
+        one, two = ours[row], theirs[row]
+        known = np.flatnonzero(np.isfinite(one) & np.isfinite(two))
+        if not len(known):
+            continue
+        one, two = one[known], two[known]
+        chosen = {int(one.argmax()), int(one.argmin()), int(np.abs(two - one).argmax()), number * _STRIDE % len(known)}
+        for token in sorted(chosen):
+            yield float(one[token]), float(two[token])
 
 
 def perplexity(logits: NDArray[np.float32], tokens: Sequence[int]) -> float | None:
@@ -200,17 +242,19 @@ def shortcomings(comparison: Comparison, limit: Threshold) -> list[str]:
     found: list[str] = []
     if comparison.not_finite != comparison.other_not_finite:
         found.append(
-            f"{comparison.other_not_finite:,} logits are NaN or infinite: expected {comparison.not_finite:,}, as in the source"
+            f"{plural(comparison.other_not_finite, 'logit is', 'logits are')} NaN or infinite: expected "
+            f"{comparison.not_finite:,}, as in the source"
         )
     if comparison.max_difference is None or comparison.spread is None or comparison.kl_divergence is None:
         found.append("no position has finite logits on both sides")
     else:
-        allowed = limit.difference * comparison.spread
-        if comparison.max_difference > allowed:
-            found.append(f"a logit differs by {comparison.max_difference:.3g}: expected at most {allowed:.3g}")
-        allowed = limit.kl_divergence * comparison.spread**2
-        if comparison.kl_divergence > allowed:
-            found.append(f"the KL divergence is {comparison.kl_divergence:.3g}: expected at most {allowed:.3g}")
+        allowed = limit.allowed(comparison.spread)
+        for what, value, most in (
+            ("a logit differs by", comparison.max_difference, allowed.max_difference),
+            ("the KL divergence is", comparison.kl_divergence, allowed.kl_divergence),
+        ):
+            if value > most:
+                found.append(f"{what} {value:.3g}: expected at most {most:.3g}")
     if comparison.top1_agreement < limit.top1:
         found.append(
             f"the likeliest token is the same at {comparison.top1_agreement:.1%} of the positions: expected at least "
@@ -244,7 +288,7 @@ def load_tokens(path: str | Path, vocab_size: int, n_positions: int) -> list[int
     """Read token ids: a JSON list, or decimal numbers with spaces or line ends between them."""
     source = LocalFile(path)
     if source.size > limits().json_bytes:
-        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {limits().json_bytes:,} are read")
+        raise ManifestError(f"`{path}` has {plural(source.size, 'byte')}: at most {limits().json_bytes:,} are read")
     words = bytes(source.read(0, source.size)).strip()
     if words.startswith(b"[") and words.endswith(b"]"):
         words = words[1:-1].replace(b",", b" ")
@@ -270,10 +314,12 @@ def check_tokens(tokens: list[int], holder: str, vocab_size: int, n_positions: i
     if not tokens:
         raise ModelError(f"{holder} holds no token")
     if len(tokens) > n_positions:
-        raise ModelError(f"{holder} has {len(tokens):,} tokens, but the model has {n_positions:,} positions")
+        raise ModelError(
+            f"{holder} has {plural(len(tokens), 'token')}, but the model has {plural(n_positions, 'position')}"
+        )
     if max(tokens) >= vocab_size:
         raise ModelError(
-            f"{holder} has the token {max(tokens):,}, but the model's vocabulary has {vocab_size:,} tokens"
+            f"{holder} has the token {max(tokens):,}, but the model's vocabulary has {plural(vocab_size, 'token')}"
         )
     return tokens
 
@@ -288,10 +334,14 @@ class _Sums:
     def __init__(self, source: Reference, found: NDArray[np.float32], normalised: bool) -> None:
         self.compared, self.difference, self.max_difference = 0, 0.0, 0.0
         self.rows, self.variance, self.kl_divergence = 0, 0.0, 0.0
+        self.kl_by_position: list[float | None] = []
+        self.difference_by_position: list[float | None] = []
         for (_, ours), (_, theirs) in zip(_in_rows(source.logits), _in_rows(found), strict=True):
             whole = (np.isfinite(ours) & np.isfinite(theirs)).all(-1)
             expected, actual = ours[whole], theirs[whole]
             if not len(expected):
+                self.kl_by_position += [None] * len(ours)
+                self.difference_by_position += [None] * len(ours)
                 continue
             log_p, log_q = _log_softmax(expected), _log_softmax(actual)
             difference = np.abs(log_p - log_q if normalised else expected - actual)
@@ -300,7 +350,16 @@ class _Sums:
             self.max_difference = max(self.max_difference, float(difference.max()))
             self.rows += len(expected)
             self.variance += float(expected.var(-1).sum())
-            self.kl_divergence += float((np.exp(log_p) * (log_p - log_q)).sum())
+            divergences = (np.exp(log_p) * (log_p - log_q)).sum(-1)
+            self.kl_divergence += float(divergences.sum())
+            self.kl_by_position += _spread(np.maximum(divergences, 0), whole)
+            self.difference_by_position += _spread(difference.max(-1), whole)
+
+
+def _spread(values: NDArray[np.float64], whole: Any) -> list[float | None]:
+    """One number for each position, rounded to four digits; None for a position that was left out."""
+    found = iter(values.tolist())
+    return [float(f"{next(found):.4g}") if there else None for there in whole.tolist()]
 
 
 def _in_rows(logits: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float64]]]:

@@ -1,4 +1,4 @@
-"""The program of the child process that runs llama.cpp, which ends its process when it refuses a file.
+"""The program of the child process that runs llama.cpp, which aborts when it refuses a file.
 
 python llama.py MODEL OUTPUT: token ids as a JSON list on stdin; OUTPUT gets float32, [tokens, vocabulary].
 """

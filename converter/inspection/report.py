@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter import formats
-from converter.errors import ArchiveError, ConverterError, UnsupportedError
+from converter.errors import ArchiveError, ConverterError, UnsupportedError, WordError
 from converter.formats import uncollected
-from converter.formats.torch import PUBLISHED_WRITER
+from converter.formats.marks import PUBLISHED_WRITER
 from converter.io.local import LocalFile
 from converter.models import recognition as models
-from converter.models.buffers import buffers
+from converter.models.ties import TIED, stored_twice
 from converter.reports import inspection as reports
-from converter.text import natural
-from converter.words import PLAIN, PROGRAM, SORTS, check, check_count
+from converter.text import natural, plural
+from converter.words import PLAIN, PROGRAM, SORTS, check, check_count, option
 
 if TYPE_CHECKING:
     from converter.reports.details import KeyReport, MemoryReport, StatisticsReport, TokenizerReport
@@ -27,21 +27,24 @@ if TYPE_CHECKING:
 _LISTED = 1000  # names that a report lists inside one opaque value
 
 
-def check_words(sort: str | None) -> None:
-    """Raise WordError for a word that `inspect` does not take."""
+def check_words(sort: str | None, *, stats: bool, sha256: bool) -> None:
+    """Raise WordError for a word that `inspect` does not take, or takes only with another one."""
     if sort is not None:
         check("sort", sort, SORTS)
+    if sha256 and not stats:
+        raise WordError("sha256", sha256, ("False, or give stats=True, too, with which the tensors are read",))
 
 
 def _chosen(
     catalogue: Catalogue, recognition: models.Recognition | None, filter: str | Sequence[str]
 ) -> list[tuple[str, Tensor]]:
-    """The tensors that a filter means. Raises RuleError for one that means none."""
-    from converter.models.selection import meant, spellings, unknown
+    """The tensors that a filter means; an empty one means none. Raises RuleError for a glob without a tensor."""
+    if not filter:
+        return []
+    from converter.models.selection import meant, unknown
+    from converter.opening import spelt as all_names
 
-    known = list(formats.canonical(catalogue))  # the family's names, in the same order
-    ours = spellings(known, dict(zip(known, catalogue, strict=True)), recognition)
-    spelt = dict(zip(catalogue, ours.values(), strict=True))
+    spelt = all_names(catalogue, recognition)
     found: set[str] = set()
     for glob in [filter] if isinstance(filter, str) else filter:
         hits = meant(glob, spelt)
@@ -59,18 +62,23 @@ def inspect(
     sort: str | None = None,
     stats: bool = False,
     sha256: bool = False,
+    heat: bool = False,
     context: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> reports.Inspection:
     """Report on a catalogue. `filter` has globs on names, or names as they are printed; totals keep all.
 
-    `sort` is "name" or "size" (largest first). `stats` reads every chosen tensor, and `sha256` hashes it as well.
+    `sort` is "name" or "size" (largest first). `stats` reads every chosen tensor; `sha256` hashes it as well, and `heat` makes
+    a picture of each matrix.
     `context` is the number of tokens that memory is reported for. `progress` is called with the bytes read for statistics
     since its last call.
     """
-    check_words(sort)
+    check_words(sort, stats=stats, sha256=sha256)
     check_count("context", context)
     recognition = _recognise(catalogue)
+    whole = models.tied_back(catalogue, recognition)
+    if whole is not catalogue:
+        catalogue, recognition = whole, _recognise(whole)
     said, findings = _verdict(catalogue)
     chosen = list(catalogue.items()) if filter is None else _chosen(catalogue, recognition, filter)
     if stats:
@@ -83,10 +91,11 @@ def inspect(
         chosen.sort(key=lambda item: -item[1].nbytes)
     measured: list[StatisticsReport | ArchiveError] = []
     if stats:
-        measured = _statistics(catalogue, [name for name, _ in chosen], sha256, progress)
+        measured = _statistics(catalogue, [name for name, _ in chosen], sha256, heat, progress)
     tied = catalogue.tied()
-    held = buffers(catalogue, recognition)
-    totals = _totals(catalogue, held, tied)
+    held = models.buffers(catalogue, recognition)
+    stored = {name: stored_nbytes(tensor) for name, tensor in catalogue.items()}
+    totals = _totals(catalogue, held, tied, stored)
     format = formats.of(catalogue)
     words, memory = format.words(catalogue), _memory(catalogue, totals.nbytes, context)
     return reports.Inspection(
@@ -100,19 +109,28 @@ def inspect(
         ),
         model=_model(recognition, _is_proven(catalogue, recognition, read=sha256)) if recognition else None,
         weights=_weights(catalogue, held),
-        safety=reports.SafetyReport(said, tuple(sorted({str(use) for use in catalogue.globals})), tuple(findings)),
+        safety=reports.SafetyReport(
+            said,
+            tuple(sorted({str(use) for use in catalogue.globals})),
+            tuple(findings),
+            tuple(catalogue.unknown_globals()),
+        ),
         totals=totals,
         tied=tuple(map(tuple, tied)),
         tensors=tuple(
-            _tensor(name, tensor, None if isinstance(found, ArchiveError) else found)
+            _tensor(name, tensor, stored[name], None if isinstance(found, ArchiveError) else found)
             for (name, tensor), found in zip_longest(chosen, measured)
         ),
         others=tuple(_others(catalogue)),
-        problems=(*_problems(catalogue, recognition), *_faults(chosen, measured, held)),
+        problems=(
+            *_problems(catalogue, recognition),
+            *_heads(catalogue, recognition, dict(zip((name for name, _ in chosen), measured, strict=False))),
+            *_faults(chosen, measured, held),
+        ),
         notes=catalogue.origin.notes,
         metadata=_keys(format.keys(catalogue)),
         tokenizer=None if words is None else _tokenizer(words),
-        types=tuple(_types(catalogue, tied)),
+        types=tuple(_types(catalogue, tied, stored)),
         memory=memory,
     )
 
@@ -126,30 +144,31 @@ def cut_off(path: str | Path) -> str | None:
     recognition = models.recognise(catalogue) if catalogue is not None else None
     if recognition is None or recognition.model is None or catalogue is None:
         return None
-    from converter.sample import expected_nbytes
+    from converter.sample import expected_nbytes  # needed for files whose size is not declared only
 
     model = recognition.model
     # A shard is recognised by the name of its first tensor.
     first = next(iter(catalogue))
     file = next((file for file in model.files if file.first == first), model.files[0])
-    expected = expected_nbytes(model, file)
+    expected = file.nbytes or expected_nbytes(model, file)
     return (
-        f"`{path}` was cut off: it has {source.size:,} of the {expected:,} bytes of {model.name}'s {file.name} "
-        f"({source.size / expected:.0%}); download it again"
+        f"`{path}` was cut off: it has {plural(source.size, 'byte')}, and {file.name} of {model.name}, which has its shapes, has "
+        f"{expected:,} ({source.size / expected:.0%} are here): download it again"
     )
 
 
 def _statistics(
-    catalogue: Catalogue, names: list[str], sha256: bool, progress: Callable[[int], None] | None
+    catalogue: Catalogue, names: list[str], sha256: bool, heat: bool, progress: Callable[[int], None] | None
 ) -> list[StatisticsReport | ArchiveError]:
     """The statistics of tensors, or how one is damaged. Raises the error of the first one that can't be read at all."""
     from converter.statistics.measuring import measured
-    from converter.tensors.verified import checked
+    from converter.tensors.crc_checked import checked
 
     sound, _ = checked(catalogue)
     threads = None if catalogue.concurrent else 1
     found: list[StatisticsReport | ArchiveError] = []
-    for one in measured([sound[name] for name in names], sha256=sha256, threads=threads, progress=progress):
+    tensors = [sound[name] for name in names]
+    for one in measured(tensors, names=names, sha256=sha256, heat=heat, threads=threads, progress=progress):
         if isinstance(one, ConverterError) and not isinstance(one, ArchiveError):
             raise one
         found.append(one)
@@ -172,6 +191,30 @@ def _faults(
             sound.append(Measured(name, tensor, found, name in held))
     for fault in faults(sound):
         yield f"{fault.name}: {fault.said}" if fault.name else fault.said
+
+
+def _heads(
+    catalogue: Catalogue,
+    recognition: models.Recognition | None,
+    measured: Mapping[str, StatisticsReport | ArchiveError],
+) -> Iterable[str]:
+    """Sentences about heads that are tensors of their own. Where both were read, the bytes are compared, too."""
+    followers = recognition.followers if recognition is not None else {}
+    compared = set[str]()
+    for head, name, is_tied in stored_twice(catalogue, catalogue.config, followers):
+        one, other = measured.get(head), measured.get(name)
+        if one is not None and other is not None and catalogue.concurrent and is_tied:
+            from converter.tensors.equality import equal
+
+            compared.add(head)
+            if one == other and equal(catalogue[head], catalogue[name]):
+                yield f"{head} equals {name}, to which the model ties it, and is stored beside it"
+            else:
+                yield f"{head} differs from {name}, though the model ties the two"
+    if recognition is None or recognition.tied_head != "untied" or not recognition.family.setting(TIED, {}):
+        return
+    if compared.isdisjoint(followers):
+        yield f"{next(iter(recognition.family.followers))} is not tied to the embedding, as the architecture's usually is"
 
 
 def _verdict(catalogue: Catalogue) -> tuple[str, list[str]]:
@@ -202,7 +245,7 @@ def _recognise(catalogue: Catalogue) -> models.Recognition | None:
 def _is_proven(catalogue: Catalogue, recognition: models.Recognition, *, read: bool) -> bool:
     if recognition.model is None or not any(file.sha256 for file in recognition.model.files):
         return False
-    from converter.inspection.proof import proven
+    from converter.models.called import proven
 
     return proven(catalogue, recognition.model, read=read)
 
@@ -221,12 +264,14 @@ def _model(recognition: models.Recognition, proven: bool) -> reports.ModelReport
     )
 
 
-def _totals(catalogue: Catalogue, held: set[str], tied: list[list[str]]) -> reports.TotalsReport:
+def _totals(
+    catalogue: Catalogue, held: set[str], tied: list[list[str]], stored: Mapping[str, int]
+) -> reports.TotalsReport:
     parameters = elements = nbytes = 0
     again = {name for names in tied for name in names[1:]}
     for name, tensor in catalogue.items():
         if name not in again:
-            nbytes += _nbytes(tensor)
+            nbytes += stored[name]
             count = tensor.size * tensor.dtype.packed
             if name in held:
                 elements += count
@@ -238,14 +283,16 @@ def _totals(catalogue: Catalogue, held: set[str], tied: list[list[str]]) -> repo
     return reports.TotalsReport(len(catalogue) + len(catalogue.unsupported), parameters, nbytes, elements)
 
 
-def _types(catalogue: Catalogue, tied: list[list[str]]) -> Iterable[reports.TypeReport]:
+def _types(catalogue: Catalogue, tied: list[list[str]], stored: Mapping[str, int]) -> Iterable[reports.TypeReport]:
     """The tensors by their dtypes, the one with the most bytes first."""
     again = {name for names in tied for name in names[1:]}
     found: dict[str, list[Tensor]] = {}
+    sizes: dict[str, int] = {}
     for name, tensor in catalogue.items():
         if name not in again:
-            found.setdefault(tensor.storage.encoding or tensor.dtype.name, []).append(tensor)
-    sizes = {dtype: sum(map(_nbytes, tensors)) for dtype, tensors in found.items()}
+            dtype = tensor.storage.encoding or tensor.dtype.name
+            found.setdefault(dtype, []).append(tensor)
+            sizes[dtype] = sizes.get(dtype, 0) + stored[name]
     for dtype, tensors in sorted(found.items(), key=lambda item: -sizes[item[0]]):
         elements = sum(tensor.size * tensor.dtype.packed for tensor in tensors)
         bits = round(8 * sizes[dtype] / elements, 4) if elements else None
@@ -257,7 +304,7 @@ def _keys(keys: Iterable[Any]) -> tuple[KeyReport, ...]:
         return ()
     from converter.reports.details import KeyReport
 
-    return tuple(KeyReport(*key) for key in found)
+    return tuple(KeyReport(*key[:4]) for key in found)
 
 
 def _tokenizer(words: Any) -> TokenizerReport:
@@ -267,7 +314,7 @@ def _tokenizer(words: Any) -> TokenizerReport:
 
 
 def _memory(catalogue: Catalogue, weights: int, context: int | None) -> MemoryReport | None:
-    """What llama.cpp needs. Raises UnsupportedError if a context is asked for and the file does not say what it takes."""
+    """What llama.cpp needs. Raises UnsupportedError if a context is asked for and the file does not say what one takes."""
     cache = formats.of(catalogue).cache(catalogue, context)
     if cache is not None:
         from converter.reports.details import MemoryReport
@@ -275,13 +322,13 @@ def _memory(catalogue: Catalogue, weights: int, context: int | None) -> MemoryRe
         return MemoryReport(cache.context, weights, cache.nbytes, cache.exact)
     if context is not None:
         raise UnsupportedError(
-            f"`{catalogue.location}` does not say the sizes from which the memory for a context follows: --context is for "
-            "GGUF files of models with attention"
+            f"`{catalogue.location}` does not say the sizes from which the memory for a context follows: "
+            f"{option('context')} is for GGUF files of models with attention"
         )
     return None
 
 
-def _nbytes(tensor: Tensor) -> int:
+def stored_nbytes(tensor: Tensor) -> int:
     """The bytes of the logical tensor, or those of its blocks if the file holds it quantised."""
     if tensor.storage.encoding is None:
         return tensor.nbytes
@@ -290,7 +337,7 @@ def _nbytes(tensor: Tensor) -> int:
     return BY_NAME[tensor.storage.encoding].size(tensor.size)
 
 
-def _tensor(name: str, tensor: Tensor, stats: StatisticsReport | None) -> reports.TensorReport:
+def _tensor(name: str, tensor: Tensor, nbytes: int, stats: StatisticsReport | None) -> reports.TensorReport:
     return reports.TensorReport(
         name=name,
         dtype=tensor.storage.encoding or tensor.dtype.name,
@@ -299,7 +346,7 @@ def _tensor(name: str, tensor: Tensor, stats: StatisticsReport | None) -> report
         offset=tensor.offset,
         storage=tensor.storage.key,
         shard=tensor.storage.shard,
-        nbytes=_nbytes(tensor),
+        nbytes=nbytes,
         contiguous=tensor.contiguous,
         stats=stats,
     )
@@ -333,7 +380,9 @@ def _weights(catalogue: Catalogue, held: set[str]) -> reports.WeightsReport:
     facts = catalogue.facts
     named = tuple(name for name in catalogue if name in held)
     root, prefix, module, program = (facts.get(key) or "" for key in ("root", "prefix", "module", "program"))
-    return reports.WeightsReport(root, prefix, module, program, facts.get("averaged") or (), named)
+    return reports.WeightsReport(
+        root, prefix, module, program, facts.get("averaged") or (), named, facts.get("hooked") or ()
+    )
 
 
 def _unsupported(other: Unsupported) -> reports.OtherReport:
@@ -351,23 +400,25 @@ def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> I
     if catalogue.unchecked:
         yield "it was saved without CRCs: damage to its data can't be noticed"
     if recognition is None:
+        if catalogue.config:
+            from converter.models.misfit import misfits  # needed beside a config.json only
+
+            known = formats.canonical(catalogue)
+            whole = not catalogue.missing and formats.alone(catalogue) is None
+            yield from misfits(known, known.config or {}, whole=whole)
         return
     yield from recognition.contradictions
-    if recognition.tied_head == "untied":
-        head = next(iter(recognition.family.followers))
-        yield f"{head} is not tied to the embedding, as the architecture's usually is"
     model = recognition.model
     # Later versions of torch add records, so only this layout has the published size.
     if model is None or not recognition.complete or catalogue.facts.get("writer") != PUBLISHED_WRITER:
         return
-    from converter.sample import expected_nbytes
-
-    declared = [expected_nbytes(model, file) for file in model.files]
+    declared = [file.nbytes for file in model.files]
     found = [file.nbytes for file in catalogue.origin.files]
     if len(found) == len(declared) and recognition.tied_head == "absent":
         for file, nbytes, expected in zip(catalogue.origin.files, found, declared, strict=True):
-            if nbytes != expected and model.layout.transposed:
+            if expected is not None and nbytes != expected and model.layout.transposed:
                 yield (
-                    f"{Path(file.name).name} is {abs(nbytes - expected):,} bytes {'longer' if nbytes > expected else 'shorter'} "
-                    f"than the published {model.name} ({expected:,} bytes): it was saved again or changed"
+                    f"{Path(file.name).name} is {plural(abs(nbytes - expected), 'byte')} "
+                    f"{'longer' if nbytes > expected else 'shorter'} than the published {model.name} "
+                    f"({expected:,} bytes): it was saved again or changed"
                 )

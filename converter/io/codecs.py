@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 _READ: Final = 64 << 10  # bytes that a library is given at a time
 _TRIED: Final = 512  # bytes that are read and inflated at a time while it is unknown whether a file is compressed
-_WRITTEN: Final = 1 << 20  # bytes that it returns at a time, at most
-_OLD_HEADER: Final = (
-    2 + 19
-)  # bytes before the stream in joblib's old form (joblib/numpy_pickle_compat.py, `read_zfile`)
+_WRITTEN: Final = 1 << 20  # bytes that a library returns at a time, at most
+# Bytes before the stream in joblib's old form (joblib/numpy_pickle_compat.py, `read_zfile`).
+_OLD_HEADER: Final = 2 + 19
 _DICTIONARY: Final = 128 << 20  # bytes of memory that an xz or lzma stream may use
 
 
@@ -249,7 +248,7 @@ def is_compressed(source: Source, kind: Codec) -> bool:
     """Whether a file that starts like `kind` is of that kind: at least one byte can be inflated, however late it comes."""
     make = kind.trial or kind.inflater
     try:
-        # No loader takes smaller steps. So if any loader gets data from the file, it comes here, too, whatever follows.
+        # No loader takes smaller steps. So if any loader gets data from the file, this does too, whatever follows the data.
         return make is not None and any(inflated(source, replace(kind, inflater=make), step=_TRIED, most=_TRIED))
     except ArchiveError:
         return False

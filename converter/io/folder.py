@@ -17,9 +17,8 @@ from typing import Final, Self
 from converter.errors import OutputError
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_THERE: Final = (
-    os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-)  # opening a pipe must not wait; it is then refused
+# O_NONBLOCK, because opening a pipe must not wait. A pipe is then refused.
+_THERE: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NEW: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL
 
 

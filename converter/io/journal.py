@@ -15,7 +15,7 @@ from converter.io.folder import Folder, identity
 
 _MOST: Final = 16 << 20  # bytes of a journal that are read
 _FIRST: Final = 200  # bytes of its first line at most
-_ATTEMPTS: Final = 10  # to open the one that is there
+_ATTEMPTS: Final = 10  # attempts to open an existing journal
 _MADE: Final = re.compile(r"[0-9a-f]{64} (\d{1,20}):(\d{1,20})\n", re.ASCII)
 _RANGE: Final = re.compile(r"(\d{1,9})-(\d{1,9})")
 

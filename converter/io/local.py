@@ -14,10 +14,18 @@ from typing import Final, Self
 
 from converter.errors import CutOffError, ManifestError, SourceError
 from converter.io.source import Source
-from converter.text import os_reason
+from converter.text import os_reason, plural
 
 OPEN: Final = 64  # files that a checkpoint of many files keeps open: far fewer than systems allow
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # opening a FIFO must not wait for its writer
+
+
+def working_folder() -> Path:
+    """The folder that relative paths start from now; `.` if it was removed, when they lead nowhere anyway."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path()
 
 
 def outgrow_memory(nbytes: int) -> bool:
@@ -67,7 +75,7 @@ class LocalFile(Source):
     _follow = True  # symbolic links
 
     def __init__(self, path: str | Path, descriptors: Descriptors | None = None) -> None:
-        self.path = Path(path)
+        self.path: Path = working_folder() / path
         self.name = str(path)
         self._descriptors = descriptors
         self._fd = -1
@@ -102,6 +110,11 @@ class LocalFile(Source):
         self._let_go()
         if self._descriptors is not None:
             self._descriptors.forget(self)
+
+    def check_open(self) -> None:
+        """Raise SourceError if the file was closed."""
+        if self._closed:
+            raise SourceError(f"`{self.name}` was closed")
 
     def let_go(self) -> bool:
         """Close the descriptor unless a thread is reading through it; it is opened again when it is needed."""
@@ -145,7 +158,7 @@ class LocalFile(Source):
                 raise SourceError(f"`{self.name}` {what}") from error
             if not count:
                 raise SourceError(
-                    f"`{self.name}` ended at byte {offset + done:,} while it was read, but it had {self.size:,} bytes"
+                    f"`{self.name}` ended at byte {offset + done:,} while it was read, but it had {plural(self.size, 'byte')}"
                 )
             done += count
 
@@ -153,13 +166,11 @@ class LocalFile(Source):
     def _using(self) -> Iterator[int]:
         """Lend the descriptor: while it is lent, nothing closes it."""
         if self._descriptors is None:
-            if self._closed:
-                raise SourceError(f"`{self.name}` was closed")
+            self.check_open()
             yield self._fd
             return
         with self._lock:
-            if self._closed:
-                raise SourceError(f"`{self.name}` was closed")
+            self.check_open()
             self._users += 1
             opened = self._fd < 0
             try:
@@ -213,7 +224,7 @@ class FolderFile(LocalFile):
             raise ManifestError(f"`{path}` is not a regular file of the folder: links are not followed")
         if found.st_size != nbytes:
             cause = ManifestError if found.st_size > nbytes else CutOffError
-            raise cause(f"`{path}` has {found.st_size:,} bytes; the manifest says {nbytes:,}")
+            raise cause(f"`{path}` has {plural(found.st_size, 'byte')}; the manifest says {nbytes:,}")
         super().__init__(path, descriptors)
 
     def check_unchanged(self) -> None:

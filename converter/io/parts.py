@@ -5,14 +5,42 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Final
 
 from converter.io.checksums import crc32, crc32_combine
 
-TILES: Final = 40 << 20  # bytes of all tiles of a run, whatever the number of its threads
 _ZEROS: Final = 1 << 20  # bytes of a tile of zeros
+
+
+@dataclass(frozen=True, slots=True)
+class Portions:
+    """How many bytes are worked on at once. No output depends on it: with small portions, small files do what large ones do."""
+
+    tiles: int = 40 << 20  # all tiles of a run, whatever the number of its threads
+    run: int = 8 << 20  # a part that is read in order: a multiple of every element and every block
+    strided: int = 20 << 20  # a gathered part; few are made, because each may have to read all of the storage
+    together: int = 8 << 20  # small parts that a thread takes at once
+    synced: int = 256 << 20  # between two entries of the journal
+    behind: int = 64 << 20  # written before they are sent to the disk
+    noise: int = 1 << 20  # random numbers that are drawn at once: they fit in the processor's cache
+    window: int = 1 << 20  # read at once after an array in a file of joblib
+
+
+_IN_FORCE: Final = ContextVar("converter.portions", default=Portions())  # noqa: B039 (it is frozen)
+portions: Final = _IN_FORCE.get  # those in force where it is called; threads that a run starts are told by the run
+
+
+@contextmanager
+def portioned(wanted: Portions) -> Iterator[None]:
+    """Put portions in force for the body of a `with`."""
+    before = _IN_FORCE.set(wanted)
+    try:
+        yield
+    finally:
+        _IN_FORCE.reset(before)
 
 
 class Buffers:

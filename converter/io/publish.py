@@ -26,13 +26,13 @@ from typing import Final
 from converter.errors import OutputError
 from converter.io.folder import Folder, identity, is_plain
 from converter.io.journal import locked
-from converter.io.local import LocalFile, outgrow_memory
-from converter.io.parts import TILES, Buffers, Part, known
+from converter.io.local import outgrow_memory
+from converter.io.parts import Buffers, Part, known, portions
 from converter.io.writer import File, Policy, Progress, cores, missing, present, write, write_in_order
-from converter.text import os_reason
+from converter.text import os_reason, plural
+from converter.words import option
 
 KEPT: Final = ("README.md", ".gitignore")  # a folder that holds only these counts as empty, and keeps them
-_ALIKE: Final = 32  # first bytes that an older report must have in common with the new one to be overwritten
 _MARGIN: Final = 1 << 20  # bytes of room for directories and journals
 
 
@@ -54,7 +54,7 @@ class Piece:
 
     def tiles(self) -> Iterator[memoryview]:
         """Yield its bytes in order; each tile is valid until the next is asked for."""
-        buffers = Buffers(TILES)
+        buffers = Buffers(portions().tiles)
         for part in self.parts:
             for tile in part.tiles(buffers):
                 if part.seen is not None:
@@ -124,7 +124,7 @@ def check_target(target: Path, *, folder: bool, force: bool, inputs: Sequence[tu
     `inputs` are (device, inode) of the files that are read.
     """
     whole = Path(os.path.abspath(target))
-    with _explained(target), contextlib.suppress(FileNotFoundError), Folder.opened(whole.parent) as parent:
+    with explained(target), contextlib.suppress(FileNotFoundError), Folder.opened(whole.parent) as parent:
         _check(target, parent, whole.name, folder=folder, force=force, inputs=inputs)
 
 
@@ -139,7 +139,9 @@ def _check(
         raise OutputError(f"`{target}` is a symbolic link: name the place it leads to")
     if identity(status) in inputs:
         raise OutputError(f"`{target}` is the input itself: choose another output")
-    if stat.S_ISDIR(status.st_mode) != folder or not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+    if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+        raise OutputError(f"`{target}` is neither a file nor a folder: choose another path")
+    if stat.S_ISDIR(status.st_mode) != folder:
         raise OutputError(
             f"`{target}` exists and is {what}, where {'a folder' if folder else 'a file'} should be written"
         )
@@ -152,9 +154,9 @@ def _check(
                     raise OutputError(f"`{target}` holds the input `{entry}`: choose another output")
                 empty = empty and where == (name or ".") and entry in KEPT and is_plain(inner)
         if not (force or empty):
-            raise OutputError(f"`{target}` exists and is not empty: give --force to replace it")
+            raise OutputError(f"`{target}` exists and is not empty: give {option('force', True)} to replace it")
     elif not force:
-        raise OutputError(f"`{target}` exists: give --force to replace it")
+        raise OutputError(f"`{target}` exists: give {option('force', True)} to replace it")
 
 
 def publish(
@@ -179,9 +181,9 @@ def publish(
     if any(PurePath(file.path).is_absolute() or ".." in PurePath(file.path).parts for file in plan.files):
         raise AssertionError("a file of a plan lies outside of its target")
     check_target(target, folder=plan.folder, force=force, inputs=inputs)
-    partial = f".{target.name}.partial"
+    partial = _partial(target)
     with (
-        _explained(target),
+        explained(target),
         _parents(target) as parent,
         locked(target, parent, f"{partial}.journal") as journal,
         contextlib.ExitStack() as stack,
@@ -193,17 +195,17 @@ def publish(
         digest, whole = plan.digest(), frozenset[int]()
         if resume and ours and made is not None:
             root = stack.enter_context(parent.inner(partial, make=False)) if plan.folder else parent
-            files = _placed(plan, plan.files, root, partial)
+            files = _placed(plan, plan.files, root, target)
             whole = present(files, journal.whole(_key(digest, made)))
         if not whole:
             parent.remove(partial, made)
-            files = _placed(plan, plan.files, parent, partial)
+            files = _placed(plan, plan.files, parent, target)
         _check_room(target, parent.descriptor, missing(files, whole))
         made = None
         try:
             if not whole:
                 root = stack.enter_context(parent.inner(partial, make=True)) if plan.folder else parent
-                files = _placed(plan, plan.files, root, partial)
+                files = _placed(plan, plan.files, root, target)
             if not plan.folder:
                 parent.make(partial)
             if (made := _identity(parent, partial)) is None:
@@ -211,7 +213,7 @@ def publish(
             journal.begin(_key(digest, made), whole)
             policy = Policy(threads or cores(), plan.passing, progress, journal.note if resume else None)
             write(files, policy, whole)
-            late = _placed(plan, plan.finish() if plan.finish else (), root, partial)
+            late = _placed(plan, plan.finish() if plan.finish else (), root, target)
             for file in late:
                 write_in_order(file)
             if plan.folder:
@@ -251,11 +253,11 @@ def add(
     if any("/" in file.path for file in plan.files):
         raise AssertionError("files that are added lie in the folder itself")
     with (
-        _explained(folder),
+        explained(folder),
         _parents(Path(os.path.abspath(folder)) / "any") as inside,
         locked(folder, inside, ".partial.journal") as journal,
     ):
-        files = [_file(inside, f".{file.path}.partial", file) for file in plan.files]
+        files = [_file(inside, f".{file.path}.partial", file, folder / file.path) for file in plan.files]
         try:
             check()
             _check_room(folder, inside.descriptor, missing(files, frozenset()))
@@ -269,16 +271,6 @@ def add(
             for file in files:
                 inside.remove(file.name)
             journal.forget()
-
-
-def write_report(path: Path, data: bytes) -> None:
-    """Write a document to `path`, over an older one of its kind. Raises OutputError if anything else is there."""
-    with _explained(path):
-        if path.is_file() and path.stat().st_size:
-            with LocalFile(path) as file:
-                if file.read(0, min(_ALIKE, file.size)) != data[:_ALIKE]:
-                    raise OutputError(f"`{path}` exists and is not an older report: choose another path")
-    publish(Plan((PlannedFile("", (literal(path.name, data),)),), folder=False), path, force=True)
 
 
 @contextlib.contextmanager
@@ -304,7 +296,7 @@ def _parents(target: Path) -> Iterator[Folder]:
 
 
 @contextlib.contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def explained(target: Path) -> Iterator[None]:
     """Raise OutputError with the system's reason for an OSError in the body of the `with`."""
     try:
         yield
@@ -322,20 +314,28 @@ def _identity(folder: Folder, name: str) -> tuple[int, int] | None:
     return None if status is None else identity(status)
 
 
-def _placed(plan: Plan, files: Sequence[PlannedFile], root: Folder, partial: str) -> list[File]:
+def _placed(plan: Plan, files: Sequence[PlannedFile], root: Folder, target: Path) -> list[File]:
     """The files as they lie in the partial output: below `root`, or under the one name."""
-    return [_file(root, file.path if plan.folder else partial, file) for file in files]
+    if plan.folder:
+        return [_file(root, file.path, file, target / file.path) for file in files]
+    return [_file(root, _partial(target), file, target) for file in files]
 
 
-def _file(folder: Folder, name: str, planned: PlannedFile) -> File:
-    return File(folder, name, tuple(part for piece in planned.pieces for part in piece.parts))
+def _partial(target: Path) -> str:
+    return f".{target.name}.partial"
+
+
+def _file(folder: Folder, name: str, planned: PlannedFile, title: Path) -> File:
+    parts = [(part, piece) for piece in planned.pieces for part in piece.parts]
+    at = tuple(str(title) if piece.dtype is None else piece.name for _, piece in parts)
+    return File(folder, name, tuple(part for part, _ in parts), str(title), at)
 
 
 def _check_room(target: Path, folder: int, nbytes: int) -> None:
     free = os.statvfs(folder)
     room = free.f_bavail * free.f_frsize
     if nbytes + _MARGIN > room:
-        raise OutputError(f"`{target}` needs {nbytes:,} bytes and there is room for {room:,} on its disk")
+        raise OutputError(f"`{target}` needs {plural(nbytes, 'byte')} and there is room for {room:,} on its disk")
 
 
 def _swap(

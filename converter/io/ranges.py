@@ -74,7 +74,7 @@ class RemoteFile(Source):
     def __init__(self, object: Object, pool: Pool, first: memoryview, fetching: Fetching = FETCHING) -> None:
         self.name, self.size, self.version, self.sha256 = object.name, object.size, object.etag, object.sha256
         self._object, self._pool, self._fetching = object, pool, fetching
-        self._limits = limits()  # those in force now; the file is read later, and by other threads
+        self._limits = limits()  # those in force at opening: reads come later, and from other threads
         self._lock = threading.RLock()
         self._kept = [(0, first)]  # by offset; none overlap
         self._kept_nbytes, self._loads = len(first), 0
@@ -86,10 +86,19 @@ class RemoteFile(Source):
         self._stream = _Stream(object, pool, (), fetching)
         self._spool = Spool()
         self._spooled: Span = (0, 0)
+        self._closed = False
+
+    def check_open(self) -> None:
+        """Raise SourceError if it was closed."""
+        if self._closed:
+            raise SourceError(f"`{self.name}` was closed")
 
     def close(self) -> None:
-        """Close the temporary file."""
+        """Drop everything that was fetched, and the temporary file; later reads fail."""
         with self._lock:
+            self._closed = True
+            self._stream.drop()
+            self._kept, self._kept_nbytes = [], 0
             self._spooled = (0, 0)
             self._spool.close()
 
@@ -119,6 +128,7 @@ class RemoteFile(Source):
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
         with self._lock:
+            self.check_open()
             while buffer:
                 done = self._some(offset, buffer)
                 offset, buffer = offset + done, buffer[done:]

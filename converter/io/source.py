@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from converter.errors import SourceError
@@ -32,8 +33,9 @@ class Source:
     name: str
     size: int
     identity: tuple[int, int] | None = None  # device and inode of a local file
-    version: str | None = None  # another one when the bytes have changed: a time of change, an ETag
-    sha256: str | None = None  # of all bytes, as the server states it that holds them
+    path: Path | None = None  # of a local file: absolute, so that it holds when the working folder changes
+    version: str | None = None  # changes when the bytes change: a time of change, an ETag
+    sha256: str | None = None  # of all bytes, as stated by the server that holds them
     concurrent: bool = True  # whether several threads may read different parts at once without loss of speed
 
     def read(self, offset: int, size: int) -> memoryview:
@@ -71,6 +73,9 @@ class Source:
     def check_unchanged(self) -> None:
         """Raise SourceError if the bytes were changed since the source was opened."""
 
+    def check_open(self) -> None:
+        """Raise SourceError if the source was closed."""
+
     def close(self) -> None:
         """Close what the source holds open; later reads fail."""
 
@@ -107,7 +112,7 @@ class Derived(Source):
         self.base.arrange(self._base_ranges(ranges))
 
     def pass_by(self) -> None:
-        """Forward the wish."""
+        """Forward the request."""
         self.base.pass_by()
 
     def release(self, offset: int, size: int) -> None:
@@ -117,6 +122,10 @@ class Derived(Source):
     def check_unchanged(self) -> None:
         """Raise SourceError if the base was changed since it was opened."""
         self.base.check_unchanged()
+
+    def check_open(self) -> None:
+        """Raise SourceError if the base was closed."""
+        self.base.check_open()
 
     def close(self) -> None:
         """Close the base."""
@@ -181,7 +190,7 @@ class Joined(Source):
             part.prefetch(start, count)
 
     def pass_by(self) -> None:
-        """Forward the wish to each part."""
+        """Forward the request to each part."""
         for part in self._parts:
             part.pass_by()
 
@@ -194,6 +203,11 @@ class Joined(Source):
         """Raise SourceError if a part was changed since it was opened."""
         for part in self._parts:
             part.check_unchanged()
+
+    def check_open(self) -> None:
+        """Raise SourceError if a part was closed."""
+        for part in self._parts:
+            part.check_open()
 
     def close(self) -> None:
         """Close every part."""

@@ -9,6 +9,7 @@ from threading import Lock
 
 from converter.errors import SourceError
 from converter.io.source import Source
+from converter.text import absent
 
 
 class Spool:
@@ -44,10 +45,12 @@ class Spool:
     def readinto(self, position: int, buffer: memoryview, name: str) -> None:
         """Fill `buffer` from `position`; `name` is what an error calls the bytes."""
         done = 0
-        while done < len(buffer) and self._file is not None:
+        while done < len(buffer):
+            if self._file is None:
+                raise SourceError(f"`{name}` was closed")
             count = os.preadv(self._file, [buffer[done:]], position + done)
             if not count:
-                raise SourceError(f"`{name}` ends early: {len(buffer) - done:,} bytes are missing")
+                raise SourceError(f"`{name}` ends early: {absent(len(buffer) - done, 'byte')}")
             done += count
 
     def clear(self) -> None:

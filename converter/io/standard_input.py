@@ -27,7 +27,7 @@ class StandardInput(Source):
             raise SourceError(f"there is no {NAME} to read")
         if sys.stdin.isatty():
             raise SourceError(f"{NAME} is a terminal: send a file to it, as in `cerebras-tool inspect - < FILE`")
-        self._spool = Spool()
+        self._spool, self._closed = Spool(), False
         self.size, most = 0, limits().stdin_bytes
         try:
             # Read one byte more than allowed, to see whether there are more.
@@ -43,9 +43,16 @@ class StandardInput(Source):
             self.close()
             raise
 
+    def check_open(self) -> None:
+        """Raise SourceError if it was closed."""
+        if self._closed:
+            raise SourceError(f"{NAME} was closed")
+
     def close(self) -> None:
         """Remove the temporary file; later reads fail."""
+        self._closed = True
         self._spool.close()
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
+        self.check_open()
         self._spool.readinto(offset, buffer, self.name)

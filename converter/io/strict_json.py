@@ -11,6 +11,7 @@ from typing import Any, Final
 from converter.errors import ConverterError, ManifestError
 from converter.io.local import LocalFile
 from converter.limits import limits
+from converter.text import plural
 
 _UNREAD: Final = "{}; the weights are read without it"
 
@@ -18,6 +19,8 @@ _UNREAD: Final = "{}; the weights are read without it"
 def config_beside(path: Path) -> tuple[dict[str, Any] | None, str | None]:
     """The config.json in a folder as `lenient_json` reads it; None if there is none."""
     file = path / "config.json"
+    if file.is_dir():
+        return None, _UNREAD.format(f"`{file}` is a folder: a file was expected")
     if not file.is_file():
         return None, None
     try:
@@ -66,7 +69,7 @@ def load_bytes(path: Path) -> bytes:
     """Load a small file. Raises ManifestError for one that is larger than a JSON document may be."""
     source = LocalFile(path)
     if source.size > limits().json_bytes:
-        raise ManifestError(f"`{path}` has {source.size:,} bytes: at most {limits().json_bytes:,} are read")
+        raise ManifestError(f"`{path}` has {plural(source.size, 'byte')}: at most {limits().json_bytes:,} are read")
     return bytes(source.read(0, source.size))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from converter.errors import ArchiveError, LimitError
 from converter.limits import limits
+from converter.text import plural
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -72,7 +73,7 @@ def members(source: Source) -> Iterator[Member]:
         start = position + BLOCK
         if kind in _LONG_NAME or kind in _PAX:
             if size > _HEADERS or start + size > source.size:
-                raise LimitError(f"the header at byte {position:,} of `{source.name}` has {size:,} bytes")
+                raise LimitError(f"the header at byte {position:,} of `{source.name}` has {plural(size, 'byte')}")
             data = bytes(source.read(start, size))
             if kind == b"L":
                 long_name = data.split(b"\0", 1)[0]

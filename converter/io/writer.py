@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,13 +22,12 @@ from typing import Final
 
 from converter.io.folder import Folder
 from converter.io.local import drop
-from converter.io.parts import TILES, Buffers, Part
+from converter.io.parts import Buffers, Part, portions
 from converter.io.source import STEP
+from converter.steps import follower, step
+from converter.text import plural
 
-_TOGETHER: Final = 8 << 20  # bytes of small parts that a thread takes at once
 _TOLD: Final = 4 << 20  # bytes that a thread writes between two reports
-_SYNCED: Final = 256 << 20  # bytes between two entries of the journal
-_BEHIND: Final = 64 << 20  # bytes that are written before they are sent to the disk
 _FILES: Final = 64  # files that are whole before they are synced
 _PATIENCE: Final = 5.0  # seconds that threads are given to stop; they open no more files
 
@@ -43,11 +43,16 @@ def cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to be written in a folder: its parts follow each other. `name` has `/` between folders."""
+    """A file to be written in a folder: its parts follow each other. `name` has `/` between folders.
+
+    `title` is its final path, and `at` has the name of what is written for each part.
+    """
 
     folder: Folder
     name: str
     parts: tuple[Part, ...]
+    title: str = ""
+    at: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -68,7 +73,7 @@ class Policy:
     parts that are whole and synced; it is None if the run is not to be resumed.
     """
 
-    threads: int = 1
+    threads: int
     passing: bool = False
     progress: Progress | None = None
     note: Callable[[Sequence[int]], None] | None = None
@@ -110,7 +115,8 @@ def write(files: Sequence[File], policy: Policy, whole: frozenset[int] = frozens
     else:
         run.together()
     run.late()
-    run.disk.finish()
+    with step("sync", plural(len(files), "file")):
+        run.disk.finish()
 
 
 def write_in_order(file: File) -> None:
@@ -120,7 +126,7 @@ def write_in_order(file: File) -> None:
         os.ftruncate(descriptor, 0)
         offset = 0
         for part in file.parts:
-            for tile in part.tiles(Buffers(TILES)):
+            for tile in part.tiles(Buffers(portions().tiles)):
                 _write_all(descriptor, tile, offset)
                 offset += len(tile)
         os.fsync(descriptor)
@@ -159,11 +165,14 @@ class _Run:
         self._late = tuple(task for task in tasks if task.part.late)
         self.threads = max(1, min(policy.threads, self._jobs.qsize()))
         self.disk = _Disk(files, policy, tasks)
+        self._tiles = portions().tiles
         self._at = [-1] * self.threads  # the part that each thread is working on
+        self._names = [name for file in files for name in file.at]  # of all parts
+        self._told = follower()
         self._stopped = False
 
     def skip(self, nbytes: int) -> None:
-        """Count bytes as progress that an earlier run wrote."""
+        """Count bytes that an earlier run wrote as progress."""
         self._hear(_Told(nbytes))
 
     def alone(self) -> None:
@@ -173,7 +182,7 @@ class _Run:
     def late(self) -> None:
         """Do the parts that depend on all others."""
         if self._late:
-            self._job(0, self._late, Buffers(TILES), self._hear)
+            self._job(0, self._late, Buffers(self._tiles), self._hear)
 
     def together(self) -> None:
         """Do the jobs in several threads, and raise the error that stopped them."""
@@ -216,7 +225,7 @@ class _Run:
 
     def _work(self, worker: int, tell: Callable[[_Told], None]) -> None:
         """Do jobs until none is left, or another thread has failed."""
-        buffers = Buffers(TILES // self.threads)
+        buffers = Buffers(self._tiles // self.threads)
         while not self._jobs.empty():
             try:
                 job = self._jobs.get_nowait()
@@ -230,6 +239,7 @@ class _Run:
         """Do tasks one after another, and report them unless the run was stopped."""
         untold = 0
         for file, tasks in groupby(job, lambda task: task.file):
+            self.disk.began.setdefault(file, time.perf_counter())
             with self._files[file].folder.writing(self._files[file].name) as descriptor:
                 for task in tasks:
                     self._at[worker] = task.number
@@ -272,6 +282,8 @@ class _Run:
     def _hear(self, told: _Told) -> None:
         if told.nbytes and self._progress is not None:
             self._progress(told.nbytes)
+        if self._at[0] >= 0 and self._names:
+            self._told.at(self._names[self._at[0]])
         if told.tasks:
             self.disk.note(told.tasks)
 
@@ -280,13 +292,15 @@ class _Disk:
     """Brings written bytes to the disk: syncs files, keeps the journal, gives pages back to the system."""
 
     def __init__(self, files: Sequence[File], policy: Policy, tasks: Sequence[_Task]) -> None:
-        self._files, self._policy = files, policy
+        self._files, self._policy, self._portions = files, policy, portions()
+        self.began: dict[int, float] = {}  # when the first part of each file was begun
+        self._told = follower()
         self._left = Counter(task.file for task in tasks)
         # Files that are whole and not synced.
         self._whole = [index for index, file in enumerate(files) if not file.parts]
         self._noted: list[_Task] = []  # tasks that are done and not in the journal yet
-        self._behind: list[_Task] = []  # those whose pages are to be given back
-        self._sent: list[_Task] = []  # those whose pages are on their way to the disk
+        self._behind: list[_Task] = []  # tasks whose pages are to be given back
+        self._sent: list[_Task] = []  # tasks whose pages are on their way to the disk
 
     def note(self, tasks: tuple[_Task, ...]) -> None:
         """Note that tasks are done."""
@@ -294,20 +308,21 @@ class _Disk:
             self._left[task.file] -= 1
             if not self._left[task.file]:
                 self._whole.append(task.file)
-        passing = self._policy.passing
+                self._told.ended("write", self._files[task.file].title, time.perf_counter() - self.began[task.file])
+        passing, most = self._policy.passing, self._portions.behind
         if passing:
             self._behind += tasks
-            if _nbytes(self._behind) >= _BEHIND:
+            if _nbytes(self._behind) >= most:
                 # Tell the kernel to write the latest tasks. Those before them are on the disk by now.
                 self._give_back([*self._sent, *self._behind])
                 self._sent, self._behind = self._behind, []
         if self._policy.note is not None:
             self._noted += tasks
-            if _nbytes(self._noted) >= _SYNCED:
+            if _nbytes(self._noted) >= self._portions.synced:
                 self._sync({*self._whole, *(task.file for task in self._noted)})
                 self._policy.note([task.number for task in self._noted])
                 self._noted = []
-        if len(self._whole) >= _FILES or (passing and sum(self._files[file].nbytes for file in self._whole) >= _BEHIND):
+        if len(self._whole) >= _FILES or (passing and sum(self._files[file].nbytes for file in self._whole) >= most):
             self._sync(self._whole)
             self._whole = []
 
@@ -345,9 +360,9 @@ def _tasks(files: Sequence[File], whole: frozenset[int]) -> Iterator[_Task]:
 def _jobs(tasks: Sequence[_Task]) -> Iterator[tuple[_Task, ...]]:
     """Put small tasks together, so that a thread has enough to do before it asks again."""
     job: list[_Task] = []
-    nbytes = 0
+    nbytes, most = 0, portions().together
     for task in tasks:
-        if job and nbytes + task.part.nbytes > _TOGETHER:
+        if job and nbytes + task.part.nbytes > most:
             yield tuple(job)
             job, nbytes = [], 0
         job.append(task)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from converter.errors import ArchiveError, CutOffError, LimitError
 from converter.limits import limits
+from converter.text import absent, plural
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 STORED: Final = 0
 DEFLATED: Final = 8
 
-_END: Final = struct.Struct("<4s4H2LH")
-_END64: Final = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR: Final = struct.Struct("<4sLQL")
+# The records of an archive (APPNOTE 4.3), with their signatures.
+END: Final = struct.Struct("<4s4H2LH")
+END64: Final = struct.Struct("<4sQ2H2L4Q")
+LOCATOR: Final = struct.Struct("<4sLQL")
 _ENTRY: Final = struct.Struct("<4s4x2H4x3L4H6xL")  # without versions, time, and attributes
-_LOCAL: Final = struct.Struct("<4s5H3L2H")
+LOCAL: Final = struct.Struct("<4s5H3L2H")
 _SENTINEL16: Final = 0xFFFF
 _SENTINEL32: Final = 0xFFFFFFFF
 _SENTINELS: Final = (*4 * (_SENTINEL16,), *2 * (_SENTINEL32,))  # values of the end record's six fields
@@ -81,15 +83,17 @@ class Directory:
         if (known := self._payloads.get(record.header)) is not None:
             return known
         # The directory leaves out the local header's extra field, which PyTorch pads to align the data.
-        header = _LOCAL.unpack(self._slice(record.header, _LOCAL.size))
+        header = LOCAL.unpack(self._slice(record.header, LOCAL.size))
         signature, _, flags, method, _, _, crc, compressed, nbytes, name_size, extra_size = header
         what = f"the local header of `{record.name}` in `{self.name}`"
         if signature != b"PK\3\4":
             raise ArchiveError(f"{what} is missing at byte {record.header:,}")
-        offset: int = record.header + _LOCAL.size + name_size + extra_size
+        offset: int = record.header + LOCAL.size + name_size + extra_size
         if offset + record.compressed > record.limit:
-            raise ArchiveError(f"{what} puts its {record.compressed:,} bytes of data into the record that follows")
-        rest = self._slice(record.header + _LOCAL.size, name_size + extra_size)
+            raise ArchiveError(
+                f"{what} puts its {plural(record.compressed, 'byte')} of data into the record that follows"
+            )
+        rest = self._slice(record.header + LOCAL.size, name_size + extra_size)
         if bytes(rest[:name_size]) != (self.root + record.name).encode():
             raise ArchiveError(f"{what} has another name: {bytes(rest[:name_size])!r:.200}")
         if (flags, method) != (record.flags, record.method):
@@ -113,7 +117,10 @@ class Directory:
             return
         forms = {12: "<LLL", 16: "<4sLLL", 20: "<LQQ", 24: "<4sLQQ"}
         if not record.flags & _STREAMED or gap not in forms:
-            raise ArchiveError(f"{gap:,} bytes after the data of `{record.name}` in `{self.name}` belong to no record")
+            raise ArchiveError(
+                f"{plural(gap, 'byte')} after the data of `{record.name}` in `{self.name}` "
+                f"{'belongs' if gap == 1 else 'belong'} to no record"
+            )
         fields = struct.unpack(forms[gap], self._slice(end, gap))
         expected = (record.crc32, record.compressed, record.nbytes)
         if fields[-3:] != expected or (len(fields) == 4 and fields[0] != b"PK\7\10"):
@@ -127,22 +134,30 @@ class Directory:
 
     def _find_directory(self) -> tuple[int, int, int]:
         """The directory's start, its size in bytes, and the number of records."""
-        size, end = self.source.size, self.source.size - _END.size
-        if end < 0 or bytes(self._tail[-_END.size :][:4]) != b"PK\5\6":
-            if (found := bytes(self._tail).rfind(b"PK\5\6")) >= 0:
-                extra = size - self._tail_start - found - _END.size
-                cause = ArchiveError if extra > 0 else CutOffError
-                raise cause(
-                    f"`{self.name}`: {abs(extra):,} bytes {'follow' if extra > 0 else 'are missing from'} "
-                    "the end of its zip archive"
+        size, end = self.source.size, self.source.size - END.size
+        if end < 0 or bytes(self._tail[-END.size :][:4]) != b"PK\5\6":
+            tail = bytes(self._tail)
+            if (found := tail.rfind(b"PK\5\6")) >= 0:
+                extra = size - self._tail_start - found - END.size
+                if extra < 0:
+                    raise CutOffError(f"`{self.name}`: {absent(-extra, 'byte')} from the end of its zip archive")
+                zeros = not any(tail[-extra:])
+                raise ArchiveError(
+                    f"`{self.name}`: {extra:,} {'zero bytes' if zeros else 'bytes'} follow the end of its zip archive: "
+                    f"{'' if zeros else 'if they do not belong to it, '}cut it at byte {size - extra:,}"
+                )
+            if tail and not any(tail):
+                raise CutOffError(
+                    f"`{self.name}` ends in zero bytes, where the directory of a zip archive should be: its download was "
+                    "not finished, or the file was filled up; download it again"
                 )
             raise CutOffError(
                 f"`{self.name}` ends without a zip directory, at byte {size:,}: it was cut off; download it again"
             )
-        fields = _END.unpack(self._tail[-_END.size :])
+        fields = END.unpack(self._tail[-END.size :])
         _, disk, directory_disk, count_here, count, directory_size, start, comment = fields
         if comment:
-            raise ArchiveError(f"`{self.name}`: the zip archive has a comment of {comment} bytes that are not there")
+            raise ArchiveError(f"`{self.name}`: the zip archive ends inside its comment of {plural(comment, 'byte')}")
         narrow = (disk, directory_disk, count_here, count, directory_size, start)
         if (locator := self._locator(end)) is not None:
             end, wide = locator
@@ -161,29 +176,29 @@ class Directory:
             )
         if count > limits().entries or directory_size > limits().directory_bytes:
             raise LimitError(
-                f"`{self.name}` has {count:,} records in {directory_size:,} bytes of directory: at most "
+                f"`{self.name}` has {plural(count, 'record')} in {plural(directory_size, 'byte')} of directory: at most "
                 f"{limits().entries:,} and {limits().directory_bytes:,} are read"
             )
         return start, directory_size, count
 
     def _locator(self, end: int) -> tuple[int, tuple[int, ...]] | None:
         """Where the zip64 end record starts, and its fields in the order of the short one; None if there is none."""
-        start = end - _LOCATOR.size
+        start = end - LOCATOR.size
         if start < 0 or bytes(self._slice(start, 4)) != b"PK\6\7":
             return None
-        _, disk, offset, disks = _LOCATOR.unpack(self._slice(start, _LOCATOR.size))
-        if self._is_second(offset, start - _END64.size):
+        _, disk, offset, disks = LOCATOR.unpack(self._slice(start, LOCATOR.size))
+        if self._is_second(offset, start - END64.size):
             raise ArchiveError(
                 f"`{self.name}` holds two archives, one after the other, as two calls of torch.save into one open file write "
-                f"them: cut it at byte {start - _END64.size - offset:,}, and open each part by itself"
+                f"them: cut it at byte {start - END64.size - offset:,}, and open each part by itself"
             )
-        if disk or disks > 1 or offset != start - _END64.size:
+        if disk or disks > 1 or offset != start - END64.size:
             raise ArchiveError(
                 f"`{self.name}`: the zip64 locator points to byte {offset:,}, not to the end record at "
-                f"{start - _END64.size:,}"
+                f"{start - END64.size:,}"
             )
-        fields = _END64.unpack(self._slice(offset, _END64.size))
-        if fields[0] != b"PK\6\6" or fields[1] != _END64.size - 12:
+        fields = END64.unpack(self._slice(offset, END64.size))
+        if fields[0] != b"PK\6\6" or fields[1] != END64.size - 12:
             raise ArchiveError(f"`{self.name}`: there is no zip64 end record at byte {offset:,}")
         return offset, fields[4:]
 
@@ -232,15 +247,19 @@ class Directory:
             if extra or _SENTINEL32 in (compressed, nbytes, header):
                 nbytes, compressed, header = _wide(extra, nbytes, compressed, header, f"`{name}` in `{self.name}`")
             if method == STORED and compressed != nbytes:
-                raise ArchiveError(f"`{name}` in `{self.name}` is stored, yet {nbytes:,} bytes take {compressed:,}")
+                raise ArchiveError(
+                    f"`{name}` in `{self.name}` is stored, yet {plural(nbytes, 'byte takes', 'bytes take')} {compressed:,}"
+                )
             if method == DEFLATED and nbytes > _RATIO * compressed:
                 raise ArchiveError(
-                    f"`{name}` in `{self.name}` promises {nbytes:,} bytes from {compressed:,} deflated ones: "
+                    f"`{name}` in `{self.name}` promises {plural(nbytes, 'byte')} from {compressed:,} deflated ones: "
                     f"no more than {_RATIO * compressed:,} can come out of them"
                 )
             entries.append((header, name, method, flags, crc, compressed, nbytes))
         if position != size:
-            raise ArchiveError(f"`{self.name}`: {size - position:,} bytes follow the last record of the directory")
+            raise ArchiveError(
+                f"`{self.name}`: {plural(size - position, 'byte follows', 'bytes follow')} the last record of the directory"
+            )
         if not entries:
             raise ArchiveError(f"`{self.name}` is an empty archive")
         # PyTorch looks names up without regard to case.
@@ -258,29 +277,28 @@ class Directory:
         ends: dict[int, int] = {}
         limit = end
         for header, name, _, _, _, compressed, _ in sorted(entries, reverse=True):
-            if header + _LOCAL.size + len(name) + compressed > limit:
+            if header + LOCAL.size + len(name) + compressed > limit:
                 raise ArchiveError(f"`{name}` in `{self.name}` overlaps what follows it, at byte {limit:,}")
             ends[header] = limit
             limit = header
         if limit != 0:
-            raise ArchiveError(f"`{self.name}`: there are {limit:,} bytes before its first record")
+            raise ArchiveError(f"`{self.name}` has {plural(limit, 'byte')} before its first record")
         cut = len(self.root)
         for header, name, method, flags, crc, compressed, nbytes in entries:
             if name.endswith("/") and nbytes:
-                raise ArchiveError(f"`{name}` in `{self.name}` is a folder that holds {nbytes:,} bytes itself")
+                raise ArchiveError(f"`{name}` in `{self.name}` is a folder that holds {plural(nbytes, 'byte')} itself")
             short = name[cut:]
             record = Record(short, method, flags, crc, compressed, nbytes, header, ends[header])
             if name.endswith("/"):
-                self.payload(
-                    record
-                )  # `zip -r` adds folders. Folders are never read, so we check here that nothing hides in them
+                # `zip -r` adds folders. Folders are never read, so we check here that nothing hides in them.
+                self.payload(record)
             else:
                 self.records[short] = record
 
     def _name(self, encoded: bytes, flags: int, longest: int) -> str:
         if len(encoded) > longest:
             raise LimitError(
-                f"`{self.name}` has a record's name of {len(encoded):,} bytes: at most {longest:,} are read"
+                f"`{self.name}` has a record's name of {plural(len(encoded), 'byte')}: at most {longest:,} are read"
             )
         try:
             name = encoded.decode()
@@ -348,7 +366,9 @@ def _wide(extra: bytes, nbytes: int, compressed: int, header: int, what: str) ->
             raise ArchiveError(f"{what} lacks the zip64 field that its sizes call for")
         return nbytes, compressed, header
     if len(field) != 8 * sum(needed):
-        raise ArchiveError(f"{what} has a zip64 field of {len(field)} bytes; its sizes call for {8 * sum(needed)}")
+        raise ArchiveError(
+            f"{what} has a zip64 field of {plural(len(field), 'byte')}; its sizes call for {8 * sum(needed)}"
+        )
     values = iter(struct.unpack(f"<{sum(needed)}Q", field))
     wide = [next(values) if need else value for need, value in zip(needed, (nbytes, compressed, header), strict=True)]
     return wide[0], wide[1], wide[2]
@@ -367,11 +387,11 @@ def first_record(source: Source, limit: int) -> tuple[str, bytes]:
 
     The bytes may run into the next record. Raises ArchiveError if there is no stored record at the start.
     """
-    if source.size < _LOCAL.size:
+    if source.size < LOCAL.size:
         raise ArchiveError(f"`{source.name}` ends inside its first header")
-    signature, _, _, method, *_, name_size, extra_size = _LOCAL.unpack(source.read(0, _LOCAL.size))
-    start = _LOCAL.size + name_size + extra_size
+    signature, _, _, method, *_, name_size, extra_size = LOCAL.unpack(source.read(0, LOCAL.size))
+    start = LOCAL.size + name_size + extra_size
     if signature != b"PK\3\4" or method != STORED or start >= source.size or name_size > limits().name:
         raise ArchiveError(f"`{source.name}` does not start with a stored record")
-    name = bytes(source.read(_LOCAL.size, name_size)).decode("utf-8", "replace")
+    name = bytes(source.read(LOCAL.size, name_size)).decode("utf-8", "replace")
     return name, bytes(source.read(start, min(limit, source.size - start)))

@@ -10,16 +10,14 @@ each of them looks:
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
+
+from converter.io.zip_directory import END, END64, LOCATOR
 
 if TYPE_CHECKING:
     from converter.io.source import Source
 
 REACH: Final = max(65_558, 4096 + 16 * 4093)  # bytes from the end, of zipfile and of miniz
-_END: Final = struct.Struct("<4s4H2LH")
-_END64: Final = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR: Final = struct.Struct("<4sLQL")
 _SIGNATURE: Final = b"PK\5\6"
 _ENTRY: Final = b"PK\1\2"
 _RECORD: Final = b"PK\3\4"
@@ -37,7 +35,7 @@ def archive_ends(source: Source, *, whole: bool = False) -> int | None:
     tail = bytes(source.read(source.size - size, size))
     at, looked_at = tail.rfind(_SIGNATURE), 0
     while at >= 0 and looked_at < _MOST:
-        if len(tail) - at >= _END.size and _has_directory(source, tail, at, whole=whole):
+        if len(tail) - at >= END.size and _has_directory(source, tail, at, whole=whole):
             return source.size - len(tail) + at
         at, looked_at = tail.rfind(_SIGNATURE, 0, at), looked_at + 1
     return None
@@ -46,14 +44,14 @@ def archive_ends(source: Source, *, whole: bool = False) -> int | None:
 def _has_directory(source: Source, tail: bytes, at: int, *, whole: bool) -> bool:
     """Whether there is a directory where the end record (at `at` of the tail) says, or directly before that record."""
     end = source.size - len(tail) + at
-    *_, size, start, _ = _END.unpack_from(tail, at)
+    *_, size, start, _ = END.unpack_from(tail, at)
     places = {start} if whole else {start, end - size}
-    locator = bytes(source.read(end - _LOCATOR.size, _LOCATOR.size)) if end >= _LOCATOR.size else b""
+    locator = bytes(source.read(end - LOCATOR.size, LOCATOR.size)) if end >= LOCATOR.size else b""
     if locator.startswith(b"PK\6\7"):
-        *_, wide, _ = _LOCATOR.unpack(locator)
-        for place in (wide,) if whole else (wide, end - _LOCATOR.size - _END64.size):
-            if 0 <= place <= source.size - _END64.size:
-                record = _END64.unpack(source.read(place, _END64.size))
+        *_, wide, _ = LOCATOR.unpack(locator)
+        for place in (wide,) if whole else (wide, end - LOCATOR.size - END64.size):
+            if 0 <= place <= source.size - END64.size:
+                record = END64.unpack(source.read(place, END64.size))
                 if record[0] == b"PK\6\6":
                     places |= {record[-1]} if whole else {record[-1], place - record[-2]}
     return any(0 <= place <= end - 4 and bytes(source.read(place, 4)) == _ENTRY for place in places)
@@ -66,11 +64,11 @@ def archives(source: Source) -> list[tuple[int, int]]:
     finds a directory there, the list is empty, unless that is the first archive's own. Empty if the file is anything else.
     """
     found: list[tuple[int, int]] = []
-    ends, end = _END64.size + _LOCATOR.size + _END.size, source.size
+    ends, end = END64.size + LOCATOR.size + END.size, source.size
     while end >= ends and len(found) < _PARTS:
         last = bytes(source.read(end - ends, ends))
-        start = end - ends - _LOCATOR.unpack_from(last, _END64.size)[2]
-        signatures = last[:4], last[_END64.size :][:4], last[-_END.size :][:4]
+        start = end - ends - LOCATOR.unpack_from(last, END64.size)[2]
+        signatures = last[:4], last[END64.size :][:4], last[-END.size :][:4]
         if signatures != (b"PK\6\6", b"PK\6\7", _SIGNATURE) or start < 0 or bytes(source.read(start, 4)) != _RECORD:
             return []
         found.append((start, end))
@@ -78,6 +76,6 @@ def archives(source: Source) -> list[tuple[int, int]]:
     if end or len(found) < 2:
         return []
     first, last = (bytes(source.read(one[1] - ends, ends)) for one in (found[-1], found[0]))
-    if first != last and _has_directory(source, last, ends - _END.size, whole=True):
+    if first != last and _has_directory(source, last, ends - END.size, whole=True):
         return []
     return found[::-1]

@@ -12,7 +12,7 @@ from converter.errors import ArchiveError, LimitError, SourceError
 from converter.io.checksums import crc32
 from converter.io.source import Derived, Extent
 from converter.io.zip_directory import STORED, Directory, Record
-from converter.text import os_reason
+from converter.text import os_reason, plural
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -50,7 +50,9 @@ class Archive:
         """All data of a small record, with the CRC checked. Raises LimitError past `limit` bytes."""
         record = self.records[name]
         if record.nbytes > limit:
-            raise LimitError(f"`{name}` in `{self.name}` has {record.nbytes:,} bytes: at most {limit:,} are read")
+            raise LimitError(
+                f"`{name}` in `{self.name}` has {plural(record.nbytes, 'byte')}: at most {limit:,} are read"
+            )
         offset = self.payload(record)
         if record.method == STORED:
             data = bytes(self.source.read(offset, record.nbytes))
@@ -126,9 +128,10 @@ class _InflatedRecord(Derived):
         """Do nothing: a range of inflated data is not a range of the archive."""
 
     def release(self, offset: int, size: int) -> None:
-        """Nothing: the temporary file's pages are the system's to drop."""
+        """Do nothing: the system itself drops the pages of the temporary file."""
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
+        self.base.check_open()  # the temporary file can be read for longer
         with self._inflating:
             if self._start < 0:
                 self._start = self._inflate()
@@ -145,7 +148,7 @@ class _InflatedRecord(Derived):
                 import tempfile
 
                 raise SourceError(
-                    f"`{self.name}` inflates to {self.size:,} bytes, more than {tempfile.gettempdir()} has room for: "
+                    f"`{self.name}` inflates to {plural(self.size, 'byte')}, more than {tempfile.gettempdir()} has room for: "
                     "set TMPDIR to a folder on a larger disk"
                 )
             return self._spool.append(_inflated(self._directory, self._record))
@@ -168,7 +171,7 @@ def _inflated(directory: Directory, record: Record, most: int = 1 << 20) -> Iter
             waiting = inflater.unconsumed_tail
             produced += len(data)
             if produced > record.nbytes:
-                raise ArchiveError(f"{what} inflates to more than the {record.nbytes:,} bytes it promises")
+                raise ArchiveError(f"{what} inflates to more than the {plural(record.nbytes, 'byte')} it promises")
             if data:
                 yield data
             elif not left and not waiting:
@@ -176,6 +179,8 @@ def _inflated(directory: Directory, record: Record, most: int = 1 << 20) -> Iter
     except zlib.error as error:
         raise ArchiveError(f"{what} can't be inflated: {error}") from error
     if produced != record.nbytes or not inflater.eof:
-        raise ArchiveError(f"{what} inflates to {produced:,} bytes, not the {record.nbytes:,} it promises")
+        raise ArchiveError(f"{what} inflates to {plural(produced, 'byte')}, not the {record.nbytes:,} it promises")
     if left or inflater.unused_data:
-        raise ArchiveError(f"{what} goes on for {left + len(inflater.unused_data):,} bytes after its deflated data")
+        raise ArchiveError(
+            f"{what} goes on for {plural(left + len(inflater.unused_data), 'byte')} after its deflated data"
+        )

@@ -12,14 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from converter.io.zip_directory import END, END64, LOCAL, LOCATOR
+
 _ALIGNMENT: Final = 64  # bytes; a record's data start at a multiple of this
 _WIDE: Final = 0xFFFFFFFF  # from this size or offset on, miniz writes this value and adds zip64 fields
 _FLAGS: Final = 0x0808  # a data descriptor follows; names are UTF-8
-_LOCAL: Final = struct.Struct("<4s5H3I2H")
 _ENTRY: Final = struct.Struct("<4s6H3I5H2I")
-_END64: Final = struct.Struct("<4sQ2H2I4Q")
-_LOCATOR: Final = struct.Struct("<4sIQI")
-_END: Final = struct.Struct("<4s4H2IH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,9 @@ class Member:
     def header(self) -> bytes:
         """The local header. Its extra field `FB` pads it, so that the data start at a multiple of 64."""
         name, wide = self.name.encode(), self._wide(compressed=0)
-        padding = -(self.offset + _LOCAL.size + len(name) + len(wide) + 4) % _ALIGNMENT
+        padding = -(self.offset + LOCAL.size + len(name) + len(wide) + 4) % _ALIGNMENT
         extra = wide + b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-        return _LOCAL.pack(b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
+        return LOCAL.pack(b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
 
     def descriptor(self, crc: int) -> bytes:
         """The data descriptor, which follows the data."""
@@ -84,8 +82,8 @@ def directory(members: Sequence[Member], checksums: Sequence[int]) -> bytes:
     return b"".join(
         (
             rows,
-            _END64.pack(b"PK\6\6", _END64.size - 12, made_by, needed, 0, 0, count, count, len(rows), start),
-            _LOCATOR.pack(b"PK\6\7", 0, end, 1),
-            _END.pack(b"PK\5\6", 0, 0, few, few, min(len(rows), _WIDE), min(start, _WIDE), 0),
+            END64.pack(b"PK\6\6", END64.size - 12, made_by, needed, 0, 0, count, count, len(rows), start),
+            LOCATOR.pack(b"PK\6\7", 0, end, 1),
+            END.pack(b"PK\5\6", 0, 0, few, few, min(len(rows), _WIDE), min(start, _WIDE), 0),
         )
     )

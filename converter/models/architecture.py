@@ -6,92 +6,41 @@ All of it is in schemas/architectures/*.json; this module fills in {layer}, {dec
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
 from converter.errors import ModelError
+from converter.models.rows import Made, MoveRow, Parameter, Row, Scale, at, evaluated
 
-# The two forms of GELU: the exact one with the error function, and the approximation with tanh.
-Activation = Literal["erf", "tanh"]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row as it is in the JSON: sizes are names, and {layer} and {decoder} (which counts from 1) are not filled in.
-
-    `gguf_transposed` matrices are [in, out] here and [out, in] there; `gguf_f32` ones must be F32 there. `parts` names
-    what equal parts of the last dimension hold, in order: q, k and v. `value` is what a buffer must hold: "causal"
-    (ones on and below the diagonal) or a number.
-    """
-
-    name: str
-    shape: tuple[str | int, ...]
-    kind: Literal["parameter", "buffer"] = "parameter"
-    parts: tuple[str, ...] = ()
-    gguf: str | None = None
-    gguf_transposed: bool = False
-    gguf_f32: bool = False
-    client: str | None = None
-    client_parts: tuple[str, ...] = ()
-    tied_to: str | None = None
-    optional: bool = False
-    prefixed: bool = True
-    value: str | float | None = None
-
-    @property
-    def layered(self) -> bool:
-        """Whether every layer has one."""
-        return "{layer}" in self.name
-
-    @property
-    def required(self) -> bool:
-        """Whether a checkpoint without it is incomplete."""
-        return self.kind == "parameter" and not self.optional
-
-    def named(self, prefix: str) -> str:
-        """The name in a checkpoint with this prefix. A head on top of the model (`lm_head.weight`) never has a prefix."""
-        return prefix + self.name if self.prefixed else self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter(Row):
-    """A row with its layer and sizes filled in. `name` has no prefix."""
-
-    shape: tuple[int, ...]
-    layer: int | None = None
+# Two forms of GELU, the exact one with the error function and the approximation with tanh; and others.
+Activation = Literal["erf", "tanh", "silu", "relu", "relu2"]
 
 
 class Size(NamedTuple):
-    """A size and where it comes from: the first of the config.json keys that exists, else `factor` times another size."""
+    """A size and where it comes from: the first of the config.json keys that exists, else the expression `value`."""
 
     name: str
     title: str | None = None
     config: tuple[str, ...] = ()
-    factor: int | None = None
-    of: str | None = None
+    value: str | None = None
     divides: str | None = None
-
-    def claims(self, config: Mapping[str, Any], sizes: Mapping[str, int]) -> list[tuple[str, Any]]:
-        """What config.json says about it, by key; its default if config.json says nothing; or nothing."""
-        said = [(key, config[key]) for key in self.config if config.get(key) is not None]
-        if not said and self.factor and (base := sizes.get(self.of or "")):
-            return [(self.config[0] if self.config else self.name, self.factor * base)]
-        return said
 
 
 class Setting(NamedTuple):
-    """A key of config.json that the forward pass depends on, and transformers' default for it.
+    """What the forward pass depends on: the first key of config.json that exists, and transformers' default for it.
 
-    Two copies of a model need not agree on a setting that is not `compared`: the tensors decide it, or it changes
-    nothing in float32.
+    Without `config`, the key is its name. Two copies of a model need not agree on a setting that is not `compared`: the
+    tensors decide it, or it changes nothing in float32. `defaults` has other defaults by what config.json calls the family.
     """
 
     name: str
     default: Any
     compared: bool = True
+    config: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = MappingProxyType({})
 
 
 class ActivationNames(NamedTuple):
@@ -99,6 +48,58 @@ class ActivationNames(NamedTuple):
 
     setting: str
     names: dict[Activation, tuple[str, ...]]
+
+
+class Rotary(NamedTuple):
+    """Positions that turn pairs of elements. `size` elements of a head are turned, by frequencies from the `base` down.
+
+    Pairs are `halves` (the first with the first of the second half) or `neighbours`, in GGUF's order of the rows.
+    `scaling` is the setting that says how longer texts are reached.
+    """
+
+    size: str
+    base: str
+    pairs: Literal["halves", "neighbours"]
+    scaling: str | None = None
+
+
+class Forward(NamedTuple):
+    """What the engine computes. Tensors are found by their names in GGUF; what is absent is not computed.
+
+    `epsilon`, `parallel`, `squared`, `scale`, `scaled` and `by_layer` are expressions over sizes and settings.
+    `parallel`: attention and MLP read the same x. `squared`: embeddings are multiplied by its square root. `scale`: what products
+    of queries and keys are multiplied by, if not 1 / √head_size; nothing if `scaled` is false; and they are divided by the
+    layer's number from 1 if `by_layer` is true. `first_position` is the row of the first position. `local` is the setting
+    that says for each layer whether it looks back only as far as the setting `window` says; without it, all do. `fixed` are
+    the only values of settings that are computed.
+    """
+
+    norm: Literal["layer", "rms"]
+    epsilon: str
+    positions: Literal["learned", "rotary", "alibi", "sinusoidal"]
+    rotary: Rotary | None = None
+    parallel: str = "0"
+    squared: str | None = None
+    scale: str | None = None
+    scaled: str = "1"
+    by_layer: str = "0"
+    first_position: int = 0
+    local: str | None = None
+    window: str | None = None
+    fixed: Mapping[str, Any] = MappingProxyType({})
+
+
+class Gguf(NamedTuple):
+    """How llama.cpp computes it: what it takes for granted, by setting, and a reason if it can't.
+
+    `default`: such a file is of this family unless it says otherwise. `ignored` has a sentence for each setting that
+    llama.cpp leaves out.
+    """
+
+    fixed: Mapping[str, Any] = MappingProxyType({})
+    refused: str | None = None
+    default: bool = True
+    ignored: Mapping[str, str] = MappingProxyType({})
 
 
 class TokenizerKind(NamedTuple):
@@ -111,11 +112,20 @@ class TokenizerKind(NamedTuple):
 
 
 class Metadatum(NamedTuple):
-    """A GGUF key; `value` names a size or, if there is no such size, a setting."""
+    """A GGUF key; `value` is an expression over sizes and settings, and an `optional` key is left out if it has no value.
+
+    So is one whose value is `unless`, and one if a setting in `when` has another value.
+    On the way back, `gives` is the setting or size that the expression `back` of `value` gives; a lone name gives itself.
+    """
 
     key: str
-    type: Literal["u32", "f32"]
+    type: Literal["u32", "f32", "bool", "string"]
     value: str
+    optional: bool = False
+    gives: str | None = None
+    back: str = "value"
+    unless: float | None = None
+    when: Mapping[str, Any] = MappingProxyType({})
 
 
 class ClientProperty(NamedTuple):
@@ -138,14 +148,19 @@ class Dimensions(NamedTuple):
 class Architecture:
     """The rows of a family of models.
 
-    `title` is its name for people, `model_type` its name in config.json, `transformers` its class there, and
-    `gguf_name` its general.architecture. `prefixes` are those that names may have; the last one is that of
-    transformers. `layers` is the size that counts the layers.
+    `title` is its name for people, `model_type` its name in config.json, and `also` what else may
+    stand there, with its own class of transformers;
+    `transformers` its class there, and `gguf_name` its general.architecture. `prefixes` are those that names may have; the
+    last one is that of transformers. `layers` is the size that counts the layers. `told`: other families have the same
+    names and shapes, so config.json must name this one. `sample` is the config.json of a tiny model, and `published` how
+    its files lie.
     """
 
     name: str
     title: str
     model_type: str
+    also: Mapping[str, str | None] = field(hash=False)
+    told: bool
     transformers: str | None
     gguf_name: str | None
     prefixes: tuple[str, ...]
@@ -157,41 +172,66 @@ class Architecture:
     special_tokens: tuple[str, ...]
     client: tuple[ClientProperty, ...]
     metadata: tuple[Metadatum, ...]
+    gguf: Gguf | None = field(hash=False)
+    made: tuple[Made, ...]
+    forward: Forward | None
+    sample: Mapping[str, Any] = field(hash=False)
+    published: Mapping[str, Any] = field(hash=False)
     row_table: tuple[Row, ...]
     orders: Mapping[str, tuple[str, ...]] = field(hash=False)
+    aliases: Mapping[str, str] = field(hash=False)
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
         """The architecture that a document of schemas/architectures.schema.json describes."""
         activation, tokenizer = document.get("activation"), document.get("tokenizer")
+        forward, gguf = document.get("forward"), document.get("gguf")
         return cls(
             name=document["name"],
             title=document["title"],
             model_type=document["model_type"],
+            also=MappingProxyType(document.get("also", {})),
+            told=document.get("told", False),
             transformers=document.get("transformers"),
             gguf_name=document.get("gguf_name"),
             prefixes=tuple(document["prefixes"]),
             layers=document["layers"],
             size_table=tuple(Size(**_tuples(size)) for size in document["sizes"]),
-            settings=tuple(Setting(**setting) for setting in document.get("settings", ())),
+            settings=tuple(Setting(**_tuples(setting)) for setting in document.get("settings", ())),
             activation=activation and ActivationNames(activation["setting"], _activations(activation["names"])),
             tokenizer=tokenizer and TokenizerKind(**tokenizer),
             special_tokens=tuple(document.get("special_tokens", ())),
             client=tuple(ClientProperty(**line) for line in document.get("client", ())),
             metadata=tuple(Metadatum(**metadatum) for metadatum in document.get("metadata", ())),
-            row_table=tuple(Row(**_tuples(row)) for row in document["rows"]),
+            gguf=None if gguf is None else Gguf(**gguf),
+            made=tuple(Made(**_tuples(made)) for made in document.get("gguf_made", ())),
+            forward=forward and _forward(forward),
+            sample=MappingProxyType(document.get("sample", {})),
+            published=MappingProxyType(document.get("published", {})),
+            row_table=tuple(Row(**_row(row)) for row in document["rows"]),
             orders=MappingProxyType(_tuples(document.get("orders", {}))),
+            aliases={other: row["name"] for row in document["rows"] for other in row.get("also", ())},
         )
+
+    def is_called(self, kind: object) -> bool:
+        """Whether this is what config.json calls the family."""
+        return kind == self.model_type or (isinstance(kind, str) and kind in self.also)
+
+    def transformers_class(self, config: Mapping[str, Any]) -> str | None:
+        """The class of transformers that computes a model with this config.json."""
+        kind = config.get("model_type")
+        return self.also.get(kind) if isinstance(kind, str) and kind in self.also else self.transformers
 
     # ---- sizes
 
     def sizes(self, config: Mapping[str, Any]) -> dict[str, int]:
         """Read the sizes from a config.json. Raises ModelError if one is absent, impossible, or not a whole number from 1."""
         sizes: dict[str, int] = {}
-        for size in sorted(self.size_table, key=lambda size: size.of is not None):
-            claims = size.claims(config, sizes)
+        for size in sorted(self.size_table, key=lambda size: size.value is not None):
+            claims = self.claims(size, config, sizes)
             if not claims:
-                raise ModelError(f"`config.json` has no `{size.config[0]}`, without which no tensor's shape is known")
+                absent = size.config[0] if size.config else size.name
+                raise ModelError(f"`config.json` has no `{absent}`, without which no tensor's shape is known")
             key, value = claims[0]
             if not whole(value):
                 raise ModelError(f"`config.json` says `{key}` is {reprlib.repr(value)}: expected a whole number from 1")
@@ -199,10 +239,32 @@ class Architecture:
         for size in self.size_table:
             if size.divides and sizes[size.divides] % sizes[size.name]:
                 raise ModelError(
-                    f"`config.json` says `{size.name}` is {sizes[size.name]}, "
-                    f"which does not divide the {sizes[size.divides]} of `{size.divides}`"
+                    f"`config.json` says `{self.config_key(size.name)}` is {sizes[size.name]}, which does not divide the "
+                    f"{sizes[size.divides]} of `{self.config_key(size.divides)}`"
                 )
         return sizes
+
+    def claims(self, size: Size, config: Mapping[str, Any], sizes: Mapping[str, int]) -> list[tuple[str, Any]]:
+        """What config.json says about a size, by key; its default if config.json says nothing; or nothing."""
+        said = [(key, value) for key in size.config if (value := said_in(config, key)) is not None]
+        if not said and (value := self.derived(size, config, sizes)) is not None:
+            return [(size.config[0] if size.config else size.name, value)]
+        return said
+
+    def derived(self, size: Size, config: Mapping[str, Any], sizes: Mapping[str, int]) -> Any:
+        """The value of a size that follows from others and from settings; None if it does not."""
+        if size.value is None:
+            return None
+        try:
+            value = evaluated(size.value, self.known(sizes, config))
+        except ValueError:
+            return None
+        return int(value) if type(value) is float else value
+
+    def known(self, sizes: Mapping[str, int], config: Mapping[str, Any]) -> Callable[[str], Any]:
+        """A function that gives the value of a size or a setting, for expressions."""
+        named = {size.name for size in self.size_table}
+        return lambda name: sizes.get(name) if name in named else self.setting(name, config)
 
     @property
     def shaping(self) -> frozenset[str]:
@@ -215,7 +277,7 @@ class Architecture:
         return next((size.title or f"`{size.name}`" for size in self.size_table if size.name not in sizes), None)
 
     def dimensions(self, sizes: Mapping[str, Any]) -> Dimensions:
-        """The sizes that tell models of the family apart. The heads are what divides the width."""
+        """The sizes that tell models of the family apart. The number of heads is the size that divides the width."""
         heads = next((size for size in self.size_table if size.divides), None)
         width = sizes.get(heads.divides or "") if heads else None
         return Dimensions(sizes.get(self.layers), width, sizes.get(heads.name) if heads else None)
@@ -233,12 +295,23 @@ class Architecture:
     # ---- settings
 
     def setting(self, name: str, config: Mapping[str, Any]) -> Any:
-        """The value of a key in a config.json, or its default if the key is left out."""
-        return config.get(name, next((setting.default for setting in self.settings if setting.name == name), None))
+        """The value of a setting in a config.json, or its default if the key is left out."""
+        setting = next((setting for setting in self.settings if setting.name == name), None)
+        if setting is None:
+            return config.get(name)
+        default = setting.default
+        if setting.defaults:
+            default = setting.defaults.get(str(config.get("model_type")), default)
+        if not setting.config:
+            return config.get(name, default)
+        said = (value for key in setting.config if (value := said_in(config, key)) is not None)
+        return next(said, default)
 
     def config_key(self, name: str) -> str:
         """The key of config.json for a size or a setting."""
-        return next((size.config[0] for size in self.size_table if size.name == name and size.config), name)
+        keys = {row.name: row.config for row in self.size_table}
+        keys |= {row.name: row.config for row in self.settings}
+        return next(iter(keys.get(name, ())), name)
 
     def activation_of(self, config: Mapping[str, Any]) -> Activation | None:
         """Which GELU a config.json asks for; None if it is not a known one."""
@@ -247,14 +320,19 @@ class Architecture:
         return next((activation for activation, names in named if name in names), None)
 
     def activation_setting(self, activation: Activation) -> dict[str, str]:
-        """The setting of config.json that selects a GELU."""
-        return {self.activation.setting: self.activation.names[activation][0]} if self.activation else {}
+        """The setting of config.json that selects an activation; nothing if the family has only one."""
+        if self.activation is None or activation not in self.activation.names:
+            return {}
+        return {self.config_key(self.activation.setting): self.activation.names[activation][0]}
 
     # ---- tensors
 
-    def rows(self, sizes: Mapping[str, int], order: str = "module") -> list[Parameter]:
+    def rows(
+        self, sizes: Mapping[str, int], order: str = "module", config: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[Parameter]:
         """Every parameter and buffer, including optional ones, in an order from the JSON (`module` is the order of the rows)."""
-        return [_filled(row, sizes, layer) for row, layer in self.each(sizes[self.layers], order)]
+        known = self.known(sizes, config)
+        return [row.filled(known, layer) for row, layer in self.each(sizes[self.layers], order)]
 
     def each(self, count: int, order: str = "module") -> Iterator[tuple[Row, int | None]]:
         """Yield every row with each of `count` layers that it is for, in an order as of `rows`."""
@@ -284,14 +362,10 @@ class Architecture:
         return {at(layer, row.name): at(layer, row.gguf) for row, layer in self.each(count) if row.gguf}
 
     def bare(self, name: str) -> str:
-        """A name without the family's prefix, whichever of them it has."""
-        prefix = next((prefix for prefix in self.prefixes if prefix and name.startswith(prefix)), "")
-        return name.removeprefix(prefix)
-
-
-def at(layer: int | None, text: str) -> str:
-    """A row's text with its layer filled in."""
-    return text if layer is None else text.replace("{layer}", str(layer)).replace("{decoder}", str(layer + 1))
+        """A name without the family's prefix, whichever of them it has. What has several names gets the first."""
+        prefix = max((prefix for prefix in self.prefixes if name.startswith(prefix)), key=len, default="")
+        bare = name.removeprefix(prefix)
+        return self.aliases.get(bare, bare)
 
 
 def whole(value: object) -> bool:
@@ -299,23 +373,23 @@ def whole(value: object) -> bool:
     return type(value) is int and value > 0
 
 
-def _filled(row: Row, sizes: Mapping[str, int], layer: int | None) -> Parameter:
-    return Parameter(
-        name=at(layer, row.name),
-        shape=tuple(sizes[size] if isinstance(size, str) else size for size in row.shape),
-        kind=row.kind,
-        parts=row.parts,
-        gguf=row.gguf and at(layer, row.gguf),
-        gguf_transposed=row.gguf_transposed,
-        gguf_f32=row.gguf_f32,
-        client=row.client and at(layer, row.client),
-        client_parts=tuple(at(layer, part) for part in row.client_parts),
-        tied_to=row.tied_to,
-        optional=row.optional,
-        prefixed=row.prefixed,
-        value=row.value,
-        layer=layer,
-    )
+def said_in(config: Mapping[str, Any], key: str) -> Any:
+    """What a config.json says under a key; a dot goes into an object. None if it says nothing."""
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _row(document: Mapping[str, Any]) -> dict[str, Any]:
+    moves = tuple(MoveRow(**_tuples(move)) for move in document.get("gguf_moves", ()))
+    scale = document.get("gguf_scale")
+    return {**_tuples(document), "gguf_moves": moves, "gguf_scale": scale and Scale(**scale)}
+
+
+def _forward(document: Mapping[str, Any]) -> Forward:
+    rotary = document.get("rotary")
+    return Forward(**{**document, "rotary": rotary and Rotary(**rotary)})
 
 
 def _activations(document: Mapping[Activation, list[str]]) -> dict[Activation, tuple[str, ...]]:

@@ -10,11 +10,10 @@ from typing import Any, Final, Literal
 
 from converter.errors import ModelError
 from converter.models.architecture import Dimensions
-from converter.models.families import family
-from converter.models.family import Family
+from converter.models.families import Family, family
 from converter.resources import load_json, schemas
 
-_HUB: Final = "https://huggingface.co"
+HUB: Final = "https://huggingface.co"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class Layout:
     """How the published files store a model.
 
     `transposed`: the matrices are views with stride (1, in) of storages that are [out, in]. `order` is the order of the
-    storages, a key of the architecture's orders.
+    storages, a key of the architecture's orders. `dtype` is that of the parameters. Rows `without` are not stored.
     """
 
     prefix: str
@@ -30,6 +29,8 @@ class Layout:
     transposed: bool
     order: str
     note: str | None = None
+    dtype: str = "F32"
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +121,4 @@ def _model(document: dict[str, Any]) -> Model:
 
 
 def _url(repository: str, file: str) -> str:
-    return f"{_HUB}/{repository}/resolve/main/{file}"
+    return f"{HUB}/{repository}/resolve/main/{file}"

@@ -1,19 +1,25 @@
-"""Which family and which declared model a catalogue belongs to, by names and shapes."""
+"""Which family and which declared model a catalogue belongs to, by names and shapes; and which tensors are buffers."""
 
 from __future__ import annotations
 
 import re
 import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from converter.models import families as registry
-from converter.models.architecture import Row, at, whole
+from converter.models.architecture import said_in, whole
 from converter.models.declared import Model, declared
-from converter.models.family import Family, TiedHead
+from converter.models.families import Family, TiedHead
+from converter.models.rows import Row, at
+from converter.models.ties import EMBEDDINGS, ends, is_tied, tied_heads
+
+if TYPE_CHECKING:
+    from converter.tensors.catalogue import Catalogue
+    from converter.tensors.tensor import Tensor
 
 # The layer's number in a name. No leading zeros, because `h.00.` and `h.0.` would be the same tensor.
 _LAYER: Final = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
@@ -22,6 +28,8 @@ _LAYER: Final = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
 _FITTING: Final = 8
 # The most layers that may be absent altogether. A name or a config.json that implies more is not believed.
 _ABSENT_LAYERS: Final = 1024
+# What torch.nn's normalisation layers keep in addition to their weights (torch/nn/modules/batchnorm.py).
+_STATISTICS: Final = frozenset(("running_mean", "running_var", "num_batches_tracked"))
 
 
 class Shaped(Protocol):
@@ -54,7 +62,7 @@ class Recognition:
     `sizes` has only those that the shapes, config.json or the declared model give. `missing` has parameters
     only, because masks and a head may be absent. Unexpected tensors do not make it incomplete. A head is tied if it is
     the same view as wte. An untied head may still hold equal bytes, as a copy in another shard does. `claimed`: config.json
-    names no other family.
+    names no other family. `known_by` has the catalogue's name for what is usually called otherwise.
     """
 
     family: Family
@@ -68,11 +76,28 @@ class Recognition:
     tied_head: TiedHead
     contradictions: tuple[str, ...]
     claimed: bool = True
+    known_by: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def name(self, row: Row) -> str:
+        """The catalogue's name for a row whose layer is filled in."""
+        own = row.named(self.prefix)
+        return self.known_by.get(own, own)
+
+    def followed(self, row: Row) -> str:
+        """The catalogue's name for what a row is tied to."""
+        own = f"{self.prefix}{row.tied_to}"
+        return self.known_by.get(own, own)
 
     @property
     def sized(self) -> bool:
         """Whether the shape of every row is known."""
         return all(name in self.sizes for name in self.family.shaping)
+
+    @property
+    def followers(self) -> dict[str, str]:
+        """The heads that the family ties, and the embeddings that they follow."""
+        rows = [row for row in self.family.row_table if row.tied_to]
+        return {self.name(row): self.followed(row) for row in rows}
 
     @property
     def complete(self) -> bool:
@@ -84,7 +109,7 @@ def recognise(
     catalogue: Mapping[str, Shaped],
     config: Mapping[str, Any] | None = None,
     *,
-    families: Sequence[Family] | None = None,
+    families: Iterable[Family] | None = None,
 ) -> Recognition | None:
     """The family and the declared model that the names and shapes belong to; None if no family fits.
 
@@ -99,6 +124,33 @@ def recognise(
         if recognition:
             return recognition
     return None
+
+
+def buffers(catalogue: Catalogue, recognition: Recognition | None) -> set[str]:
+    """The names of the buffers, which belong to a model and are saved with it, but are not trained.
+
+    They are those that a module or the family declares, and the statistics of normalisation.
+    """
+    known = {*catalogue.facts.get("buffers", ()), *(recognition.buffers if recognition is not None else ())}
+    return {name for name in catalogue if name in known or name.rpartition(".")[2] in _STATISTICS}
+
+
+def tied_back(catalogue: Catalogue, found: Recognition | None) -> Catalogue:
+    """The catalogue, recognised as `found`. If it has a tied head but no embedding, the head gets the embedding's name, too."""
+    if is_tied(catalogue.config) is False:
+        return catalogue
+    if found is not None:
+        followers: Mapping[str, str] = {head: name for head, name in found.followers.items() if name in found.missing}
+    else:
+        followers = {} if any(ends(name, EMBEDDINGS) for name in catalogue) else tied_heads(catalogue.config)
+    for head, name in followers.items():
+        if head in catalogue and name not in catalogue:
+            tensors: dict[str, Tensor] = {}
+            for other, tensor in catalogue.items():
+                tensors |= {name: tensor, head: tensor} if other == head else {other: tensor}
+            note = f"`{name}` is not in the file: `{head}` stands for it, because the model ties them"
+            return replace(catalogue, tensors=tensors).with_origin(notes=(*catalogue.origin.notes, note))
+    return catalogue
 
 
 class _Match(NamedTuple):
@@ -119,14 +171,18 @@ class _Sighting(NamedTuple):
     layers: int  # number of layers with at least one parameter
     found: int  # number of layers up to the last of these
     whole: int  # number of layers up to the last that is complete
+    known_by: dict[str, str]  # what the family usually calls a tensor that has another of its names
     ended: bool  # whether the tensors that follow the layers are there
 
 
 def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None:
-    spelled = {row.named(prefix): (prefix, row) for prefix in known.prefixes for row in known.row_table}
+    spelled = {
+        name: (prefix, row) for prefix in known.prefixes for row in known.row_table for name in row.spellings(prefix)
+    }
     prefixes: set[str] = set()
     matches: list[_Match] = []
     strangers: list[str] = []
+    known_by: dict[str, str] = {}
     for name, tensor in catalogue.items():
         number = _LAYER.search(name)
         prefix, row = spelled.get(
@@ -137,7 +193,9 @@ def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None
             if len(strangers) * _FITTING > len(catalogue):
                 return None
             continue
-        if row.prefixed:
+        if row.also and row.named(prefix) != name:
+            known_by[name] = row.named(prefix)
+        elif row.prefixed:
             prefixes.add(prefix)
         matches.append(_Match(name, row, int(number[0]) if number else None, tensor.shape))
     if len(prefixes) != 1:
@@ -145,6 +203,9 @@ def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None
     layers = Counter(match.layer for match in matches if match.row.required and match.layer is not None)
     per_layer = sum(row.required and row.layered for row in known.row_table)
     present = {match.row.name for match in matches}
+    around = {row.name for row in known.row_table if row.required and not row.layered}
+    if around.isdisjoint(present) and not all(map(_LAYER.search, strangers)):
+        return None  # only the layers are like this family's: GPT-1 has the layers of GPT-2
     return _Sighting(
         family=known,
         prefix=prefixes.pop(),
@@ -154,12 +215,13 @@ def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None
         layers=len(layers),
         found=1 + max(layers, default=-1),
         whole=1 + max((layer for layer, count in layers.items() if count == per_layer), default=-1),
+        known_by=known_by,
         ended=all(row.name in present for row in known.tail),
     )
 
 
 def _voted(known: Family, matches: list[_Match]) -> dict[str, int]:
-    """The sizes that shapes alone decide: of each, the value that most tensors have."""
+    """The sizes that shapes alone decide. Each has the value that most tensors agree on."""
     free = {size.name for size in known.size_table if size.config}
     votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for match in matches:
@@ -174,6 +236,10 @@ def _recognised(
     seen: _Sighting, catalogue: Mapping[str, Shaped], config: Mapping[str, Any] | None
 ) -> Recognition | None:
     known = seen.family
+    kind = known.model_type if config is None else config.get("model_type", known.model_type)
+    named = known.is_called(kind)
+    if known.told and (config is None or "model_type" not in config or not named):
+        return None  # names and shapes are those of other families, too
     claimed = _claimed(seen, config) if config is not None else {}
     model = _declared_as(seen, claimed)
     sizes = known.sizes(model.config) if model else {known.layers: _layers(seen, claimed.get(known.layers))}
@@ -181,11 +247,10 @@ def _recognised(
     if not 0 < n_layer <= seen.layers + _ABSENT_LAYERS or min(seen.sizes.values(), default=0) < 1:
         return None
     sizes |= claimed | seen.sizes | {known.layers: n_layer}
-    sizes |= {
-        size.name: size.factor * sizes[size.of]
-        for size in known.size_table
-        if size.factor and size.of in sizes and not size.config
-    }
+    settings = config if config is not None else model.config if model else {}
+    for size in known.size_table:
+        if size.value and not size.config and whole(value := known.derived(size, settings, sizes)):
+            sizes[size.name] = value
 
     beyond = [match.name for match in seen.matches if match.layer is not None and match.layer >= n_layer]
     within = [match for match in seen.matches if match.layer is None or match.layer < n_layer]
@@ -197,10 +262,10 @@ def _recognised(
         return None
 
     required = (at(layer, row.named(seen.prefix)) for row, layer in known.each(n_layer) if row.required)
-    missing = tuple(name for name in required if name not in catalogue)
-    claimed_type = known.model_type if config is None else config.get("model_type", known.model_type)
-    if claimed_type != known.model_type and (missing or misfits or seen.strangers or beyond):
-        return None  # another family whose names are nearly the same, as GPT-1's are
+    otherwise = set(seen.known_by.values())
+    missing = tuple(name for name in required if name not in catalogue and name not in otherwise)
+    if not named and (missing or misfits or seen.strangers or beyond):
+        return None  # another family with nearly the same names, such as GPT-1
     return Recognition(
         family=known,
         prefix=seen.prefix,
@@ -215,7 +280,8 @@ def _recognised(
         buffers=tuple(match.name for match in within if match.row.kind == "buffer"),
         tied_head=_tied_head(within, catalogue, seen.prefix),
         contradictions=tuple(_contradictions(seen, config, sizes, model)) if config is not None else (),
-        claimed=claimed_type == known.model_type,
+        claimed=named,
+        known_by={own: name for name, own in seen.known_by.items()},
     )
 
 
@@ -223,8 +289,9 @@ def _claimed(seen: _Sighting, config: Mapping[str, Any]) -> dict[str, int]:
     """The sizes of a config.json, without impossible ones."""
     claimed: dict[str, int] = {}
     for size in seen.family.size_table:
-        for _, value in size.claims(config, seen.sizes)[:1]:
-            if whole(value) and not (size.divides and seen.sizes.get(size.divides, 0) % value):
+        sizes = claimed | seen.sizes
+        for _, value in seen.family.claims(size, config, sizes)[:1] if size.config else ():
+            if whole(value) and not (size.divides and sizes.get(size.divides, 0) % value):
                 claimed[size.name] = value
     return claimed
 
@@ -238,7 +305,8 @@ def _declared_as(seen: _Sighting, claimed: dict[str, int]) -> Model | None:
         if model.architecture == known.name:
             sizes = known.sizes(model.config)
             n_layer = sizes[known.layers]
-            # If config.json gives another number of layers, believe the tensors only if the last layer is there, and the end.
+            # If config.json gives another number of layers, believe the tensors only if the last layer is there, and what
+            # follows it.
             believed = claimed.get(known.layers, n_layer) == n_layer or (
                 seen.ended and n_layer in {seen.whole, seen.found}
             )
@@ -279,13 +347,13 @@ def _contradictions(
         n_layer = sizes[known.layers]
         found[known.layers] = min(n_layer, seen.found) if seen.ended else n_layer
     model_type = config.get("model_type", known.model_type)
-    if model_type != known.model_type:
+    if not known.is_called(model_type):
         said = f"`config.json` says `model_type` is {reprlib.repr(model_type)}"
         yield f"{said}; the tensors are those of {known.model_type!r}"
     for size in known.size_table:
-        for key, value in size.claims(config, sizes) if size.config else ():
+        for key, value in known.claims(size, config, sizes) if size.config else ():
             said = f"`config.json` says `{key}` is {reprlib.repr(value)}"
-            if config.get(key) is None:
+            if said_in(config, key) is None:
                 said = f"`config.json` has no `{key}`, which then counts as {value}"
             if not whole(value):
                 yield f"{said}: expected a whole number from 1"

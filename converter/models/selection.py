@@ -9,12 +9,12 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import RuleError
-from converter.text import safe_text
+from converter.text import safe_name, safe_text
 
 if TYPE_CHECKING:
     from converter.models.recognition import Recognition
 
-_WILDCARDS: Final = re.compile(r"[*?\[]")
+WILDCARDS: Final = re.compile(r"[*?\[]")
 _RUN: Final = r"[0-9]{1,9}(?:\.\.[0-9]{1,9})?"
 _NUMBERS: Final = re.compile(rf"\{{({_RUN}(?:,{_RUN})*)\}}")  # {0..3,7}: how several numbers are printed as one name
 _LONG: Final = 4096  # characters. A longer name is only compared as a whole: looking for its parts could take long
@@ -52,27 +52,34 @@ def meant(glob: str, spelt: Mapping[str, Sequence[str]]) -> list[str]:
 def unknown(what: str, glob: str, names: Sequence[str]) -> RuleError:
     """The error that says that a text fits no tensor, with the names that are most like it."""
     near = get_close_matches(glob, names, 3, 0.0) if len(names) < _MANY else names[:3]
-    hint = f"; did you mean {', '.join(f'`{name:.200}`' for name in near)}?" if near else ""
+    hint = f"; did you mean {', '.join(f'`{safe_name(name):.200}`' for name in near)}?" if near else ""
     return RuleError(f"no tensor fits {what} `{glob:.200}`{hint}")
 
 
 def _ways(glob: str) -> Iterable[Callable[[str], object]]:
     """The ways to read a text, the narrowest first: functions that tell whether a name fits."""
-    yield lambda name: name == glob or safe_text(name) == glob
+    yield lambda name: name == glob or glob in (safe_name(name), safe_text(name))
+    if _NUMBERS.search(glob):  # several names, printed as one: brackets and stars in it are part of them
+        body, numbers = _pattern(glob, re.escape)
+        printed = _fitting(body, numbers, longest=None)
+        yield lambda name: printed(safe_name(name))
     body, numbers = _pattern(glob)
     yield _fitting(body, numbers, longest=None)
     yield _fitting(rf"(?:.*\.)?{body}", numbers)
-    if not _WILDCARDS.search(glob) and (words := glob.strip(".")):
+    if not WILDCARDS.search(glob) and (words := glob.strip(".")):
         body, numbers = _pattern(words)
         yield _fitting(rf"(?:.*\.)?{body}(?:\..*)?", numbers)
 
 
-def _pattern(glob: str) -> tuple[str, list[list[range]]]:
+def _expression(glob: str) -> str:
+    return translate(glob).removeprefix("(?s:").removesuffix(r")\Z")
+
+
+def _pattern(glob: str, expression: Callable[[str], str] = _expression) -> tuple[str, list[list[range]]]:
     """A glob as a regular expression, and the numbers that each of its groups may be."""
     pieces = _NUMBERS.split(glob)
     numbers = [[_run(run) for run in piece.split(",")] for piece in pieces[1::2]]
-    texts = [translate(piece).removeprefix("(?s:").removesuffix(r")\Z") for piece in pieces[::2]]
-    return "([0-9]{1,9})".join(texts), numbers
+    return "(0|[1-9][0-9]{0,8})".join(map(expression, pieces[::2])), numbers
 
 
 def _run(text: str) -> range:

@@ -41,7 +41,7 @@ def _anything(args: tuple[Any, ...]) -> bool:
 
 
 def _is_size(args: tuple[Any, ...]) -> bool:
-    """A tuple or list of a few numbers, and not a range or another value that makes more of them."""
+    """Whether it is a short tuple or list of numbers, not a range or anything else that could expand."""
     if args and (len(args) > 1 or type(args[0]) not in (tuple, list) or len(args[0]) > limits().rank):
         return False
     return all(type(length) is int for length in (args[0] if args else ()))
@@ -51,9 +51,10 @@ def _on_storage(args: tuple[Any, ...]) -> bool:
     """A tensor on a storage that the checkpoint has. torch would enlarge a storage that is too small for a tensor."""
     check_count(args, 4, 8, "torch._utils._rebuild_tensor")
     storage, offset, size, stride = args[0], *args[1:4]
-    if isinstance(storage, PersistentId):  # its reader compares the two; unpicklers without one stop here
+    # The reader of a checkpoint compares the tensor with its storage. Any other unpickler stops at a persistent id.
+    if isinstance(storage, PersistentId):
         return True
-    if not isinstance(storage, Made | TableEntry):  # a text, a tuple: torch finds no storage in it, and stops
+    if not isinstance(storage, Made | TableEntry):  # a text or a tuple, say: torch finds no storage in it, and stops
         return True
     if type(storage) is not Opaque or type(storage.args) is not tuple or (storage.module, storage.name) in TABLE:
         return False
@@ -80,7 +81,7 @@ def _of_a_type(args: tuple[Any, ...]) -> bool:
         return False
     row = TABLE.get((function.module, function.name))
     if row is None:
-        # Its name is reported anyway, except this one, which `scan` knows from calls of its own.
+        # `scan` reports the name of any other function anyway. It has a treatment of its own for calls of this one.
         return (function.module, function.name) != LOAD_FROM_BYTES
     if type(kind) is Opaque and (kind.module, kind.name) in TABLE:
         with_state(None, state, "torch._tensor._rebuild_from_type_v2")

@@ -1,7 +1,7 @@
 """Weights that a pickle holds as bytes: another pickle, or a whole file of torch, in an attribute, an argument or a list.
 
-skorch keeps a net's modules so, in `__cuda_dependent_attributes__`. The bytes are not opened here: this only finds out that
-there are tensors in them, because a copy without a word about them would lack the weights.
+skorch keeps a net's modules in this way, in `__cuda_dependent_attributes__`. The bytes are not opened here. This only finds out
+that they hold tensors, because a copy would otherwise lack these weights without saying so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from converter.errors import ConverterError
 from converter.pickles.arguments import LOAD_FROM_BYTES
 from converter.pickles.closed_table import TABLE, makes_tensors
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.walk import below, inner_bytes
 from converter.tensors.catalogue import Unsupported
 
@@ -24,7 +24,7 @@ _WAY_OUT: Final = (
 )
 _PROTO: Final = 0x80
 _PROTOCOLS: Final = range(2, 6)
-_PICKLES: Final = 5  # that a file of torch before 1.6 begins with; the fourth names the tensors
+_PICKLES: Final = 5  # pickles at the start of a file of torch before 1.6; the fourth names the tensors
 _ZIP: Final = b"PK\3\4"
 _ZIPPED: Final = b"/data.pkl"  # the end of the first record's name in a file of torch
 _MAKERS: Final = {LOAD_FROM_BYTES, *(name for name, row in TABLE.items() if makes_tensors(row))}
@@ -47,7 +47,7 @@ class Buried:
 
 
 def _makes_tensors(data: bytes) -> bool:
-    """Whether they are a file of torch, or pickles that name a function of torch that makes tensors."""
+    """Whether the bytes are a file of torch, or pickles that name a function of torch that makes tensors."""
     if data.startswith(_ZIP):
         return data[30 : 30 + int.from_bytes(data[26:28], "little")].endswith(_ZIPPED)
     position = 0
@@ -58,7 +58,7 @@ def _makes_tensors(data: bytes) -> bool:
         try:
             position = run(data, {}, position=position, used=used).end
         except ConverterError:
-            return not _MAKERS.isdisjoint(used)  # what it named until then
+            return not _MAKERS.isdisjoint(used)  # the globals that it named before the error
         if not _MAKERS.isdisjoint(used):
             return True
     return False

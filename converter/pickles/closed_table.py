@@ -17,6 +17,7 @@ from converter.limits import limits
 from converter.pickles.value_rows import VALUES
 from converter.pickles.values import Dict, Made, Opaque, TableEntry, Value, ValueRow
 from converter.tensors.tensor import Storage, Tensor
+from converter.text import plural
 
 _META: Final = ("meta", b"meta")  # the location of a storage that has a size and no data
 _QUANTISED: Final = frozenset(name for name in BY_TORCH if name.startswith(("qint", "quint")))
@@ -82,6 +83,14 @@ def is_meta(location: object) -> bool:
     return type(location) in (str, bytes) and location in _META
 
 
+def storage_class(known: object) -> StorageClass:
+    """The storage class that a persistent id names. Raises PickleError for any other global."""
+    if type(known) is TableEntry and type(known.value) is StorageClass:
+        return known.value
+    name = f"{known.module}.{known.name}" if isinstance(known, TableEntry | Opaque | Value) else type(known).__name__
+    raise PickleError(f"a persistent id names {name}, which is not a storage class of torch")
+
+
 def check_count(args: tuple[Any, ...], least: int, most: int, function: str) -> None:
     """Raise PickleError for too few or too many arguments."""
     if not least <= len(args) <= most:
@@ -100,7 +109,7 @@ def sizes(value: object, what: str) -> tuple[int, ...]:
     if type(value) is not tuple:
         raise LayoutError(f"{what} is a {type(value).__name__}, not a tuple")
     if len(value) > limits().rank:
-        raise LayoutError(f"{what} has {len(value):,} dimensions: at most {limits().rank} are read")
+        raise LayoutError(f"{what} has {plural(len(value), 'dimension')}: at most {limits().rank} are read")
     if [*map(type, value)].count(int) != len(value):
         odd = next(type(number) for number in value if type(number) is not int)
         raise LayoutError(f"{what} holds a {odd.__name__}, not integers only")
@@ -224,7 +233,7 @@ def with_state(made: object, state: object, function: str) -> object:
     attribute that changes the tensor itself.
     """
     if type(state) is tuple and len(state) != 2:
-        raise PickleError(f"{function} has a state of {len(state):,} parts: a dict, or two, were expected")
+        raise PickleError(f"{function} has a state of {plural(len(state), 'part')}: a dict, or two, were expected")
     parts = [part for part in (state if type(state) is tuple else (state,)) if part is not None]
     for part in parts:
         if type(part) is not Dict:
@@ -261,8 +270,9 @@ def _rebuild_from_type(args: tuple[Any, ...]) -> object:
         shape = made.shape if isinstance(made, Tensor | Special) else None
         dtype = made.dtype.name if isinstance(made, Tensor) else made.dtype if isinstance(made, Special) else None
         # Keep the state (a DTensor's shard) reachable, so that it is listed.
-        return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (made, args[3]), dtype, shape)
-    return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (inner, args[3]))
+        whole = (made, args[3], kind)
+        return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", whole, dtype, shape)
+    return Special(f"subclass {_named(kind)}", "torch._tensor._rebuild_from_type_v2", (inner, args[3], kind))
 
 
 def makes_tensors(function: object) -> bool:

@@ -62,9 +62,10 @@ def _called(value: Opaque | Value, depth: int, left: list[int]) -> str:
         if value.kwargs is not None:
             arguments.append(f"**{_written(value.kwargs, depth - 1, left)}")
         text = f"{name}({_joined(arguments, len(items))})"
-    for state in (value.state or ())[:_ITEMS]:
+    states = value.state or []
+    for state in states[:_ITEMS]:
         text += f".__setstate__({_written(state, depth - 1, left)})"
-    return text
+    return text if len(states) <= _ITEMS else f"{text}.…"
 
 
 def _joined(items: list[str], count: int) -> str:

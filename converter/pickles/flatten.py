@@ -26,7 +26,8 @@ class Flattened:
     `root` is the path to the part below which names start, its keys joined with dots; `prefix` is what a wrapper had
     put before every name; the names here leave it out. `module` is the class of the whole module that the tensors
     belong to, or the classes of several side by side. `averaged` are the names of averaged weights that lie beside these,
-    `buffers` those of a module's buffers among the tensors, and `objects` those of values among the weights that hold
+    `buffers` those of a module's buffers among the tensors, `hooked` the modules whose hooks may change their state dict
+    (their paths, or the class of the outermost one), and `objects` those of values among the weights that hold
     something of a class outside the closed table: it may be a tensor of a kind that is not known. `entered` says that the
     tensors lie in objects of such classes, or in dicts of such.
     """
@@ -41,6 +42,7 @@ class Flattened:
     averaged: list[str] = field(default_factory=list)
     buffers: list[str] = field(default_factory=list)
     objects: list[str] = field(default_factory=list)
+    hooked: list[str] = field(default_factory=list)
     entered: bool = False
 
 
@@ -51,7 +53,7 @@ def flatten(value: object, root: Root = None, module: Callable[[object], Level |
     `pickles.weights` decides which part holds the weights; `root` chooses another part, and names then start below it.
     Positions in lists count from 0.
 
-    Raises FormatError for a part that is not there, NamesError for two tensors of one name, LayoutError for a key
+    Raises FormatError for a part that is not there, NamesError for two tensors of the same name, LayoutError for a key
     that occurs twice on the path to one, LimitError for nesting past the limit or containers shared so often that they multiply.
     """
     flattened = Flattened()
@@ -85,6 +87,7 @@ def facts(flattened: Flattened) -> dict[str, bool | str | tuple[str, ...]]:
         "averaged": tuple(flattened.averaged),
         "buffers": tuple(flattened.buffers),
         "objects": tuple(flattened.objects),
+        "hooked": tuple(flattened.hooked),
         "entered": flattened.entered,
     }
 

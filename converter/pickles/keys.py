@@ -23,7 +23,7 @@ class Keys:
 
     def __init__(self) -> None:
         self.tuples: dict[int, int | None] = {}  # by id
-        self.numbers: dict[Token, int] = {}  # of the tokens of tuples
+        self.numbers: dict[Token, int] = {}  # by the tokens of a tuple's parts
 
     def check(self, node: Dict) -> None:
         """Raise LayoutError if two keys are equal or may be: readers differ in which of the two counts."""
@@ -45,7 +45,7 @@ class Keys:
             seen[token] = key
 
     def token(self, key: object, depth: int = 0) -> Token | None:
-        """A value that is equal for equal keys, and only for these; None if that can't be told."""
+        """A token that is equal for two keys exactly if Python calls them equal; None if that can't be told."""
         if type(key) is tuple:
             if id(key) not in self.tuples:
                 self.tuples[id(key)] = self._tuple(key, depth)
@@ -77,7 +77,7 @@ def _number(key: int | float) -> Token:
             return "object", id(key)
         if not key.is_integer():
             return "number", key.hex()
-    # As text, because whoever writes a file can choose integers whose hashes collide.
+    # As text, because a file could choose integers whose hashes collide.
     return "number", f"{int(key):x}"
 
 

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from typing import Final
 
-from converter.errors import ConverterError
 from converter.limits import limits
 from converter.pickles.values import Dict, Opaque
-
-# Called with the byte, the error that a strict run would have raised, and whether every unpickler stops there.
-Note = Callable[[int, ConverterError, bool], None]
-
-DEAD_ENDS: Final = 64  # errors at which every unpickler stops; after so many of them a lenient run stops, too
-MISTAKES: Final = 1000  # those that some unpickler accepts; no program writes so many, and each takes its time
-
-
-class Lost:
-    """A stand-in on the stack for the result of an opcode that can't be run."""
-
-    def __repr__(self) -> str:
-        return "…"
 
 
 def sets_nothing(state: object) -> bool:
@@ -30,7 +14,7 @@ def sets_nothing(state: object) -> bool:
 
 
 def _is_empty(state: object) -> bool:
-    # The result of a call may be empty, too.
+    # What a call returns may be empty as well.
     return (
         state is None
         or type(state) is Opaque

@@ -13,237 +13,265 @@ key and no collision costs time. Values may be shared and may contain themselves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import os
+from collections.abc import Callable
 from typing import Any, Final
 
-from converter.errors import LimitError, PickleError, TruncatedPickleError
-from converter.pickles.fast_tensors import BATCH, OMITTED
-from converter.pickles.leniency import DEAD_ENDS, Lost, Note
-from converter.pickles.opcodes import (
-    BINGET,
-    BININT,
-    BININT1,
-    BININT2,
-    BINPERSID,
-    BINPUT,
-    BINUNICODE,
-    BUILD,
-    EMPTY_TUPLE,
-    FRAME,
-    GET,
-    GLOBAL,
-    LONG_BINGET,
-    LONG_BINPUT,
-    MARK,
-    MEMOIZE,
-    NAMES,
-    NEWFALSE,
-    PUT,
-    REDUCE,
-    SETITEMS,
-    SHORT_BINUNICODE,
-    STACK_GLOBAL,
-    STOP,
-    TUPLE,
-    TUPLE1,
-    TUPLE2,
-    TUPLE3,
-    decode,
-)
-from converter.pickles.rare import RARE, Machine, Reader
-from converter.pickles.values import Dict, Made, Opaque, PersistentId, Pickled, Table, TableEntry
+from converter.errors import ConverterError, LimitError, PickleError
+from converter.limits import limits
+from converter.pickles import opcodes as op
+from converter.pickles.fast_tensors import FastTensors
+from converter.pickles.opcodes import NAMES
+from converter.pickles.value_rows import copied, plain_attributes
+from converter.pickles.values import BOUND, NAMING, ODD, Dict, Made, Opaque, Table, TableEntry, Value, ValueRow
 
-_ABSENT: Final = object()  # for numbers that were never put
-_MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)  # of the stack
+# Called with the byte, the error that a strict run would have raised, and whether every unpickler stops there.
+Note = Callable[[int, ConverterError, bool], None]
+
+DEAD_ENDS: Final = 64  # errors at which every unpickler stops; after so many of them a lenient run stops, too
+MISTAKES: Final = 1000  # those that some unpickler accepts; no program writes so many, and each takes its time
 
 
-def run(
-    data: bytes,
-    table: Table,
-    persistent: Callable[[object], object] = PersistentId,
-    position: int = 0,
-    *,
-    used: dict[tuple[str, str], int] | None = None,
-    called: Callable[[int, Opaque], None] | None = None,
-    note: Note | None = None,
-    total: int | None = None,
-    skips: bool = False,
-    reader: Reader | None = None,
-) -> Pickled:
-    """Run the pickle that starts at `position`, up to its STOP.
+class Lost:
+    """A stand-in on the stack for the result of an opcode that can't be run."""
 
-    `persistent` returns the value that a persistent id stands for. Globals are added to `used` as they are named, so
-    that a caller has them even if the pickle turns out to be malformed further on. `called` is called for every call
-    and BUILD outside the table, with its byte and what it would have made or changed, even if the pickle discards that
-    again. A `reader` has more of the pickle than `data`, and knows where bytes lie between its opcodes.
-
-    With `note` the run is lenient: it does what the most lenient unpickler does. It calls `note` with the byte, the
-    error that a strict run would have raised, and whether every unpickler stops there. It goes on even then, to see
-    what else is named, until the pickle can't be decoded. `total` and `skips` have the same meaning as for `decode`.
-
-    Raises PickleError and its subclasses, and any ConverterError that a function of `table` raises.
-    """
-    used = {} if used is None else used
-    machine, whole = _Run(table, persistent, used, called, note, reader), False
-    try:
-        pickled = machine.run(data, position, total, skips)
-        whole = not machine.stopped
-    except _MISUSE as error:
-        raise _misuse(error) from error
-    finally:
-        if machine.naming and not (whole and only_names(machine.naming, data, position)):
-            machine.settle(None)
-    return pickled
+    def __repr__(self) -> str:
+        return "…"
 
 
-def only_names(naming: Container[tuple[str, str]], data: bytes, position: int = 0) -> bool:
-    """Whether these functions of NAMING do nothing but name something, wherever the pickle at `position` has them."""
-    from converter.pickles.leniency import in_python_3
-    from converter.pickles.references import only_called
+class Reader:
+    """Whoever runs a pickle that has bytes between its opcodes, or is longer than the data at hand."""
 
-    def named(module: str, name: str) -> bool:
-        return (module, name) in naming or in_python_3(module, name) in naming
+    def behind(self, position: int, made: Made) -> tuple[bytes, int, object] | None:
+        """Called after BUILD with the byte that follows and the object.
 
-    return only_called(data, position, named)
-
-
-def _misuse(error: Exception) -> PickleError:
-    if isinstance(error, IndexError):  # the stack is a list
-        return PickleError("the pickle can't be run: an opcode takes more values from the stack than it has")
-    return PickleError(f"the pickle can't be run: an opcode is given values that it can't take ({error!s:.100})")
-
-
-class _Run(Machine):
-    """The opcodes of one run."""
-
-    def run(self, data: bytes, position: int, total: int | None, skips: bool) -> Pickled:
-        """Run the opcodes. For speed, the opcodes that checkpoints mostly consist of are compared first.
-
-        Opcodes are compared here by bare names, because the loop takes a tenth longer with `op.NAME`.
+        If bytes that are not opcodes follow there, it returns the data to go on with, where the next opcode is in it, and
+        what takes the object's place on the stack; otherwise None.
         """
-        self.size = len(data)
-        stack: list[Any] = []
-        below: list[list[Any]] = []  # the stacks under each open MARK
-        memo, sparse = self.memo, self.sparse
-        persistent, count, framed, marks = self.persistent, 0, False, self.limits.marks
-        start, at, due, resumed = position, position, BATCH, 0
-        reader = decode(data, position, refuse=self.refuse, total=total, skips=skips)
-        while True:
-            try:
-                for code, argument, at in reader:
-                    count += 1
-                    if code == LONG_BINPUT or code == BINPUT or code == PUT:
-                        if argument == len(memo) and not sparse:
-                            memo.append(stack[-1])
-                        else:
-                            self.put(argument, stack[-1])
-                    elif code == BININT1 or code == BINUNICODE or code == BININT2 or code == BININT:  # noqa: SIM114 (too long for one)
-                        stack.append(argument)
-                    elif code == SHORT_BINUNICODE:
-                        stack.append(argument)
-                    elif code == BINGET or code == LONG_BINGET or code == GET:
-                        value = memo[argument] if argument < len(memo) else sparse.get(argument ^ self.salt, _ABSENT)
-                        if value is OMITTED:
-                            value = self.fast.recall(data, argument)
-                        elif value is _ABSENT:
-                            raise PickleError(
-                                f"{NAMES[code]} at byte {at:,} asks for memo {argument}, which was never put"
-                            )
-                        stack.append(value)
-                    elif code == MARK:
-                        below.append(stack)
-                        stack = []
-                        if len(below) > marks:
-                            raise LimitError(f"more than {marks:,} open MARKs at byte {at:,}")
-                    elif code == TUPLE:
-                        items = stack
-                        stack = self.unmarked(below, code, at)
-                        stack.append(tuple(items))
-                    elif code == MEMOIZE:
-                        self.put(len(memo) + len(sparse), stack[-1])
-                    elif code == TUPLE2:
-                        stack[-2:] = [(stack[-2], stack[-1])]
-                    elif code == REDUCE:
-                        args = stack.pop()
-                        callee = stack[-1]
-                        if type(callee) is TableEntry and type(args) is tuple and callee.build is not None:
-                            made = stack[-1] = callee.build(args)
-                            if type(made) is Dict and made:
-                                self.copy(len(made), at)
-                            if not framed:
-                                opcodes, position = self.fast.run(data, at + 1, stack)
-                                if opcodes:
-                                    count += opcodes
-                                    reader = decode(
-                                        data, position, start=start, refuse=self.refuse, total=total, skips=skips
-                                    )
-                                    break
-                        else:
-                            stack[-1] = self.call(callee, args, code, at)
-                    elif code == BINPERSID:
-                        stack[-1] = persistent(stack[-1])
-                    elif code == NEWFALSE:
-                        stack.append(False)
-                    elif code == EMPTY_TUPLE:
-                        stack.append(())
-                    elif code == TUPLE1:
-                        stack[-1] = (stack[-1],)
-                    elif code == TUPLE3:
-                        stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
-                    elif code == SETITEMS:
-                        items = stack
-                        stack = self.unmarked(below, code, at)
-                        self.extend(stack[-1], items, code, at)
-                    elif code == GLOBAL:
-                        stack.append(self.find(argument[0], argument[1], at))
-                    elif code == STACK_GLOBAL:
-                        name = stack.pop()
-                        module = stack.pop()
-                        if type(module) is not str or type(name) is not str:
-                            raise PickleError(
-                                f"STACK_GLOBAL at byte {at:,} names a global by something that is not text"
-                            )
-                        stack.append(self.find(module, name, at))
-                    elif code == STOP:
-                        if below or len(stack) != 1:
-                            left = f"STOP at byte {at:,} leaves {len(stack):,} values and {len(below):,} open MARKs"
-                            self.refuse(at, PickleError(left))
-                        self.check(count, len(memo) + len(sparse), 1, at)
-                        return Pickled(stack[-1], at + 1, self.used)
-                    else:
-                        framed = framed or code == FRAME
-                        stack = RARE[code](self, argument, at, stack, below)
-                        if code == BUILD and self.reader is not None and isinstance(stack[-1], Made):
-                            found = self.reader.behind(at + 1, stack[-1])
-                            if found is not None:
-                                if self.frame > at + 1:
-                                    inside = f"the bytes after BUILD at byte {at:,} lie in a frame: readers disagree about them"
-                                    raise PickleError(inside)
-                                data, position, stack[-1] = found
-                                self.size += len(data)
-                                self.frame, start = 0, -1  # PROTO stands before the first array only
-                                reader, resumed = decode(data, position, start=start, refuse=self.refuse), count
-                                break
-                    if count >= due:
-                        due = count + BATCH
-                        self.check(count, len(memo) + len(sparse), len(stack), at)
-                else:
-                    break  # `decode` itself raised, so there are no more opcodes
-            except (PickleError, *_MISUSE) as error:
-                if isinstance(error, TruncatedPickleError) and self.reader is not None:
-                    more = self.reader.longer(error.needs)
-                    if more is not None:
-                        data = more
-                        self.size += len(data)
-                        if at < position or count == resumed:  # none was run since
-                            reader = decode(data, position, start=start, refuse=self.refuse)
-                        else:
-                            reader = decode(data, at, start=start, refuse=self.refuse, frame=self.frame)
-                            next(reader)  # the last opcode that was run
-                        continue
-                if self.note is None or len(self.stopped) == DEAD_ENDS:
-                    raise
-                self.stopped.append(error if isinstance(error, PickleError) else _misuse(error))
-                self.note(at, self.stopped[-1], True)
-                stack.append(Lost())
-        raise self.stopped[-1]
+
+    def longer(self, needs: int) -> bytes | None:
+        """The data at hand with more after it, at least `needs` bytes in all; None if there are not that many."""
+
+
+class Machine:
+    """What one run knows, and what opcodes do with it: memo, globals, calls, containers and states.
+
+    `used` are the globals named so far, with their bytes; `size` is the bytes of the pickle; `copied` counts the values
+    that calls have copied out of their arguments.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        persistent: Callable[[object], object],
+        used: dict[tuple[str, str], int],
+        called: Callable[[int, Opaque], None] | None,
+        note: Note | None,
+        reader: Reader | None,
+    ) -> None:
+        self.table = table
+        self.persistent = persistent
+        self.used = used
+        self.called = called
+        self.note = note
+        self.reader = reader
+        self.size = self.copied = self.mistakes = 0
+        self.stopped: list[PickleError] = []  # errors at which every unpickler stops
+        self.protocol = 0
+        self.frame = 0  # where the last frame ends
+        self.buffers = False  # whether an opcode that takes a buffer was refused already
+        self.limits = limits()
+        # Globals that were looked up before. An unknown one is kept as its module and name.
+        self.found: dict[tuple[str, str], TableEntry | ValueRow | tuple[str, str]] = {}
+        self.naming: dict[tuple[str, str], int] = {}  # functions of NAMING, with the byte of their first mention
+        # Picklers number memo entries from 0 on, so the memo is a list. Other numbers go into a dict, keyed by number XOR a
+        # random salt, so that a pickle cannot choose numbers that collide.
+        self.memo: list[Any] = []
+        self.sparse: dict[int, Any] = {}
+        self.salt = int.from_bytes(os.urandom(7), "little")
+        self.fast = FastTensors(self.memo, self.sparse, persistent)
+
+    def put(self, number: int, value: object) -> None:
+        """Put a value into the memo. It replaces an earlier value with the same number."""
+        if number < len(self.memo):
+            self.memo[number] = value
+        elif number > len(self.memo):
+            self.sparse[number ^ self.salt] = value
+        else:
+            self.memo.append(value)
+            self.sparse.pop(number ^ self.salt, None)
+
+    def unmarked(self, below: list[list[Any]], code: int, at: int) -> list[Any]:
+        """Return the stack as it was at the last MARK."""
+        if not below:
+            raise PickleError(f"{NAMES[code]} at byte {at:,} without a MARK before it")
+        return below.pop()
+
+    def find(self, module: str, name: str, at: int) -> TableEntry | ValueRow | Opaque:
+        """Return the table's entry for a global, or an Opaque if it has none. Nothing is imported."""
+        pair = (module, name)
+        overlong = len(module) + len(name) > self.limits.line
+        if overlong:
+            long = f"the name of a global at byte {at:,} has more than {self.limits.line:,} characters"
+            self.refuse(at, LimitError(long))
+        found = self.found.get(pair)
+        if found is None:
+            found = self.table.get(pair)
+            if found is None:
+                from converter.pickles.leniency import in_python_3, writable  # ordinary checkpoints need none of it
+
+                pair = in_python_3(module, name) if self.protocol < 3 else pair
+                if self.note is not None and (overlong or not (module.isascii() and name.isascii())):
+                    pair = writable(pair[0]), writable(pair[1])
+                found = self.table.get(pair, pair)
+            (self.naming if pair in NAMING else self.used).setdefault(pair, at)
+            self.found[module, name] = found
+        return Opaque(*found) if isinstance(found, tuple) else found
+
+    def call(self, callee: Any, args: Any, code: int, at: int) -> object:
+        """Return the result of a call. Only functions of the table run, and they get plain values."""
+        if type(callee) is TableEntry:
+            if type(args) is not tuple:
+                raise PickleError(
+                    f"{NAMES[code]} at byte {at:,} gives {callee.module}.{callee.name} no tuple of arguments"
+                )
+            build = callee.new if code in (op.NEWOBJ, op.NEWOBJ_EX) else callee.build
+            if build is None:
+                raise PickleError(
+                    f"{NAMES[code]} at byte {at:,} calls {callee.module}.{callee.name}, which can't be called"
+                )
+            return build(args)
+        if type(callee) is ValueRow:
+            known = callee.made(args, code in (op.NEWOBJ, op.NEWOBJ_EX)) if type(args) is tuple else None
+            if known is not None:
+                self.copy(copied(known.args) if type(known) is Value else len(known), at)  # type: ignore[arg-type]
+                return known
+            self.odd(callee.module, callee.name, at)
+            callee = Opaque(callee.module, callee.name)
+        if type(callee) is Opaque:
+            how = NAMES[code]
+            if callee.how == BOUND:
+                self.settle(None)
+            naming = callee.args is None and (callee.module, callee.name) in self.naming
+            if naming and (named := self.named(callee, args, at)) is not None:
+                return named
+            made = Opaque(callee.module, callee.name, args, how, callee if callee.args is not None else None)
+            if self.called is not None:
+                self.called(at, made)
+            return made
+        raise PickleError(f"{NAMES[code]} at byte {at:,} calls a {type(callee).__name__}, which can't be called")
+
+    def named(self, callee: Opaque, args: Any, at: int) -> object:
+        """What a call of a function of NAMING names. For any other call of it, the function counts as any global."""
+        from converter.pickles.references import referred
+
+        named = referred(callee, args, lambda module, name: self.find(module, name, at))
+        if named is None:
+            self.settle(callee)
+        elif self.called is not None:
+            self.called(at, Opaque(callee.module, callee.name, args, NAMES[op.REDUCE]))
+        return named
+
+    def settle(self, only: Opaque | None) -> None:
+        """Let these functions, or one of them, count as globals that the pickle uses."""
+        for pair, at in list(self.naming.items()):
+            if only is None or pair == (only.module, only.name):
+                self.used.setdefault(pair, at)
+
+    def check(self, count: int, memo: int, stack: int, at: int) -> None:
+        """Raise LimitError if the pickle asks for more work than any checkpoint needs."""
+        for number, limit, what in (
+            (count, self.limits.opcodes, "opcodes"),
+            (memo, self.limits.memo, "memo entries"),
+            (stack, self.limits.stack, "values on the stack"),
+        ):
+            if number > limit:
+                raise LimitError(f"{number:,} {what} at byte {at:,}: at most {limit:,} are allowed")
+
+    def refuse_buffer(self, code: int, at: int) -> None:
+        """Refuse an opcode that takes a buffer from its caller; one is enough."""
+        if self.buffers:
+            return
+        self.buffers = True
+        outside = f"{NAMES[code]} at byte {at:,} refers to a buffer outside the pickle, which a file does not have"
+        self.refuse(at, PickleError(outside))
+
+    def refuse(self, at: int, error: ConverterError) -> None:
+        """Raise the error in a strict run. A lenient run notes it and goes on as some unpickler does."""
+        if self.note is None:
+            raise error
+        self.mistakes += 1
+        if self.mistakes > MISTAKES:
+            most = LimitError(f"more than {MISTAKES:,} mistakes before byte {at:,}: what follows was not run")
+            self.note(at, most, True)
+            raise most
+        self.note(at, error, False)
+
+    def copy(self, count: int, at: int) -> None:
+        """Count the values that a call copied out of its arguments.
+
+        A pickle can pass one list to many calls and so multiply it. A list that is passed once is never too long,
+        because it has no more items than the pickle has bytes.
+        """
+        self.copied += count
+        if self.copied > 2 * self.size:
+            raise LimitError(
+                f"at byte {at:,} a list is passed to more calls than a checkpoint needs, and each copies it"
+            )
+
+    def odd(self, module: str, name: str, at: int) -> None:
+        """Note a call of a global in the table that may make more than a plain value, as if the global were outside."""
+        self.used.setdefault((module, f"{name}{ODD}"), at)
+
+    def extend(self, target: Any, items: list[Any], code: int, at: int) -> None:
+        """Put keys and values into a dict or an Opaque."""
+        if len(items) & 1:
+            raise PickleError(f"{NAMES[code]} at byte {at:,} has a key without a value")
+        if type(target) is Dict:
+            target += items
+        elif type(target) is Opaque or (type(target) is Value and target.row.fills == "pairs"):
+            target.fill(items, pairs=True)
+        else:
+            problem = PickleError(f"{NAMES[code]} at byte {at:,} puts keys into a {type(target).__name__}")
+            # Unpicklers set items of a list by index, and do nothing if there are no items.
+            if items and type(target) is not list:
+                raise problem
+            self.refuse(at, problem)
+
+    def append(self, target: Any, items: list[Any], code: int, at: int) -> None:
+        """Put values into a list or an Opaque."""
+        if type(target) is list:
+            target += items
+        elif type(target) is Opaque or (type(target) is Value and target.row.fills == "items"):
+            target.fill(items)
+        else:
+            problem = PickleError(f"{NAMES[code]} at byte {at:,} appends to a {type(target).__name__}")
+            if items:
+                raise problem
+            self.refuse(at, problem)
+
+    def build(self, target: Any, state: object, at: int) -> None:
+        """Note the state that BUILD would set on a value."""
+        if type(state) is Dict and state:
+            self.copy(len(state), at)
+        if type(target) is Dict:
+            target.state = state
+            if state and not plain_attributes(state):
+                self.odd("collections", "OrderedDict", at)
+        elif type(target) is Value:
+            known = target.row.states(target, state)
+            target.build(state)
+            self.copy(copied(state), at)
+            if not known:
+                self.odd(target.module, target.name, at)
+        elif type(target) is Opaque:
+            target.build(state)
+            if self.called is not None:
+                self.called(at, target)
+        else:
+            from converter.pickles.leniency import sets_nothing
+
+            problem = PickleError(f"BUILD at byte {at:,} sets the state of a {type(target).__name__}")
+            if not sets_nothing(state):
+                raise problem
+            self.refuse(at, problem)

@@ -7,17 +7,22 @@ of the attributes (torch/nn/modules/module.py, `_save_to_state_dict`): `_paramet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
 from converter.pickles.closed_table import Special
 from converter.pickles.values import Dict, Made, Opaque
+from converter.text import listed
 
 _PARAMETERS: Final = "_parameters"
 _BUFFERS: Final = "_buffers"
 _MODULES: Final = "_modules"
 _NOT_SAVED: Final = "_non_persistent_buffers_set"
 _KEPT_IN: Final = frozenset((_PARAMETERS, _BUFFERS, _MODULES))
+_HOOKS: Final = ("_state_dict_hooks", "_state_dict_pre_hooks")  # dicts of functions that state_dict() calls
+# Hooks of torch that add the version of a layer to the metadata, and nothing else.
+_HARMLESS: Final = frozenset((("torch.nn.utils.spectral_norm", "SpectralNormStateDictHook"),))
 # The most that is searched for each object, because a pickle can share one tuple or dict between many objects.
 _PLACES: Final = 8  # items of a tuple of states or arguments
 _SLOTS: Final = 2  # parts of the state of an object with slots: its attributes, or None, and its slots
@@ -30,11 +35,12 @@ INNER: Final = frozenset(  # attributes that torch.nn.Module itself has, so they
         "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_version", "_compiled_call_impl", "_backend",
     )
 )  # fmt: skip
+_READ: Final = frozenset((*_KEPT_IN, _NOT_SAVED, *_HOOKS))
 _NEW: Final = "NEWOBJ"  # the opcode that calls a class's `__new__`, so what it makes is an object of that class
-# Objects of C++ among a module's attributes. In torch, those of quantised layers alone have weights.
+# C++ objects among a module's attributes. In torch only those of quantised layers hold weights.
 _SCRIPT_OBJECT: Final = ("torch", "ScriptObject")
 _QUANTISED: Final = "__torch__.torch.classes.quantized"
-# Modules whose pickle calls the class with the inner module first, and the name that they have for it.
+# Modules that are pickled as a call of their class with the inner module first, and their name for the inner module.
 _WRAPPERS: Final = {("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod"}
 
 
@@ -42,12 +48,14 @@ class Level(NamedTuple):
     """One level of a module's `state_dict()`: parameters, buffers and inner modules, by name and in that order.
 
     Inner modules are as the pickle holds them. `buffers` are the names of the buffers. `rest` is what the module has besides:
-    buffers that are not saved, and attributes such as `in_features`, without those that every torch.nn.Module has.
+    buffers that are not saved, and attributes such as `in_features`, without those that every torch.nn.Module has. `hooked`
+    says that the module has a function that may change what its `state_dict()` gives.
     """
 
     names: Dict
     buffers: frozenset[str]
     rest: Dict
+    hooked: bool = False
 
 
 def state_dict(value: object) -> Level | None:
@@ -55,7 +63,7 @@ def state_dict(value: object) -> Level | None:
     held = _module(value)
     if held is None:
         return None
-    parts = {key: inner for key, inner in held.pairs() if type(key) is str and (key in _KEPT_IN or key == _NOT_SAVED)}
+    parts = {key: inner for key, inner in held.pairs() if type(key) is str and key in _READ}
     if any(type(parts[key]) is not Dict for key in _KEPT_IN):
         return None
     skipped = _names(parts.get(_NOT_SAVED))
@@ -73,7 +81,16 @@ def state_dict(value: object) -> Level | None:
             made += [key, packed]
         elif type(key) is str and key not in INNER:
             rest += [key, inner]
-    return Level(made, frozenset(buffers), rest)
+    return Level(made, frozenset(buffers), rest, any(_has_hook(parts.get(key)) for key in _HOOKS))
+
+
+def hooks_said(modules: Sequence[str]) -> str:
+    """The sentence about modules with a hook, which are named by their paths, or by the class of the outermost one."""
+    have = "has a hook" if len(modules) == 1 else "have hooks"
+    return (
+        f"{listed(modules)} {have} that may rename, add or leave out what state_dict() gives, and hooks are never called: "
+        "compare the names with those that torch gives"
+    )
 
 
 def packed_weights(value: object) -> Special | None:
@@ -100,7 +117,7 @@ def contents(value: object) -> Dict | None:
     `__dict__.NAME`. None if it holds nothing, or if a function made it: only that function knows what it does with its arguments.
     """
     if not isinstance(value, Made) or value.args is None or not (value.args or value.items or value.state):
-        return None  # at once if it is empty: one byte of a pickle makes an empty set
+        return None  # first of all, because empty sets are cheap to make: one takes one byte of a pickle
     made = Dict()
     if type(value) is Opaque and value.how == _NEW and type(value.args) is tuple:
         made += [part for pair in enumerate(value.args) for part in pair]
@@ -114,7 +131,7 @@ def contents(value: object) -> Dict | None:
     ]
     found = [pair for part in parts if type(part) is Dict for pair in part.pairs()]
     if any(type(part) is not Dict for part in parts):
-        return Dict([*made, "__setstate__", state])  # what a method of the class makes attributes of
+        return Dict([*made, "__setstate__", state])  # the state from which a method of the class makes attributes
     held = {key: id(inner) for key, inner in made.pairs() if type(key) is str}
     for key, inner in found:
         if type(key) is not str or key not in held:
@@ -125,7 +142,7 @@ def contents(value: object) -> Dict | None:
 
 
 def items(value: object) -> Dict | None:
-    """What a dict of a class of its own holds; None for a value into which no keys and values were put."""
+    """The items of an object whose class is a subclass of dict; None if no keys and values were put into the value."""
     return value.items if type(value) is Opaque and type(value.items) is Dict else None
 
 
@@ -151,6 +168,13 @@ def _has_parts(attributes: Dict) -> bool:
     first = islice(attributes.pairs(), _FIRST)
     kept = {key for key, inner in first if type(key) is str and key in _KEPT_IN and type(inner) is Dict}
     return len(kept) == len(_KEPT_IN)
+
+
+def _has_hook(value: object) -> bool:
+    """Whether a module's dict of hooks holds one that may change its state dict."""
+    return type(value) is Dict and any(
+        type(hook) is not Opaque or (hook.module, hook.name) not in _HARMLESS for _, hook in value.pairs()
+    )
 
 
 def _names(value: object) -> frozenset[str]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import Dtype
-from converter.errors import FormatError, LimitError, NamesError
+from converter.errors import LimitError, NamesError, RootError
 from converter.limits import limits
 from converter.pickles.buried import Buried
 from converter.pickles.closed_table import Attributed, Special
 from converter.pickles.keys import Keys
 from converter.pickles.modules import Level, attributes, contents, items, state_dict
 from converter.pickles.numpy_arrays import array_tensor, is_numeric
+from converter.pickles.roots import below
 from converter.pickles.values import Dict, Made, Opaque, TableEntry, Value, ValueRow
 from converter.pickles.walk import holds_object, inside, is_bare, key_text
 from converter.pickles.weights import Chosen, choose, is_training_state
@@ -45,16 +47,18 @@ def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[
     if not held(chosen.value) and held.closed:
         held = _Held(value, module or state_dict, objects=True)
         chosen = _choose(value, root, held)
-    flattened.root = root if type(root) is str else ".".join(chosen.keys)
+    flattened.root = ".".join(chosen.keys)
     flattened.averaged = chosen.averaged
     averaged = frozenset(chosen.averaged)
     for name, inner in chosen.beside:
-        flattened.others.append(_other(name, inner, "averaged" if name in averaged else "beside"))
+        role: Role = "averaged" if name in averaged else "weights" if held.is_weights(name, inner) else "beside"
+        flattened.others.append(_other(name, inner, role))
     top = chosen.value
     if _is_tensor(top):
         _add(flattened, "tensor", top)
         return False
     seen: set[int] = set()
+    subclass = False
     letters, most = 0, min(limits().names, _LETTERS * held.places + (1 << 20))
     buried = Buried() if held.entering or not held(top) else None
     for name, leaf in _leaves(top, held, _SHARED * held.places + 1024):
@@ -66,15 +70,21 @@ def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[
             found = [*buried(name, value)]
             flattened.unsupported += found
             if found and type(value) is bytes:
-                continue  # the same thing; what only holds such bytes is listed besides
+                continue  # listed as what the bytes hold; a container of such bytes is listed as itself, too
         _add(flattened, name, leaf)
         if not held.entering and not isinstance(leaf, Other | Tensor) and holds_object(leaf, seen):
-            flattened.objects.append(name)
+            if isinstance(leaf, Special):
+                subclass = True  # a later step refuses it by name, or leaves it out
+            else:
+                flattened.objects.append(name)
         if id(leaf) in held.buffers:
             flattened.buffers.append(name)
-    flattened.entered = held.entering or not held.containers.isdisjoint(held.dicts)
+    flattened.entered = subclass or held.entering or not held.containers.isdisjoint(held.dicts)
     if held.modules:
         flattened.module = ", ".join([*dict.fromkeys(held.outermost(top))][:_CLASSES])
+    if id(top) in held.hooks:
+        flattened.hooked.append(f"{top.module}.{top.name}")
+    flattened.hooked += held.hooked
     if id(top) in held.rest:
         flattened.others += [_other(key_text(key), inner, "setting") for key, inner in held.rest[id(top)].pairs()]
     for cls, modules in held.classes.items():
@@ -85,7 +95,7 @@ def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[
 
 
 def _is_tensor(value: object) -> bool:
-    return isinstance(value, _TENSORS) or is_numeric(value)
+    return isinstance(value, _TENSORS) or (type(value) is Value and is_numeric(value))
 
 
 def _add(flattened: Flattened, name: str, leaf: object) -> None:
@@ -122,28 +132,18 @@ def _other(name: str, value: object, role: Role = "beside") -> Other:
 def _choose(value: object, root: Root, held: _Held) -> Chosen:
     """The part that holds the weights, or the one that a root names."""
     if type(root) is str:
-        return _chosen(value, root, held)
+        try:
+            return below(value, root, held.opened)
+        except RootError:
+            # It may be the beginning of names as they are printed: those begin below the part that is read without a root.
+            usual = choose(value, held, held.parts, objects=held.entering).keys
+            if usual:
+                with contextlib.suppress(RootError):
+                    return below(value, ".".join((*usual, root)), held.opened)
+            raise
     chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None, objects=held.entering)
     if type(chosen.value) is Dict and any(held(inner) for inner in chosen.value[1::2]):
         held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
-    return chosen
-
-
-def _chosen(value: object, root: str, held: _Held) -> Chosen:
-    """The part that a root names; the keys in the root are joined with dots."""
-    chosen, rest = Chosen([], value), root
-    while rest:
-        node = held.opened(chosen.value)
-        if type(node) is not Dict:
-            raise FormatError(f"there is no `{root}` in the checkpoint: the value there is not a dict")
-        keys = [key_text(key) for key in node[::2]]
-        fits = [key for key in keys if rest == key or rest.startswith(key + ".")]
-        if not fits:
-            listed = ", ".join(f"`{key}`" for key in keys[:12]) or "nothing"
-            raise FormatError(f"there is no `{root}` in the checkpoint: its keys are {listed}")
-        key = max(fits, key=len)
-        chosen.enter(key, node[2 * keys.index(key) + 1], node)
-        rest = rest[len(key) + 1 :]
     return chosen
 
 
@@ -154,11 +154,12 @@ class _Several(list[Any]):
 class _Held:
     """Tells which values lead to a tensor without passing something opaque. Call it with a value.
 
-    Something opaque that may be passed is a whole module; a dict of a class of its own; and an object with attributes, such as
+    Something opaque that may be passed is a whole module; an object of a subclass of dict; and an object with attributes, such as
     a trainer, on the way to a whole module. With `objects` objects of all classes may be passed, such as a graph, which is data.
 
     `places` counts the values in all containers; `modules` has the state dict of each whole module by its id, `rest` what else
-    it has, and `classes` the same for the inner modules that were passed, by their class and their names. `buffers` are the
+    it has, and `classes` the same for the inner modules that were passed, by their class and their names. `hooks` are the ids
+    of modules whose hooks may change their state dict, and `hooked` the paths of those that were passed. `buffers` are the
     ids of the modules' buffers, `dicts` what other opaque values hold, and `objects` which of those are not dicts but have
     attributes. Raises LayoutError where a dict on the way to a tensor has a key twice: readers differ in which of the two
     counts. Raises LimitError where modules share their dicts of parameters so often that they multiply.
@@ -167,10 +168,13 @@ class _Held:
     def __init__(self, value: object, module: Callable[[object], Level | None], *, objects: bool = False) -> None:
         self.module = module
         self.entering = objects
-        self.closed = isinstance(value, Made)  # there are objects, which are not entered unless `objects` says so
+        self.closed = isinstance(value, Made)  # whether there are objects; they are entered only if `objects` is true
         self.modules: dict[int, Dict] = {}
         self.rest: dict[int, Dict] = {}
         self.classes: dict[str, Dict] = {}
+        self.tables: dict[int, bool] = {}  # whether a dict holds tensors by names, and nothing else
+        self.hooks: set[int] = set()
+        self.hooked: list[str] = []
         self.parts_seen: set[int] = set()
         self.shared = 0  # values in parts that an earlier object has, too
         self.letters = 0  # in the names of the modules that were noted
@@ -180,7 +184,8 @@ class _Held:
         self.containers: set[int] = set()
         self.leading: set[int] = set()  # containers that lead to a whole module
         self.places = self.named = 0
-        parents: dict[int, Any] = {id(value): _Several()}  # most have one: a list for each would be large
+        # Most values have one parent, and a list for each value would take much memory.
+        parents: dict[int, Any] = {id(value): _Several()}
         leaves = [value] if _is_tensor(value) else []
         waiting: list[Any] = [value] if type(value) in (Dict, list, tuple) or self._opens(value) else []
         while waiting:
@@ -241,6 +246,8 @@ class _Held:
             return True
         if (made := self.module(value)) is not None:
             self.modules[at] = made.names
+            if made.hooked:
+                self.hooks.add(at)
             if made.rest:
                 self.rest[at] = made.rest
             if made.buffers:
@@ -279,9 +286,17 @@ class _Held:
                 raise LimitError(f"objects share what they hold: more than {_AGAIN:,} values are in several of them")
 
     def opened(self, value: Any) -> Any:
-        """The container itself, or what a whole module or something else opaque holds by names."""
+        """The container itself, or the named parts of a whole module or another opaque object."""
         at = id(value)
         return self.modules[at] if at in self.modules else self.dicts.get(at, value)
+
+    def is_weights(self, name: str, value: Any) -> bool:
+        """Whether a part has the form of a state dict, or is a whole module, and is no training state."""
+        if type(value) is not Dict or not value:
+            return id(value) in self.modules and id(value) in self.containers
+        if id(value) not in self.tables:
+            self.tables[id(value)] = all(type(key) is str and _is_tensor(inner) for key, inner in value.pairs())
+        return self.tables[id(value)] and not is_training_state(name.rpartition(".")[2], value)
 
     def parts(self, value: Any) -> Dict | None:
         """What lies side by side in a value that is not a whole module; None if it leads to no tensor by name."""
@@ -297,7 +312,11 @@ class _Held:
         return at in self.containers
 
     def note(self, name: str, module: Any) -> None:
-        """Note the attributes of a module that was passed, once, below its class."""
+        """Note a module that was passed, once: its attributes below its class, and its path if it has hooks."""
+        if id(module) in self.hooks:
+            self.hooks.remove(id(module))
+            self.letters += len(name) if name.isascii() else 4 * len(name)
+            self.hooked.append(name)
         if (rest := self.rest.pop(id(module), None)) is not None:
             self.letters += len(name) if name.isascii() else 4 * len(name)
             self.classes.setdefault(_NUMBERED.sub("", f"{module.module}.{module.name}"), Dict()).extend((name, rest))
@@ -356,14 +375,15 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
             if id(inner) in held.objects:
                 objects.add(id(inner))
         elif id(nodes[-1]) in held.objects and not (held.entering and _is_tensor(inner)):
-            yield name, _other(name, inner)  # even if it is a tensor, where the weights are those of a module
+            yield name, _other(name, inner)  # even a tensor, if the weights are those of a module
         elif id(inner) not in held.modules:
             yield name, inner
         else:
-            held.note(name, inner)  # one without tensors, such as torch.nn.ReLU, has no name in state_dict()
+            # A module without tensors, such as torch.nn.ReLU, has no name in state_dict().
+            held.note(name, inner)
 
 
 def _attributes(name: str, node: Any, held: _Held) -> Iterator[tuple[str, object]]:
-    """The attributes of a dict of a class of its own, of which only the items are weights."""
+    """The attributes of an object whose class is a subclass of dict. Only its items are weights."""
     if type(node) is Opaque and node.state and id(node) in held.dicts and id(node) not in held.objects:
         yield name, _other(f"{name}.__dict__" if name else "__dict__", node.state[-1])

@@ -10,6 +10,7 @@ from converter.errors import LayoutError
 from converter.io.source import Memory
 from converter.pickles.values import Value
 from converter.tensors.tensor import Storage, Tensor, row_major
+from converter.text import plural
 
 DTYPES: Final = {
     "b1": BOOL, "i1": I8, "i2": I16, "i4": I32, "i8": I64, "u1": U8, "u2": U16, "u4": U32, "u8": U64,
@@ -69,7 +70,8 @@ def array_tensor(value: object, key: str) -> Tensor:
     dtype = DTYPES[name[1:]]
     if math.prod(shape) * dtype.itemsize != len(data):
         raise LayoutError(
-            f"a numpy array of {name} and shape {shape!s:.100} has {len(data):,} bytes, not {math.prod(shape) * dtype.itemsize:,}"
+            f"a numpy array of {name} and shape {shape!s:.100} has {plural(len(data), 'byte')}, "
+            f"not {math.prod(shape) * dtype.itemsize:,}"
         )
     storage = Storage(Memory(data, key), 0, len(data), key, byteorder="big" if name[0] == ">" else "little")
     stride = tuple(reversed(row_major(shape[::-1]))) if columns else row_major(shape)

@@ -19,24 +19,24 @@ from converter.pickles.values import Dict, Value
 Arguments = tuple[Any, ...]
 
 _CODE: Final = re.compile(r"([biufcOMmSUV])([0-9]{1,9})")
-_SIZES: Final = {  # bytes, by the kind of a dtype; the others have any number
+_SIZES: Final = {  # item sizes in bytes by kind of dtype; other kinds may have any size
     "b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8, 12, 16), "c": (8, 16, 24, 32), "O": (8,),
     "M": (8,), "m": (8,),
 }  # fmt: skip
-_FLAGS: Final = {"O": 63, "U": 8}  # of a dtype without fields; those of the other kinds are 0
+_FLAGS: Final = {"O": 63, "U": 8}  # flags of a dtype without fields, by its kind; other kinds have 0
 _WITHOUT_ORDER: Final = "OSV"  # kinds without a byte order
 _SIZED: Final = "SUV"  # kinds whose state says the size and the alignment; for the others it says -1
 _ALIGNMENTS: Final = (1, 2, 4, 8, 16)
 _OBJECTS: Final = 1  # the flag of a dtype that holds references
-_FROM_FIELDS: Final = 0x1B  # flags that a dtype takes over from its fields
-_WITH_FIELDS: Final = (0, 16, 128, 144)  # those that it may have besides: needs Python, and aligned
-_RANDOM: Final = {  # the numbers in a random generator's state: the least and the most
+_FROM_FIELDS: Final = 0x1B  # the flags that a dtype takes over from its fields
+_WITH_FIELDS: Final = (0, 16, 128, 144)  # its own flags: "needs Python" (16), "aligned" (128), both or neither
+_RANDOM: Final = {  # the smallest and the largest value of each number in a random generator's state
     "pos": (0, 624), "buffer_pos": (0, 4), "has_uint32": (0, 1), "has_gauss": (0, 1), "uinteger": (0, (1 << 32) - 1),
     "state": (0, (1 << 128) - 1), "inc": (0, (1 << 128) - 1),
 }  # fmt: skip
 _ARRAYS: Final = (
     *(("numpy", "ndarray"), ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")),
-    # joblib puts the array in the place of its wrapper at once. Elsewhere than in joblib's files the wrapper is unknown.
+    # joblib replaces the wrapper by its array at once. In files other than joblib's the wrapper is unknown.
     *(("joblib.numpy_pickle", "NumpyArrayWrapper"), ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper")),
 )
 _RANDOM_ARRAYS: Final = ("key", "counter", "buffer", "state")

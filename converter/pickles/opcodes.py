@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 from converter.errors import EndOfDataError, FrameError, LimitError, PickleError, TruncatedPickleError
 from converter.limits import limits
+from converter.text import plural
 
 # How an opcode's argument is written. Numbers have a fixed width. Texts, bytes, STRINGs of Python 2 and long integers follow
 # a length, whose width is given here. Protocol 0 writes lines of text.
@@ -234,7 +235,7 @@ def decode(
                 linear = kind in (_BYTES8, _BYTES32, _BYTES64)
                 position, limit = _crossed(code, at, position, length, limit, size, refuse, skips and not linear)
             if kind in (_INTEGER8, _INTEGER32) and length > limits().integer:
-                long = f"an integer of {length:,} bytes at byte {at:,}: at most {limits().integer:,} are read"
+                long = f"an integer of {plural(length, 'byte')} at byte {at:,}: at most {limits().integer:,} are read"
                 refuse(at, LimitError(long))
             argument = data[position : position + length]
             position += length
@@ -255,7 +256,9 @@ def decode(
 
 
 def _missing(code: int, at: int, end: int, size: int) -> TruncatedPickleError:
-    return TruncatedPickleError(f"{NAMES[code]} at byte {at:,} needs {end - size:,} bytes more than there are", end)
+    return TruncatedPickleError(
+        f"{NAMES[code]} at byte {at:,} needs {plural(end - size, 'byte')} more than there are", end
+    )
 
 
 def _crossed(

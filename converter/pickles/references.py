@@ -22,7 +22,7 @@ from converter.pickles.values import BOUND, Opaque, TableEntry, ValueRow
 
 
 def _attribute(args: tuple[Any, ...], find: Callable[[str, str], object]) -> object:
-    """The attribute as a global if a class has it; that of an object is named after the object's class, too."""
+    """The attribute as a global, if a class has it. An attribute of an object is named after the object's class, too."""
     if len(args) != 2 or type(args[1]) is not str or not args[1].isidentifier():
         return None
     owner, name = args
@@ -44,7 +44,7 @@ def _type_of(args: tuple[Any, ...], find: Callable[[str, str], object]) -> objec
     return None
 
 
-_SINGLE: Final = (("builtins", "Ellipsis"), ("builtins", "NotImplemented"))  # which a pickle has as globals
+_SINGLE: Final = (("builtins", "Ellipsis"), ("builtins", "NotImplemented"))  # values that a pickle names as globals
 
 
 def _parametrised(args: tuple[Any, ...], find: Callable[[str, str], object]) -> object:
@@ -65,19 +65,18 @@ def referred(callee: Opaque, args: object, find: Callable[[str, str], object]) -
     return _REFERENCES[callee.module, callee.name](args, find) if type(args) is tuple else None
 
 
-_CALLEE, _MADE = object(), object()  # a value on the stack: one of these functions; what a call of one made
+_CALLEE, _MADE = object(), object()  # values on the stack: one of these functions, and what a call of one made
 _TEXTS: Final = frozenset((op.SHORT_BINUNICODE, op.BINUNICODE, op.BINUNICODE8, op.UNICODE))
 _GETS: Final = frozenset((op.BINGET, op.LONG_BINGET, op.GET))
 _PUTS: Final = frozenset((op.BINPUT, op.LONG_BINPUT, op.PUT, op.MEMOIZE))
 _NOTHING: Final = frozenset((op.PROTO, op.FRAME))
-# How many values an opcode takes from the stack. All of these put one there, too.
+# How many values an opcode takes from the stack. Each of these opcodes puts one value there.
 _TAKES: Final = {
     op.TUPLE1: 1, op.TUPLE2: 2, op.TUPLE3: 3, op.BINPERSID: 1, op.STACK_GLOBAL: 2, op.REDUCE: 2, op.NEWOBJ: 2,
     op.NEWOBJ_EX: 3, op.BUILD: 2, op.APPEND: 2, op.SETITEM: 3,
 }  # fmt: skip
-_SLICES: Final = frozenset(
-    (op.TUPLE, op.LIST, op.DICT, op.FROZENSET, op.OBJ, op.INST)
-)  # all after MARK become one value
+# Opcodes that make one value of all values after MARK.
+_SLICES: Final = frozenset((op.TUPLE, op.LIST, op.DICT, op.FROZENSET, op.OBJ, op.INST))
 _FILLS: Final = frozenset((op.APPENDS, op.SETITEMS, op.ADDITEMS))  # all after MARK go into the value below
 _ENDS: Final = _SLICES | _FILLS | {op.POP, op.POP_MARK}  # all remove the last MARK
 _CHANGES: Final = frozenset((op.BUILD, op.APPEND, op.SETITEM))  # the value below is changed
@@ -101,7 +100,8 @@ class _Flow:
 
     def __init__(self, named: Callable[[str, str], bool]) -> None:
         self.named = named
-        self.memo: dict[int, object] = {}  # of numbers from 0 on only, as picklers write them: no hash can be chosen
+        # Only numbers that picklers write, which count up from 0. So a file can't choose numbers whose hashes collide.
+        self.memo: dict[int, object] = {}
         self.stack: list[object] = []
 
     def holds(self, data: bytes, position: int) -> bool:

@@ -169,7 +169,7 @@ def _attributes(_: Value, state: object) -> bool:
 
 
 def _of_numpy(name: str) -> Callable[..., bool]:
-    """A check of `numpy_rows`, which is imported when numpy's values are in a pickle: state dicts have none."""
+    """Wrap a check of `numpy_rows`, so that it is imported only if a pickle holds numpy values: state dicts have none."""
 
     def check(*args: object) -> bool:
         return _numpy_checks()[name](*args)

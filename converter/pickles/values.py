@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-# Added to the name of a global in the table where a pickle calls it with arguments, or gives it a state, that its row refuses.
+# Added to the name of a global of the table if its row refuses the arguments or the state that a pickle gives it.
 ODD: Final = "(…)"
-# Stands in `Opaque.how` for an attribute of an object, of which nobody knows what calling it would do.
+# Stands in `Opaque.how` for an attribute of an object. Nobody knows what calling it would do.
 BOUND: Final = "bound"
 # Functions that picklers call to name something. `pickles.references` says which calls these are.
 NAMING: Final = frozenset((("builtins", "getattr"), ("builtins", "type"), ("_operator", "getitem")))
@@ -128,7 +128,7 @@ class Value(Made):
     __slots__ = ("checked", "row")
 
     checked: object
-    # A value is what its global makes, called with these arguments only.
+    # A value is made by calling its global, never a method of it, and without named arguments.
     callee: ClassVar[None] = None
     kwargs: ClassVar[None] = None
 

@@ -13,9 +13,8 @@ from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry, Val
 from converter.tensors.tensor import Tensor
 
 _ENTERED: Final = 100_000  # containers that are searched for tensors that are only listed
-_LEAVES: Final = frozenset(
-    (str, bytes, bytearray, int, float, bool, NoneType, TableEntry, ValueRow)
-)  # values that hold nothing
+# Types of values that hold no other values.
+_LEAVES: Final = frozenset((str, bytes, bytearray, int, float, bool, NoneType, TableEntry, ValueRow))
 
 _CONTAINERS: Final = frozenset((list, tuple, Dict))
 _OBJECTS: Final = frozenset((Value, Opaque))
@@ -136,7 +135,7 @@ def _holds_nothing(value: Any) -> bool:
 
 
 def is_bare(value: Any) -> bool:
-    """Whether an object of some class was made of nothing, and holds nothing."""
+    """Whether an object of some class was made without arguments, and holds nothing."""
     return not (value.args or value.items or value.state or value.callee or value.kwargs)
 
 

@@ -6,14 +6,17 @@ Trainers put the state dict below a key and their own state beside it. The keys 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from converter.errors import FormatError
+from converter.dtypes import U8
+from converter.errors import FormatError, LayoutError
+from converter.limits import limits
 from converter.pickles.values import Dict, Opaque
 from converter.pickles.walk import key_text
-from converter.words import Part
+from converter.tensors.tensor import Tensor
+from converter.words import OPTIMIZER, Part, option
 
 # Keys under which trainers put the model, and the libraries that use them.
 MODEL: Final = {
@@ -50,10 +53,9 @@ _STATE: Final = frozenset(
     ("opt", "amp", "rng", "callback", "callbacks", "loops", "grad", "scaler", "criterion", "loss")
 )
 _STATE_STARTS: Final = ("optim", "sched", "random")
-_OPTIMIZER: Final = frozenset(("state", "param_groups"))  # the keys that every torch.optim state dict has
+_RANDOM: Final = ("rng", "random")
 _FIRST: Final = 64  # attributes of an object that are searched for these two
 _WORD: Final = re.compile(r"[A-Za-z][a-z]*")
-_ROOT: Final = "--root NAME takes the part below a name"
 
 
 @dataclass(slots=True)
@@ -91,14 +93,27 @@ def choose(
 
     `objects` says that the tensors lie in the attributes of objects, so training state is told apart there, too.
 
-    From the top down, follow the one key of MODEL that holds tensors, or else the one of EMA. If there is none,
-    everything but training state is weights. With `part`, the averaged weights are taken instead of the model's.
+    From the top down, go into the only part of a list that holds weights, and follow the one key of MODEL that holds
+    tensors, or else the one of EMA. If there is none, everything but training state is weights. With `part`, the averaged
+    weights are taken instead of the model's.
 
-    Raises FormatError if averaged weights are asked for, but there are none or several.
+    Raises FormatError if averaged weights are asked for, but there are none or several, and LayoutError for a container that
+    leads to itself.
     """
     chosen = Chosen([], value)
     taken = False
-    while (among := held(chosen.value)) is not None:
+    above = set[int]()
+    while True:
+        if id(chosen.value) in above or len(above) > limits().depth:
+            raise LayoutError(
+                f"the weights are looked for below `{'.'.join(chosen.keys)[:80]}`, which is nested deeper than "
+                f"{limits().depth} containers or contains itself"
+            )
+        above.add(id(chosen.value))
+        if not objects and type(chosen.value) in (list, tuple) and _enter_the_only(chosen, holds):
+            continue
+        if (among := held(chosen.value)) is None:
+            break
         model, averaged = (_named(among, table, holds) for table in (MODEL, EMA))
         if not model and "param_groups" not in (key for key in among[::2] if type(key) is str):
             model = _named(among, _MODEL_OR_OPTIMIZER, holds)
@@ -106,7 +121,7 @@ def choose(
         if part is Part.EMA and averaged and not taken:
             if len(averaged) > 1:
                 raise FormatError(
-                    f"it holds averaged weights {len(averaged):,} times, below {_listed(averaged)}: {_ROOT}"
+                    f"it holds averaged weights {len(averaged):,} times, below {_listed(averaged)}: {_by_name()}"
                 )
             fits, taken = averaged, True
         if len(fits) != 1:
@@ -117,18 +132,50 @@ def choose(
         chosen.enter(*fits[0], among)
     if part is Part.EMA and not taken:
         raise FormatError(
-            f"it holds no averaged weights below any of their usual keys ({', '.join(EMA)}): leave --ema out, or {_ROOT}"
+            f"it holds no averaged weights below any of their usual keys ({', '.join(EMA)}): leave {option('ema')} out, "
+            f"or {_by_name()}"
         )
     return chosen
+
+
+def _enter_the_only(chosen: Chosen, holds: Callable[[object], bool]) -> bool:
+    """Go into the one part of a list that holds weights, or leave the optimizers out where there are several; whether we did."""
+    if not any(map(holds, chosen.value)):
+        return False
+    tensors = [(str(number), inner) for number, inner in enumerate(chosen.value) if holds(inner)]
+    weights = [(key, inner) for key, inner in tensors if not _is_optimizer(inner)]
+    if len(weights) == 1 and _is_part(weights[0][1], holds):
+        chosen.enter(*weights[0], numbered(chosen.value))
+        return True
+    if weights and len(weights) < len(tensors):
+        among = numbered(chosen.value)
+        optimizers = {key for key, inner in tensors if _is_optimizer(inner)}
+        chosen.leave((key, inner) for key, inner in among.pairs() if key in optimizers)
+        chosen.value = Dict(part for key, inner in among.pairs() if key not in optimizers for part in (key, inner))
+    return False
+
+
+def numbered(parts: Sequence[object]) -> Dict:
+    """The parts of a list by their numbers."""
+    return Dict(part for number, inner in enumerate(parts) for part in (str(number), inner))
 
 
 def _named(among: Dict, table: Mapping[str, str], holds: Callable[[object], bool]) -> list[tuple[str, Any]]:
     """The parts that hold tensors and lie below a key of a table."""
     return [
-        (key, inner)
-        for key, inner in among.pairs()
-        if type(key) is str and key in table and type(inner) in (Dict, Opaque) and holds(inner)
+        (key, inner) for key, inner in among.pairs() if type(key) is str and key in table and _is_part(inner, holds)
     ]
+
+
+def _is_part(value: Any, holds: Callable[[object], bool]) -> bool:
+    """Whether a value has names that lead to tensors, or is a list of such values. A list of tensors alone has none."""
+    if type(value) in (list, tuple):
+        return any(type(inner) in (Dict, Opaque) and holds(inner) for inner in value)
+    return type(value) in (Dict, Opaque) and holds(value)
+
+
+def _by_name() -> str:
+    return f"{option('root', 'NAME')} takes the part below a name"
 
 
 def _listed(parts: list[tuple[str, Any]]) -> str:
@@ -144,26 +191,36 @@ def _leave_training_state(chosen: Chosen, among: Dict, holds: Callable[[object],
         return
     containers = [(key, inner) for key, inner in pairs if type(inner) in (Dict, list, tuple, Opaque)]
     left = {id(inner) for key, inner in containers if is_training_state(key, inner)}
-    if not left or any(
-        type(key) is str and "." in key and holds(inner) for key, inner in pairs if id(inner) not in left
-    ):
+    if any(type(key) is str and "." in key and holds(inner) for key, inner in pairs if id(inner) not in left):
         return
-    left |= {id(inner) for key, inner in pairs if holds(inner) and is_training_state(key, inner)}
+    # If there are parts, a tensor beside them is a part, too. If there are only tensors, only the states of random generators
+    # are told apart by their keys.
+    parts = bool(left) or any(type(inner) is Dict and holds(inner) for _, inner in containers)
+    state = is_training_state if parts else _is_random_state
+    if not parts and all(isinstance(inner, Tensor) for _, inner in pairs):
+        return  # names and tensors, and nothing else
+    left |= {id(inner) for key, inner in pairs if holds(inner) and state(key, inner)}
+    if not left:
+        return
     chosen.leave((key, inner) for key, inner in pairs if id(inner) in left)
     chosen.value = Dict(part for key, inner in pairs if id(inner) not in left for part in (key, inner))
 
 
 def is_training_state(key: object, value: object) -> bool:
     """Whether a part is training state, by its key or because it has the form of an optimizer state."""
-    if _is_optimizer(value):
-        return True
-    if type(key) is not str:
-        return False
-    words = [word.lower() for word in _WORD.findall(key[:200])]
-    return any(word in _STATE or word.startswith(_STATE_STARTS) for word in words)
+    return _is_optimizer(value) or any(word in _STATE or word.startswith(_STATE_STARTS) for word in _words(key))
+
+
+def _is_random_state(key: object, value: object) -> bool:
+    """Whether a tensor is the state of a generator of random numbers: bytes, below a key that says so."""
+    return type(value) is Tensor and value.dtype is U8 and any(word.startswith(_RANDOM) for word in _words(key))
+
+
+def _words(key: object) -> list[str]:
+    return [word.lower() for word in _WORD.findall(key[:200])] if type(key) is str else []
 
 
 def _is_optimizer(value: object) -> bool:
     if type(value) is Opaque and value.state and type(attributes := value.state[-1]) is Dict:  # torch.save(optimizer)
-        return {key for key in attributes[: 2 * _FIRST : 2] if type(key) is str} >= _OPTIMIZER
-    return type(value) is Dict and {key for key in value[: 2 * len(_OPTIMIZER) : 2] if type(key) is str} == _OPTIMIZER
+        return {key for key in attributes[: 2 * _FIRST : 2] if type(key) is str} >= OPTIMIZER
+    return type(value) is Dict and {key for key in value[: 2 * len(OPTIMIZER) : 2] if type(key) is str} == OPTIMIZER

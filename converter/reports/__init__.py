@@ -36,5 +36,6 @@ def _plain(value: Any) -> dict[str, Any]:
     return {
         field.name: inner
         for field, inner in found
-        if inner is not None or "absent" not in field.metadata  # rather than null
+        # Some fields are left out where others would be null, and some are only for other documents.
+        if (inner is not None or "absent" not in field.metadata) and "unprinted" not in field.metadata
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from converter.words import FaultLevel
@@ -23,7 +23,8 @@ class FaultReport:
 class CheckedReport:
     """A checkpoint that was checked. `format` and `title` are empty if it can't be opened.
 
-    `title` says which model it is. `tensors` counts them, and `nbytes` the bytes of the files.
+    `title` says which model it is. `tensors` counts them, and `nbytes` the bytes of the files. `seconds` is how long the check
+    took; the JSON does not have it.
     """
 
     location: str
@@ -32,6 +33,7 @@ class CheckedReport:
     tensors: int
     nbytes: int
     faults: tuple[FaultReport, ...]
+    seconds: float | None = field(default=None, compare=False, metadata={"unprinted": "it differs from run to run"})
 
     def count(self, level: str) -> int:
         """How many faults have this level."""
@@ -39,10 +41,19 @@ class CheckedReport:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadReport:
+    """A location that could not be checked, and the `class` and the `message` of the error."""
+
+    location: str
+    error: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `check` found. `counts` are of all faults, by their levels."""
+    """What `check` found. `counts` are of all faults, by their levels. `unread` is what could not be checked, if there is any."""
 
     schema: ClassVar = "cerebras-tool/check/v1"
 
     checkpoints: tuple[CheckedReport, ...]
     counts: Mapping[str, int]
+    unread: tuple[UnreadReport, ...] | None = field(default=None, metadata={"absent": "all could be checked"})

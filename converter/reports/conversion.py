@@ -75,11 +75,24 @@ class LossReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DtypeLossReport:
+    """What the change to a dtype lost, in elements. Numbers become F32 before they become blocks of GGUF."""
+
+    dtype: str
+    nan: int
+    overflowed: int
+    underflowed: int
+    rounded: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConversionReport:
     """What `convert` wrote or, if `written` is false, would write. `tied` are pairs of the name left out and the name kept.
 
     `carried` are the names of the values beside the weights that went along.
     `excluded` are the names among `dropped` that were left out as asked, `renamed` pairs of the old name and the new.
+    `quantiser` is the program that made blocks of GGUF; None if none were made.
+    `losses` are the parts of `loss` by dtype, without those that lost nothing.
     """
 
     schema: ClassVar = "cerebras-tool/conversion/v1"
@@ -100,3 +113,5 @@ class ConversionReport:
     notes: tuple[str, ...]
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    quantiser: str | None = None
+    losses: tuple[DtypeLossReport, ...] = ()

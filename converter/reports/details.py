@@ -19,13 +19,26 @@ class HistogramReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HeatReport:
+    """A matrix as a picture: how large its elements are in each of `rows` times `columns` cells.
+
+    `cells` has them row by row: the root of the mean square of the finite elements, in 255ths of the `largest` one.
+    """
+
+    rows: int
+    columns: int
+    largest: float
+    cells: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StatisticsReport:
     """Statistics of one tensor's elements. None if it has no finite element, or if its dtype has no order.
 
     All but `nan` and `inf` are those of the finite elements. `l2` is the square root of the sum of their squares. `quantiles`
     are by their shares, "0.5" for the median. `error` is how far quantiles and the bars of the histogram can be from the
     elements' values, as a share of them: 0 if they are exact, else 2^-8. `sha256` is that of the canonical bytes, if it was
-    asked for.
+    asked for. `heat` is a matrix as a picture, where pictures were asked for.
     """
 
     min: float | None
@@ -40,13 +53,14 @@ class StatisticsReport:
     quantiles: Mapping[str, float] = field(default_factory=dict)
     histogram: HistogramReport | None = field(default=None, metadata={"absent": "where it is None"})
     error: float = 0.0
+    heat: HeatReport | None = field(default=None, metadata={"absent": "where it is None"})
 
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
     """Something that the file says about itself: a key of GGUF, or of safetensors' `__metadata__`.
 
-    `value` is a number, a truth value or a text; of an array, `value` has the first elements, and `length` counts all.
+    `value` is a number, a truth value or a text. For an array, `value` has the first elements, and `length` counts all.
     """
 
     key: str

@@ -54,11 +54,12 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class SafetyReport:
-    """What the pickles name, and what that means."""
+    """What the pickles name, and what that means. `unknown` are the globals outside the closed table."""
 
     verdict: str
     globals: tuple[str, ...]
     findings: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,9 @@ class TensorReport:
 class OtherReport:
     """Something that is not one of the weights, or a tensor that can't be carried over.
 
-    `role` is what it is: "beside" the weights, "averaged" weights, a "setting" of a whole module, an "attribute" of a tensor,
-    "unsupported". `tensors` are the names of the first 1,000 tensors inside it; `tensor_count` counts all, and `nbytes` their
-    bytes. `content` is all of a small value of numbers and texts.
+    `role` is what it is: "beside" the weights, other "weights", "averaged" weights, a "setting" of a whole module, an
+    "attribute" of a tensor, "unsupported". `tensors` are the names of the first 1,000 tensors inside it; `tensor_count` counts
+    all, and `nbytes` their bytes. `content` is all of a small value of numbers and texts.
     """
 
     name: str
@@ -115,7 +116,8 @@ class WeightsReport:
 
     `prefix` is what a wrapper had put before every name; the names here leave it out. `module` is the class of a whole
     module, and `program` says what program it is. `averaged` are the names of averaged weights beside these, `buffers` those
-    of the tensors that belong to the model, but are not trained.
+    of the tensors that belong to the model, but are not trained. `hooked` are the modules with a hook that may change what
+    `state_dict()` gives: their paths, or the class of the outermost one.
     """
 
     root: str
@@ -124,6 +126,7 @@ class WeightsReport:
     program: str
     averaged: tuple[str, ...]
     buffers: tuple[str, ...] = ()
+    hooked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class GlobalReport:
-    """A global that a pickle names, `byte` bytes into it. `danger` is what it does when loaded, `evidence` who abused it.
+    """A global that a pickle names, `byte` bytes into it.
+
+    `danger` is what it does when loaded, and `evidence` where its abuse is on record.
 
     Outside the closed table: `call` is its first call, cut short; `package` the known package that it is from; `accepted`
     the policy's reason.

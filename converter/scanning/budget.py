@@ -7,11 +7,12 @@ from typing import Final
 
 from converter.errors import LimitError
 from converter.limits import limits
+from converter.text import plural
 
 _ROOM: Final = 64 << 20  # bytes that any compressed file may inflate to, however small it is
-_RATIO: Final = 100  # times its size that it may inflate to in addition: weights shrink by a tenth, text to a tenth
+_RATIO: Final = 100  # further bytes that each compressed byte may become: weights shrink by a tenth, text to a tenth
 _ANYWAY: Final = 1000  # pickles that any file may have, however small they are
-_USUAL: Final = 64  # bytes that each further pickle has on average: it takes as much time as they do
+_USUAL: Final = 64  # bytes that each further pickle has on average; a pickle takes as long as reading them
 _SPARE: Final = 16 << 20  # bytes that may be read after the headers of any broken archive, however small it is
 
 
@@ -46,7 +47,8 @@ class Budget:
         most = _ROOM + _RATIO * size
         if self.inflated_nbytes > most:
             raise LimitError(
-                f"{size:,} bytes that inflate to more than {most:,}: what comes after them was not looked into"
+                f"{plural(size, 'byte that inflates', 'bytes that inflate')} to more than {most:,}: "
+                "what comes after was not looked into"
             )
 
     def may_salvage(self, size: int) -> bool:

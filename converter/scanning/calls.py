@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
+from converter.text import plural
 
 LENGTH: Final = 160  # characters of one call
 _TEXT: Final = 60  # shown per string
@@ -35,7 +36,7 @@ def _written(value: Any, depth: int, left: list[int]) -> str:
     if kind is Opaque:
         text = _array(value) or _inner(value, depth, left)
     elif kind is Dict:
-        text = "{}" if not value else f"{{{len(value) // 2:,} keys}}"
+        text = "{}" if not value else f"{{{plural(len(value) // 2, 'key')}}}"
     elif kind is tuple or kind is list:
         inside = _items(value, depth, left) if depth > 0 or not value else "…"
         text = f"[{inside}]" if kind is list else f"({inside}{',' if len(value) == 1 else ''})"

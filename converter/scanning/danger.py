@@ -27,6 +27,7 @@ from converter.scanning.gadgets import (
     STRONG,
     WALKS,
 )
+from converter.scanning.libraries import Library, library
 from converter.words import DANGEROUS, PLAIN, UNKNOWN
 
 if TYPE_CHECKING:
@@ -176,8 +177,16 @@ def evidence(module: str, name: str) -> str | None:
 
 
 def verdict(uses: Sequence[GlobalUse]) -> tuple[str, list[str]]:
-    """The verdict `plain`, `unknown-globals` or `dangerous`, and a sentence for each global that is not plain."""
+    """The verdict `plain`, `unknown-globals` or `dangerous`, and a sentence for each global that is not plain.
+
+    The globals of one library that are no worse than unknown share a sentence.
+    """
     findings: dict[str, None] = {}
+    names: dict[Library, dict[str, None]] = {}
+    for use in uses:
+        if not use.known and danger(use.module, use.name) is None and (found := library(use.module)) is not None:
+            names.setdefault(found, {})[str(use)] = None
+    together = {one: one.together(several) for one, several in names.items() if len(several) > 1}
     worst = PLAIN
     for use in uses:
         if use.known:
@@ -185,9 +194,12 @@ def verdict(uses: Sequence[GlobalUse]) -> tuple[str, list[str]]:
         reason = danger(use.module, use.name)
         if reason is not None:
             worst = DANGEROUS
-            said = sentence(use.module, use.name, reason)
-            findings[f"{use} at byte {use.position:,} {said}"] = None
+            said = f"{use} at byte {use.position:,} {sentence(use.module, use.name, reason)}"
         else:
             worst = UNKNOWN if worst == PLAIN else worst
-            findings[f"{use} at byte {use.position:,} is outside the closed table; nobody knows what it does"] = None
+            found = library(use.module)
+            words = found.words if found is not None else "nobody knows what it does"
+            said = f"{use} at byte {use.position:,} is outside the closed table: {words}"
+            said = together.get(found, said) if found is not None else said
+        findings[said] = None
     return worst, list(findings)

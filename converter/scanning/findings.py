@@ -81,7 +81,7 @@ class Findings:
             self.accepted += named.accepted is not None
             self.unaccepted += named.accepted is None
         rule = "unknown-global" if named.danger is None else "dangerous-global"
-        if not self.fits(rule):  # a file may name very many
+        if not self.fits(rule):  # a file may name very many globals
             return
         path = f"{named.module}.{named.name}"
         if named.danger is None:

@@ -22,7 +22,7 @@ CALLS: Final = "calls what it is given"
 WALKS: Final = "reaches any object by its attributes"
 ENDS: Final = "ends the process"
 
-# The same for a name that only lies in a dangerous module: it may be harmless, or not exist.
+# The same for a global of which only the module is known to be dangerous: the name may be harmless, or not exist.
 CAN: Final = {
     RUNS: "run programs",
     CODE: "run Python code",

@@ -12,17 +12,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, FormatError, LimitError
+from converter.io.parts import portions
 from converter.io.source import Memory, Window
 from converter.limits import limits
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import only_names, run
+from converter.pickles.loop import only_names, run
+from converter.pickles.machine import Reader
 from converter.pickles.numpy_rows import layout
-from converter.pickles.rare import Reader
 from converter.pickles.value_rows import VALUES
 from converter.pickles.values import NAMING, Dict, Made, Opaque, Table, Value, ValueRow
 from converter.scanning.danger import danger
 from converter.scanning.pickle_stream import PickleRun, PickleStream
 from converter.scanning.place import Claim, Place
+from converter.words import raising
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -30,9 +32,13 @@ if TYPE_CHECKING:
 
 _ALIGNED: Final = "numpy_array_alignment_bytes"  # since joblib 1.2
 _FIELDS: Final = frozenset(("subclass", "shape", "order", "dtype", "allow_mmap"))
-_WINDOW: Final = 1 << 20  # bytes that are read at once behind an array
-_TOO_LONG: Final = "its pickles have more than {most:,} bytes: give --limit pickle_bytes=… to read on"
 _NDARRAY: Final = VALUES["numpy", "ndarray"]
+
+
+def _too_long() -> LimitError:
+    return LimitError(
+        f"its pickles have more than {limits().pickle_bytes:,} bytes: {raising('pickle_bytes')} to read on"
+    )
 
 
 def _fields(state: object) -> dict[str, Any] | None:
@@ -91,7 +97,7 @@ class _Reading(Reader):
         self.error: ConverterError | None = None
         self.opcodes = 0  # bytes of opcodes that were counted
         self.origin = 0  # where in the file the window begins
-        self.window = bytes(source.read(0, min(source.size, _WINDOW)))
+        self.window = bytes(source.read(0, min(source.size, portions().window)))
         own: dict[tuple[str, str], int] = {}
         try:
             end = run(self.window, _TABLE, used=own, reader=self).end
@@ -102,7 +108,7 @@ class _Reading(Reader):
         self.window = b""
         self.without = self._without()
         naming = NAMING & own.keys()
-        # What can't be followed is no mention of them.
+        # What comes after an error can't be followed, so it doesn't count as a use of these functions.
         followed = self.without if self.error is None else self.without[: self.opcodes] + b"."
         if naming and only_names(naming, followed):
             own = {pair: at for pair, at in own.items() if pair not in naming}
@@ -112,7 +118,7 @@ class _Reading(Reader):
         """Count the opcodes since the last array, which end at this byte of the file."""
         self.opcodes += end - (self.arrays[-1].end if self.arrays else 0)
         if self.opcodes > self.most:
-            raise LimitError(_TOO_LONG.format(most=limits().pickle_bytes))
+            raise _too_long()
 
     def _without(self) -> bytes:
         pieces, position = [], 0
@@ -128,7 +134,7 @@ class _Reading(Reader):
         if needs > there:
             return None
         if needs > self.most:
-            raise LimitError(_TOO_LONG.format(most=limits().pickle_bytes))
+            raise _too_long()
         size = min(there, self.most, max(needs, 2 * len(self.window)))
         position = self.origin + len(self.window)
         self.window += bytes(self.source.read(position, size - len(self.window)))
@@ -173,7 +179,7 @@ class _Reading(Reader):
         self.arrays.append(_Array(at, end, objects=False))
         if end - self.origin > len(self.window):
             self.origin = end
-            self.window = bytes(self.source.read(end, min(self.source.size - end, _WINDOW)))
+            self.window = bytes(self.source.read(end, min(self.source.size - end, portions().window)))
         return self.window, end - self.origin, Value(_NDARRAY, ())
 
 
@@ -212,7 +218,7 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
     seen: set[tuple[str, str]] = set()
     for found in stream.runs(0, 1):
         seen |= found.globals.keys()
-        # The error only says that `without` ends there.
+        # An error here only says that `without` ends at the limit.
         told = replace(found, error=None) if limited and found.end is None else found
         walker.add(told, without, inner, known=frozenset(WRAPPERS))
     for array in arrays:
@@ -233,17 +239,17 @@ def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> in
         walker.findings.report("malformed", message, place.name, arrays[0].start)
         walker.add(plainly, source, replace(place, name=f"{way}read by pickle"))
     else:
-        # Honest pickles of objects do this, too, because the file's memo holds other texts.
+        # This also happens in honest pickles of objects: read without the arrays, the memo's numbers stand for other texts.
         for one in walker.findings.global_reports(invented, {}):
             walker.findings.judge(one, f"{way}read by pickle")
     return source.size if limited else stream.end + sum(array.end - array.start for array in arrays)
 
 
 def _stops(plainly: PickleRun) -> int:
-    """The byte at which every unpickler stops that does not know joblib's layout.
+    """The byte at which an unpickler that does not know joblib's layout always stops.
 
-    It may read the pickle of an array of objects with the memo of the file, which holds other texts. Often one of them
-    is a name that the wrapper has, in the place of a module, and there is no such module.
+    Such an unpickler reads the pickle of an array of objects with the memo of the whole file, which holds other texts. Often
+    it then finds a name of the wrapper's where a module's name should be, and stops, because there is no such module.
     """
     stops = [at for (module, _), at in plainly.globals.items() if module in _NO_MODULES]
     stops += [plainly.reached + 1 if plainly.error is None else plainly.failed]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
+
+from converter.text import safe_text
+
+_NAMES: Final = 6  # globals of a library that are named in one line
 
 
 class Library(NamedTuple):
@@ -22,6 +28,15 @@ class Library(NamedTuple):
     def effect(self) -> str:
         """What unpickling one of its globals does."""
         return self.follows or f"unpickling imports {self.package.partition('.')[0]}"
+
+    def together(self, globals_: Iterable[str]) -> str:
+        """One sentence about several of its globals, given by their whole names. The first few are listed."""
+        names = dict.fromkeys(name.removeprefix(f"{self.package}.") for name in globals_)
+        # The name of the class alone, unless two modules have a class of that name.
+        short = Counter(name.rpartition(".")[2] for name in names)
+        shown = [last if short[last := name.rpartition(".")[2]] == 1 else name for name in names]
+        listed = ", ".join([*(safe_text(name, 60) for name in shown[:_NAMES]), *(["…"] if len(shown) > _NAMES else [])])
+        return f"{self.package}: {len(names):,} {self.many} ({listed}), outside the closed table; {self.effect}"
 
 
 # If several packages match a module, the longest one counts.

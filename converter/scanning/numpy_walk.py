@@ -11,6 +11,7 @@ from converter.formats.npz.header import descriptor, start_of_data
 from converter.io.source import Window
 from converter.limits import limits
 from converter.scanning.place import Claim
+from converter.text import plural
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -66,6 +67,8 @@ def _holds_objects(descr: Any, depth: int) -> bool:
     if isinstance(descr, list) and all(isinstance(field, tuple) and len(field) in (2, 3) for field in descr):
         found = [_holds_objects(field[1], depth + 1) for field in descr[: limits().line]]
         if len(descr) > len(found):
-            raise UnsafeError(f"the numpy array has {len(descr):,} fields: at most {limits().line:,} are looked at")
+            raise UnsafeError(
+                f"the numpy array has {plural(len(descr), 'field')}: at most {limits().line:,} are looked at"
+            )
         return any(found)
     raise UnsafeError("`descr` of the numpy array is not one that numpy writes")

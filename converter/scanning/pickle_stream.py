@@ -28,7 +28,7 @@ from converter.io.source import Memory, Source
 from converter.limits import limits
 from converter.pickles.arguments import is_harmless
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.opcodes import (
     FIXED_WIDTHS,
     OPCODES,
@@ -42,6 +42,7 @@ from converter.pickles.values import ODD, Opaque, PersistentId, Table
 from converter.scanning.budget import Budget
 from converter.scanning.danger import danger
 from converter.scanning.place import Claim
+from converter.words import raising
 
 FIRST: Final = 64 << 10  # bytes read to see whether there is a pickle; if there is one, more are read
 _GROWTH: Final = 16  # if a pickle goes on, this many times as much is read, and it is run again from its start
@@ -55,7 +56,7 @@ _CALLS_WITHOUT_ARGUMENT: Final = frozenset(
     OPCODES[name][0] for name in _CALLS if not FIXED_WIDTHS.get(OPCODES[name][1], 1)
 )
 _CALL_WITH_ARGUMENT: Final = re.compile(rb"i[^\n]*+\n[^\n]*+\n|\x82.|\x83..|\x84.{4}", re.DOTALL).match
-# Opcodes of one byte, from a call on: a pickle may hold almost nothing else.
+# A call and the opcodes of one byte after it. A pickle may hold almost nothing else.
 _WITHOUT_ARGUMENT: Final = re.compile(
     b"[%s]{1,1000}+"
     % re.escape(bytes(code for code, written in OPCODES.values() if not FIXED_WIDTHS.get(written, 1) and code != STOP))
@@ -173,7 +174,9 @@ class PickleStream:
             if not (expected or found.plausible or data[start : start + 1] == b"\x80"):
                 break
             if error.needs > most:
-                past = f"its pickles have more than {limits().pickle_bytes:,} bytes: give --limit pickle_bytes=… to read on"
+                past = (
+                    f"its pickles have more than {limits().pickle_bytes:,} bytes: {raising('pickle_bytes')} to read on"
+                )
                 found = replace(found, error=LimitError(past))
                 break
             size = max(error.needs, _GROWTH * len(data))
@@ -231,7 +234,7 @@ def run_pickle(data: bytes, start: int, total: int | None = None, table: Table =
         elif not errors and len(notes) < most:
             notes.append((at, problem))
 
-    # Where no dead end was noted, it was a limit that ended the run.
+    # If no dead end was noted, a limit ended the run.
     reached = len(data)
     try:
         with uncollected():

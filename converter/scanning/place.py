@@ -11,6 +11,7 @@ ENDINGS: Final = (
     ".pkl", ".pickle", ".pck", ".pcl", ".p", ".dill", ".joblib", ".pt", ".pt2", ".pth", ".ptl", ".bin", ".ckpt", ".mar", ".npy",
     ".npz", ".safetensors", ".gguf",
 )  # fmt: skip
+PICKLES: Final = (".pkl", ".pickle")  # those that promise a pickle from the first byte to the last
 
 
 class Claim(Enum):

@@ -9,19 +9,17 @@ from __future__ import annotations
 import datetime
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from converter.errors import PolicyError
+from converter.io import toml_file
 from converter.pickles.values import ODD
 from converter.reports.scan import PolicyReport
 from converter.scanning.danger import danger
-from converter.text import os_reason
 
-_MOST: Final = 1 << 20  # bytes
 _HEADER: Final = re.compile(r"^[ \t]*\[\[[ \t]*accept[ \t]*\]\]", re.MULTILINE)
 _KEYS: Final = ("global", "reason", "expires")
 _ANYTHING: Final = ("some_module", "SomeName")  # an example of a global below a package
@@ -58,7 +56,8 @@ class Policy:
 
     def accepts(self, module: str, name: str) -> str | None:
         """The reason for which a global is accepted, or None. An entry for the global itself counts before a wildcard."""
-        if name.endswith(ODD):  # a known global in an unknown call: a policy that accepts a package does not mean that
+        # A known global, called in an unknown way: a policy that accepts its package does not accept such calls.
+        if name.endswith(ODD):
             return None
         entry = self.exact.get(f"{module}.{name}") or self._wildcard(module)
         if entry is None or danger(module, name) is not None:
@@ -87,18 +86,7 @@ class Policy:
 
 def load(path: Path, today: datetime.date | None = None) -> Policy:
     """Read a policy. Raises PolicyError, with the line number if it is known."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST + 1)
-    except OSError as error:
-        raise PolicyError(f"the policy `{path}` can't be read: {os_reason(error)}") from error
-    if len(data) > _MOST:
-        raise PolicyError(f"the policy `{path}` has more than {_MOST:,} bytes")
-    try:
-        text = data.decode()
-        document = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise PolicyError(f"the policy `{path}` is not valid TOML: {error!s:.200}") from error
+    text, document = toml_file.load(path, "policy", PolicyError)
     unknown = [key for key in document if key != "accept"]
     if unknown:
         raise PolicyError(f"the policy `{path}` has the key `{unknown[0]:.80}`: only `[[accept]]` tables are known")

@@ -10,6 +10,7 @@ from converter.errors import ConverterError
 from converter.formats.torch.records import program
 from converter.io.strict_json import parse_json
 from converter.limits import limits
+from converter.text import plural
 
 if TYPE_CHECKING:
     from converter.io.zip_records import Archive
@@ -72,7 +73,7 @@ def _torchscript(archive: Archive) -> Iterator[str]:
         if not (name.lower().endswith(_PYTHON) and ("code/" in name.lower() or not archive.root)):
             continue
         if record.nbytes > left:
-            yield f"`{name:.100}` and what follows it was not read: it has {record.nbytes:,} bytes of code"
+            yield f"`{name:.100}` and what follows it was not read: it has {plural(record.nbytes, 'byte')} of code"
             break
         left -= record.nbytes
         try:

@@ -1,48 +1,31 @@
-"""Writes a scan as SARIF 2.1.0, for dashboards that collect the findings of code scanners.
-
-Source: OASIS, Static Analysis Results Interchange Format 2.1.0, errata 01.
-"""
+"""What `scan` found as SARIF, for dashboards that collect the findings of code scanners."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.reports import sarif
-from converter.reports.sarif import printable, uri
+from converter.reports.sarif import printable
 from converter.scanning.rules import RULES
 
 if TYPE_CHECKING:
-    from converter.reports.scan import FileScan, FindingReport, PolicyReport, ScanReport
+    from converter.reports.scan import FindingReport, PolicyReport, ScanReport
 
-_IDS: Final = tuple(RULES)
+_PAGE: Final = "scan.md#verdicts"
+SARIF_RULES: Final = tuple(
+    sarif.Rule(id, rule.level, rule.title, rule.meaning, _PAGE, rule.severity, {"verdict": rule.verdict})
+    for id, rule in RULES.items()
+)
 
 
 def to_sarif(report: ScanReport) -> dict[str, Any]:
     """A scan as a SARIF log with one run. Files below the current folder are named relative to it."""
-    results = [_result(index, file, finding) for index, file in enumerate(report.files) for finding in file.findings]
     return sarif.log(
-        [_rule(id) for id in _IDS],
+        SARIF_RULES,
         [(file.location, file.nbytes) for file in report.files],
-        results,
+        [_result(index, finding) for index, file in enumerate(report.files) for finding in file.findings],
         _run_properties(report.policy) if report.policy is not None else None,
     )
-
-
-def write_sarif(report: ScanReport, path: Path) -> None:
-    """Write a scan to a file, over an older one. Raises OutputError."""
-    sarif.write(to_sarif(report), path)
-
-
-def _rule(id: str) -> dict[str, Any]:
-    rule = RULES[id]
-    return {
-        "id": id,
-        "shortDescription": {"text": rule.title},
-        "fullDescription": {"text": rule.meaning},
-        "defaultConfiguration": {"level": rule.level},
-        "properties": {"tags": ["security"], "verdict": rule.verdict},
-    }
 
 
 def _run_properties(policy: PolicyReport) -> dict[str, Any]:
@@ -57,24 +40,17 @@ def _run_properties(policy: PolicyReport) -> dict[str, Any]:
     }
 
 
-def _result(index: int, file: FileScan, finding: FindingReport) -> dict[str, Any]:
-    physical: dict[str, Any] = {"artifactLocation": {"uri": uri(file.location), "index": index}}
-    location: dict[str, Any] = {"physicalLocation": physical}
-    # Inside an archive, bytes are counted from the start of a record, which a region cannot express.
-    if finding.byte is not None and not finding.place:
-        physical["region"] = {"byteOffset": finding.byte, "byteLength": 1}
-    if finding.place:
-        location["logicalLocations"] = [{"fullyQualifiedName": printable(finding.place), "kind": "member"}]
+def _result(index: int, finding: FindingReport) -> sarif.Result:
     at = f" (byte {finding.byte:,} of {finding.place})" if finding.place and finding.byte is not None else ""
     call = f"; called: {finding.call}" if finding.call is not None else ""
-    result = {
-        "ruleId": finding.rule,
-        "ruleIndex": _IDS.index(finding.rule),
-        "level": RULES[finding.rule].level,
-        "message": {"text": printable(finding.message + at + call)},
-        "locations": [location],
-    }
-    if finding.accepted is not None:
-        justification = printable(finding.accepted)
-        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": justification}]
-    return result
+    return sarif.Result(
+        finding.rule,
+        RULES[finding.rule].level,
+        finding.message + at + call,
+        index,
+        place=finding.place,
+        # Inside an archive, bytes are counted from the start of a record, which a region cannot express.
+        byte=None if finding.place else finding.byte,
+        subject=finding.name or "",
+        accepted=finding.accepted,
+    )

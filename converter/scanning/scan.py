@@ -21,6 +21,7 @@ from converter.scanning.rules import RULES, SHOWN, VERDICTS
 from converter.scanning.second_opinion import Opinions
 from converter.scanning.sources import Item, Location
 from converter.scanning.walker import Walker
+from converter.steps import step
 from converter.text import plural
 from converter.words import PLAIN, UNKNOWN
 
@@ -87,7 +88,8 @@ def _files(
         for item in place.items():
             if progress is not None:
                 progress(item.name)
-            found = _item(item, look)
+            with step("scan", item.name):
+                found = _item(item, look)
             links += item.open is None
             if found is None:
                 skipped += 1
@@ -104,10 +106,11 @@ def fails(report: ScanReport, *, unknown: bool = True) -> bool:
 
     Without `unknown`, unknown globals fail only if fickling says LIKELY_UNSAFE or worse.
     """
-    return any(_fails(file, unknown) for file in report.files)
+    return any(file_fails(file, unknown=unknown) for file in report.files)
 
 
-def _fails(file: FileScan, unknown: bool) -> bool:
+def file_fails(file: FileScan, *, unknown: bool = True) -> bool:
+    """Whether a check should fail for this file."""
     if file.verdict != UNKNOWN:
         return file.verdict != PLAIN
     alarmed = file.fickling is not None and file.fickling.alarmed

@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 
 _MEMORY: Final = 1 << 30  # bytes of address space
 _SECONDS: Final = 30  # seconds of processor time for one answer
-_PATIENCE: Final = 90  # seconds to wait for an answer, even on a busy machine
 _ANSWER: Final = 1 << 20  # bytes
-_RENEWED: Final = (
-    32 << 20
-)  # bytes of pickles after which a new process is started, because the old one may not have freed all memory
 _READY: Final = b"+"
-_UNSHARE: Final = "/usr/bin/unshare"  # cuts off the network for Python before 3.12
+UNSHARE: Final = "/usr/bin/unshare"  # cuts off the network for Python before 3.12
 _CODECS: Final = ("raw_unicode_escape", "unicode_escape", "latin-1", "ascii", "utf-8", "utf-16-le", "utf-32-le")
 _FIRST: Final = b"cposix\nsystem\n(Vx\ntR0K\1."
 _SEVERITIES: Final = (
@@ -57,9 +53,14 @@ class Opinion:
 
 
 class Opinions:
-    """Asks fickling about the pickles of many files. A process starts with the first file, and again after it has died."""
+    """Asks fickling about the pickles of many files. A process starts with the first file, and again after it has died.
 
-    def __init__(self) -> None:
+    `patience` is the seconds to wait for an answer, even on a busy machine. After `most` bytes of pickles a new process
+    is started, because the old one may not have freed all memory. `unshare` is the program that cuts off the network.
+    """
+
+    def __init__(self, *, patience: float = 90, most: int = 32 << 20, unshare: str = UNSHARE) -> None:
+        self.patience, self._most, self._unshare = patience, most, unshare
         self._process: subprocess.Popen[bytes] | None = None
         self._spent = 0  # bytes of pickles that this process was asked about
 
@@ -81,17 +82,17 @@ class Opinions:
     def ask(self, pickles: list[bytes]) -> Opinion:
         """Ask about the pickles of one file. Never raises: a failure of fickling is an answer, too."""
         sent = b"".join(len(data).to_bytes(8, "little") + data for data in pickles)
-        if self._spent + len(sent) > _RENEWED:
+        if self._spent + len(sent) > self._most:
             self.close()
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + self.patience
         try:
             if self._process is None:
-                self._process, self._spent = _started(deadline), 0
+                self._process, self._spent = _started(deadline, self._unshare), 0
             self._spent += len(sent)
             answer: dict[str, Any] = json.loads(_answer(self._process, sent, deadline))
         except TimeoutError:
             self.close()
-            return Opinion("", None, (), f"it gave no answer within {_PATIENCE} seconds")
+            return Opinion("", None, (), f"it gave no answer within {self.patience} seconds")
         except (ValueError, OSError):
             self.close()
             return Opinion("", None, (), "it ended without an answer: out of memory or time, or not installed")
@@ -100,7 +101,7 @@ class Opinions:
         return Opinion(answer["version"], answer["severity"], tuple(answer["reasons"]), answer["note"])
 
 
-def _started(deadline: float) -> subprocess.Popen[bytes]:
+def _started(deadline: float, unshare: str) -> subprocess.Popen[bytes]:
     """The process, once it is ready; without a network if that is possible. Raises OSError."""
     # Imported here, because most scans start no process and these modules take time to import.
     import subprocess
@@ -110,8 +111,8 @@ def _started(deadline: float) -> subprocess.Popen[bytes]:
     found = find_spec("fickling")
     folder = str(Path(found.origin).parent.parent) if found is not None and found.origin else ""
     python = [sys.executable, "-I", __file__, folder]
-    unshared = [_UNSHARE, "--user", "--net", "--", *python]
-    commands = [unshared, python] if sys.version_info < (3, 12) and Path(_UNSHARE).is_file() else [python]
+    unshared = [unshare, "--user", "--net", "--", *python]
+    commands = [unshared, python] if sys.version_info < (3, 12) and Path(unshare).is_file() else [python]
     for command in commands:
         process = subprocess.Popen(
             command,

@@ -49,6 +49,7 @@ class Location:
         self.name = str(location) if isinstance(location, str | Path) else location.name
         self._source = None if isinstance(location, str | Path) else location
         self._remote: list[Source] | None = None
+        self._stored: list[tuple[str, Callable[[], Source]]] = []  # the objects of a store, which are opened one by one
         self._tree: _Tree | None = None
 
     def folders(self) -> Iterator[Path]:
@@ -65,7 +66,14 @@ class Location:
             return
         if self._remote is None and "/" in self.name and not os.path.lexists(self.name):
             from converter.hub.locations import is_remote
+            from converter.hub.stores import store_of
 
+            if store_of(self.name) is not None:
+                from converter.hub.store_folder import stored_files
+
+                self._stored = self._stored or list(stored_files(self.name))
+                yield from (Item(name, opened, len(self._stored) == 1) for name, opened in self._stored)
+                return
             if is_remote(self.name):
                 from converter.hub.repository import open_files
 

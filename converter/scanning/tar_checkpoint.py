@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.errors import ConverterError, FormatError, TruncatedPickleError
 from converter.io.source import Window
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.scanning.pickle_stream import run_pickle
 from converter.scanning.place import Place
 
@@ -47,7 +47,7 @@ def look(walker: Walker, source: Source, place: Place, raw: Raw) -> None:
             return
         position += found.end
         if count == 0:
-            continue  # only the list of views is left, which no numbers follow
+            continue  # only the list of views is left, and no numbers follow it
         value = _value(data)
         if count is None:
             if type(value) is not int or value < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from converter.errors import ConverterError
 from converter.formats.torch.tar import LAYOUTS, is_checkpoint
@@ -10,13 +10,11 @@ from converter.io.source import Window
 from converter.io.tar import Member, members
 from converter.io.zip_directory import refused_name
 from converter.scanning import tar_checkpoint
-from converter.scanning.place import Claim, Place
+from converter.scanning.place import PICKLES, Claim, Place
 
 if TYPE_CHECKING:
     from converter.io.source import Source
     from converter.scanning.walker import Walker
-
-_PICKLE_NAMES: Final = (".pkl", ".pickle")
 
 
 def look(walker: Walker, source: Source, place: Place) -> bool:
@@ -41,7 +39,7 @@ def look(walker: Walker, source: Source, place: Place) -> bool:
 
 
 def _member(walker: Walker, source: Source, member: Member, place: Place) -> None:
-    claim = Claim.PICKLE if member.name.lower().endswith(_PICKLE_NAMES) else Claim.WHOLE
+    claim = Claim.PICKLE if member.name.lower().endswith(PICKLES) else Claim.WHOLE
     inner = Place(f"{place.name}{member.name}", place.depth, claim)
     content = Window(source, member.offset, member.nbytes, inner.name)
     layout = LAYOUTS.get(member.name.removeprefix("./"))

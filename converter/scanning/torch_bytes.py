@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def look(walker: Walker, found: PickleRun, place: Place) -> frozenset[bytes] | None:
     """Look into the files that a pickle gives to torch.load, and return them. None if it is called in any other way.
 
-    The call must have one text, and its result may only be handed on.
+    The call must have one argument, a text, and the pickle must not change what it returns.
     """
     calls = [(at, call) for at, call in found.calls if (call.module, call.name) == LOAD_FROM_BYTES]
     if not calls or len(found.calls) >= limits().scan_findings or place.depth >= limits().scan_nesting:

@@ -28,7 +28,7 @@ from converter.scanning.budget import Budget
 from converter.scanning.findings import Findings
 from converter.scanning.pickle_stream import PickleRun, PickleStream
 from converter.scanning.place import ENDINGS, Claim, Place
-from converter.text import listed
+from converter.text import listed, plural
 
 if TYPE_CHECKING:
     from converter.formats.foreign import Foreign
@@ -104,7 +104,7 @@ class Walker:
             return zip_walk.TITLE
         if head.startswith(zip_walk.EMPTY):  # numpy.load takes it for a zip archive, and looks at the end of the file
             behind = not place.name and archive_ends(source) is not None
-            return zip_walk.UNSOUND if behind else self.zip(source, place)  # `file` looks at the end
+            return zip_walk.UNSOUND if behind else self.zip(source, place)  # `file` has looked at the end of the file
         if (kind := codec(head)) is not None and self.compressed(source, place, kind):
             return kind.title
         if (archive := sealed(head)) is not None:
@@ -235,7 +235,9 @@ class Walker:
     def check_end(self, source: Source, place: Place, end: int) -> None:
         """Report bytes after the last pickle."""
         if end < source.size:
-            message = f"{source.size - end:,} bytes that are not a pickle follow at byte {end:,}"
+            message = (
+                f"it goes on for {plural(source.size - end, 'byte')} after the last pickle, which ends at byte {end:,}"
+            )
             self.findings.report("malformed", message, place.name, end)
 
     def read_strictly(self, source: Source, read: Callable[[Source], Catalogue], place: Place) -> Catalogue | None:

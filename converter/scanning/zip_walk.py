@@ -21,7 +21,7 @@ from converter.io.zip_records import Archive
 from converter.limits import limits
 from converter.scanning import onnx, programs
 from converter.scanning.pickle_stream import FIRST, run_pickle
-from converter.scanning.place import Claim, Place
+from converter.scanning.place import PICKLES, Claim, Place
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -33,7 +33,6 @@ NO_RECORDS: Final = EMPTY + bytes(18)  # the whole of an archive without records
 TITLE: Final = "zip archive"
 PEEK: Final = 256  # bytes that are enough to recognise most data that is not a pickle
 _PIECE: Final = 1 << 20  # bytes that are searched at a time for the headers of a broken archive
-_PICKLE_NAMES: Final = (".pkl", ".pickle")
 INSIDE: Final = (NPY, TORCH_LEGACY, SAFETENSORS, GGUF)  # files that are read strictly inside an archive, too
 UNSOUND: Final = "zip archive that is not sound"
 
@@ -57,7 +56,7 @@ def look(walker: Walker, source: Source, place: Place) -> str:
     keras = programs.is_keras(archive)
     for name, record in archive.records.items():
         if keras and name == programs.KERAS_WEIGHTS:
-            continue  # the sentence about the model names it
+            continue  # reported with the model
         inner = Place(f"{place.name}{archive.root}{name}", place.depth, _claim(name, checkpoint))
         try:
             # There may be many storages, and each read may be a request to a server.
@@ -150,7 +149,7 @@ def _claim(name: str, checkpoint: bool) -> Claim:
     name = name.lower()
     if checkpoint and name.startswith(("data/", "tensors/")):
         return Claim.DATA
-    return Claim.PICKLE if name.endswith(_PICKLE_NAMES) else Claim.WHOLE
+    return Claim.PICKLE if name.endswith(PICKLES) else Claim.WHOLE
 
 
 def _may_hold_something(head: bytes, claim: Claim, nbytes: int) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from converter.dtypes import BF16, BOOL, F4, F32, F64, Dtype
-from converter.tensors.casting import values as values_of_codes
+from converter.tensors.cast_kernels import values as values_of_codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,7 +124,7 @@ def kind(dtype: Dtype) -> Kind | None:
 
 
 def _take_codes(tile: memoryview, dtype: Dtype, work: Workspace, counts: Counts) -> None:
-    """Count words. Of bytes two are counted together, with half as many additions."""
+    """Count words of two bytes. Elements of one byte are counted in pairs, which takes half as many additions."""
     table, keys = work.table(1 << 16), work.wide.view(np.int64)
     codes = np.frombuffer(tile, "<u2", len(tile) // 2)
     for start in range(0, codes.size, PASS):

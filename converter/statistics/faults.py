@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from converter.text import plural
@@ -18,14 +18,20 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
 
 _NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
-# Parts of names of matrices that start at zero; one that never gets a gradient stays there.
+# Parts of the names of matrices that start at zero. Such a matrix stays zero if it never gets a gradient.
 _FROM_ZERO: Final = re.compile(r"lora|zero|adapter|hada_w|oft_|ia3", re.IGNORECASE)
 _SCALES: Final = re.compile(r"(?:^|\.)(?:weight|gamma|scale|g)$")
+_NORMS: Final = re.compile(r"(?:norm|(?:^|[._])ln)[^.]*\.(?:weight|gamma|scale|g)$", re.IGNORECASE)
 _PEERS: Final = 2  # tensors of other layers that must be sound before one is called a fault
-_SMALLEST: Final = 256  # elements of a matrix that can't be one value by chance or by design
+_SMALLEST: Final = 256  # elements of a matrix that can't all have one value by chance or by design
 _ABSURD: Final = 1e30  # no product of two such numbers fits into F32
-_FAR: Final = 1000.0  # times the 99.9 % quantile of the sizes
-_TAIL: Final = 1024  # elements of a tensor whose 99.9 % quantile says something
+_FAR: Final = 1000.0  # an element is far out beyond this many times the 99.9 % quantile of the elements' sizes
+_TAIL: Final = 1024  # elements that a tensor must have for its 99.9 % quantile to mean something
+_APART: Final = (
+    100.0  # a matrix is of another size than those of other layers beyond this many times, or below its inverse
+)
+_ALIKE: Final = 10.0  # how many times as large the largest of the other layers may be as the smallest, to be a measure
+_FEWEST: Final = 4  # layers that show what all have in common
 _HOLE: Final = 0.1  # share of zeros that points to a hole in the file
 _SOUND: Final = 0.01  # share of zeros that the same tensors of other layers have at most
 
@@ -70,6 +76,11 @@ class Measured:
         return self.constant and self.stats.min == 0
 
     @property
+    def usual(self) -> float:
+        """The largest size in the middle half of its elements. A single element changes it little, unlike the deviation."""
+        return max(abs(self.stats.quantiles.get(share, 0.0)) for share in ("0.25", "0.75"))
+
+    @property
     def zeros(self) -> float:
         """The share of zeros."""
         return self.stats.zeros / max(self.tensor.size, 1)
@@ -89,6 +100,7 @@ def faults(tensors: Sequence[Measured]) -> Iterator[Fault]:
         yield from _not_finite(one)
         yield from _impossible(one)
         yield from _far(one)
+    yield from _last_norm(tensors)
     for peers in groups.values():
         if len(peers) > _PEERS and not _FROM_ZERO.search(peers[0].name):
             yield from _unlike(peers)
@@ -105,7 +117,7 @@ def _not_finite(one: Measured) -> Iterator[Fault]:
         yield Fault(
             "nan", one.name, f"{stats.nan:,} of {plural(size, 'element')} {'is' if stats.nan == 1 else 'are'} NaN"
         )
-    # A mask holds infinity and zero, and a single element can be a bound.
+    # A mask holds only infinity and zero, and a tensor of one element can be a bound, so neither is a fault.
     if stats.inf and size > 1 and stats.l2:
         verb = "is" if stats.inf == 1 else "are"
         yield Fault("infinite", one.name, f"{stats.inf:,} of {plural(size, 'element')} {verb} infinite")
@@ -118,7 +130,7 @@ def _impossible(one: Measured) -> Iterator[Fault]:
 
 
 def _far(one: Measured) -> Iterator[Fault]:
-    """Elements far from all others. Of a mask, more than one element in a thousand is large."""
+    """Elements far from all others. A mask has none, because more than one in a thousand of its elements is large."""
     stats = one.stats
     if stats.min is None or stats.max is None or not one.tensor.dtype.floating or one.tensor.size < 2:
         return
@@ -134,8 +146,60 @@ def _far(one: Measured) -> Iterator[Fault]:
         yield Fault("outlier", one.name, f"an element is {largest:.4g}, where 99.8 % are at most {usual:.3g} in size")
 
 
+def _last_norm(tensors: Sequence[Measured]) -> Iterator[Fault]:
+    """A normalisation outside of the layers, such as the last one, that is zero where those of the layers are not.
+
+    Some architectures add one to the stored scale. There all of them are zero before the training.
+    """
+    norms = [one for one in tensors if one.scale and _NORMS.search(one.name)]
+    inside: dict[tuple[int, ...], list[Measured]] = {}
+    for one in norms:
+        if len(place(one.name)) > 1:
+            inside.setdefault(one.tensor.shape, []).append(one)
+    for one in norms:
+        peers = inside.get(one.tensor.shape, [])
+        if len(place(one.name)) == 1 and one.zero and len(peers) >= _PEERS and not any(peer.zero for peer in peers):
+            said = f"all {one.tensor.size:,} elements are zero; in {len(peers):,} normalisations of layers they are not"
+            yield Fault("dead", one.name, said)
+
+
+def _twins(peers: Sequence[Measured]) -> Iterator[Fault]:
+    """Matrices of several layers with the same numbers. Different matrices never have equal statistics throughout.
+
+    If most layers hold the same numbers, they were initialised that way and never trained, so none of them is a fault.
+    """
+    alike: dict[str, list[Measured]] = {}
+    for one in peers:
+        if one.matrix and not one.constant and one.stats.min is not None:
+            alike.setdefault(repr(replace(one.stats, sha256=None)), []).append(one)
+    if len(alike) <= len(peers) // 2:
+        return
+    for first, *others in alike.values():
+        for one in others:
+            if first.tensor != one.tensor:
+                yield Fault("twin", one.name, f"it holds the same numbers as {first.name}")
+
+
+def _other_scale(peers: Sequence[Measured]) -> Iterator[Fault]:
+    """The one matrix whose numbers are far larger or smaller than those of all other layers, which are alike."""
+    if len(peers) < _FEWEST:
+        return
+    smallest, *others, largest = sorted(peers, key=lambda one: one.usual)
+    for one, low, high in ((largest, smallest, others[-1]), (smallest, others[0], largest)):
+        far = one.usual > _APART * high.usual or one.usual < low.usual / _APART
+        if far and high.usual <= _ALIKE * low.usual:
+            said = f"the middle half of its elements is at most {one.usual:.3g} in size"
+            yield Fault(
+                "odd-scale",
+                one.name,
+                f"{said}, and in {len(peers) - 1:,} other layers {low.usual:.3g} to {high.usual:.3g}",
+            )
+
+
 def _unlike(peers: Sequence[Measured]) -> Iterator[Fault]:
-    """What is wrong with tensors of one place and shape if most of them are right."""
+    """What is wrong with tensors of the same place and shape if most of them are right."""
+    yield from _twins(peers)
+    yield from _other_scale([one for one in peers if one.matrix and one.usual > 0])
     varied = sum(not one.constant for one in peers)
     where = f"in {plural(varied, 'other layer')}"
     holed = [one for one in peers if one.zeros >= _SOUND]

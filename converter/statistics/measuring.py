@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
+from itertools import repeat
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,12 +16,15 @@ import numpy as np
 
 from converter.dtypes import C32
 from converter.errors import ConverterError
-from converter.io.parts import TILES, Buffers, Part
+from converter.io.parts import Buffers, Part, portions
 from converter.io.writer import cores
 from converter.reports.details import StatisticsReport
 from converter.statistics.counting import FEW, PASS, Counts, Workspace, kind
+from converter.statistics.heat import Heat, pictured
 from converter.statistics.summary import TINY, of_complex, of_few, of_tiny, summary
+from converter.steps import at, step
 from converter.tensors.parts import tensor_parts
+from converter.text import plural
 
 if TYPE_CHECKING:
     from converter.dtypes import Dtype
@@ -33,25 +37,29 @@ _SMALLEST: Final = 1 << 20  # bytes of all tensors that are worth a second threa
 def measured(
     tensors: Sequence[Tensor],
     *,
+    names: Sequence[str] = (),
     sha256: bool = False,
+    heat: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[StatisticsReport | ConverterError]:
     """The statistics of each tensor, or why it can't be read. Equal views are read once.
 
     As many threads read as there are processors, or as `threads` says. `progress` is called with the bytes read since its
-    last call, by any of them. With `sha256` they include the SHA-256 of the canonical bytes.
+    last call, by any of them. `names` are what the tensors are called while they are read. With `sha256` the statistics
+    include the SHA-256 of the canonical bytes, and with `heat` a picture of each matrix.
     """
     progress = progress or _ignored
-    views = list(dict.fromkeys(tensors))
-    gauges = {view: _Gauge(view, sha256, progress) for view in views}
+    views = dict(zip(tensors, names or repeat(""), strict=False))
+    gauges = {view: _Gauge(view, name, sha256, heat, progress) for view, name in views.items()}
     nbytes = sum(view.nbytes for view in views)
     run = _Run(gauges.values())
     count = min(threads or cores(), 1 + nbytes // _SMALLEST)
-    if count == 1:
-        run.work(Buffers(TILES))
-    else:
-        run.together(count)
+    with step("measure", plural(len(views), "tensor")):
+        if count == 1:
+            run.work(Buffers(portions().tiles))
+        else:
+            run.together(count)
     progress(sum(tensor.nbytes for tensor in tensors) - nbytes)
     return [gauges[tensor].result for tensor in tensors]
 
@@ -64,14 +72,16 @@ class _Run:
     """The parts of all tensors, which threads share."""
 
     def __init__(self, gauges: Iterable[_Gauge]) -> None:
-        self._tasks = iter(_tasks(gauges))
+        self._tasks = _tasks(gauges)
         self._lock = Lock()
         self._stopped = False
 
     def together(self, threads: int) -> None:
         """Work in several threads. The calling thread only waits: in the main one, a signal may raise anywhere."""
         with ThreadPoolExecutor(threads) as pool:
-            shares = [pool.submit(copy_context().run, self.work, Buffers(TILES // threads)) for _ in range(threads)]
+            shares = [
+                pool.submit(copy_context().run, self.work, Buffers(portions().tiles // threads)) for _ in range(threads)
+            ]
             try:
                 for share in shares:
                     share.result()
@@ -86,18 +96,21 @@ class _Run:
                 task = next(self._tasks, None)
             if task is None:
                 return
-            gauge, part = task
+            gauge, part, start = task
             try:
-                gauge.take(part, buffers, work)
+                gauge.take(part, start, buffers, work)
             except BaseException:
                 self._stopped = True
                 raise
 
 
-def _tasks(gauges: Iterable[_Gauge]) -> Iterator[tuple[_Gauge, Part]]:
+def _tasks(gauges: Iterable[_Gauge]) -> Iterator[tuple[_Gauge, Part, int]]:
+    """The parts of all tensors, each with the bytes of its tensor that come before it."""
     for gauge in gauges:
+        start = 0
         for part in gauge.parts:
-            yield gauge, part
+            yield gauge, part, start
+            start += part.nbytes
         gauge.parts = ()
 
 
@@ -106,12 +119,16 @@ class _Gauge:
 
     result: StatisticsReport | ConverterError
 
-    def __init__(self, tensor: Tensor, sha256: bool, progress: Progress) -> None:
-        self._dtype, self._progress = tensor.dtype, progress
+    def __init__(self, tensor: Tensor, name: str, sha256: bool, heat: bool, progress: Progress) -> None:
+        self._dtype, self._name, self._progress = tensor.dtype, name, progress
         self._kind = kind(tensor.dtype)
         self._few = tensor.size <= FEW and self._kind is not None and not self._kind.exact
         self._sha256 = hashlib.sha256() if sha256 else None
-        self.parts = tensor_parts(tensor if sha256 else in_storage_order(tensor), whole=sha256)
+        view = tensor if sha256 else in_storage_order(tensor)
+        self._turned = view.shape != tensor.shape or view.stride != tensor.stride
+        self._heat = Heat(view.shape, view.dtype) if heat and pictured(view) else None
+        self._shape = view.shape
+        self.parts = tensor_parts(view, whole=sha256)
         self._left = len(self.parts)
         self._counts = Counts()
         self._square = 0.0
@@ -120,9 +137,11 @@ class _Gauge:
         if not self.parts:
             self._finish([])
 
-    def take(self, part: Part, buffers: Buffers, work: Workspace) -> None:
-        """Read a part and count its elements. What can't be read is the tensor's result."""
+    def take(self, part: Part, start: int, buffers: Buffers, work: Workspace) -> None:
+        """Read the part from byte `start` on and count its elements. What can't be read is the tensor's result."""
         counts, kept, square = Counts(), bytearray(), 0.0
+        at(self._name)
+        heat = None if self._heat is None else Heat(self._shape, self._dtype)
         try:
             with np.errstate(all="ignore"):
                 for tile in part.tiles(buffers):
@@ -134,6 +153,9 @@ class _Gauge:
                         self._kind.take(tile, self._dtype, work, counts)
                     else:
                         square += _complex(tile, self._dtype, counts)
+                    if heat is not None:
+                        heat.take(tile, start // self._dtype.itemsize)
+                        start += len(tile)
                     self._progress(len(tile))
         except ConverterError as error:
             self._error = error
@@ -142,6 +164,8 @@ class _Gauge:
         with self._lock:
             self._counts.join(counts)
             self._square += square
+            if heat is not None and self._heat is not None:
+                self._heat.join(heat)
             self._left -= 1
             last = self._left == 0
         if last:
@@ -152,15 +176,20 @@ class _Gauge:
         counts, self._counts = self._counts, Counts()
         if self._error is not None:
             self.result = self._error
-        elif self._few:
+            return
+        found = self._summary(counts, kept, digest)
+        picture = None if self._heat is None else self._heat.report(turned=self._turned)
+        self.result = found if picture is None else replace(found, heat=picture)
+
+    def _summary(self, counts: Counts, kept: bytes | bytearray | list[int], digest: str | None) -> StatisticsReport:
+        if self._few:
             elements = np.frombuffer(bytes(kept), self._dtype.numpy)
             tiny = elements.size <= TINY
-            self.result = of_tiny([*map(float, elements.tolist())], digest) if tiny else of_few(elements, digest)
-        elif self._kind is not None:
-            self.result = summary(self._dtype, self._kind, counts, digest)
-        else:
-            square = self._square if self._dtype.component else None
-            self.result = of_complex(counts.zeros, counts.nan, counts.inf, square, digest)
+            return of_tiny([*map(float, elements.tolist())], digest) if tiny else of_few(elements, digest)
+        if self._kind is not None:
+            return summary(self._dtype, self._kind, counts, digest)
+        square = self._square if self._dtype.component else None
+        return of_complex(counts.zeros, counts.nan, counts.inf, square, digest)
 
 
 def in_storage_order(tensor: Tensor) -> Tensor:

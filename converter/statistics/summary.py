@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 QUANTILES: Final = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 _NAMES: Final = tuple(f"{share:g}" for share in QUANTILES)
-BARS: Final = 32  # of a histogram
+BARS: Final = 32  # bars of a histogram
 TINY: Final = 64  # elements that Python counts faster than numpy
-_SOME: Final = 16  # elements up to which a histogram would say less than the quantiles do
+_SOME: Final = 16  # elements; of so few, a histogram would say less than the quantiles do
 ERROR: Final = 2.0**-8  # how far a counted value can lie from the element's, as a share of it
 # The values of a 4-bit float, E2M1. Source: OCP Microscaling Formats 1.0.
 _NIBBLES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

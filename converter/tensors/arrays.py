@@ -8,7 +8,8 @@ import numpy as np
 
 from converter.dtypes import BOOL, C32, F32
 from converter.errors import UnsupportedError
-from converter.tensors.casting import Loss, can_convert, converted
+from converter.tensors.casting import can_convert, converted
+from converter.tensors.losses import Loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def numbers(tensor: Tensor) -> NDArray[Any]:
         )
     found: NDArray[Any]
     if dtype is BOOL:
-        found = tensor.array() != 0
+        found = tensor.bits() != 0
     elif dtype is C32:
         halves = np.frombuffer(b"".join(bytes(tile) for tile in tensor.tiles()), "<f2").astype("<f4")
         found = halves.view("<c8").reshape(tensor.shape)
@@ -36,6 +37,6 @@ def numbers(tensor: Tensor) -> NDArray[Any]:
         data = b"".join(bytes(tile) for tile in converted(tensor.tiles(), dtype, F32, Loss()))
         found = np.frombuffer(data, "<f4").reshape(tensor.shape)
     else:
-        found = tensor.array()
+        found = tensor.bits()
     found.flags.writeable = False
     return found

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from converter.errors import MissingTensorError
+from converter.io.local import working_folder
 from converter.tensors.tensor import Tensor
 from converter.text import nbytes_text, plural, safe_text
 
 if TYPE_CHECKING:
+    from collections.abc import ItemsView, ValuesView
+
     from converter.io.source import Source
     from converter.io.traffic import Traffic
     from converter.tensors.tensor import Storage
 
 
-# What lies beside the weights: another part, averaged weights, a module's own attributes, an attribute of a tensor.
-Role = Literal["beside", "averaged", "setting", "attribute"]
+# What lies beside the weights: another part, a state dict of its own, averaged weights, a module's own attributes, an
+# attribute of a tensor.
+Role = Literal["beside", "weights", "averaged", "setting", "attribute"]
 _SHOWN: Final = 20  # tensors that a notebook shows
+# What the rest of this package calls. A person who completes a name does not look for these, so `dir` leaves them out.
+_INNER: Final = frozenset(
+    (
+        *("arrange", "canonical", "check_open", "check_unchanged", "concurrent", "expect", "fingerprint", "identities"),
+        *("meant", "pass_by", "place", "with_config", "with_origin", "with_tensors"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +97,7 @@ class Origin:
     `format` is the name of a record of `converter.formats`. `config` is the config.json beside the weights. `traffic`
     counts what was read from servers; None for local files. `notes` are sentences about what was found there: weights
     that were left aside, faults of the config.json. `folder`: a folder was named, or an index, and not one file of many.
+    `base` is the folder that relative names started from when it was opened.
     """
 
     location: str
@@ -94,6 +108,11 @@ class Origin:
     traffic: Traffic | None = None
     notes: tuple[str, ...] = ()
     folder: bool = False
+    base: Path = field(default_factory=working_folder, repr=False)
+
+    def path_of(self, name: str) -> Path:
+        """The path of a local file or folder that is called `name` here, wherever the working folder is by now."""
+        return Path(name) if self.base == working_folder() else self.base / name
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +124,8 @@ class Catalogue(Mapping[str, Tensor]):
     name. `problems` are sentences about contradictions that leave the rest readable. `missing` are names that an index
     lists and no shard holds. `unchecked` says that it was saved without CRCs. `canonical` says that names, shapes and
     config.json are those of its family already. `metadata` is what the file itself says, under keys that its author
-    chose; `facts` are what the reader found out, under keys of ours. Leaving a `with` block closes its files.
+    chose; `facts` are what the reader found out, under keys of ours. `meant` finds the tensors that a name of another form
+    of the model means. Leaving a `with` block closes its files.
     """
 
     tensors: Mapping[str, Tensor]
@@ -120,12 +140,14 @@ class Catalogue(Mapping[str, Tensor]):
     canonical: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    meant: Callable[[Catalogue, str], Sequence[str]] | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         try:
             return self.tensors[name]
         except KeyError:
-            raise MissingTensorError(name, self.tensors, self.location) from None
+            meant = None if self.meant is None else partial(self.meant, self)
+            raise MissingTensorError(name, self.tensors, self.location, meant) from None
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors
@@ -134,17 +156,34 @@ class Catalogue(Mapping[str, Tensor]):
         """The tensor of that name, or `default`."""
         return self.tensors.get(name, default)
 
+    # Mapping's own views look every tensor up again, which takes a second for 100,000 tensors.
+    def items(self) -> ItemsView[str, Tensor]:
+        """The names with their tensors."""
+        return self.tensors.items()
+
+    def values(self) -> ValuesView[Tensor]:
+        """The tensors."""
+        return self.tensors.values()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 
     def __len__(self) -> int:
         return len(self.tensors)
 
+    def __dir__(self) -> list[str]:
+        return [name for name in object.__dir__(self) if name not in _INNER]
+
     def __repr__(self) -> str:
         return f"<Catalogue {self.location!r}: {plural(len(self), 'tensor')}, {self.format}>"
 
     def _repr_html_(self) -> str:
-        """A table of the first tensors, for notebooks."""
+        """What a notebook shows: a small page, or a table of the first tensors where nothing can make pages."""
+        from converter.tensors.notebook import drawn
+
+        return drawn("catalogue", self) or self._table()
+
+    def _table(self) -> str:
         from html import escape
 
         rows = "".join(
@@ -167,6 +206,11 @@ class Catalogue(Mapping[str, Tensor]):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def check_open(self) -> None:
+        """Raise SourceError if a file was closed."""
+        for source in self.origin.sources:
+            source.check_open()
+
     def close(self) -> None:
         """Close the files; tensors can't be read any more."""
         for source in self.origin.sources:
@@ -176,6 +220,16 @@ class Catalogue(Mapping[str, Tensor]):
     def location(self) -> str:
         """The path or URL that it was opened from."""
         return self.origin.location
+
+    @property
+    def place(self) -> str:
+        """The location as it can be opened now: the working folder may have changed since a relative path was given."""
+        return self.location if "://" in self.location else str(self.origin.path_of(self.location))
+
+    @property
+    def path(self) -> Path:
+        """The place of a local checkpoint as a path."""
+        return Path(self.place)
 
     @property
     def format(self) -> str:

@@ -1,4 +1,4 @@
-"""Elements that a source decodes as they are read, decoded once for views that are gathered from all over a storage."""
+"""Decodes a storage once, for views that gather from all over it."""
 
 from __future__ import annotations
 

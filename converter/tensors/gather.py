@@ -166,7 +166,7 @@ class _Reader:
         for start in range(0, out.shape[axis], count):
             steps = min(count, out.shape[axis] - start)
             if together:
-                # Read up to the next step, so that the storage is read in one run, which its CRC can be taken from.
+                # Read on to the next step, so that the storage is read in one run and its CRC can be computed.
                 readinto(
                     position, room[: steps * step if start + steps < out.shape[axis] else (steps - 1) * step + inner]
                 )

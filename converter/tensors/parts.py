@@ -5,31 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from converter.io.parts import Buffers, Part
+from converter.io.parts import Buffers, Part, portions
 from converter.io.source import STEP
 from converter.tensors.decoded import Decoded
 
 if TYPE_CHECKING:
     from converter.tensors.tensor import Storage, Tensor
 
-    # Makes the bytes that are written from a view and its canonical bytes.
+    # Makes the bytes to write, from a view and its canonical bytes.
     Made = Callable[[Tensor, Iterator[memoryview], Buffers], Iterator[memoryview]]
-
-_RUN: Final = 8 << 20  # bytes of a part that is read in order: a multiple of every element and every block
-_STRIDED: Final = 20 << 20  # bytes of a gathered part; few are made, because each may have to read all of the storage
 
 
 def tensor_parts(
-    tensor: Tensor, whole: bool = False, *, size: Callable[[int], int] | None = None, made: Made | None = None
+    tensor: Tensor,
+    whole: bool = False,
+    *,
+    rows: bool = False,
+    size: Callable[[int], int] | None = None,
+    made: Made | None = None,
 ) -> tuple[Part, ...]:
     """The parts of a tensor's row-major bytes, or of what `made` makes of them. With `whole` there is only one.
 
     `size` gives the bytes that `made` makes of a number of elements. Parts hold whole rows, or whole blocks of any
-    encoding.
+    encoding; with `rows`, which is for matrices, always whole rows.
     """
-    most = tensor.nbytes if whole else _RUN if tensor.streams else _STRIDED
+    most = tensor.nbytes if whole else portions().run if tensor.streams else portions().strided
+    if rows:
+        most = max(most // (row := tensor.shape[-1] * tensor.dtype.itemsize), 1) * row
     views = list(_views(tensor, most)) if tensor.size else []
     last = _Last(len(views), tensor.storage)
     again = tensor.storage.encoding is not None and not tensor.streams and len(views) > 1
@@ -51,7 +55,7 @@ def storage_parts(storage: Storage, whole: bool = False) -> tuple[Part, ...]:
     def part(start: int, nbytes: int) -> Part:
         return Part(nbytes, lambda buffers: _in_order(storage, start, nbytes, buffers))
 
-    step = storage.nbytes if whole else _RUN
+    step = storage.nbytes if whole else portions().run
     return tuple(part(start, min(step, storage.nbytes - start)) for start in range(0, storage.nbytes, step or 1))
 
 

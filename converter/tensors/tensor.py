@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate
 from operator import mul
 from typing import TYPE_CHECKING, Any, Final
 
@@ -88,6 +89,10 @@ class Storage:
         self.source.prefetch(self.offset + offset, nbytes)
 
 
+# What the rest of this package calls. A person who completes a name does not look for these, so `dir` leaves them out.
+_INNER: Final = frozenset(("streams", "tiles"))
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Tensor:
     """A view of a storage, checked when it is built.
@@ -128,9 +133,18 @@ class Tensor:
         numbers = (*self.shape, *self.stride, self.offset)
         return hash((_packer(len(numbers))(*numbers), self.storage.key))
 
+    def __dir__(self) -> list[str]:
+        return [name for name in object.__dir__(self) if name not in _INNER]
+
     def __repr__(self) -> str:
         lies = "" if self.contiguous else ", transposed" if self.transposed else f", stride {list(self.stride)}"
         return f"<Tensor {self.dtype.name} {list(self.shape)}{lies}, {nbytes_text(self.nbytes)}>"
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; None, which is its text, where nothing can make pages."""
+        from converter.tensors.notebook import drawn
+
+        return drawn("tensor", self)
 
     def _described(self) -> str:
         return f"a {self.dtype.name} tensor of shape {self.shape!s:.300}, stride {self.stride!s:.300}, offset {self.offset}"
@@ -183,20 +197,18 @@ class Tensor:
         found = numbers(self)
         return found.copy() if writable else found
 
-    def bits(self) -> NDArray[Any]:
-        """Read the elements as they are stored: a read-only array, of unsigned integers if numpy lacks the dtype."""
-        return self.array()
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """The numbers, for `numpy.asarray(tensor)`."""
+        """The numbers, for `numpy.asarray(tensor)`. Raises ValueError if numpy wants them without a copy."""
+        if copy is False:
+            raise ValueError("a tensor is read from its file, which makes a copy: leave copy=False out")
         found = self.numpy(writable=copy is True)
         return found if dtype is None else found.astype(dtype, copy=False)
 
-    def array(self, buffer: bytearray | None = None) -> NDArray[Any]:
-        """Read it as a read-only array with the tensor's strides; BF16, F8 and the like as raw bits.
+    def bits(self, buffer: bytearray | None = None) -> NDArray[Any]:
+        """Read the elements as they are stored: a read-only array, of unsigned integers if numpy lacks the dtype.
 
-        If `buffer` is large enough, the array uses it, and is valid until it is used again; that saves the cost of new
-        memory.
+        It has the tensor's strides. If `buffer` is large enough, the array uses it, and is valid until it is used again;
+        that saves the cost of new memory.
         """
         import numpy as np
 
@@ -253,7 +265,7 @@ class Tensor:
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
     """The strides of a tensor that lies row by row."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return tuple(accumulate(shape[:0:-1], mul, initial=1))[::-1] if shape else ()
 
 
 def bytes_as(buffer: bytearray) -> memoryview:

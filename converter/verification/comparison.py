@@ -6,16 +6,14 @@ This shares no code with the writers: it reads the bytes of the storages itself 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from contextvars import copy_context
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from converter.errors import ReadError
+from converter.verification.derivation import Derivation, Derived, derivation
 from converter.verification.losses import Errors
 from converter.verification.roundings import Rule, comparable, floats, lossy_share, rounded, rule, weighed
 from converter.verification.walk import Pair, Walk, Workspace
@@ -26,11 +24,10 @@ if TYPE_CHECKING:
     from converter.dtypes import Dtype
     from converter.tensors.tensor import Tensor
 
-_THREADS: Final = 2
 _SAMPLE: Final = 1 << 20  # elements that are compared to see whether two tensors resemble each other
-_RESEMBLING: Final = (
-    0.05  # minimum share of the energy that may be lost: Q4_0 loses 0.012 of noise's, another tensor 1 or 2
-)
+# A tensor that has lost more than this share of the energy is another one, unless its encoding may lose more. Q4_0 loses
+# 0.012 of noise; the difference between two unrelated tensors has 1 or 2 times the energy.
+_RESEMBLING: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -39,7 +36,7 @@ class Outcome:
 
     `expected` and `found` are its values and bits. `nan` and `zeroed` count differing elements that became NaN or zero.
     `largest` is the largest difference between finite elements. `exact` is False if a change of dtype was allowed for:
-    then `errors` are those of all elements, if they are floating-point numbers.
+    then `errors` are those of all elements, if they are floating-point numbers. `derived` says how blocks relate to the source.
     """
 
     exact: bool = True
@@ -52,6 +49,7 @@ class Outcome:
     zeroed: int = 0
     largest: float | None = None
     errors: Errors | None = None
+    derived: Derived | None = None
 
 
 def compare(
@@ -60,29 +58,58 @@ def compare(
     workspace: Workspace | None = None,
     *,
     progress: Callable[[int], None] | None = None,
+    importance: NDArray[Any] | None = None,
 ) -> Outcome:
-    """Compare a tensor with the one that is expected, which has the same shape.
+    """Compare a tensor with the one that is expected, which has the same shape. `importance` is that of each column of blocks.
 
     Raises ReadError if `found` can't be read. If `expected` can't be read, the error is that of its reader.
     """
     workspace = workspace or Workspace()
-    outcome = _compared(expected, found, rule(expected, found, bounded=False), workspace, progress)
+    derived = derivation(expected, found, importance)
+    outcome = _compared(expected, found, rule(expected, found, bounded=False), workspace, progress, derived)
+    if derived is not None:
+        outcome.derived = derived.finish()
+        if outcome.derived.whole:
+            # All blocks are what a copy in half precision gives, which may lie out of the bounds for the source itself.
+            return Outcome(exact=False, errors=outcome.errors, derived=outcome.derived)
     if outcome.differing and found.storage.encoding is not None and outcome.exact:
         outcome = _compared(expected, found, rule(expected, found, bounded=True), workspace)
     allowed = weighed(expected, found, outcome.differing)
     if allowed is not None:
         other = _compared(expected, found, allowed, workspace)
-        return outcome if other.differing else other
+        return outcome if other.differing else replace(other, derived=outcome.derived)
     return outcome
 
 
 def equal(expected: Tensor, found: Tensor, workspace: Workspace | None = None) -> bool:
     """Whether every element has the same bits, or is what the change of dtype makes of it. Stops at the first that isn't."""
-    if expected.shape != found.shape or not comparable(expected, found):
+    if expected.shape != found.shape or not comparable(expected.dtype, found.dtype):
         return False
     same = rule(expected, found, bounded=False)
     walk = Walk(expected, found, workspace or Workspace(), in_blocks=same.in_blocks)
     return not any(same.unequal(pair.expected, pair.found).any() for pair in walk.pairs())
+
+
+def same(expected: Tensor, found: Tensor) -> bool:
+    """Whether a tensor can be read and is equal to another."""
+    try:
+        return equal(expected, found)
+    except ReadError:
+        return False
+
+
+def constant(tensor: Tensor) -> bool:
+    """Whether a tensor can be read and all its elements have the same bits."""
+    width, first = tensor.dtype.itemsize, b""
+    try:
+        for tile in tensor.tiles():
+            elements = np.frombuffer(tile, "u1")
+            first = first or bytes(tile[:width])
+            if bytes(tile[:width]) != first or not np.array_equal(elements[width:], elements[:-width]):
+                return False
+    except ReadError:
+        return False
+    return True
 
 
 def resembling(expected: Tensor, found: Tensor) -> bool:
@@ -110,39 +137,28 @@ def _compared(
     allowed: Rule,
     workspace: Workspace,
     progress: Callable[[int], None] | None = None,
+    derived: Derivation | None = None,
 ) -> Outcome:
     walk = Walk(expected, found, workspace, in_blocks=allowed.in_blocks)
 
-    def share(thread: int) -> Outcome:
+    def share(pairs: Generator[Pair]) -> Outcome:
         outcome = Outcome(exact=allowed.exact)
         if not allowed.exact and expected.dtype.floating and found.dtype.floating:
             outcome.errors = Errors()
-        with closing(walk.pairs(thread)) as pairs:  # if this thread raises, the other one must not wait for it
-            for pair in pairs:
-                mask = allowed.unequal(pair.expected, pair.found)
-                if mask.any():
-                    _count(outcome, pair, mask, expected.dtype, found.dtype, allowed)
-                if outcome.errors is not None:
-                    outcome.errors.add(floats(pair.expected, expected.dtype), floats(pair.found, found.dtype))
-                if progress is not None:
-                    progress(pair.expected.nbytes)
+        for pair in pairs:
+            mask = allowed.unequal(pair.expected, pair.found)
+            if mask.any():
+                _count(outcome, pair, mask, expected.dtype, found.dtype, allowed)
+            if outcome.errors is not None:
+                outcome.errors.add(floats(pair.expected, expected.dtype), floats(pair.found, found.dtype))
+            if derived is not None:
+                derived.take(pair)
+            if progress is not None:
+                progress(pair.expected.nbytes)
         return outcome
 
-    if expected.nbytes <= workspace.sizes.step:
-        return share(0)
-    # The calling thread does no work, as it may be the main thread: there a signal handler could raise between the
-    # acquisition of a lock and the `try` that releases it.
-    with ThreadPoolExecutor(_THREADS) as pool:
-        shares = [pool.submit(copy_context().run, share, thread) for thread in range(_THREADS)]
-        try:
-            errors = [error for error in (future.exception() for future in shares) if error is not None]
-        except BaseException:
-            walk.stop()
-            raise
-    # An error of the source is raised before one of the output.
-    for error in sorted(errors, key=lambda error: isinstance(error, ReadError)):
-        raise error
-    return _together([future.result() for future in shares])
+    shares = walk.shared(share)
+    return shares[0] if len(shares) == 1 else _together(shares)
 
 
 def _together(shares: Sequence[Outcome]) -> Outcome:
@@ -197,3 +213,19 @@ def _flipped(x: Any, y: Any) -> int:
 def _plain(value: Any) -> float | int | None:
     plain = value.item()
     return plain if isinstance(plain, float | int) else None
+
+
+def index_of(flat: int | None, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The index along each axis of an element whose position in the order of rows is known."""
+    if flat is None:
+        return None
+    index = []
+    for length in reversed(shape):
+        flat, at = divmod(flat, length)
+        index.append(at)
+    return tuple(reversed(index))
+
+
+def finite(value: float | int | None) -> float | int | None:
+    """A number that JSON can hold."""
+    return value if value is not None and math.isfinite(value) else None

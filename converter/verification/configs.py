@@ -11,42 +11,68 @@ from typing import Any, Final, NamedTuple
 
 from converter.resources import load_json
 
-# Keys of config.json that change nothing that is computed from a text.
+# Keys of config.json that have no effect on what is computed from a text.
 _KEYS: Final = (
     # who wrote the file, and for which class
-    "transformers_version name_or_path _name_or_path architectures auto_map _commit_hash model_type tokenizer_class license "
-    "language tags torchscript use_bfloat16 tf_legacy_loss torch_dtype dtype attn_implementation _attn_implementation "
-    "_attn_implementation_internal _attn_implementation_autoset attn_impl attn_pdrop "
-    # how it is called, and what a call returns
-    "use_cache return_dict use_return_dict chunk_size_feed_forward gradient_checkpointing pretraining_tp "
+    "transformers_version name_or_path _name_or_path architectures auto_map _commit_hash tokenizer_class license language tags "
+    "torchscript use_bfloat16 torch_dtype dtype attn_implementation _attn_implementation _attn_implementation_internal "
+    "_attn_implementation_autoset attn_impl "
+    # how the model is called, and what a call returns
+    "use_cache return_dict use_return_dict return_loss chunk_size_feed_forward gradient_checkpointing pretraining_tp "
+    "output_attentions output_hidden_states output_scores output_past output_router_logits output_a3_attentions "
+    "output_auxiliary_logits output_retrieved output_segmentation "
+    # what the elements were before training
+    "initializer_range initializer_factor initializer_std initializer_cutoff_factor initializer_bias_prior_prob init_std "
+    "init_xavier_std init_method init_device init_config init_codebook init_layernorm_from_vision_encoder "
+    "init_cell_selection_weights_to_zero "
     # training
-    "apply_spec_augment reorder_and_upcast_attn tie_encoder_decoder layerdrop "
+    "apply_spec_augment mask_time_prob mask_time_length mask_time_min_masks mask_feature_prob mask_feature_length "
+    "mask_feature_min_masks ctc_loss_reduction ctc_zero_infinity reorder_and_upcast_attn tie_encoder_decoder "
     # heads on top of the model
     "id2label label2id num_labels problem_type finetuning_task task_specific_params "
-    # generation, for which generation_config.json is there
+    # generation, which generation_config.json is for
     "prefix max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k "
     "top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
     "num_return_sequences exponential_decay_length_penalty suppress_tokens begin_suppress_tokens remove_invalid_values "
-    # what another key decides
+    "forced_bos_token_id forced_eos_token_id forced_decoder_ids "
+    # what follows from another key
     "dense_act_fn is_gated_act sep_token_id cross_attention_hidden_size"
 )
 _NOT_COMPARED: Final = frozenset(_KEYS.split())
-_BEGINNINGS: Final = ("output_", "initializer_", "init_", "mask_time_", "mask_feature_", "ctc_", "summary_", "forced_")
-_ENDINGS: Final = ("pdrop", "_layerdrop")
-_WITHIN: Final = ("dropout", "loss")
+# Words in keys that matter for training only, and the keys that matter otherwise although they have such a word.
+_TRAINING: Final = frozenset({"dropout", "pdrop", "layerdrop", "loss"})
+_COMPARED: Final = frozenset({
+    "token_dropout",  # scales the embeddings
+    "speech_decoder_prenet_dropout",  # is applied outside of training, too
+    "loss", "loss_weighting_hidden_size", "loss_weighting_num_layers",  # decide which layers there are
+})  # fmt: skip
+# Keys that other families use for something else.
+_OF_FAMILY: Final[Mapping[str, frozenset[str]]] = {
+    "audio-spectrogram-transformer": frozenset({"max_length"}),
+    "pvt": frozenset({"num_labels"}),
+    "tapas": frozenset({"temperature"}),
+}
+# The keys of a head that summarizes a text, and the classes that have one. GPT-2's config.json has the keys without it.
+_SUMMARY: Final = frozenset({"summary_activation", "summary_proj_to_labels", "summary_type", "summary_use_proj"})
+_SUMMARIZING: Final = frozenset({
+    "ClvpEncoder", "ClvpModelForConditionalGeneration", "ElectraForMultipleChoice", "FlaubertForMultipleChoice",
+    "FlaubertForSequenceClassification", "GPT2DoubleHeadsModel", "OpenAIGPTDoubleHeadsModel", "XLMForMultipleChoice",
+    "XLMForSequenceClassification", "XLNetForMultipleChoice", "XLNetForSequenceClassification",
+})  # fmt: skip
 
 
-def _is_not_compared(key: str) -> bool:
-    return (
-        key in _NOT_COMPARED
-        or key.startswith(_BEGINNINGS)
-        or key.endswith(_ENDINGS)
-        or any(word in key for word in _WITHIN)
-    )
+def _is_compared(key: str, kind: Any, *, summarizing: bool) -> bool:
+    """Whether a key of a family `kind` can change what is computed. `summarizing`: the model has a head with summary keys."""
+    if key in _COMPARED or (type(kind) is str and key in _OF_FAMILY.get(kind, ())):
+        return True
+    if key in _SUMMARY:
+        return summarizing
+    return key not in _NOT_COMPARED and _TRAINING.isdisjoint(key.split("_"))
 
 
 _STORED: Final = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_NESTED: Final = 4  # configurations inside each other: a model of several has two
+_BESIDE_SCALING: Final = ("rope_theta", "partial_rotary_factor")  # keys that older files have beside rope_scaling
+_NESTED: Final = 4  # configurations inside each other: a model made of several models has two
 
 
 class Change(NamedTuple):
@@ -63,34 +89,48 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], stored: S
     if got is not None and got != wanted and _STORED.get(got, got) not in stored:
         # transformers 5 loads a model in this dtype, whatever the dtype of its tensors is.
         yield Change("dtype", f"`dtype` is {got!r:.80}: expected {wanted!r:.80}, as the tensors are", counts=True)
-    yield from _changes(expected, found, "", _NESTED)
+    named = [config.get("architectures") for config in (expected, found)]
+    classes = {name for names in named if type(names) is list for name in names if type(name) is str}
+    yield from _changes(expected, found, "", _NESTED, summarizing=not _SUMMARIZING.isdisjoint(classes))
 
 
-def _changes(expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str, depth: int) -> Iterator[Change]:
+def meaning(config: Mapping[str, Any], key: str) -> Any:
+    """What a key of config.json means: its value or its default; None if that is not known."""
+    value = _Meaning(config, config.get("model_type")).value(key)
+    return None if value is _UNKNOWN else value
+
+
+def _changes(
+    expected: Mapping[str, Any], found: Mapping[str, Any], prefix: str, depth: int, *, summarizing: bool
+) -> Iterator[Change]:
     kind = expected.get("model_type", found.get("model_type"))
-    if prefix == "" and found.get("model_type", kind) != kind:
-        sentence = f"`model_type` is {found.get('model_type')!r:.80}: expected {kind!r:.80}"
-        yield Change("model_type", sentence, counts=True)
+    if found.get("model_type", kind) != kind:
+        sentence = f"`{prefix}model_type` is {found.get('model_type')!r:.80}: expected {kind!r:.80}"
+        yield Change(f"{prefix}model_type", sentence, counts=True)
         return
     one, other = _Meaning(expected, kind), _Meaning(found, kind)
     for key in dict.fromkeys((*one.said, *other.said)):
-        if _is_not_compared(key):
+        if key == "model_type" or not _is_compared(key, kind, summarizing=summarizing):
             continue
         wanted, got = one.value(key), other.value(key)
         if isinstance(wanted, Mapping) and isinstance(got, Mapping) and depth:
-            yield from _changes(wanted, got, f"{prefix}{key}.", depth - 1)
+            yield from _changes(wanted, got, f"{prefix}{key}.", depth - 1, summarizing=summarizing)
         elif wanted is _UNKNOWN or got is _UNKNOWN:
             if (wanted if got is _UNKNOWN else got) is not None:
                 lacks = "the source" if wanted is _UNKNOWN else "the copy"
-                sentence = f"`{prefix}{key}` is absent in {lacks}: what that means for {kind!r:.40} is not known here"
+                sentence = (
+                    f"`{prefix}{key}` is absent in {lacks}: this program does not know what that means for {kind!r:.40}"
+                )
                 yield Change(f"{prefix}{key}", sentence, counts=False)
-        elif not _alike(wanted, got):
+        elif not alike(wanted, got):
             said = f"{got!r:.80}" if key in other.said else f"absent, which means {got!r:.80}"
             meant = f"{wanted!r:.80}" if key in one.said else f"{wanted!r:.80}, the default"
             yield Change(f"{prefix}{key}", f"`{prefix}{key}` is {said}: expected {meant}", counts=True)
 
 
 _UNKNOWN: Final = object()
+# What a key means that a config.json of any family leaves out: the tensors are not quantised.
+_ANYWHERE: Final[Mapping[str, Any]] = {"quantization_config": None}
 
 
 class _Meaning:
@@ -109,16 +149,21 @@ class _Meaning:
             if name == key or name not in config:
                 self.said[name] = value
         self._take_rope_apart()
+        for key, newer in family.get("instead", {}).items():
+            if self.said.get(key) is False:
+                del self.said[key]
+                if newer is not None:
+                    self.said.setdefault(newer, False)
 
     def value(self, key: str) -> Any:
-        """The value of a key, or its default; _UNKNOWN if that is not known."""
+        """The value of a key, or its default; _UNKNOWN if that is not known. If a key follows from others, null is no value."""
+        if key in self._derived and self.said.get(key) is None:
+            return self._quotient(self._derived[key])
         if key in self.said:
             return self.said[key]
-        if key in self._derived:
-            return self._quotient(self._derived[key])
         if key in self._values:
             return self._values[key]
-        return self._common.get(key, _UNKNOWN) if self._known else _UNKNOWN
+        return _ANYWHERE[key] if key in _ANYWHERE else self._common.get(key, _UNKNOWN) if self._known else _UNKNOWN
 
     def _quotient(self, keys: list[str]) -> Any:
         """The default of a key that follows from others: one of them, four times it, or a quotient of two."""
@@ -130,17 +175,20 @@ class _Meaning:
         return numbers[0] if len(numbers) == 1 else numbers[0] // numbers[1] if numbers[1] else _UNKNOWN
 
     def _take_rope_apart(self) -> None:
-        """Undo what transformers 5 does: it writes rope_theta and rope_scaling as one object."""
-        together = self.said.get("rope_parameters")
+        """Undo what transformers 5 does: it writes rope_theta and rope_scaling as one object, rope_parameters.
+
+        Where a file has both objects, transformers 5 takes rope_scaling and nothing of the other. What the object says
+        comes before the same key outside of it.
+        """
+        together, scaling = self.said.get("rope_parameters"), self.said.get("rope_scaling")
         if isinstance(together, Mapping) and not any(isinstance(part, Mapping) for part in together.values()):
             del self.said["rope_parameters"]
-            rest = {key: value for key, value in together.items() if key not in ("rope_theta", "partial_rotary_factor")}
-            for key in together.keys() - rest.keys():
-                self.said.setdefault(key, together[key])
-            self.said["rope_scaling"] = rest
-        scaling = self.said.get("rope_scaling")
+            scaling = scaling or together
         if isinstance(scaling, Mapping):
-            named = {("rope_type" if key == "type" else key): value for key, value in scaling.items()}
+            self.said |= {key: scaling[key] for key in _BESIDE_SCALING if key in scaling}
+            named = {key: value for key, value in scaling.items() if key not in (*_BESIDE_SCALING, "type")}
+            if "type" in scaling:
+                named.setdefault("rope_type", scaling["type"])
             self.said["rope_scaling"] = None if named == {"rope_type": "default"} or not named else named
 
 
@@ -149,6 +197,12 @@ def _dtype(config: Mapping[str, Any]) -> str | None:
     return said.removeprefix("torch.") if type(said) is str else None
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two values are equal. A truth value is no number."""
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are equal. A truth value is no number, and NaN is equal to NaN."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if type(one) is list and type(other) is list:
+        return len(one) == len(other) and all(map(alike, one, other))
+    if one != one and other != other:  # noqa: PLR0124
+        return True
     return bool(one == other) and (type(one) is bool) == (type(other) is bool)

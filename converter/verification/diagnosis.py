@@ -104,7 +104,7 @@ class Diagnosis:
         if expected.dtype == found.dtype and expected.dtype.swapped > 1 and np.array_equal(x, y.byteswap()):
             return "byte order", "the bytes of every element are in reverse order"
         if outcome.nan:
-            return "NaN", f"{outcome.nan:,} elements became NaN"
+            return "NaN", f"{plural(outcome.nan, 'element')} became NaN"
         if outcome.zeroed == outcome.differing:
             return "partly zeroed", "what differs became zero"
         if outcome.differing <= max(4, expected.size // 1000):
@@ -219,7 +219,7 @@ def _head(tensor: Tensor) -> bytes:
 
 
 def _digests(matrix: Tensor) -> list[bytes]:
-    array = matrix.array()
+    array = matrix.bits()
     return [blake2b(np.ascontiguousarray(row).view("u1").data, digest_size=8).digest() for row in array]
 
 

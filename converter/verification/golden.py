@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import BY_NAME
 from converter.errors import ManifestError
+from converter.formats.folders import is_index
+from converter.formats.said import Hyperparameters
 from converter.io.local import LocalFile
 from converter.io.strict_json import load_json
+from converter.verification import beside, documents
 
 if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
 
 SCHEMA: Final = "cerebras-tool/golden/v1"
+HEAD: Final = b'{\n "schema": "cerebras-tool/golden/'  # how every manifest begins
 _HEX: Final = frozenset("0123456789abcdef")
 
 
@@ -52,7 +56,11 @@ class GoldenTensor:
 class Golden:
     """A manifest. `tied` are groups of names, `settings` what config.json means to the family, and `config` all of it.
 
-    `tokenizer` describes the tokenizer, or is None. A manifest that an older version wrote has no `config`.
+    `tokenizer` describes the tokenizer, or is None. `tokenizer_files` describes what else its tokenizer.json says, and
+    `beside` the other files beside the weights. `hyperparameters` are those of a GGUF file. A manifest that an older version
+    wrote has only some of these.
+
+    `provenance` says which program made it, when, from what and how. Nothing is decided by it.
     """
 
     location: str
@@ -61,14 +69,22 @@ class Golden:
     settings: Mapping[str, Any] | None
     tokenizer: Mapping[str, Any] | None
     config: Mapping[str, Any] | None = None
+    hyperparameters: Hyperparameters | None = None
+    tokenizer_files: Mapping[str, Any] | None = None
+    beside: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
         """The document as JSON."""
         document = {
             "schema": SCHEMA,
+            **self.provenance,
             "settings": self.settings,
             "config": self.config,
+            "hyperparameters": None if self.hyperparameters is None else self.hyperparameters._asdict(),
             "tokenizer": self.tokenizer,
+            "tokenizer_files": self.tokenizer_files,
+            "beside": self.beside,
             "tied": [list(names) for names in self.tied],
             "tensors": {
                 name: {"dtype": tensor.dtype, "shape": list(tensor.shape), "sha256": tensor.sha256}
@@ -80,8 +96,8 @@ class Golden:
 
 
 def is_golden(path: Path) -> bool:
-    """Whether a file begins like a JSON document, as no checkpoint does."""
-    if not path.is_file():
+    """Whether a file begins like a JSON document, as no checkpoint does but the index of one."""
+    if not path.is_file() or is_index(path.name):
         return False
     source = LocalFile(path)
     head = bytes(source.read(0, min(64, source.size)))
@@ -100,9 +116,16 @@ def load(path: Path) -> Golden:
         for part in (settings, tokenizer, config):
             if part is not None and type(part) is not dict:
                 raise TypeError("`settings`, `tokenizer` and `config` are objects or null")
+        files = document.get("tokenizer_files")
+        if files is not None and not documents.is_said(files):
+            raise TypeError("`tokenizer_files` does not describe a tokenizer")
+        others = document.get("beside")
+        if others is not None and not beside.is_described(others):
+            raise TypeError("`beside` does not describe files")
+        hyperparameters = _hyperparameters(document.get("hyperparameters"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ManifestError(f"`{path}` lacks a field, or has one of the wrong type: {error}") from error
-    return Golden(str(path), tensors, tied, settings, tokenizer, config)
+    return Golden(str(path), tensors, tied, settings, tokenizer, config, hyperparameters, files, others)
 
 
 def encoding(tensor: Tensor) -> str:
@@ -130,6 +153,15 @@ def digest_in_parts(tensor: Tensor, order: tuple[int, ...]) -> str:
         line = np.frombuffer(b"".join(bytes(tile) for tile in view.tiles()), width)
         found.update(line.reshape(len(order), -1)[list(order)].tobytes())
     return found.hexdigest()
+
+
+def _hyperparameters(said: Any) -> Hyperparameters | None:
+    if said is None:
+        return None
+    key, name = said["architecture"]
+    if not all(type(part) is dict for part in (said["said"], said["defaults"])) or type(key) is not str:
+        raise TypeError("`hyperparameters` has objects and the name of an architecture")
+    return Hyperparameters((key, name), said["said"], said["defaults"])
 
 
 def _tensor(name: str, entry: Any) -> GoldenTensor:

@@ -10,9 +10,12 @@ from converter import formats
 from converter.errors import ModelError, UnsupportedError
 from converter.inference import engines, evaluate
 from converter.inference.engine import Engine, compute
+from converter.inference.work import pass_work
 from converter.models.tokenizers.folder import FILES, document, is_beside
 from converter.models.tokenizers.json_file import NAME
 from converter.opening import folder_beside
+from converter.steps import follower
+from converter.words import option
 
 if TYPE_CHECKING:
     from converter.models.architecture import Activation
@@ -23,8 +26,9 @@ if TYPE_CHECKING:
 class Inference:
     """The source's side of the comparison."""
 
-    def __init__(self, source: Catalogue, options: Options) -> None:
+    def __init__(self, source: Catalogue, options: Options, outputs: int) -> None:
         self._source, self._options = source, options
+        self._work = pass_work(source)
         self._model = compute(source)
         vocab_size, n_positions = self._model.vocab_size, self._model.n_positions
         if options.tokens is not None:
@@ -35,17 +39,23 @@ class Inference:
         else:
             self._tokens = evaluate.builtin_tokens(vocab_size, n_positions)
         self._references: dict[Any, evaluate.Reference] = {}
+        # The source takes the tokens one by one and then all at once; every output takes them all at once.
+        self._reference_passes = evaluate.steps_of(self._model, self._tokens) + 1
+        follower().planned((self._reference_passes + outputs) * self._work)
         self._effect: dict[str, Any] | None = None
 
     def compare(self, location: str, output: Catalogue, *, lone: bool) -> tuple[Mapping[str, Any], list[str]]:
         """Return the report about an output, and a sentence for each thing that is wrong with it."""
         engine = self._engine(location, output, lone=lone)
         comparison = evaluate.compare(self._reference(engine.activation), engine)
+        if engine.name != self._model.name:  # other engines do not report how far they are
+            follower().worked(self._work)
         limit = self._options.threshold or evaluate.threshold(self._source, output, engine.name)
         shortcomings = evaluate.shortcomings(comparison, limit)
         said = comparison.to_json() | {
             "tokens": len(self._tokens),
             "threshold": asdict(limit),
+            "allowed": None if comparison.spread is None else asdict(limit.allowed(comparison.spread)),
             "shortcomings": shortcomings,
             "activation_effect": self._activation_effect() if formats.of(output).tanh else None,
         }
@@ -69,10 +79,11 @@ class Inference:
             if format.tokenizer(output) is None:
                 raise UnsupportedError(
                     f"`{location}` has no tokenizer, without which llama.cpp runs no model: use the engine numpy, or convert "
-                    "with --tokenizer"
+                    f"with {option('tokenizer')}"
                 )
             # If a model is in several files, llama.cpp is given the first.
-            return engines.LlamaCpp(output.origin.files[0].name, self._model.vocab_size)
+            path = output.origin.path_of(output.origin.files[0].name)
+            return engines.LlamaCpp(path, self._model.vocab_size, self._model.activation)
         try:
             return compute(output, config=config, activation=self._model.activation)
         except UnsupportedError as error:  # it is a finding about the output, because the source could be computed
@@ -82,6 +93,7 @@ class Inference:
         if activation not in self._references:
             model = self._model
             if activation != model.activation:
+                follower().planned(self._reference_passes * self._work)
                 model = compute(self._source, activation=activation)
             self._references[activation] = evaluate.reference(model, self._tokens)
         return self._references[activation]
@@ -89,11 +101,12 @@ class Inference:
     def _activation_effect(self) -> dict[str, Any] | None:
         """The effect of the tanh form, which llama.cpp and the Java client compute, on a model trained with erf.
 
-        None if the model was trained with the tanh form. The difference is not an error of any output.
+        None if the model was not trained with erf. The difference is not an error of any output.
         """
-        if self._model.activation == "tanh":
+        if self._model.activation != "erf":
             return None
         if self._effect is None:
+            follower().planned(self._work)
             tanh = compute(self._source, activation="tanh")
             self._effect = evaluate.compare(self._reference("erf"), tanh).to_json()
         return self._effect

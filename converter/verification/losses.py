@@ -26,7 +26,7 @@ def _layer(name: str) -> str | None:
 class Errors:
     """Squares of errors and of expected elements, a sum for each step of the walk; and the largest error.
 
-    The sums are added exactly in the end, so the result does not depend on which thread took which step.
+    The sums are added exactly at the end, so the result does not depend on which thread took which step.
     """
 
     squares: list[float] = field(default_factory=list)

@@ -75,9 +75,9 @@ _LOSSES: Final = {
     "Q2_0": _Loss(64, 1.3, 2),
     "Q1_0": _Loss(128, 1.3, 1),
 }
-# The simple encodings, by a quantiser that weighs elements by their importance, as llama-quantize does with --imatrix: it
-# moves many elements further than half a step. The same for all blocks of a step together (`_TOGETHER`), of which one may
-# lose much while most lose little. The shares are twice what ggml's quantisers lost with weights from 1e-3 to 1e3.
+# The bounds of the simple encodings for a quantiser that weighs elements by their importance, as llama-quantize does with
+# --imatrix: it moves many elements by more than half a step. `_TOGETHER` is the same for many blocks taken together, because
+# one block may lose much while most lose little. The shares are twice what ggml's quantisers lost with weights from 1e-3 to 1e3.
 _WEIGHED: Final = {
     "Q4_0": _Loss(32, 0.6, 8),
     "Q4_1": _Loss(32, 1.3, 15),
@@ -85,7 +85,7 @@ _WEIGHED: Final = {
     "Q5_1": _Loss(32, 0.9, 31),
 }
 _TOGETHER: Final = {"Q4_0": 0.08, "Q4_1": 0.08, "Q5_0": 0.04, "Q5_1": 0.04}
-_ENOUGH: Final = 16  # blocks whose losses even out
+_ENOUGH: Final = 16  # blocks; the losses of so many even out
 _FEW: Final = 400  # weights moved 1 element in 130 or more; damage that moves fewer than 1 in this many is no weighing
 
 
@@ -143,11 +143,9 @@ def weighed(expected: Tensor, found: Tensor, differing: int) -> Rule | None:
     return Rule(unequal, exact=False, in_blocks=True)
 
 
-def comparable(expected: Tensor, found: Tensor) -> bool:
+def comparable(expected: Dtype, found: Dtype) -> bool:
     """Whether one dtype can be converted to the other: both are the same, or both are floating-point and wide enough."""
-    return expected.dtype == found.dtype or (
-        expected.dtype.floating and expected.dtype.packed == 1 and found.dtype in (F64, F32, F16, BF16)
-    )
+    return expected == found or (expected.floating and expected.packed == 1 and found in (F64, F32, F16, BF16))
 
 
 def floats(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
@@ -177,7 +175,7 @@ def floats(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
 
 
 def rounded(values: NDArray[Any], target: Dtype) -> NDArray[Any]:
-    """The raw bits of F32 or F64 values as `target`: the nearest value, of two the even one. F64 becomes F32 first."""
+    """The raw bits of F32 or F64 values as `target`: the nearest value, ties to even. F64 becomes F32 first."""
     if target is F64:
         return values.astype("<f8").view("<u8")
     with np.errstate(all="ignore"):
@@ -241,7 +239,7 @@ def _out_of_bounds(values: NDArray[Any], found: NDArray[Any], encoding: str) -> 
 
 
 def _too_much(values: NDArray[Any], found: NDArray[Any], share: float) -> NDArray[Any]:
-    """All elements if they lost more than this share of their squares together, and are enough to say so."""
+    """All elements, if together they lost more than this share of their squares and are enough to tell; else none."""
     with np.errstate(all="ignore"):
         lost = np.square(values.astype("<f8") - found).sum()
         near = lost <= share * np.square(values.astype("<f8")).sum()
@@ -261,5 +259,5 @@ def _lossy(values: NDArray[Any], found: NDArray[Any], allowed: _Loss) -> NDArray
 
 
 def lossy_share(encoding: str | None) -> float:
-    """The share of the squares that an encoding may lose of a tensor; 0 for those that are written here, which lose little."""
+    """The share of a tensor's squares that its encoding may lose; 0 for encodings with a bound for each element."""
     return _LOSSES[encoding].share if encoding in _LOSSES else 0

@@ -6,30 +6,34 @@ what can't be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter import formats
 from converter.errors import ModelError, UnsupportedError
-from converter.formats.companions import CONFIG, LICENCES, TOKENIZER
-from converter.formats.marks import GENERATION
-from converter.formats.said import Finding
-from converter.io.strict_json import load_bytes
-from converter.models.tokenizers import special
-from converter.models.tokenizers.folder import FILES, is_beside, read
+from converter.formats.companions import CHAT_TEMPLATES, CONFIG, TEMPLATES, TOKENIZER, VOCABULARIES
+from converter.formats.said import Finding, Hyperparameters
+from converter.io.strict_json import config_beside, load_bytes
+from converter.models.tokenizers import json_file, special
+from converter.models.tokenizers.folder import FILES, consists_of, is_beside, read
 from converter.models.tokenizers.tokenizer import Tokenizer
 from converter.opening import folder_beside
-from converter.verification import configs, documents, tokenizers
-from converter.verification.tokenizers import differences, unlike
+from converter.verification import beside, configs, documents, tokenizers
+from converter.verification.tokenizers import differences, further_roles, lacking_roles, unlike
 
 if TYPE_CHECKING:
-    from converter.models.family import Family
+    from converter.models.families import Family
     from converter.tensors.catalogue import Catalogue
 
 
 ABSENT: Final = "absent"
 REFUSED: Final = "not compared"
+COMPARED: Final = "compared"
+CONFIGURATION: Final = "configuration"
+TOKENS: Final = "tokenizer"
+PARTS: Final = (CONFIGURATION, TOKENS)
+_ANOTHER: Final = "another value"
 
 # ---- config.json --------------------------------------------------------------------------------------------------
 
@@ -62,6 +66,8 @@ def settings(
 
 def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Compare the settings that two config.json both have."""
+    if (expected or {}).keys() & (found or {}).keys():
+        yield _compared(CONFIGURATION)
     for key in expected or {}:
         if found is not None and key in found and (expected or {})[key] != found[key]:
             yield Finding(
@@ -69,15 +75,87 @@ def check_settings(expected: Mapping[str, Any] | None, found: Mapping[str, Any] 
             )
 
 
-def check_config(expected: Mapping[str, Any] | None, output: Catalogue) -> Iterator[Finding]:
-    """Compare the config.json of an output with the source's, key by key."""
-    if expected is None:
+def hyperparameters(catalogue: Catalogue) -> Hyperparameters | None:
+    """What a file says about how its model is computed; None if its format has no keys for that."""
+    return formats.of(catalogue).hyperparameters(catalogue)
+
+
+def check_hyperparameters(expected: Hyperparameters | None, output: Catalogue) -> Iterator[Finding]:
+    """Compare what two files of the same format say about how their model is computed. An absent key may have a default."""
+    found = hyperparameters(output)
+    if expected is None or found is None:
+        return
+    yield _compared(CONFIGURATION)
+    key, wanted = expected.architecture
+    if found.architecture != expected.architecture:
+        yield Finding(key, _ANOTHER, f"`{key}` is {found.architecture[1]!r:.80}: expected {wanted!r:.80}")
+        return
+    for key in dict.fromkeys((*expected.said, *found.said)):
+        wanted, got = (one.said.get(key, one.defaults.get(key)) for one in (expected, found))
+        if configs.alike(wanted, got):
+            continue
+        meant = f"expected {wanted!r:.80}{'' if key in expected.said else ', the default'}"
+        said = "absent" if got is None else f"{got!r:.80}" if key in found.said else f"absent, which means {got!r:.80}"
+        detail = f"`{key}` is {said}: {'the source does not say it' if wanted is None else meant}"
+        yield Finding(key, ABSENT if got is None else _ANOTHER, detail)
+
+
+def check_in_config(source: Catalogue, output: Catalogue) -> Iterator[Finding]:
+    """Compare the keys of a file with the config.json of the other side, as far as both have a value."""
+    for ours, config in ((output, source.config), (source, output.config)):
+        for key, names, value in formats.of(ours).in_config(ours) if config is not None else ():
+            name = next((name for name in names if name in _flat(config)), None)
+            if name is None:
+                continue
+            yield _compared(CONFIGURATION)
+            said = _flat(config)[name]
+            if value != said and ours is output:
+                yield Finding(key, _ANOTHER, f"`{key}` is {value!r:.80}: expected {said!r:.80}, `{name}` of {CONFIG}")
+            elif value != said:
+                yield Finding(
+                    CONFIG, f"{name} is wrong", f"`{name}` is {said!r:.80}: expected {value!r:.80}, as `{key}` says"
+                )
+
+
+def _flat(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The settings, and those that transformers 5 has in an object about rotation."""
+    rotation = (config or {}).get("rope_parameters")
+    return {**(rotation if isinstance(rotation, Mapping) else {}), **(config or {})}
+
+
+def unread(catalogue: Catalogue) -> str | None:
+    """Why the config.json beside a checkpoint can't be read, as a sentence; None if it can, or if there is none."""
+    if catalogue.config is not None or formats.of(catalogue).self_contained:
+        return None
+    folder = folder_beside(catalogue)
+    return config_beside(folder)[1] if folder is not None else None
+
+
+def check_read(source: Catalogue | None, output: Catalogue) -> Iterator[Finding]:
+    """Say which config.json can't be read. An output's counts, because other programs can't read it, either."""
+    ours, found = unread(source) if source is not None else None, unread(output)
+    if ours is not None:
+        yield Finding(CONFIG, REFUSED, f"the configurations can't be compared: {ours}", counts=False)
+    elif found is not None:
+        yield Finding(CONFIG, "unreadable", found)
+
+
+def check_config(expected: Mapping[str, Any] | None, output: Catalogue, ids: Mapping[str, int]) -> Iterator[Finding]:
+    """Compare the config.json of an output with the source's, key by key.
+
+    `ids` are those that the source's tokenizer has by role: an output may repeat them where the source's config.json is silent.
+    """
+    if expected is None or unread(output) is not None:
         return
     if output.config is None:
         yield lacks(CONFIG, output)
         return
+    yield _compared(CONFIGURATION)
     stored = {tensor.dtype.name for tensor in output.values() if tensor.dtype.floating}
+    roles = {f"{role}_token_id": number for role, number in ids.items()}
     for change in configs.differences(expected, output.config, stored):
+        if change.key in roles and change.key not in expected and output.config.get(change.key) == roles[change.key]:
+            continue
         if change.counts:
             yield Finding(CONFIG, f"{change.key} is wrong", change.sentence)
         else:
@@ -87,6 +165,11 @@ def check_config(expected: Mapping[str, Any] | None, output: Catalogue) -> Itera
 def lacks(name: str, output: Catalogue) -> Finding:
     """What is said about a file that the source has and the output lacks."""
     return Finding(name, ABSENT, f"`{_place(output)}` has no {name}, but the source has one", counts=False)
+
+
+def _compared(part: str) -> Finding:
+    """The mark that a part could be compared: CONFIGURATION or TOKENS."""
+    return Finding(part, COMPARED, "", counts=False)
 
 
 def _place(output: Catalogue) -> str:
@@ -102,6 +185,7 @@ class Tokens(NamedTuple):
 
     tokenizer: Tokenizer | None
     refused: str | None = None
+    inside: bool = False  # the file of the weights, whose keys say more about special tokens than a tokenizer's files
 
     @property
     def special(self) -> Mapping[str, int]:
@@ -114,7 +198,7 @@ def tokens(catalogue: Catalogue, *, beside: bool = True) -> Tokens:
     inside = formats.of(catalogue).tokenizer(catalogue)
     folder = folder_beside(catalogue) if beside and inside is None else None
     if folder is None or not is_beside(folder):
-        return Tokens(inside)
+        return Tokens(inside, inside=inside is not None)
     try:
         return Tokens(read(folder))
     except UnsupportedError as error:
@@ -125,7 +209,12 @@ def check_tokens(expected: Tokens, found: Tokens, output: Catalogue) -> Iterator
     """Compare two tokenizers token by token."""
     refused = expected.refused or found.refused
     if expected.tokenizer is not None and found.tokenizer is not None:
+        yield _compared(TOKENS)
         yield from differences(expected.tokenizer, found.tokenizer)
+        if expected.inside or found.inside:
+            alike = expected.inside and found.inside
+            yield from lacking_roles(expected.special, found.special, counts=alike)
+            yield from further_roles(expected.special, found.special) if alike else ()
     elif refused is not None:
         yield Finding("tokenizer", REFUSED, f"the tokenizers can't be compared: {refused}", counts=False)
     elif expected.tokenizer is not None:
@@ -134,10 +223,8 @@ def check_tokens(expected: Tokens, found: Tokens, output: Catalogue) -> Iterator
 
 def check_absent(output: Catalogue) -> Iterator[Finding]:
     """Say that an output has no tokenizer. It counts if there are files of one, from which none can be made."""
-    if not (formats.of(output).self_contained or formats.of(output).companions):
-        return
     folder = None if formats.of(output).self_contained else folder_beside(output)
-    there = [name for name in TOKENIZER if folder is not None and (folder / name).is_file()]
+    there = [name for name in VOCABULARIES if folder is not None and (folder / name).is_file()]
     if there:
         detail = f"`{_place(output)}` has `{there[0]}`, but not all files of a tokenizer: {FILES} was expected"
         yield Finding("tokenizer", "no tokenizer", detail)
@@ -146,23 +233,51 @@ def check_absent(output: Catalogue) -> Iterator[Finding]:
 
 
 def check_folders(folder: Path | None, output: Catalogue, expected: Tokens) -> Iterator[Finding]:
-    """Compare the tokenizer in `folder`, which is the source's, and other small files, with the output's."""
+    """Compare the tokenizer in `folder`, which is the source's, with the output's."""
     there = folder_beside(output)
     if folder is None or there is None or folder.resolve() == there.resolve():
         return
-    if not all(_same_file(folder / name, there / name) for name in TOKENIZER):
-        found = tokens(output)
-        if expected.refused is not None or found.refused is not None:
-            # What no tokenizer of ours can express is compared as JSON.
-            yield from documents.differences(folder, there)
-        else:
-            differing = list(check_tokens(expected, found, output))
-            yield from differing
-            if not any(finding.name == "tokenizer.merges" for finding in differing):
-                yield from documents.check_merges(folder, there)
-            yield from _absent_roles(expected.special, found, there)
-    if formats.of(output).companions:
-        yield from (lacks(name, output) for name in (GENERATION, *LICENCES) if _is_lost(folder / name, there / name))
+    if not all(_same_file(folder / name, there / name) for name in _files(folder)):
+        yield from _check_files(documents.said(folder), expected, tokens(output), output, there)
+    elif any((there / name).is_file() for name in TOKENIZER):
+        yield _compared(TOKENS)
+
+
+def _check_files(
+    files: Mapping[str, Any] | None, expected: Tokens, found: Tokens, output: Catalogue, there: Path
+) -> Iterator[Finding]:
+    """Compare tokenizers, and what else their `files` say."""
+    others = documents.said(there)
+    if expected.refused is not None or found.refused is not None:
+        if files is None or others is None:
+            sentence = f"there is no `{json_file.NAME}`, and the other files of this tokenizer can't be compared"
+            yield Finding(json_file.NAME, REFUSED, sentence, counts=False)
+            return
+        # What no tokenizer of ours can express is compared as JSON.
+        yield _compared(TOKENS)
+        yield from documents.unlike_parts(files, others)
+        yield from documents.unlike(files, others)
+        return
+    differing = list(check_tokens(expected, found, output))
+    beside = list(documents.unlike(files, others)) if files is not None and others is not None else []
+    pre = expected.tokenizer.pre if expected.tokenizer is not None else None
+    yield from _once(differing, found, pre, beside)
+    if files is not None and others is not None:
+        if not any(finding.name == "tokenizer.merges" for finding in differing):
+            yield from documents.unlike_merges(files, others)
+        yield from beside
+    yield from _absent_roles(expected.special, found, there)
+
+
+def _once(findings: Iterable[Finding], found: Tokens, pre: Any, beside: Sequence[Finding]) -> Iterator[Finding]:
+    """Name the one setting that changed the cut into words, unless it is named `beside` these findings."""
+    obstacle = found.tokenizer.obstacle if found.tokenizer is not None else None
+    named = any(other.what in documents.CUTS for other in beside)
+    for finding in findings:
+        if obstacle is None or obstacle.pre != pre or finding.name != "tokenizer.pre":
+            yield finding
+        elif not named:
+            yield finding._replace(detail=f"the tokenizer {obstacle.said}, but the source's does not")
 
 
 def _absent_roles(expected: Mapping[str, Any], found: Tokens, folder: Path | None) -> Iterator[Finding]:
@@ -171,12 +286,37 @@ def _absent_roles(expected: Mapping[str, Any], found: Tokens, folder: Path | Non
         return
     for role, number in expected.items():
         if role not in found.special:
-            detail = f"no token is for `{role}`: expected {number}"
+            detail = f"there is no token for `{role}`: expected {number}"
             yield Finding(f"tokenizer.{role}_token_id", "another tokenizer", detail)
 
 
-def _is_lost(expected: Path, found: Path) -> bool:
-    return expected.is_file() and not found.is_file()
+def others(source: Catalogue) -> dict[str, Any] | None:
+    """What lies beside the weights besides config.json and the tokenizer; None if nothing can lie there."""
+    folder = folder_beside(source) if formats.of(source).companions and not formats.of(source).self_contained else None
+    if folder is None or not folder.is_dir():
+        return None
+    read = {*TOKENIZER, *CHAT_TEMPLATES} - ({*VOCABULARIES} - {*consists_of(folder)})
+    weights = [Path(file.name) for file in source.origin.files]
+
+    def apart(name: str) -> bool:
+        return name in read or name.startswith(f"{TEMPLATES}/")
+
+    found = beside.described(folder, weights, everything=source.origin.folder, apart=apart)
+    return found if any(found.values()) else None
+
+
+def check_others(expected: Mapping[str, Any] | None, output: Catalogue) -> Iterator[Finding]:
+    """Compare what else lies beside the weights."""
+    there = None if formats.of(output).self_contained else folder_beside(output)
+    if expected is not None and there is not None:
+        yield from beside.differences(expected, there)
+
+
+def _files(folder: Path) -> list[str]:
+    """The names that files about splitting text and about chats may have in a folder, those of transformers included."""
+    more = folder / TEMPLATES
+    inner = [f"{TEMPLATES}/{path.name}" for path in more.glob("*.jinja")] if more.is_dir() else []
+    return [*TOKENIZER, *CHAT_TEMPLATES, *inner]
 
 
 def _same_file(expected: Path, found: Path) -> bool:
@@ -186,29 +326,40 @@ def _same_file(expected: Path, found: Path) -> bool:
     return load_bytes(expected) == load_bytes(found)
 
 
-def check_digests(expected: Mapping[str, Any] | None, found: Tokens, output: Catalogue) -> Iterator[Finding]:
-    """Compare the tokenizer with what a manifest says about it."""
-    if expected is None:
+def check_digests(
+    expected: Mapping[str, Any] | None, files: Mapping[str, Any] | None, found: Tokens, output: Catalogue
+) -> Iterator[Finding]:
+    """Compare the tokenizer with what a manifest says about it and about its `files`."""
+    if expected is None and files is None:
         return
-    if found.refused is not None:
-        yield Finding("tokenizer", REFUSED, f"the tokenizers can't be compared: {found.refused}", counts=False)
-    elif found.tokenizer is None:
+    if found.tokenizer is None and found.refused is None:
         yield from check_absent(output)
-    else:
-        folder = None if formats.of(output).self_contained else folder_beside(output)
-        yield from unlike(expected, described(found, folder) or {})
+        return
+    folder = None if formats.of(output).self_contained else folder_beside(output)
+    others = documents.said(folder) if folder is not None else None
+    refused = expected is None or found.refused is not None
+    if files is not None and others is not None:
+        yield _compared(TOKENS)
+        yield from documents.unlike_parts(files, others) if refused else ()
+        yield from documents.unlike(files, others)
+    elif refused:
+        reason = found.refused or "the manifest has no digests of the files that this one consists of"
+        yield Finding("tokenizer", REFUSED, f"the tokenizers can't be compared: {reason}", counts=False)
+    if expected is not None and found.tokenizer is not None:
+        yield _compared(TOKENS)
+        beside = list(documents.unlike(files, others)) if files is not None and others is not None else []
+        yield from _once(unlike(expected, described(found, others) or {}), found, expected.get("pre"), beside)
         special_tokens = expected.get("special")
-        yield from _absent_roles(special_tokens if isinstance(special_tokens, dict) else {}, found, folder)
+        ids = special_tokens if isinstance(special_tokens, dict) else {}
+        yield from _absent_roles(ids, found, folder)
+        yield from lacking_roles(ids, found.special, counts=True) if found.inside else ()
 
 
-def described(found: Tokens, folder: Path | None) -> dict[str, Any] | None:
-    """What a manifest says about a tokenizer, and the merges in the tokenizer.json of its folder."""
+def described(found: Tokens, files: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a manifest says about a tokenizer, and the merges that its `files` have."""
     if found.tokenizer is None:
         return None
-    merges = documents.merges(folder) if folder is not None else None
-    return tokenizers.described(found.tokenizer) | {
-        "file_merges": None if merges is None else tokenizers.digest(merges)
-    }
+    return tokenizers.described(found.tokenizer) | {"file_merges": None if files is None else files["merges"]}
 
 
 def any_beside(output: Catalogue) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from ctypes import c_float
+from itertools import groupby, pairwise
 from typing import Any, Final
 
 from converter.formats.said import Finding
@@ -17,13 +18,17 @@ from converter.models.tokenizers.tokenizer import (
     TITLES,
     TYPES,
     UNKNOWN,
+    USER_DEFINED,
     Token,
     Tokenizer,
 )
 
 _WHAT: Final = "another tokenizer"
 _SCORED: Final = ("scored-pair", "unigram")
-_MARKS: Final = (CONTROL, UNKNOWN)  # no program shows either, and some converters write one for the other
+_ENDS: Final = ("eos", "eot", "eom")  # tokens at which a program stops writing
+_MARKS: Final = (CONTROL, UNKNOWN)  # programs show neither, and some converters write one instead of the other
+# A token that only looks like a control token may have another type in a copy, because older converters of llama.cpp gave it one.
+_OPEN: Final = ({CONTROL, USER_DEFINED}, {CONTROL, NORMAL})
 _FLAGS: Final[Mapping[str, Callable[[Tokenizer], bool | None]]] = {
     "add_space_prefix": lambda tokenizer: tokenizer.space_prefix,
     "remove_extra_whitespaces": lambda tokenizer: tokenizer.merge_spaces,
@@ -47,15 +52,15 @@ def differences(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
     if expected.merges != found.merges:
         pairs = zip(expected.merges, found.merges, strict=False)
         first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected.merges), len(found.merges)))
+        said, wanted = f"{len(found.merges):,}", f"{len(expected.merges):,}"
+        if said == wanted:
+            said, wanted = (f"{' '.join(one.merges[first])!r:.80}" for one in (found, expected))
         yield Finding(
-            "tokenizer.merges",
-            _WHAT,
-            f"the merges differ from number {first + 1:,} on: {len(found.merges):,}, expected {len(expected.merges):,}",
+            "tokenizer.merges", _WHAT, f"the merges differ from number {first + 1:,} on: {said}, expected {wanted}"
         )
     if expected.pre and found.pre is not None and not pre.alike(expected.pre, found.pre):
-        yield Finding(
-            "tokenizer.pre", _WHAT, f"text is cut into words as {found.pre!r:.80} does: expected {expected.pre!r:.80}"
-        )
+        said = f"as {found.pre!r:.80} does" if found.pre else "in a way that llama.cpp has no name for"
+        yield Finding("tokenizer.pre", _WHAT, f"text is cut into words {said}: expected {expected.pre!r:.80}")
     for role, number in expected.special.items():
         if role in found.special and found.special[role] != number:
             yield _special(role, expected.tokens.get(number), found.tokens.get(found.special[role]), number, found)
@@ -69,12 +74,28 @@ def differences(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
         if one is not None and other is not None and one != other:
             yield Finding(f"tokenizer.{name}", _WHAT, f"`{name}` is {other}: expected {one}")
     if expected.charsmap != found.charsmap:
-        yield Finding("tokenizer.charsmap", _WHAT, "the table by which text is normalized is another one")
+        yield Finding("tokenizer.charsmap", _WHAT, "another table is used to normalize text")
     for name, text in expected.templates.items():
         if name not in found.templates:
             yield Finding("tokenizer.chat_template", "absent", f"there is no chat template `{name[:80]}`", counts=False)
         elif found.templates[name] != text:
-            yield Finding("tokenizer.chat_template", _WHAT, f"the chat template `{name[:80]}` is another one")
+            yield Finding("tokenizer.chat_template", _WHAT, f"the chat template `{name[:80]}` differs")
+
+
+def lacking_roles(expected: Mapping[str, int], found: Mapping[str, int], *, counts: bool) -> Iterator[Finding]:
+    """Name the special tokens that a copy lacks. With `counts`, those at which a program stops are differences."""
+    for role, number in expected.items():
+        if role not in found:
+            detail = f"there is no token for `{role}`: expected {number:,}"
+            yield Finding(f"tokenizer.{role}_token_id", "absent", detail, counts=counts and role in _ENDS)
+
+
+def further_roles(expected: Mapping[str, int], found: Mapping[str, int]) -> Iterator[Finding]:
+    """Name the special tokens that only a copy has. Those at which a program stops are differences."""
+    for role, number in found.items():
+        if role not in expected:
+            detail = f"`{role}_token_id` is {number:,}: the source does not say it"
+            yield Finding(f"tokenizer.{role}_token_id", _WHAT, detail, counts=role in _ENDS)
 
 
 def described(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -82,7 +103,7 @@ def described(tokenizer: Tokenizer) -> dict[str, Any]:
     typed = sorted((number, _kind(token)) for number, token in tokenizer.tokens.items())
     return tokenizer.digests() | {
         "types": digest(typed),
-        "scores": digest(_scores(tokenizer)) if tokenizer.kind in _SCORED else None,
+        **(_scores(tokenizer) if tokenizer.kind in _SCORED else {"scores": None, "used_scores": None}),
         "charsmap": hashlib.sha256(tokenizer.charsmap).hexdigest(),
         "templates": {name: digest(text) for name, text in tokenizer.templates.items()},
         "kind": tokenizer.kind,
@@ -95,8 +116,9 @@ def described(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def unlike(expected: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what differs between two descriptions. What either of them doesn't say is not compared."""
+    both = expected.keys() & known.keys()
     for part, wanted in expected.items():
-        got = known.get(part)
+        got = known.get(part) if part != "scores" or "used_scores" not in both else wanted
         if isinstance(wanted, Mapping) and isinstance(got, Mapping):
             for name, value in wanted.items():
                 other = got.get(name)
@@ -104,15 +126,23 @@ def unlike(expected: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Fi
                     detail = f"`{name}` is {other!r:.80} in the tokenizer: expected {value!r:.80}"
                     yield Finding(f"tokenizer.{part}", _WHAT, detail)
         elif wanted != got and None not in (wanted, got) and not (part == "pre" and _cut_alike(wanted, got)):
-            yield Finding(f"tokenizer.{part}", _WHAT, f"the tokenizer's {part} are not those of the manifest")
+            said = part.replace("_", " ")
+            yield Finding(f"tokenizer.{part}", _WHAT, f"the tokenizer's {said} are not those of the manifest")
 
 
-def _scores(tokenizer: Tokenizer) -> list[Any]:
-    """What is used of the scores: all of Unigram's, and the order of the tokens that BPE makes by merging."""
+def _scores(tokenizer: Tokenizer) -> dict[str, str]:
+    """The scores that are used: for Unigram all of them, and for BPE the order of the tokens that are made by merging.
+
+    `used_scores` are F32, and say which tokens have the same score. `scores` are what older versions compare.
+    """
     normal = {number: token for number, token in tokenizer.tokens.items() if token.type == NORMAL}
     if tokenizer.kind == "unigram":
-        return sorted((number, token.score) for number, token in normal.items())
-    return [number for _, number in sorted((normal[number].score, number) for number in _made(normal))]
+        scores = sorted((number, token.score) for number, token in normal.items())
+        return {"scores": digest(scores), "used_scores": digest([(n, _single(score)) for n, score in scores])}
+    order = sorted((normal[number].score, number) for number in _made(normal))
+    singles = sorted((_single(score), number) for score, number in order)
+    groups = [[number for _, number in group] for _, group in groupby(singles, key=lambda entry: entry[0])]
+    return {"scores": digest([number for _, number in order]), "used_scores": digest(groups)}
 
 
 def _cut_alike(one: Any, other: Any) -> bool:
@@ -138,38 +168,66 @@ def _tokens(expected: Tokenizer, found: Tokenizer) -> Iterator[Finding]:
 
     def differ(numbers: list[int], part: str, of: Callable[[Token | None], Any]) -> Iterator[Finding]:
         if numbers:
-            first = numbers[0]
+            first, count = numbers[0], len(numbers)
+            unlike = f"1 {part[:-1]} differs" if count == 1 else f"{count:,} {part} differ"
             yield Finding(
                 f"tokenizer.{part}",
                 _WHAT,
-                f"{len(numbers):,} {part} differ, the first with the id {first}: {of(other.get(first))!r:.80}, expected "
-                f"{of(one.get(first))!r:.80}",
+                f"{unlike}, the first with the id {first}: {of(other.get(first))!r:.80}, expected {of(one.get(first))!r:.80}",
             )
 
     yield from differ([n for n in numbers if _text(one.get(n)) != _text(other.get(n))], "tokens", _text)
     both = [n for n in numbers if n in one and n in other and one[n].text == other[n].text]
-    yield from differ([n for n in both if _kind(one[n]) != _kind(other[n])], "types", _type)
+    supposed = expected.supposed | found.supposed
+    unlike = [n for n in both if _kind(one[n]) != _kind(other[n])]
+    yield from differ(
+        [n for n in unlike if n not in supposed or {one[n].type, other[n].type} not in _OPEN], "types", _type
+    )
     if expected.kind in _SCORED:
         normal = [n for n in both if one[n].type == other[n].type == NORMAL]
-        unlike = [n for n in normal if one[n].score != other[n].score]
-        if expected.kind == "unigram" or (unlike and not _ordered_alike(one, other, normal)):
+        unlike = [n for n in normal if _single(one[n].score) != _single(other[n].score)]
+        if expected.kind == "unigram" or (unlike and not _ordered_alike(expected, found, normal)):
             yield from differ(unlike, "scores", _score)
 
 
-def _ordered_alike(one: Mapping[int, Token], other: Mapping[int, Token], numbers: list[int]) -> bool:
+def _ordered_alike(expected: Tokenizer, found: Tokenizer, numbers: list[int]) -> bool:
     """Whether the scores of all tokens that are made by merging are in the same order: BPE uses nothing else of them.
 
-    A tokenizer.json has the order only, so scores that were told from it are other numbers, and equal ones are none.
+    If two pairs have the same score, the first one in the text is merged first, so equal scores must stay equal. A tokenizer.json
+    that was made from such a tokenizer has an order for them all the same.
     """
-    made = _made({number: one[number] for number in numbers})
-    scores = sorted((one[number].score, other[number].score) for number in made)
-    return all(before[1] <= after[1] for before, after in pairwise(scores))
+    told = expected.ordered or found.ordered  # by merges, which are made of tokens only
+    made = _made({number: expected.tokens[number] for number in numbers}, characters=not told)
+    scores = sorted((_single(expected.tokens[number].score), _single(found.tokens[number].score)) for number in made)
+    return all(
+        after[1] > before[1] if after[0] > before[0] else after[1] == before[1] or found.ordered
+        for before, after in pairwise(scores)
+    )
 
 
-def _made(tokens: Mapping[int, Token]) -> set[int]:
-    """The tokens that two others make."""
+def _made(tokens: Mapping[int, Token], *, characters: bool = False) -> set[int]:
+    """The tokens that two others make, or two `characters` that need not be tokens.
+
+    llama.cpp begins with the characters of a text, and only looks up what it has merged.
+    """
     ids = {token.text: number for number, token in tokens.items()}
-    return {ids[left + right] for left, right in merges_of(tokens)}
+    made = {ids[left + right] for left, right in merges_of(tokens)}
+    if not characters:
+        return made
+    return made | {
+        number
+        for text, number in ids.items()
+        if any(_is_part(text[:at], ids) and _is_part(text[at:], ids) for at in range(1, len(text)))
+    }
+
+
+def _is_part(text: str, ids: Mapping[str, int]) -> bool:
+    return len(text) == 1 or text in ids
+
+
+def _single(score: float) -> float:
+    """The F32 that is nearest to a score. GGUF and SentencePiece store no more digits; JSON does."""
+    return c_float(score).value
 
 
 def _kind(token: Token) -> int:

@@ -6,23 +6,25 @@ name, as a second witness.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from converter.errors import OutputError
-from converter.io.publish import write_report
+from converter.errors import WordError
+from converter.formats.gguf.imatrix import read as read_importance
+from converter.io.report_files import check_no_input, check_report, write_report
 from converter.reports.verification import Verification
-from converter.text import os_reason
-from converter.verification.expected import Copy, Expected, Progress, expect
-from converter.verification.junit import junit as junit_report
-from converter.verification.markdown import markdown
+from converter.verification.expected import NO_MANIFEST, expect
+from converter.verification.golden import HEAD
 from converter.verification.output import Output
+from converter.verification.provenance import provenance
+from converter.verification.wanted import Copy, Expected, Progress
 from converter.words import ENGINES, LEVELS
 from converter.words import check as check_word
 
 if TYPE_CHECKING:
+    from converter.formats.gguf.imatrix import Importance
     from converter.inference.evaluate import Threshold
     from converter.tensors.catalogue import Catalogue
     from converter.verification.golden import Golden
@@ -30,17 +32,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is compared besides bits. `threshold` replaces the one for the output's dtype."""
+    """What is compared besides bits. `threshold` replaces the one for the output's dtype.
+
+    `chosen` are the options by which the source was opened or changed, such as `include`: a golden manifest has them.
+    """
 
     level: str = "tensors"
     tokens: Path | None = None
     prompt: str | None = None
     engine: str = "numpy"
     threshold: Threshold | None = None
+    imatrix: Path | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_word("level", self.level, LEVELS)
         check_word("engine", self.engine, ENGINES)
+        if self.level == LEVELS[0]:
+            asked = {
+                "tokens": self.tokens is not None,
+                "prompt": self.prompt is not None,
+                "engine": self.engine != ENGINES[0],
+            }
+            for option in (name for name, is_asked in asked.items() if is_asked):
+                raise WordError("level", self.level, (f"{LEVELS[1]}, which {option} is for",))
+        if self.tokens is not None and self.prompt is not None:
+            raise WordError("prompt", self.prompt, ("None, because tokens are given, too",))
+
+    def importance(self) -> Importance | None:
+        """The importance matrix that blocks were made with; None if none is given. Raises the errors of reading it."""
+        return read_importance(self.imatrix) if self.imatrix is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +71,17 @@ class Examination:
     report: Verification
     expected: Expected
     copies: tuple[Copy, ...]
+    options: Options
 
     def golden(self) -> Golden:
         """Make the manifest of the source. If all outputs are right, it also gets the digests of copies in another dtype."""
-        return self.expected.golden(self.copies if self.report.ok else ())
+        made = self.expected.golden(self.copies if self.report.ok else ())
+        return replace(made, provenance=provenance(self.expected.whole(NO_MANIFEST), self.options))
 
 
 def verify(
     source: Catalogue | Golden,
-    outputs: Sequence[str | Path],
+    outputs: Sequence[str | Path | Catalogue],
     options: Options | None = None,
     *,
     progress: Progress | None = None,
@@ -68,12 +91,13 @@ def verify(
 
     `starting` is called with the bytes to compare, and `progress` with the bytes compared since its last call.
     """
-    return examine(expect(source, progress), outputs, options, starting=starting).report
+    importance = options.importance() if options is not None else None
+    return examine(expect(source, progress, importance), outputs, options, starting=starting).report
 
 
 def examine(
     expected: Expected,
-    outputs: Sequence[str | Path],
+    outputs: Sequence[str | Path | Catalogue],
     options: Options | None = None,
     *,
     starting: Callable[[int], None] | None = None,
@@ -87,36 +111,20 @@ def examine(
     if source is not None:
         from converter.verification.inference import Inference
 
-        inference = Inference(source, options)
+        inference = Inference(source, options, len(outputs))
     examined = [Output(expected, output, inference) for output in outputs]
     report = Verification(expected.location, tuple(output.verify() for output in examined))
     expected.finish()
-    return Examination(report, expected, tuple(output.copy for output in examined))
+    return Examination(report, expected, tuple(output.copy for output in examined), options)
 
 
-def write_reports(report: Verification, *, junit: Path | None, summary: Path | None) -> None:
-    """Write a JUnit file, and add to a summary in Markdown (GitHub's `$GITHUB_STEP_SUMMARY`). Raises OutputError."""
-    try:
-        if junit is not None:
-            write_report(junit, junit_report(report))
-        if summary is not None:
-            with summary.open("a", encoding="utf-8") as file:
-                file.write(markdown(report))
-    except OSError as error:
-        raise OutputError(f"`{error.filename}` can't be written: {os_reason(error)}") from error
+def check_place(path: Path, *, inputs: Sequence[str]) -> None:
+    """Raise OutputError, before anything is read, if a manifest could not be written there at the end."""
+    check_no_input(path, inputs)
+    check_report(path, HEAD)
 
 
 def write_golden(golden: Golden, path: Path, *, inputs: Sequence[str]) -> None:
     """Write a manifest, atomically. It may replace an older one; raises OutputError if it would replace anything else."""
-    files = [status for status in (_status(Path(name)) for name in inputs) if status is not None]
-    if _status(path) in files:
-        raise OutputError(f"`{path}` is an input: choose another path")
+    check_place(path, inputs=inputs)
     write_report(path, golden.text().encode())
-
-
-def _status(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

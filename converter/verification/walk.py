@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Condition, Lock
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +26,8 @@ from converter.verification.roundings import BLOCK
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_THREADS: Final = 2
+_Share = TypeVar("_Share")
 _LINE: Final = 64  # bytes of a line of the processor's cache
 
 
@@ -96,13 +101,14 @@ class _Step:
 
 
 class Walk:
-    """A walk over two tensors of one shape, which several threads can share.
+    """A walk over two tensors of the same shape, which several threads can share.
 
     `in_blocks` keeps whole blocks of GGUF, in the output's order.
     """
 
     def __init__(self, expected: Tensor, found: Tensor, workspace: Workspace, *, in_blocks: bool) -> None:
         self._workspace, self._turn, self._busy = workspace, Condition(), 0
+        self._small = expected.nbytes <= workspace.sizes.step
         self._reading = (Lock(), Lock())
         transposed = found.transposed if in_blocks else expected.transposed
         one, other = _matrices(expected, found, transposed=transposed)
@@ -134,6 +140,31 @@ class Walk:
                     self._turn.notify_all()
         finally:
             self.stop()
+
+    def shared(self, work: Callable[[Generator[Pair]], _Share]) -> list[_Share]:
+        """What `work` makes of the pairs that each of several threads takes; small tensors are left to one thread.
+
+        Raises an error of the source before one of the output.
+        """
+
+        def share(thread: int) -> _Share:
+            with closing(self.pairs(thread)) as pairs:  # if this thread raises, the other one must not wait for it
+                return work(pairs)
+
+        if self._small:
+            return [share(0)]
+        # The calling thread does no work, as it may be the main thread: there a signal handler could raise between the
+        # acquisition of a lock and the `try` that releases it.
+        with ThreadPoolExecutor(_THREADS) as pool:
+            shares = [pool.submit(copy_context().run, share, thread) for thread in range(_THREADS)]
+            try:
+                errors = [error for error in (future.exception() for future in shares) if error is not None]
+            except BaseException:
+                self.stop()
+                raise
+        for error in sorted(errors, key=lambda error: isinstance(error, ReadError)):
+            raise error
+        return [future.result() for future in shares]
 
     def stop(self) -> None:
         """Make every thread end after its current step."""

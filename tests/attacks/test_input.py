@@ -184,7 +184,7 @@ def test_i02_a_file_that_is_replaced_under_its_name_is_read_as_it_was(tmp_path: 
     other = write_checkpoint(tmp_path / "y.bin", TENSORS, {"0": floats(3, 4)})
     other.replace(path)
 
-    assert catalogue["w"].array().tolist() == [1, 2]
+    assert catalogue["w"].bits().tolist() == [1, 2]
 
 
 def test_i02_a_file_that_is_cut_off_under_a_reader_is_no_signal(tmp_path: Path) -> None:

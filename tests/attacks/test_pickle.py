@@ -6,13 +6,12 @@ import base64
 import json
 import struct
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from converter.cli.render.inspection import fold
 from converter.errors import (
     ConverterError,
     CutOffError,
@@ -23,10 +22,11 @@ from converter.errors import (
     PickleError,
 )
 from converter.inspection.report import inspect
+from converter.inspection.said import fold
 from converter.limits import Limits, limits
 from converter.opening import open_checkpoint
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.values import Opaque, PersistentId
 from converter.pickles.walk import describe, inner_tensors
 from tests.attacks.commands import (
@@ -59,6 +59,8 @@ from tests.build.checkpoints import (
     write_checkpoint,
     zip_bytes,
 )
+from tests.build.ends import ends
+from tests.build.steps import steps
 
 SYSTEM = b"cposix\nsystem\n"
 ECHO = SYSTEM + b"(S'echo harmless'\ntR."
@@ -326,7 +328,7 @@ def test_p04_state_of_an_ordered_dict_changes_nothing(tmp_path: Path) -> None:
 
     path = pickled(tmp_path, SOUND[:-1] + state + b"b.")
 
-    assert {name: tensor.array().tolist() for name, tensor in open_checkpoint(path).items()} == {"w": [1, 2]}
+    assert {name: tensor.bits().tolist() for name, tensor in open_checkpoint(path).items()} == {"w": [1, 2]}
 
 
 # ---- P08 to P10: streams --------------------------------------------------------------------------------------------
@@ -471,7 +473,7 @@ def test_p10_parts_of_storages_stay_what_they_are_whatever_they_are_called(key: 
 
     for form in ("storages", "named"):
         assert run_command("extract", path, tmp_path / form, "--form", form).code == 0
-        assert {name: tensor.array().tolist() for name, tensor in open_checkpoint(tmp_path / form).items()} == {
+        assert {name: tensor.bits().tolist() for name, tensor in open_checkpoint(tmp_path / form).items()} == {
             "part": [3, 4], "a": [0, 1, 2, 3, 4, 5], "b": [7, 8],
         }  # fmt: skip
 
@@ -545,21 +547,17 @@ class TestP12Bombs:
         [b"}K\1K\2s0", b"]K\1a0", b"cos\nsystem\n)R0", b"cos\nsystem\n)R}b0", b"Nq\0000", b"(t0", b"(K\1i\n\n0", b"\x8f0", b"N\x940"],
     )  # fmt: skip
     def test_p12_time_grows_with_the_bytes(self, unit: bytes) -> None:
-        seconds = []
-        for count in (5_000, 50_000):
-            data = unit * count + b"N."
-            start = time.process_time()
-            value(data)
-            seconds.append(time.process_time() - start)
+        once, often = (steps(partial(value, unit * count + b"N.")) for count in (500, 5_000))
 
-        assert seconds[1] < 2e-6 * len(unit) * 50_000 + 0.2
+        assert often <= 11 * once
+        with ends():
+            value(unit * 200_000 + b"N.")
 
     def test_p12_build_again_and_again_takes_linear_time(self) -> None:
-        start = time.process_time()
-        made = value(b"cos\nsystem\n)R" + b"Nb" * 100_000 + b".")
+        with ends():
+            made = value(b"cos\nsystem\n)R" + b"Nb" * 100_000 + b".")
 
-        assert len(made.state) == 100_000
-        assert time.process_time() - start < 1
+            assert len(made.state) == 100_000
 
     # Large arguments, made once and passed to a function of the table again and again, for 5 bytes a call.
     @pytest.mark.parametrize(
@@ -577,20 +575,16 @@ class TestP12Bombs:
     )  # fmt: skip
     def test_p12_a_function_of_the_table_on_large_arguments_again_and_again(self, call: bytes, tmp_path: Path) -> None:
         path = pickled(tmp_path, b"\x80\2" + call + b"00](" + b"h\0h\1R" * 20_000 + b"e.")
-        start = time.process_time()
-
-        run_command("inspect", path, "--json")
-        assert time.process_time() - start < 3
+        with ends():
+            run_command("inspect", path, "--json")
 
     def test_p12_metadata_of_a_tensor_are_not_gone_through_again_and_again(self, tmp_path: Path) -> None:
         storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\2tQ"
         marks = b"}(X\4\0\0\0conjq\4\x89" + b"h\4\x89" * 100_000 + b"u"
         tensor = b"ctorch._utils\n_rebuild_tensor_v2\nq\0(" + storage + b"K\0K\2\x85K\1\x85\x89N" + marks + b"tq\1"
         path = pickled(tmp_path, b"\x80\2" + tensor + b"00](" + b"h\0h\1R" * 20_000 + b"e.")
-        start = time.process_time()
-
-        assert_refused(path, "`conj` and `neg`")
-        assert time.process_time() - start < 5
+        with ends():
+            assert_refused(path, "`conj` and `neg`")
 
     def test_p12_the_shape_of_a_tensor_without_data_does_not_multiply(self, tmp_path: Path) -> None:
         number = b"\x8b\0\4\0\0" + b"\xff" * 1023 + b"\x7fq\xf0"
@@ -630,31 +624,25 @@ class TestP12Bombs:
         value: Any = [view("0", (2,)), *[None] * tail]
         for _ in range(40):
             value = [value, value]
-        start = time.process_time()
-
-        assert_refused(beside(tmp_path, value), "multiply")
-        assert time.process_time() - start < 3
+        with ends():
+            assert_refused(beside(tmp_path, value), "multiply")
 
     def test_p12_long_keys_that_multiply_are_refused(self, tmp_path: Path) -> None:
         value: Any = view("0", (2,))
         for _ in range(40):
             value = {"k" * 1_000_000: value}
-        start = time.process_time()
-
-        for hostile in (value, [{"k" * 1_000_000: view("0", (2,))}] * 100):
-            with pytest.raises(LimitError):
-                open_checkpoint(beside(tmp_path, hostile))
-        assert time.process_time() - start < 2
+        with ends():
+            for hostile in (value, [{"k" * 1_000_000: view("0", (2,))}] * 100):
+                with pytest.raises(LimitError):
+                    open_checkpoint(beside(tmp_path, hostile))
 
     def test_p12_names_of_deep_tensors_stay_short(self, tmp_path: Path) -> None:
         value: Any = Call(Global("mine", "Thing"), (view("0", (2,)),))
         for _ in range(60):
             value = {"k" * 100_000: value}
-        start = time.process_time()
-
-        found = [name for name, _ in inner_tensors(open_checkpoint(beside(tmp_path, value)).others[0].value)]
-        assert [len(name) for name in found] == [1024]
-        assert time.process_time() - start < 2
+        with ends():
+            found = [name for name, _ in inner_tensors(open_checkpoint(beside(tmp_path, value)).others[0].value)]
+            assert [len(name) for name in found] == [1024]
 
 
 P61 = (1 << 61) - 1  # the modulus of the hashes of Python's numbers
@@ -664,12 +652,9 @@ class TestP13Hashes:
     """Nothing that a file chooses decides how long a look-up takes."""
 
     def test_p13_memo_numbers_that_hash_alike_cost_nothing(self) -> None:
-        data = b"N" + b"".join(b"p%d\n" % (P61 * k) for k in range(20_000)) + b"."
-        start = time.process_time()
-
-        with pytest.raises(LimitError):
+        data = b"N" + b"".join(b"p%d\n" % (P61 * k) for k in range(100_000)) + b"."
+        with ends(), pytest.raises(LimitError):
             value(data)
-        assert time.process_time() - start < 1
 
     def test_p13_memo_numbers_that_are_looked_for_in_one_another_s_places_cost_nothing(self) -> None:
         """A dict searches for a key along a chain that depends only on the number; here other keys take all of it."""
@@ -683,17 +668,13 @@ class TestP13Hashes:
         data = (
             b"N" + b"".join(b"r" + struct.pack("<I", number) for number in chain) + put + (b"0" + get) * 20_000 + b"."
         )
-        start = time.process_time()
-
-        assert value(data) is None
-        assert time.process_time() - start < 2
+        with ends():
+            assert value(data) is None
 
     def test_p13_keys_that_hash_alike_cost_nothing(self) -> None:
-        keys = b"".join(b"\x8a\x0a" + (P61 * k).to_bytes(10, "little") + b"N" for k in range(20_000))
-        start = time.process_time()
-
-        assert len(value(b"}(" + keys + b"u.")) == 40_000
-        assert time.process_time() - start < 1
+        keys = b"".join(b"\x8a\x0a" + (P61 * k).to_bytes(10, "little") + b"N" for k in range(100_000))
+        with ends():
+            assert len(value(b"}(" + keys + b"u.")) == 200_000
 
     def test_p13_keys_with_a_hash_that_never_ends_cost_nothing(self) -> None:
         shared = b")q\0" + b"0h\0h\0\x86q\0" * 200  # a tuple whose hash visits 2^200 others
@@ -706,11 +687,9 @@ class TestP13Hashes:
         assert len({hash(stride) for stride in strides}) == 1
         tensors = {f"h.{n}": view("0", (1,) * 8, stride) for n, stride in enumerate(strides)}
         path = write_checkpoint(tmp_path / "x.bin", tensors, {"0": floats(1)})
-        start = time.process_time()
-
-        report = inspect(open_checkpoint(path))
-        assert len(fold(report.tensors)) == count
-        assert time.process_time() - start < 2
+        with ends():
+            report = inspect(open_checkpoint(path))
+            assert len(fold(report.tensors)) == count
 
     def test_p13_token_ids_that_hash_alike_are_refused(self, tmp_path: Path) -> None:
         from converter.models.tokenizers.folder import read

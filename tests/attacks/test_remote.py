@@ -200,7 +200,7 @@ def test_misbehaviour_ends_in_a_sentence(
     assert (ended.code, ended.out) == (2, "")
     assert_sentence(ended.err)
     assert re.search(said, ended.err), ended.err
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 60
     assert len(hub.seen) <= 60
     assert list(tmp_path.glob("*x.safetensors*")) == []
     assert_no_secret(hub, ended.err + caplog.text)

@@ -79,7 +79,7 @@ HOSTILE: dict[str, tuple[type[ConverterError], str, bytes]] = {
         LayoutError, "overlaps", files(a=entry(shape=[8], offsets=(0, 8)), b=entry(shape=[0], offsets=(4, 4))),
     ),
     "S03 bytes behind the last": (LayoutError, "8 bytes of data; its tensors take 4", files(a=entry())),
-    "S03 bytes and no tensors": (LayoutError, "1 bytes of data; its tensors take 0", file("{}", b"\0")),
+    "S03 bytes and no tensors": (LayoutError, "1 byte of data; its tensors take 0", file("{}", b"\0")),
     "S03 past the end": (CutOffError, "8 bytes of data; its tensors take 16", files(a=entry(shape=[16], offsets=(0, 16)))),
     "S03 ends before it begins": (LayoutError, "ends before it begins", files(a=entry("X1", [], (4, 0)))),
     "S03 more bytes than elements": (LayoutError, "does not take the 8 bytes", files(a=entry(offsets=(0, 8)))),

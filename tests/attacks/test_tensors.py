@@ -192,7 +192,7 @@ def test_t08_big_is_read_as_big_and_absent_as_little(tmp_path: Path) -> None:
         path = write_checkpoint(tmp_path / "x.bin", {"w": view("0", (3, 2), (1, 3))}, {"0": data}, byteorder=order)
 
         assert run("convert", path, tmp_path / "x.safetensors", "--force").code == 0
-        assert open_checkpoint(tmp_path / "x.safetensors")["w"].array().tolist() == [[0, 3], [1, 4], [2, 5]]
+        assert open_checkpoint(tmp_path / "x.safetensors")["w"].bits().tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_t09_odd_bits_are_carried_over_untouched(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_t12_names_that_share_a_storage_are_all_carried_over(tmp_path: Path) -> 
 
     for copy in ("x.safetensors", "storages", "named"):
         found = open_checkpoint(tmp_path / copy)
-        assert {name: tensor.array().tolist() for name, tensor in found.items()} == expected
+        assert {name: tensor.bits().tolist() for name, tensor in found.items()} == expected
         assert found.tied() == [["a", "b"]]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +32,10 @@ from tests.attacks.commands import everything as below
 from tests.build.archives import CRC, DATA, archive, everything, stored, two
 from tests.build.checkpoints import Call, Entry, Global, checkpoint_entries, dumps, floats, view, zip_bytes
 from tests.build.depth import some
+from tests.build.ends import ends
+from tests.build.formats import npy
 
+OBJECTS = "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
 ECHO = b"cposix\nsystem\n(S'echo harmless'\ntR."
 
 
@@ -208,6 +210,9 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 }  # fmt: skip
 
 
+# The only ones that look as if a download broke off. All others are whole and wrong.
+CUT_OFF = {"not a zip at all", "nothing"}
+
 # `scan` reads whatever may be a pickle to its end, and only the start of everything else.
 UNREAD = {
     "Z04 a wrong CRC", "Z06 a deflate stream without its end", "Z06 it inflates to less", "Z06 bytes behind what is deflated",
@@ -219,8 +224,9 @@ def test_what_two_readers_could_read_differently_is_refused(name: str, tmp_path:
     make, sentence = REFUSED[name]
     data = make()
 
-    with pytest.raises((ArchiveError, CutOffError), match=sentence):
+    with pytest.raises((ArchiveError, CutOffError), match=sentence) as caught:
         everything(data)
+    assert type(caught.value) is (CutOffError if name in CUT_OFF else ArchiveError)
     if data.startswith(b"PK\3\4") and name not in UNREAD:
         assert scanned(written(tmp_path, data))["verdict"] == "malformed"
 
@@ -292,7 +298,7 @@ def test_z04_a_file_saved_without_crcs_is_named_and_needs_a_word(tmp_path: Path)
     assert "without CRCs" in run("inspect", path).out
     assert rules(scanned(path)) == ["unchecked"]
     assert run("convert", path, tmp_path / "x.safetensors", "--no-crc").code == 0
-    assert open_checkpoint(tmp_path / "x.safetensors")["w"].array().tolist() == [1, 2]
+    assert open_checkpoint(tmp_path / "x.safetensors")["w"].bits().tolist() == [1, 2]
 
 
 def test_z05_a_deflated_checkpoint_is_read_however_many_storages_it_has(tmp_path: Path) -> None:
@@ -307,7 +313,7 @@ def test_z05_a_deflated_checkpoint_is_read_however_many_storages_it_has(tmp_path
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    found = {name: tensor.array().tolist() for name, tensor in open_checkpoint(tmp_path / "x.safetensors").items()}
+    found = {name: tensor.bits().tolist() for name, tensor in open_checkpoint(tmp_path / "x.safetensors").items()}
     assert found == {f"t{n}": [n, -n] for n in range(count)}
 
 
@@ -352,6 +358,10 @@ ANOMALIES = {
     "Z06 a size that is too small": [Entry("a", ECHO, deflated=True, central={"nbytes": 3})],
     "Z10 a name that leads out": [Entry("../a", ECHO)],
     "Z11 hidden in a folder": [Entry("a/", gap=zip_bytes([Entry("a/b", ECHO)])), Entry("a/c", b"x")],
+    "Z11 an array hidden in a folder": [
+        Entry("a/", gap=zip_bytes([Entry("a/b.npy", npy(OBJECTS, ECHO))]).partition(b"PK\1\2")[0]),
+        Entry("a/c", b"x"),
+    ],
 }
 
 
@@ -389,8 +399,9 @@ def test_z08_of_two_archives_in_a_row_scan_looks_into_both(tmp_path: Path) -> No
 
 
 def test_z10_names_are_keys_and_never_paths(tmp_path: Path) -> None:
-    entries = [*sound(), Entry("archive/data/C:", b"x"), Entry("archive/data/a b", b"x"), Entry("archive/data/~", b"x")]
-    path = written(tmp_path, zip_bytes(entries))
+    keys = ("C:", "a b", "~")
+    value = {**TENSORS, **{f"on {key}": view(key, (1,)) for key in keys}}
+    path = written(tmp_path, zip_bytes(checkpoint_entries(value, WEIGHTS | {key: floats(1) for key in keys})))
 
     assert run("extract", path, tmp_path / "out").code == 0
 
@@ -406,7 +417,7 @@ def test_z11_folders_of_zip_r_and_attributes_of_links_mean_nothing(tmp_path: Pat
 
     assert run("extract", path, tmp_path / "out").code == 0
     assert not any(file.is_symlink() for file in (tmp_path / "out").rglob("*"))
-    assert open_checkpoint(tmp_path / "out")["w"].array().tolist() == [1, 2]
+    assert open_checkpoint(tmp_path / "out")["w"].bits().tolist() == [1, 2]
 
 
 def test_z06_a_record_is_read_up_to_the_limit_of_its_reader() -> None:
@@ -425,11 +436,8 @@ def test_z06_a_forged_size_allocates_nothing() -> None:
 def test_z06_bytes_after_a_deflate_stream_cost_no_more_than_reading_them() -> None:
     payload = zlib.compress(DATA, wbits=-15) + bytes(16 << 20)
     data = zip_bytes([Entry("a/x", DATA, deflated=True, payload=payload)])
-    start = time.process_time()
-
-    with pytest.raises(ArchiveError):
+    with ends(), pytest.raises(ArchiveError):
         everything(data)
-    assert time.process_time() - start < 1
 
 
 def test_z09_every_truncation_is_refused() -> None:
@@ -569,3 +577,11 @@ def test_z08_any_bytes_are_an_archive_or_a_refusal(data: bytes) -> None:
     for prefix in (b"", b"PK\3\4"):
         with pytest.raises(ConverterError):
             everything(prefix + data)
+
+
+def test_an_array_that_only_its_local_header_shows_is_looked_into_behind_its_own_header(tmp_path: Path) -> None:
+    alone = zip_bytes([Entry("a/b.npy", npy(OBJECTS, ECHO))]).partition(b"PK\1\2")[0]
+
+    found = scanned(written(tmp_path, zip_bytes([Entry("a/", gap=alone), Entry("a/c", b"x")])))
+
+    assert ("dangerous-global", "a/b.npy") in {(one["rule"], one["place"]) for one in found["findings"]}

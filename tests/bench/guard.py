@@ -29,7 +29,7 @@ from converter.io.local import LocalFile
 from converter.io.parts import known
 from converter.io.zip_records import Archive
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 
 ROOT = Path(__file__).parents[2]
 CEILINGS = Path(__file__).with_name("ceilings.json")
@@ -52,7 +52,7 @@ _NEVER = {"torch", "transformers", "click", "huggingface_hub", "fickling", "safe
 FORBIDDEN = {
     "--version": {"numpy", "rich", "pydantic", *_NEVER},
     "--help": {"numpy", "rich", "pydantic", *_NEVER},
-    "inspect": {"numpy", *_NEVER},
+    "inspect": {"numpy", "rich", *_NEVER},
     "inspect --json": {"numpy", "rich", *_NEVER},
     "scan": {"numpy", "rich", *_NEVER},
     "extract": _NEVER,

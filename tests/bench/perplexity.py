@@ -1,7 +1,7 @@
 """Perplexity of a checkpoint's GGUF files in llama.cpp, one encoding in each row: `perplexity.py CHECKPOINT`.
 
 The text is what the model itself says: 128 tokens, 32 of them the built-in sequence and the rest its greedy continuation,
-by our engine with the tanh GELU that llama.cpp computes. So the F32 row is low, and damage shows.
+by our engine with the tanh ACTIVATIONS that llama.cpp computes. So the F32 row is low, and damage shows.
 """
 
 import sys
@@ -13,8 +13,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from converter.conversion.convert import convert
+from converter.inference.decoder import Decoder
 from converter.inference.evaluate import builtin_tokens
-from converter.inference.gpt2 import Gpt2
 from converter.opening import open_checkpoint
 from tests.peers.llama import Model
 
@@ -30,11 +30,11 @@ def perplexity(logits: np.ndarray, tokens: list[int]) -> float:
 
 def main() -> None:
     source = open_checkpoint(sys.argv[1])
-    engine = Gpt2(source, config=source.config, activation="tanh")
+    engine = Decoder(source, config=source.config, activation="tanh")
     start = builtin_tokens(50257, 2048)[:32]
     tokens = [*start, *(int(token) for token in engine.greedy(start, 96))]
     print("| | perplexity | bytes |\n|---|---|---|")
-    print(f"| our engine, tanh GELU, the source | {perplexity(engine.logits(tokens), tokens):.4f} | |")
+    print(f"| our engine, tanh ACTIVATIONS, the source | {perplexity(engine.logits(tokens), tokens):.4f} | |")
     with tempfile.TemporaryDirectory() as folder:
         for encoding in ENCODINGS:
             path = Path(folder) / "model.gguf"

@@ -95,10 +95,10 @@ def llama_convert(llama_cpp: str, source: str, target: str, dtype: str) -> None:
 
 
 def our_forward(source: str, passes: str) -> None:
-    from converter.inference.gpt2 import Gpt2
+    from converter.inference.decoder import Decoder
     from converter.opening import open_checkpoint
 
-    model = Gpt2(open_checkpoint(source))
+    model = Decoder(open_checkpoint(source))
     print(_last_time(lambda: model.logits(TOKENS), int(passes)))
 
 
@@ -123,7 +123,7 @@ def our_machine(pickle_path: str) -> None:
     """Only the pickle; its storages are not checked."""
     from converter.formats.torch import reader as torch_zip
     from converter.pickles.closed_table import TABLE
-    from converter.pickles.machine import run
+    from converter.pickles.loop import run
 
     data = Path(pickle_path).read_bytes()
     print(_seconds(lambda: run(data, TABLE, torch_zip._promised)))

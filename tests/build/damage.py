@@ -95,7 +95,7 @@ def write_source(made: Model, folder: Path) -> Path:
             value[full.replace("ln_1.bias", "attn.bias")] = view(str(len(storages)), mask.shape, dtype="U8")
             storages[str(len(storages))] = mask.tobytes()
     write_checkpoint(folder / "pytorch_model.bin", value, storages)
-    _companions(made, folder)
+    companions(made, folder)
     return folder
 
 
@@ -120,7 +120,7 @@ def write_safetensors(made: Model, folder: Path) -> Path:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     (out / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
-    _companions(made, out)
+    companions(made, out)
     return out
 
 
@@ -180,7 +180,8 @@ def _dtype(array: np.ndarray) -> str:
     return {"f4": "F32", "f8": "F64", "f2": "F16", "i4": "I32", "i1": "I8", "u1": "U8"}[array.dtype.str[1:]]
 
 
-def _companions(made: Model, folder: Path) -> None:
+def companions(made: Model, folder: Path) -> None:
+    """Write config.json and the tokenizer."""
     files = {
         "config.json": json.dumps(made.config),
         "vocab.json": json.dumps({token: number for number, token in enumerate(made.vocab)}),
@@ -367,8 +368,8 @@ STRUCTURE: dict[str, tuple[Change, str, str]] = {
     "a matrix transposed with its shape": (edit(FC, lambda a: a.T), FC, "transposed"),
     "an embedding with a row less": (edit("wpe.weight", lambda a: a[:-1]), "wpe.weight", "another shape"),
     "floats called integers": (edit(PROJ, lambda a: a.view("<i4")), PROJ, "another dtype"),
-    "head no longer tied": (
-        lambda made: made.tensors.update({"lm_head.weight": made.tensors["wte.weight"].copy()}), "lm_head.weight", "lost tie",
+    "a head of its own": (
+        lambda made: made.tensors.update({"lm_head.weight": made.tensors["wte.weight"] + 1}), "lm_head.weight", "unexpected",
     ),
     "epsilon wrong": (setting("layer_norm_epsilon", 1e-6), "config.json", "layer_norm_epsilon is wrong"),
     "heads wrong": (setting("n_head", 8), "config.json", "n_head is wrong"),

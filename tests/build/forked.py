@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 DEPENDENCIES = (
-    *("hashlib", "importlib.metadata", "json", "numpy", "rich.console", "rich.progress", "rich.table"),
+    *("hashlib", "importlib.metadata", "json", "numpy"),
     *("typer", "typer.main", "typer._adapters", "typer._click.decorators", "pydantic.type_adapter", "isal.isal_zlib"),
 )
 ROOT = Path(__file__).parent.parent.parent

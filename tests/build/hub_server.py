@@ -181,8 +181,23 @@ class Exchange(BaseHTTPRequestHandler):
             return None
         return repository
 
+    def _models(self, hub: Hub) -> None:
+        """The models of an owner with a text in their names, in no order."""
+        query = parse_qs(urlsplit(self.path).query)
+        owner, text, known = query["author"][0], query.get("search", [""])[0], self.headers.get("Authorization")
+        names = [
+            name
+            for name, repository in hub.repositories.items()
+            if name.startswith(f"{owner}/") and text in name and (known == f"Bearer {TOKEN}" or not repository.private)
+        ]
+        found = [{"id": name, "private": hub.repositories[name].private} for name in names]
+        self.reply(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+
     def _api(self, hub: Hub) -> None:
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/(.+))?", urlsplit(self.path).path)
+        if urlsplit(self.path).path == "/api/models":
+            self._models(hub)
+            return
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/(?:revision|tree)/(.+))?", urlsplit(self.path).path)
         if match is None:
             self.reply(404)
             return
@@ -192,6 +207,10 @@ class Exchange(BaseHTTPRequestHandler):
         if unquote(match[3] or "main") not in ("main", repository.commit, "refs/pr/1"):
             self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
             return
+        if (match[2] or "").startswith("/tree/"):
+            tree = [self._listed(name, content) for name, content in repository.files.items()]
+            self.reply(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+            return
         siblings = []
         for name, content in repository.files.items():
             sibling: dict[str, Any] = {"rfilename": name, "size": size_of(content)}
@@ -200,6 +219,18 @@ class Exchange(BaseHTTPRequestHandler):
             siblings.append(sibling)
         found = {"id": match[1], "sha": repository.commit, "siblings": siblings, "private": repository.private}
         self.reply(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
+
+    def _listed(self, name: str, content: bytes | Path) -> dict[str, Any]:
+        """A file as snapshot_download has it listed."""
+        listed: dict[str, Any] = {
+            "type": "file",
+            "path": name,
+            "size": size_of(content),
+            "oid": sha256_of(content)[:40],
+        }
+        if name.endswith(_LARGE):
+            listed["lfs"] = {"oid": sha256_of(content), "size": size_of(content), "pointerSize": 135}
+        return listed
 
     def _resolve(self, hub: Hub) -> None:
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", urlsplit(self.path).path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,16 @@ def characters(**changes: Any) -> dict[str, Any]:
     )
 
 
+CHARSMAP = b"\4\0\0\0trie\0"  # the table by which SentencePiece normalizes: the size of a trie, the trie, and texts
+
+
 def unigram(**changes: Any) -> dict[str, Any]:
     """A tokenizer.json of T5's kind."""
     vocab: list[list[Any]] = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁a", -1.5], ["b", -2.25]]
     return {
         "version": "1.0",
         "added_tokens": [added(n, vocab[n][0], special=True) for n in range(3)],
-        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAECAw=="},
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": b64encode(CHARSMAP).decode()},
         "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"},
         "post_processor": template(behind=("</s>",)),
         "decoder": None,

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
@@ -18,14 +19,24 @@ from converter.checking.rules import RULES
 from converter.errors import ForeignFileError, SourceError, UnsupportedError
 from converter.reports.checking import CheckReport
 from converter.sample import write_sample
-from tests.build.checkpoints import Call, Global, View, floats, legacy_bytes, view, write_checkpoint
+from tests.build.checkpoints import (
+    Call,
+    Global,
+    View,
+    checkpoint_entries,
+    floats,
+    legacy_bytes,
+    view,
+    write_checkpoint,
+    zip_bytes,
+)
 from tests.build.damage import BIAS, FC, edit, flip, model, put, write_gguf, write_safetensors, write_source
 from tests.build.forked import Forked
 from tests.build.gguf_files import Q8_0, Info, gguf
 
 Arrays = dict[str, np.ndarray]
 NAN, INF = float("nan"), float("inf")
-DTYPES = {"f4": "F32", "f2": "F16", "f8": "F64", "u2": "BF16", "i8": "I64", "u1": "U8", "b1": "BOOL"}
+DTYPES = {"f4": "F32", "f2": "F16", "f8": "F64", "u2": "BF16", "i8": "I64", "u1": "U8", "i1": "I8", "b1": "BOOL"}
 
 
 def llama(layers: int = 8, *, seed: int = 1, rows: int = 64) -> Arrays:
@@ -174,6 +185,18 @@ def blocks_with_nan(folder: Path) -> Path:
     return path
 
 
+def last_norm(value: float, *, layers: float | None = None) -> Callable[[Path], Path]:
+    """The small network with a normalisation after its layers; `layers` is the value of those in them."""
+
+    def make(folder: Path) -> Path:
+        made = llama() | {"model.norm.weight": np.full(32, value, "<f4")}
+        for name in [name for name in made if name.endswith("input_layernorm.weight") and layers is not None]:
+            made[name] = np.full(32, layers, "<f4")
+        return save(folder, made)
+
+    return make
+
+
 def half_zero(array: np.ndarray) -> None:
     array[: len(array) // 2] = 0
 
@@ -224,6 +247,53 @@ def variances(folder: Path) -> Path:
     return save(folder, {"bn.running_var": np.array([1, 2, -0.5], "<f4"), "bn.weight": np.ones(3, "<f4")})
 
 
+def twice(folder: Path) -> Path:
+    made = llama()
+    made[Q] = made["model.layers.2.self_attn.q_proj.weight"].copy()
+    return save(folder, made)
+
+
+def add(name: str, size: int) -> Callable[[Any], None]:
+    return lambda made: made.tensors.update({name: np.ones(size, "<f4")})
+
+
+def head(more: float) -> Callable[[Any], None]:
+    """A head beside the embedding, which is larger by `more`."""
+    return lambda made: made.tensors.update({"lm_head.weight": made.tensors["wte.weight"] + np.float32(more)})
+
+
+def no_header(folder: Path) -> Path:
+    path = folder / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", 8) + b'{"a": ] ')
+    return path
+
+
+def unused(folder: Path) -> Path:
+    return write_checkpoint(
+        folder / "x.bin", {"w.weight": view("0", (2, 2))}, {"0": floats(1, 2, 3, 4), "1": floats(5)}
+    )
+
+
+def without_crcs(folder: Path) -> Path:
+    """As torch writes it with `torch.serialization.set_crc32_options(False)`."""
+    entries = [
+        replace(
+            one, central={"crc32": 0}, descriptor=struct.pack("<4s3L", b"PK\7\x08", 0, len(one.data), len(one.data))
+        )
+        for one in checkpoint_entries({"w.weight": view("0", (2, 2))}, {"0": floats(1, 2, 3, 4)})
+    ]
+    (folder / "x.bin").write_bytes(zip_bytes(entries))
+    return folder / "x.bin"
+
+
+def sparse(folder: Path) -> Path:
+    layout = Call(Global("torch.serialization", "_get_layout"), ("torch.sparse_coo",))
+    places, numbers = view("0", (2, 1), dtype="I64"), view("1", (1,))
+    made = Call(Global("torch._utils", "_rebuild_sparse_tensor"), (layout, (places, numbers, (2, 2))))
+    value = {"s.weight": made, "w.weight": view("2", (2, 2))}
+    return write_checkpoint(folder / "x.bin", value, {"0": bytes(16), "1": floats(7), "2": floats(1, 2, 3, 4)})
+
+
 def no_tensor(folder: Path) -> Path:
     return write_checkpoint(folder / "x.bin", {"epoch": 3}, {})
 
@@ -247,6 +317,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, str]] = {  # what is done, 
     "a parameter of GPT-2 that is not there": (without("h.1.ln_2.bias"), "missing", "transformer.h.1.ln_2.bias"),
     "a parameter of another shape": (gpt2(edit(FC, lambda a: a[:, :100])), "shape", "transformer." + FC),
     "a layer that is not there": (lacking("model.layers.4."), "missing", "model.layers.4"),
+    "one of five layers that is not there": (
+        lambda folder: save(folder, {name: array for name, array in llama(5).items() if ".layers.2." not in name}),
+        "missing", "model.layers.2",
+    ),
     "a layer without a matrix": (lacking(UP), "missing", "model.layers.3"),
     "no tensor at all": (no_tensor, "empty", ""),
     "NaN in F32": (changed(Q, put((3, 4), NAN)), "nan", Q),
@@ -257,6 +331,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, str]] = {  # what is done, 
     "minus infinity among weights": (changed(Q, put((0, 0), -INF)), "infinite", Q),
     "a matrix of zeros among the layers": (changed(Q, put(..., 0)), "dead", Q),
     "a scale of zeros among the layers": (changed(NORM, put(..., 0)), "dead", NORM),
+    "a last normalisation of zeros": (last_norm(0), "dead", "model.norm.weight"),
     "a matrix of one value among the layers": (changed(Q, put(..., 0.25)), "constant", Q),
     "a file of zeros": (
         lambda folder: save(folder, {name: np.zeros_like(array) for name, array in llama().items()}), "all-zero", "",
@@ -264,6 +339,13 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, str]] = {  # what is done, 
     "half a matrix of zeros": (changed(UP, half_zero), "hole", UP),
     "a flipped bit in an exponent": (changed(Q, flipped), "absurd", Q),
     "an element far from all others": (changed(UP, put((5, 5), 1e5)), "outlier", UP),
+    "a layer that was written twice": (twice, "twin", Q),
+    "a matrix that was multiplied by 300": (changed(UP, lambda array: array * np.float32(300)), "odd-scale", UP),
+    "a matrix that was multiplied by 1e8": (changed(Q, lambda array: array * np.float32(1e8)), "odd-scale", Q),
+    "a matrix that was multiplied by 1e-30": (changed(Q, lambda array: array * np.float32(1e-30)), "odd-scale", Q),
+    "a layer of integers": (changed(UP, lambda array: (array * 40).astype("i1")), "odd-dtype", UP),
+    "a layer of another dtype": (changed(Q, lambda array: array.astype("<f2")), "odd-dtype", Q),
+    "a layer of another shape": (changed(Q, lambda array: array[:16]), "odd-shape", Q),
     "a negative variance": (variances, "negative-variance", "bn.running_var"),
     "a mask with another element": (wrong_mask, "mask", "transformer.h.1.attn.bias"),
     "config.json with more layers": (config(n_layer=4), "config", "config.json"),
@@ -281,11 +363,37 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str, str]] = {  # what is done, 
     "two tokens with one id": (beside("vocab.json", '{"a": 1, "b": 1}'), "tokenizer", ""),
     "a merge of a token that is not there": (beside("merges.txt", "a 7\n"), "tokenizer", ""),
     "a pickle that runs a program": (poisoned, "dangerous", ""),
+    "a header that is no JSON": (no_header, "unreadable", ""),
+    "a tensor that GPT-2 does not have": (gpt2(add("h.0.strange", 3)), "unexpected", "transformer.h.0.strange"),
+    "a storage that no tensor refers to": (unused, "contradiction", ""),
+    "a sparse tensor": (sparse, "unsupported", "s.weight"),
+    "a zip without CRCs": (without_crcs, "unchecked", ""),
+    "an added token without a row": (beside("added_tokens.json", '{"<extra>": 45}'), "added-tokens", ""),
+    "a padding token without a row": (config(pad_token_id=44), "padding", "config.json"),
+    "a head that differs from the embedding": (gpt2(head(1)), "untied", "lm_head.weight"),
+    "a head that equals the embedding": (gpt2(head(0)), "stored-twice", "lm_head.weight"),
 }  # fmt: skip
 
 
 def checked(path: Path) -> CheckReport:
     return converter.check(path)
+
+
+def test_the_state_of_an_optimizer_is_no_model_and_can_be_checked_by_its_key(tmp_path: Path) -> None:
+    state = {"state": {0: {"step": 3, "exp_avg": view("0", (2,))}}, "param_groups": [{"lr": 0.5}]}
+    path = write_checkpoint(tmp_path / "optimizer.pt", state, {"0": floats(1, 2)})
+
+    (alone,) = converter.check(path).checkpoints
+    (below,) = converter.check(path, root="state").checkpoints
+
+    assert [(fault.rule, fault.message) for fault in alone.faults] == [
+        (
+            "empty",
+            "it holds no weights: it is the state of an optimizer, `state`, `param_groups`, which belongs beside a model's "
+            "weights; root='NAME' reads below one of them",
+        )
+    ]
+    assert (below.faults, below.tensors) == ((), 1)
 
 
 @pytest.mark.parametrize("case", FAULTS)
@@ -304,16 +412,8 @@ def test_every_kind_of_fault_is_named(case: str, tmp_path: Path) -> None:
 def test_every_rule_has_a_case() -> None:
     tested = {rule for _, rule, _ in FAULTS.values()}
 
-    # Other tests write what these need, and warnings are tested below.
-    assert RULES.keys() - tested == {
-        "unreadable",
-        "unexpected",
-        "contradiction",
-        "unsupported",
-        "unchecked",
-        "added-tokens",
-        "untied",
-    }
+    assert RULES.keys() == tested
+    assert (len(RULES), len(FAULTS)) == (34, 60)
 
 
 def fresh(folder: Path) -> Path:
@@ -352,7 +452,7 @@ def padded(folder: Path) -> Path:
     """An embedding with more rows than tokens, the last ones zero, and a padding token that lies outside of it."""
     made = llama()
     made["model.embed_tokens.weight"][60:] = 0
-    return save(folder, made, {"vocab_size": 60, "eos_token_id": [58, 59], "pad_token_id": 64, "bos_token_id": -1})
+    return save(folder, made, {"vocab_size": 60, "eos_token_id": [58, 59], "pad_token_id": -1, "bos_token_id": -1})
 
 
 def pruned(folder: Path) -> Path:
@@ -386,6 +486,48 @@ def hybrid(folder: Path) -> Path:
     return save(folder, made)
 
 
+def copied(folder: Path) -> Path:
+    """Layers that begin and end otherwise, a tied layer, and halves of a model in two dtypes."""
+    made = llama()
+    for layer in range(4, 8):
+        for name in [name for name in made if name.startswith(f"model.layers.{layer}.")]:
+            made[name] = made[name].astype("<f2")
+    made["model.layers.0.mlp.up_proj.weight"] = made["model.layers.0.mlp.up_proj.weight"][:48].copy()
+    made["model.layers.0.mlp.up_proj.bias"] = np.zeros(48, "<f4")
+    return save(folder, made)
+
+
+def never_trained(folder: Path) -> Path:
+    """A matrix that begins with the same numbers in every layer, as those of state spaces do."""
+    made = llama()
+    for layer in range(8):
+        made[f"model.layers.{layer}.mixer.A_log"] = np.log(np.tile(np.arange(1, 17, dtype="<f4"), (32, 1)))
+    return save(folder, made)
+
+
+def tied_layers(folder: Path) -> Path:
+    """Every layer is a view of the same storage."""
+    numbers = floats(*np.random.default_rng(4).standard_normal(1024).tolist())
+    value = {f"layers.{layer}.w.weight": view("0", (32, 32)) for layer in range(8)}
+    return write_checkpoint(folder / "t.bin", value, {"0": numbers})
+
+
+def larger(folder: Path) -> Path:
+    """Two layers have numbers of another size, so neither is the one that differs from all others."""
+    made = llama()
+    for layer in (2, 5):
+        made[f"model.layers.{layer}.mlp.up_proj.weight"] *= 1000
+    return save(folder, made)
+
+
+def quantised(folder: Path) -> Path:
+    """One matrix is integers, whose scale stands beside it."""
+    made = llama()
+    made[UP] = (made[UP] * 40).astype("i1")
+    made[UP.replace(".weight", ".weight_scale")] = np.full(1, 0.025, "<f4")
+    return save(folder, made)
+
+
 HONEST: dict[str, Callable[[Path], Path]] = {
     "GPT-2 as published": lambda folder: write_source(model(), folder),
     "GPT-2 in safetensors": lambda folder: write_safetensors(model(), folder),
@@ -395,9 +537,17 @@ HONEST: dict[str, Callable[[Path], Path]] = {
     "a network that was never trained": fresh,
     "masks and other buffers": masks,
     "an embedding with padding": padded,
+    "normalisations to which one is added": last_norm(0, layers=0),
+    "a last normalisation that is trained": last_norm(0.5),
     "a pruned network": pruned,
     "layers that differ": uneven,
     "a layer of another kind": hybrid,
+    "layers of two dtypes, and another first one": copied,
+    "a layer of other numbers, within bounds": changed(Q, lambda array: array * np.float32(50)),
+    "two layers of far larger numbers": larger,
+    "a quantised layer with its scales": quantised,
+    "one layer used many times": tied_layers,
+    "layers that begin with the same numbers": never_trained,
 }  # fmt: skip
 
 
@@ -503,3 +653,51 @@ def test_inspect_says_the_same_about_values(tmp_path: Path) -> None:
 
     assert converter.inspect(path, stats=True).problems == (f"{Q}: 1 of 1,024 elements is NaN",)
     assert converter.inspect(path).problems == ()
+
+
+def test_another_architecture_with_layers_of_gpt2_is_not_called_incomplete(tmp_path: Path) -> None:
+    first = {name: array for name, array in model().tensors.items() if name.startswith("h.")}
+    first = {
+        "tokens_embed.weight": np.ones((44, 32), "<f4"),
+        "positions_embed.weight": np.ones((16, 32), "<f4"),
+    } | first
+
+    assert checked(save(tmp_path, first)).checkpoints[0].faults == ()
+    layers = {name: array for name, array in first.items() if name.startswith("h.")}
+    assert checked(save(tmp_path / "part", layers)).checkpoints[0].title.startswith("GPT-2")
+
+
+def test_what_cannot_be_checked_takes_no_verdict_from_the_others(program: Forked, tmp_path: Path) -> None:
+    write_sample(tmp_path / "good", "tiny")
+    FAULTS["NaN in F32"][0](tmp_path / "bad")
+    (tmp_path / "page.bin").write_bytes(b"<!DOCTYPE html><html>")
+    asked = ["check", "good", "page.bin", "absent", "bad"]
+    sentence = "`page.bin` is an HTML page, probably an error page of the server it was downloaded from"
+
+    code, out, told = program([*asked, "--junit", "j.xml", "--sarif", "s.json"], tmp_path)
+    json_code, document, _ = program([*asked, "--json"], tmp_path)
+
+    assert (code, json_code) == (2, 2)
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == [
+        "sound  good/pytorch_model.bin",
+        "1 error  bad/model.safetensors",
+    ]
+    assert told.splitlines()[0] == f"error: {sentence}"
+    assert told.splitlines()[1:] == ["error: no such file or folder: `absent`"]
+    read = json.loads(document)
+    assert [one["location"] for one in read["checkpoints"]] == ["good/pytorch_model.bin", "bad/model.safetensors"]
+    assert read["counts"] == {"error": 1, "warning": 0}
+    assert [one["location"] for one in read["unread"]] == ["page.bin", "absent"]
+    assert read["unread"][0]["error"] == {"class": "ForeignFileError", "message": sentence}
+    suites = Xml.fromstring((tmp_path / "j.xml").read_text())
+    assert [(suite.get("name"), suite.get("failures"), suite.get("errors")) for suite in suites] == [
+        ("good/pytorch_model.bin", "0", "0"),
+        ("bad/model.safetensors", "1", "0"),
+        ("page.bin", "0", "1"),
+        ("absent", "0", "1"),
+    ]
+    (run,) = json.loads((tmp_path / "s.json").read_text())["runs"]
+    assert [result["ruleId"] for result in run["results"]] == ["nan"]
+    (invocation,) = run["invocations"]
+    assert (invocation["executionSuccessful"], invocation["exitCode"]) == (False, 2)
+    assert invocation["toolExecutionNotifications"][0]["message"]["text"] == sentence

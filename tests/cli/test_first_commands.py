@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,18 +13,24 @@ from typer.testing import CliRunner
 
 from converter.cli.app import app
 from converter.conversion.convert import convert
+from converter.errors import RootError
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
+from tests.build.checkpoints import floats, view, write_checkpoint
 
 RUN = CliRunner()
 
+DTYPES = ("Q8_0", "fp16", "float16", "half", "bfloat16", "Q4_K_M", "q4km", "Q80", "q4-k-m", "q6k")
 RIGHT = (
+    *(f"convert bare o.gguf --no-tokenizer --dtype {word}" for word in DTYPES),
+    "convert bare --to gguf --no-tokenizer --dtype q5km",
+    "inspect odd --root transformer.h.0", "check odd --root transformer.h",
     "", "--help", "-h", "help", "help convert", "help inspect", "--version", "-V", "inspect odd odd",
     "inspect odd --filter wte", "inspect odd --filter 'h.0.*'", "inspect odd --filter 'h.{0..2}.mlp.c_fc.weight'",
     "inspect odd --filter wte --filter wpe", "inspect odd.gguf --filter h.0.ln_1.weight",
     "inspect odd.gguf --filter 'blk.{0..3}.attn_norm.weight'", "inspect st/model.safetensors", "inspect odd odd.gguf --json",
     "convert odd --to npz", "convert bare --to gguf --no-tokenizer", "convert bare out.gguf --no-tokenizer --dtype fp16", "convert odd --to safetensors", "convert odd out.npz", "convert odd.gguf back --to safetensors",
-    "extract odd", "verify odd st", "verify odd st odd.gguf", "verify st odd", "check odd", "scan odd", "scan zoo", "models 111m",
+    "extract odd", "verify odd st", "verify odd st odd.gguf", "verify st odd", "diff odd st", "check odd", "scan odd", "scan zoo", "models 111m",
 )  # fmt: skip
 
 WRONG = {
@@ -59,7 +67,15 @@ WRONG = {
     "convert odd out.safetensors --dtype q8_0": "GGUF",
     "convert odd odd": "`odd` holds the input",
     "convert odd st --to safetensors": "--force",
+    "inspect odd --pattern wte": "there is no option --pattern; say --filter (",
+    "convert odd --pattern wte": "there is no option --pattern; say --include (",
+    "diff odd st --pattern wte": "there is no option --pattern; say --filter (",
+    "models 111m --outtype q8_0": "there is no option --outtype (",
     "verify odd": "OUTPUT",
+    "inspect odd --root transformer.hh.0": "did you mean `transformer.h.0`?",
+    "check odd --root nowhere": "there is no `nowhere` in the checkpoint: the keys of the checkpoint are `transformer.wte.weight`",
+    "inspect odd --log -": "--log takes a file: --verbose writes the same lines to stderr",
+    "inspect zoo": "zoo/",
     "verify odd nowhere": "no such file or folder: `nowhere`",
     "verify odd odd.ggf": "did you mean `odd.gguf`",
     "scan nowhere.pkl": "o such file",
@@ -93,6 +109,64 @@ def test_it_does_what_was_meant(line: str, made: Path, tmp_path: Path, monkeypat
     assert done.exit_code == 0, done.stderr
     assert done.stdout
     assert "error" not in done.stderr
+
+
+def test_a_folder_with_a_file_that_is_none_is_scanned_to_its_end(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+
+    done = RUN.invoke(app, ["scan", "."])
+
+    assert (done.exit_code, done.stderr) == (1, "")
+    assert "junk.bin" in done.stdout
+
+
+def test_a_root_is_every_beginning_of_names_that_is_printed(tmp_path: Path) -> None:
+    inner = {
+        "transformer.h.0.w.weight": view("0", (2,)),
+        "transformer.h.1.w.weight": view("1", (2,)),
+        "x": view("2", (2,)),
+    }
+    path = write_checkpoint(
+        tmp_path / "nest.pt", {"epoch": 3, "model": inner, "ema": dict(inner)}, {key: floats(1, 2) for key in "012"}
+    )
+
+    found = {}
+    for root in (
+        "model",
+        "model.transformer",
+        "model.transformer.h.1",
+        "transformer.h.1",
+        "ema.transformer.h",
+        "transformer",
+    ):
+        with open_checkpoint(path, root=root) as catalogue:
+            found[root] = (catalogue.facts["root"], *catalogue)
+
+    assert found == {
+        "model": ("model", *inner),
+        "model.transformer": ("model.transformer", "h.0.w.weight", "h.1.w.weight"),
+        "model.transformer.h.1": ("model.transformer.h.1", "w.weight"),
+        "transformer.h.1": ("model.transformer.h.1", "w.weight"),
+        "ema.transformer.h": ("ema.transformer.h", "0.w.weight", "1.w.weight"),
+        "transformer": ("model.transformer", "h.0.w.weight", "h.1.w.weight"),
+    }
+    for wrong in ("transform", "model.transformer.h.2", "w", "k" * 500):
+        with pytest.raises(RootError, match="there is no `"):
+            open_checkpoint(path, root=wrong)
+
+
+def test_standard_input_is_inspected(made: Path) -> None:
+    with (made / "odd" / "pytorch_model.bin").open("rb") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "converter", "inspect", "-"],
+            stdin=stream,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "GPT-2 with 4 layers of 64" in done.stdout
 
 
 @pytest.mark.parametrize("line", WRONG)

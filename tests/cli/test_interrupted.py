@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from converter.cli.app import app
-from converter.cli.progress import Progress
-from converter.sample import write_sample
+from converter.steps import Follower
 
 RUN = CliRunner()
 LINES = {
@@ -21,24 +22,17 @@ LINES = {
 }
 
 
-@pytest.fixture
-def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_sample(tmp_path / "odd", "tiny")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def stopping(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Press Control-C when so many bytes are done."""
     done = 0
 
-    def press(self: Progress, nbytes: int) -> None:
+    def press(self: Follower, nbytes: int) -> None:
         nonlocal done
         done += nbytes
         if done > after:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Progress, "__call__", press)
+    monkeypatch.setattr(Follower, "__call__", press)
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -70,3 +64,29 @@ def test_what_resume_keeps_is_named_with_the_way_on_and_the_way_out(odd: Path, m
     ]  # fmt: skip
     assert RUN.invoke(app, line).exit_code == 0
     assert RUN.invoke(app, ["verify", "odd", "out.safetensors"]).exit_code == 0
+
+
+STARTING = """
+import sys
+from converter.__main__ import main
+
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == pressed:
+            raise KeyboardInterrupt
+
+pressed = sys.argv.pop(1)
+sys.meta_path.insert(0, Press())
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["typer", "converter.cli.app", "converter.cli.commands.models", "converter.models.declared"]
+)
+def test_control_c_while_the_program_is_imported_is_one_line(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARTING, module, "models", "111M"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was left half done\n")

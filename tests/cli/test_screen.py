@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pickle
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,6 @@ from converter.cli.render import Column, Screen
 from converter.sample import write_sample
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
 from tests.build.forked import Forked
-from tests.build.seeds import safetensors_file
 
 ROOT = Path(__file__).parent.parent.parent
 WIDTHS = (60, 80, 100, 120)
@@ -45,14 +45,35 @@ COMMANDS = {
     "check tiny long.bin": ["tiny", "long.bin"],
     "verify tiny tiny.gguf --level inference": ["tiny.gguf", "h.{0..3}.attn.masked_bias"],
     "verify tiny long.bin": ["long.bin", "h.{0..3}.attn.c_attn.weight"],
+    "diff tiny long.bin": ["transformer.h.0.attn.c_attn.weight", "transformer.wte.weight"],
+    "diff tiny tiny.gguf": ["tiny", "tiny.gguf"],
     "convert tiny x.gguf --dry-run": NAMED,
     "extract tiny out --force": ["out", "manifest.json"],
     "models": MODELS,
     "models 111M": ["Cerebras-GPT-111M", "https://huggingface.co/cerebras/Cerebras-GPT-111M"],
     "sample made --force": ["made/pytorch_model.bin", "made/config.json"],
+    "diff tiny tiny-8.gguf": ["transformer.h.3.mlp.c_proj.weight", "transformer.wte.weight"],
+    "diff tiny tiny-8.gguf long.bin": ["transformer.h.3.mlp.c_proj.weight", "long.bin"],
+    "check tiny tiny.gguf evil.bin": ["tiny.gguf", "evil.bin"],
 }  # fmt: skip
-FAILING = ("scan evil", "verify tiny long.bin", "check evil")
-ONE = ("I8", (1,), b"\0")  # a tensor of a safetensors file
+FAILING = (
+    "scan evil",
+    "verify tiny long.bin",
+    "check evil",
+    "check tiny tiny.gguf evil",
+    "diff tiny long.bin",
+    "diff tiny tiny-8",
+)
+# A command line that is refused, and what stands in its one sentence.
+REFUSED = {
+    "browse tiny": "browse needs a terminal: use inspect",
+    "download 111M --offline": "--offline belongs before the command: `cerebras-tool --offline download …`",
+    "inspect tiny --limit rank=3": "--limit belongs before the command: `cerebras-tool --limit NAME=VALUE inspect …`",
+    "inspec tiny": "did you mean `cerebras-tool inspect tiny`?",
+    "convert tiny x --to foo": "'foo' is not one of 'safetensors', 'gguf', 'parameters', 'npz'",
+    "sample": "missing argument 'folder'",
+    "inspect tiny --filter *nothing*": "*nothing*",
+}
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 COLOURS = {"29", "63", "98", "131", "163", "243"}  # contrast of at least 4.5 on white and on black
 
@@ -66,6 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(folder / "evil.bin", {"a": Call(Global("posix", "system"), ("true",))}, {})
     with contextlib.chdir(folder):
         assert CliRunner().invoke(app, ["convert", "tiny", "tiny.gguf"]).exit_code == 0
+        assert CliRunner().invoke(app, ["convert", "tiny", "tiny-8.gguf", "--dtype", "q8_0"]).exit_code == 0
     return folder
 
 
@@ -76,12 +98,18 @@ def printed(line: str, folder: Path, **settings: str | None) -> str:
     return done.stdout
 
 
+def missing(names: Sequence[str], lines: Sequence[str]) -> set[str]:
+    """The names that stand neither in one line nor, if they are longer than a line, in several."""
+    joined = "".join(line.strip() for line in lines)
+    return {name for name in names if not any(name in line for line in (*lines, *([joined] if len(name) > 56 else [])))}
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_line_fits_and_every_name_is_whole(line: str, width: int, made: Path) -> None:
     lines = printed(line, made, COLUMNS=str(width)).splitlines()
 
-    assert {name for name in COMMANDS[line] if not any(name in found for found in lines)} == set()
+    assert missing(COMMANDS[line], lines) == set()
     assert "\x1b" not in "".join(lines)
     # Only a name that is longer than a line is wider than the terminal, and it stands alone.
     too_wide = [found for found in lines if cell_len(found) > width]
@@ -114,8 +142,73 @@ def test_a_stream_for_ascii_gets_the_same_words(line: str, made: Path, ascii_onl
 
     assert code == int(line.startswith(FAILING)), err
     assert out.isascii()
-    assert {name for name in COMMANDS[line] if name not in out} == set()
+    assert missing(COMMANDS[line], out.splitlines()) == set()
     assert [found for found in out.splitlines() if len(found) > 80 and len(found.split()) > 1] == []
+
+
+HELPED = (
+    "inspect",
+    "check",
+    "extract",
+    "convert",
+    "scan",
+    "verify",
+    "diff",
+    "browse",
+    "models",
+    "download",
+    "sample",
+    "demo",
+)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_help_fits_except_for_examples_which_are_to_be_copied(width: int, tmp_path: Path) -> None:
+    with Forked(os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": str(width), "NO_COLOR": "1"}) as forked:
+        pages = {command: forked(["help", *([command] if command else [])], tmp_path) for command in ("", *HELPED)}
+
+    assert {code for code, _, _ in pages.values()} == {0}
+    for command, (_, out, _) in pages.items():
+        wide = [line.strip() for line in out.splitlines() if cell_len(line) > width]
+        # The dtypes that an option takes are one word.
+        assert [line for line in wide if not line.startswith("cerebras-tool ")] == [], command
+        assert "\x1b" not in out
+        assert (command or "inspect") in out
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_is_refused_takes_one_line_and_changes_nothing(line: str, made: Path) -> None:
+    before = sorted(made.iterdir())
+
+    with contextlib.chdir(made):
+        done = CliRunner().invoke(app, shlex.split(line), env={"COLUMNS": "60", "NO_COLOR": "1"})
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert REFUSED[line] in done.stderr
+    assert sorted(made.iterdir()) == before
+
+
+def test_the_labels_of_a_comparison_stand_above_each_other(made: Path) -> None:
+    for line in ("diff tiny tiny-8.gguf", "diff tiny tiny-8.gguf long.bin"):
+        top = printed(line, made, COLUMNS="100").split("\n\n")[0].splitlines()[1:]
+
+        labels = [row[2:10].strip() for row in top if row[2:10].strip()]
+        assert labels[:2] == ["before", "after"]
+        assert "left out" in labels
+        assert {row[10:12] for row in top} == {"  "}
+        assert all(row[12:13].strip() for row in top)
+
+
+def test_statistics_are_columns_in_markdown_too(made: Path) -> None:
+    rows = printed("inspect tiny --stats --markdown --filter *ln_f* --filter *wte*", made).split("#### Tensors\n\n")[1]
+
+    head, _, *tensors = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+    assert head[:7] == ["name", "dtype", "shape", "size", "min", "max", "mean"]
+    assert head[-1] == "distribution"
+    assert {len(row) for row in tensors} == {len(head)}
+    assert all(float(row[4]) <= float(row[6]) <= float(row[5]) for row in tensors)
 
 
 def laid_out(width: int, *, encoding: str = "utf-8") -> tuple[Screen, io.BytesIO]:
@@ -169,10 +262,34 @@ def test_a_name_without_room_beside_the_others_stands_above_them() -> None:
 
     assert shown(26, heads, rows) == [
         "name                  size",
-        "transformer.h.0.attn.weight",
+        "transformer.h.0.attn.weigh",
+        "  t",
         "                   49.2 kB",
         "lm_head.weight         1 B",
     ]
+
+
+def test_a_name_longer_than_the_line_goes_on_in_the_next() -> None:
+    rows = [("x" * 20 + "层" * 6 + "y z", "F32"), ("x" * 13 + " y" + "z" * 9, "F32")]
+
+    assert shown(20, (Column("name"), Column("dtype")), rows) == [
+        "name           dtype",
+        "x" * 20,
+        "  " + "层" * 6 + "y z",
+        "               F32",
+        "x" * 13 + " y" + "z" * 5,
+        "  zzzz",
+        "               F32",
+    ]  # fmt: skip
+
+
+def test_names_are_in_one_piece_where_no_width_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, "utf-8", write_through=True)
+    Screen(stream).table((Column("name"), Column("dtype")), [("x" * 300, "F32")], indent=0)
+
+    assert written.getvalue().decode().splitlines()[1] == "x" * 300
 
 
 def test_what_is_wrapped_goes_on_below_itself_or_below_the_name() -> None:
@@ -217,6 +334,31 @@ def test_words_stay_whole_and_lines_go_on_farther_to_the_right() -> None:
     ]
 
 
+def test_a_word_longer_than_a_line_is_cut_where_that_is_wanted() -> None:
+    screen, written = laid_out(20)
+
+    screen.line("run: ", ("x" * 33, "1"), " and y", indent=2, hang=2, cut=True)
+
+    assert written.getvalue().decode().splitlines() == [
+        "  run:",
+        "    xxxxxxxxxxxxxxxx",
+        "    xxxxxxxxxxxxxxxx",
+        "    x and y",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_all_but_addresses_fits(width: int, tmp_path: Path) -> None:
+    command = "echo " + "QUJD" * 60
+    write_checkpoint(tmp_path / "evil.bin", {"a": Call(Global("posix", "system"), (command,))}, {})
+
+    for line in ("models 13B", "models 111M", "scan evil.bin --explain"):
+        lines = printed(line, tmp_path, COLUMNS=str(width)).splitlines()
+
+        wide = [found for found in lines if cell_len(found) > width]
+        assert [found for found in wide if not found.startswith("  https://")] == []
+
+
 @pytest.mark.parametrize(
     ("encoding", "said"), [("ascii", "4x49 kB | 0.1 ... 0.2 caf\\xe9"), ("latin-1", "4×49 kB · 0.1 ... 0.2 café")]
 )
@@ -240,52 +382,20 @@ def test_columns_holds_on_pipes_where_it_makes_sense(columns: str, width: int, m
 # ---- what the report of `inspect` adds up to, and its order ----------------------------------------------------------
 
 
-def facts(out: str) -> dict[str, str]:
-    return dict(re.findall(r"(?m)^  (\w+(?: \w+)?)  +(.+)$", out.split("\n\n")[1]))
-
-
-def test_the_dtypes_add_up_to_the_data_and_what_a_filter_chose_stands_apart(made: Path) -> None:
-    everything, chosen = printed("inspect tiny", made), printed("inspect tiny --filter *mlp*", made)
-
-    assert facts(everything)["data"] == facts(chosen)["data"] == "898.8 kB (882.4 kB F32, 16.4 kB U8)"
-    assert facts(everything)["sizes"] == "4 heads, a context of 64 tokens, a vocabulary of 257"
-    assert "shown" not in facts(everything)
-    # 4 layers of two matrices of 64 × 256 and two biases, of 256 and 64, in four bytes each: 529,408
-    assert facts(chosen)["shown"] == "16 of 60 tensors, 529.4 kB: the others do not fit --filter"
-
-
-def test_tied_tensors_count_once_in_the_data_and_in_its_dtypes(tmp_path: Path) -> None:
-    tensors = {"wte": view("0", (2, 3)), "lm_head": view("0", (2, 3)), "n": view("1", (2,), dtype="I64")}
-    write_checkpoint(tmp_path / "t.bin", tensors, {"0": floats(1, 2, 3, 4, 5, 6), "1": bytes(16)})
-
-    found = facts(printed("inspect t.bin", tmp_path))
-
-    assert (found["data"], found["tied"]) == ("40 B (24 B F32, 16 B I64)", "wte = lm_head, counted once")
-
-
-def test_a_file_in_the_order_of_the_alphabet_is_shown_in_the_order_of_the_layers(tmp_path: Path) -> None:
-    names = [f"h.{layer}.w" for layer in range(12)]
-    by_alphabet = safetensors_file(dict.fromkeys(sorted(names), ONE))
-    mixed = safetensors_file(dict.fromkeys(["h.10.w", "h.9.w", *names[:9], "h.11.w"], ONE))
-    (tmp_path / "a.safetensors").write_bytes(by_alphabet)
-    (tmp_path / "m.safetensors").write_bytes(mixed)
-
-    def order(line: str) -> list[str]:
-        return re.findall(r"h\.\d+\.w", printed(line, tmp_path))
-
-    assert order("inspect a.safetensors --all") == names
-    assert order("inspect m.safetensors --all") == ["h.10.w", "h.9.w", *names[:9], "h.11.w"]
-    assert order("inspect m.safetensors --all --sort name") == names
-
-
 def test_one_is_singular(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "one.bin", {"w": view("0", (3, 2), (1, 3))}, {"0": floats(1, 2, 3, 4, 5, 6)})
 
-    assert facts(printed("inspect one.bin", tmp_path))["layout"].startswith(
-        "1 tensor is a view that doesn't lie row by row"
-    )
     assert "1 tensor in 1 file" in printed("convert one.bin one.safetensors", tmp_path)
     assert "1 tensor compared" in printed("verify one.bin one.safetensors", tmp_path)
+
+
+def test_one_byte_is_singular(tmp_path: Path) -> None:
+    (tmp_path / "one.bin").write_bytes(pickle.dumps({"a": 1}) + b"!")
+
+    with contextlib.chdir(tmp_path):
+        scanned = CliRunner().invoke(app, ["scan", "one.bin", "--no-fickling"])
+
+    assert "it goes on for 1 byte after the last pickle" in scanned.stdout
 
 
 # ---- -q ----------------------------------------------------------------------------------------------------------------
@@ -298,6 +408,7 @@ QUIET = (
     "extract tiny q --force",
     "scan tiny",
     "verify tiny tiny.gguf",
+    "demo shown",
 )
 
 

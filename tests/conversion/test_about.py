@@ -46,6 +46,24 @@ def test_a_front_matter_is_read(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_a_model_was_made_from_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "---\nbase_model:\n- some-one/base-1b\n- https://huggingface.co/a/b\n- ../x\ndatasets: [squad, x/y]\n---\n"
+    )
+
+    assert about(tmp_path, str(tmp_path / "x.bin"), None) == {
+        "general.base_model.count": 2,
+        "general.base_model.0.name": "Base 1b", "general.base_model.0.organization": "Some One",
+        "general.base_model.0.repo_url": "https://huggingface.co/some-one/base-1b",
+        "general.base_model.1.name": "B", "general.base_model.1.organization": "A",
+        "general.base_model.1.repo_url": "https://huggingface.co/a/b",
+        "general.dataset.count": 2,
+        "general.dataset.0.name": "Squad", "general.dataset.0.repo_url": "https://huggingface.co/datasets/squad",
+        "general.dataset.1.name": "Y", "general.dataset.1.organization": "X",
+        "general.dataset.1.repo_url": "https://huggingface.co/datasets/x/y",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "card", ["", "---\n", "license: mit\n", "---\nlicense: mit\n", "--- \n---", "---\n: x\n- a\n---", "\xff"]
 )
@@ -82,7 +100,7 @@ def test_names_are_titles(name: str, title: str) -> None:
 
 def test_a_gguf_says_it(tmp_path: Path) -> None:
     write_sample(tmp_path / "my-own", "tiny")
-    (tmp_path / "my-own" / "README.md").write_text("---\nlicense: mit\ntags:\n- small\n---\n")
+    (tmp_path / "my-own" / "README.md").write_text("---\nlicense: mit\ntags:\n- small\nbase_model: a/b\n---\n")
 
     convert(open_checkpoint(tmp_path / "my-own"), tmp_path / "x.gguf")
 
@@ -91,5 +109,7 @@ def test_a_gguf_says_it(tmp_path: Path) -> None:
     assert json.loads(json.dumps(general)) == {
         "general.architecture": "gpt2", "general.type": "model", "general.license": "mit", "general.name": "My Own",
         "general.size_label": "221K", "general.file_type": 0, "general.quantization_version": 2,
+        "general.base_model.count": 1, "general.base_model.0.name": "B", "general.base_model.0.organization": "A",
+        "general.base_model.0.repo_url": "https://huggingface.co/a/b",
     }  # fmt: skip
     assert list(said["general.tags"]) == ["small"]

@@ -17,6 +17,7 @@ from converter.errors import ArchiveError, ModelError, UnsafeError, UnsupportedE
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from converter.tensors.catalogue import Catalogue
+from converter.words import Part
 from tests.build import plans
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
 
@@ -104,8 +105,8 @@ def test_query_key_and_value_are_the_right_thirds(sample: Path, tmp_path: Path) 
 
     for layer in range(4):
         # Conv1D computes x @ weight + bias with [in, out]; the client's matrices are [out, in].
-        weight = source[f"{prefix}h.{layer}.attn.c_attn.weight"].array()
-        bias = source[f"{prefix}h.{layer}.attn.c_attn.bias"].array()
+        weight = source[f"{prefix}h.{layer}.attn.c_attn.weight"].bits()
+        bias = source[f"{prefix}h.{layer}.attn.c_attn.bias"].bits()
         for third, name in enumerate(("query", "key", "value")):
             folder = tmp_path / "out" / f"decoder{layer + 1}"
             w = np.fromfile(folder / f"att.{name}.w.dat", "<f4").reshape(64, 64)
@@ -113,7 +114,7 @@ def test_query_key_and_value_are_the_right_thirds(sample: Path, tmp_path: Path) 
             assert np.array_equal(w, weight[:, 64 * third : 64 * (third + 1)].T)
             assert np.array_equal(b, bias[64 * third : 64 * (third + 1)])
         proj = np.fromfile(tmp_path / "out" / f"decoder{layer + 1}" / "att.proj.w.dat", "<f4").reshape(64, 64)
-        assert np.array_equal(proj, source[f"{prefix}h.{layer}.attn.c_proj.weight"].array().T)
+        assert np.array_equal(proj, source[f"{prefix}h.{layer}.attn.c_proj.weight"].bits().T)
 
 
 def test_the_named_form_has_the_names_that_the_client_looks_for(tiny: Path, tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_the_client_reads_the_thirds_that_it_needs_or_has_no_properties(model: s
 
     assert (report.properties is None) == (model == "tiny-13B" and form == "storages")
     if report.properties is not None:
-        weight = next(tensor for name, tensor in source.items() if name.endswith("h.0.attn.c_attn.weight")).array()
+        weight = next(tensor for name, tensor in source.items() if name.endswith("h.0.attn.c_attn.weight")).bits()
         for index, found in enumerate(client_thirds(tmp_path / "out", 64)):
             assert np.array_equal(found, weight[:, 64 * index : 64 * (index + 1)].T)
 
@@ -370,7 +371,10 @@ CONFIG = {"model_type": "gpt2", "n_embd": 4, "n_layer": 1, "n_head": 2, "n_posit
     [
         ("disagree", r"lies as \[in, out\], and from such files the client computes something else: give --form named"),
         ("untied", "`lm_head.weight` is not tied"),
-        ("half", "is F16, and the client reads only float32: convert it with"),
+        (
+            "half",
+            "the client reads only float32: convert it with --to safetensors and --dtype f32 first, and extract the result",
+        ),
         ("missing", "`ln_f.bias` is missing"),
         ("no config", "the number of heads is not known"),
         ("contradiction", "vocab_size"),
@@ -413,15 +417,36 @@ def test_the_default_folder_is_named_after_the_model(tmp_path: Path) -> None:
     write_sample(tmp_path / "s", "111M", sparse=True)
     path = write_checkpoint(tmp_path / "other.bin", {"w": view("0", (1,))}, {"0": floats(1.0)})
 
-    assert default_folder(open_checkpoint(tmp_path / "s")) == Path("parameters/Cerebras-GPT-111M")
+    assert default_folder(open_checkpoint(tmp_path / "s")) == Path("parameters/s")
     assert default_folder(open_checkpoint(path)) == Path("parameters/other")
 
 
 def test_a_report_says_what_was_written(tiny: Path, tmp_path: Path) -> None:
     report = extract(open_checkpoint(tiny), tmp_path / "out")
 
+    reason = "a parameters folder has no room for companions, but a folder of safetensors has"
+    left = [{"name": name, "kind": "file", "reason": reason} for name in ("merges.txt", "vocab.json")]
     assert dataclasses.asdict(report) == {
         "source": str(tiny / "pytorch_model.bin"), "folder": str(tmp_path / "out"), "form": "storages", "model": None,
         "files": 60, "nbytes": 898_832, "tensors": 60, "properties": str(tmp_path / "out" / "model.properties"), "notes": (),
-        "dropped": (), "carried": (), "excluded": (), "renamed": (),
+        "dropped": tuple({**one, "tensors": 0, "nbytes": 0} for one in left), "carried": (), "excluded": (), "renamed": (),
     }  # fmt: skip
+
+
+LEFT: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
+    "an optimizer": ({"model": {"w": view("0", (2,))}, "optimizer": {"state": {0: {"m": view("1", (2,))}}}}, {}, ["0"]),
+    "averaged weights": ({"params": {"w": view("1", (2,))}, "params_ema": {"w": view("0", (2,))}}, {}, ["1"]),
+    "the model": ({"params": {"w": view("1", (2,))}, "params_ema": {"w": view("0", (2,))}}, {"root": Part.EMA}, ["0"]),
+    "nothing": ({"a.w": view("0", (2,)), "b.w": view("1", (2,))}, {}, ["0", "1"]),
+    "half of one": ({"model": {"w": view("0", (1,))}, "optimizer": {"m": view("0", (1,), offset=1)}}, {}, ["0"]),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_what_is_left_behind_has_no_file(kind: str, tmp_path: Path) -> None:
+    value, options, files = LEFT[kind]
+    path = write_checkpoint(tmp_path / "x.pt", value, {"0": floats(1, 2), "1": floats(3, 4)})
+
+    extract(open_checkpoint(path, **options), tmp_path / "out")
+
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == [*files, "manifest.json"]

@@ -13,7 +13,17 @@ from converter.conversion.convert import convert
 from converter.errors import ConverterError, UnsupportedError
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
-from tests.build.checkpoints import Call, Entry, Global, checkpoint_entries, floats, view, write_checkpoint, zip_bytes
+from tests.build.checkpoints import (
+    Call,
+    Entry,
+    Global,
+    checkpoint_entries,
+    floats,
+    legacy_bytes,
+    view,
+    write_checkpoint,
+    zip_bytes,
+)
 
 STORAGES = {"0": floats(1, 2)}
 VALUE = {"a.w": view("0", (2,))}
@@ -41,9 +51,15 @@ def renamed(old: str, new: str) -> list[Entry]:
 
 
 ONE = zip_bytes(entries())
+OLD = legacy_bytes(VALUE, STORAGES)
 SENTENCES: dict[str, tuple[bytes, str]] = {
     "two saves": (2 * ONE, f"two archives, one after the other, .* cut it at byte {len(ONE):,}, and open"),
     "two saves of other sizes": (zip_bytes(entries("a long name of it")) + ONE, "two archives, one after the other"),
+    "two saves of old": (2 * OLD, f"two saves, one after the other, .* cut it at byte {len(OLD):,}, and open"),
+    "an old save and a note": (OLD + b"hello", f"goes on for 5 bytes after its last storage: .* cut it at byte {len(OLD):,}"),
+    "zeros after it": (ONE + bytes(512), f"512 zero bytes follow the end of its zip archive: cut it at byte {len(ONE):,}"),
+    "a note after it": (ONE + b"hello", f" 5 bytes follow the end of its zip archive: .* cut it at byte {len(ONE):,}"),
+    "many zeros after it": (ONE + bytes(1 << 18), "ends in zero bytes, where the directory of a zip archive should be"),
     "macOS": (zip_bytes([*entries(), Entry("__MACOSX/archive/._data.pkl", b"\0\5")]), r"in `archive/` and .*zip -d"),
     "a note beside": (zip_bytes([*entries(), Entry("README.txt", b"hello")]), "was packed again: .* in `archive/`"),
     "backslashes": (zip_bytes(renamed("/", "\\")), "has a backslash where a zip has `/`"),

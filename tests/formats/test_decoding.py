@@ -172,8 +172,8 @@ def test_a_file_with_the_type_is_read(name: str) -> None:
     found = read(Bytes(gguf(infos=[Info("w", (2 * encoding.block, 3), encoding.ggml)], data=raw)))["w"]
 
     assert (found.dtype, found.shape, found.storage.encoding) == (F32, (3, 2 * encoding.block), name)
-    assert found.array().tobytes() == decoded(name, raw).tobytes()
-    assert found.t().array().tobytes() == found.array().T.tobytes()
+    assert found.bits().tobytes() == decoded(name, raw).tobytes()
+    assert found.t().bits().tobytes() == found.bits().T.tobytes()
 
 
 @given(st.integers(0, 2048), st.integers(0, 2048))

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ArchiveError, ConverterError
+from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from tests.build.checkpoints import (
     LEGACY_MAGIC,
     Call,
@@ -56,7 +57,7 @@ def test_reads(name: str, tmp_path: Path) -> None:
     path.write_bytes(READ[name]())
     catalogue = open_checkpoint(path)
 
-    assert {name: tensor.array().tolist() for name, tensor in catalogue.items()} == {
+    assert {name: tensor.bits().tolist() for name, tensor in catalogue.items()} == {
         "w": [[0, 1, 2], [3, 4, 5]], "t": [[0, 3], [1, 4], [2, 5]],
     }  # fmt: skip
     assert [(storage.key, storage.nbytes) for storage in catalogue.storages] == [("0", 24)]
@@ -68,7 +69,7 @@ def test_reads_big_endian(tmp_path: Path) -> None:
 
     path = write_checkpoint(tmp_path / "a.bin", VALUE, {"0": struct.pack(">6f", *range(6))}, byteorder=b"big")
 
-    assert open_checkpoint(path)["t"].array().tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert open_checkpoint(path)["t"].bits().tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_a_byte_order_that_is_damaged_in_the_directory_is_not_passed_over(tmp_path: Path) -> None:
@@ -121,6 +122,7 @@ class TestTorchZip:
         catalogue = open_checkpoint(path)
         assert catalogue.unchecked
         assert catalogue.storages[0].crc32 is None
+        assert "it was saved without CRCs: damage to its data can't be noticed" in inspect(catalogue).problems
 
     def test_names_globals_outside_the_table(self, tmp_path: Path) -> None:
         value = {**VALUE, "x": Call(Global("os", "system"), ("true",))}

@@ -9,7 +9,7 @@ import pytest
 from converter.cli.commands import convert
 from converter.formats import FORMATS, WRITABLE
 from converter.formats.format import Format
-from tests.formats.builders import BUILDERS
+from tests.build.formats import BUILDERS
 from tests.formats.promises import (
     FreePromises,
     ReadPromises,

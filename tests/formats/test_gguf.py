@@ -18,8 +18,10 @@ from converter.dtypes import BF16, BY_NAME, F16, F32, F64, I64, Dtype
 from converter.errors import FormatError, ManifestError, ModelError, OutputError, SourceError, UnsupportedError
 from converter.formats.gguf.names import canonical as with_family_names
 from converter.formats.gguf.reader import read
+from converter.formats.gguf.tokenizer import keys
 from converter.formats.planned import Planned
 from converter.io.publish import Plan, publish
+from converter.models.tokenizers.tokenizer import BYTE, Token, Tokenizer
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from converter.tensors.catalogue import Catalogue, File, Origin
@@ -160,8 +162,8 @@ def test_blocks_are_decoded_as_they_are_read() -> None:
     found = read(Bytes(gguf(infos=[Info("w", (64, 2), 8)], data=Q8)))["w"]
 
     assert (found.dtype, found.shape, found.storage.encoding, found.nbytes) == (F32, (2, 64), "Q8_0", 512)
-    assert found.array().tolist() == [[i / 2 for i in range(64)], [i / 2 for i in range(-64, 0)]]
-    assert found.t().array()[63].tolist() == [31.5, -0.5]
+    assert found.bits().tolist() == [[i / 2 for i in range(64)], [i / 2 for i in range(-64, 0)]]
+    assert found.t().bits()[63].tolist() == [31.5, -0.5]
     assert [bytes(tile) for tile in found.t().tiles(256)] == [
         np.array([[i / 2, i / 2 - 32] for i in half], "<f4").tobytes() for half in (range(32), range(32, 64))
     ]
@@ -274,6 +276,83 @@ def test_ids_of_the_config_count_more_than_the_usual_name(tmp_path: Path) -> Non
     assert list(metadata["tokenizer.ggml.token_type"]) == [1, 1, 1, 1, 3, 5, 3, 5]
 
 
+@pytest.mark.parametrize(("merges", "noted"), [("", True), ("a b\n", False)])
+def test_a_tokenizer_without_merges_is_reported(merges: str, noted: bool, tmp_path: Path) -> None:
+    conversion = planned(tokenizer=vocabulary(tmp_path, TOKENS, merges))
+
+    said = (
+        "the tokenizer merges nothing: llama.cpp loads the empty list, but gguf-py's programs that copy a file, such as "
+        "gguf-new-metadata, can't"
+    )
+    assert (said in conversion.notes) == noted
+    # llama.cpp loads no file of this kind without the key.
+    assert list(read(Bytes(written(conversion)[0])).metadata["tokenizer.ggml.merges"]) == merges.split("\n")[:-1]
+
+
+def test_a_token_that_llama_cpp_ends_at_nul_is_reported(tmp_path: Path) -> None:
+    conversion = planned(tokenizer=vocabulary(tmp_path, TOKENS | {"\0": 5}))
+
+    said = "llama.cpp ends a token at the character NUL, so it never finds 1 token with one, the first with the id 5"
+    assert said in conversion.notes
+
+
+@pytest.mark.parametrize("tokens", [{"c\0b": 5}, {"d\0": 5, "d\0d": 7}])
+def test_tokens_that_llama_cpp_ends_alike_are_refused(tokens: dict[str, int], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"up to the character NUL, the tokens . and . are both spelled `[cd]`"):
+        planned(tokenizer=vocabulary(tmp_path, TOKENS | tokens))
+
+
+ACCENTS = (
+    "llama.cpp takes vowel signs away with the accents, and leaves Hangul whole, so it splits texts of some scripts "
+    "differently from the model's tokenizer"
+)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "said"),
+    [
+        (Tokenizer("byte-pair", {0: Token("a")}, pre="gpt-2"), []),
+        (
+            Tokenizer("byte-pair", {0: Token("a")}, pre="llama4"),
+            [
+                "llama.cpp and the model's tokenizer cut some texts differently: texts with combining marks, or with capitals "
+                "beyond ASCII"
+            ],
+        ),
+        (
+            Tokenizer("byte-pair", {0: Token("a")}, pre="deepseek-coder"),
+            ["llama.cpp and the model's tokenizer cut some texts differently: texts with blanks beyond ASCII"],
+        ),
+        (Tokenizer("wordpiece", {0: Token("a")}, lowercase=True), [ACCENTS]),
+        (Tokenizer("unigram", {0: Token("a")}, space_prefix=True, merge_spaces=True), []),
+        (Tokenizer("unigram", {0: Token("a")}, space_prefix=False, merge_spaces=False), []),
+        (
+            Tokenizer("unigram", {0: Token("<0x00>", BYTE)}, space_prefix=True),
+            [
+                "for a character without a token, llama.cpp takes the unknown token, and the model's tokenizer takes the tokens of "
+                "the character's bytes"
+            ],
+        ),
+        (
+            Tokenizer("unigram", {0: Token("a")}, space_prefix=False, merge_spaces=True),
+            [
+                "llama.cpp puts a space before every text if the tokenizer turns several spaces into one, but the model's tokenizer "
+                "does not"
+            ],
+        ),
+        (Tokenizer("wordpiece", {0: Token("a")}, lowercase=True, strip_accents=False), []),
+        (Tokenizer("wordpiece", {0: Token("a")}, lowercase=False), []),
+        (Tokenizer("wordpiece", {0: Token("a")}, lowercase=False, strip_accents=True), [ACCENTS]),
+    ],
+)
+def test_what_llama_cpp_does_otherwise_is_noted(tokenizer: Tokenizer, said: list[str]) -> None:
+    notes: list[str] = []
+
+    list(keys(tokenizer, 1, notes))
+
+    assert [note for note in notes if note.startswith(("llama.cpp", "for a character"))] == said
+
+
 def test_a_tokenizer_without_an_end_is_reported(tmp_path: Path) -> None:
     conversion = planned(tokenizer=vocabulary(tmp_path, {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}))
 
@@ -356,7 +435,7 @@ def test_rows_that_are_not_whole_blocks_become_f16(tmp_path: Path) -> None:
     found = read(Bytes(written(conversion)[0]))
     assert found["blk.0.ffn_down.weight"].dtype is F16
     assert found["blk.0.ffn_up.weight"].storage.encoding == "Q8_0"
-    assert any("1 matrices have rows that can't be divided into blocks of Q8_0" in note for note in conversion.notes)
+    assert any("1 matrix has rows that can't be divided into blocks of Q8_0" in note for note in conversion.notes)
 
 
 def head(array: np.ndarray | None = None) -> Tensor:
@@ -395,7 +474,7 @@ def test_anything_but_a_whole_gpt2_is_refused() -> None:
     whole = model()
     other = Catalogue({"x": head()}, Origin("x.bin", "torch-zip"))
     cases: list[tuple[type[Exception], str, Catalogue, dict[str, Any]]] = [
-        (UnsupportedError, r"has no architecture that can be written as GGUF \(GPT-2\)", other, {}),
+        (UnsupportedError, r"has no architecture that can be written as GGUF \(GPT-2, BLOOM, ", other, {}),
         (ModelError, r"has no `transformer\.ln_f\.bias`", model(transformer__ln_f__bias=None), {}),
         (ModelError, "`n_layer` is 2; the tensors have 1", whole, {"config": CONFIG | {"n_layer": 2}}),
         (ModelError, "`vocab_size` is 9", whole, {"config": CONFIG | {"vocab_size": 9}}),
@@ -509,7 +588,7 @@ def test_any_model_comes_back(dtype: Dtype, prefixed: bool, transposed: bool, un
         found = back[name if prefixed or name == "lm_head.weight" else f"transformer.{name}"]
         assert found.shape == tensor.shape
         if found.dtype is dtype:
-            assert found.array().tobytes() == tensor.array().tobytes()
+            assert found.bits().tobytes() == tensor.bits().tobytes()
     assert back.config is not None
     assert back.config["tie_word_embeddings"] is not untied
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from converter import reports
@@ -176,6 +179,62 @@ def test_markdown_has_the_same_and_nothing_in_it_is_markdown(tmp_path: Path) -> 
     text = run("inspect", path, "--markdown")
 
     assert text.splitlines()[0] == "### `Unknown architecture`"
-    assert "| `a/b` | string | `'x' / <b>\\x0a# evil` |" in text.splitlines()
+    assert r"| `a\|b` | string | `` `x` \| <b>\x0a# evil `` |" in text.splitlines()
     assert "| `w` | `F32` | 1 | 4 B |" in text.splitlines()
     assert CliRunner().invoke(app, ["inspect", str(path), "--markdown", "--json"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("{% if a | b %}", "{% if a | b %}"), ("||", "||"), ("a\\|b", r"a\\x7cb"), ("`", "`"), ("a``b`|", "a``b`|"),
+        ("`a`", "`a`"), ("\t\n", r"\x09\x0a"), ("a\\", "a\\"), ("<b>&amp;", "<b>&amp;"), ("*a* [b](c)", "*a* [b](c)"),
+    ],
+)  # fmt: skip
+def test_a_reader_of_markdown_finds_each_value_in_its_cell(tmp_path: Path, value: str, shown: str) -> None:
+    path = put(tmp_path, {"k": value})
+
+    rendered = MarkdownIt("commonmark").enable("table").render(run("inspect", path, "--markdown"))
+
+    cells = [unescape(cell) for cell in re.findall("<td><code>(.*?)</code></td>", rendered)]
+    assert cells[cells.index("k") + 1] == shown
+
+
+def test_a_type_that_is_not_decoded_has_its_size_and_counts_among_the_types(tmp_path: Path) -> None:
+    infos = [Info("a.weight", (4,)), Info("b.weight", (8, 4), type=77, offset=32)]
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf([key("general.architecture", "string", "llama")], infos, bytes(32 + 2048)))
+
+    lines = run("inspect", path).splitlines()
+
+    assert "  data        2.1 kB (16 B F32, 2.0 kB that this program does not decode)" in lines
+    assert "  types       1 F32; 32.00 bits per weight; 1 not decoded" in lines
+    at = lines.index("Tensors that this program does not decode:")
+    assert lines[at + 2].split("  ")[-1].strip() == "ggml type 77 4×8, 2.0 kB"
+
+
+@pytest.mark.parametrize("keys", [[], [key("split.no", "u16", 1), key("split.count", "u16", 3)]])
+def test_types_are_counted_in_a_file_without_a_tokenizer(keys: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf(keys, [Info("a", (4,)), Info("b", (32,), type=Q8_0, offset=32)], bytes(32 + 34)))
+
+    assert "  types       1 Q8_0, 1 F32; 11.11 bits per weight" in run("inspect", path)
+
+
+def test_a_separator_is_spelled_in_english(tmp_path: Path) -> None:
+    keys = [
+        key("tokenizer.ggml.model", "string", "bert"), key("tokenizer.ggml.tokens", "array:string", ["a", "b"]),
+        key("tokenizer.ggml.seperator_token_id", "u32", 1),
+    ]  # fmt: skip
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf(keys, [Info("a", (4,))], bytes(16)))
+
+    assert "  tokenizer   bert, 2 tokens, separator 1" in run("inspect", path).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("named", "heading"),
+    [("qwen3", "Architecture qwen3"), ("a\n\x1b[1mb", "Architecture a\\x0a\\x1b[1mb")],
+)
+def test_the_heading_says_the_architecture_that_the_file_names(named: str, heading: str, tmp_path: Path) -> None:
+    assert run("inspect", put(tmp_path, {"general.architecture": named})).splitlines()[0] == heading

@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_first_part_is_the_model(folder: Path) -> None:
     catalogue = open_checkpoint(folder / WHOLE)
 
-    assert {name: tensor.array().tolist() for name, tensor in catalogue.items()} == {
+    assert {name: tensor.bits().tolist() for name, tensor in catalogue.items()} == {
         "w0": [0, 1, 2, 3], "w1": [1, 2, 3, 4], "w2": [2, 3, 4, 5],
     }  # fmt: skip
     assert catalogue.location == str(folder / WHOLE)
@@ -147,7 +147,7 @@ def test_the_first_part_on_the_hub_is_the_model(under: str, hub: Hub) -> None:
 
     catalogue = open_checkpoint(f"hf://{TINY}/{under}{WHOLE}")
 
-    assert catalogue["w2"].array().tolist() == [2, 3, 4, 5]
+    assert catalogue["w2"].bits().tolist() == [2, 3, 4, 5]
     assert catalogue.location.endswith(under + WHOLE)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converter.formats.gguf.reader import read
-from converter.io.parts import TILES, Buffers
+from converter.io.parts import Buffers, portions
 from converter.io.spool import Spool
 from converter.tensors.parts import tensor_parts
 from converter.tensors.tensor import Tensor
@@ -41,7 +41,7 @@ def file(levels: np.ndarray) -> Counting:
 
 
 def written(tensor: Tensor) -> bytes:
-    buffers = Buffers(TILES // 2)
+    buffers = Buffers(portions().tiles // 2)
     return b"".join(bytes(tile) for part in tensor_parts(tensor) for tile in part.tiles(buffers))
 
 
@@ -75,7 +75,7 @@ def test_without_room_for_a_temporary_file_it_is_decoded_again(
 
 
 def test_parts_that_are_read_again_have_the_same_bytes(file: Counting) -> None:
-    parts, buffers = tensor_parts(read(file)["w"].t()), Buffers(TILES // 2)
+    parts, buffers = tensor_parts(read(file)["w"].t()), Buffers(portions().tiles // 2)
 
     first, second = (b"".join(bytes(tile) for part in parts for tile in part.tiles(buffers)) for _ in range(2))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from converter.api import scan
 from converter.errors import LayoutError, LimitError, PickleError
 from converter.opening import open_checkpoint
 from converter.tensors.catalogue import Catalogue
@@ -27,6 +28,7 @@ from tests.build.checkpoints import (
 
 VALUE = {"w": view("10", (2, 3)), "t": view("10", (3, 2), (1, 3)), "b": view("9", (2,))}
 STORAGES = {"10": floats(0, 1, 2, 3, 4, 5), "9": floats(7, 8)}
+FLOAT = Global("torch", "FloatStorage")
 SYSTEM = dumps({"protocol_version": 1001, "little_endian": True})
 
 
@@ -39,13 +41,27 @@ def opened(path: Path, data: bytes, **options: Any) -> Catalogue:
 def test_reads_names_layouts_and_bytes(tmp_path: Path) -> None:
     catalogue = opened(tmp_path, legacy_bytes(VALUE, STORAGES))
 
-    assert {name: (t.shape, t.stride, t.array().tolist()) for name, t in catalogue.items()} == {
+    assert {name: (t.shape, t.stride, t.bits().tolist()) for name, t in catalogue.items()} == {
         "w": ((2, 3), (3, 1), [[0, 1, 2], [3, 4, 5]]),
         "t": ((3, 2), (1, 3), [[0, 3], [1, 4], [2, 5]]),
         "b": ((2,), (1,), [7, 8]),
     }
     assert catalogue.format == "torch-legacy"
     assert [(s.key, s.nbytes, s.crc32) for s in catalogue.storages] == [("0", 24, None), ("1", 8, None)]
+
+
+@pytest.mark.parametrize("zeros", [1, 512, 1 << 20])
+def test_zeros_after_the_last_storage_fill_a_block_and_are_nothing(zeros: int, tmp_path: Path) -> None:
+    catalogue = opened(tmp_path, legacy_bytes(VALUE, STORAGES) + bytes(zeros))
+
+    assert catalogue["b"].bits().tolist() == [7, 8]
+    assert scan(tmp_path / "a.bin", fickling=False).verdict == "plain"
+
+
+@pytest.mark.parametrize("after", [bytes(511) + b"x", bytes((1 << 20) + 1), b"x" + bytes(511)])
+def test_other_bytes_after_it_are_refused(after: bytes, tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=f"goes on for {len(after):,} bytes"):
+        opened(tmp_path, legacy_bytes(VALUE, STORAGES) + after)
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -60,7 +76,7 @@ def test_counts_elements_of_the_storages_class(tmp_path: Path) -> None:
     storages = {"0": struct.pack("<2d", 1.5, 2.5), "1": b"abc", "2": b""}
     catalogue = opened(tmp_path, legacy_bytes(value, storages, itemsizes={"0": 8, "1": 1}))
 
-    assert [t.array().tolist() for t in catalogue.values()] == [[1.5, 2.5], [97, 98, 99], []]
+    assert [t.bits().tolist() for t in catalogue.values()] == [[1.5, 2.5], [97, 98, 99], []]
 
 
 def test_f8_lies_in_bytes(tmp_path: Path) -> None:
@@ -68,7 +84,7 @@ def test_f8_lies_in_bytes(tmp_path: Path) -> None:
         tmp_path, legacy_bytes({"f": view("0", (3,), dtype="F8_E4M3")}, {"0": b"abc"}, itemsizes={"0": 1})
     )
 
-    assert (catalogue["f"].dtype.name, catalogue["f"].array().tolist()) == ("F8_E4M3", [97, 98, 99])
+    assert (catalogue["f"].dtype.name, catalogue["f"].bits().tolist()) == ("F8_E4M3", [97, 98, 99])
 
 
 def storage(key: str, numel: Any, part: Any = None, name: str = "FloatStorage") -> Persistent:
@@ -83,7 +99,7 @@ def test_parts_of_storages_as_torch_0_3_wrote_them(tmp_path: Path) -> None:
     value = {"a": tensor(storage("10", 6, ("part", 2, 3)), 2, 1), "b": tensor(storage("10", 6), 6)}
     catalogue = opened(tmp_path, legacy_bytes(value, {"10": STORAGES["10"]}))
 
-    assert [t.array().tolist() for t in catalogue.values()] == [[3, 4], [0, 1, 2, 3, 4, 5]]
+    assert [t.bits().tolist() for t in catalogue.values()] == [[3, 4], [0, 1, 2, 3, 4, 5]]
 
 
 def test_classes_of_modules_are_inert(tmp_path: Path) -> None:
@@ -114,6 +130,24 @@ def test_pickles_without_an_end_are_limited(tmp_path: Path) -> None:
         file.truncate(1 << 37)
 
     with pytest.raises(LimitError, match="bytes of pickles"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("storage",),
+        ("storage", FLOAT, "0", "cpu"),
+        ("storage", FLOAT, "0", "cpu", 1, None, 1),
+        ("other", FLOAT, "0", "cpu", 1, None),
+    ],
+)
+def test_a_persistent_id_of_another_length_or_kind_is_refused(words: tuple[Any, ...], tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    path.write_bytes(legacy_bytes({"a": tensor(Persistent(words), 1)}, {"0": b"abcd"}))
+
+    with pytest.raises(PickleError, match="a persistent id is not"):
         open_checkpoint(path)
 
 

@@ -33,10 +33,10 @@ from converter.io.source import Memory
 from converter.io.zip_records import Archive
 from converter.opening import open_checkpoint
 from converter.tensors.catalogue import Catalogue, Origin
+from converter.tensors.crc_checked import checked
 from converter.tensors.tensor import Storage, Tensor
-from converter.tensors.verified import checked
 from tests.build.checkpoints import Entry, checkpoint_entries, floats, row_major, view, zip_bytes
-from tests.formats.builders import npy
+from tests.build.formats import npy
 
 CODES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", "c8", "c16")
 NAMES = {"b1": "BOOL", "c8": "C64", "c16": "C128"}
@@ -123,7 +123,7 @@ def test_what_numpy_lacks_is_written_as_its_bits_and_comes_back() -> None:
     assert (found["w@bf16"].dtype, found["w@bf16"].tolist()) == (np.dtype("<u2"), [0x3F80, 0xC000])
     assert (found["e@f8_e4m3"].dtype, found["e@f8_e4m3"].tolist()) == (np.dtype("u1"), [[0x38, 0xFF]])
     back = reader.read(Memory(data))
-    assert {name: (t.dtype, t.array().tolist()) for name, t in back.items()} == {
+    assert {name: (t.dtype, t.bits().tolist()) for name, t in back.items()} == {
         "w": (BF16, [0x3F80, 0xC000]), "e": (F8_E4M3, [[0x38, 0xFF]]),
     }  # fmt: skip
 
@@ -160,7 +160,7 @@ def test_tied_names_are_written_again_and_that_is_said() -> None:
 def test_every_version_of_the_header_is_read(version: bytes) -> None:
     header = "{'shape': (2,), \"descr\": '>i2', 'fortran_order': False}"  # in the order of other writers
 
-    assert reader.read_array(Memory(npy(header, b"\1\2\3\4", version)))["arr_0"].array().tolist() == [0x0102, 0x0304]
+    assert reader.read_array(Memory(npy(header, b"\1\2\3\4", version)))["arr_0"].bits().tolist() == [0x0102, 0x0304]
 
 
 SHAPE = "'fortran_order': False, 'shape': (2,)"
@@ -263,7 +263,7 @@ def test_a_damaged_byte_is_found_in_data_and_in_the_header_of_an_empty_array() -
 
     tensors, _ = checked(reader.read(Memory(bytes(data))))
     with pytest.raises(ArchiveError, match="is damaged"):
-        tensors["a"].array()
+        tensors["a"].bits()
     empty = saved(np.savez, a=np.empty((0, 3)))
     with pytest.raises(ArchiveError, match="is damaged"):
         reader.read(Memory(bytes(empty.read(0, empty.size)).replace(b"(0, 3)", b"(0, 4)")))

@@ -35,6 +35,28 @@ def test_a_folder_inside_that_is_a_link_is_not_followed(moved: str, sharded: Pat
     assert not (tmp_path / "after.safetensors").exists()
 
 
+@pytest.mark.parametrize("linked", ["a", "a/b", "a/b/c", "a/b/c/0"])
+def test_a_link_in_any_part_of_a_path_is_not_followed(linked: str, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "x.bin", {"w": view("0", (2,))}, {"0": floats(1, 2)})
+    params = tmp_path / "params"
+    assert run("extract", path, params).code == 0
+    (params / "a" / "b" / "c").mkdir(parents=True)
+    (params / "0").rename(params / "a" / "b" / "c" / "0")
+    manifest = json.loads((params / "manifest.json").read_text())
+    manifest["files"][0]["path"] = "a/b/c/0"
+    manifest["tensors"][0]["parts"] = ["a/b/c/0"]
+    (params / "manifest.json").write_text(json.dumps(manifest))
+    assert run("convert", params, tmp_path / "before.safetensors").code == 0
+    shutil.move(params / linked, tmp_path / "elsewhere")
+    (params / linked).symlink_to(tmp_path / "elsewhere")
+
+    done = run("convert", params, tmp_path / "after.safetensors")
+
+    assert done.code == 2
+    assert "links are not followed" in done.err
+    assert not (tmp_path / "after.safetensors").exists()
+
+
 @pytest.mark.parametrize("form", ["storages", "named"])
 def test_tied_names_are_in_the_manifest_and_no_others(form: str, tmp_path: Path) -> None:
     value = {

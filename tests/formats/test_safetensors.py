@@ -25,8 +25,8 @@ from converter.io.source import Memory
 from converter.models import recognition as models
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
-from converter.tensors.casting import Loss
 from converter.tensors.catalogue import Catalogue, Origin, Unsupported
+from converter.tensors.losses import Loss
 from converter.tensors.tensor import Storage, Tensor
 from tests.build import plans
 from tests.build.checkpoints import floats, row_major, view, write_checkpoint
@@ -196,7 +196,7 @@ def test_tensors_come_in_the_order_of_their_bytes() -> None:
     )
     read = ours.read(Memory(struct.pack("<Q", len(text)) + text + b"\1\2"))
 
-    assert [(name, found.array().tolist()) for name, found in read.items()] == [("a", [1]), ("e", []), ("b", [2])]
+    assert [(name, found.bits().tolist()) for name, found in read.items()] == [("a", [1]), ("e", []), ("b", [2])]
 
 
 @pytest.mark.parametrize(

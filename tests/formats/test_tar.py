@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from converter.conversion.convert import convert
-from converter.errors import ConverterError
+from converter.errors import AmbiguousError, ConverterError, ForeignFileError
 from converter.inspection.report import inspect
 from converter.io.local import LocalFile
 from converter.opening import open_checkpoint
 from converter.scanning.scan import scan_file
 from converter.verification.verify import verify
-from tests.build.checkpoints import Call, Global, Persistent, dumps, floats
+from tests.build.checkpoints import Call, Entry, Global, Persistent, dumps, floats, zip_bytes
 from tests.build.containers import TarStorage, TarTensor, tar, torch_tar
 
 NUMBERS = floats(*range(12))
@@ -27,6 +27,7 @@ TENSORS = {
     14: TarTensor(2, (3,), (1,)),
     15: TarTensor(3, (2,), (1,)),
 }
+ZIP = zip_bytes([Entry("a/data.pkl", dumps({}))])
 PART = (4, 1, 4, 8)  # the last eight of storage 1
 VALUE: dict[str, Any] = {
     "epoch": 3,
@@ -43,10 +44,20 @@ def write(path: Path, data: bytes | None = None) -> Path:
     return path
 
 
+def test_a_member_of_thousands_of_pickles_is_read_to_its_end(tmp_path: Path) -> None:
+    """The member with the tensors is read in pieces, and some pickle lies across the end of a piece."""
+    tensors = {key: TarTensor(1, (1,), (1,), key % 12) for key in range(100, 3100)}
+    value = {f"w.{key}": Persistent(str(key)) for key in tensors}
+
+    catalogue = open_checkpoint(write(tmp_path / "x.tar", torch_tar(value, STORAGES, tensors, [])))
+
+    assert [tensor.bits().item() for tensor in catalogue.values()] == [key % 12 for key in tensors]
+
+
 def test_tensors_are_those_of_torch(tmp_path: Path) -> None:
     catalogue = open_checkpoint(write(tmp_path / "x.tar"))
 
-    assert {name: (tensor.dtype.name, tensor.array().tolist()) for name, tensor in catalogue.items()} == {
+    assert {name: (tensor.dtype.name, tensor.bits().tolist()) for name, tensor in catalogue.items()} == {
         "w": ("F32", [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]),
         "t": ("F32", [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]),
         "v": ("F32", [[5, 6], [8, 9]]),
@@ -92,7 +103,7 @@ def test_other_members_and_unused_storages_are_problems(tmp_path: Path) -> None:
 
     assert open_checkpoint(path).problems == (
         f"`{path}` holds 2 storages that no tensor refers to (72 bytes): `0`, `1`",
-        f"`{path}` holds 1 members that torch.save does not write (4 bytes): `readme`",
+        f"`{path}` holds 1 member that torch.save does not write (4 bytes): `readme`",
     )
     assert "hidden-data" in {finding.rule for finding in scan_file(LocalFile(path), fickling=False).findings}
 
@@ -116,7 +127,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "a part that reaches past the end": (of(WHOLE, [(4, 1, 8, 8)]), "reaches past the end of storage `0`"),
     "a part before the start": (of(WHOLE, [(4, 1, -1, 2)]), "reaches past the end of storage `0`"),
     "a part of nothing": (of(WHOLE, [(4, 9, 0, 1)]), "a storage that the file does not hold"),
-    "a part with the key of a storage": (of(WHOLE, [(1, 1, 0, 1)]), "one key"),
+    "a part with the key of a storage": (of(WHOLE, [(1, 1, 0, 1)]), "two entries have the same key"),
     "a part that is no part": (of(WHOLE, [(1, 1, 0)]), "view of a storage is not"),
     "a tensor on nothing": (of(TarTensor(9, (1,), (1,))), "tensor 0 lies on a storage that the file does not hold"),
     "a size below zero": (of(TarTensor(1, (-1,), (1,))), "negative"),
@@ -161,3 +172,20 @@ def test_what_contradicts_itself_is_one_sentence(name: str, tmp_path: Path) -> N
         open_checkpoint(write(tmp_path / "x.tar", data))
 
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.npz"])
+def test_a_tar_that_packs_a_zip_is_no_checkpoint(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tar", tar({name: ZIP}))
+
+    with pytest.raises(ForeignFileError, match=f"is a tar archive, .* it holds `{name}`, .*; unpack it first$"):
+        open_checkpoint(path)
+
+
+def test_a_checkpoint_that_packs_a_zip_is_two_files_in_one(tmp_path: Path) -> None:
+    data = torch_tar(VALUE, STORAGES, TENSORS, [PART], others={"more.zip": ZIP})
+
+    with pytest.raises(
+        AmbiguousError, match=r"is two files in one: as PyTorch checkpoint \(tar\), and as a zip archive"
+    ):
+        open_checkpoint(write(tmp_path / "x.tar", data))

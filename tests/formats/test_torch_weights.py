@@ -94,7 +94,7 @@ def test_an_empty_state_is_none(state: Any, make: Callable[[Any], Call], opened:
 def test_plain_attributes_are_kept_beside_the_tensor(state: Any, make: Callable[[Any], Call], opened: Open) -> None:
     catalogue = opened({"a": {"w": make(state)}, "b": 1})
 
-    assert catalogue["a.w"].array().tolist() == [[1, 2], [3, 4]]
+    assert catalogue["a.w"].bits().tolist() == [[1, 2], [3, 4]]
     assert [(other.name, other.kind, other.value) for other in catalogue.others] == [
         ("a.w.__dict__", "dict", ["note", 7]),
         ("b", "int", 1),
@@ -323,7 +323,7 @@ def test_views_of_storages_lie_where_they_say(tmp_path: Path) -> None:
     views = (("0", "cpu", 6, ("a", 2, 3)), ("1", "cpu", 6, ("b", 1, 1)), ("0", "cpu", 6, ("a", 2, 3)))
     catalogue = legacy(tmp_path, *WHOLE, *views)
 
-    assert [tensor.array().tolist() for tensor in catalogue.values()] == [[0], [6], [2], [7], [2]]
+    assert [tensor.bits().tolist() for tensor in catalogue.values()] == [[0], [6], [2], [7], [2]]
 
 
 @pytest.mark.parametrize(

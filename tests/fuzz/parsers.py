@@ -35,7 +35,6 @@ from converter.formats.parameters import folder as parameters
 from converter.formats.parameters.properties import PROPERTIES
 from converter.formats.safetensors import reader as safetensors_file
 from converter.formats.torch import legacy
-from converter.formats.torch.reader import storage_dtype
 from converter.io.strict_json import parse_json
 from converter.io.zip_directory import DEFLATED
 from converter.io.zip_records import Archive
@@ -44,9 +43,9 @@ from converter.models.families import family
 from converter.models.recognition import Recognition, recognise
 from converter.opening import open_checkpoint
 from converter.pickles import fast_tensors
-from converter.pickles.closed_table import TABLE, Special, Typed
+from converter.pickles.closed_table import TABLE, Special, Typed, storage_class
 from converter.pickles.flatten import flatten
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.opcodes import NAMES, decode
 from converter.pickles.values import Dict, Opaque, PersistentId, Pickled
 from converter.pickles.walk import describe, inner_tensors
@@ -127,7 +126,7 @@ def _storage(value: object) -> object:
     """A storage of 64 bytes, whatever a persistent id says about it, as long as it names a class."""
     if type(value) is not tuple or len(value) not in (5, 6):
         return PersistentId(value)
-    kind = storage_dtype(value[1])
+    kind = storage_class(value[1])
     return Typed(Storage(Bytes(bytes(64)), 0, 64, "0"), kind.dtype, kind.untyped)
 
 
@@ -306,7 +305,7 @@ def _read_tensors(catalogue: Catalogue) -> None:
     for tensor in catalogue.values():
         if tensor.nbytes <= MOST and tensor.size:
             tiled = b"".join(bytes(tile) for tile in tensor.tiles(64))
-            assert tiled == np.ascontiguousarray(tensor.array()).tobytes()
+            assert tiled == np.ascontiguousarray(tensor.bits()).tobytes()
 
 
 @cache

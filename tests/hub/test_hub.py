@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, hf_hub_download
 from typer.testing import CliRunner
 
+import converter
 from converter.cli.app import app
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
@@ -213,6 +215,18 @@ def test_converting_over_http_gives_the_same_bytes(
     theirs.pop("model.properties", None)
     ours.pop("model.properties", None)
     assert ours == theirs
+
+
+def test_one_file_from_a_repository_names_what_it_has_no_room_for(hub: Hub, tmp_path: Path) -> None:
+    catalogue = open_remote(TINY)
+    before = len(hub.seen)
+
+    report = convert(catalogue, tmp_path / "x.safetensors", dry_run=True)
+
+    assert [one.name for one in report.dropped if one.kind == "file"] == ["config.json", "merges.txt", "vocab.json"]
+    assert not any(seen.path.endswith((".json", ".txt")) for seen in hub.seen[before:])
+    file = convert(open_remote(f"hf://{TINY}/pytorch_model.bin"), tmp_path / "x.safetensors", dry_run=True)
+    assert [one.name for one in file.dropped if one.kind == "file"] == []
 
 
 def test_converting_reads_little_more_than_the_file(hub: Hub, tiny: Path, tmp_path: Path) -> None:
@@ -592,3 +606,46 @@ def test_a_quantised_file_takes_each_byte_once_and_no_more_requests_a_byte_than_
         assert traffic.nbytes < len(content) + (192 << 10)
         requests_per_byte[dtype] = traffic.requests / len(content)
     assert requests_per_byte["q8_0"] < 1.1 * requests_per_byte["f32"]
+
+
+@pytest.mark.parametrize("form", ["safetensors", "gguf", "npz"])
+def test_a_copy_on_a_server_is_verified(form: str, hub: Hub, tiny: Path, tmp_path: Path) -> None:
+    """An earlier version gave the URL to the safetensors library as a path, so every such copy was called different."""
+    convert(open_checkpoint(tiny), tmp_path / f"model.{form}")
+    content = (tmp_path / f"model.{form}").read_bytes()
+    hub.on_elsewhere = serve({f"/model.{form}": content})
+    hub.repositories["someone/copy"] = Repository({f"model.{form}": content})
+
+    for place in (f"{hub.url('elsewhere')}/model.{form}", f"hf://someone/copy/model.{form}"):
+        found = converter.verify(tiny, place).outputs[0]
+
+        assert found.verdict == "identical"
+        said = [note.detail for note in found.notes if note.what == "no second reader"]
+        alone = "the safetensors library opens local files only, so our reader alone read this one"
+        assert said == ([alone] if form == "safetensors" else [])
+
+
+def test_a_remote_catalogue_that_was_closed_is_not_read(hub: Hub, tiny: Path, tmp_path: Path) -> None:
+    convert(open_checkpoint(tiny), tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    hub.on_elsewhere = serve({"/model": content})
+    hub.repositories["someone/copy"] = Repository({"model.safetensors": content})
+
+    for place in (f"{hub.url('elsewhere')}/model", "hf://someone/copy/model.safetensors"):
+        with converter.open(place) as catalogue:
+            kept, read = (catalogue[f"transformer.h.{layer}.mlp.c_fc.weight"] for layer in (3, 0))
+            read.numpy()
+        asked = len(hub.seen)
+
+        for call in (kept.numpy, read.numpy, partial(converter.inspect, catalogue)):
+            with pytest.raises(SourceError, match="was closed"):
+                call()
+        assert len(hub.seen) == asked
+
+
+def test_the_repository_of_an_open_catalogue_is_downloaded(hub: Hub, tiny: Path, tmp_path: Path) -> None:
+    done = converter.download(converter.open(f"{TINY}@main"), tmp_path / "folder")
+    by_path = converter.download(Path(TINY), tmp_path / "again")
+
+    assert sorted(file.path.name for file in done) == sorted(file.path.name for file in by_path)
+    assert (tmp_path / "folder" / "pytorch_model.bin").read_bytes() == (tiny / "pytorch_model.bin").read_bytes()

@@ -16,8 +16,10 @@ import pytest
 from converter.errors import ConverterError, ManifestError, ModelError, UnsupportedError
 from converter.inference import evaluate
 from converter.inference.activations import gelu_erf, gelu_tanh
+from converter.inference.attention import layer_norm
+from converter.inference.decoder import Decoder
 from converter.inference.engines import LlamaCpp, Transformers
-from converter.inference.gpt2 import Gpt2, layer_norm
+from converter.inference.positions import slopes
 from converter.models.architecture import Activation
 from converter.models.families import family
 from tests.build.small_gpt2 import CONFIG, TOKENS, catalogue, weights
@@ -26,8 +28,8 @@ GOLDEN = json.loads(Path(__file__).parent.with_name("data").joinpath("golden_log
 PREFIXES = ("", "transformer.")
 
 
-def model(**options: Any) -> Gpt2:
-    return Gpt2(catalogue(weights()), **options)
+def model(**options: Any) -> Decoder:
+    return Decoder(catalogue(weights()), **options)
 
 
 # ---- activations --------------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def test_computes_the_logits_of_transformers(variant: str, prefix: str, transpos
     config = CONFIG | GOLDEN["changes"][variant]
     state = weights(head=not config["tie_word_embeddings"])
 
-    found = Gpt2(catalogue(state, config, prefix=prefix, transposed=transposed)).logits(TOKENS)
+    found = Decoder(catalogue(state, config, prefix=prefix, transposed=transposed)).logits(TOKENS)
 
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, GOLDEN["logits"][variant], rtol=0, atol=2e-5)
@@ -120,7 +122,7 @@ def test_the_activation_can_be_chosen_against_the_config() -> None:
 
 
 def test_a_config_can_be_given_from_outside() -> None:
-    found = Gpt2(catalogue(weights(), None), config=CONFIG).logits(TOKENS)
+    found = Decoder(catalogue(weights(), None), config=CONFIG).logits(TOKENS)
 
     np.testing.assert_allclose(found, GOLDEN["logits"]["gelu"], rtol=0, atol=2e-5)
 
@@ -129,8 +131,8 @@ def test_transposed_views_give_the_bits_of_row_major_matrices() -> None:
     config = CONFIG | {"n_embd": 640, "n_inner": 2048, "n_layer": 1}  # past the size of OpenBLAS's small kernels
     state = weights(config)
 
-    a = Gpt2(catalogue(state, config)).logits(TOKENS)
-    b = Gpt2(catalogue(state, config, transposed=True)).logits(TOKENS)
+    a = Decoder(catalogue(state, config)).logits(TOKENS)
+    b = Decoder(catalogue(state, config, transposed=True)).logits(TOKENS)
 
     np.testing.assert_array_equal(a, b)
 
@@ -164,7 +166,7 @@ def test_every_position_sees_the_first() -> None:
 
 def test_long_inputs_are_attended_to_in_parts_that_fit_together() -> None:
     config = CONFIG | {"n_positions": 300}
-    long = Gpt2(catalogue(weights(config), config))
+    long = Decoder(catalogue(weights(config), config))
     tokens = [(7 * i * i + i) % 17 for i in range(300)]
 
     whole = long.logits(tokens)
@@ -176,14 +178,14 @@ def test_long_inputs_are_attended_to_in_parts_that_fit_together() -> None:
 @pytest.mark.parametrize("resident", [0, 2000, 1 << 30], ids=["nothing stays", "a part stays", "all stays"])
 def test_generates_the_greedy_tokens_of_transformers(resident: int) -> None:
     config = CONFIG | GOLDEN["changes"]["untied"]
-    untied = Gpt2(catalogue(weights(head=True), config), resident=resident)
+    untied = Decoder(catalogue(weights(head=True), config), resident=resident)
 
     assert untied.greedy([13, 9], 10) == GOLDEN["greedy"]
 
 
 def test_greedy_tokens_with_a_cache_are_those_without() -> None:
     config = CONFIG | {"n_positions": 60, "n_layer": 3}
-    long = Gpt2(catalogue(weights(config, head=True), config | {"tie_word_embeddings": False}))
+    long = Decoder(catalogue(weights(config, head=True), config | {"tie_word_embeddings": False}))
 
     found = long.greedy([5, 1], 50)
 
@@ -197,16 +199,18 @@ def test_half_precision_weights_are_widened() -> None:
     rounded = {name: array.astype(np.float16).astype(np.float32) for name, array in weights().items()}
     name = "h.0.mlp.c_fc.weight"
 
-    expected = Gpt2(catalogue(rounded)).logits(TOKENS)
-    f16 = Gpt2(catalogue({n: a.astype(np.float16) for n, a in rounded.items()}, dtypes=dict.fromkeys(rounded, "F16")))
+    expected = Decoder(catalogue(rounded)).logits(TOKENS)
+    f16 = Decoder(
+        catalogue({n: a.astype(np.float16) for n, a in rounded.items()}, dtypes=dict.fromkeys(rounded, "F16"))
+    )
     np.testing.assert_array_equal(f16.logits(TOKENS), expected)
 
     bits = weights()[name].view(np.uint32) >> 16
     cut = weights() | {name: (bits << 16).view(np.float32)}
     bf16 = weights() | {name: bits.astype(np.uint16)}
     np.testing.assert_array_equal(
-        Gpt2(catalogue(bf16, dtypes={name: "BF16"}, transposed=True)).logits(TOKENS),
-        Gpt2(catalogue(cut)).logits(TOKENS),
+        Decoder(catalogue(bf16, dtypes={name: "BF16"}, transposed=True)).logits(TOKENS),
+        Decoder(catalogue(cut)).logits(TOKENS),
     )
 
 
@@ -215,9 +219,9 @@ def test_eight_bit_weights_are_widened() -> None:
     codes = {name: np.array([0x38, 0xB8, 0, 0x40, 0x30, 1, 0x7E, 0x08], np.uint8)}
     values = {name: np.array([1, -1, 0, 2, 0.5, 2**-9, 448, 2**-6], np.float32)}
 
-    found = Gpt2(catalogue(weights() | codes, dtypes={name: "F8_E4M3"})).logits(TOKENS)
+    found = Decoder(catalogue(weights() | codes, dtypes={name: "F8_E4M3"})).logits(TOKENS)
 
-    np.testing.assert_array_equal(found, Gpt2(catalogue(weights() | values)).logits(TOKENS))
+    np.testing.assert_array_equal(found, Decoder(catalogue(weights() | values)).logits(TOKENS))
 
 
 # ---- what is refused ----------------------------------------------------------------------------------------------
@@ -239,14 +243,14 @@ def test_eight_bit_weights_are_widened() -> None:
 )
 def test_refuses_a_configuration_that_it_does_not_compute(changes: dict[str, Any], error: type, words: str) -> None:
     with pytest.raises(error) as caught:
-        Gpt2(catalogue(weights(), CONFIG | changes))
+        Decoder(catalogue(weights(), CONFIG | changes))
 
     assert words in str(caught.value)
 
 
 def test_refuses_weights_without_a_configuration() -> None:
     with pytest.raises(ModelError, match=r"does not tell how many heads it has: put its config.json beside it"):
-        Gpt2(catalogue(weights(), None))
+        Decoder(catalogue(weights(), None))
 
 
 def test_refuses_a_model_that_lacks_a_parameter() -> None:
@@ -254,26 +258,26 @@ def test_refuses_a_model_that_lacks_a_parameter() -> None:
     del state["h.1.ln_2.bias"]
 
     with pytest.raises(ModelError, match=r"lacks `h.1.ln_2.bias`"):
-        Gpt2(catalogue(state))
+        Decoder(catalogue(state))
 
 
 def test_refuses_a_parameter_of_another_shape() -> None:
     state = weights() | {"h.1.mlp.c_fc.weight": np.zeros((20, 8), np.float32)}
 
     with pytest.raises(ModelError, match=r"`h.1.mlp.c_fc.weight`: expected the shape \(8, 20\), found \(20, 8\)"):
-        Gpt2(catalogue(state))
+        Decoder(catalogue(state))
 
 
-def test_refuses_anything_but_gpt2() -> None:
-    with pytest.raises(ModelError, match="is not a GPT-2"):
-        Gpt2(catalogue({"weight": np.zeros((3, 3), np.float32)}))
+def test_refuses_what_is_of_no_family() -> None:
+    with pytest.raises(ModelError, match="has no architecture that can be computed here"):
+        Decoder(catalogue({"weight": np.zeros((3, 3), np.float32)}))
 
 
 def test_refuses_weights_that_are_whole_numbers() -> None:
     state = weights() | {"ln_f.bias": np.zeros(8, np.int64)}
 
     with pytest.raises(UnsupportedError, match=r"`ln_f.bias` is I64: expected floating-point weights"):
-        Gpt2(catalogue(state, dtypes={"ln_f.bias": "I64"}))
+        Decoder(catalogue(state, dtypes={"ln_f.bias": "I64"}))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +327,7 @@ def two_positions(logits: list[list[float]], given: int = 2) -> evaluate.Referen
 def test_the_same_model_in_another_layout_compares_as_exact() -> None:
     source, copy = catalogue(weights()), catalogue(weights(), prefix="transformer.", transposed=True)
 
-    found = evaluate.compare(evaluate.reference(Gpt2(source), [3, 14, 15]), Gpt2(copy))
+    found = evaluate.compare(evaluate.reference(Decoder(source), [3, 14, 15]), Decoder(copy))
 
     assert (found.positions, len(found.greedy)) == (11, 8)  # of 12 positions one stays free
     assert (found.max_difference, found.mean_difference, found.kl_divergence) == (0, 0, 0)
@@ -342,6 +346,10 @@ def test_measures_what_two_lists_of_logits_differ_by() -> None:
     assert found.mean_difference == pytest.approx((ln2 + ln3) / 4, rel=1e-6)
     assert found.spread == pytest.approx(math.sqrt((ln3 / 2) ** 2 / 2), rel=1e-6)
     assert found.kl_divergence == pytest.approx((0.25 * math.log(3 / 8) + 0.75 * math.log(9 / 4)) / 2, rel=1e-6)
+    divergence = 0.25 * math.log(3 / 8) + 0.75 * math.log(9 / 4)
+    assert list(found.kl_by_position) == pytest.approx([0, divergence], rel=1e-3)
+    assert list(found.difference_by_position) == pytest.approx([0, ln3], rel=1e-3)
+    assert [*map(list, found.logit_pairs)] == [[0, 0], [0, pytest.approx(ln2)], [pytest.approx(ln3), 0]]
     assert found.top1_agreement == 0.5
     two: Any = pytest.approx(2)
     assert (found.perplexity, found.other_perplexity) == (two, two)
@@ -380,6 +388,7 @@ def test_nan_and_infinity_are_counted_and_become_null() -> None:
 
     assert (found.not_finite, found.other_not_finite) == (0, 2)
     assert found.max_difference is found.kl_divergence is found.other_perplexity is None
+    assert found.kl_by_position == found.difference_by_position == (None, None)
     json.dumps(found.to_json(), allow_nan=False)
     assert evaluate.shortcomings(found, evaluate.EXACT)[:2] == [
         "2 logits are NaN or infinite: expected 0, as in the source",
@@ -390,6 +399,15 @@ def test_nan_and_infinity_are_counted_and_become_null() -> None:
 def test_refuses_an_engine_with_another_vocabulary() -> None:
     with pytest.raises(ModelError, match=r"gives logits of shape \(2, 3\): expected \(2, 2\)"):
         evaluate.compare(two_positions([[0, 1], [0, 2]]), Fixed(np.zeros((2, 3), np.float32)))
+
+
+def test_a_threshold_grows_with_the_spread_of_the_logits_and_the_divergence_with_its_square() -> None:
+    limit = evaluate.Threshold(difference=0.3, kl_divergence=7e-4, top1=0.9)
+
+    allowed = limit.allowed(2.5)
+
+    assert allowed.max_difference == pytest.approx(0.75)
+    assert allowed.kl_divergence == pytest.approx(0.004375)
 
 
 @pytest.mark.parametrize("damage", ["two layers swapped", "a square matrix transposed", "one bias zeroed", "one bit"])
@@ -407,7 +425,7 @@ def test_damage_goes_beyond_the_threshold(damage: str) -> None:
         state["wte.weight"].view(np.uint32)[3, 0] ^= 1 << 12
     source, copy = catalogue(weights()), catalogue(state)
 
-    found = evaluate.compare(evaluate.reference(Gpt2(source), TOKENS[:6]), Gpt2(copy))
+    found = evaluate.compare(evaluate.reference(Decoder(source), TOKENS[:6]), Decoder(copy))
 
     assert evaluate.shortcomings(found, evaluate.threshold(source, copy))
 
@@ -418,7 +436,7 @@ def test_a_rounded_copy_stays_within_its_dtypes_threshold_and_beyond_that_of_f32
     nudged = {name: (array * np.float32(1 + 2**-11)).astype(np.float16) for name, array in weights().items()}
     copy = catalogue(nudged, dtypes=dtypes)
 
-    found = evaluate.compare(evaluate.reference(Gpt2(source), TOKENS[:6]), Gpt2(copy))
+    found = evaluate.compare(evaluate.reference(Decoder(source), TOKENS[:6]), Decoder(copy))
 
     assert evaluate.threshold(source, copy) == evaluate.THRESHOLDS["F16"]
     assert evaluate.shortcomings(found, evaluate.threshold(source, copy)) == []
@@ -434,6 +452,14 @@ def test_the_effect_of_the_other_gelu_is_reported_apart() -> None:
 
 
 # ---- tokens -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0, 1000, -1000])
+def test_perplexity_depends_only_on_the_differences_of_logits(shift: float) -> None:
+    logits = np.array([[3, 1, 0]] * 3, np.float32) + np.float32(shift)
+
+    # -ln of the softmax of (3, 1, 0) is 0.169846 for the first token and 2.169846 for the second.
+    assert evaluate.perplexity(logits, (2, 0, 1)) == pytest.approx(math.exp((0.169846 + 2.169846) / 2), rel=1e-5)
 
 
 def test_the_built_in_tokens_are_fixed_and_fit_the_model() -> None:
@@ -514,3 +540,11 @@ def test_the_engine_needs_numpy_alone() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+def test_the_slopes_of_alibi_are_those_of_its_authors() -> None:
+    whole = [2.0**-n for n in range(1, 9)]
+
+    assert slopes(8).tolist() == whole
+    assert slopes(12).tolist() == np.array([*whole, 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5], "<f4").tolist()
+    assert slopes(1).tolist() == [2.0**-8]

@@ -15,7 +15,8 @@ import pytest
 from converter.errors import OutputError
 from converter.io.folder import Folder, identity
 from converter.io.parts import Part
-from converter.io.publish import Piece, Plan, PlannedFile, add, literal, publish, write_report
+from converter.io.publish import Piece, Plan, PlannedFile, add, literal, publish
+from converter.io.report_files import write_report
 from tests.attacks.commands import assert_sentence, everything, run
 from tests.build.checkpoints import floats, view, write_checkpoint
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from converter.errors import OutputError
-from converter.io.parts import Buffers, Part, hole
+from converter.io.parts import Buffers, Part, Portions, hole, portioned
 from converter.io.publish import Piece, Plan, PlannedFile, add, literal, publish
+from tests.build.depth import share
 
 
 def file_plan(*contents: bytes, identity: str = "") -> Plan:
@@ -125,13 +126,17 @@ def test_a_folder_that_is_not_empty_needs_force_and_is_replaced_whole(tmp_path: 
     assert everything(tmp_path) == {"out/c": b"3"}
 
 
+@pytest.fixture
+def one_by_one() -> Iterator[None]:
+    """Let a thread take one part at a time, and the journal note each."""
+    with portioned(Portions(together=1, synced=1)):
+        yield
+
+
 @pytest.mark.parametrize("threads", [1, 4])
-def test_what_sees_a_part_sees_it_also_if_an_earlier_run_wrote_it(
-    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("one_by_one")
+def test_what_sees_a_part_sees_it_also_if_an_earlier_run_wrote_it(threads: int, tmp_path: Path) -> None:
     """A digest of the output needs every byte, also those that are not written again."""
-    monkeypatch.setattr("converter.io.writer._TOGETHER", 1)
-    monkeypatch.setattr("converter.io.writer._SYNCED", 1)
     made: list[int] = []
     seen = dict.fromkeys(range(6), b"")
 
@@ -164,10 +169,8 @@ def test_what_sees_a_part_sees_it_also_if_an_earlier_run_wrote_it(
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_a_part_that_depends_on_the_others_is_made_after_them(
-    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("converter.io.writer._TOGETHER", 1)
+@pytest.mark.usefixtures("one_by_one")
+def test_a_part_that_depends_on_the_others_is_made_after_them(threads: int, tmp_path: Path) -> None:
     made: list[int] = []
 
     def part(number: int, *, late: bool = False) -> Part:
@@ -216,10 +219,8 @@ def test_a_second_run_waits_for_nobody(tmp_path: Path) -> None:
 SCRIPT = """
 import sys, os, time
 from pathlib import Path
-from converter.io import publish as p, writer
-from converter.io.parts import Part
-writer._SYNCED = 1000
-writer._TOGETHER = 500
+from converter.io import publish as p
+from converter.io.parts import Part, Portions, portioned
 def part(number):
     def made(buffers):
         for _ in range(10):
@@ -227,8 +228,9 @@ def part(number):
             yield memoryview(bytes([number]) * 100)
     return Part(1000, made)
 files = [p.PlannedFile(f"f{n}", tuple(p.Piece(f"{n}.{i}", (part(10 * n + i),)) for i in range(4))) for n in range(5)]
-p.publish(p.Plan(tuple(files), folder=True, identity=sys.argv[2]), Path(sys.argv[1]), resume=sys.argv[3] == "resume", force=True,
-          threads=int(sys.argv[4]))
+plan = p.Plan(tuple(files), folder=True, identity=sys.argv[2])
+with portioned(Portions(synced=1000, together=500)):
+    p.publish(plan, Path(sys.argv[1]), resume=sys.argv[3] == "resume", force=True, threads=int(sys.argv[4]))
 """
 WHOLE = {f"f{n}": b"".join(bytes([10 * n + i]) * 1000 for i in range(4)) for n in range(5)}
 
@@ -251,8 +253,7 @@ def await_entries(out: Path, count: int) -> None:
     raise AssertionError("the journal did not grow")
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("parts", [0, 1, 2, 5, 10])
+@pytest.mark.parametrize(("parts", "threads"), share([(parts, n) for n in (1, 4) for parts in (0, 1, 2, 5, 10)], 0, 2))
 def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(
     tmp_path: Path, parts: int, threads: int
 ) -> None:

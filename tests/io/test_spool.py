@@ -77,7 +77,9 @@ def test_what_was_cleared_is_gone() -> None:
     assert read(spool, 0, 1) == b"d"
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed in /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="only systems with /proc tell which files a process has open"
+)
 def test_the_file_is_closed_with_the_spool() -> None:
     before = open_files()
     spool = Spool()

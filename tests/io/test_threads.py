@@ -27,12 +27,13 @@ from converter.conversion.extract import extract
 from converter.errors import ArchiveError, OutputError
 from converter.io import writer
 from converter.io.checksums import crc32_combine
-from converter.io.parts import Buffers, Digests, Part
+from converter.io.parts import Buffers, Digests, Part, Portions, portioned
 from converter.io.publish import Piece, Plan, PlannedFile, publish
 from converter.opening import open_checkpoint
-from converter.tensors import parts
-from converter.tensors.verified import checked
+from converter.tensors.crc_checked import checked
 from tests.build.checkpoints import view, write_checkpoint
+from tests.build.children import interruptible
+from tests.build.depth import share
 
 ROOT = Path(__file__).parent.parent.parent
 THREADS = (1, 2, 3, 8)
@@ -46,12 +47,17 @@ def everything(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small() -> Iterator[None]:
     """Make parts, tiles and jobs so small that a tiny checkpoint gives every thread many of them."""
-    monkeypatch.setattr(parts, "_RUN", 64 << 10)
-    monkeypatch.setattr(parts, "_STRIDED", 40_000)
-    monkeypatch.setattr(writer, "_TOGETHER", 10_000)
-    monkeypatch.setattr(writer, "TILES", 100_000)
+    with portioned(Portions(run=64 << 10, strided=40_000, together=10_000, tiles=100_000)):
+        yield
+
+
+@pytest.fixture
+def one_by_one() -> Iterator[None]:
+    """Let a thread take one part at a time."""
+    with portioned(Portions(together=1)):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,7 @@ class TestBytes:
 
         written = open_checkpoint(tmp_path / "x.safetensors")
         halves = {name: arrays[name].astype("<f2") for name in written}
-        assert {name: tensor.array().tobytes() for name, tensor in written.items()} == {
+        assert {name: tensor.bits().tobytes() for name, tensor in written.items()} == {
             name: half.tobytes() for name, half in halves.items()
         }
         kept = [name for name in arrays if name in {p.name for f in report.files for p in f.tensors}]
@@ -183,13 +189,11 @@ def test_sha256_takes_one_part_only() -> None:
         Digests([1, 2], sha256=True)
 
 
+@pytest.mark.usefixtures("one_by_one")
 class TestErrors:
     @pytest.mark.parametrize("threads", THREADS)
     @pytest.mark.parametrize("failing", [0, 1, 17, 39])
-    def test_an_error_stops_all_threads_and_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, failing: int
-    ) -> None:
-        monkeypatch.setattr(writer, "_TOGETHER", 1)
+    def test_an_error_stops_all_threads_and_leaves_nothing(self, tmp_path: Path, threads: int, failing: int) -> None:
         begun: list[int] = []
 
         def part(number: int) -> Part:
@@ -211,10 +215,7 @@ class TestErrors:
         assert threading.active_count() <= before
         assert max(begun) <= failing + 2 * threads
 
-    def test_of_several_errors_that_of_the_earliest_part_is_raised(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(writer, "_TOGETHER", 1)
+    def test_of_several_errors_that_of_the_earliest_part_is_raised(self, tmp_path: Path) -> None:
         together = threading.Barrier(4)
 
         def part(number: int) -> Part:
@@ -232,10 +233,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("count", [9, 11])
     @pytest.mark.parametrize("threads", [1, 3])
-    def test_a_part_of_another_size_than_planned_is_our_mistake(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, threads: int
-    ) -> None:
-        monkeypatch.setattr(writer, "_TOGETHER", 1)
+    def test_a_part_of_another_size_than_planned_is_our_mistake(self, tmp_path: Path, count: int, threads: int) -> None:
         wrong = Part(10, lambda buffers: iter([memoryview(bytes(count))]))
         right = Part(10, lambda buffers: iter([memoryview(bytes(10))]))
 
@@ -271,13 +269,13 @@ def test_a_storage_in_order_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     catalogue = open_checkpoint(path)
     asked: list[tuple[int, int]] = []
     source = catalogue.origin.sources[0]
-    fill = source._fill
+    read = source.readinto
 
     def counted(offset: int, buffer: memoryview) -> None:
         asked.append((offset, len(buffer)))
-        fill(offset, buffer)
+        read(offset, buffer)
 
-    monkeypatch.setattr(source, "_fill", counted)
+    monkeypatch.setattr(source, "readinto", counted)
     convert(catalogue, tmp_path / "x.safetensors", threads=threads)
 
     start = path.read_bytes().index(values)
@@ -320,25 +318,19 @@ def test_whatever_is_read_the_crc_is_checked(reads: list[tuple[int, int]], damag
 
 
 SLOW = """
-import sys, time
-from converter.io import writer
-from converter.tensors import parts
-writer._TOGETHER = parts._RUN = parts._STRIDED = 4096
-writer._SYNCED = 20_000
-write = writer._write_all
-def slowly(descriptor, data, offset):
-    write(descriptor, data, offset)
+import os, sys, time
+from converter.io.parts import Portions, portioned
+write = os.pwrite
+def slowly(*arguments):
+    count = write(*arguments)
     print(flush=True)
     time.sleep(0.01)
-writer._write_all = slowly
+    return count
+os.pwrite = slowly
 from converter.cli.app import app
-app(sys.argv[1:])
+with portioned(Portions(together=4096, run=4096, strided=4096, synced=20_000)):
+    app(sys.argv[1:])
 """
-
-
-def interruptible() -> None:
-    """Let Control-C end a child: a suite in the background ignores it, and a child would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(*words: object) -> subprocess.Popen[bytes]:
@@ -352,24 +344,24 @@ def start(*words: object) -> subprocess.Popen[bytes]:
 
 
 def writes(patch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run a command in this process, with parts as small as those in a child; return how often it writes."""
-    patch.setattr(writer, "_TOGETHER", 4096)
-    patch.setattr(parts, "_RUN", 4096)
-    patch.setattr(parts, "_STRIDED", 4096)
-    write, calls = writer._write_all, itertools.count()
+    """Run a command in this process, with parts as small as those in a child; return how many bytes it writes."""
+    counts: list[int] = []
+    write = os.pwrite
 
-    def counted(*arguments: Any) -> None:
-        next(calls)
-        write(*arguments)
+    def counted(descriptor: int, data: memoryview, offset: int) -> int:
+        counts.append(write(descriptor, data, offset))
+        return counts[-1]
 
-    with patch.context() as inner:
-        inner.setattr(writer, "_write_all", counted)
+    with patch.context() as inner, portioned(Portions(together=4096, run=4096, strided=4096)):
+        inner.setattr(os, "pwrite", counted)
         assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
-    return next(calls)
+    return sum(counts)
 
 
-@pytest.mark.parametrize("lines", [1, 30, 120])
-@pytest.mark.parametrize("command", ["convert", "extract"])
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    share([(command, lines) for command in ("convert", "extract") for lines in (1, 30, 120)], 0, 2),
+)
 def test_control_c_leaves_nothing(tiny: Path, tmp_path: Path, command: str, lines: int) -> None:
     target = tmp_path / "deep" / ("x.safetensors" if command == "convert" else "folder")
     with start(command, tiny, target, "--threads", 4) as running:
@@ -383,15 +375,17 @@ def test_control_c_leaves_nothing(tiny: Path, tmp_path: Path, command: str, line
     assert list(tmp_path.iterdir()) == []
 
 
+OUTPUTS: dict[str, list[str]] = {"x.safetensors": [], "x.gguf": ["--dtype", "q8_0"], "folder": ["--to", "parameters"]}
+
+
 @pytest.mark.parametrize(
-    ("output", "options"),
-    [("x.safetensors", []), ("x.gguf", ["--dtype", "q8_0"]), ("folder", ["--to", "parameters"])],
-    ids=["safetensors", "gguf", "parameters"],
+    ("number", "output"),
+    share([(number, output) for number in (signal.SIGKILL, signal.SIGINT) for output in OUTPUTS], 0, 2),
 )
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Control-C"])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    tiny: Path, tmp_path: Path, number: int, output: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, number: int, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    options = OUTPUTS[output]
     words = ["convert", tiny, tmp_path / "out" / output, *options, "--resume", "--threads", 3]
     noted = tmp_path / "out" / f".{output}.partial.journal"
     with start(*words) as running:
@@ -429,11 +423,11 @@ def test_a_partial_output_that_was_cut_is_not_taken_for_whole(
     assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_source_that_can_not_be_read_by_several_is_read_by_one(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int | None] = []
-    monkeypatch.setattr(writer, "_TOGETHER", 1)
     real: Callable[..., None] = writer.write
 
     def noted(files: Any, policy: Any, *rest: Any) -> None:
@@ -459,8 +453,8 @@ def test_a_number_of_threads_that_is_none_is_refused(tiny: Path, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("dtype", ["keep", "f16"])
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the /proc that tells the memory of a process")
+@pytest.mark.parametrize("dtype", share(["f16", "keep"], 0, 2))
 def test_eight_threads_take_no_more_memory_than_two(tmp_path: Path, dtype: str) -> None:
     """A gathered tile is the same 40 MiB in all, however many threads share it."""
     values = np.resize(np.random.default_rng(1).standard_normal(1 << 20, "f4"), 40 << 20).tobytes()

@@ -11,12 +11,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from converter.cli.render.inspection import heading
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
 from converter.errors import ModelError, UnsupportedError
 from converter.formats.gguf import names as gguf_names
 from converter.inspection.report import inspect
+from converter.inspection.said import heading
 from converter.models import families
 from converter.models.recognition import recognise
 from converter.opening import open_checkpoint
@@ -41,7 +41,7 @@ HERON: dict[str, Any] = {
         {"name": "depth", "config": ["num_layers"]},
         {"name": "heads", "title": "number of beaks", "config": ["num_heads"], "divides": "width"},
         {"name": "width", "config": ["width"]},
-        {"name": "kv", "factor": 2, "of": "width"},
+        {"name": "kv", "value": "2*width"},
         {"name": "vocabulary", "config": ["vocabulary"]},
     ],
     "metadata": [{"key": "heron.block_count", "type": "u32", "value": "depth"}],
@@ -126,13 +126,13 @@ class TestDocuments:
             (("named",), "heron"),
             (("prefixes",), ["heron"]),
             (("sizes", 0), {"name": "depth"}),
-            (("sizes", 3), {"name": "kv", "factor": 2}),
+            (("sizes", 3), {"name": "kv", "title": "pairs"}),
             (("rows", 0), {"name": "embed.weight"}),
             (("rows", 0, "shape"), [0, "width"]),
             (("rows", 3, "parts"), ["k", "k"]),
             (("rows", 0, "client_parts"), ["a", "b"]),
             (("metadata", 0, "type"), "u8"),
-            (("activation",), {"setting": "act", "names": {"erf": ["gelu"]}}),
+            (("activation",), {"setting": "act", "names": {"sine": ["sin"]}}),
             (("client",), [{"key": "a", "value": "b", "text": "c"}]),
         ],
         ids=str,
@@ -188,7 +188,7 @@ class TestWhatJsonAloneAllows:
         rows = [range(start, start + 8) for start in range(48, 80, 8)]
         swapped = tuple(float(value) for row in rows for value in (*row[4:], *row[:4]))
         right = tuple(float(value) for row in rows for value in row)
-        assert open_checkpoint(source)["heron.layers.0.kv.weight"].array().reshape(-1).tolist() == list(right)
+        assert open_checkpoint(source)["heron.layers.0.kv.weight"].bits().reshape(-1).tolist() == list(right)
         other = heron(tmp_path / "other", change={"layers.0.kv.weight": swapped})
 
         report = verify(open_checkpoint(source), [other])
@@ -232,7 +232,7 @@ class TestWhatIsRefusedByName:
     def test_inference_of_an_unrecognised_model(self, tmp_path: Path) -> None:
         folder = heron(tmp_path / "source")
 
-        with pytest.raises(ModelError, match=r"has no architecture that can be computed here \(GPT-2\)"):
+        with pytest.raises(ModelError, match=r"has no architecture that can be computed here \(GPT-2, BLOOM, "):
             verify(open_checkpoint(folder), [folder], Options(level="inference"))
 
 

@@ -47,6 +47,23 @@ def test_a_whole_name_is_only_itself() -> None:
     assert meant("a\\x0ab", spelt) == ["a\nb"]  # as it is printed
 
 
+@pytest.mark.parametrize(
+    ("printed", "found"),
+    [
+        ('""', [""]),
+        ("\\x20a", [" a"]),
+        ("a\\x20", ["a "]),
+        ("\\x20b.{0,1}.w", [" b.0.w", " b.1.w"]),
+        ("c[0]*.{0,1}.w", ["c[0]*.0.w", "c[0]*.1.w"]),
+        ("d.{0,1}.w", ["d.0.w", "d.1.w"]),
+        ("d.00.w", ["d.00.w"]),
+    ],
+)
+def test_names_that_are_printed_with_escapes_or_folded_are_taken_back(printed: str, found: list[str]) -> None:
+    several = [f"{name}.{number}.w" for name in (" b", "c[0]*", "c0x", "d") for number in ("0", "1", "00", "01")]
+    assert meant(printed, {name: (name,) for name in ("", " a", "a", "a ", *several)}) == found
+
+
 def test_a_text_that_means_nothing_gets_near_names() -> None:
     assert str(unknown("the filter", "wte.wieght", ["wte.weight", "wpe.weight", "ln_f.bias"])) == (
         "no tensor fits the filter `wte.wieght`; did you mean `wte.weight`, `wpe.weight`, `ln_f.bias`?"

@@ -67,11 +67,60 @@ def test_added_tokens_have_types(tmp_path: Path) -> None:
 
 def test_what_gguf_has_no_place_for_is_noted(tmp_path: Path) -> None:
     additions = [made.added(5, "<mask>", special=True, lstrip=True)]
+
     found = read(folder(tmp_path, tokenizer__json=made.byte_pair(added_tokens=additions)))
 
     assert found.notes == (
-        "1 added tokens include the spaces around them, or match only whole words, which GGUF can't express: `<mask>`",
+        "GGUF can't say that a token takes the spaces around it, or matches whole words only, as these do: `<mask>`",
     )
+
+
+FIRST = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+ONCE = (
+    "puts a space before a text only, but llama.cpp puts one behind each special token, too, and would split texts with such "
+    "tokens differently"
+)
+TWO = "puts no space before a text that begins with one, but llama.cpp does, and would split such texts differently"
+ONE = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+CHANCE = "leaves out merges by chance (dropout 0.1), but llama.cpp doesn't"
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (made.characters(normalizer=None, pre_tokenizer=FIRST), [ONCE, TWO]),
+        (made.unigram(pre_tokenizer=FIRST), [ONCE, TWO]),
+        (made.unigram(pre_tokenizer={"type": "Sequence", "pretokenizers": [FIRST]}), [ONCE, TWO]),
+        (made.characters(normalizer=None, pre_tokenizer={**FIRST, "prepend_scheme": "always"}), [TWO]),
+        (made.unigram(), [TWO]),
+        (made.unigram(normalizer=ONE), []),
+        (made.characters(normalizer=None, pre_tokenizer={**FIRST, "prepend_scheme": "never"}), []),
+        (made.characters(), []),
+        (made.byte_pair(dropout=0.1), [CHANCE]),
+        (made.byte_pair(dropout=0.0), []),
+        (made.byte_pair(dropout=None), []),
+    ],
+)
+def test_what_llama_cpp_does_otherwise_is_noted(tmp_path: Path, document: dict[str, Any], said: list[str]) -> None:
+    place = folder(tmp_path, tokenizer__json=document)
+
+    assert read(place).notes == tuple(f"`{place / 'tokenizer.json'}` {one}" for one in said)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "noted"),
+    [
+        (None, False),
+        ({"type": "Sequence", "normalizers": []}, False),
+        ({"type": "NFC"}, True),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}]}, True),
+    ],
+)
+def test_a_form_that_llama_cpp_does_not_put_text_into_is_noted(tmp_path: Path, normalizer: Any, noted: bool) -> None:
+    place = folder(tmp_path, tokenizer__json=made.byte_pair(normalizer=normalizer))
+
+    said = "puts text into the form NFC, but llama.cpp doesn't, and would split text in another form differently"
+    assert read(place).notes == ((f"`{place / 'tokenizer.json'}` {said}",) if noted else ())
 
 
 def test_characters_get_sentencepiece_scores(tmp_path: Path) -> None:
@@ -136,8 +185,16 @@ def test_unigram(tmp_path: Path) -> None:
     assert found.kind == "unigram"
     assert found.tokens[2].type == UNKNOWN
     assert found.tokens[3] == Token("▁a", NORMAL, -1.5)
-    assert (found.charsmap, found.space_prefix, found.merge_spaces) == (b"\0\1\2\3", True, False)
+    assert (found.charsmap, found.space_prefix, found.merge_spaces) == (made.CHARSMAP, True, False)
     assert (found.special, found.adds) == ({"unk": 2, "eos": 1}, {"bos": False, "eos": True})
+
+
+def test_the_id_in_a_template_counts(tmp_path: Path) -> None:
+    said = {"special_tokens": {"a": {"id": "a", "ids": [1], "tokens": ["a"]}}}
+
+    found = read(folder(tmp_path, tokenizer__json=made.byte_pair(post_processor=made.template("a") | said)))
+
+    assert (found.special["bos"], found.adds) == (1, {"bos": True, "eos": False})
 
 
 def test_words_are_spelled_as_llama_cpp_does(tmp_path: Path) -> None:
@@ -174,10 +231,27 @@ def test_words_are_spelled_as_llama_cpp_does(tmp_path: Path) -> None:
         (made.byte_pair(post_processor=made.template("nobody")), ManifestError, "puts 'nobody' around a text"),
         (made.byte_pair(post_processor=made.template("a", "b")), UnsupportedError, "more than one token before"),
         (made.byte_pair(post_processor={"type": "Own"}), UnsupportedError, "the step Own"),
+        (
+            made.byte_pair(post_processor=made.template("a") | {"special_tokens": {"a": {"id": "a", "ids": [0, 0]}}}),
+            UnsupportedError,
+            r"puts `a` around a text as \[0, 0\], where llama.cpp has the id of one token",
+        ),
+        (
+            made.words(post_processor={"type": "BertProcessing", "cls": ["[CLS]", 2], "sep": ["[SEP]", 99]}),
+            UnsupportedError,
+            r"puts `\[SEP\]` around a text as \[99\], where llama.cpp has",
+        ),
+        (made.unigram(pre_tokenizer=None), UnsupportedError, "doesn't write ▁ for a space"),
+        (made.unigram(pre_tokenizer={"type": "WhitespaceSplit"}), UnsupportedError, "doesn't write ▁ for a space"),
         (made.characters() | {"normalizer": {"type": "NFKC"}}, UnsupportedError, "the step NFKC"),
         (made.byte_pair(byte_fallback=True, pre_tokenizer=None), UnsupportedError, "doesn't write ▁ for a space"),
         (made.byte_pair(byte_fallback=True, pre_tokenizer=None, normalizer=made.ESCAPE), UnsupportedError, "no token `<0x00>`"),
         (made.unigram(normalizer={"type": "Precompiled", "precompiled_charsmap": "?"}), ManifestError, "is not base64"),
+        (
+            made.unigram(normalizer={"type": "Precompiled", "precompiled_charsmap": "BAAAAHRyaWU="}),
+            ManifestError,
+            "a table of 8 bytes by which text is normalized, and says that 4 bytes of it are its trie: it is cut off",
+        ),
         (made.unigram(normalizer={"type": "Lowercase"}), UnsupportedError, "the step Lowercase"),
         (made.unigram(model={"type": "Unigram", "vocab": [["a", "b"]]}), ManifestError, "token 0 is"),
         (made.unigram(model={"type": "Unigram", "vocab": [["a", 1e400]]}), ManifestError, "."),
@@ -339,6 +413,23 @@ def test_vocab_json_and_merges_txt_with_added_tokens(tmp_path: Path) -> None:
     assert found.pre is None
 
 
+def test_vocab_json_has_the_control_tokens_that_the_same_tokenizer_json_names(tmp_path: Path) -> None:
+    """RoBERTa's: no file says of `<unk>` that it is special, but transformers makes every token with a role one."""
+    texts = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "ab", "!", "<mask>"]
+    place = folder(
+        tmp_path,
+        vocab__json={text: number for number, text in enumerate(texts)},
+        merges__txt="#version: 0.2\na b\n",
+        tokenizer_config__json={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "!"},
+    )
+
+    found = read(place)
+
+    normal = [token.text for _, token in sorted(found.tokens.items()) if token.type == NORMAL]
+    assert normal == ["a", "b", "ab", "!"]  # an ordinary token that is named for padding stays one
+    assert {token.type for token in found.tokens.values()} == {NORMAL, CONTROL}
+
+
 def test_sentencepiece_bpe(tmp_path: Path) -> None:
     found = read(folder(tmp_path, tokenizer__model=made.model()))
 
@@ -353,11 +444,11 @@ def test_sentencepiece_bpe(tmp_path: Path) -> None:
 def test_sentencepiece_unigram(tmp_path: Path) -> None:
     pieces = [made.piece("<pad>", 0, 3), made.piece("</s>", 0, 3), made.piece("<unk>", 0, 2), made.piece("▁a", -1.5)]
     trainer = b"".join(made.numbered(field, value) for field, value in ((3, 1), (40, 2), (41, -1), (42, 1), (43, 0)))
-    normalizer = made.message(1, b"nmt_nfkc") + made.message(2, b"table") + made.numbered(3, 0)
+    normalizer = made.message(1, b"nmt_nfkc") + made.message(2, made.CHARSMAP) + made.numbered(3, 0)
 
     found = read(folder(tmp_path, spiece__model=made.model(*pieces, trainer=trainer, normalizer=normalizer)))
 
-    assert (found.kind, found.charsmap) == ("unigram", b"table")
+    assert (found.kind, found.charsmap) == ("unigram", made.CHARSMAP)
     assert found.special == {"unk": 2, "eos": 1, "pad": 0}
     assert (found.space_prefix, found.merge_spaces) == (False, True)
 
@@ -397,8 +488,8 @@ def test_vocab_txt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (b"\n\x05\n", ManifestError, "within a field: a download"),
-        (made.model()[:-1], ManifestError, "within a field: a download"),
+        (b"\n\x05\n", ManifestError, "within a field: perhaps its download"),
+        (made.model()[:-1], ManifestError, "within a field: perhaps its download"),
         (made.model(made.piece(b"\xff")), ManifestError, "a token that is not UTF-8"),
         (made.model(made.piece("a", 0, 9)), ManifestError, "has a type or a score"),
         (made.model(made.piece("a", float("nan"))), ManifestError, "has the score nan"),
@@ -432,6 +523,47 @@ def test_what_llama_cpp_leaves_out_of_a_model_is_noted() -> None:
     ]
 
 
+BEHIND = "`x.model` has user-defined tokens: llama.cpp puts a space behind each of them, and would split such texts differently"
+BESIDE = (
+    "`x.model` has user-defined tokens: llama.cpp treats blanks beside such a token differently, and would split such texts "
+    "differently"
+)
+
+
+def test_a_table_that_is_cut_off_is_refused_where_it_is_used() -> None:
+    normalizer = made.message(2, made.CHARSMAP[:-1])
+
+    assert sentencepiece.read(made.model(normalizer=normalizer), "x.model").charsmap == b""
+    with pytest.raises(ManifestError, match=r"`x.model` has a table of 8 bytes"):
+        sentencepiece.read(made.model(trainer=made.numbered(3, 1), normalizer=normalizer), "x.model")
+
+
+@pytest.mark.parametrize("name", [["LlamaTokenizer"], {}, 5, True])
+def test_a_class_that_is_no_name_says_nothing(name: Any, tmp_path: Path) -> None:
+    place = folder(
+        tmp_path, tokenizer__json=made.byte_pair(post_processor=None), tokenizer_config__json={"tokenizer_class": name}
+    )
+
+    assert read(place).adds == {}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "normalizer", "said"),
+    [
+        (made.numbered(3, 2), made.numbered(4, 0), [BEHIND]),
+        (made.numbered(3, 2), made.numbered(4, 0) + made.numbered(3, 0), []),
+        (made.numbered(3, 1), made.numbered(4, 0), [BESIDE]),
+        (made.numbered(3, 1), made.numbered(4, 0) + made.numbered(3, 0), [BESIDE]),
+    ],
+)
+def test_user_defined_tokens_of_a_model_are_noted(trainer: bytes, normalizer: bytes, said: list[str]) -> None:
+    pieces = (*made.PIECES, made.piece("<tool>", 0, USER_DEFINED))
+
+    assert (
+        list(sentencepiece.read(made.model(*pieces, trainer=trainer, normalizer=normalizer), "x.model").notes) == said
+    )
+
+
 def test_chat_templates_lie_in_several_places(tmp_path: Path) -> None:
     place = folder(tmp_path, tokenizer__json=made.byte_pair(), chat_template__jinja="A")
     (place / "additional_chat_templates").mkdir()
@@ -445,6 +577,16 @@ def test_chat_templates_lie_in_several_places(tmp_path: Path) -> None:
     }
 
 
+def test_a_config_json_does_not_move_what_bert_puts_around_a_text(tmp_path: Path) -> None:
+    around = made.words(post_processor=None)
+    place = folder(tmp_path, tokenizer__json=around, config__json={"bos_token_id": 5, "eos_token_id": 6})
+
+    found = read(place)
+
+    assert (found.special["bos"], found.special["cls"]) == (2, 2)
+    assert (found.special["eos"], found.special["sep"]) == (3, 3)
+
+
 def test_config_json_fills_what_the_tokenizer_does_not_say(tmp_path: Path) -> None:
     config = {"bos_token_id": 3, "eos_token_id": 99, "pad_token_id": None, "unk_token_id": "4"}
     found = read(
@@ -454,6 +596,31 @@ def test_config_json_fills_what_the_tokenizer_does_not_say(tmp_path: Path) -> No
     )
 
     assert found.special == {"bos": 0}  # there is no token 99
+
+
+@pytest.mark.parametrize(
+    ("document", "config", "adds"),
+    [
+        (made.byte_pair(post_processor=None), {}, {"bos": False, "eos": False}),
+        (made.characters(post_processor=None), {}, {"bos": False, "eos": False}),
+        (made.unigram(post_processor=None), {}, {"bos": False, "eos": False}),
+        (made.words(post_processor=None), {}, {"bos": False, "sep": False}),
+        (
+            made.characters(post_processor=None),
+            {"tokenizer_class": "PreTrainedTokenizerFast"},
+            {"bos": False, "eos": False},
+        ),
+        (made.characters(post_processor=None), {"add_bos_token": True}, {"bos": True, "eos": False}),
+        (made.characters(), {}, {"bos": True, "eos": False}),
+        (made.unigram(), {}, {"bos": False, "eos": True}),
+        # This class puts <s> before a text even if the file doesn't say it, as llama.cpp does.
+        (made.characters(post_processor=None), {"tokenizer_class": "LlamaTokenizer"}, {}),
+    ],
+)
+def test_a_tokenizer_json_that_puts_no_token_around_a_text_says_so(
+    tmp_path: Path, document: dict[str, Any], config: dict[str, Any], adds: dict[str, bool]
+) -> None:
+    assert read(folder(tmp_path, tokenizer__json=document, tokenizer_config__json=config)).adds == adds
 
 
 @pytest.mark.parametrize("names", [("vocab.json",), ("merges.txt",), ("tokenizer_config.json",), ()])
@@ -495,6 +662,18 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
         assert {n: t[:2] for n, t in after.tokens.items()} == {n: t[:2] for n, t in before.tokens.items()}
 
 
+BYTES_OF_A = [*made.unigram()["model"]["vocab"], *([f"<0x{byte:02X}>", -9.0] for byte in range(256))]
+
+
+@pytest.mark.parametrize(("falls_back", "type"), [(True, BYTE), (False, NORMAL)])
+def test_unigram_takes_bytes_where_it_says_so(falls_back: bool, type: int, tmp_path: Path) -> None:
+    model = {"type": "Unigram", "unk_id": 2, "vocab": BYTES_OF_A, "byte_fallback": falls_back}
+    found = read(folder(tmp_path, tokenizer__json=made.unigram(model=model)))
+
+    assert {token.type for number, token in found.tokens.items() if number >= 5} == {type}
+    assert json.loads(files(found)["tokenizer.json"])["model"]["byte_fallback"] is falls_back
+
+
 def vars_of(tokenizer: Tokenizer, part: str) -> Any:
     return {field: getattr(tokenizer, field) for field in tokenizer.__slots__}[part]
 
@@ -505,9 +684,11 @@ def test_a_cut_without_a_row_can_not_be_written() -> None:
 
 
 def test_padding_is_known_by_its_number_and_type() -> None:
-    assert is_padding(7, Token("[PAD7]", UNUSED))
-    assert not is_padding(7, Token("[PAD8]", UNUSED))
-    assert not is_padding(7, Token("[PAD7]", CONTROL))
+    assert is_padding(Token("[PAD7]", UNUSED))
+    assert not is_padding(Token("[PAD7]", CONTROL))
+    assert not any(
+        is_padding(Token(text, UNUSED)) for text in ("[PAD]", "[PADx]", "[PAD٣]", "[PAD7", "PAD7]", "[PAD-7]")
+    )
 
 
 def test_looks_of_control_tokens() -> None:

@@ -1,11 +1,12 @@
 """ggml's own quantisers and their inverses, through the C interface that llama.cpp's binding exports."""
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import xllamacpp.xllamacpp
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, ReaderTensor
 
 _LIBRARY = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
 _LIBRARY.ggml_type_name.restype = ctypes.c_char_p
@@ -54,7 +55,12 @@ def quantised(number: int, values: np.ndarray, importance: np.ndarray | None = N
 
 def requantised(source: Path, target: Path, name: str, importance: np.ndarray | None = None) -> Path:
     """Write a GGUF file again, as llama-quantize --pure would: with every matrix but the positions in that type."""
-    numbers = {known: number for known, number, _, _ in types()}
+    number = next(number for known, number, _, _ in types() if known == name)
+    return rewritten(source, target, number, lambda tensor: quantised(number, tensor.data, importance))
+
+
+def rewritten(source: Path, target: Path, number: int, blocks: Callable[[ReaderTensor], np.ndarray]) -> Path:
+    """Write a GGUF file again, with every matrix but the positions in the type of that number."""
     reader = GGUFReader(source)
     writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
     for field in reader.fields.values():
@@ -63,8 +69,7 @@ def requantised(source: Path, target: Path, name: str, importance: np.ndarray | 
             writer.add_key_value(field.name, field.contents(), kind, inner[0] if inner else None)
     for tensor in reader.tensors:
         if len(tensor.shape) == 2 and not tensor.name.startswith("position_embd"):
-            blocks = quantised(numbers[name], tensor.data, importance)
-            writer.add_tensor(tensor.name, blocks, raw_dtype=GGMLQuantizationType(numbers[name]))
+            writer.add_tensor(tensor.name, blocks(tensor), raw_dtype=GGMLQuantizationType(number))
         else:
             writer.add_tensor(tensor.name, tensor.data)
     writer.write_header_to_file()

@@ -1,7 +1,8 @@
 """llama.cpp by its C interface, which the binding's library exports: logits of all positions, and the tokenizer.
 
 The parameters' structs change from version to version. We only get them as defaults and pass them on, so it is enough
-to reserve more bytes than they need; only the first four numbers of the context's are set. (x86-64 and arm64 pass structs of this size so
+to reserve more bytes than they need; only the first four numbers of the context's are set, and the types of keys and
+values, which are found by their defaults. (x86-64 and arm64 pass structs of this size so
 that spare bytes do no harm.)
 """
 
@@ -50,6 +51,7 @@ _load = _declare("llama_model_load_from_file", _pointer, ctypes.c_char_p, _Param
 _context = _declare("llama_init_from_model", _pointer, _pointer, _Parameters)
 _vocabulary = _declare("llama_model_get_vocab", _pointer, _pointer)
 _n_tokens = _declare("llama_vocab_n_tokens", ctypes.c_int32, _pointer)
+_ends = _declare("llama_vocab_is_eog", ctypes.c_bool, _pointer, ctypes.c_int32)
 _batch = _declare("llama_batch_init", _Batch, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)
 _batch_free = _declare("llama_batch_free", None, _Batch)
 _decode = _declare("llama_decode", ctypes.c_int32, _pointer, _Batch)
@@ -62,6 +64,18 @@ _tokenize = _declare(
 )  # fmt: skip
 _declare("llama_log_set", None, _Log, _pointer)(_log, None)
 _declare("llama_backend_init", None)()
+
+
+def _keep_in_f32(parameters: _Parameters) -> None:
+    """Turn off flash attention, which computes in halves, and keep keys and values in F32.
+
+    Their types are two numbers that are 1 (F16), after two null pointers. Thirteen numbers before the first is that for flash
+    attention, behind three others for which -1 leaves the choice to the library, as it does for this one.
+    """
+    words = np.frombuffer(parameters.rest, np.int32)
+    [place] = [at for at in range(4, 40) if list(words[at - 4 : at + 2]) == [0, 0, 0, 0, 1, 1]]
+    assert list(words[place - 16 : place - 12]) == [-1, -1, -1, -1]
+    words[place : place + 2] = words[place - 13] = 0
 
 
 class Model:
@@ -78,9 +92,15 @@ class Model:
     def close(self) -> None:
         _model_free(self._model)
 
-    def logits(self, tokens: list[int]) -> np.ndarray:
-        """Give [tokens, vocabulary]."""
+    def ends(self) -> list[int]:
+        """Give the tokens at which a text ends."""
+        return [number for number in range(self.size) if _ends(self._vocabulary, number)]
+
+    def logits(self, tokens: list[int], *, exact: bool = False) -> np.ndarray:
+        """Give [tokens, vocabulary]. With `exact`, keys and values are kept in F32 instead of F16."""
         parameters = _context_defaults()
+        if exact:
+            _keep_in_f32(parameters)
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = max(256, len(tokens))
         context = _context(self._model, parameters)
         batch = _batch(len(tokens), 0, 1)

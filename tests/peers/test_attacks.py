@@ -12,8 +12,8 @@ import torch
 
 from converter.errors import ConverterError
 from converter.opening import open_checkpoint
+from converter.tensors.crc_checked import checked
 from converter.tensors.guards import check_portable
-from converter.tensors.verified import checked
 from tests.build.checkpoints import (
     Call,
     Entry,
@@ -95,7 +95,7 @@ def carried_over(path: Path) -> None:
     catalogue, finish = checked(open_checkpoint(path))
     check_portable(catalogue, ignore_globals=False, no_crc=False)
     for tensor in catalogue.values():
-        tensor.array()
+        tensor.bits()
     finish()
 
 
@@ -119,7 +119,7 @@ def test_we_read_what_torch_refuses(name: str, tmp_path: Path) -> None:
 
     with pytest.raises(Exception, match=r"."):
         torch.load(path, weights_only=True)
-    assert open_checkpoint(path)["w"].array().tolist() == [1, 2]
+    assert open_checkpoint(path)["w"].bits().tolist() == [1, 2]
 
 
 def test_a_tensor_of_terabytes_is_made_by_torch_and_only_shown_here(tmp_path: Path) -> None:
@@ -140,4 +140,4 @@ def test_torchs_mmap_reads_past_a_record_and_takes_deflated_bytes_for_weights(tm
     assert torch.load(deflated, weights_only=True)["w"].tolist() == [1, 2]
     with pytest.raises(ConverterError):
         open_checkpoint(short)
-    assert open_checkpoint(deflated)["w"].array().tolist() == [1, 2]
+    assert open_checkpoint(deflated)["w"].bits().tolist() == [1, 2]

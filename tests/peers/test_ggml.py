@@ -91,7 +91,7 @@ def test_a_file_in_the_type_is_inspected_converted_and_verified(
     for tensor in GGUFReader(file).tensors:
         if tensor.tensor_type.name == name:
             expected = ggml.dequantised(name, tensor.data, int(tensor.n_elements))
-            assert found[tensor.name].array().tobytes() == expected.tobytes()
+            assert found[tensor.name].bits().tobytes() == expected.tobytes()
 
     for dtype in ("keep", "f16", "bf16"):
         convert(open_checkpoint(file), tmp_path / f"{dtype}.safetensors", dtype=dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from converter.conversion.convert import convert
 from converter.errors import ManifestError
@@ -23,7 +31,7 @@ from tests.peers.texts import texts
 END, PAD, TOOL = "<|endoftext|>", "<|pad|>", "<tool_call>"
 PROMPT = "The tokenizer <tool_call> don't"
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
-# llama.cpp's server ends its process when it refuses a file, so it runs in one of its own.
+# llama.cpp's server aborts when it refuses a file, so it runs in a process of its own.
 SERVE = """
 import json, sys, xllamacpp
 settings = xllamacpp.CommonParams()
@@ -136,3 +144,29 @@ def test_the_folder_that_comes_back_is_the_first(folder: Path, gguf: Path, tmp_p
     ids = torch.arange(40)[None]
     with torch.no_grad():
         assert torch.equal(one(ids).logits, other(ids).logits)
+
+
+def test_the_server_draws_as_generation_config_says(folder: Path, tmp_path: Path) -> None:
+    asked = {"temperature": 0.35, "top_k": 7, "top_p": 0.6, "min_p": 0.02}
+    saved = GenerationConfig(**asked, do_sample=True, repetition_penalty=1.25, eos_token_id=[0, 5], bos_token_id=0)
+    shutil.copytree(folder, tmp_path / "model")
+    saved.save_pretrained(tmp_path / "model")
+    request = SERVE.replace(', "temperature": 0.0', "").replace(', "ignore_eos": True', "")
+    convert(open_checkpoint(tmp_path / "model"), tmp_path / "x.gguf")
+    convert(open_checkpoint(tmp_path / "x.gguf"), tmp_path / "back", to="safetensors")
+
+    done = subprocess.run(
+        [sys.executable, "-c", request, str(tmp_path / "x.gguf"), "a"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    drawn = json.loads(done.stdout.splitlines()[-1])["generation_settings"]
+    back = GenerationConfig.from_pretrained(tmp_path / "back")
+
+    assert {name: drawn[name] for name in asked} == pytest.approx(asked)
+    assert drawn["repeat_penalty"] == pytest.approx(1.25)
+    assert 5 in Model(tmp_path / "x.gguf").ends()
+    for name in (*asked, "do_sample", "repetition_penalty", "eos_token_id", "bos_token_id"):
+        assert getattr(back, name) == getattr(saved, name), name

@@ -17,8 +17,8 @@ from converter.conversion.convert import convert
 from converter.errors import FormatError, ModelError, UnsupportedError
 from converter.formats.gguf.names import canonical
 from converter.inference import evaluate
+from converter.inference.decoder import Decoder
 from converter.inference.engines import LlamaCpp, Transformers
-from converter.inference.gpt2 import Gpt2
 from converter.models.families import family
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
@@ -74,11 +74,11 @@ def test_logits_are_those_of_transformers(saved: Path, gelu: str, count: int) ->
     tokens = np.random.default_rng(count).integers(0, 257, (2, count))
     model = GPT2LMHeadModel.from_pretrained(saved, config=GPT2Config(**config, bos_token_id=None, eos_token_id=None))
 
-    found = Gpt2(open_checkpoint(saved), config=config).logits(tokens)
+    found = Decoder(open_checkpoint(saved), config=config).logits(tokens)
 
     with torch.no_grad():
         expected = model.eval()(torch.from_numpy(tokens)).logits.numpy()
-    assert Gpt2(open_checkpoint(saved), config=config).activation == GELUS[gelu]
+    assert Decoder(open_checkpoint(saved), config=config).activation == GELUS[gelu]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_greedy_tokens_are_those_of_transformers(saved: Path) -> None:
     expected = model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)[0, 4:].tolist()
 
     assert len(set(expected)) > 5
-    assert Gpt2(open_checkpoint(saved)).greedy(given, 150) == expected
+    assert Decoder(open_checkpoint(saved)).greedy(given, 150) == expected
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -102,7 +102,7 @@ def test_transformers_is_a_witness(saved: Path, activation: str, output: str, tm
     source = open_checkpoint(saved)
     if output.startswith("out"):
         convert(open_checkpoint(saved), tmp_path / output, to="safetensors")
-    reference = evaluate.reference(Gpt2(source, activation=activation), evaluate.builtin_tokens(257, 200))
+    reference = evaluate.reference(Decoder(source, activation=activation), evaluate.builtin_tokens(257, 200))
 
     found = evaluate.compare(reference, Transformers(tmp_path / output, CONFIG, activation, family("gpt2")))
 
@@ -114,7 +114,7 @@ def test_transformers_is_a_witness(saved: Path, activation: str, output: str, tm
 
 def test_a_witness_that_computes_the_other_gelu_is_noticed(saved: Path) -> None:
     source = open_checkpoint(saved)
-    reference = evaluate.reference(Gpt2(source), [1, 2, 3], 4)
+    reference = evaluate.reference(Decoder(source), [1, 2, 3], 4)
 
     found = evaluate.compare(reference, Transformers(saved, CONFIG, "tanh", family("gpt2")))
 
@@ -133,7 +133,7 @@ def test_what_transformers_can_not_load_is_a_sentence(tmp_path: Path) -> None:
 def test_llama_cpp_is_a_witness_for_the_tanh_gelu(sampled: Path, dtype: str, tmp_path: Path) -> None:
     convert(open_checkpoint(sampled), tmp_path / "tiny.gguf", dtype=dtype)
     source, output = open_checkpoint(sampled), canonical(open_checkpoint(tmp_path / "tiny.gguf"))
-    reference = evaluate.reference(Gpt2(source, activation="tanh"), evaluate.builtin_tokens(257, 64))
+    reference = evaluate.reference(Decoder(source, activation="tanh"), evaluate.builtin_tokens(257, 64))
 
     found = evaluate.compare(reference, LlamaCpp(tmp_path / "tiny.gguf", 257))
 
@@ -166,7 +166,7 @@ def test_a_prompt_becomes_the_tokens_of_the_tokenizer_files(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", LARGE)
 def test_logits_of_the_published_sizes_are_those_of_transformers(name: str, activation: str) -> None:
     source = open_checkpoint(CHECKPOINTS / name)
-    reference = evaluate.reference(Gpt2(source, activation=activation), evaluate.builtin_tokens(50257, 2048), 8)
+    reference = evaluate.reference(Decoder(source, activation=activation), evaluate.builtin_tokens(50257, 2048), 8)
 
     found = evaluate.compare(reference, Transformers(CHECKPOINTS / name, source.config, activation, family("gpt2")))
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from converter.dtypes import BF16, F8_E4M3, F8_E4M3FNUZ, F8_E5M2, F8_E5M2FNUZ, F8_E8M0, F16, F32, F64, Dtype
-from converter.tensors.casting import TARGETS, Loss, converted
+from converter.tensors.casting import TARGETS, converted
+from converter.tensors.losses import Loss
 
 UNSIGNED = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 

@@ -169,7 +169,7 @@ def test_f4_is_read_as_torch_has_it(tmp_path: Path) -> None:
     catalogue = open_checkpoint(tmp_path / "a.safetensors")
 
     assert (catalogue["a"].dtype.name, catalogue["a"].shape) == ("F4", (3, 4))
-    assert catalogue["a"].array().tolist() == packed.view(torch.uint8).tolist()
+    assert catalogue["a"].bits().tolist() == packed.view(torch.uint8).tolist()
     again = plans.safetensors(catalogue, None, single_file=True)
     publish(Plan(again.files, folder=False), tmp_path / "b.safetensors")
     with safe_open(tmp_path / "b.safetensors", "pt") as file:

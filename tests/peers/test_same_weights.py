@@ -302,7 +302,10 @@ def difference(data: bytes) -> str | None:
     known = {(use.module, use.name) for use in ours.globals if use.known}
     if len(known) < len(ours.globals):
         return "refused"  # a global outside the table is named in every report
-    expected = dict(theirs)
+    root = f"{ours.facts['root']}." if ours.facts.get("root") else ""  # the one part of a list
+    if lost := [name for name, _ in theirs if not name.startswith(root)]:
+        return f"DIFFERENT: {lost} are not below {root}"
+    expected = {name.removeprefix(root): found for name, found in theirs}
     for name, (found, tensor) in {n: (f, ours.get(n)) for n, f in expected.items()}.items():
         if found is None or tensor is None:
             if tensor is not None or name not in unsupported:

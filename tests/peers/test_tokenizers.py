@@ -34,10 +34,12 @@ def converted(folder: Path, rows: int) -> Model:
     return Model(folder / "x.gguf")
 
 
-def check(folder: Path, rows: int, expected: Callable[[str], list[int]], *marks: str, **limits: Any) -> None:
-    """Compare how llama.cpp and a library split 1,000 texts, which `limits` limit."""
+def check(
+    folder: Path, rows: int, expected: Callable[[str], list[int]], *marks: str, first: bool = True, **limits: Any
+) -> None:
+    """Compare how llama.cpp and a library split 1,000 texts, which `limits` limit. `first`: a space may begin one."""
     loaded = converted(folder, rows)
-    made = texts(1000, 6, marks, **limits)
+    made = [text if first else text.lstrip(" ") for text in texts(1000, 6, marks, **limits)]
     found = [loaded.tokens(text, special=True, around=True) for text in made]
     loaded.close()
     wanted = [expected(text) for text in made]
@@ -109,6 +111,53 @@ def test_byte_level_bpe_with_tokens_around_a_text(tmp_path: Path) -> None:
 
     assert len(expected("")) == 2
     check(tmp_path, tokenizer.get_vocab_size(), expected, END, PAD, TOOL)
+
+
+MARKS = ("<unk>", "<s>", "</s>")
+LITTLE = {  # how a text is made ready in the tokenizer.json of LLaMA's kind
+    "a normalizer": {"normalizer": normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])},
+    "no space before a text": {"pre_tokenizer": pre_tokenizers.Metaspace(prepend_scheme="never")},
+    "a space before a text": {"pre_tokenizer": pre_tokenizers.Metaspace(prepend_scheme="always")},
+}
+# Where Metaspace puts a space before a text, llama.cpp does so before spaces, too, and behind each token from outside the text.
+AT_SPACES = ("a space before a text",)
+
+
+def not_nul(character: str) -> bool:
+    return character != "\0"
+
+
+@pytest.mark.parametrize("way", LITTLE)
+def test_bpe_on_characters(tmp_path: Path, way: str) -> None:
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    for name, step in LITTLE[way].items():
+        setattr(tokenizer, name, step)
+    special = [*MARKS, *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    document = json.loads(tokenizer.to_str())
+    document["added_tokens"] = document["added_tokens"][: len(MARKS)]
+    tokenizer = Tokenizer.from_str(json.dumps(document))
+    tokenizer.post_processor = around(tokenizer, "<s> $A", "<s>")
+
+    expected = saved(tokenizer, tmp_path, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+    marks = () if way in AT_SPACES else ("<s>", "</s>")
+    check(tmp_path, tokenizer.get_vocab_size(), expected, *marks, allowed=not_nul, first=way not in AT_SPACES)
+
+
+@pytest.mark.parametrize("scheme", ["always", "never"])
+def test_unigram_of_the_library(tmp_path: Path, scheme: str) -> None:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    names = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=4000, special_tokens=names, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.post_processor = around(tokenizer, "$A </s>", "</s>")
+
+    expected = saved(tokenizer, tmp_path, eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+
+    check(tmp_path, tokenizer.get_vocab_size(), expected, allowed=not_nul, first=scheme == "never")
 
 
 def trained(kind: str, **options: Any) -> sentencepiece.SentencePieceProcessor:

@@ -219,7 +219,7 @@ def test_parameters_and_nested_values(form: str, save: Save) -> None:
     attributed.note = "x"  # type: ignore[attr-defined]
     value = {
         "layers": OrderedDict(net.named_parameters(remove_duplicate=False)), "moments": optimizer.state_dict()["state"], "list": [torch.ones(1), (torch.ones(2),)],
-        "with state": noted, "with attributes": attributed, "buffer": torch.nn.Buffer(torch.ones(1)), "grad": torch.ones(2, requires_grad=True),
+        "with state": noted, "with attributes": attributed, "buffer": torch.nn.Buffer(torch.ones(1)), "trainable": torch.ones(2, requires_grad=True),
         "epoch": 3, "size": torch.Size([1, 2]), "device": torch.device("cpu"), "dtype": torch.float32,
     }  # fmt: skip
     catalogue = open_checkpoint(save(value, **FORMS[form]))
@@ -348,7 +348,7 @@ class TestOptions:
         path = save({"a": torch.arange(5.0)}, _use_new_zipfile_serialization=False)
         path.write_bytes(path.read_bytes().replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"))
 
-        assert open_checkpoint(path)["a"].array().tolist() == [0, 1, 2, 3, 4]
+        assert open_checkpoint(path)["a"].bits().tolist() == [0, 1, 2, 3, 4]
 
     def test_big_endian(self, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
         path = save({"a": torch.arange(5.0)})
@@ -374,7 +374,7 @@ def test_many_tensors(count: int, save: Save) -> None:
 
     catalogue = open_checkpoint(save(value))
     assert list(catalogue) == list(value)
-    assert [tensor.array().item() for tensor in list(catalogue.values())[:500]] == list(range(500))
+    assert [tensor.bits().item() for tensor in list(catalogue.values())[:500]] == list(range(500))
 
 
 def test_our_writer_of_tests_is_read_by_torch(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_files_of_old_releases(path: Path) -> None:
         return
     assert catalogue.unknown_globals() == []
     if path.name == "mix27.pt":
-        assert {name: tensor.array().tolist() for name, tensor in catalogue.items()} == {"w": [[0, 0, 0], [0, 0, 0]]}
+        assert {name: tensor.bits().tolist() for name, tensor in catalogue.items()} == {"w": [[0, 0, 0], [0, 0, 0]]}
         beside = {other.name: other.value for other in catalogue.others if other.name != "np"}
         assert beside == {"n": None, "epoch": 3, "lr": 0.1, "u": "x"}
         return
@@ -416,7 +416,7 @@ def test_files_of_old_releases(path: Path) -> None:
         "legacy.pt": {"w": [[0, 1, 2], [3, 4, 5]], "wt": [[0, 3], [1, 4], [2, 5]]}, "newzip.pt": {"w": [[0, 1, 2], [3, 4, 5]], "wt": [[0, 3], [1, 4], [2, 5]]},
     }.get(path.name)  # fmt: skip
     if literal:
-        assert {name: tensor.array().tolist() for name, tensor in catalogue.items()} == literal
+        assert {name: tensor.bits().tolist() for name, tensor in catalogue.items()} == literal
     if path.name == "many.pt":
         assert len(catalogue) == 12
     if "1.4.0" in path.parts and path.name == "newzip.pt":

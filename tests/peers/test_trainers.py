@@ -10,11 +10,18 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from converter.api import convert  # noqa: E402
+from tests.peers.zoo.checks import define_vision_operators  # noqa: E402
 from tests.peers.zoo.trainers import (  # noqa: E402
     LIBRARIES,
     PLAIN,
     Written,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vision_operators() -> None:
+    """timm and transformers import torchvision, where it is installed."""
+    define_vision_operators()
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -13,7 +13,7 @@ from converter.conversion.convert import convert
 from converter.conversion.surgery import rules
 from converter.errors import UnsupportedError
 from converter.opening import open_checkpoint
-from converter.pickles import buried, machine
+from converter.pickles import buried, loop
 from tests.build.checkpoints import Call, Global, dumps, floats, legacy_bytes, view, write_checkpoint
 
 T = view("0", (2,))
@@ -114,7 +114,7 @@ def test_bytes_that_many_share_are_run_once(tmp_path: Path, monkeypatch: pytest.
 
     def counted(data: bytes, *given: Any, **more: Any) -> Any:
         runs.append(data)
-        return machine.run(data, *given, **more)
+        return loop.run(data, *given, **more)
 
     monkeypatch.setattr(buried, "run", counted)
     shared = {f"s{index}": pickle.dumps({"a": 1}) for index in range(50)}

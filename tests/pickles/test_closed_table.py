@@ -12,7 +12,7 @@ import pytest
 from converter.errors import ConverterError
 from converter.opening import open_checkpoint
 from converter.pickles.closed_table import TABLE, Special
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.values import Dict, Value, ValueRow
 from converter.pickles.walk import describe
 from converter.tensors.catalogue import Catalogue
@@ -87,7 +87,7 @@ def test_makes_a_tensor(name: str, opened: Open) -> None:
     tensor = catalogue["w"]
 
     assert (tensor.dtype.name, tensor.shape, tensor.stride, tensor.offset) == ("F32", (2, 2), (2, 1), 1)
-    assert tensor.array().tolist() == [[1, 2], [3, 4]]
+    assert tensor.bits().tolist() == [[1, 2], [3, 4]]
     assert catalogue.unknown_globals() == []
 
 
@@ -236,6 +236,10 @@ def test_names_of_devices_and_layouts_are_text() -> None:
 
     assert describe(made(Call(Global("torch", "device"), ("cuda", 0)))) == 'torch.device("cuda", 0)'
     assert made(Call(Global("torch", "Size"), ((1, 2),))) == (1, 2)
+
+
+def test_a_size_is_made_by_newobj_too() -> None:
+    assert run(b"\x80\x02ctorch\nSize\nK\1K\2\x86\x85\x81.", TABLE).value == (1, 2)
 
 
 def test_a_bare_storage_is_no_tensor(opened: Open) -> None:

@@ -11,7 +11,7 @@ from converter.errors import ConverterError
 from converter.limits import Limits, using
 from converter.pickles import fast_tensors
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.opcodes import OPCODES, decode
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry
 from tests.build.checkpoints import dumps, ordered, view
@@ -92,7 +92,7 @@ def test_a_state_dict_and_its_memo_are_the_same() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_a_changed_byte_changes_both_alike(seed: int) -> None:
     """Memo numbers, lengths, opcodes, counts: pickles that are almost right, 3,200 of them in a deep run."""
-    data, draw, taken, count = remembered(dumps(state_dict(), SIZES)), random.Random(seed), 0, some(400, 60)
+    data, draw, taken, count = remembered(dumps(state_dict(), SIZES)), random.Random(seed), 0, some(400, 24)
     for _ in range(count):
         changed = bytearray(data)
         position = draw.randrange(len(data) // 3, len(data))

@@ -169,7 +169,7 @@ class TestWhatStateDictLacks:
 
         dropped = {part.name: (part.reason, part.tensors, part.nbytes) for part in convert(path, tmp_path / "a.safetensors").dropped}  # fmt: skip
 
-        reason = "an attribute of the module that is not in its state_dict()"
+        reason = "attributes that are not in state_dict(), those of inner modules by their class"
         assert dropped == {
             "epoch": ("not part of the model's weights", 0, 0),
             "anchors": (reason, 1, 8),

@@ -15,8 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from converter.errors import ConverterError, PickleError, TruncatedPickleError
-from converter.pickles.machine import run
+from converter.pickles import loop
+from converter.pickles.loop import run
 from converter.pickles.opcodes import NAMES, OPCODES, decode
+from converter.pickles.rare import RARE
 from converter.pickles.values import Dict, Opaque, PersistentId, TableEntry, Value
 from converter.pickles.walk import inner_tensors, measure
 from tests.build.checkpoints import Call, Global, Pickler, dumps
@@ -184,6 +186,13 @@ def test_arguments_by_literal_bytes(name: str, encoded: bytes, argument: Any) ->
     assert decoded(data) == disassembled(data)
 
 
+def test_every_opcode_has_a_case() -> None:
+    in_the_loop = {OPCODES[name][0] for name in OPCODES.keys() & vars(loop).keys()}
+
+    assert in_the_loop | RARE.keys() == NAMES.keys()
+    assert {NAMES[code] for code in in_the_loop & RARE.keys()} == {"BUILD", "FRAME"}  # the loop only looks at them
+
+
 def test_every_other_opcode_has_no_argument() -> None:
     for name in OPCODES.keys() - ARGUMENTS.keys():
         expected = [(name, None, 0)] + ([("STOP", None, 1)] if name != "STOP" else [])
@@ -346,6 +355,13 @@ def test_stops_at_the_end_of_the_first_pickle() -> None:
 
     assert (found.value, found.end) == ([1], len(first))
     assert run(first + second, TABLE, position=found.end).value == [2]
+
+
+def test_the_value_of_a_pickle_that_leaves_several_is_the_last_as_for_unpicklers() -> None:
+    with pytest.raises(PickleError, match="leaves 2 values"):
+        run(b"K\1K\2.", TABLE)
+
+    assert run(b"K\1K\2.", TABLE, note=lambda at, error, ends: None).value == pickle.loads(b"K\1K\2.") == 2
 
 
 def test_invalid_escapes_are_kept_as_python_2_kept_them() -> None:

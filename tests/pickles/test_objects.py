@@ -65,7 +65,10 @@ DATA: dict[str, tuple[Any, list[str], list[str]]] = {
         made("mine.Output", state={"seen": U}, filled=b"(" + _opcodes("x") + _opcodes(T) + b"u"), ["x"], ["__dict__"]
     ),
     "keys and attributes in a list": (
-        [made("mine.Output", state={"seen": U}, filled=b"(" + _opcodes("x") + _opcodes(T) + b"u")], ["0.x"], ["0.__dict__"]
+        [made("mine.Output", state={"seen": U}, filled=b"(" + _opcodes("x") + _opcodes(T) + b"u"), U], ["0.x", "1"], ["0.__dict__"]
+    ),
+    "keys and attributes alone in a list": (
+        [made("mine.Output", state={"seen": U}, filled=b"(" + _opcodes("x") + _opcodes(T) + b"u")], ["x"], ["__dict__"]
     ),
     "keys and attributes in an object": (
         made("mine.Box", state={"out": called("mine.Output", {"seen": U}), "x": T}), ["out.seen", "x"], []
@@ -125,7 +128,7 @@ def test_an_optimizer_itself_is_no_model_but_can_be_asked_for(tmp_path: Path) ->
     optimizer = called("torch.optim.adam.Adam", {"defaults": {}, "state": {0: {"exp_avg": T}}, "param_groups": []})
     path = write_checkpoint(tmp_path / "a.pt", optimizer, TWO)
 
-    with pytest.raises(UnsupportedError, match="none of which looks like a model's weights; --root NAME"):
+    with pytest.raises(UnsupportedError, match="none of which looks like a model's weights; root='NAME'"):
         convert(path, tmp_path / "a.safetensors")
     assert list(open_checkpoint(path, root="state")) == ["0.exp_avg"]
 
@@ -152,7 +155,7 @@ class TestTheFlag:
         inner = {"": self.CONFIG, "in a list": [1, [self.CONFIG]], "in a dict": {"a": {"b": self.CONFIG}}}[depth]
         value = {"state_dict": {"w": T, "packed": inner}, "epoch": 3}
 
-        with pytest.raises(UnsafeError, match=r"names `trainers\.Config`.*--ignore-globals"):
+        with pytest.raises(UnsafeError, match=r"names `trainers\.Config`.*ignore_globals=True"):
             self.checked(value, tmp_path)
         assert list(self.checked(value, tmp_path, ignore_globals=True)) == ["epoch", "packed"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from converter.api import scan
 from converter.errors import ConverterError
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.value_rows import VALUES
 from converter.pickles.values import Opaque
 

@@ -21,7 +21,7 @@ import pytest
 from converter.errors import LimitError
 from converter.opening import open_checkpoint
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.value_rows import VALUES
 from converter.pickles.values import Pickled
 from converter.pickles.walk import describe
@@ -317,7 +317,7 @@ def test_one_value_that_many_calls_copy_is_refused(module: str, name: str, given
     calls = b"h\xc8h\xc9\x85R0" * 1000
     data = b"\x80\x04" + dumps(Global(module, name))[2:-1] + b"q\xc8" + dumps(given)[2:-1] + b"q\xc9" + calls + b"."
 
-    with pytest.raises(LimitError, match="multiply"):
+    with pytest.raises(LimitError, match="passed to more calls than a checkpoint needs"):
         made(data)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import converter
-from converter.errors import FormatError, WordError
+from converter.errors import FormatError, LayoutError, WordError
 from converter.opening import open_checkpoint
 from converter.tensors.catalogue import Catalogue
 from converter.words import Part, Root
@@ -59,7 +59,51 @@ def test_the_averaged_weights_are_taken_when_they_are_asked_for(kind: str, opene
 
     assert held(catalogue) == {"c.w": "1"}
     assert catalogue.facts["root"].startswith(name)
-    assert [other.role for other in catalogue.others if other.kind == "dict"] == ["beside"]
+    assert [other.role for other in catalogue.others if other.kind == "dict"] == ["weights"]
+
+
+# Spelled out here again, and not taken from the tables.
+MODELS = [
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+    "network",
+    "params",
+    "weights",
+    "model_weights",
+    "model_state",
+    "network_state_dict",
+    "net_state_dict",
+    "module_state_dict",
+    "state",
+]
+AVERAGES = [
+    "ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema_model",
+    "params_ema",
+    "ema_params",
+    "model_ema_state_dict",
+    "shadow_params",
+]
+
+
+@pytest.mark.parametrize("word", MODELS)
+def test_each_usual_key_of_a_model_is_found_beside_the_optimizer(word: str, opened: Open) -> None:
+    assert held(opened({"optimizer": {"state": {0: AVERAGED}, "param_groups": []}, word: {"c.w": MODEL}})) == {
+        "c.w": "0"
+    }
+
+
+@pytest.mark.parametrize("word", AVERAGES)
+def test_each_usual_key_of_averaged_weights_is_found(word: str, opened: Open) -> None:
+    value = {word: {"c.w": AVERAGED}, "model": {"c.w": MODEL}}
+
+    assert (held(opened(value)), held(opened(value, Part.EMA))) == ({"c.w": "0"}, {"c.w": "1"})
 
 
 def test_averaged_weights_alone_are_the_weights(opened: Open) -> None:
@@ -119,3 +163,104 @@ def test_the_state_of_an_optimizer_is_no_model(opened: Open) -> None:
     value = {"step": 2, "state": {0: {"exp_avg": MODEL}}, "param_groups": [{"lr": 0.1}]}
 
     assert "exp_avg" not in held(opened(value))
+
+
+RANDOM = view("1", (8,), dtype="U8")
+TRAINING: dict[str, tuple[Any, list[str], list[str]]] = {
+    "beside two nets": (
+        {"g": {"c.w": MODEL}, "d": {"c.w": MODEL}, "rng": RANDOM, "epoch": 1},
+        ["g.c.w", "d.c.w"],
+        ["rng"],
+    ),
+    "of a GPU": (
+        {"g": {"c.w": MODEL}, "d": {"c.w": MODEL}, "cuda_rng_state": RANDOM},
+        ["g.c.w", "d.c.w"],
+        ["cuda_rng_state"],
+    ),
+    "a loss beside a net": ({"encoder": {"c.w": MODEL}, "train_loss": AVERAGED}, ["encoder.c.w"], ["train_loss"]),
+    "beside a bare tensor": ({"w": MODEL, "torch_rng_state": RANDOM, "epoch": 1}, ["w"], ["torch_rng_state"]),
+    "but nothing beside tensors alone": ({"w": MODEL, "torch_rng_state": RANDOM}, ["w", "torch_rng_state"], []),
+    "a scale is no random state": ({"w": MODEL, "random_scale": AVERAGED, "epoch": 1}, ["w", "random_scale"], []),
+    "nor is a loss beside tensors": ({"w": MODEL, "loss": AVERAGED, "epoch": 1}, ["w", "loss"], []),
+    "nor what a model calls so": ({"a.w": MODEL, "rng": RANDOM, "epoch": 1}, ["a.w", "rng"], []),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINING)
+def test_a_tensor_of_the_training_is_no_weight(kind: str, opened: Open) -> None:
+    value, names, left = TRAINING[kind]
+    catalogue = opened(value)
+
+    assert list(catalogue) == names
+    assert [other.name for other in catalogue.others if other.kind != "int"] == left
+
+
+OPTIMIZER = {"state": {0: {"exp_avg": AVERAGED}}, "param_groups": [{"lr": 0.1}]}
+LISTS: dict[str, tuple[Any, list[str], list[str]]] = {
+    "with an optimizer": (({"c.w": MODEL}, OPTIMIZER), ["c.w"], ["1"]),
+    "with an optimizer first": ([OPTIMIZER, {"c.w": MODEL}], ["c.w"], ["0"]),
+    "with a count": ([{"c.w": MODEL}, 3, None], ["c.w"], ["1", "2"]),
+    "with a checkpoint": (({"state_dict": {"c.w": MODEL}, "epoch": 1}, OPTIMIZER), ["c.w"], ["1", "0.epoch"]),
+    "alone": ([{"c.w": MODEL}], ["c.w"], []),
+    "of lists": ([[{"c.w": MODEL}, OPTIMIZER], 5], ["c.w"], ["1", "0.1"]),
+    "of two lists": ([[{"c.w": MODEL}], [{"c.w": AVERAGED}]], ["0.0.c.w", "1.0.c.w"], []),
+    "of two nets": (({"c.w": MODEL}, {"c.w": AVERAGED}, OPTIMIZER), ["0.c.w", "1.c.w"], ["2"]),
+    "of a net and a tensor": ([{"c.w": MODEL}, AVERAGED], ["0.c.w", "1"], []),
+    "of tensors": ([MODEL, AVERAGED], ["0", "1"], []),
+    "of one tensor": ([MODEL], ["0"], []),
+    "below a key": ({"model": [{"c.w": MODEL}, OPTIMIZER], "epoch": 1}, ["c.w"], ["epoch", "model.1"]),
+    "of tensors below a key": ({"model": [MODEL, AVERAGED], "epoch": 1}, ["model.0", "model.1"], ["epoch"]),
+    "of averaged tensors": (
+        {"shadow_params": [MODEL, AVERAGED], "decay": 0.9},
+        ["shadow_params.0", "shadow_params.1"],
+        ["decay"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_the_weights_in_a_list_are_found(kind: str, opened: Open) -> None:
+    value, names, left = LISTS[kind]
+    catalogue = opened(value)
+
+    assert list(catalogue) == names
+    assert [other.name for other in catalogue.others] == left
+
+
+def test_a_number_chooses_a_part_of_a_list(opened: Open) -> None:
+    value = ({"c.w": MODEL}, {"c.w": AVERAGED}, OPTIMIZER)
+
+    assert held(opened(value, "1")) == {"c.w": "1"}
+    assert list(opened(value, "2.state")) == ["0.exp_avg"]
+    with pytest.raises(FormatError, match="the keys of the checkpoint are `0`, `1`, `2`"):
+        opened(value, "3")
+
+
+def _looped(kind: str) -> Any:
+    """A container that leads to itself where the weights are looked for, and holds a tensor besides."""
+    value: dict[str, Any] = {"w": MODEL}
+    parts: list[Any] = [{"epoch": 1}]
+    match kind:
+        case "a dict":
+            value["model"] = value
+        case "averaged weights":
+            value["ema"] = value
+        case "two dicts":
+            value["state_dict"] = {"model": value}
+        case "a list in a dict":
+            value["model"] = [value, 3]
+        case "a dict in a list":
+            parts.append({"model": parts, "w": MODEL})
+            return parts
+        case "deep":
+            for _ in range(70):
+                value = {"epoch": 1, "model": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "kind", ["a dict", "averaged weights", "two dicts", "a list in a dict", "a dict in a list", "deep"]
+)
+def test_what_leads_to_itself_is_refused_at_once(kind: str, opened: Open) -> None:
+    with pytest.raises(LayoutError, match="nested deeper than 64 containers or contains itself"):
+        opened(_looped(kind))

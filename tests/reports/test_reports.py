@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -12,17 +12,33 @@ from converter import reports
 from converter.checking.check import check
 from converter.conversion.convert import convert
 from converter.conversion.extract import extract
+from converter.difference.diff import diff
+from converter.difference.three_way import three_way
 from converter.inspection.report import inspect
 from converter.models import declared as models
+from converter.models.architecture import Activation
 from converter.opening import open_checkpoint
+from converter.reports.error import ErrorReport
 from converter.reports.models import ModelsReport
 from converter.resources import load_json, schemas
 from converter.sample import write_sample
 from converter.verification.expected import expect
 from converter.verification.golden import load as load_golden
 from converter.verification.verify import Options, examine, verify
+from converter.words import ACTIVATIONS
+from tests.build import gguf_files as files
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
 from tests.reports.closed import closed, places_that_refuse
+
+DOCUMENTS = (
+    *("inspection", "check", "extraction", "manifest", "verification", "golden"),
+    *("models", "diff", "diff-three-way", "error"),
+)
+
+CHOSEN = {  # every option that changes what a source is
+    "root": "model", "ema": True, "weights": "bin", "merge": ["b.bin"], "include": ["a*"], "exclude": ["b"],
+    "strip": ["optimizer"], "rename": ["a=b"], "imatrix": "x.imatrix",
+}  # fmt: skip
 
 
 def checkpoint(folder: Path) -> Path:
@@ -44,31 +60,51 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_sample(tmp_path / "tiny", "tiny")
     tiny = open_checkpoint(tmp_path / "tiny")
     full = inspect(open_checkpoint(checkpoint(tmp_path)), stats=True, sha256=True)
-    large = inspect(tiny, stats=True, filter="wpe")  # has enough elements for a histogram
+    large = inspect(tiny, stats=True, heat=True, filter="wpe")  # has enough elements for a histogram
     written = extract(tiny, tmp_path / "out", sha256=True)
     trainer = {"model": {"a.w": view("0", (2,))}, "epoch": 3, "name": "x", "optimizer": {"state": [view("0", (2,))]}}
     trained = open_checkpoint(write_checkpoint(tmp_path / "t.pt", trainer, {"0": floats(1, 2)}))
     carried = extract(trained, tmp_path / "trained", carry_values=True)
     convert(tiny, tmp_path / "x.gguf", dtype="q8_0")
     gguf = open_checkpoint(tmp_path / "x.gguf")
-    verified = examine(expect(tiny), [tmp_path / "x.gguf"], Options(level="inference"))
+    keys = [files.key("general.architecture", "string", "other"), files.key("other.block_count", "u32", 1)]
+    (tmp_path / "other.gguf").write_bytes(files.gguf(keys, [files.Info("a")], bytes(16)))
+    other = expect(open_checkpoint(tmp_path / "other.gguf"))
+    verified = examine(expect(tiny), [tmp_path / "x.gguf"], Options(level="inference", chosen=CHOSEN))
     failed = verify(tiny, [tmp_path / "x.bin"])
     lacking = verify(trained, [tmp_path / "trained"])
     convert(tiny, tmp_path / "bare", to="safetensors")
     (tmp_path / "bare" / "config.json").unlink()
+    convert(tiny, tmp_path / "st", to="safetensors")
+    (tmp_path / "st" / "config.json").write_text('{"n_embd": 3}')
+    differences = [
+        diff(one, other, rank=True) for one, other in ((tiny, open_checkpoint(tmp_path / "st")), (gguf, tiny))
+    ]
+    differences.append(diff(open_checkpoint(checkpoint(tmp_path)), trained))
+    copy = open_checkpoint(tmp_path / "st")
+    threes = [three_way(tiny, gguf, tiny), three_way(tiny, copy, copy), three_way(tiny, trained, gguf)]
     bare = verify(tiny, [tmp_path / "bare"])
+    convert(tiny, tmp_path / "k.gguf", dtype="q4_k_m")
+    derived = verify(tiny, [tmp_path / "k.gguf"])
     return {
         "inspection": [json.loads(reports.to_json(report)) for report in (full, inspect(tiny), large, inspect(gguf))],
-        "check": [json.loads(reports.to_json(check([tmp_path / "tiny", tmp_path / "x.bin"])))],
+        "check": [
+            json.loads(reports.to_json(check([tmp_path / name for name in ("tiny", "x.bin", "absent")], going_on=True)))
+        ],
         "extraction": [json.loads(reports.to_json(report)) for report in (written, carried)],
         "manifest": [json.loads((tmp_path / "out" / "manifest.json").read_text())],
-        "verification": [json.loads(reports.to_json(report)) for report in (verified.report, failed, lacking, bare)],
-        "golden": [json.loads(verified.golden().text())],
+        "verification": [
+            json.loads(reports.to_json(report)) for report in (verified.report, failed, lacking, bare, derived)
+        ],
+        "golden": [json.loads(golden.text()) for golden in (verified.golden(), other.golden(()))],
+        "diff": [json.loads(reports.to_json(report)) for report in differences],
+        "diff-three-way": [json.loads(reports.to_json(report)) for report in threes],
         "models": [json.loads(reports.to_json(ModelsReport(models.declared())))],
+        "error": [json.loads(reports.to_json(ErrorReport({"class": "SourceError", "message": "no such file"})))],
     }
 
 
-@pytest.mark.parametrize("name", ["inspection", "check", "extraction", "manifest", "verification", "golden", "models"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_what_is_printed_fits_the_schema(name: str, documents: dict[str, Any]) -> None:
     schema = load_json("reports", f"{name}.json")
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -143,7 +179,7 @@ def present(document: Any, at: str = "") -> set[str]:
     return set()
 
 
-@pytest.mark.parametrize("name", ["inspection", "check", "extraction", "manifest", "verification", "golden", "models"])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_schema_has_no_field_that_is_never_printed(name: str, documents: dict[str, Any]) -> None:
     printed = set().union(*(present(document) for document in documents[name]))
 
@@ -158,6 +194,8 @@ def test_every_schema_is_tested_here() -> None:
         "verification",
         "golden",
         "models",
+        "diff",
+        "error",
     }
 
 
@@ -169,3 +207,24 @@ def test_every_report_that_is_printed_has_a_schema() -> None:
     ]
 
     assert {f"{name}.json" for name in printed} <= {path.name for path in (schemas() / "reports").iterdir()}
+
+
+def test_every_activation_that_is_computed_has_a_word_in_the_schema_and_in_sentences() -> None:
+    """What `verify --level inference` reports of a LLaMA is silu, and of an OPT relu."""
+    enums: list[list[str]] = []
+
+    def look(node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key in ("activation", "source_activation") and isinstance(value, dict):
+                    enums.append(value["anyOf"][0]["enum"])
+                look(value)
+        elif isinstance(node, list):
+            for value in node:
+                look(value)
+
+    look(load_json("reports", "verification.json"))
+    known = {"erf", "tanh", "silu", "relu", "relu2"}
+    assert len(enums) == 4
+    assert all(set(words) == known for words in enums)
+    assert set(ACTIVATIONS) == set(get_args(Activation)) == known

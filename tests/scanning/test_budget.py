@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from converter.errors import LimitError
-from converter.limits import limits
+from converter.limits import Limits, limits, using
 from converter.scanning.budget import Budget
 
 MIB = 1 << 20
@@ -38,3 +38,9 @@ def test_compressed_bytes_may_inflate_to_a_hundred_times_as_many_and_a_little_mo
 def test_each_pickle_after_the_first_thousand_needs_64_bytes_that_were_run(run: int, most: int) -> None:
     assert Budget(run_nbytes=run).most_pickles == most
     assert Budget(run_nbytes=run, pickles=3, texts=4).pickles_left == most - 7
+
+
+@pytest.mark.parametrize(("run", "left"), [(0, 1000), (1, 999), (1000, 0), (1001, -1)])
+def test_pickles_that_were_run_leave_fewer_bytes_to_the_next_ones(run: int, left: int) -> None:
+    with using(Limits(pickle_bytes=1000)):
+        assert Budget(run_nbytes=run).pickle_nbytes == left

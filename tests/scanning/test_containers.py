@@ -304,6 +304,8 @@ def test_after_a_header_that_numpy_does_not_write_the_file_is_looked_into(descr:
     found = look(npy(ECHO, descr), tmp_path)
 
     assert (found.verdict, names(found)) == ("malformed", {"posix.system"})
+    late = b"S'" + b"x" * 1_000_000 + b"'\n0cposix\nsystem\n(S'id'\ntR."
+    assert names(look(npy(late, descr), tmp_path)) == {"posix.system"}
 
 
 @pytest.mark.parametrize("descr", INERT)
@@ -412,6 +414,29 @@ def test_an_onnx_model_of_its_own_operators_is_plain(tmp_path: Path) -> None:
     found = look(onnx(node("Add"), node("Mul", "ai.onnx.ml")), tmp_path)
 
     assert (found.verdict, found.kind) == ("plain", "ONNX model")
+
+
+def test_numbers_of_fixed_width_in_an_onnx_model_are_passed_over(tmp_path: Path) -> None:
+    """An attribute's `f` is 4 bytes, and 8 bytes are allowed as well: the operator after them is found."""
+    numbers = b"\x15" + struct.pack("<f", 1e-5) + b"\xf9\x01" + bytes(8)
+    attribute = field(1, "epsilon") + numbers + field(6, field(1, node("Run", "mine")))
+
+    assert "`mine.Run`" in look(onnx(node("If", "", attribute)), tmp_path).findings[0].message
+
+
+@pytest.mark.parametrize(("count", "said"), [(16, "`mine.Run`"), (17, "more than 16 graphs inside one another")])
+def test_graphs_in_an_onnx_model_are_looked_into_up_to_a_depth(count: int, said: str, tmp_path: Path) -> None:
+    inner = node("Run", "mine")
+    for _ in range(count):
+        inner = node("If", "", field(6, field(1, inner)))
+
+    assert [said in finding.message for finding in look(onnx(inner), tmp_path).findings] == [True]
+
+
+def test_a_group_in_an_onnx_model_is_no_field(tmp_path: Path) -> None:
+    found = look(onnx(node("Add", "", b"\x0b\x0c")), tmp_path)
+
+    assert found.verdict != "plain"
 
 
 @pytest.mark.parametrize("word", ["program", "package", "TorchScript", "unsafe"])

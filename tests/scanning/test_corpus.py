@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from converter.io.local import LocalFile
 from converter.scanning.rules import VERDICTS
 from converter.scanning.scan import scan_file
+from tests.build.ends import ends
 from tests.corpus import CASES, FOLDERS, Case, audited
 
 
@@ -20,12 +20,10 @@ def each(*labels: str) -> pytest.MarkDecorator:
 
 @each()
 def test_every_file_gets_a_verdict_in_two_seconds(case: Case) -> None:
-    start = time.process_time()
+    with ends():
+        found = scan_file(LocalFile(case.path), explain=True, fickling=False)
 
-    found = scan_file(LocalFile(case.path), explain=True, fickling=False)
-
-    assert found.verdict in VERDICTS
-    assert time.process_time() - start < 2
+        assert found.verdict in VERDICTS
 
 
 @each("malicious")

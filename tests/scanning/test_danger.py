@@ -11,9 +11,10 @@ import pytest
 from converter.io.local import LocalFile
 from converter.limits import Limits, using
 from converter.pickles.closed_table import TABLE
-from converter.scanning.danger import danger, evidence, sentence
+from converter.scanning.danger import danger, evidence, sentence, verdict
 from converter.scanning.gadgets import ANYWHERE, BUILTINS, CAN, DANGEROUS_BUILTINS, EVIDENCE, HARMLESS, NAMES, ROWS
 from converter.scanning.scan import scan_file
+from converter.tensors.catalogue import GlobalUse
 from tests.build.checkpoints import Call, Entry, Global, dumps, zip_bytes
 
 RUNS = "runs programs"
@@ -213,6 +214,30 @@ def test_an_exception_covers_nothing_else(path: str) -> None:
 
     assert danger(module, name) is None
     assert danger(module, f"{name}.__init__") is not None
+
+
+@pytest.mark.parametrize(
+    ("harmless", "beside"),
+    [
+        ("urllib.parse.quote", "urllib.request.urlopen"),
+        ("asyncio.exceptions.CancelledError", "asyncio.create_subprocess_shell"),
+        ("torch.utils.data.dataset.TensorDataset", "torch.utils.data.datasets.Thing"),
+        ("torch.utils.data.sampler.RandomSampler", "torch.utils.data.samplers.Thing"),
+        ("torch.utils.data.distributed.DistributedSampler", "torch.utils.data.graph.traverse"),
+        ("torch.utils.data.dataloader.DataLoader", "torch.utils.data.dataloader_experimental.DataLoader2"),
+        ("torch.onnx._enums.OperatorExportTypes", "torch.onnx.export"),
+        ("torch.distributed.tensor.DTensor", "torch.distributed.rpc.rpc_sync"),
+        ("torch.distributed._tensor.api.DTensor", "torch.distributed.launcher.Thing"),
+        ("torch.distributed._shard.sharded_tensor.api.ShardedTensor", "torch.distributed._shar.Thing"),
+        ("torch.distributed._mesh_layout._MeshLayout", "torch.distributed._mesh.Thing"),
+        ("torch.distributed.checkpoint.metadata.Metadata", "torch.distributed.checkpoint.metadat.Thing"),
+        ("torch.distributed.checkpoint.planner.SavePlan", "torch.distributed.checkpoint.filesystem.Thing"),
+        ("torch.distributed.fsdp.api.ShardingStrategy", "torch.distributed.fsdp.ap.Thing"),
+    ],
+)  # fmt: skip
+def test_below_an_exception_all_is_harmless_and_beside_it_nothing(harmless: str, beside: str) -> None:
+    assert danger(*harmless.rsplit(".", 1)) is None
+    assert danger(*beside.rsplit(".", 1)) is not None
 
 
 def test_a_module_is_not_another_that_begins_like_it() -> None:
@@ -477,3 +502,30 @@ def test_many_pickles_share_what_one_may_have(kind: str, tmp_path: Path) -> None
     assert [pickle.end is not None for pickle in found.pickles] == [True, True, False]
     assert whole.verdict == "unknown-globals"
     assert [pickle.end is not None for pickle in whole.pickles] == [True, True, True]
+
+
+def test_unknown_globals_of_one_library_share_a_sentence() -> None:
+    named = [("torch.nn.modules.linear", "Linear"), ("somewhere", "Settings"), ("torch.nn.modules.container", "Sequential"),
+             ("torch.nn.modules.linear", "Linear"), ("omegaconf.dictconfig", "DictConfig")]  # fmt: skip
+    uses = [GlobalUse(module, name, known=False, position=10 + at, file="a") for at, (module, name) in enumerate(named)]
+
+    assert verdict(uses) == (
+        "unknown-globals",
+        [
+            "torch.nn: 2 layers of torch (Linear, Sequential), outside the closed table; unpickling imports torch",
+            "somewhere.Settings at byte 11 is outside the closed table: nobody knows what it does",
+            "omegaconf.dictconfig.DictConfig at byte 14 is outside the closed table: a configuration of OmegaConf; "
+            "unpickling imports omegaconf",
+        ],
+    )
+
+
+def test_a_dangerous_global_does_not_hide_among_others_of_its_library() -> None:
+    uses = [GlobalUse("torch.nn.modules.linear", "Linear", known=False, position=1, file="a"),
+            GlobalUse("torch.nn.modules.linear", "Identity", known=False, position=2, file="a"),
+            GlobalUse("torch.hub", "load", known=False, position=3, file="a")]  # fmt: skip
+
+    said, reasons = verdict(uses)
+
+    assert said == "dangerous"
+    assert [reason.split(" ")[0] for reason in reasons] == ["torch.nn:", "torch.hub.load"]

@@ -1,14 +1,15 @@
 """What `scan` makes of joblib's files, whose arrays lie between the opcodes. Nothing is ever unpickled."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from converter.io.local import LocalFile
+from converter.io.parts import Portions, portioned
 from converter.limits import Limits, using
 from converter.reports.scan import FileScan
-from converter.scanning import joblib_walk
 from converter.scanning.scan import scan_file
 from tests.build.checkpoints import Entry, floats, zip_bytes
 from tests.build.containers import short, storages_of_tar, tar
@@ -20,9 +21,10 @@ NUMBER = b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
 
 
 @pytest.fixture(autouse=True, params=[1 << 20, 16, 1])
-def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def window(request: pytest.FixtureRequest) -> Iterator[None]:
     """However much of a file is read at once, it has one meaning."""
-    monkeypatch.setattr(joblib_walk, "_WINDOW", request.param)
+    with portioned(Portions(window=request.param)):
+        yield
 
 
 def dtype(code: str, state: bytes = b"(K\3" + short("<") + NUMBER) -> bytes:

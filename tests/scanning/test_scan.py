@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jsonschema
 import pytest
@@ -394,7 +395,13 @@ def test_sarif_names_files_below_the_current_folder_relative_to_it(
     outside = sarif.to_sarif(scan([f"../..{paths[1]}"], fickling=False))
 
     assert inside["runs"][0]["artifacts"][1]["location"]["uri"] == "b%20%C3%BC%25.pkl"
-    assert outside["runs"][0]["artifacts"][0]["location"]["uri"].startswith("../..")
+    first = inside["runs"][0]["artifacts"][1]["location"]
+    assert (first["uriBaseId"], inside["runs"][0]["originalUriBaseIds"]["SRCROOT"]["uri"]) == (
+        "SRCROOT",
+        f"file://{tmp_path}/",
+    )
+    # The folder is the root here, so a path that goes up from it leads to the same file.
+    assert outside["runs"][0]["artifacts"][0]["location"]["uri"] == quote(str(paths[1])[1:])
 
 
 def test_sarif_is_written_beside_what_is_printed(tmp_path: Path) -> None:
@@ -407,7 +414,7 @@ def test_sarif_is_written_beside_what_is_printed(tmp_path: Path) -> None:
     assert text.isascii()
     (result,) = json.loads(text)["runs"][0]["results"]
     assert (result["ruleId"], result["level"]) == ("dangerous-global", "error")
-    assert result["locations"][0]["physicalLocation"]["region"] == {"byteOffset": 0, "byteLength": 1}
+    assert result["locations"][0]["physicalLocation"]["region"] == {"startLine": 1, "byteOffset": 0, "byteLength": 1}
     assert done.exit_code == 1
     assert nowhere.exit_code == 2
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from converter.cli.app import app
 from converter.io.local import LocalFile
 from converter.limits import Limits, using
 from converter.reports.scan import FileScan
-from converter.scanning import second_opinion
 from converter.scanning.scan import fails, scan, scan_file
 from converter.scanning.second_opinion import Opinion, Opinions
 from tests.build.checkpoints import Call, Global, checkpoint_entries, dumps, floats, view, zip_bytes
@@ -167,15 +165,15 @@ def test_a_process_that_died_is_replaced() -> None:
     assert after.severity == "LIKELY_OVERTLY_MALICIOUS"
 
 
-def test_a_process_that_takes_too_long_is_ended_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_takes_too_long_is_ended_and_replaced() -> None:
     with Opinions() as opinions:
         opinions.ask([ECHO])
         process = opinions._process
         assert process is not None
-        with monkeypatch.context() as patched:
-            patched.setattr(second_opinion, "_PATIENCE", 0.1)
-            process.send_signal(signal.SIGSTOP)
-            late = opinions.ask([ECHO])
+        usual, opinions.patience = opinions.patience, 0.1
+        process.send_signal(signal.SIGSTOP)
+        late = opinions.ask([ECHO])
+        opinions.patience = usual
         after = opinions.ask([ECHO])
 
     assert (late.severity, late.note) == (None, "it gave no answer within 0.1 seconds")
@@ -183,9 +181,8 @@ def test_a_process_that_takes_too_long_is_ended_and_replaced(monkeypatch: pytest
     assert after.severity == "LIKELY_OVERTLY_MALICIOUS"
 
 
-def test_a_process_is_renewed_after_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_opinion, "_RENEWED", 3 * len(ECHO))
-    with Opinions() as opinions:
+def test_a_process_is_renewed_after_so_many_bytes() -> None:
+    with Opinions(most=3 * len(ECHO)) as opinions:
         processes = [(opinions.ask([ECHO]).severity, opinions._process) for _ in range(4)]
 
     assert {severity for severity, _ in processes} == {"LIKELY_OVERTLY_MALICIOUS"}
@@ -213,7 +210,7 @@ def test_modules_lying_about_where_the_user_stands_are_not_imported(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process has")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the /proc that tells what a process has open")
 def test_the_process_has_an_empty_environment_the_root_for_its_folder_and_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,22 +244,6 @@ def _may_unshare() -> bool:
         return False
 
 
-def test_where_the_network_cannot_be_given_up_the_process_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_opinion, "_UNSHARE", "/bin/false")
-
-    with Opinions() as opinions:
+def test_where_the_network_cannot_be_given_up_the_process_starts_all_the_same() -> None:
+    with Opinions(unshare="/bin/false") as opinions:
         assert opinions.ask([ECHO]).severity == "LIKELY_OVERTLY_MALICIOUS"
-
-
-def test_many_files_take_little_longer_than_one() -> None:
-    """The process starts once: 20 answers take less than one start plus 20 times the time that each start used to take."""
-    with Opinions() as opinions:
-        start = time.monotonic()
-        opinions.ask([UNKNOWN])
-        first = time.monotonic() - start
-        start = time.monotonic()
-        for _ in range(20):
-            opinions.ask([UNKNOWN])
-        others = time.monotonic() - start
-
-    assert others < 10 * first

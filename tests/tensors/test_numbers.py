@@ -26,7 +26,9 @@ from converter.dtypes import (
     Dtype,
 )
 from converter.errors import UnsupportedError
-from converter.tensors.casting import BLOCK, TARGETS, Loss, can_convert, converted
+from converter.tensors.cast_kernels import BLOCK
+from converter.tensors.casting import TARGETS, can_convert, converted
+from converter.tensors.losses import Loss
 
 WIDTHS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 FORMATS = {"F64": (11, 52), "F32": (8, 23), "F16": (5, 10), "BF16": (8, 7)}  # bits of exponent and mantissa

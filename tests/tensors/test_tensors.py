@@ -82,8 +82,8 @@ def test_tiles_are_numpys_bytes(name: str, nbytes: int) -> None:
     tensor = over_arange(shape, stride, offset)
 
     assert canonical(tensor, nbytes) == expected.tobytes()
-    assert tensor.array().tobytes() == expected.tobytes()
-    assert tensor.array().shape == shape
+    assert tensor.bits().tobytes() == expected.tobytes()
+    assert tensor.bits().shape == shape
     assert canonical(tensor.t(), nbytes) == expected.T.tobytes()
 
 
@@ -92,7 +92,7 @@ def test_empty_tensors_have_no_tiles(shape: tuple[int, ...]) -> None:
     tensor = over_arange(shape, tuple(7 for _ in shape), 10**9)
 
     assert list(tensor.tiles()) == []
-    assert (tensor.array().shape, tensor.nbytes, tensor.contiguous) == (shape, 0, True)
+    assert (tensor.bits().shape, tensor.nbytes, tensor.contiguous) == (shape, 0, True)
 
 
 layouts = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 12)), max_size=5)
@@ -121,7 +121,7 @@ def test_any_view_gives_numpys_bytes(
     tensor = Tensor(dtype, shape, stride, offset, storage(data, "big" if big else "little"))
 
     assert canonical(tensor, nbytes) == expected
-    assert tensor.array().tobytes() == expected
+    assert tensor.bits().tobytes() == expected
 
 
 def swapped(data: bytes, dtype: Dtype) -> bytes:
@@ -203,8 +203,8 @@ def test_a_failure_ahead_comes_when_its_tile_is_due() -> None:
 def test_reads_at_the_edge(shape: tuple[int, ...]) -> None:
     tensor = over_arange(shape)
 
-    assert tensor.array().shape == shape
-    assert tensor.array().tobytes() == canonical(tensor)
+    assert tensor.bits().shape == shape
+    assert tensor.bits().tobytes() == canonical(tensor)
 
 
 @pytest.mark.parametrize(
@@ -238,14 +238,14 @@ def test_transposed_is_a_matrix_column_by_column(
 def test_rows_are_a_view() -> None:
     tensor = over_arange((4, 5), (1, 4), 2)
 
-    assert tensor.rows(1, 3).array().tolist() == tensor.array()[1:3].tolist()
+    assert tensor.rows(1, 3).bits().tolist() == tensor.bits()[1:3].tolist()
     assert tensor.rows(2, 2).size == 0
 
 
 def test_arrays_are_read_only() -> None:
     for tensor in (over_arange((2, 3)), over_arange((0,))):
         with pytest.raises(ValueError, match="read-only"):
-            tensor.array()[...] = 1
+            tensor.bits()[...] = 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.name)
@@ -255,7 +255,7 @@ def test_every_dtype_reads_its_bytes(dtype: Dtype) -> None:
     elements = [data[i * dtype.itemsize : (i + 1) * dtype.itemsize] for i in (0, 3, 1, 4, 2, 5)]
 
     assert canonical(tensor) == b"".join(elements)
-    assert tensor.array().tobytes() == b"".join(elements)
+    assert tensor.bits().tobytes() == b"".join(elements)
     assert np.dtype(dtype.numpy).itemsize == dtype.itemsize
     assert dtype.itemsize % dtype.swapped == 0
 
@@ -270,12 +270,12 @@ def test_big_endian_storages_give_little_endian_bytes(dtype: Dtype) -> None:
 
     assert canonical(big) == canonical(little)
     assert canonical(big.t()) == canonical(little.t())
-    assert big.array().tobytes() == little.array().tobytes()
+    assert big.bits().tobytes() == little.bits().tobytes()
 
 
 def test_bf16_and_f8_are_their_raw_bits() -> None:
-    assert Tensor(BF16, (2,), (1,), 0, storage(b"\x80\x3f\xc0\x7f")).array().tolist() == [0x3F80, 0x7FC0]
-    assert Tensor(F8_E4M3, (2,), (1,), 0, storage(b"\x38\x7f")).array().tolist() == [0x38, 0x7F]
+    assert Tensor(BF16, (2,), (1,), 0, storage(b"\x80\x3f\xc0\x7f")).bits().tolist() == [0x3F80, 0x7FC0]
+    assert Tensor(F8_E4M3, (2,), (1,), 0, storage(b"\x38\x7f")).bits().tolist() == [0x38, 0x7F]
 
 
 class TestCatalogue:

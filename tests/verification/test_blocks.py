@@ -53,7 +53,7 @@ def near(values: np.ndarray, share: float) -> np.ndarray:
 @pytest.mark.parametrize("name", LOSSY)
 def test_a_little_loss_is_what_the_type_allows(name: str) -> None:
     found = quantised(name, b"".join(blocks(name)))
-    source = plain(near(found.array(), 0.001))
+    source = plain(near(found.bits(), 0.001))
 
     outcome = compare(source, found)
 
@@ -64,7 +64,7 @@ def test_a_little_loss_is_what_the_type_allows(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSY)
 def test_a_block_of_zeros_is_a_difference(name: str) -> None:
     encoding, whole = BY_NAME[name], blocks(name)
-    source = plain(near(quantised(name, b"".join(whole)).array(), 0.001))
+    source = plain(near(quantised(name, b"".join(whole)).bits(), 0.001))
     whole[1] = bytes(encoding.nbytes)
 
     outcome = compare(source, quantised(name, b"".join(whole)))
@@ -75,7 +75,7 @@ def test_a_block_of_zeros_is_a_difference(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSY)
 def test_another_tensor_is_a_difference_everywhere(name: str) -> None:
     found = quantised(name, b"".join(blocks(name)))
-    source = plain(-found.array())
+    source = plain(-found.bits())
 
     assert compare(source, found).differing == ROWS * COLUMNS
     assert not resembling(source, found)
@@ -125,7 +125,7 @@ def as_blocks(values: np.ndarray, name: str) -> Tensor:
 def test_blocks_that_were_made_with_weights_of_importance_are_right(name: str) -> None:
     values = np.random.default_rng(7).normal(size=(ROWS, COLUMNS)).astype("<f4")
     found = as_blocks(weighed(values, name), name)
-    moved = np.abs(found.array() - values) > bounds(values.reshape(-1, 32), name).reshape(values.shape)
+    moved = np.abs(found.bits() - values) > bounds(values.reshape(-1, 32), name).reshape(values.shape)
 
     outcome = compare(plain(values), found)
 

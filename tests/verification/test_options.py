@@ -67,6 +67,22 @@ def test_the_tokens_of_a_prompt_are_computed_with(source: Path, copy: Path, monk
     assert output["inference"]["max_difference"] == 0
 
 
+def test_the_document_says_what_a_copy_in_another_dtype_was_held_to_in_the_units_of_what_was_found(
+    source: Path, tmp_path: Path
+) -> None:
+    assert run("convert", source, tmp_path / "half.safetensors", "--dtype", "f16").code == 0
+
+    done = run("verify", source, tmp_path / "half.safetensors", "--level", "inference", "--json")
+
+    found = json.loads(done.out)["outputs"][0]["inference"]
+    assert (found["threshold"]["difference"], found["threshold"]["kl_divergence"]) == (0.015, 1e-6)
+    assert found["allowed"] == {
+        "max_difference": pytest.approx(0.015 * found["spread"]),
+        "kl_divergence": pytest.approx(1e-6 * found["spread"] * found["spread"]),
+    }
+    assert 0 < found["max_difference"] <= found["allowed"]["max_difference"]
+
+
 def test_other_tokens_give_other_numbers(source: Path, copy: Path, tmp_path: Path) -> None:
     perplexities = set()
     for tokens in ("0 1 2 3", "3 2 1 0"):

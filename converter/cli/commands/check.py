@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from converter.cli.commands import Exit, announce, command
-from converter.cli.options import Ema, Json, Quiet, Root, Threads, one_of, part
+from converter.cli.commands import Exit, announce, answer, command, showing
+from converter.cli.options import Ema, Json, Junit, Log, Quiet, Root, Sarif, Threads, Verbose, one_of, part
+from converter.text import safe_text
 from converter.words import FAULTS
 
 
@@ -17,39 +17,54 @@ from converter.words import FAULTS
 def check(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE…", help="Checkpoints: files, folders, owner/name, hf://… or https://…"),
+        typer.Argument(metavar="SOURCE", help="Checkpoints: files, folders, owner/name, hf://… or https://…"),
     ],
     fail_on: Annotated[
-        str, typer.Option("--fail-on", help="Exit with 1 only for errors, or for warnings as well.", **one_of(FAULTS))
+        str, typer.Option("--fail-on", help="Exit with 1 for errors only, or for warnings, too.", **one_of(FAULTS))
     ] = FAULTS[0],
     json: Json = False,
-    junit: Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too.")] = None,
-    sarif: Annotated[
-        Path | None, typer.Option("--sarif", metavar="PATH", help="Write the faults as SARIF 2.1.0, too.")
-    ] = None,
+    junit: Junit = None,
+    sarif: Sarif = None,
     threads: Threads = None,
     root: Root = None,
     ema: Ema = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
     """Check that checkpoints are whole, undamaged and sound: every byte is read. Exits with 1 if one is not."""
-    from converter import reports
     from converter.checking import check as checking
-    from converter.checking.documents import write_reports
-    from converter.cli.progress import showing
+    from converter.checking.documents import SARIF_RULES, suites, to_markdown, to_sarif
+    from converter.cli.files import begun
     from converter.cli.render.checking import show
 
-    for source in sources:
-        announce(source)
-    with showing("checking", 0, quiet=quiet or json) as progress:
-        report = checking.check(
-            sources, root=part(root, ema), threads=threads, progress=progress, starting=progress.start
+    warnings = fail_on == FAULTS[-1]
+    with begun("check", sources, lambda: SARIF_RULES, junit=junit, sarif=sarif, json=json) as files:
+        with showing("checking", quiet=quiet, bar=not json, verbose=verbose, log=log) as progress:
+            for source in sources:
+                announce(source)
+            report = checking.check(
+                sources,
+                root=part(root, ema),
+                threads=threads,
+                progress=progress,
+                starting=progress.start,
+                going_on=len(sources) > 1,
+            )
+        failed = checking.fails(report, warnings=warnings)
+        with contextlib.suppress(BrokenPipeError):  # if the reader has gone away, the exit code is still the verdict's
+            if json:
+                answer(report)
+            elif not (quiet or files.on_stdout):
+                show(report)
+        files.write(
+            junit=lambda: suites(report, warnings=warnings),
+            sarif=lambda: to_sarif(report),
+            summary=lambda: to_markdown(report, failed=failed),
         )
-    with contextlib.suppress(BrokenPipeError):  # if the reader has gone away, the exit code is still the verdict's
-        if json:
-            typer.echo(reports.to_json(report))
-        elif not quiet:
-            show(report)
-    write_reports(report, sarif_path=sarif, junit_path=junit)
-    if checking.fails(report, warnings=fail_on == FAULTS[-1]):
+    for one in report.unread or ():
+        typer.echo(f"error: {safe_text(one.error['message'], 2000)}", err=True)
+    if report.unread:
+        raise typer.Exit(Exit.ERROR)
+    if failed:
         raise typer.Exit(Exit.FAILED)

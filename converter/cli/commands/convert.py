@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from converter.cli.commands import command, opened
+from converter.cli.commands import answer, command, opened, showing
 from converter.cli.options import (
     CarryValues,
     Ema,
@@ -16,6 +16,7 @@ from converter.cli.options import (
     IgnoreGlobals,
     Include,
     Json,
+    Log,
     Merge,
     NoCrc,
     Quiet,
@@ -25,6 +26,7 @@ from converter.cli.options import (
     Strip,
     TensorType,
     Threads,
+    Verbose,
     Weights,
     WithCode,
     nbytes,
@@ -36,7 +38,7 @@ from converter.formats import WRITABLE
 
 _TARGETS: Final = [format.name for format in WRITABLE]
 _ENDINGS: Final = [format.ending for format in WRITABLE if format.ending]
-_DTYPES: Final = dict.fromkeys(word for format in WRITABLE for word in format.dtypes)
+_DTYPES: Final = dict.fromkeys(word for format in WRITABLE for word in (*format.dtypes, *format.mixtures))
 
 
 @command
@@ -54,7 +56,12 @@ def convert(
         typer.Option("--to", help="The format, if OUTPUT's ending does not say it.", **one_of(_TARGETS)),
     ] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", help="What floating-point tensors become.", **one_of(_DTYPES, spelled))
+        str,
+        typer.Option(
+            "--dtype",
+            help=f"What floating-point tensors become: {', '.join(_DTYPES)}.",
+            **one_of(_DTYPES, spelled, metavar="TYPE"),
+        ),
     ] = "keep",
     max_shard_size: Annotated[
         str | None, typer.Option("--max-shard-size", metavar="SIZE", help="Split into files of at most this size: 5GB.")
@@ -71,8 +78,22 @@ def convert(
     ] = None,
     no_tokenizer: Annotated[
         bool,
-        typer.Option("--no-tokenizer", help="Allow a GGUF file without: it takes token ids, and most programs abort."),
+        typer.Option(
+            "--no-tokenizer",
+            help="Write a GGUF file without a tokenizer: it takes token ids only, and most programs abort on it.",
+        ),
     ] = False,
+    pure: Annotated[
+        bool | None,
+        typer.Option(
+            "--pure/--no-pure",
+            help="All matrices of a GGUF file get one type, or llama-quantize's mixture. Left out, --dtype says which.",
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option("--imatrix", metavar="FILE", help="The importance matrix, of llama-imatrix, to quantise with."),
+    ] = None,
     no_crc: NoCrc = False,
     threads: Threads = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
@@ -81,15 +102,19 @@ def convert(
     ignore_globals: IgnoreGlobals = False,
     carry_values: CarryValues = False,
     with_code: WithCode = False,
+    tie: Annotated[
+        bool, typer.Option("--tie", help="Write a head that equals the embedding only once, if the model ties them.")
+    ] = False,
     root: Root = None,
     ema: Ema = False,
     weights: Weights = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
     """Convert to safetensors, GGUF, npz or a parameters folder, streaming: memory does not grow with the model."""
-    from converter import reports
-    from converter.cli.progress import showing
+    from converter.cli import next_steps
     from converter.cli.render.conversion import show_conversion
     from converter.conversion.convert import convert as converted
     from converter.conversion.convert import default_output
@@ -106,9 +131,9 @@ def convert(
         rename=rename or (),
         tensor_type=tensor_type or (),
     )
-    catalogue = merged(opened(source, part(root, ema), weights), [opened(other, None) for other in merge or ()])
-    target = default_output(catalogue, to or "", dtype) if output is None else output
-    with showing("converting", 0, quiet=quiet or json) as progress:
+    with showing("converting", quiet=quiet, bar=not json, verbose=verbose, log=log) as progress:
+        catalogue = merged(opened(source, part(root, ema), weights), [opened(other, None) for other in merge or ()])
+        target = default_output(catalogue, to or "", dtype) if output is None else output
         report = converted(
             catalogue,
             target,
@@ -118,6 +143,8 @@ def convert(
             keep_buffers=keep_buffers,
             tokenizer=tokenizer,
             no_tokenizer=no_tokenizer,
+            pure=pure,
+            imatrix=imatrix,
             check_crc=not no_crc,
             dry_run=dry_run,
             force=force,
@@ -125,12 +152,24 @@ def convert(
             ignore_globals=ignore_globals,
             carry_values=carry_values,
             with_code=with_code,
+            tie=tie,
             threads=threads,
             surgery=surgery,
             progress=progress,
             starting=progress.start,
         )
     if json:
-        typer.echo(reports.to_json(report))
+        answer(report)
     elif not quiet:
         show_conversion(report)
+        if report.written:
+            chosen = {
+                "--merge": merge,
+                "--include": include,
+                "--exclude": exclude,
+                "--strip": strip,
+                "--rename": rename,
+            }
+            parts = {"--root": root, "--ema": ema, "--weights": weights}
+            check = next_steps.verifying(source, report.output, {**chosen, **parts})
+            next_steps.show([check, *next_steps.opening(report, tokenizer=not no_tokenizer)])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from converter.cli.commands import command, opened
+from converter.cli.commands import answer, command, opened, showing
 from converter.cli.options import (
     CarryValues,
     Ema,
@@ -16,6 +16,7 @@ from converter.cli.options import (
     IgnoreGlobals,
     Include,
     Json,
+    Log,
     NoCrc,
     Quiet,
     Rename,
@@ -23,6 +24,7 @@ from converter.cli.options import (
     Source,
     Strip,
     Threads,
+    Verbose,
     Weights,
     one_of,
     part,
@@ -57,19 +59,20 @@ def extract(
     weights: Weights = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
     """Take a checkpoint apart into plain files, with a manifest that reads back and the Java client's properties."""
-    from converter import reports
-    from converter.cli.progress import showing
+    from converter.cli import next_steps
     from converter.cli.render.conversion import show_extraction
     from converter.conversion import extract as extraction
     from converter.conversion.surgery import rules
+    from converter.hub.stores import store_of
 
     surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
-    catalogue = opened(source, part(root, ema), weights)
-    target = folder or extraction.default_folder(catalogue)
-    total = sum(storage.nbytes for storage in catalogue.storages) or sum(t.nbytes for t in catalogue.values())
-    with showing("extracting", total, quiet=quiet or json) as progress:
+    with showing("extracting", quiet=quiet, bar=not json, verbose=verbose, log=log) as progress:
+        catalogue = opened(source, part(root, ema), weights)
+        target = folder or extraction.default_folder(catalogue)
         report = extraction.extract(
             catalogue,
             target,
@@ -83,8 +86,14 @@ def extract(
             threads=threads,
             surgery=surgery,
             progress=progress,
+            starting=progress.start,
         )
     if json:
-        typer.echo(reports.to_json(report))
+        answer(report)
     elif not quiet:
         show_extraction(report)
+        if store_of(report.folder) is not None:  # a parameters folder is read from the disk only
+            return
+        chosen = {"--include": include, "--exclude": exclude, "--strip": strip, "--rename": rename}
+        parts = {"--root": root, "--ema": ema, "--weights": weights}
+        next_steps.show([next_steps.verifying(source, report.folder, {**chosen, **parts})])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from converter.cli.commands import command
+from converter.cli.commands import answer, command
 from converter.cli.options import Json, offer_models
 
 
@@ -27,10 +27,9 @@ def models(
 
     chosen = [declared.find(name)] if name is not None else list(declared.declared())
     if json:
-        from converter.reports import to_json
         from converter.reports.models import ModelsReport
 
-        typer.echo(to_json(ModelsReport(tuple(chosen))))
+        answer(ModelsReport(tuple(chosen)))
         return
     from converter.cli.render.models import page, table
     from converter.hub.cache import in_cache

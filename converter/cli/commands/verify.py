@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from converter.cli.commands import Exit, command, opened
+from converter.cli.commands import Exit, answer, command, opened, showing
 from converter.cli.options import (
     Ema,
     Exclude,
+    Html,
     Include,
     Json,
+    Junit,
+    Log,
     Merge,
     Quiet,
     Rename,
     Root,
+    Sarif,
     Strip,
+    Verbose,
     Weights,
+    check_html,
     one_of,
     part,
 )
@@ -28,6 +33,7 @@ from converter.text import safe_text
 from converter.words import ENGINES, LEVELS
 
 if TYPE_CHECKING:
+    from converter.reports.verification import Verification
     from converter.tensors.catalogue import Catalogue
 
 
@@ -58,7 +64,23 @@ def verify(
             "--write-manifest", metavar="PATH", help="Write digests, to verify copies later without the source."
         ),
     ] = None,
-    junit: Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too.")] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option("--imatrix", metavar="FILE", help="The importance matrix that a GGUF was quantised with."),
+    ] = None,
+    attest: Annotated[
+        Path | None,
+        typer.Option(
+            "--attest", metavar="PATH", help="Write an in-toto statement about what was found, for sigstore to sign."
+        ),
+    ] = None,
+    attestation: Annotated[
+        Path | None,
+        typer.Option("--attestation", metavar="PATH", help="Check that such a statement is about these files."),
+    ] = None,
+    junit: Junit = None,
+    sarif: Sarif = None,
+    html: Html = None,
     merge: Merge = None,
     include: Include = None,
     exclude: Exclude = None,
@@ -69,58 +91,98 @@ def verify(
     weights: Weights = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
+    log: Log = None,
 ) -> None:
     """Prove that copies are equal to their source. Exits with 1 if one is not, and says what is wrong with it."""
-    from converter import reports
-    from converter.cli.progress import showing
+    from converter.cli.files import begun
     from converter.cli.render.verification import show
     from converter.conversion.merging import merged
     from converter.conversion.surgery import cut, rules
     from converter.opening import check_exists
     from converter.verification import golden
+    from converter.verification.attestation import held, load, statement
     from converter.verification.expected import NO_MANIFEST, expect
-    from converter.verification.verify import Options, examine, write_golden, write_reports
+    from converter.verification.junit import suites
+    from converter.verification.markdown import markdown
+    from converter.verification.output import NOT_COMPARED
+    from converter.verification.rules import RULES
+    from converter.verification.sarif import to_sarif
+    from converter.verification.verify import Options, check_place, examine, write_golden
 
-    if (tokens or prompt is not None) and level == LEVELS[0]:
-        raise typer.BadParameter("--tokens and --prompt are for --level inference")
-    if tokens and prompt is not None:
-        raise typer.BadParameter("give --tokens or --prompt, not both")
-    surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
-    for output in outputs:
-        check_exists(output)
-    options = Options(level, tokens, prompt, engine)
-    with showing("verifying", 0, quiet=quiet or json) as progress:
-        origin: Catalogue | golden.Golden
-        if golden.is_golden(Path(source)):
-            origin = golden.load(Path(source))
-            if surgery or merge:
-                expect(origin).whole("nothing can be left out, renamed or merged")
-        else:
-            done = cut(
-                merged(opened(source, part(root, ema), weights), [opened(other, None) for other in merge or ()]),
-                surgery,
-            )
-            origin = done.catalogue
-            for note in (*origin.origin.notes, *done.notes):
-                typer.echo(safe_text(note), err=True)
-        expected = expect(origin, progress)
+    unit = "bytes" if level == LEVELS[0] else "share"
+    inputs = [source, *outputs, *([] if attestation is None else [str(attestation)])]
+    with begun("verify", inputs, lambda: RULES, junit=junit, sarif=sarif, html=html, attest=attest, json=json) as files:
+        if (tokens or prompt is not None or engine != ENGINES[0]) and level == LEVELS[0]:
+            raise typer.BadParameter("--tokens, --prompt and --engine are for --level inference")
+        if tokens and prompt is not None:
+            raise typer.BadParameter("give --tokens or --prompt, not both")
+        check_html(html)
         if manifest is not None:
-            expected.whole(NO_MANIFEST)
-        found = examine(expected, outputs, options, starting=progress.start)
-        report = found.report
-        made = found.golden() if manifest is not None and report.ok else None
-    with contextlib.suppress(
-        BrokenPipeError
-    ):  # a reader that has seen enough changes neither reports nor the exit code
-        if json:
-            typer.echo(reports.to_json(report))
-        elif not quiet:
-            show(report)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    write_reports(report, junit=junit, summary=Path(summary) if summary else None)
-    if manifest is not None and made is not None:
-        write_golden(made, manifest, inputs=[source, *outputs])
-    elif manifest is not None:
-        typer.echo(f"`{safe_text(str(manifest))}` was not written: an output differs", err=True)
+            check_place(manifest, inputs=inputs)
+        said = load(attestation) if attestation is not None else None
+        surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
+        places = [other if "://" in other else Path(other).name for other in merge or ()]
+        chosen = {"root": root[0] if root else None, "ema": ema, "weights": weights, "merge": places}
+        chosen |= {"include": include, "exclude": exclude, "strip": strip, "rename": rename}
+        options = Options(level, tokens, prompt, engine, imatrix=imatrix, chosen=chosen)
+        with showing("verifying", quiet=quiet, bar=not json, verbose=verbose, log=log, unit=unit) as progress:
+            for output in outputs:
+                check_exists(output)
+            origin: Catalogue | golden.Golden
+            if golden.is_golden(Path(source)):
+                origin = golden.load(Path(source))
+                if surgery or merge:
+                    expect(origin).whole("nothing can be left out, renamed or merged")
+            else:
+                done = cut(
+                    merged(opened(source, part(root, ema), weights), [opened(other, None) for other in merge or ()]),
+                    surgery,
+                )
+                origin = done.catalogue
+                for note in (*origin.origin.notes, *done.notes):
+                    typer.echo(safe_text(note), err=True)
+            expected = expect(origin, progress, options.importance())
+            if manifest is not None:
+                expected.whole(NO_MANIFEST)
+            if attest is not None or said is not None:
+                expected.whole("no attestation can be made or checked")
+            found = examine(expected, outputs, options, starting=progress.start)
+            report = found.report
+            if said is not None:
+                report = held(report, said, expected.whole("no attestation can be checked"))
+            stated = None
+            if attest is not None and report.ok:
+                stated = statement(expected.whole("no attestation can be made"), report)
+            made = found.golden() if manifest is not None and report.ok else None
+        if manifest is not None and made is not None:
+            write_golden(made, manifest, inputs=inputs)
+        elif manifest is not None:
+            typer.echo(f"`{safe_text(str(manifest))}` was not written: an output differs", err=True)
+        if attest is not None and stated is None:
+            typer.echo(f"`{safe_text(str(attest))}` was not written: an output differs", err=True)
+        # A reader that has seen enough changes neither the reports nor the exit code.
+        with contextlib.suppress(BrokenPipeError):
+            if json:
+                answer(report)
+            elif not (quiet or files.on_stdout):
+                show(report)
+        files.write(
+            attest=(lambda: stated) if stated is not None else None,
+            html=lambda: as_page(report),
+            junit=lambda: suites(report),
+            sarif=lambda: to_sarif(report),
+            summary=lambda: markdown(report),
+        )
+    if quiet and not report.ok and not report.differs:
+        for unanswered in (one for output in report.outputs for one in output.notes if one.what == NOT_COMPARED):
+            typer.echo(f"error: `{safe_text(unanswered.name)}` was not compared: {unanswered.detail}", err=True)
     if not report.ok:
-        raise typer.Exit(Exit.FAILED)
+        raise typer.Exit(Exit.FAILED if report.differs else Exit.ERROR)
+
+
+def as_page(report: Verification) -> bytes:
+    """The report as a page. The module that makes it is imported only for that."""
+    from converter.pages.verification import verification
+
+    return verification(report)

@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-from converter.text import cells, encodable, safe_text
+from converter.text import cells, encodable, plural
 
 Piece = str | tuple[str, str]  # a text, or a text and its style
 
@@ -25,7 +25,7 @@ _PIPED: Final = 160  # columns, if the output is not a terminal and COLUMNS is n
 _LEAST: Final = 20  # columns: narrower than this, nothing can be laid out
 _GAP: Final = 2  # columns between two columns of a table
 _NAME: Final = 12  # columns that are left for names, at least, before all of them get lines of their own
-_WRAPPED: Final = 20  # columns that a wrapped column needs beside the others
+_WRAPPED: Final = 20  # least width of a column whose text wraps
 _INDENT: Final = 4  # of what stands below a name
 _WORDS: Final = re.compile(r"\s+|\S+")
 _COLOURLESS: Final = ("", "dumb", "unknown")  # values of TERM
@@ -73,7 +73,9 @@ class Screen:
 
     def __init__(self, file: TextIO | None = None, width: int | None = None) -> None:
         self._file = file or sys.stdout
-        self.width = width or columns(self._file) or _PIPED
+        asked = width or columns(self._file)
+        self.width = asked or _PIPED
+        self._fixed = asked is not None  # else lines may be longer: a program that reads them wants names in one piece
         self.encoding = self._file.encoding or "utf-8"
         self._coloured = coloured(self._file)
         self._closed = False
@@ -82,9 +84,12 @@ class Screen:
         """Print an empty line."""
         self._write("")
 
-    def line(self, *pieces: Piece, indent: int = 0, hang: int = 2) -> None:
-        """Print a text, which goes on in the next lines where it is too long, `hang` columns farther to the right."""
-        self._wrapped(" " * indent, pieces, indent + hang)
+    def line(self, *pieces: Piece, indent: int = 0, hang: int = 2, cut: bool = False) -> None:
+        """Print a text, which goes on in the next lines where it is too long, `hang` columns farther to the right.
+
+        With `cut`, a word that is longer than a line goes on in the next one, too; else it stays whole.
+        """
+        self._wrapped(" " * indent, pieces, indent + hang, cut=cut)
 
     def field(self, label: str, room: int, *pieces: Piece) -> None:
         """Print a label, `room` columns wide, and what it says."""
@@ -98,7 +103,8 @@ class Screen:
     def table(self, heads: Sequence[Column], rows: Sequence[Sequence[Piece]], indent: int = 2) -> None:
         """Print a table without ruled lines. Columns that have no room, or nothing in them, are left out.
 
-        A name that has no room beside the other cells stands in a line of its own, above them.
+        A name that has no room beside the other cells stands in a line of its own, above them. If it is longer than the line,
+        it goes on in the next one.
         """
         texts = [[self._text(cell) for cell in row] for row in rows]
         widths = [max(cells(head.head), *(cells(row[at]) for row in texts)) for at, head in enumerate(heads)]
@@ -114,7 +120,7 @@ class Screen:
             styles = [cell[1] if isinstance(cell, tuple) else "" for cell in row]
             self._row(indent, text, heads, shown, widths, below, styles)
         if missing := [heads[at].head for at in full if at not in shown]:
-            self.line((f"not shown in {self.width} columns: {', '.join(missing)}", QUIET), indent=indent)
+            self.line((f"not shown in {plural(self.width, 'column')}: {', '.join(missing)}", QUIET), indent=indent)
 
     def _row(
         self,
@@ -130,7 +136,12 @@ class Screen:
         inline = [at for at in shown if not (below and heads[at].wrap)]
         first = row[0]
         if cells(first) > widths[0]:
-            self._write(start + self._styled(first, styles[0]))
+            start_line, *others = (
+                _cut(first, self.width - indent, self.width - indent - _GAP) if self._fixed else [first]
+            )
+            self._write(start + self._styled(start_line, styles[0]))
+            for part in others:
+                self._write(start + " " * _GAP + self._styled(part, styles[0]))
             first = ""
         parts = [first, *row[1:]]
         last = shown[-1]
@@ -153,11 +164,13 @@ class Screen:
         said, blanks = self._styled(text, style), " " * (width - cells(text))
         return blanks + said if right else said + blanks
 
-    def _wrapped(self, start: str, pieces: Sequence[Piece], hang: int, used: int | None = None) -> None:
-        """Write words up to the width of the terminal. A word that is longer than a line stays whole."""
+    def _wrapped(
+        self, start: str, pieces: Sequence[Piece], hang: int, used: int | None = None, *, cut: bool = False
+    ) -> None:
+        """Write words up to the width of the terminal. A word that is longer than a line stays whole, or is `cut`."""
         line, column = [start], len(start) if used is None else used
         begun = False  # whether the line has a word
-        for word, width in self._words(pieces):
+        for word, width in self._words(pieces, max(self.width - hang, 1) if cut else None):
             if width < 0:  # blanks
                 line.append(word)
                 column -= width
@@ -170,14 +183,19 @@ class Screen:
                 begun = True
         self._write("".join(line))
 
-    def _words(self, pieces: Sequence[Piece]) -> list[tuple[str, int]]:
-        """Words and the blanks between them, with styles, and their columns: those of blanks are negative."""
+    def _words(self, pieces: Sequence[Piece], longest: int | None = None) -> list[tuple[str, int]]:
+        """Words and the blanks between them, with styles, and their columns: those of blanks are negative.
+
+        A word of one piece that has more than `longest` columns is given as several.
+        """
         found: list[tuple[str, int]] = []
         for piece in pieces:
             style = piece[1] if isinstance(piece, tuple) else ""
             for word in _WORDS.findall(self._text(piece)):
                 styled, width = self._styled(word, style), cells(word)
-                if word.isspace():
+                if longest is not None and width > longest and not word.isspace():
+                    found += [(self._styled(part, style), cells(part)) for part in _broken(word, longest)]
+                elif word.isspace():
                     found.append((styled, -width))
                 elif found and found[-1][1] > 0:  # two pieces can make one word
                     found[-1] = found[-1][0] + styled, found[-1][1] + width
@@ -228,6 +246,21 @@ def _layout(
     return shown, name, room - name - sum(widths[at] + _GAP for at in shown[1:-1]) - _GAP
 
 
+def _cut(text: str, width: int, others: int) -> list[str]:
+    """A name in lines of at most `width` columns, and `others` from the second one on. No character is left out."""
+    lines, line, column = list[str](), "", 0
+    for character in text:
+        taken = cells(character)
+        if column + taken > (others if lines else width):
+            kept = line.rstrip(" ") or line  # blanks at the end of a line could not be seen
+            lines.append(kept)
+            line = line[len(kept) :]
+            column = len(line)
+        line += character
+        column += taken
+    return [*lines, line]
+
+
 def _broken(text: str, width: int) -> list[str]:
     """A text in lines of at most `width` columns: cut between words, and inside of a word that is longer than a line."""
     lines, line, column = list[str](), "", 0
@@ -249,34 +282,3 @@ def _broken(text: str, width: int) -> list[str]:
                 line += character
                 column += taken
     return [*lines, line.rstrip()] if line.strip() or not lines else lines
-
-
-_NUMBER: Final = re.compile(r"(?<![^.])\d+(?![^.])")
-_DIGITS: Final = 9  # a number with this many digits is not the number of a layer
-
-
-def listed(names: Sequence[str], most: int) -> str:
-    """The first names of a list, and the number of the others."""
-    shown = ", ".join(safe_text(name) for name in names[:most])
-    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
-
-
-def numbered(name: str) -> tuple[int | None, tuple[str, ...]]:
-    """The first part of a name that is a number, and the text around it. Without a number: None and the whole name."""
-    match = _NUMBER.search(name)
-    if match is None or len(match[0]) >= _DIGITS:
-        return None, (name,)
-    return int(match[0]), (name[: match.start()], name[match.end() :])
-
-
-def together(around: Sequence[str], numbers: Iterable[int]) -> str:
-    """One name for several that differ only in one number: `h.{0..3}.weight`."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    listed = ",".join(f"{a}..{b}" if b > a + 1 else f"{a},{b}" if b > a else f"{a}" for a, b in runs)
-    before, behind = around
-    return f"{before}{{{listed}}}{behind}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from converter import formats
 from converter.cli.render import BAD, GOOD, WARN, Screen
-from converter.text import nbytes_text, plural, safe_text
+from converter.text import nbytes_text, plural, safe_name, safe_text
 
 if TYPE_CHECKING:
     from converter.reports.checking import CheckedReport, CheckReport
@@ -24,7 +24,7 @@ def show(report: CheckReport, *, out: Screen | None = None) -> None:
             parts = [one.title, formats.named(one.format).title, plural(one.tensors, "tensor"), nbytes_text(one.nbytes)]
             out.line(" · ".join(filter(None, parts)), indent=2)
         for fault in one.faults:
-            said = f"{safe_text(fault.name)}: " if fault.name else ""
+            said = f"{safe_name(fault.name)}: " if fault.name else ""
             words = f" {fault.rule}: {said}{safe_text(fault.message, 400)}"
             out.note((fault.level, _STYLES[fault.level]), words)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from converter.cli.render import BOLD, Column, Screen
-from converter.text import listed, nbytes_text, plural, safe_text
+from converter.text import listed, more, nbytes_text, plural, safe_name, safe_text
 
 if TYPE_CHECKING:
     from converter.reports.conversion import ConversionReport, ExtractReport
@@ -24,21 +24,16 @@ def show_conversion(report: ConversionReport) -> None:
     _left_behind(report, out)
     _show_surgery(report, out)
     for name, kept in report.tied[:8]:
-        out.line(f"{safe_text(name)} is tied to {safe_text(kept)}, and recorded as such", indent=2)
-    loss = report.loss
-    lost = [
-        f"{count:,} {what}"
-        for count, what in (
+        out.line(f"{safe_name(name)} is tied to {safe_name(kept)}, and recorded as such", indent=2)
+    for loss in report.losses:
+        counts = (
             (loss.rounded, "rounded"),
             (loss.overflowed, "became infinite"),
             (loss.underflowed, "became zero"),
             (loss.nan, "NaN"),
         )
-        if count
-    ]
-    if lost:
-        cast = f"as {report.dtype}" if report.dtype != "keep" else "by --tensor-type"
-        out.line(f"{cast}: {', '.join(lost)}", indent=2)
+        lost = [f"{count:,} {what}" for count, what in counts if count]
+        out.line(f"as {loss.dtype.lower()}: {', '.join(lost)}", indent=2)
     for note in report.notes:
         out.note(safe_text(note, 400))
     if not report.written:
@@ -59,19 +54,19 @@ def _left_behind(report: ConversionReport | ExtractReport, out: Screen) -> None:
             held = f" ({plural(left.tensors, 'tensor')}, {nbytes_text(left.nbytes)})" if left.tensors else ""
             others.setdefault(left.reason, []).append(safe_text(left.name, 60) + held)
     for reason, names in others.items():
-        more = f" and {len(names) - _NAMES:,} more (--json lists them)" if len(names) > _NAMES else ""
-        out.line(f"left behind: {', '.join(names[:_NAMES])}{more}: {reason}", indent=2)
+        unnamed = f"{more(len(names), _NAMES)} (--json lists them)" if len(names) > _NAMES else ""
+        out.line(f"left behind: {', '.join(names[:_NAMES])}{unnamed}: {reason}", indent=2)
 
 
 def _show_surgery(report: ConversionReport | ExtractReport, out: Screen) -> None:
     """What was left out or renamed as asked: the first names, and how many more."""
     if report.excluded:
-        names = listed([safe_text(name) for name in report.excluded], 3)
+        names = listed([safe_name(name) for name in report.excluded], 3)
         out.line(f"{plural(len(report.excluded), 'tensor')} left out, as asked: {names}", indent=2)
     if report.renamed:
-        (old, new), more = report.renamed[0], len(report.renamed) - 1
+        old, new = report.renamed[0]
         first = f"`{safe_text(old)}` is now `{safe_text(new)}`"
-        out.line(f"{len(report.renamed):,} renamed: {first}{f', and {more:,} more' if more else ''}", indent=2)
+        out.line(f"{len(report.renamed):,} renamed: {first}{more(len(report.renamed), before=', and ')}", indent=2)
 
 
 def _plan_table(report: ConversionReport, out: Screen) -> None:
@@ -85,7 +80,7 @@ def _plan_table(report: ConversionReport, out: Screen) -> None:
         out.blank()
         out.line((safe_text(file.path), BOLD), f": {plural(file.nbytes, 'byte')}", indent=2)
         rows = [
-            (safe_text(tensor.name), tensor.dtype, f"{tensor.offset:,}", f"{tensor.nbytes:,}")
+            (safe_name(tensor.name), tensor.dtype, f"{tensor.offset:,}", f"{tensor.nbytes:,}")
             for tensor in file.tensors
         ]
         if rows:

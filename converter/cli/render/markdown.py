@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from converter import formats
 from converter.cli.render import plain
-from converter.cli.render.inspection import TABLES, facts, fold, heading, in_order, other_text, value_text
-from converter.text import as_code, nbytes_text
+from converter.inspection.said import TABLES, facts, fold, heading, in_order, other_text, value_text
+from converter.text import as_code, in_table, nbytes_text, plural
 
 if TYPE_CHECKING:
+    from converter.inspection.said import Line
     from converter.reports.inspection import Inspection
 
 _VALUE: Final = 300  # characters of a value
@@ -21,9 +22,9 @@ def inspection(found: Inspection, *, unfold: bool = False) -> str:
     lines = [f"### {as_code(heading(found))}", ""]
     files = found.source.files
     total = sum(file.nbytes for file in files)
-    several = f", {len(files):,} files" if len(files) > 1 else ""
+    several = f", {plural(len(files), 'file')}" if len(files) > 1 else ""
     lines += [
-        f"{as_code(found.source.location)}: {formats.named(found.source.format).title}{several}, {total:,} bytes",
+        f"{as_code(found.source.location)}: {formats.named(found.source.format).title}{several}, {plural(total, 'byte')}",
         "",
     ]
     lines += _table(("what", "is"), ((label, as_code(plain(said))) for label, said in facts(found)))
@@ -31,7 +32,7 @@ def inspection(found: Inspection, *, unfold: bool = False) -> str:
         rows = ((as_code(key.key), key.type, as_code(value_text(key, _VALUE), _VALUE)) for key in found.metadata)
         lines += ["", "#### Metadata", "", *_table(("key", "type", "value"), rows)]
     if found.tensors:
-        lines += ["", "#### Tensors", "", *_table(("name", "dtype", "shape", "size"), _tensors(found, unfold))]
+        lines += ["", "#### Tensors", "", *_tensors(found, unfold)]
     for title, roles in TABLES:
         others = [other for other in found.others if other.role in roles]
         if others:
@@ -43,15 +44,30 @@ def inspection(found: Inspection, *, unfold: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tensors(found: Inspection, unfold: bool) -> Iterator[tuple[str, str, str, str]]:
-    for line in fold(in_order(found), unfold=unfold):
-        tensor = line.first
-        shape = "×".join(map(str, tensor.shape)) or "scalar"
-        times = f"{line.count:,}×" if line.count > 1 else ""
-        yield as_code(line.name), as_code(tensor.dtype), shape, times + nbytes_text(tensor.nbytes)
+def _tensors(found: Inspection, unfold: bool) -> Iterator[str]:
+    measured = [tensor.stats for tensor in found.tensors if tensor.stats is not None]
+    hashed = any(stats.sha256 for stats in measured)
+    lines = fold(in_order(found), unfold=unfold or hashed)
+    head: tuple[str, ...] = ("name", "dtype", "shape", "size")
+    rows = [_tensor(line) for line in lines]
+    if measured:
+        from converter.cli.render.statistics import columns  # most reports have no statistics
+
+        more, cells = columns(lines, "utf-8")
+        filled = [at for at in range(len(more)) if any(row[at] for row in cells)]
+        head += tuple(more[at].head for at in filled)
+        rows = [(*row, *(added[at] for at in filled)) for row, added in zip(rows, cells, strict=True)]
+    yield from _table(head, rows)
+
+
+def _tensor(line: Line) -> tuple[str, ...]:
+    tensor = line.first
+    shape = "×".join(map(str, tensor.shape)) or "scalar"
+    times = f"{line.count:,}×" if line.count > 1 else ""
+    return as_code(line.name), as_code(tensor.dtype), shape, times + nbytes_text(tensor.nbytes)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
-    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield from (f"| {' | '.join(map(in_table, row))} |" for row in rows)

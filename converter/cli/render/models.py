@@ -49,15 +49,17 @@ def page(model: Model, cached: Mapping[str, Path]) -> None:
     out.line(f"{model.parameters:,} parameters, {layers} layers of {width}, {heads} heads, {model.licence}", indent=2)
     out.line(f"https://huggingface.co/{model.repository}", indent=2)
     if model.safetensors is not None:
-        out.line(f"converted safetensors, in a pull request: {model.repository}@{model.safetensors}", indent=2)
+        out.line(
+            f"converted safetensors, in a pull request: {model.repository}@{model.safetensors}", indent=2, cut=True
+        )
     for file in model.files:
         size = f"{file.nbytes:,} bytes ({file.nbytes_is})" if file.nbytes is not None else file.listed_size
         out.blank()
         out.line(f"{file.name}: {size}, {plural(file.storages, 'storage')}", indent=2)
         out.line(file.url, indent=2)
         if file.sha256:
-            out.line(f"sha256 {file.sha256}", indent=2)
+            out.line(f"sha256 {file.sha256}", indent=2, cut=True)
         if file.superseded_sha256:
-            out.line(f"an older file of the same size has sha256 {file.superseded_sha256}", indent=2)
+            out.line(f"an older file of the same size has sha256 {file.superseded_sha256}", indent=2, cut=True)
         if file.name in cached:
-            out.line(f"in the cache: {safe_text(str(cached[file.name]), 400)}", indent=2)
+            out.line(f"in the cache: {safe_text(str(cached[file.name]), 400)}", indent=2, cut=True)

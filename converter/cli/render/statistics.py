@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from converter.cli.render import Column
 
 if TYPE_CHECKING:
-    from converter.cli.render.inspection import Line
+    from converter.inspection.said import Line
     from converter.reports.details import HistogramReport, StatisticsReport
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
@@ -65,7 +65,7 @@ def band(values: Iterable[float | None]) -> str:
 
 
 def picture(found: Sequence[StatisticsReport], encoding: str) -> str:
-    """How the elements of one or more tensors are distributed, from the 0.1 % quantile to the 99.9 % one: a bar a column."""
+    """How the elements of one or more tensors are distributed, from the 0.1 % quantile to the 99.9 % one, in bars."""
     histograms = [one.histogram for one in found if one.histogram is not None]
     if not histograms:
         return ""
@@ -81,7 +81,7 @@ def picture(found: Sequence[StatisticsReport], encoding: str) -> str:
     except (UnicodeEncodeError, LookupError):
         bars = _PLAIN
     most, steps = max(columns), len(bars) - 1
-    # A column with any element shows a bar.
+    # A column shows a bar if it has any element at all.
     return "".join(bars[min(steps, int(count / most * steps) + 1) if count else 0] for count in columns)
 
 

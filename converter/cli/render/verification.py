@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
-from converter.cli.render import BAD, GOOD, Column, Screen, listed, numbered, together
-from converter.text import plural, safe_text
+from converter.cli.render import BAD, GOOD, Column, Screen
+from converter.text import listed, numbered, plural, safe_text, shortened, together
+from converter.words import ACTIVATIONS
 
 if TYPE_CHECKING:
-    from converter.reports.verification import Verification, VerifiedTensors
+    from converter.reports.verification import DerivedReport, Verification, VerifiedTensors
 
 _ROOM: Final = 12  # columns of a verdict, and the indent of what stands below it
 _SHOWN: Final = 40  # lines about what is wrong with one output
@@ -22,25 +23,28 @@ def show(report: Verification) -> None:
     for output in report.outputs:
         tensors = output.tensors
         kind = f" · {formats.named(output.format).title}" if output.format else ""
-        style = BAD if output.verdict == "different" else GOOD
+        style = GOOD if output.verdict in ("identical", "equivalent") else BAD
         out.line((f"{output.verdict:<10}", style), f"  {safe_text(output.location)}{kind}", hang=_ROOM)
         counts = [f"{plural(tensors.compared, 'tensor')} compared"]
         counts += [f"{tensors.identical:,} identical in every bit"] if tensors.identical else []
         counts += [f"{tensors.converted:,} within what their dtype allows"] if tensors.converted else []
         if output.format:
             out.line(f"{', '.join(counts)}", indent=_ROOM)
-        if output.companions == "equal":
-            out.line("configuration and tokenizer agree", indent=_ROOM)
+        if output.derived:
+            out.line(_derived(output.derived), indent=_ROOM)
+        if output.agree:
+            agree = " and ".join(output.agree)
+            out.line(f"{agree} agree" if len(output.agree) > 1 else f"the {agree} agrees", indent=_ROOM)
         elif output.companions == "different":
-            said = f"the weights are {output.weights}, what lies beside them is not as it should be"
+            said = f"the weights are {output.weights}, but what lies beside them is not as it should be"
             out.line(said, indent=_ROOM)
         if output.left_out:
             names = [name for name, _, _ in _folded([(name, "", "") for name in output.left_out])]
-            out.line(f"left out, because the rest determines them: {listed(names, 4)}", indent=_ROOM)
+            out.line(f"left out, because the rest determines them: {shortened(names, 4)}", indent=_ROOM)
         for note in output.notes:
             out.line(f"{safe_text(note.name)} {safe_text(note.what)}: {safe_text(note.detail, 400)}", indent=_ROOM)
         if output.lacks:
-            out.line(f"it lacks {listed(output.lacks, 6)}, which the source has besides its weights", indent=_ROOM)
+            out.line(f"it lacks {shortened(output.lacks, 6)}, which the source has besides its weights", indent=_ROOM)
         wrong = _wrong(tensors)
         if wrong:
             _wrong_table(wrong, out)
@@ -48,21 +52,25 @@ def show(report: Verification) -> None:
             _inference(output.inference, out)
 
 
+def _derived(tensors: Sequence[DerivedReport]) -> str:
+    """How many tensors in blocks are what quantising the source gives, and how near to that the others are."""
+    whole = [tensor for tensor in tensors if tensor.fit == tensor.blocks]
+    rest = [tensor for tensor in tensors if tensor.fit < tensor.blocks]
+    said = []
+    if whole:
+        origins = listed(sorted({tensor.origin or "" for tensor in whole}))
+        said.append(f"{plural(len(whole), 'tensor')} are what quantising the source gives, from {origins}")
+    if rest:
+        most = max((tensor.ratio for tensor in rest if tensor.ratio is not None), default=None)
+        by = f" by {most:.3g} times the error of the source's at most" if most is not None else ""
+        said.append(f"{plural(len(rest), 'tensor')} are not{by}")
+    return "; ".join(said)
+
+
 def _wrong(tensors: VerifiedTensors) -> list[tuple[str, str, str]]:
     """What is wrong, as (name, what, detail)."""
-    rows: list[tuple[str, str, str]] = []
-    for names, what in ((tensors.missing, "missing"), (tensors.unexpected, "unexpected")):
-        rows += [(name, what, "") for name in names]
-    for found in tensors.different:
-        detail = found.detail
-        if found.index is not None and found.differing is not None:
-            detail += f"; {found.differing:,} of {found.elements:,} differ, the first at {list(found.index)}"
-            if found.found is not None and found.expected is not None:
-                detail += f": {found.found:.6g}, expected {found.expected:.6g}"
-            if found.largest:
-                detail += f"; by {found.largest:.3g} at most"
-        rows.append((found.name, found.what, detail))
-    return _folded(rows)
+    rows = [(name, what, "") for name, what in tensors.unexplained()]
+    return _folded([*rows, *((found.name, found.what, found.sentence) for found in tensors.different)])
 
 
 def _folded(rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
@@ -95,7 +103,7 @@ def _inference(found: Mapping[str, Any], out: Screen) -> None:
     greedy = found["greedy_difference"]
     same = f"{len(found['greedy']):,} greedy tokens equal" if greedy is None else f"greedy token {greedy + 1} differs"
     lines = [
-        f"{found['engine']}, {found['activation']} GELU, {found['tokens']:,} tokens: logits differ by "
+        f"{found['engine']}, {ACTIVATIONS[found['activation']]}, {found['tokens']:,} tokens: logits differ by "
         f"{number('max_difference')} at most, {number('mean_difference')} on average; KL divergence "
         f"{number('kl_divergence')}",
         f"likeliest token equal at {found['top1_agreement']:.1%} of {found['positions']:,} positions; {same}; perplexity "

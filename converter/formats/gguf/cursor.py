@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from converter.errors import CutOffError, FormatError, LimitError
 from converter.io.source import STEP
 from converter.limits import limits
+from converter.text import plural
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -49,7 +50,9 @@ class Cursor:
         (size,) = _SIZE.unpack(self.take(8, what))
         self._fits(size, what)
         if size > most:
-            raise LimitError(f"`{self.source.name}` has a text of {size:,} bytes in {what}: at most {most:,} are read")
+            raise LimitError(
+                f"`{self.source.name}` has a text of {plural(size, 'byte')} in {what}: at most {most:,} are read"
+            )
         try:
             return self.take(size, what).decode()
         except UnicodeDecodeError as error:
@@ -78,7 +81,7 @@ class Cursor:
     def _fits(self, size: int, what: str) -> None:
         if size > self.left:
             raise CutOffError(
-                f"`{self.source.name}` ends inside {what}: {size:,} bytes should follow, but there are only {self.left:,}"
+                f"`{self.source.name}` ends inside {what}: {plural(size, 'byte')} should follow, but there are only {self.left:,}"
             )
         if self.position + size > limits().gguf_bytes:
             raise LimitError(f"`{self.source.name}` has more than {limits().gguf_bytes:,} bytes of metadata")

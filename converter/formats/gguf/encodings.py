@@ -72,9 +72,29 @@ REMOVED: Final = {
     37: "IQ4_NL_4_8",
     38: "IQ4_NL_8_8",
 }
+# What llama-quantize makes of a matrix whose rows are not whole blocks of 256; F16 if they are not whole blocks of 32 either.
+FALLBACKS: Final = {
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+}
+# Made by the library of ggml only. Those of few bits are of no use unless the importance of the columns is known: ggml ends the
+# program without it, or llama-quantize refuses.
+ALONE: Final = ("IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
+WEIGHED_ONLY: Final = frozenset(("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"))
 BY_NAME: Final = {encoding.name: encoding for encoding in ENCODINGS}
 BY_ID: Final = {encoding.ggml: encoding for encoding in ENCODINGS}
 LARGEST_BLOCK: Final = max(encoding.block for encoding in ENCODINGS)  # a multiple of every other block
+
+
+def fitting(encoding: Encoding, columns: int) -> Encoding:
+    """The encoding for rows of that many elements: this one, or what llama-quantize takes in its place."""
+    if columns % encoding.block:
+        encoding = BY_NAME[FALLBACKS.get(encoding.name, "F16")]
+    return BY_NAME["F16"] if columns % encoding.block else encoding
 
 
 def title(ggml: int) -> str:

@@ -6,31 +6,34 @@ for the names of keys.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import FormatError
 from converter.formats.format import VALUES
 from converter.formats.gguf.metadata import ARCHITECTURE, SPLIT, Array, Keys, shortest
-from converter.formats.gguf.names import ACTIVATION
+from converter.formats.gguf.names import NOTED, family_of
 from converter.formats.said import Cache, Key, Words
-from converter.models.families import families
 
 if TYPE_CHECKING:
+    from converter.formats.gguf.metadata import Entry
     from converter.tensors.catalogue import Catalogue
 
 _SHORT: Final = 1000  # elements of an array that can be carried along
-# What describes this file, and what becomes config.json: it means nothing beside other files.
+# Keys that describe this file only, or that become config.json. They mean nothing beside a file of another format.
 _OF_THE_FILE: Final = frozenset(
     (
         *(ARCHITECTURE, "general.type", "general.file_type", "general.quantization_version"),
-        *("general.alignment", "general.size_label", ACTIVATION, *SPLIT),
+        *("general.alignment", "general.size_label", *NOTED, *SPLIT),
     )
 )
 _TOKENIZERS: Final = "tokenizer."
-_FIRST: Final = 8  # elements of an array that are given
+_READ: Final = 1 << 20  # bytes that are read at a time
+_FIRST: Final = 8  # elements of an array that are shown
 _TOKENIZER: Final = "tokenizer.ggml."
 _ID: Final = "_token_id"
 _CELLS: Final = 256  # the cache holds a multiple of this many tokens
@@ -44,10 +47,23 @@ def keys(catalogue: Catalogue) -> Iterator[Key]:
     entries = said.entries if isinstance(said, Keys) else {}
     for name, value in said.items():
         if isinstance(value, Array):
-            yield Key(name, f"array of {value.type}", _first(value), value.count)
+            digest = partial(_digest, value, entries.get(name))
+            yield Key(name, f"array of {value.type}", _first(value), value.count, value, digest)
         else:
             kind = entries[name].type if name in entries else type(value).__name__
-            yield Key(name, kind, _plain(value, kind), None)
+            yield Key(name, kind, plain_value(value, kind), None)
+
+
+def _digest(array: Array, entry: Entry | None) -> bytes:
+    """The SHA-256 of an array's bytes, or of its elements if it is not in a file."""
+    digest = hashlib.sha256()
+    if entry is None:
+        for value in array:
+            digest.update(f"{value!r}\n".encode())
+        return digest.digest()
+    for start in range(entry.offset, entry.offset + entry.nbytes, _READ):
+        digest.update(entry.source.read(start, min(_READ, entry.offset + entry.nbytes - start)))
+    return digest.digest()
 
 
 def _first(array: Array) -> list[Any]:
@@ -55,13 +71,13 @@ def _first(array: Array) -> list[Any]:
     found: list[Any] = []
     try:
         for value in islice(array, _FIRST):
-            found.append(_plain(value, array.type))  # noqa: PERF401 (what came before an error is kept)
+            found.append(plain_value(value, array.type))  # noqa: PERF401 (what came before an error is kept)
     except FormatError:
         pass
     return found
 
 
-def _plain(value: Any, kind: str) -> Any:
+def plain_value(value: Any, kind: str) -> Any:
     """A value that JSON has, and that people read: `NaN` as a text, and 0.1 for the F32 nearest to it."""
     if not isinstance(value, float):
         return value
@@ -72,15 +88,15 @@ def _plain(value: Any, kind: str) -> Any:
 
 def remarks(catalogue: Catalogue) -> dict[str, Any]:
     """What the keys say about the model, besides what its config.json and its tokenizer say. A long array is None."""
-    architecture = catalogue.metadata.get(ARCHITECTURE)
-    rows = {row.key for family in families() if family.gguf_name == architecture for row in family.metadata}
+    known = family_of(catalogue)
+    rows = {row.key for row in known.metadata} if known is not None else set()
     found = {}
     for name, value in catalogue.metadata.items():
         if name in _OF_THE_FILE or name in rows or name.startswith(_TOKENIZERS):
             continue
         kind = value.type if isinstance(value, Array) else ""
-        plain = [_plain(one, kind) for one in value] if kind and value.count <= _SHORT else None
-        found[name.removeprefix(VALUES)] = plain if kind else _plain(value, "")
+        plain = [plain_value(one, kind) for one in value] if kind and value.count <= _SHORT else None
+        found[name.removeprefix(VALUES)] = plain if kind else plain_value(value, "")
     return found
 
 
@@ -123,7 +139,7 @@ def cache(catalogue: Catalogue, context: int | None) -> Cache | None:
     context = context or trained
     if layers is None or context is None or heads is None or kept is None:
         return None
-    # A model whose layers have different numbers of heads says how long one is.
+    # If the layers have different numbers of heads, the file itself gives the length of a head.
     alike = width // (heads // layers) if width is not None and heads >= layers and heads % layers == 0 else 0
     key, value = (_size(said.get(f"attention.{part}_length")) or alike for part in ("key", "value"))
     if not key or not value:

@@ -5,24 +5,30 @@ Sources: ggml/docs/gguf.md; tools/gguf-split/gguf-split.cpp, whose parts these a
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from converter.dtypes import BY_NAME as DTYPES
 from converter.dtypes import F32
-from converter.errors import OutputError
-from converter.formats.gguf.blocks import quantised
-from converter.formats.gguf.encodings import Encoding
+from converter.errors import FormatError, OutputError, UnsupportedError
+from converter.formats.gguf.encodings import ALONE, WEIGHED_ONLY, Encoding
+from converter.formats.gguf.imatrix import Entry, Importance
 from converter.formats.gguf.keys import packed_text, scalar
 from converter.formats.gguf.metadata import SPLIT_COUNT, SPLIT_NUMBER, SPLIT_TENSORS
+from converter.formats.gguf.names import EMBEDDING
 from converter.formats.marks import GGUF_MAGIC
 from converter.io.parts import Buffers, Part, known
 from converter.io.publish import Piece, PlannedFile, literal
-from converter.tensors.casting import Loss, Losses, converted
+from converter.tensors.casting import converted
+from converter.tensors.losses import Loss, Losses
 from converter.tensors.parts import storage_parts, tensor_parts
 from converter.tensors.tensor import Storage
+from converter.text import plural
+from converter.words import option, rule
 
 if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
@@ -35,8 +41,9 @@ _MOST: Final = 0xFFFF  # parts that a u16 can count
 class Written:
     """A tensor to write. `tensor` is the view whose row-major bytes GGUF stores.
 
-    A `free` one has the encoding that the caller chose; llama.cpp aborts if a vector or a norm has one. `blocks` are bytes to
-    copy: those of a tensor that its file holds in this encoding already.
+    `free`: llama.cpp computes with any encoding of it, so it has the one that the caller chose. With an encoded vector or norm,
+    llama.cpp aborts. `blocks` are bytes to copy, if the source holds the tensor in this encoding already. `importance` gives that
+    of each column, for each expert in turn.
     """
 
     name: str
@@ -45,11 +52,73 @@ class Written:
     encoding: Encoding
     free: bool
     blocks: Storage | None = None
+    importance: Entry | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes in the file, without padding."""
         return self.encoding.size(self.tensor.size)
+
+
+def weighed(tensors: Sequence[Written], importance: Importance, notes: list[str]) -> list[Written]:
+    """The same tensors with their importance. Raises FormatError if it is that of another model.
+
+    As in llama-quantize, an embedding whose importance does not fit goes without.
+    """
+    found, without = [], []
+    for written in tensors:
+        entry = importance.entries.get(written.name)
+        shape = written.tensor.shape
+        if written.encoding.block == 1 or written.blocks is not None:
+            entry = None
+        elif entry is None:
+            without.append(written.name)
+        elif entry.count != shape[-1] * math.prod(shape[:-2]):
+            if written.name != EMBEDDING:
+                raise FormatError(
+                    f"`{importance.path}` has {plural(entry.count, 'number')} for `{written.name}`, "
+                    f"which has {plural(shape[-1], 'column')}: "
+                    "it was made for another model"
+                )
+            entry = None
+        found.append(replace(written, importance=entry))
+    if not any(written.importance for written in found):
+        raise FormatError(
+            f"`{importance.path}` has no entry for any matrix that is quantised here: leave {option('imatrix')} out, or make it "
+            "from this model"
+        )
+    if without:
+        are = "is" if len(without) == 1 else "are"
+        notes.append(
+            f"{plural(len(without), 'matrix', 'matrices')} {are} not in the importance matrix, and {are} quantised "
+            f"without: {first(without)}"
+        )
+    return found
+
+
+def check_makeable(tensors: Sequence[Written]) -> None:
+    """Raise UnsupportedError for a type that needs a library that is not there, or importance that nobody gave."""
+    made = {one.encoding.name: one for one in tensors if one.encoding.name in ALONE and one.blocks is None}
+    if not made:
+        return
+    from converter.formats.gguf.quantising import missing  # with numpy, which plans do without
+
+    for name in made:
+        if missing(name):
+            raise UnsupportedError(
+                f"{name} is made by ggml's own library: install it with `pip install 'cerebras-tool[llama-cpp]'`, or choose q4_k"
+            )
+    for one in tensors:
+        if one.encoding.name in WEIGHED_ONLY and one.blocks is None and one.importance is None:
+            raise UnsupportedError(
+                f"{one.encoding.name} needs the importance of columns, and there is none for `{one.source}`: give an "
+                f"{option('imatrix', 'FILE')} that has it, or another type with {rule('tensor-type', one.source, 'q4_k')}"
+            )
+
+
+def first(names: list[str]) -> str:
+    """A few names for a sentence."""
+    return ", ".join(f"`{name}`" for name in names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def planned_files(
@@ -68,7 +137,7 @@ def planned_files(
     shards = _shards(tensors, alignment, most)
     if len(shards) > 1 and not path.endswith(".gguf"):
         raise OutputError(
-            "a GGUF file in several parts needs a folder to lie in: name a folder, or leave --max-shard-size out"
+            f"a GGUF file in several parts needs a folder to lie in: name a folder, or leave {option('max-shard-size')} out"
         )
     files = []
     for number, shard in enumerate(shards):
@@ -99,7 +168,9 @@ def _shards(tensors: Sequence[Written], alignment: int, most: int | None) -> lis
         shards[-1].append(written)
         used += nbytes
     if len(shards) > _MOST:
-        raise OutputError(f"{len(shards):,} files: GGUF counts up to {_MOST:,}; choose a larger --max-shard-size")
+        raise OutputError(
+            f"{plural(len(shards), 'file')}: GGUF counts up to {_MOST:,}; choose a larger {option('max-shard-size')}"
+        )
     return shards
 
 
@@ -118,19 +189,41 @@ def _parts(written: Written, alignment: int, losses: Losses) -> Iterator[Part]:
     tensor, encoding = written.tensor, written.encoding
     target = DTYPES.get(encoding.name, F32)
 
-    def made(view: Tensor, tiles: Iterator[memoryview], buffers: Buffers) -> Iterator[memoryview]:
-        loss = Loss()
+    def made(
+        view: Tensor, tiles: Iterator[memoryview], buffers: Buffers, *, expert: int | None = None
+    ) -> Iterator[memoryview]:
+        loss = Loss(dtype=target.name)
         values = converted(tiles, tensor.dtype, target, loss)
-        yield from values if encoding.block == 1 else quantised(values, encoding, written.source)
+        if encoding.block > 1:
+            from converter.formats.gguf.quantising import quantised  # with numpy, which plans do without
+
+            weights = None
+            if written.importance is not None and expert is not None:
+                columns = tensor.shape[-1]
+                weights = written.importance.read()[expert * columns : (expert + 1) * columns]
+            values = quantised(values, encoding, written.source, weights)
+        yield from values
         if loss or loss.nan:
             losses.add(written.source, loss)
 
     if written.blocks is not None:
         yield from storage_parts(written.blocks)
-    else:
+    elif written.importance is None:
         yield from tensor_parts(tensor, size=encoding.size, made=made)
+    else:
+        for expert, matrix in enumerate(_matrices(tensor)):
+            yield from tensor_parts(matrix, rows=True, size=encoding.size, made=partial(made, expert=expert))
     if padding := bytes(_padded(written.nbytes, alignment) - written.nbytes):
         yield known(padding)
+
+
+def _matrices(tensor: Tensor) -> Iterator[Tensor]:
+    """The matrices that a tensor consists of, one for each expert."""
+    if len(tensor.shape) == 2:
+        yield tensor
+        return
+    for index in range(tensor.shape[0]):
+        yield from _matrices(replace(tensor.rows(index, index + 1), shape=tensor.shape[1:], stride=tensor.stride[1:]))
 
 
 def _padded(nbytes: int, alignment: int) -> int:

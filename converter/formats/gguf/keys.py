@@ -1,4 +1,4 @@
-"""Packs keys and values into the bytes of a GGUF file. Each function returns the key, and its bytes with the value's."""
+"""Packs keys and values into the bytes of a GGUF file. Each function returns the key, and the bytes of key and value."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def array(key: str, type: str, values: Sequence[float]) -> Packed:
 
 
 def json_value(key: str, value: Any) -> Packed:
-    """A key with a value of JSON: a number or a text as such, all else as JSON's text."""
+    """A key with a value of JSON: a number or a text as it is, anything else as a JSON text."""
     if type(value) is int and not -1 << 63 <= value < 1 << 63:
         value = str(value)
     types = {bool: "bool", int: "i64", float: "f64"}

@@ -13,6 +13,7 @@ from converter.formats.gguf.cursor import Cursor
 from converter.formats.said import Portion
 from converter.io.source import STEP
 from converter.limits import limits
+from converter.text import plural
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -73,7 +74,7 @@ class Array:
 
 
 class Entry(NamedTuple):
-    """Where a key is in its file, with its type and its value: bytes from `offset` on."""
+    """A key's type, its value, and its place in the file: the bytes from `offset` on."""
 
     type: str  # a key of TYPES, `string` or `array`
     offset: int
@@ -123,7 +124,7 @@ def read_keys(cursor: Cursor, count: int) -> Keys:
 
 
 def joined(parts: Sequence[Mapping[str, Any]]) -> Keys:
-    """The keys of several files. Of two values of one key, the first counts."""
+    """The keys of several files. If a key has two values, the first one counts."""
     keys = Keys()
     for part in parts:
         for name, value in part.items():
@@ -165,7 +166,7 @@ def _array(cursor: Cursor, what: str) -> Array:
         raise FormatError(f"{what} is an array of the type {type}, which GGUF does not have")
     width = 8 if type == STRING else _BY_ID[type][1].size
     if count * width > cursor.left:
-        raise CutOffError(f"{what} is an array of {count:,} elements, but the file ends before")
+        raise CutOffError(f"{what} is an array of {plural(count, 'element')}, but the file ends before")
     start = cursor.position
     if type == STRING:
         cursor.skip_texts(count, what)

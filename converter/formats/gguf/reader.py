@@ -21,6 +21,7 @@ from converter.io.source import STEP, Derived, Source
 from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
+from converter.text import plural
 from converter.words import Root
 
 _LONGEST_NAME: Final = 63  # bytes: ggml keeps names in 64, with a zero at the end
@@ -110,7 +111,7 @@ def _infos(cursor: Cursor, count: int) -> list[_Info]:
         size = cursor.number("<Q", "a tensor's name")
         if size > _LONGEST_NAME:
             raise FormatError(
-                f"the name of tensor {len(infos):,} has {size:,} bytes: ggml reads at most {_LONGEST_NAME}"
+                f"the name of tensor {len(infos):,} has {plural(size, 'byte')}: ggml reads at most {_LONGEST_NAME}"
             )
         raw = cursor.take(size, "a tensor's name")
         try:
@@ -125,7 +126,7 @@ def _infos(cursor: Cursor, count: int) -> list[_Info]:
         what = f"the entry of `{name}`"
         rank = cursor.number("<I", what)
         if rank > _DIMENSIONS:
-            raise FormatError(f"`{name}` has {rank:,} dimensions: ggml has at most {_DIMENSIONS}")
+            raise FormatError(f"`{name}` has {plural(rank, 'dimension')}: ggml has at most {_DIMENSIONS}")
         *sizes, type, offset = struct.unpack(f"<{rank}QIQ", cursor.take(8 * rank + 12, what))
         infos.append(_Info(name, tuple(reversed(sizes)), type, offset))
     return infos
@@ -150,8 +151,8 @@ class _Contents:
             raise LayoutError(f"`{name}` has more elements than 63 bits can count: {info.shape}")
         if encoding is not None and info.shape and info.shape[-1] % encoding.block:
             raise LayoutError(
-                f"`{name}` has rows of {info.shape[-1]:,} elements, which are not whole blocks of {encoding.name}: "
-                f"{encoding.block} elements each"
+                f"`{name}` has rows of {plural(info.shape[-1], 'element')}, which are not whole blocks of {encoding.name}: "
+                f"{plural(encoding.block, 'element')} each"
             )
         if encoding is not None and not info.shape and encoding.block > 1:
             raise LayoutError(f"`{name}` is a single element, which is not a whole block of {encoding.name}")
@@ -174,7 +175,7 @@ class _Contents:
         found = []
         beyond = self._source.size - self._start - self._least
         if beyond > 0 and self._next is not None:
-            found.append(f"`{self._source.name}` has {beyond:,} bytes after its last tensor")
+            found.append(f"`{self._source.name}` has {plural(beyond, 'byte')} after its last tensor")
         return found
 
     def _keep(self, info: _Info, encoding: Encoding | None, nbytes: int) -> None:

@@ -16,6 +16,7 @@ from converter.models.tokenizers import library
 from converter.models.tokenizers.files import files
 from converter.models.tokenizers.pre import named
 from converter.models.tokenizers.tokenizer import (
+    BYTE,
     CONTROL,
     DEFAULT,
     NORMAL,
@@ -26,6 +27,8 @@ from converter.models.tokenizers.tokenizer import (
     is_padding,
     padding,
 )
+from converter.text import plural
+from converter.words import option
 
 if TYPE_CHECKING:
     from converter.models.architecture import TokenizerKind
@@ -55,7 +58,7 @@ _SPECIAL: Final = {  # keys by what a token is for; one is misspelled in the for
     **{f"fim_{part}": f"fim_{part}_token_id" for part in ("pre", "suf", "mid", "pad", "rep", "sep")},
 }
 _ADDS: Final = {"bos": "add_bos_token", "eos": "add_eos_token", "sep": "add_sep_token"}
-# What llama.cpp takes if a file doesn't say it, by the kind.
+# The ids that llama.cpp assumes if a file doesn't give them, by the kind of tokenizer.
 _DEFAULTS: Final[Mapping[Kind, Mapping[str, int]]] = {
     "byte-pair": {},
     "scored-pair": {"bos": 1, "eos": 2, "unk": 0},
@@ -71,6 +74,10 @@ _ADDED: Final[Mapping[Kind, Mapping[str, bool]]] = {
     "wordpiece": {"bos": True, "sep": True},
 }
 _FILLER_SCORE: Final = -10000.0
+_NO_MERGES: Final = (
+    "the tokenizer merges nothing: llama.cpp loads the empty list, but gguf-py's programs that copy a file, such as "
+    "gguf-new-metadata, can't"
+)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------------
@@ -98,7 +105,7 @@ def read(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
     found = {}
     for number, text in enumerate(texts):
         token = Token(text, int(types[number]), float(scores[number]))
-        if not is_padding(number, token):
+        if not is_padding(token):
             found[number] = token
     said = {role: metadata.get(PREFIX + key) for role, key in _SPECIAL.items()}
     special = {role: number for role, number in said.items() if type(number) is int and 0 <= number < len(texts)}
@@ -121,8 +128,10 @@ def read(metadata: Mapping[str, Any], where: str) -> Tokenizer | None:
 
 
 def as_files(catalogue: Catalogue) -> Mapping[str, bytes]:
-    """The files that transformers reads, by name. Raises UnsupportedError if none split text so."""
+    """The files that transformers reads, by name. Raises UnsupportedError if no such files split text as it does."""
     found = read(catalogue.metadata, catalogue.location)
+    if found is None and (kind := kind_of(catalogue.metadata)) is not None:
+        raise UnsupportedError(f"this program knows no tokenizer of the kind {kind!r:.80}")
     return files(found) if found is not None else {}
 
 
@@ -146,14 +155,14 @@ def _numbers(metadata: Mapping[str, Any], name: str, count: int, default: float,
     if not isinstance(value, Array) or value.type not in ("i32", "f32", "u32", "i64", "u64"):
         raise FormatError(f"`{where}` has {PREFIX}{name} that are not numbers")
     if len(value) < count:
-        raise FormatError(f"`{where}` has {count:,} tokens and {len(value):,} {PREFIX}{name}")
+        raise FormatError(f"`{where}` has {plural(count, 'token')} and {len(value):,} {PREFIX}{name}")
     return list(value)
 
 
 def _merges(metadata: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
     merges = metadata.get(PREFIX + "merges")
     for number, text in enumerate(_strings(merges, "merges", where) if isinstance(merges, Array) else ()):
-        at = text.find(" ", 1)  # where llama.cpp looks for it
+        at = text.find(" ", 1)  # llama.cpp, too, looks for the space from the second character on
         if at < 0 or at == len(text) - 1:
             raise FormatError(f"`{where}`: merge {number:,} is {text!r:.80}: two tokens and a space were expected")
         yield text[:at], text[at + 1 :]
@@ -199,7 +208,7 @@ def completed(
     kind: TokenizerKind | None,
     rows: int,
 ) -> Tokenizer:
-    """The tokenizer with what a model knows of it: the ids in its config.json, and what its family usually has.
+    """The tokenizer, completed by what the model knows: the ids in its config.json, and what its family usually has.
 
     `rows` is the number of the embedding's rows.
     """
@@ -219,6 +228,16 @@ def completed(
     return replace(tokenizer, special=special, tokens=tokens, pre=kind.gguf_pre)
 
 
+def inherited(tokenizer: Tokenizer, metadata: Mapping[str, Any], notes: list[str]) -> Tokenizer:
+    """Another tokenizer for a GGUF file: what it doesn't say about chats and about the ends of a text stays as it was."""
+    said = {role: metadata.get(PREFIX + key) for role, key in _ADDS.items()}
+    adds = {role: value for role, value in said.items() if type(value) is bool}
+    templates = dict(tokenizer.templates) or _templates(metadata)
+    if templates and not tokenizer.templates:
+        notes.append("the chat template stays that of the source: the other tokenizer has none")
+    return replace(tokenizer, templates=templates, adds={**adds, **tokenizer.adds})
+
+
 def keys(tokenizer: Tokenizer, rows: int, notes: list[str]) -> Iterator[Packed]:
     """The keys of a tokenizer for an embedding of `rows` rows; `notes` gets sentences for people.
 
@@ -227,22 +246,34 @@ def keys(tokenizer: Tokenizer, rows: int, notes: list[str]) -> Iterator[Packed]:
     """
     if tokenizer.size > rows:
         raise ManifestError(
-            f"the tokenizer has {len(tokenizer.tokens):,} tokens, with ids up to {tokenizer.size - 1:,}, but the embedding "
-            f"has {rows:,} rows: it belongs to another model"
+            f"the tokenizer has {plural(len(tokenizer.tokens), 'token')}, with ids up to {tokenizer.size - 1:,}, but "
+            f"the embedding has {plural(rows, 'row')}: it belongs to another model"
         )
     if tokenizer.kind == "byte-pair" and not tokenizer.pre:
+        if tokenizer.obstacle is not None:
+            raise UnsupportedError(
+                f"the tokenizer {tokenizer.obstacle.said}, which llama.cpp can't do with such a cut into words, so its "
+                f"programs would split text differently than in training: {option('no-tokenizer', True)} writes a model "
+                "that takes token ids only"
+            )
         raise UnsupportedError(
             "the tokenizer cuts text into words in a way that llama.cpp has no name for, so its programs would split text "
-            "otherwise than the model was trained with: --no-tokenizer writes a model that takes token ids only"
+            f"differently than in training: {option('no-tokenizer', True)} writes a model that takes token ids only"
             + ("" if library.is_installed() else f". The package `tokenizers` may tell the name: {library.INSTALL}")
         )
     if tokenizer.kind == "byte-pair" and "eos" not in tokenizer.special:
         notes.append("the tokenizer has no end of text: llama.cpp takes token 11 for it")
+    if tokenizer.kind in ("byte-pair", "merged-pair") and not tokenizer.merges:
+        notes.append(_NO_MERGES)
+    if tokenizer.kind == "wordpiece" and tokenizer.adds.get("bos") is False:
+        notes.append("the tokenizer puts no tokens around a text, but llama.cpp always does for WordPiece")
     if absent := rows - len(tokenizer.tokens):
         notes.append(
-            f"{absent:,} of the embedding's {rows:,} rows have no token: they are filled with unused ones, [PAD…]"
+            f"{absent:,} of the embedding's {plural(rows, 'row')} have no token: they are filled with unused ones, [PAD…]"
         )
     notes += tokenizer.notes
+    notes += _ended(tokenizer)
+    notes += _unlike(tokenizer)
     tokens = _filled(tokenizer, rows)
     yield string(PREFIX + "model", _NAMES[tokenizer.kind])
     if tokenizer.pre and tokenizer.kind != "merged-pair":
@@ -256,7 +287,7 @@ def keys(tokenizer: Tokenizer, rows: int, notes: list[str]) -> Iterator[Packed]:
     for role, number in tokenizer.special.items():
         yield scalar(PREFIX + _SPECIAL[role], "u32", number)
     for role, value in tokenizer.adds.items():
-        if not value or role in tokenizer.special:  # llama.cpp ends its process over a token that there isn't
+        if not value or role in tokenizer.special:  # llama.cpp aborts if it is told to add a token that has no id
             yield scalar(PREFIX + _ADDS[role], "bool", value)
     yield from _normalisation(tokenizer)
     others = [name for name in tokenizer.templates if name != DEFAULT]
@@ -282,14 +313,55 @@ def _normalisation(tokenizer: Tokenizer) -> Iterator[Packed]:
         yield array(PREFIX + "precompiled_charsmap", "u8", list(tokenizer.charsmap))
 
 
+def _unlike(tokenizer: Tokenizer) -> Iterator[str]:
+    """Notes on what llama.cpp's own code does differently from the libraries, whatever a file says."""
+    row = named(tokenizer.pre) if tokenizer.kind == "byte-pair" else None
+    if row is not None and row.unlike:
+        yield f"llama.cpp and the model's tokenizer cut some texts differently: texts with {row.unlike}"
+    if tokenizer.kind == "wordpiece" and (
+        tokenizer.strip_accents or (tokenizer.lowercase and tokenizer.strip_accents is None)
+    ):
+        yield (
+            "llama.cpp takes vowel signs away with the accents, and leaves Hangul whole, so it splits texts of some scripts "
+            "differently from the model's tokenizer"
+        )
+    if tokenizer.kind == "unigram" and any(token.type == BYTE for token in tokenizer.tokens.values()):
+        yield (
+            "for a character without a token, llama.cpp takes the unknown token, and the model's tokenizer takes the tokens of "
+            "the character's bytes"
+        )
+    if tokenizer.kind == "unigram" and tokenizer.merge_spaces and not tokenizer.space_prefix:
+        yield (
+            "llama.cpp puts a space before every text if the tokenizer turns several spaces into one, but the model's tokenizer "
+            "does not"
+        )
+
+
+def _ended(tokenizer: Tokenizer) -> Iterator[str]:
+    """A note on tokens that llama.cpp cuts off at NUL. Raises UnsupportedError if two tokens then have the same spelling."""
+    ended = {number: token.text.partition("\0")[0] for number, token in tokenizer.tokens.items() if "\0" in token.text}
+    ids = tokenizer.ids if ended else {}
+    for number, text in ended.items():
+        if text and ids.setdefault(text, number) != number:
+            raise UnsupportedError(
+                f"up to the character NUL, the tokens {number:,} and {ids[text]:,} are both spelled `{text[:80]}`: llama.cpp "
+                "ends a token there, and aborts if two have the same spelling"
+            )
+    if ended:
+        yield (
+            f"llama.cpp ends a token at the character NUL, so it never finds {plural(len(ended), 'token')} with one, the first "
+            f"with the id {min(ended):,}"
+        )
+
+
 def _filled(tokenizer: Tokenizer, rows: int) -> list[Token]:
     """A token for each row."""
     ids = tokenizer.ids
     if len(ids) < len(tokenizer.tokens):
         number, token = next((n, token) for n, token in tokenizer.tokens.items() if ids[token.text] != n)
         raise ManifestError(
-            f"the tokens {number:,} and {ids[token.text]:,} are both spelled `{token.text[:80]}`, and llama.cpp ends its "
-            "process when it meets such a file"
+            f"the tokens {number:,} and {ids[token.text]:,} are both spelled `{token.text[:80]}`, and llama.cpp "
+            "aborts when it meets such a file"
         )
     for number in range(rows):
         if number not in tokenizer.tokens and padding(number) in ids:

@@ -11,24 +11,35 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from converter.dtypes import F32
 from converter.errors import ModelError, SourceError, UnsupportedError
 from converter.formats.format import VALUES
-from converter.formats.gguf.encodings import BY_NAME, Encoding
-from converter.formats.gguf.files import Written, planned_files
+from converter.formats.gguf.encodings import BY_NAME, Encoding, fitting
+from converter.formats.gguf.files import Written, check_makeable, first, planned_files, weighed
+from converter.formats.gguf.generation import ended, packed
+from converter.formats.gguf.generation import left as left_of_generation
+from converter.formats.gguf.imatrix import about
+from converter.formats.gguf.imatrix import read as read_importance
 from converter.formats.gguf.keys import Packed, json_value, scalar, string, strings
+from converter.formats.gguf.made import first_rows, made, noted, zeros
 from converter.formats.gguf.metadata import ALIGNMENT, ARCHITECTURE, SPLIT, Keys
-from converter.formats.gguf.names import ACTIVATION, EMBEDDING, TOKENIZER
+from converter.formats.gguf.names import ACTIVATION, EMBEDDING, TOKENIZER, token_ids, token_keys
 from converter.formats.gguf.opaque import carried
-from converter.formats.gguf.tokenizer import NONE, completed
+from converter.formats.gguf.recipes import Recipe, base_of, described, mixture, recipe_of
+from converter.formats.gguf.tokenizer import NONE, completed, inherited
 from converter.formats.gguf.tokenizer import keys as tokenizer_keys
-from converter.formats.planned import Options, Planned
-from converter.models.families import runnable
+from converter.formats.marks import GENERATION
+from converter.formats.planned import About, Options, Planned
+from converter.models.families import writable
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise
 from converter.models.tokenizers.folder import FILES, read
-from converter.tensors.casting import Losses, can_convert
+from converter.tensors.casting import can_convert
 from converter.tensors.guards import check_expansion
+from converter.tensors.losses import Losses
 from converter.tensors.tensor import Storage
+from converter.text import more, plural
+from converter.words import option, rule
 
 if TYPE_CHECKING:
+    from converter.models.families import Family
     from converter.models.tokenizers.tokenizer import Tokenizer
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
@@ -66,7 +77,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     catalogue, opaque = carried(catalogue)
     if opaque:
         recognition = recognise(catalogue, catalogue.config)
-        notes.append(f"copied as they are, in types that this program does not decode: {_first(list(opaque))}")
+        notes.append(f"copied as they are, in types that this program does not decode: {first(list(opaque))}")
     dropped: tuple[str, ...] = ()
     if kept is not None and recognition is None:
         candidates = list(_as_they_are(catalogue))
@@ -77,48 +88,89 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         dropped, candidates = _droppable(catalogue, recognition), list(_of_family(catalogue, recognition))
     if kept is not None:
         places = {name: place for place, name in enumerate(catalogue)}
-        candidates.sort(key=lambda candidate: places[candidate.source])
+        candidates.sort(key=lambda candidate: places.get(candidate.source, len(places)))
     has_tokenizer = kept is not None and _TOKENS in kept
+    left = has_tokenizer and options.no_tokenizer
+    has_tokenizer = has_tokenizer and not left
     tokenizer = _found(catalogue, options, needed=not has_tokenizer)
+    if tokenizer is not None and kept is not None:
+        tokenizer = inherited(tokenizer, kept, notes)
     if tokenizer is None and not has_tokenizer:
         notes.append("without a tokenizer: the model takes and gives token ids, and most of llama.cpp's programs abort")
-    tensors = _tensors(candidates, options, notes, opaque, copied=kept is not None)
+    # A GGUF without this key says nothing about its model, so the family's keys are written, as for any other source.
+    is_described = kept is not None and ARCHITECTURE in kept
+    importance = read_importance(options.imatrix) if options.imatrix is not None else None
+    recipe = recipe_of(options.dtype, options.pure)
+    mixed: Mapping[str, Encoding] = {}
+    if recipe is not None:
+        facts: Mapping[str, Any] = kept if kept is not None and is_described else {}
+        if recognition is not None and not is_described:
+            facts = _facts(recognition, _settings(catalogue, recognition))
+        columns = {one.name: one.tensor.shape[-1] for one in candidates if one.free and one.source not in options.types}
+        names = [one.name for one in candidates]
+        mixed = mixture(recipe, columns, names, described(facts, weighed=importance is not None))
+    tensors = _tensors(candidates, options, notes, opaque, mixed, copied=kept is not None)
+    if importance is not None:
+        tensors = weighed(tensors, importance, notes)
+    check_makeable(tensors)
     for written in tensors:
         if written.source in opaque and written.blocks is None:
             raise UnsupportedError(
                 f"`{written.source}` can't become {written.encoding.name}: {way_out[written.source]}, or keep it as it is with "
-                f"--tensor-type {written.source}=keep"
+                f"{rule('tensor-type', written.source, 'keep')}"
             )
     check_expansion({written.source: written.tensor for written in tensors if written.source not in opaque})
     keys: dict[str, bytes] = {}
-    # A GGUF without this key says nothing about its model, so the family's keys are written, as for any other source.
-    described = kept is not None and ARCHITECTURE in kept
-    if recognition is not None and not described:
+    if recognition is not None and not is_described:
         keys |= _general(recognition, tensors, options.about)
-        keys |= _mostly(tensors, options.dtype)
+        keys |= _mostly(tensors, options, recipe)
         keys |= _architecture(recognition, _settings(catalogue, recognition))
+        absent = [candidate.name for candidate in candidates if candidate.source not in catalogue]
+        keys |= noted(recognition.family, _settings(catalogue, recognition), absent)
+        keys |= first_rows(catalogue, recognition, _settings(catalogue, recognition))
+        keys |= packed(options.generation or {})
     if kept is not None:
-        keys |= _kept(kept, without=_TOKENIZERS if tokenizer is not None else ())
-    if (described or recognition is None) and any(
+        keys |= _kept(kept, without=_TOKENIZERS if tokenizer is not None or left else ())
+    if (is_described or recognition is None) and any(
         written.source not in opaque and written.encoding != _in_file(written.tensor) for written in tensors
     ):
-        keys |= _mostly(tensors, options.dtype)
-    if tokenizer is not None or not (described or has_tokenizer):
+        keys |= _mostly(tensors, options, recipe)
+    inside: dict[str, str | None] = {}
+    if tokenizer is not None or left or not (is_described or has_tokenizer):
         rows = next((written.tensor.shape[0] for written in tensors if written.name == EMBEDDING), 0)
         settings = _settings(catalogue, recognition) if recognition is not None else {}
-        keys |= _tokenizer(recognition, settings, tokenizer, rows, notes)
+        if tokenizer is not None:
+            tokenizer = ended(_completed(recognition, settings, tokenizer, rows), options.generation or {}, rows)
+        family = recognition.family if recognition is not None else None
+        ids = tokenizer.special if tokenizer is not None else token_ids(family, settings, rows)
+        keys |= tokenizer_keys(tokenizer, rows, notes) if tokenizer is not None else _no_tokenizer(family, ids)
+        if options.generation is not None and recognition is not None:
+            facts = _facts(recognition, settings)
+            start = facts.get(f"{facts[ARCHITECTURE]}.decoder_start_token_id")
+            inside[GENERATION] = left_of_generation(options.generation, ids, start)
+    if importance is not None:
+        keys |= about(importance)
     keys |= (json_value(VALUES + name, value) for name, value in options.values.items())
     losses = Losses()
     catalogue.expect(written.tensor for written in tensors)
     files = planned_files(
         tensors,
         keys,
-        options.name or _file_name(tensors, options.dtype),
+        options.name or f"model-{_title(tensors, options, recipe)}.gguf",
         alignment=ALIGNMENT if kept is None else kept.get("general.alignment", ALIGNMENT),
         most=options.max_shard_size,
         losses=losses,
     )
-    return Planned(tuple(files), len(tensors), dropped=dropped, notes=tuple(notes), losses=losses)
+    made = dict.fromkeys(one.encoding.name for one in tensors if one.encoding.block > 1 and one.blocks is None)
+    return Planned(
+        tuple(files),
+        len(tensors),
+        dropped=dropped,
+        notes=tuple(notes),
+        losses=losses,
+        quantised=tuple(made),
+        inside=inside,
+    )
 
 
 # ---- what is written ------------------------------------------------------------------------------------------------
@@ -131,7 +183,7 @@ def _settings(catalogue: Catalogue, recognition: Recognition) -> Mapping[str, An
 def _recognised(catalogue: Catalogue, recognition: Recognition | None) -> Recognition:
     """Raise UnsupportedError if the family is not known."""
     if recognition is None:
-        known = ", ".join(runnable())
+        known = ", ".join(writable())
         raise UnsupportedError(
             f"`{catalogue.location}` has no architecture that can be written as GGUF ({known}): choose safetensors"
         )
@@ -143,14 +195,16 @@ def _check_whole(catalogue: Catalogue, recognition: Recognition) -> None:
     if recognition.contradictions:
         raise ModelError(recognition.contradictions[0])
     if recognition.missing:
-        more = f", nor {len(recognition.missing) - 1:,} more" if len(recognition.missing) > 1 else ""
-        raise ModelError(f"`{catalogue.location}` has no `{recognition.missing[0]}`{more}: GGUF needs every parameter")
+        others = more(len(recognition.missing), before=", nor ")
+        raise ModelError(
+            f"`{catalogue.location}` has no `{recognition.missing[0]}`{others}: GGUF needs every parameter"
+        )
     for wrong in recognition.mismatched:
         raise ModelError(f"`{wrong.name}` has the shape {wrong.found}: {wrong.expected} was expected")
     if recognition.unexpected:
-        more = f" and {len(recognition.unexpected) - 1:,} more" if len(recognition.unexpected) > 1 else ""
+        found = f"`{recognition.unexpected[0]}`{more(len(recognition.unexpected))}"
         raise UnsupportedError(
-            f"`{recognition.unexpected[0]}`{more}: not part of {recognition.family.title}, and llama.cpp accepts no other tensors"
+            f"{found}: not part of {recognition.family.title}, and llama.cpp accepts no other tensors"
         )
     if (unknown := recognition.family.unknown(recognition.sizes)) is not None:
         raise ModelError(f"the {unknown} can't be told from the tensors: put the model's `config.json` beside them")
@@ -177,15 +231,25 @@ class _Candidate(NamedTuple):
 
 
 def _of_family(catalogue: Catalogue, recognition: Recognition) -> Iterator[_Candidate]:
-    """The tensors of a family, in the order of the layers."""
-    for row in recognition.family.rows(recognition.sizes):
-        if row.gguf is None or (row.tied_to and recognition.tied_head != "untied"):
+    """The tensors of a family, in the order of the layers, and those that are made for GGUF."""
+    family, settings = recognition.family, _settings(catalogue, recognition)
+    for row in family.rows(recognition.sizes, config=settings):
+        tied = row.tied_to is not None and recognition.tied_head != "untied"
+        if row.gguf is None or (tied and not row.gguf_untied):
             continue
-        source = row.named(recognition.prefix)
-        tensor = catalogue[source].t() if row.gguf_transposed else catalogue[source]
-        if not can_convert(tensor.dtype, F32):
-            raise UnsupportedError(f"`{source}` is {tensor.dtype.name}: GGUF holds floating-point parameters")
-        yield _Candidate(row.gguf, source, tensor, len(row.shape) > 1 and not row.gguf_f32)
+        source = recognition.followed(row) if tied else recognition.name(row)
+        free = len(row.shape) > 1 and not row.gguf_f32
+        if row.optional and source not in catalogue:
+            if row.gguf_zeros:
+                yield _Candidate(row.gguf, row.gguf, zeros(row.shape), free)
+            continue
+        if not can_convert(catalogue[source].dtype, F32):
+            raise UnsupportedError(
+                f"`{source}` is {catalogue[source].dtype.name}: GGUF holds floating-point parameters"
+            )
+        yield _Candidate(row.gguf, source, row.laid_out(catalogue[source]), free)
+    for name, tensor in made(family, recognition.sizes, settings):
+        yield _Candidate(name, name, tensor, free=False)
 
 
 def _as_they_are(catalogue: Catalogue) -> Iterator[_Candidate]:
@@ -202,20 +266,21 @@ def _tensors(
     options: Options,
     notes: list[str],
     opaque: Mapping[str, Encoding],
+    mixed: Mapping[str, Encoding],
     *,
     copied: bool,
 ) -> list[Written]:
     """Choose an encoding for each. `copied`: a tensor that nothing asks to change is copied from a GGUF file.
 
-    `opaque` are the types of tensors that can only be copied.
+    `opaque` are the types of tensors that can only be copied, `mixed` those that a mixture gives.
     """
     written: list[Written] = []
-    fallen: dict[str, list[str]] = {}  # by the dtype that was asked for
+    fallen: dict[tuple[str, str], list[str]] = {}  # by the encoding that was asked for, and the one taken
     fixed: list[str] = []
     for name, source, tensor, free in candidates:
         own = opaque.get(source) or _in_file(tensor)
-        choice = options.dtype_of(source)
-        encoding = (
+        choice = base_of(options.dtype_of(source))
+        encoding = mixed.get(name) or (
             BY_NAME[choice.upper()] if choice != "keep" else own if copied or own.name in _KEPT else BY_NAME["F32"]
         )
         if not free:
@@ -226,24 +291,23 @@ def _tensors(
         if copied and encoding == own:
             written.append(Written(name, source, tensor, encoding, free, _blocks(tensor)))
             continue
-        if tensor.shape[-1] % encoding.block:
-            fallen.setdefault(encoding.name, []).append(name)
-            encoding = BY_NAME["F16"]
+        taken = fitting(encoding, tensor.shape[-1]) if tensor.shape else encoding
+        if taken != encoding:
+            fallen.setdefault((encoding.name, taken.name), []).append(name)
+            encoding = taken
         written.append(Written(name, source, tensor, encoding, free))
-    for asked, names in fallen.items():
+    for (asked, became), names in fallen.items():
+        become = "becomes" if len(names) == 1 else "become"
         notes.append(
-            f"{len(names):,} matrices have rows that can't be divided into blocks of {asked} and become F16: {_first(names)}"
+            f"{plural(len(names), 'matrix has', 'matrices have')} rows that can't be divided into blocks of {asked} "
+            f"and {become} {became}: {first(names)}"
         )
     if fixed:
         stay = "as they are" if copied else "F32"
         notes.append(
-            f"{len(fixed):,} of the tensors that --tensor-type names stay {stay}, as llama.cpp needs: {_first(fixed)}"
+            f"{len(fixed):,} of the tensors that {option('tensor-type')} names stay {stay}, as llama.cpp needs: {first(fixed)}"
         )
     return written
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names[:4]) + (", …" if len(names) > 4 else "")
 
 
 def _in_file(tensor: Tensor) -> Encoding:
@@ -275,23 +339,26 @@ def _found(catalogue: Catalogue, options: Options, *, needed: bool) -> Tokenizer
     if needed and not options.no_tokenizer:
         raise SourceError(
             f"`{catalogue.location}` has no tokenizer beside it, and most of llama.cpp's programs abort on a GGUF file without "
-            f"one: name a folder with {FILES} by --tokenizer DIR, or write a file that takes token ids only by --no-tokenizer"
+            f"one: give {option('tokenizer', 'DIR')}, a folder with {FILES}; or give {option('no-tokenizer', True)} to write a "
+            "file that takes token ids only"
         )
     return None
 
 
-def _general(
-    recognition: Recognition, tensors: Sequence[Written], about: Mapping[str, str | Sequence[str]]
-) -> Iterator[Packed]:
+def _general(recognition: Recognition, tensors: Sequence[Written], about: Mapping[str, About]) -> Iterator[Packed]:
     yield string(ARCHITECTURE, recognition.family.gguf_name or recognition.family.name)
     yield string("general.type", "model")
     for key, value in about.items():
-        yield string(key, value) if isinstance(value, str) else strings(key, value)
+        if isinstance(value, int):
+            yield scalar(key, "u32", value)
+        else:
+            yield string(key, value) if isinstance(value, str) else strings(key, value)
     yield string("general.size_label", _size_label(sum(written.tensor.size for written in tensors)))
 
 
-def _most(tensors: Sequence[Written], choice: str) -> Encoding:
+def _most(tensors: Sequence[Written], options: Options) -> Encoding:
     """The encoding of most of the matrices' bytes, or the chosen one."""
+    choice = base_of(options.dtype)
     sizes: dict[Encoding, int] = {}
     for written in tensors:
         if written.free:
@@ -300,38 +367,44 @@ def _most(tensors: Sequence[Written], choice: str) -> Encoding:
     return chosen if chosen in sizes else max(sizes, key=lambda encoding: sizes[encoding], default=BY_NAME["F32"])
 
 
-def _file_name(tensors: Sequence[Written], choice: str) -> str:
-    """The name of the file in a folder."""
-    return f"model-{_most(tensors, choice).name}.gguf"
+def _title(tensors: Sequence[Written], options: Options, recipe: Recipe | None) -> str:
+    """What the name of a file in a folder says about its encodings."""
+    return recipe.word.upper() if recipe is not None else _most(tensors, options).name
 
 
-def _mostly(tensors: Sequence[Written], choice: str) -> Iterator[Packed]:
+def _mostly(tensors: Sequence[Written], options: Options, recipe: Recipe | None) -> Iterator[Packed]:
     """The keys about the encodings."""
-    yield scalar(_FILE_TYPE, "u32", _most(tensors, choice).file_type or 0)
+    file_type = recipe.file_type if recipe is not None else _most(tensors, options).file_type
+    yield scalar(_FILE_TYPE, "u32", file_type or 0)
     yield scalar("general.quantization_version", "u32", _QUANTISATION)
+
+
+def _facts(recognition: Recognition, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that describe the architecture, and their values."""
+    family = recognition.family
+    values = {datum.key: value for datum, value in family.gguf_metadata(recognition.sizes, settings)}
+    return {ARCHITECTURE: family.gguf_name or family.name, **values}
 
 
 def _architecture(recognition: Recognition, settings: Mapping[str, Any]) -> Iterator[Packed]:
     family = recognition.family
     for datum, value in family.gguf_metadata(recognition.sizes, settings):
-        yield scalar(datum.key, datum.type, value)
+        yield string(datum.key, value) if datum.type == "string" else scalar(datum.key, datum.type, value)
     if family.activation is not None:
         yield string(ACTIVATION, family.setting(family.activation.setting, settings))
 
 
-def _tokenizer(
-    recognition: Recognition | None, settings: Mapping[str, Any], found: Tokenizer | None, rows: int, notes: list[str]
-) -> Iterator[Packed]:
+def _completed(recognition: Recognition | None, settings: Mapping[str, Any], found: Tokenizer, rows: int) -> Tokenizer:
     family = recognition.family if recognition is not None else None
     special = family.special_tokens if family is not None else ()
-    if found is not None:
-        tokenizer = completed(found, settings, special, family.tokenizer if family is not None else None, rows)
-        yield from tokenizer_keys(tokenizer, rows, notes)
-        return
+    return completed(found, settings, special, family.tokenizer if family is not None else None, rows)
+
+
+def _no_tokenizer(family: Family | None, ids: Mapping[str, int]) -> Iterator[Packed]:
     yield string(TOKENIZER + "model", NONE)
-    for key in special:
-        if type(settings.get(key)) is int and 0 <= settings[key] < rows:
-            yield scalar(TOKENIZER + key, "u32", settings[key])
+    for key, name in (token_keys(family) if family is not None else {}).items():
+        if (role := key.removesuffix("_token_id")) in ids:
+            yield scalar(TOKENIZER + name, "u32", ids[role])
 
 
 def _size_label(parameters: int) -> str:

@@ -14,8 +14,9 @@ from converter.dtypes import BOOL, C64, C128, F16, F32, F64, I8, I16, I32, I64, 
 from converter.errors import FormatError, LayoutError, LimitError, UnsafeError, UnsupportedError
 from converter.formats.marks import NPY_MAGIC
 from converter.limits import limits
+from converter.text import plural
 
-LONGEST: Final = 12 + 10_000  # bytes of a header and what comes before it: numpy reads no longer text
+LONGEST: Final = 12 + 10_000  # bytes of a header and what comes before it; numpy refuses a longer one
 NATIVE: Final = (F64, F32, F16, I64, I32, I16, I8, U8, BOOL, U16, U32, U64, C64, C128)  # the dtypes that numpy has, too
 _KEYS: Final = ["descr", "fortran_order", "shape"]
 _WIDTHS: Final = {b"\1\0": 2, b"\2\0": 4, b"\3\0": 4}  # bytes of the header's length, by version
@@ -79,7 +80,9 @@ def start_of_data(head: bytes, what: str) -> int:
         raise FormatError(f"{what}: the numpy array is of version {head[6]}.{head[7]}; 1.0, 2.0 and 3.0 are known")
     start = 8 + width + int.from_bytes(head[8 : 8 + width], "little")
     if start > LONGEST:
-        raise LimitError(f"{what}: the numpy array has a header of {start:,} bytes; at most {LONGEST:,} are read")
+        raise LimitError(
+            f"{what}: the numpy array has a header of {plural(start, 'byte')}; at most {LONGEST:,} are read"
+        )
     return start
 
 
@@ -97,7 +100,9 @@ def parse(head: bytes, what: str) -> Header:
     if type(shape) is not tuple or not all(type(size) is int for size in shape):
         raise FormatError(f"{what}: `shape` of the numpy array is not a tuple of whole numbers")
     if len(shape) > limits().rank:
-        raise LayoutError(f"{what}: the numpy array has {len(shape):,} dimensions; at most {limits().rank} are read")
+        raise LayoutError(
+            f"{what}: the numpy array has {plural(len(shape), 'dimension')}; at most {limits().rank} are read"
+        )
     return Header(dtype, byteorder, shape, fortran, len(head))
 
 
@@ -119,7 +124,7 @@ def _text(head: bytes, what: str) -> str:
     text = head[8 + _WIDTHS[head[6:8]] :].decode("ascii", "replace")
     if len(text.rstrip()) > _TEXT:
         raise LimitError(
-            f"{what}: the header of the numpy array has {len(text.rstrip()):,} characters; {_TEXT:,} are read"
+            f"{what}: the header of the numpy array has {plural(len(text.rstrip()), 'character')}; {_TEXT:,} are read"
         )
     if not text.endswith("\n") or not text[:-1].isprintable():
         raise FormatError(

@@ -15,6 +15,7 @@ from converter.io.zip_directory import Record
 from converter.io.zip_records import Archive
 from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.tensor import Storage, Tensor
+from converter.text import absent, plural
 from converter.words import Root
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def _header(source: Source) -> Header:
 
 def _cut(head: bytes, start: int, what: str) -> bytes:
     if len(head) < start:
-        raise LayoutError(f"{what} ends inside the header of the numpy array: {start - len(head):,} bytes are missing")
+        lacking = absent(start - len(head), "byte")
+        raise LayoutError(f"{what} ends inside the header of the numpy array: {lacking}")
     return head[:start]
 
 
@@ -119,8 +121,8 @@ def _check_filled(header: Header, nbytes: int, what: str) -> None:
     """Refuse data that are cut off, and bytes after the data, so that nothing can be hidden there."""
     if header.start + header.nbytes != nbytes:
         raise LayoutError(
-            f"{what}: a numpy array of {header.dtype.name} and shape {header.shape!s:.300} takes {header.nbytes:,} bytes; "
-            f"{nbytes - header.start:,} follow its header"
+            f"{what}: a numpy array of {header.dtype.name} and shape {header.shape!s:.300} takes "
+            f"{plural(header.nbytes, 'byte')}; {nbytes - header.start:,} follow its header"
         )
 
 

@@ -23,9 +23,11 @@ from converter.io.zip_directory import folded_name, refused_name
 from converter.io.zip_writer import Member, directory, lay_out
 from converter.limits import limits
 from converter.models.masks import to_drop
-from converter.tensors.casting import Losses, becomes, can_convert, parts_of
+from converter.tensors.casting import becomes, can_convert, parts_of
 from converter.tensors.guards import check_expansion, without_tensors
+from converter.tensors.losses import Losses
 from converter.tensors.tensor import Tensor
+from converter.words import option
 
 if TYPE_CHECKING:
     from converter.models.recognition import Recognition
@@ -40,7 +42,9 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     Raises UnsupportedError for a tensor that an npz can't hold, and OutputError if it would have to be cut.
     """
     if options.max_shard_size is not None:
-        raise OutputError("an npz archive is one file, which numpy loads by name: leave --max-shard-size out")
+        raise OutputError(
+            f"an npz archive is one file, which numpy loads by name: leave {option('max-shard-size')} out"
+        )
     if not catalogue:
         raise UnsupportedError(without_tensors(catalogue))
     dropped = to_drop(catalogue, recognition, keep=options.keep_buffers)
@@ -138,5 +142,5 @@ def _check_names(arrays: list[_Array]) -> None:
         other = seen.setdefault(folded_name(array.record), array.name)
         if other != array.name:
             raise UnsupportedError(
-                f"`{array.name:.200}` and `{other:.200}` would be one name on a disk that ignores case: rename one of them"
+                f"`{array.name:.200}` and `{other:.200}` would be the same name on a disk that ignores case: rename one of them"
             )

@@ -12,16 +12,17 @@ from converter.formats.parameters.client import GLOBAL, UNUSED, Properties, atte
 from converter.formats.parameters.properties import PROPERTIES
 from converter.formats.said import Finding
 from converter.models import recognition as models
+from converter.words import option
 
 if TYPE_CHECKING:
-    from converter.models.family import Family
+    from converter.models.families import Family
     from converter.models.recognition import Recognition
     from converter.tensors.catalogue import Catalogue
 
 
 def check(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Compare the model.properties of a parameters folder with the source's settings and the files that it names."""
-    told = load(Path(output.location))
+    told = load(output.path)
     recognition = models.recognise(output, output.config)
     if told is None or recognition is None:
         return
@@ -52,7 +53,7 @@ def _settings(told: Properties, family: Family, known: Mapping[str, Any]) -> Ite
 
 
 def _files(output: Catalogue, told: Properties, recognition: Recognition) -> Iterator[Finding]:
-    """Say which parameters the client would read from files, or in an order, that do not give the folder's tensors."""
+    """Name the parameters that the client would get wrong, because it would read another file, or in another order."""
     folder, lies = Path(output.location), True
     for row in recognition.family.rows(recognition.sizes):
         name = row.named(recognition.prefix)
@@ -83,7 +84,7 @@ def _files(output: Catalogue, told: Properties, recognition: Recognition) -> Ite
                 PROPERTIES,
                 "merged.qkv is wrong",
                 f"the client takes thirds of the file of `{name}`, which lies as [in, out], so that a third is not the "
-                "query: extract it with --form named",
+                f"query: extract it with {option('form', 'named')}",
             )
 
 

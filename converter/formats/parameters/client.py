@@ -19,14 +19,15 @@ from converter.io.strict_json import load_bytes
 from converter.models.recognition import recognise
 from converter.tensors.catalogue import Catalogue
 from converter.tensors.tensor import Storage, Tensor, row_major
+from converter.text import plural
 
 if TYPE_CHECKING:
-    from converter.models.architecture import Parameter
-    from converter.models.family import Family
+    from converter.models.families import Family
+    from converter.models.rows import Parameter
 
 FOLDER: Final = "parameters"  # the client looks for model.properties beside a folder of this name
 GLOBAL: Final = "global"  # the attention of every layer of our models
-UNUSED: Final = ("input.normalization",)  # what no model of ours has: the client does it if the property is `true`
+UNUSED: Final = ("input.normalization",)  # no model of ours has this, and the client does it if the property is `true`
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def load(folder: Path) -> Properties | None:
         return None
     entries: dict[str, str] = {}
     for line in load_bytes(path).decode("ascii", "replace").replace("\r", "\n").split("\n"):
-        parts = line.rstrip("=").split("=")  # as Java's split, which leaves out empty texts at the end
+        parts = line.rstrip("=").split("=")  # like Java's split, which leaves out empty texts at the end
         if len(parts) == 2 and not line.startswith("#"):
             entries[parts[0].strip()] = parts[1].strip()
     return Properties(path, entries)
@@ -98,7 +99,7 @@ def computed(output: Catalogue) -> Catalogue:
 
     Raises ModelError if the client would refuse the folder, or compute something that no engine here computes.
     """
-    told = load(Path(output.location))
+    told = load(output.path)
     recognition = recognise(output, output.config)
     if told is None or recognition is None:
         return output
@@ -110,7 +111,9 @@ def computed(output: Catalogue) -> Catalogue:
         raise ModelError(f"`{told.path}` has more layers than `{folder}` has files")
     for key in attention_keys(sizes[family.layers]):
         if told.entries.get(key) != GLOBAL:
-            raise ModelError(f"`{key}` is not `{GLOBAL}` in `{told.path}`: what that computes is not known here")
+            raise ModelError(
+                f"`{key}` in `{told.path}` is not `{GLOBAL}`: this program does not know how the client then computes"
+            )
     for row in family.rows(sizes):
         if row.client is not None and row.kind == "parameter":
             sources = [_opened(piece, row, files, folder) for piece in told.pieces(row)]
@@ -124,18 +127,22 @@ def _config(told: Properties, family: Family, config: Mapping[str, Any]) -> dict
     for line in family.client:
         entry = told.entries.get(line.key)
         if entry is None:
-            raise ModelError(f"`{told.path}` has no `{line.key}`, without which the client ends")
+            raise ModelError(f"`{told.path}` has no `{line.key}`, without which the client stops")
         if line.text is not None and entry != line.text:
-            raise ModelError(f"`{line.key}` is {entry!r:.80} in `{told.path}`: what that computes is not known here")
+            raise ModelError(
+                f"`{line.key}` is {entry!r:.80} in `{told.path}`: this program does not know what that computes"
+            )
         if line.value is not None:
             said[family.config_key(line.value)] = number(entry)
     if any(map(told.is_true, UNUSED)):
-        raise ModelError(f"`{UNUSED[0]}` is true in `{told.path}`: what that computes is not known here")
+        raise ModelError(f"`{UNUSED[0]}` is true in `{told.path}`: this program does not know what that computes")
     whole = {key: int(value) for key, value in said.items() if value == int(value)}
     found = {**config, **said, **whole}
     head_size, dividend = family.head_size(family.sizes(found)), number(told.entries.get("attention.dividend", ""))
     if head_size is None or not math.isclose(dividend, math.sqrt(head_size), rel_tol=1e-9):
-        raise ModelError(f"`attention.dividend` is {dividend} in `{told.path}`: what that computes is not known here")
+        raise ModelError(
+            f"`attention.dividend` is {dividend} in `{told.path}`: this program does not know what that computes"
+        )
     return found
 
 
@@ -162,7 +169,9 @@ def _opened(piece: Piece, row: Parameter, files: Mapping[str, Source], folder: P
         raise ModelError(f"the client reads `{piece.key}` from `{piece.file:.200}`, which the manifest does not name")
     nbytes = F32.itemsize * math.prod(row.shape) // max(1, len(row.client_parts))
     if source.size != nbytes * piece.count:
-        raise ModelError(f"`{piece.file:.200}` has {source.size:,} bytes: the client expects {nbytes * piece.count:,}")
+        raise ModelError(
+            f"`{piece.file:.200}` has {plural(source.size, 'byte')}: the client expects {nbytes * piece.count:,}"
+        )
     return source if piece.count == 1 else Window(source, nbytes * piece.index, nbytes)
 
 
@@ -179,7 +188,7 @@ def _tensor(row: Parameter, sources: Sequence[Source], told: Properties) -> Tens
 
 
 class _Rows(Source):
-    """Matrices of one shape side by side: each row is a row of every matrix, `width` bytes of each."""
+    """Matrices of the same shape side by side: each row is a row of every matrix, `width` bytes of each."""
 
     def __init__(self, parts: Sequence[Source], width: int) -> None:
         self.name = " | ".join(part.name for part in parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,14 +22,15 @@ from converter.io.parts import Digests, Part
 from converter.io.publish import Piece, PlannedFile, literal
 from converter.io.source import Joined, Source
 from converter.io.strict_json import load_json
-from converter.models.architecture import Parameter
+from converter.models.called import proven_model
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition
+from converter.models.rows import Parameter
 from converter.tensors.catalogue import Catalogue, File, Origin
 from converter.tensors.guards import check_expansion
 from converter.tensors.parts import storage_parts, tensor_parts
 from converter.tensors.tensor import Storage, Tensor, row_major
-from converter.words import FORMS, Root, check
+from converter.words import FORMS, Root, check, option
 
 SCHEMA: Final = "cerebras-tool/manifest/v1"
 _SAFE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
@@ -56,7 +57,9 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     """
     check("form", options.form, FORMS)
     if options.max_shard_size is not None:
-        raise OutputError("a parameters folder has a file for each tensor or storage: leave --max-shard-size out")
+        raise OutputError(
+            f"a parameters folder has a file for each tensor or storage: leave {option('max-shard-size')} out"
+        )
     if not catalogue:
         raise UnsupportedError(f"`{catalogue.location}` holds no tensors to extract")
     form, sha256 = options.form, options.sha256
@@ -149,7 +152,7 @@ class _Layout:
 def _storages_form(catalogue: Catalogue) -> _Layout:
     layout = _Layout()
     paths: dict[tuple[int | None, str], str] = {}
-    for storage in _all_storages(catalogue):
+    for storage in _used_storages(catalogue):
         path = _escaped(storage.key)
         if storage.shard is not None:
             path = f"{storage.shard}/{path}"
@@ -171,11 +174,13 @@ def _storages_form(catalogue: Catalogue) -> _Layout:
     return layout
 
 
-def _all_storages(catalogue: Catalogue) -> list[Storage]:
-    """The catalogue's storages. safetensors and GGUF have one for each tensor, which tied names share."""
-    if catalogue.storages:
-        return list(catalogue.storages)
-    return list({(t.storage.shard, t.storage.key): t.storage for t in catalogue.values()}.values())
+def _used_storages(catalogue: Catalogue) -> Iterable[Storage]:
+    """The storages of the tensors, in the order of the file. Those of an optimizer are left behind, as it is.
+
+    safetensors and GGUF have a storage for each tensor, which tied names share.
+    """
+    used = {(t.storage.shard, t.storage.key): t.storage for t in catalogue.values()}
+    return [one for one in catalogue.storages if (one.shard, one.key) in used] or used.values()
 
 
 def _named_form(catalogue: Catalogue, recognition: Recognition | None) -> _Layout:
@@ -241,7 +246,7 @@ def _check_paths(layout: _Layout) -> None:
         other = seen.setdefault(file.path.casefold(), file.path)
         if other is not file.path:
             raise OutputError(
-                f"`{file.path}` and `{other}` would be one file on a disk that ignores case: rename one tensor"
+                f"`{file.path}` and `{other}` would be the same file on a disk that ignores case: rename one tensor"
             )
 
 
@@ -264,11 +269,11 @@ def _manifest(
         if form == "storages":
             entry |= {"key": out.key, "shard": out.shard}
         files.append(entry)
-    model = recognition.model.name if recognition is not None and recognition.model is not None else None
+    model = proven_model(catalogue, recognition)
     return {
         "schema": SCHEMA,
         "form": form,
-        "model": model,
+        "model": model.name if model is not None else None,
         "source": {
             "location": _origin(catalogue),
             "format": catalogue.format,

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.dtypes import F32
 from converter.errors import ModelError
+from converter.models.called import called, proven_model
+from converter.text import more
+from converter.words import option
 
 if TYPE_CHECKING:
-    from converter.models.architecture import Parameter
     from converter.models.recognition import Recognition
+    from converter.models.rows import Parameter
     from converter.tensors.catalogue import Catalogue
 
 PROPERTIES: Final = "model.properties"
-_NAMED: Final = "give --form named"  # the form in which every file is written as the client reads it
 
 
 def text(
@@ -39,7 +40,7 @@ def text(
         raise ModelError("it is not a GPT-2, the only architecture that the client knows")
     if not recognition.complete:
         short = [*recognition.missing, *(mismatch.name for mismatch in recognition.mismatched)]
-        raise ModelError(f"`{short[0]}` is missing or has another shape, and {len(short) - 1:,} more")
+        raise ModelError(f"`{short[0]}` is missing or has another shape{more(len(short), before=', and ')}")
     if recognition.contradictions:
         raise ModelError(recognition.contradictions[0])
     config: Mapping[str, Any] = catalogue.config or (recognition.model.config if recognition.model else {})
@@ -49,10 +50,11 @@ def text(
         _check_storages(catalogue, rows)
     orders = {places[name][1] for name in rows if name in places}
     if len(orders) > 1:
-        raise ModelError(f"its storages differ in byte order: {_NAMED}")
+        raise ModelError(f"its storages differ in byte order: {_named()}")
+    proof = proven_model(catalogue, recognition)
     lines: list[tuple[str, object]] = [
-        ("name", recognition.model.name if recognition.model else Path(catalogue.location).name),
-        ("source", f"https://huggingface.co/{recognition.model.repository}" if recognition.model else source),
+        ("name", proof.name if proof is not None else called(catalogue.location)),
+        ("source", f"https://huggingface.co/{proof.repository}" if proof is not None else source),
         *model,
         ("data.type", "FLOAT32"),
         ("byte.order", "LITTLE_ENDIAN" if orders == {"little"} else "BIG_ENDIAN"),
@@ -76,8 +78,13 @@ def _check_dtypes(catalogue: Catalogue, rows: Mapping[str, Parameter]) -> None:
         if tensor is not None and tensor.dtype is not F32:
             raise ModelError(
                 f"`{name}` is {tensor.dtype.name}, and the client reads only float32: convert it with "
-                "`--to safetensors --dtype f32` first, and extract the result"
+                f"{option('to', 'safetensors')} and {option('dtype', 'f32')} first, and extract the result"
             )
+
+
+def _named() -> str:
+    """What to do: in this form, every file is written as the client reads it."""
+    return f"give {option('form', 'named')}"
 
 
 def _check_storages(catalogue: Catalogue, rows: Mapping[str, Parameter]) -> None:
@@ -87,11 +94,12 @@ def _check_storages(catalogue: Catalogue, rows: Mapping[str, Parameter]) -> None
         if tensor is None:
             continue
         if tensor.offset or tensor.nbytes != tensor.storage.nbytes:
-            raise ModelError(f"`{name}` is a part of its storage, and the client reads whole files: {_NAMED}")
+            raise ModelError(f"`{name}` is a part of its storage, and the client reads whole files: {_named()}")
         if row.gguf_transposed and not tensor.t().contiguous:
-            # `weights.transposed` would do for the other matrices, but a third of this file is not the query.
+            # `weights.transposed` would be enough for the other matrices. But in this file query, key and value lie in turn in
+            # each row, so no third of it is the query.
             raise ModelError(
-                f"`{name}` lies as [in, out], and from such files the client computes something else: {_NAMED}"
+                f"`{name}` lies as [in, out], and from such files the client computes something else: {_named()}"
             )
         if not row.gguf_transposed and not tensor.contiguous:
-            raise ModelError(f"`{name}` does not lie row by row: {_NAMED}")
+            raise ModelError(f"`{name}` does not lie row by row: {_named()}")

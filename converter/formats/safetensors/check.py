@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.formats.said import Finding
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 def check(output: Catalogue, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
     """Compare the total of an index with the tensors of its shards."""
-    for path in sorted(Path(output.location).glob("*.safetensors.index.json")):
+    for path in sorted(output.path.glob("*.safetensors.index.json")):
         metadata = load_json(path).get("metadata")
         said = metadata.get("total_size") if type(metadata) is dict else None
         total = sum(storage.nbytes for storage in output.storages)

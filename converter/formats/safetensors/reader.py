@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter.dtypes import BY_SAFETENSORS
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError, ManifestError
@@ -21,6 +20,7 @@ from converter.io.strict_json import strict_json
 from converter.limits import limits
 from converter.tensors.catalogue import Catalogue, File, Origin, Unsupported
 from converter.tensors.tensor import Storage, Tensor, row_major
+from converter.text import plural
 from converter.words import Root
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ TIED: Final = "cerebras_tool.tied"  # the metadata key that says which name a le
 METADATA: Final = "__metadata__"
 FRAMEWORK: Final = "format"  # the metadata key that names the program that the tensors are for
 _FIELDS: Final = {"dtype", "shape", "data_offsets"}
-_TYPELESS: Final = "typeless"  # what a tensor is whose dtype is an empty text
+_TYPELESS: Final = "typeless"  # the dtype that we show for an empty text
 _LARGEST: Final = 1 << 63
+_INTEGERS: Final = frozenset({int})  # not bool
 _BITS: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6} | {
     name: 8 * dtype.itemsize for name, dtype in BY_SAFETENSORS.items() if dtype.packed == 1
 }
@@ -82,12 +83,12 @@ class Texts(dict[str, str]):
 
 
 def joined(parts: Sequence[Mapping[str, str]]) -> Texts:
-    """The metadata of several files, as one would have it. Of two texts under one name, the first counts."""
+    """The metadata of several files, as one file would have it. If a name has two texts, the first one counts."""
     return Texts((name, text) for part in reversed(parts) for name, text in part.items())
 
 
 def remarks(catalogue: Catalogue) -> dict[str, Any]:
-    """What `__metadata__` says about the model. What was carried into it once is what it was before."""
+    """What `__metadata__` says about the model. Values that a conversion carried into it come back as they were."""
     found: dict[str, Any] = {}
     for name, text in catalogue.metadata.items():
         if name.startswith(VALUES):
@@ -100,8 +101,7 @@ def remarks(catalogue: Catalogue) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -113,14 +113,14 @@ def _load(source: Source) -> tuple[dict[str, Any], int]:
     """The header as an object, and where the data start."""
     what = f"`{source.name}`"
     if source.size < 8:
-        raise CutOffError(f"{what} has {source.size} bytes, too few for a safetensors file")
+        raise CutOffError(f"{what} has {plural(source.size, 'byte')}, too few for a safetensors file")
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if length > source.size - 8:
         raise CutOffError(
             f"{what} says its header has {length:,} bytes; {source.size - 8:,} follow: it is cut off, or not a safetensors file"
         )
     if length > limits().header_bytes:
-        raise LimitError(f"{what} has a header of {length:,} bytes: at most {limits().header_bytes:,} are read")
+        raise LimitError(f"{what} has a header of {plural(length, 'byte')}: at most {limits().header_bytes:,} are read")
     raw = bytes(source.read(8, length))
     if raw.endswith(b"\0") and (document := raw.rstrip(b"\0")):
         raise FormatError(
@@ -149,31 +149,40 @@ def _metadata(value: object, file: str) -> Texts:
 
 def _entry(name: str, value: object, file: str) -> _Entry:
     """Check one tensor's entry by itself."""
-    what = f"`{file}`: the entry of `{name:.200}`"
     if type(value) is not dict or value.keys() != _FIELDS:
-        raise FormatError(f"{what} is not an object of `dtype`, `shape` and `data_offsets`")
+        raise FormatError(f"{_entry_of(name, file)} is not an object of `dtype`, `shape` and `data_offsets`")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if type(dtype) is not str or not dtype.isascii() or len(dtype) > 32:
-        raise FormatError(f"{what} has a `dtype` that is not a name")
-    if type(shape) is not list or not all(type(size) is int and 0 <= size < _LARGEST for size in shape):
-        raise FormatError(f"{what} has a `shape` that is not a list of whole numbers")
+        raise FormatError(f"{_entry_of(name, file)} has a `dtype` that is not a name")
+    if not _whole(shape):
+        raise FormatError(f"{_entry_of(name, file)} has a `shape` that is not a list of whole numbers")
     if len(shape) > limits().rank:
-        raise LayoutError(f"{what} has {len(shape):,} dimensions: at most {limits().rank} are read")
-    if (
-        type(offsets) is not list
-        or len(offsets) != 2
-        or not all(type(at) is int and 0 <= at < _LARGEST for at in offsets)
-    ):
-        raise FormatError(f"{what} has `data_offsets` that are not two whole numbers")
+        raise LayoutError(
+            f"{_entry_of(name, file)} has {plural(len(shape), 'dimension')}: at most {limits().rank} are read"
+        )
+    if not _whole(offsets) or len(offsets) != 2:
+        raise FormatError(f"{_entry_of(name, file)} has `data_offsets` that are not two whole numbers")
     begin, end = offsets
     bits = _BITS.get(dtype)
     if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
         raise LayoutError(
-            f"{what}: {dtype} of shape {shape!s:.300} does not take the {end - begin:,} bytes of its `data_offsets`"
+            f"{_entry_of(name, file)}: {dtype} of shape {shape!s:.300} does not take the {plural(end - begin, 'byte')} of its "
+            "`data_offsets`"
         )
     if end < begin:
-        raise LayoutError(f"{what} ends before it begins, at {end:,} and {begin:,}")
+        raise LayoutError(f"{_entry_of(name, file)} ends before it begins, at {end:,} and {begin:,}")
     return _Entry(name, dtype, tuple(shape), begin, end)
+
+
+def _entry_of(name: str, file: str) -> str:
+    return f"`{file}`: the entry of `{name:.200}`"
+
+
+def _whole(numbers: Any) -> bool:
+    """Whether it is a list of whole numbers that fit into 63 bits. Few calls, because a header can have many lists."""
+    if type(numbers) is not list or not _INTEGERS.issuperset(map(type, numbers)):
+        return False
+    return not numbers or (min(numbers) >= 0 and max(numbers) < _LARGEST)
 
 
 def _check_whole(entries: Sequence[_Entry], source: Source, start: int) -> None:
@@ -186,7 +195,7 @@ def _check_whole(entries: Sequence[_Entry], source: Source, start: int) -> None:
         end = entry.end
     if end != source.size - start:
         cause = LayoutError if end < source.size - start else CutOffError
-        raise cause(f"`{source.name}` has {source.size - start:,} bytes of data; its tensors take {end:,}")
+        raise cause(f"`{source.name}` has {plural(source.size - start, 'byte')} of data; its tensors take {end:,}")
 
 
 def _tie(tensors: dict[str, Tensor], metadata: Mapping[str, str], others: set[str], file: str) -> None:

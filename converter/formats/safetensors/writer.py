@@ -16,19 +16,20 @@ from converter.formats.format import VALUES
 from converter.formats.planned import Options, Planned
 from converter.formats.safetensors.reader import FRAMEWORK, METADATA, TIED, Texts
 from converter.io.publish import Piece, PlannedFile, literal
-from converter.models.buffers import buffers
 from converter.models.masks import to_drop
-from converter.tensors import casting as numbers
+from converter.models.recognition import Recognition, buffers
+from converter.tensors.casting import becomes, can_convert, parts_of
 from converter.tensors.guards import check_expansion, without_tensors
+from converter.tensors.losses import Losses
 from converter.tensors.tensor import Tensor
+from converter.text import plural
 
 if TYPE_CHECKING:
-    from converter.models.recognition import Recognition
     from converter.tensors.catalogue import Catalogue
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
-_HEADER: Final = 100_000_000  # bytes of a header that is written: the library reads no more
+_HEADER: Final = 100_000_000  # bytes of a header that we write, at most; the library refuses a longer one
 _ALIGNED: Final = 8  # bytes; the data start at a multiple of this
 # The dtypes in the library's order. It sorts a file's tensors by it, the last dtype first, so that each tensor is
 # aligned.
@@ -60,10 +61,11 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     shards = _shards(sizes, max_shard_size)
     if single_file and len(shards) > 1:
         raise OutputError(
-            f"one file can't hold {sum(sizes.values()):,} bytes in shards of {max_shard_size:,}: name a folder as the output"
+            f"one file can't hold {plural(sum(sizes.values()), 'byte')} in shards of {max_shard_size:,}: "
+            "name a folder as the output"
         )
     own = catalogue.metadata if isinstance(catalogue.metadata, Texts) else {}
-    losses = numbers.Losses()
+    losses = Losses()
     files: list[PlannedFile] = []
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
@@ -74,8 +76,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         said = _written_metadata(here, own if number == 1 else {}, options.values if number == 1 else {})
         header = _header(kept, targets, ordered, said)
         pieces = [
-            Piece(name, numbers.parts_of(name, kept[name], targets[name], losses), targets[name].name)
-            for name in ordered
+            Piece(name, parts_of(name, kept[name], targets[name], losses), targets[name].name) for name in ordered
         ]
         files.append(PlannedFile("" if single_file else path, (literal("header", header), *pieces)))
         weight_map |= dict.fromkeys(names, path)
@@ -97,9 +98,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
 
 def _left_out(catalogue: Catalogue, recognition: Recognition | None, dropped: set[str]) -> dict[str, str]:
     """The tied names to leave out, each with the name that is kept: the architecture's, else the first."""
-    followers = set()
-    if recognition is not None:
-        followers = {row.named(recognition.prefix) for row in recognition.family.row_table if row.tied_to}
+    followers = recognition.followers if recognition is not None else {}
     left: dict[str, str] = {}
     for group in catalogue.tied():
         names = [name for name in group if name not in dropped]
@@ -111,8 +110,8 @@ def _left_out(catalogue: Catalogue, recognition: Recognition | None, dropped: se
 
 def _target(name: str, tensor: Tensor, word: str) -> Dtype:
     """The dtype that a tensor is written in."""
-    target = numbers.becomes(tensor.dtype, word)
-    if not numbers.can_convert(tensor.dtype, target):
+    target = becomes(tensor.dtype, word)
+    if not can_convert(tensor.dtype, target):
         raise UnsupportedError(f"`{name:.200}` is {tensor.dtype.name}, which can't be converted to {target.name}")
     if target.safetensors is None:
         raise UnsupportedError(f"`{name:.200}` is {target.name}, a dtype that safetensors does not have")
@@ -164,6 +163,6 @@ def _header(
     text += b" " * (-len(text) % _ALIGNED)
     if len(text) > _HEADER:
         raise UnsupportedError(
-            f"the header would take {len(text):,} bytes; safetensors allows {_HEADER:,}: cut it into shards"
+            f"the header would take {plural(len(text), 'byte')}; safetensors allows {_HEADER:,}: cut it into shards"
         )
     return struct.pack("<Q", len(text)) + text

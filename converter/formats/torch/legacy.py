@@ -11,23 +11,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import CutOffError, FormatError, LayoutError, LimitError, PickleError, TruncatedPickleError
-from converter.formats.marks import TORCH_LEGACY
-from converter.formats.torch.reader import storage_dtype
+from converter.formats.marks import LEGACY_MAGICS, TORCH_LEGACY
 from converter.io.source import NOWHERE
 from converter.limits import limits
-from converter.pickles.closed_table import TABLE, StorageClass, Typed, is_meta
+from converter.pickles.closed_table import TABLE, StorageClass, Typed, is_meta, storage_class
 from converter.pickles.flatten import facts, flatten
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.values import Dict, PersistentId, Pickled
-from converter.pickles.walk import describe
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage, Tensor
+from converter.text import plural
 from converter.words import Root
 
 if TYPE_CHECKING:
     from converter.io.source import Source
 
 _PROTOCOL: Final = 1001
+_FILLED: Final = 1 << 20  # bytes of zeros that may follow the last storage
+_LONGEST_MARK: Final = max(map(len, LEGACY_MAGICS))
 _FIRST_READ: Final = 1 << 20  # bytes; four times as many if the pickle goes on
 
 
@@ -37,6 +38,8 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     stream.next()  # the magic number, which `matches` has checked
     version = stream.next().value
     if type(version) is not int or version != _PROTOCOL:
+        from converter.pickles.walk import describe  # only this message needs it
+
         raise FormatError(
             f"`{source.name}` is a legacy stream of protocol {describe(version)}: {_PROTOCOL} was expected"
         )
@@ -105,7 +108,7 @@ class _Mentioned:
         self.kinds: dict[str, tuple[StorageClass, int]] = {}
         self.views: dict[str, tuple[str, int, int]] = {}  # by key: the storage's key, offset and size in elements
         self.placed: dict[str, Storage] = {}
-        # By its number in the list of keys, which is the key that it has for us: the file's own was an address in memory.
+        # By the storage's number in the list of keys. We use it as the key, because the file's own key was an address in memory.
         self.numbered: dict[str, Storage] = {}
 
     def persistent(self, value: Any) -> object:
@@ -119,7 +122,7 @@ class _Mentioned:
             raise PickleError("a persistent id has a key that is not text, or no count of elements")
         if is_meta(location):
             raise LayoutError(f"storage `{key[:80]}` was on the device `meta`: it has no data, which this stream needs")
-        kind = storage_dtype(known)
+        kind = storage_class(known)
         if self.kinds.setdefault(key, (kind, numel)) != (kind, numel):
             raise LayoutError(f"storage `{key[:80]}` is mentioned twice with different classes or sizes")
         nbytes = numel * kind.dtype.itemsize
@@ -175,9 +178,26 @@ class _Mentioned:
                 )
             count = int.from_bytes(source.read(position, 8), "little", signed=True)
             if count != numel:
-                raise LayoutError(f"storage `{key[:80]}` has {count:,} elements where the pickle says {numel:,}")
+                raise LayoutError(
+                    f"storage `{key[:80]}` has {plural(count, 'element')} where the pickle says {numel:,}"
+                )
             placed = Storage(source, position + 8, nbytes, str(number), self.shard)
             self.placed[key] = self.numbered[placed.key] = placed
             position += 8 + nbytes
-        if position != source.size:
-            raise LayoutError(f"`{source.name}` goes on for {source.size - position:,} bytes after its last storage")
+        _check_rest(source, position)
+
+
+def _check_rest(source: Source, position: int) -> None:
+    """Raise LayoutError if something stands after the last storage; zeros that fill up a block are allowed."""
+    rest = source.size - position
+    if rest <= _FILLED and not any(source.read(position, rest)):
+        return
+    if bytes(source.read(position, min(rest, _LONGEST_MARK))).startswith(LEGACY_MAGICS):
+        raise LayoutError(
+            f"`{source.name}` holds two saves, one after the other, as two calls of torch.save into one open file write "
+            f"them: cut it at byte {position:,}, and open each part by itself"
+        )
+    raise LayoutError(
+        f"`{source.name}` goes on for {plural(rest, 'byte')} after its last storage: if they do not belong to it, cut it at "
+        f"byte {position:,}"
+    )

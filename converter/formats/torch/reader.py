@@ -8,19 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import ConverterError, ForeignFileError, FormatError, LayoutError, PickleError, ProgramError
-from converter.formats.marks import TORCH_ZIP
-from converter.formats.torch import PUBLISHED_WRITER
+from converter.formats.marks import PUBLISHED_WRITER, TORCH_ZIP
 from converter.formats.torch.records import CONSTANTS, SCRIPTED, TORCHSCRIPT, another_case, program
 from converter.io.source import NOWHERE
 from converter.io.zip_directory import first_record
 from converter.io.zip_records import Archive
 from converter.limits import limits
-from converter.pickles.closed_table import TABLE, StorageClass, Typed, is_meta
+from converter.pickles.closed_table import TABLE, StorageClass, Typed, is_meta, storage_class
 from converter.pickles.flatten import facts, flatten
-from converter.pickles.machine import run
-from converter.pickles.values import Opaque, TableEntry, Value
+from converter.pickles.loop import run
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage
+from converter.text import plural
 from converter.words import Root
 
 if TYPE_CHECKING:
@@ -56,14 +55,16 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
     data = archive.read("data.pkl", limits().pickle_bytes, check=record.crc32 != 0)
     pickled = run(data, TABLE, storages.persistent)
     if pickled.end != len(data):
-        raise PickleError(f"`data.pkl` in `{source.name}` goes on for {len(data) - pickled.end:,} bytes after its end")
+        raise PickleError(
+            f"`data.pkl` in `{source.name}` goes on for {plural(len(data) - pickled.end, 'byte')} after its end"
+        )
     flattened = flatten(pickled.value, root) if script is None else flatten(pickled.value, root, script.state_dict)
     every = [*storages.storages.values(), *(tensor.storage for tensor in flattened.arrays.values())]
     return Catalogue(
         flattened.tensors,
         Origin(source.name, TORCH_ZIP, (File(source.name, source.size),), (source,)),
         storages=tuple(every),
-        others=tuple(flattened.others),
+        others=(*flattened.others, *(script.extras() if script is not None else ())),
         unsupported=tuple(flattened.unsupported),
         globals=tuple(
             GlobalUse(module, name, (module, name) in TABLE, at, source.name)
@@ -102,16 +103,8 @@ def _promised(value: Any) -> object:
     """A storage of the size that a persistent id claims."""
     if type(value) is not tuple or len(value) != 5 or type(value[4]) is not int or type(value[2]) is not str:
         raise PickleError("a persistent id is not ('storage', class, key, location, number of elements)")
-    kind = storage_dtype(value[1])
+    kind = storage_class(value[1])
     return Typed(Storage(NOWHERE, 0, value[4] * kind.dtype.itemsize, value[2]), kind.dtype, kind.untyped)
-
-
-def storage_dtype(known: object) -> StorageClass:
-    """The storage class that a persistent id names. Raises PickleError for any other global."""
-    if type(known) is TableEntry and type(known.value) is StorageClass:
-        return known.value
-    name = f"{known.module}.{known.name}" if isinstance(known, TableEntry | Opaque | Value) else type(known).__name__
-    raise PickleError(f"a persistent id names {name}, which is not a storage class of torch")
 
 
 class _Storages:
@@ -145,7 +138,7 @@ class _Storages:
         _, known, key, location, numel = value
         if type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 63:
             raise PickleError("a persistent id has a key that is not text, or no count of elements")
-        kind = storage_dtype(known)
+        kind = storage_class(known)
         storage = self.storages.get(key)
         if storage is None:
             raise LayoutError(
@@ -157,8 +150,8 @@ class _Storages:
             raise LayoutError(f"storage `{key}` is {_said(*first)} in one place and {_said(*mention)} in another")
         if numel * kind.dtype.itemsize != storage.nbytes:
             raise LayoutError(
-                f"storage `{key}` in `{self.archive.name}` should have {numel:,} elements of {kind.dtype.name}, "
-                f"{numel * kind.dtype.itemsize:,} bytes; its record has {storage.nbytes:,}"
+                f"storage `{key}` in `{self.archive.name}` should have {plural(numel, 'element')} of {kind.dtype.name}, "
+                f"{plural(numel * kind.dtype.itemsize, 'byte')}; its record has {storage.nbytes:,}"
             )
         return Typed(storage, kind.dtype, kind.untyped, mention[1])
 
@@ -174,7 +167,7 @@ class _Storages:
             if names:
                 nbytes = sum(self.archive.records[name].nbytes for name in names)
                 listed = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
-                found.append(f"`{self.archive.name}` holds {len(names):,} {what} ({nbytes:,} bytes): {listed}")
+                found.append(f"`{self.archive.name}` holds {len(names):,} {what} ({plural(nbytes, 'byte')}): {listed}")
         return found
 
 

@@ -16,7 +16,8 @@ _ASK: Final = "ask its author for the weights alone, as safetensors"
 CODE: Final = "code/"
 CONSTANTS: Final = "constants.pkl"
 # What torch.jit.save writes in addition to the records of torch.save.
-SCRIPTED: Final = (CODE, "constants", "extra/", "traced_inputs")
+EXTRA: Final = "extra/"  # files that the user had torch.jit.save put beside the program (`_extra_files`)
+SCRIPTED: Final = (CODE, "constants", EXTRA, "traced_inputs")
 TORCHSCRIPT: Final = "a TorchScript program"
 MARKS: Final = (  # a record, the kind of archive that has it, and what the user can do
     (CONSTANTS, TORCHSCRIPT, "`convert` takes its weights and leaves its code out"),
@@ -53,7 +54,7 @@ def another_case(archive: Archive) -> Iterator[str]:
         folded = name.lower()
         if (first := seen.setdefault(folded, name)) != name:
             yield (
-                f"`{archive.root}{name:.200}` and `{archive.root}{first:.200}` in `{archive.name}` are one record to torch, "
+                f"`{archive.root}{name:.200}` and `{archive.root}{first:.200}` in `{archive.name}` are the same record to torch, "
                 "which does not look at the case, and two to others"
             )
         if name == folded:

@@ -25,16 +25,16 @@ from converter.errors import (
     TruncatedPickleError,
 )
 from converter.formats.marks import TORCH_TAR
-from converter.formats.torch.reader import storage_dtype
 from converter.io.source import Source, Window
 from converter.io.tar import BLOCK, Member, members
 from converter.limits import limits
-from converter.pickles.closed_table import TABLE, Typed, is_meta
+from converter.pickles.closed_table import TABLE, Typed, is_meta, storage_class
 from converter.pickles.flatten import facts, flatten
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from converter.pickles.walk import describe
 from converter.tensors.catalogue import Catalogue, File, GlobalUse, Origin
 from converter.tensors.tensor import Storage, Tensor
+from converter.text import plural
 
 if TYPE_CHECKING:
     from converter.words import Root
@@ -114,7 +114,8 @@ def _members(source: Source) -> tuple[dict[str, Source], list[str]]:
     listed = ", ".join(f"`{name:.80}`" for name in strange[:5]) + (", …" if len(strange) > 5 else "")
     nbytes = sum(found[name].nbytes for name in strange)
     return dict(parts), [
-        f"`{source.name}` holds {len(strange):,} members that torch.save does not write ({nbytes:,} bytes): {listed}"
+        f"`{source.name}` holds {plural(len(strange), 'member')} that torch.save does not write "
+        f"({plural(nbytes, 'byte')}): {listed}"
     ]
 
 
@@ -137,7 +138,7 @@ def _rank(data: bytes, where: str) -> int:
 
 def _nbytes_of_storage(source: Source, position: int, value: Any) -> int:
     """The bytes after the pickle of a storage: a count (8 bytes), and the elements."""
-    return 8 + _elements(_eight(source, position), source.name) * storage_dtype(value[2]).dtype.itemsize
+    return 8 + _elements(_eight(source, position), source.name) * storage_class(value[2]).dtype.itemsize
 
 
 def _nbytes_of_tensor(source: Source, position: int, value: Any) -> int:
@@ -259,7 +260,7 @@ class _Objects:
             key, location, known = entries.entry()
             if is_meta(location):
                 raise LayoutError(f"storage {number} was on the device `meta`: it has no data, which a tar needs")
-            kind = storage_dtype(known)
+            kind = storage_class(known)
             nbytes = _elements(entries.take(8), entries.source.name) * kind.dtype.itemsize
             storage = Storage(entries.source, entries.position, nbytes, str(number), shard)
             entries.skip(nbytes)
@@ -298,7 +299,8 @@ class _Objects:
             numbers = struct.unpack(f"<{2 * rank + 1}q", entries.take(16 * rank + 8))
             part = whole.typed.storage
             tensor = Tensor(whole.typed.dtype, numbers[:rank], numbers[rank:-1], numbers[-1], part)
-            if part is not whole.storage:  # a tensor lies on the storage that the file holds, whatever it was built on
+            # A tensor may be built on a part of a storage. Count from the start of the storage that the file holds.
+            if part is not whole.storage:
                 before = (part.offset - whole.storage.offset) // tensor.dtype.itemsize
                 tensor = replace(tensor, offset=tensor.offset + before, storage=whole.storage)
             if key in self.storages:
@@ -310,7 +312,7 @@ class _Objects:
         if type(key) is not int:
             raise PickleError(f"a key is {describe(key)}, not a number")
         if key in table:
-            raise LayoutError("two entries have one key")
+            raise LayoutError("two entries have the same key")
         table[key] = value
 
     def persistent(self, value: Any) -> object:
@@ -337,4 +339,6 @@ class _Objects:
             return []
         listed = ", ".join(f"`{storage.key}`" for storage in unused[:5]) + (", …" if len(unused) > 5 else "")
         nbytes = sum(storage.nbytes for storage in unused)
-        return [f"`{name}` holds {len(unused):,} storages that no tensor refers to ({nbytes:,} bytes): {listed}"]
+        return [
+            f"`{name}` holds {plural(len(unused), 'storage')} that no tensor refers to ({plural(nbytes, 'byte')}): {listed}"
+        ]

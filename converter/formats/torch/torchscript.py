@@ -9,19 +9,25 @@ Source: torch/csrc/jit/serialization/python_print.cpp (`printModuleMetadata`), i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from converter.dtypes import U8
 from converter.errors import FormatError, LimitError
-from converter.formats.torch.records import CODE
+from converter.formats.torch.records import CODE, EXTRA
 from converter.limits import limits
+from converter.pickles.closed_table import Typed
 from converter.pickles.modules import INNER, Level, packed_weights
 from converter.pickles.values import Dict, Opaque
+from converter.tensors.catalogue import Other
+from converter.tensors.tensor import Storage
 
 if TYPE_CHECKING:
     from converter.io.zip_records import Archive
 
 _ROOT: Final = "__torch__"
+_SMALL: Final = 1 << 20  # bytes of extra files that are read: no more values are carried over
 _CLASS: Final = re.compile(r"class (\w{1,1000})\((\w{0,1000})\):")
 _NAMES: Final = re.compile(r"  (__parameters__|__buffers__) = \[(.*)\]")
 _TEXT: Final = re.compile(r'"((?:[^"\\]|\\.){1,4096})"')
@@ -66,6 +72,26 @@ class Script:
             elif name not in INNER and name not in declared.parameters and name not in declared.buffers:
                 rest += [name, inner]
         return Level(made, frozenset(declared.buffers), rest)
+
+    def extras(self) -> Iterator[Other]:
+        """The files that torch.jit.save put beside the program, by the names of their records: texts, or bytes that are no text.
+
+        Only the first megabyte of them is read. For files beyond that, only the name is known.
+        """
+        left = _SMALL
+        for name, record in self.archive.records.items():
+            if not name.startswith(EXTRA):
+                continue
+            if record.nbytes > left:
+                content = Storage(self.archive.content(record), 0, record.nbytes, name)
+                yield Other(name, "file", Typed(content, U8, True))
+                continue
+            left -= record.nbytes
+            data = self.archive.read(name, _SMALL, check=record.crc32 != 0)
+            try:
+                yield Other(name, "str", data.decode())
+            except UnicodeDecodeError:
+                yield Other(name, "bytes", data)
 
     def _class(self, value: Opaque) -> _Declared | None:
         if value.module != _ROOT and not value.module.startswith(f"{_ROOT}."):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 from converter.dtypes import Dtype
 from converter.io.checksums import crc32_zeros
@@ -17,6 +18,9 @@ from converter.io.parts import Digests, Part, known
 from converter.io.publish import Piece, late, literal
 from converter.io.zip_writer import Member, directory
 from converter.io.zip_writer import lay_out as lay_out_members
+
+# What lies beside a state dict: plain values, and dicts of them.
+Beside = bool | int | float | str | None | Mapping[str, "Beside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +109,22 @@ def _summed(part: Part) -> tuple[Part, Callable[[], int]]:
     return replace(part, seen=partial(digests.take, 0)), lambda: digests.crc32
 
 
-def lay_out(root: str, entries: Sequence[Entry], *, ordered: bool = False) -> Layout:
+def lay_out(
+    root: str,
+    entries: Sequence[Entry],
+    *,
+    ordered: bool = False,
+    below: str | None = None,
+    beside: Mapping[str, Beside] = MappingProxyType({}),
+) -> Layout:
     """Plan the file of a state dict of 1 to 1,000 entries; `root` is the archive's folder.
 
     Storages are numbered in the order of the entries, and lie in the order of these numbers as text: 0, 1, 10, 11, 2.
-    `ordered`: the state dict is an OrderedDict, as a module returns it.
+    `ordered`: the state dict is an OrderedDict, as a module returns it. It lies `below` a key if there is one, with other
+    keys `beside` it.
     """
     stored = sorted((str(number), entry) for number, entry in enumerate(entries))
-    contents: list[tuple[str, bytes | Entry]] = [("data.pkl", _pickled(entries, ordered=ordered))]
+    contents: list[tuple[str, bytes | Entry]] = [("data.pkl", _pickled(entries, below, beside, ordered=ordered))]
     contents += [(f"data/{key}", entry) for key, entry in stored]
     contents.append(("version", b"3\n"))
     members = lay_out_members(
@@ -125,8 +137,12 @@ def lay_out(root: str, entries: Sequence[Entry], *, ordered: bool = False) -> La
     )
 
 
-def _pickled(entries: Sequence[Entry], *, ordered: bool) -> bytes:
+def _pickled(entries: Sequence[Entry], below: str | None, beside: Mapping[str, Beside], *, ordered: bool) -> bytes:
     pickle = _Pickle()
+    if below is not None:
+        pickle.made(b"}")
+        pickle.data += b"("
+        pickle.text(below)
     if ordered:
         pickle.shared("ccollections\nOrderedDict\n")
         pickle.made(b")R")
@@ -136,8 +152,13 @@ def _pickled(entries: Sequence[Entry], *, ordered: bool) -> bytes:
     for number, entry in enumerate(entries):
         pickle.text(entry.name)
         pickle.tensor(entry, str(number))
-    pickle.data += b"u." if len(entries) > 1 else b"s."
-    return bytes(pickle.data)
+    pickle.data += b"u" if len(entries) > 1 else b"s"
+    if below is not None:
+        for name, value in beside.items():
+            pickle.text(name)
+            pickle.value(value)
+        pickle.data += b"u"
+    return bytes(pickle.data + b".")
 
 
 class _Pickle:
@@ -176,6 +197,26 @@ class _Pickle:
             self.data += b"M" + struct.pack("<H", number)
         else:
             self.data += b"J" + struct.pack("<i", number)
+
+    def value(self, value: Beside) -> None:
+        match value:
+            case bool():
+                self.data += b"\x88" if value else b"\x89"
+            case int():
+                self.whole(value)
+            case float():
+                self.data += b"G" + struct.pack(">d", value)
+            case str():
+                self.text(value)
+            case None:
+                self.data += b"N"
+            case _:
+                self.made(b"}")
+                self.data += b"("
+                for name, inner in value.items():
+                    self.text(name)
+                    self.value(inner)
+                self.data += b"u"
 
     def numbers(self, numbers: tuple[int, ...]) -> None:
         if not numbers:

@@ -37,6 +37,17 @@ def sequence(value: Any, name: str, where: str) -> list[Any]:
     return value
 
 
+def checked_charsmap(table: bytes, where: str) -> bytes:
+    """The table by which text is normalized: the size of a trie in bytes, the trie, and texts."""
+    size = int.from_bytes(table[:4], "little")
+    if table and size + 4 >= len(table):  # llama.cpp loads no file with such a table
+        raise ManifestError(
+            f"`{where}` has a table of {len(table):,} bytes by which text is normalized, and says that {size:,} bytes of it are "
+            "its trie: it is cut off"
+        )
+    return table
+
+
 def flag(document: Mapping[str, Any], name: str, where: str, *, default: bool = False) -> bool:
     """True, false, or the default if it is absent or null."""
     value = document.get(name)

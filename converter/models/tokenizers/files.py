@@ -11,6 +11,7 @@ from converter.errors import UnsupportedError
 from converter.models.tokenizers import json_file, pre, special
 from converter.models.tokenizers.pieces import merges_of
 from converter.models.tokenizers.tokenizer import (
+    BYTE,
     CONTROL,
     DEFAULT,
     SPACE,
@@ -152,15 +153,16 @@ def _unigram(tokenizer: Tokenizer) -> dict[str, Any]:
     }
     # The score of a user-defined token has no effect: the token is cut out of the text beforehand.
     vocab = [[tokenizer.tokens[n].text, tokenizer.tokens[n].score] for n in range(count)]
+    has_bytes = any(token.type == BYTE for token in tokenizer.tokens.values())
     return {
         "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
         "pre_tokenizer": spaces,
-        "decoder": spaces,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, spaces]} if has_bytes else spaces,
         "model": {
             "type": "Unigram",
             "unk_id": tokenizer.special.get("unk"),
             "vocab": vocab,
-            "byte_fallback": False,
+            "byte_fallback": has_bytes,
         },
     }
 
@@ -172,7 +174,7 @@ def _words(tokenizer: Tokenizer) -> dict[str, Any]:
         text = token.text if _marked(token) else bare if bare != token.text else f"##{bare}"
         vocab[text] = number
     if len(vocab) < len(tokenizer.tokens):
-        raise UnsupportedError("two tokens of the tokenizer have one spelling in tokenizer.json")
+        raise UnsupportedError("two tokens of the tokenizer have the same spelling in tokenizer.json")
     unknown = tokenizer.tokens.get(tokenizer.special.get("unk", -1))
     return {
         "normalizer": {

@@ -21,6 +21,12 @@ _SETS: Final = ((json_file.NAME,), *((name,) for name in sentencepiece.NAMES), (
 FILES: Final = f"`{json_file.NAME}`, `{sentencepiece.NAMES[0]}`, `{VOCABULARY}` and `{MERGES}`, or `{WORDS}`"
 
 
+def consists_of(folder: Path) -> tuple[str, ...]:
+    """The names of the files with the tokens that are read."""
+    found = _found(folder)
+    return next((names for names in _SETS if names[0] == found), ())
+
+
 def is_beside(folder: Path) -> bool:
     """Whether a folder holds a tokenizer."""
     return _found(folder) is not None
@@ -47,6 +53,8 @@ def read(folder: Path) -> Tokenizer:
         tokenizer = special.with_added(tokenizer, beside)
     config, _ = config_beside(folder)
     tokenizer = special.with_special(tokenizer, beside, config, _templates(folder, beside(special.OLD_TEMPLATE)))
+    if found == json_file.NAME:
+        tokenizer = special.with_nothing_around(tokenizer, beside)
     return _control(tokenizer) if found == VOCABULARY else tokenizer
 
 
@@ -85,7 +93,7 @@ def _json(folder: Path) -> Tokenizer:
         else token
         for number, token in tokenizer.tokens.items()
     }
-    return replace(tokenizer, tokens=pieces, notes=(*tokenizer.notes, *model.notes))
+    return replace(tokenizer, tokens=pieces, ordered=False, notes=(*tokenizer.notes, *model.notes))
 
 
 def _model(folder: Path) -> Tokenizer | None:
@@ -139,14 +147,21 @@ _READERS: Final = {
 def _control(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer with control tokens where a vocabulary without types has them, by their looks and their role.
 
-    Only the ends of a text count as a role: some models name an ordinary token for padding.
+    The ends of a text are control tokens. A token with another role is one only if it has brackets, as `<unk>` has:
+    some models name an ordinary token for padding.
     """
-    roles = {tokenizer.special.get("bos"), tokenizer.special.get("eos")}
+    ends = {tokenizer.special.get("bos"), tokenizer.special.get("eos")}
+    roles = ends | {number for number in tokenizer.special.values() if _has_brackets(tokenizer.tokens.get(number))}
+    seeming = {number for number, token in tokenizer.tokens.items() if json_file.seems_control(token.text)}
     tokens = {
-        number: token._replace(type=CONTROL) if number in roles or json_file.seems_control(token.text) else token
+        number: token._replace(type=CONTROL) if number in roles or number in seeming else token
         for number, token in tokenizer.tokens.items()
     }
-    return replace(tokenizer, tokens=tokens)
+    return replace(tokenizer, tokens=tokens, supposed=tokenizer.supposed | (seeming - roles))
+
+
+def _has_brackets(token: Token | None) -> bool:
+    return token is not None and token.text[:1] + token.text[-1:] in ("<>", "[]")
 
 
 def _templates(folder: Path, old: Mapping[str, Any] | None) -> dict[str, str]:

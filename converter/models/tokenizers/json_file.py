@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from converter.errors import ManifestError, UnsupportedError
 from converter.models.tokenizers import pre as pres
-from converter.models.tokenizers.checks import checked_ids, flag, mapping, sequence
+from converter.models.tokenizers.checks import checked_charsmap, checked_ids, flag, mapping, sequence
 from converter.models.tokenizers.pieces import scores_of
 from converter.models.tokenizers.tokenizer import (
     BYTE,
@@ -22,6 +22,7 @@ from converter.models.tokenizers.tokenizer import (
     Token,
     Tokenizer,
 )
+from converter.text import listed
 
 NAME: Final = "tokenizer.json"
 BYTES: Final = {f"<0x{byte:02X}>": byte for byte in range(256)}  # the tokens of single bytes
@@ -44,7 +45,11 @@ def read(document: Mapping[str, Any], where: str) -> Tokenizer:
             f"`{where}` is a tokenizer of the type {kind!r:.80}: llama.cpp has only {', '.join(_MODELS)}"
         )
     tokenizer = reader(document, model, where)
-    return _surrounded(_added(tokenizer, document, where), document, where)
+    if model.get("dropout"):
+        note = f"`{where}` leaves out merges by chance (dropout {model['dropout']!r:.40}), but llama.cpp doesn't"
+        tokenizer = replace(tokenizer, notes=(*tokenizer.notes, note))
+    tokenizer = replace(tokenizer, notes=(*tokenizer.notes, *_spaced(tokenizer, document, where)))
+    return _surrounded(_added(tokenizer, document, _own_ids(model), where), document, where)
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -58,10 +63,14 @@ def _pairs(document: Mapping[str, Any], model: Mapping[str, Any], where: str) ->
             raise UnsupportedError(f"`{where}` marks words by {part} {model[part]!r:.40}: llama.cpp has no such mark")
     if flag(model, "byte_fallback", where):
         return _characters(document, model, ids, merges, where)
-    _check_normalizer(document.get("normalizer"), where)
-    row = pres.found(document.get("pre_tokenizer"), ignore_merges=flag(model, "ignore_merges", where))
+    notes = tuple(_unnormalized(document.get("normalizer"), where))
+    cut, whole = document.get("pre_tokenizer"), flag(model, "ignore_merges", where)
+    row = pres.found(cut, ignore_merges=whole)
+    obstacle = pres.obstacle(cut, ignore_merges=whole) if row is None else None
     tokens = {number: Token(text) for text, number in ids.items()}
-    return Tokenizer("byte-pair", tokens, merges, pre=row.name if row is not None else "")
+    return Tokenizer(
+        "byte-pair", tokens, merges, pre=row.name if row is not None else "", notes=notes, obstacle=obstacle
+    )
 
 
 def _merges(model: Mapping[str, Any], ids: Mapping[str, int], where: str) -> Iterator[tuple[str, str]]:
@@ -77,13 +86,18 @@ def _merges(model: Mapping[str, Any], ids: Mapping[str, int], where: str) -> Ite
                 raise ManifestError(f"`{where}`: merge {number:,} is {merge!r:.80}: two tokens were expected")
 
 
-def _check_normalizer(normalizer: Any, where: str) -> None:
-    """Raise UnsupportedError unless it changes nothing, or is NFC, which all programs leave out for byte-level BPE."""
-    for step in _flat(normalizer, "normalizers"):
+def _unnormalized(normalizer: Any, where: str) -> Iterator[str]:
+    """A note on NFC, which most texts are in anyway. Raises UnsupportedError for another normalizer."""
+    steps = list(_flat(normalizer, "normalizers"))
+    for step in steps:
         if step != {"type": "NFC"}:
             raise UnsupportedError(
                 f"`{where}` changes text by the normalizer {_type(step)}, which llama.cpp doesn't have for byte-level BPE"
             )
+    if steps:
+        yield (
+            f"`{where}` puts text into the form NFC, but llama.cpp doesn't, and would split text in another form differently"
+        )
 
 
 def _characters(
@@ -107,7 +121,7 @@ def _characters(
         match step:
             case {"type": "Metaspace", "replacement": "▁"}:
                 prefix = _prepends(step)
-            case {"type": "Split", "pattern": {"String": " "}}:  # there are none after the normalizer
+            case {"type": "Split", "pattern": {"String": " "}}:  # the normalizer has left no spaces to split at
                 pass
             case _:
                 raise _unknown_step(step, where)
@@ -118,7 +132,7 @@ def _characters(
     absent = BYTES.keys() - ids.keys()
     if absent:
         raise UnsupportedError(
-            f"`{where}` has no token `{min(absent)}`: llama.cpp needs one for each byte, and ends its process otherwise"
+            f"`{where}` has no token `{min(absent)}`: llama.cpp needs one for each byte, and aborts without it"
         )
     unknown = model.get("unk_token")
     special = {"unk": ids[unknown]} if type(unknown) is str and unknown in ids else {}
@@ -139,21 +153,21 @@ def _characters(
         return Token(text, BYTE) if text in BYTES else Token(text, NORMAL, scores.get(text, lowest))
 
     tokens = {number: token(text) for text, number in ids.items()}
-    return Tokenizer("scored-pair", tokens, pre="default", special=special, space_prefix=prefix)
+    return Tokenizer("scored-pair", tokens, pre="default", special=special, space_prefix=prefix, ordered=True)
 
 
 def _unigram(document: Mapping[str, Any], model: Mapping[str, Any], where: str) -> Tokenizer:
     pieces = sequence(model.get("vocab"), "model.vocab", where)
-    unknown = model.get("unk_id")
+    unknown, falls_back = model.get("unk_id"), flag(model, "byte_fallback", where)
     tokens = {}
     for number, piece in enumerate(pieces):
         match piece:
             case [str(text), float() | int() as score] if score == score and abs(score) < 1e30:  # noqa: PLR0124
-                kind = UNKNOWN if number == unknown else BYTE if text in BYTES else NORMAL
+                kind = UNKNOWN if number == unknown else BYTE if falls_back and text in BYTES else NORMAL
                 tokens[number] = Token(text, kind, float(score))
             case _:
                 raise ManifestError(f"`{where}`: token {number:,} is {piece!r:.80}: a text and its score were expected")
-    charsmap, merged, prefix = b"", False, False
+    charsmap, merged, prefix = b"", False, None
     for step in _flat(document.get("normalizer"), "normalizers"):
         match step:
             case {"type": "Precompiled", "precompiled_charsmap": str(encoded)}:
@@ -174,6 +188,10 @@ def _unigram(document: Mapping[str, Any], model: Mapping[str, Any], where: str) 
                 merged = True
             case _:
                 raise _unknown_step(step, where)
+    if prefix is None:
+        raise UnsupportedError(
+            f"`{where}` doesn't write {SPACE} for a space, as SentencePiece and llama.cpp do for Unigram"
+        )
     special = {"unk": unknown} if type(unknown) is int and unknown in tokens else {}
     return Tokenizer(
         "unigram", tokens, pre="default", special=special, space_prefix=prefix, merge_spaces=merged, charsmap=charsmap
@@ -182,7 +200,7 @@ def _unigram(document: Mapping[str, Any], model: Mapping[str, Any], where: str) 
 
 def _decoded(encoded: str, where: str) -> bytes:
     try:
-        return b64decode(encoded, validate=True)
+        return checked_charsmap(b64decode(encoded, validate=True), where)
     except (binascii.Error, ValueError) as error:
         raise ManifestError(f"`{where}`: its precompiled_charsmap is not base64: {error}") from error
 
@@ -257,6 +275,23 @@ def _prepends(step: Mapping[str, Any]) -> bool:
     return bool(step.get("prepend_scheme", scheme) != "never")
 
 
+def _spaced(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Notes on where the library puts a space before a text and llama.cpp doesn't, or the other way round."""
+    for step in _flat(document.get("pre_tokenizer"), "pretokenizers"):
+        if _type(step) != "Metaspace" or not tokenizer.space_prefix:
+            continue
+        if step.get("prepend_scheme") == "first":  # only the first of the parts that special tokens cut a text into
+            yield (
+                f"`{where}` puts a space before a text only, but llama.cpp puts one behind each special token, too, and would "
+                "split texts with such tokens differently"
+            )
+        if not tokenizer.merge_spaces:
+            yield (
+                f"`{where}` puts no space before a text that begins with one, but llama.cpp does, and would split such texts "
+                "differently"
+            )
+
+
 def _unknown_step(step: Any, where: str) -> UnsupportedError:
     return UnsupportedError(f"`{where}` has the step {_type(step)} in a form that llama.cpp can't express")
 
@@ -274,24 +309,35 @@ def seems_control(text: str) -> bool:
 def added(tokenizer: Tokenizer, additions: Mapping[int, tuple[str, bool]], where: str) -> Tokenizer:
     """The tokenizer with tokens that were added to its model: texts, and whether they are special, by id."""
     tokens, spaced = dict(tokenizer.tokens), tokenizer.kind in ("scored-pair", "unigram")
-    unknown = tokenizer.special.get("unk")
+    unknown, supposed = tokenizer.special.get("unk"), set(tokenizer.supposed)
     for number, (text, special) in additions.items():
         before = tokens.get(number)
-        if special or seems_control(text):
+        looks = seems_control(text)
+        if looks and not special:
+            supposed.add(number)
+        if special or looks:
             kind = UNKNOWN if number == unknown and spaced else CONTROL
             tokens[number] = Token(text, kind, before.score if before is not None else _ADDED_SCORE)
         else:
             # A user-defined token is compared with the text as it is, not as SentencePiece normalises it.
             tokens[number] = Token(text.replace(SPACE, " ") if spaced else text, USER_DEFINED, _ADDED_SCORE)
-    return replace(tokenizer, tokens=tokens)
+    return replace(tokenizer, tokens=tokens, supposed=frozenset(supposed))
 
 
-def _added(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -> Tokenizer:
+def _own_ids(model: Mapping[str, Any]) -> Mapping[str, int]:
+    """The ids of the model's own tokens, as its vocabulary spells them."""
+    vocab = model.get("vocab")
+    return vocab if type(vocab) is dict else {piece[0]: number for number, piece in enumerate(vocab or ())}
+
+
+def _added(tokenizer: Tokenizer, document: Mapping[str, Any], own: Mapping[str, int], where: str) -> Tokenizer:
+    """The tokenizer with its added tokens. One that the model has keeps the model's id: the library ignores the other."""
     additions: dict[int, tuple[str, bool]] = {}
     stripped = []
     for entry in sequence(document.get("added_tokens") or [], "added_tokens", where):
         match entry:
             case {"id": int(number), "content": str(text)} if 0 <= number < 1 << 31:
+                number = own.get(text, number)
                 if number in additions:
                     raise ManifestError(f"`{where}` adds two tokens with the id {number:,}")
                 additions[number] = text, flag(entry, "special", where)
@@ -301,9 +347,9 @@ def _added(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -> Tok
                 raise ManifestError(f"`{where}`: {entry!r:.80} in added_tokens: an id and a content were expected")
     tokenizer = added(tokenizer, additions, where)
     if stripped:
+        names = listed([text[:40] for text in stripped], 3)
         note = (
-            f"{len(stripped):,} added tokens include the spaces around them, or match only whole words, which GGUF can't "
-            f"express: `{stripped[0][:40]}`"
+            f"GGUF can't say that a token takes the spaces around it, or matches whole words only, as these do: {names}"
         )
         tokenizer = replace(tokenizer, notes=(*tokenizer.notes, note))
     return tokenizer
@@ -315,30 +361,42 @@ def _surrounded(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -
     special = dict(tokenizer.special)
     ids = tokenizer.ids
 
-    def put(name: str, text: Any) -> None:
+    def put(name: str, text: Any, numbers: Any = None) -> None:
         adds[name] = text is not None
         if text is not None:
             if type(text) is not str or text not in ids:
                 raise ManifestError(f"`{where}` puts {text!r:.80} around a text, but that is not a token")
-            special[name] = ids[text]
+            match [ids[text]] if numbers is None else numbers:
+                case [int(number)] if number in tokenizer.tokens:
+                    special[name] = number  # the library takes the number, even if another token has the text
+                case _:
+                    raise UnsupportedError(
+                        f"`{where}` puts `{text[:80]}` around a text as {numbers!r:.80}, where llama.cpp has the id of one token"
+                    )
 
     for step in _flat(document.get("post_processor"), "processors"):
         match step:
             case {"type": "ByteLevel"}:
                 adds = {"bos": False, "eos": False} | adds
-            case {"type": "TemplateProcessing", "single": [*single]}:
-                first, last = _template(single, where)
-                put("bos", first)
-                put("eos", last)
-            case {"type": "BertProcessing" | "RobertaProcessing", "cls": [first, _], "sep": [last, _]}:
-                put("bos", first)
-                put("eos", last)
+            case {"type": "TemplateProcessing", "single": [*single], **more}:
+                for name, text in zip(("bos", "eos"), _template(single, where), strict=True):
+                    put(name, text, _numbers(more.get("special_tokens"), text))
+            case {"type": "BertProcessing" | "RobertaProcessing", "cls": [first, begin], "sep": [last, end]}:
+                put("bos", first, [begin])
+                put("eos", last, [end])
             case _:
                 raise _unknown_step(step, where)
-    if tokenizer.kind == "wordpiece" and adds.get("eos"):  # llama.cpp ends a text with the separator of two texts
+    # llama.cpp ends a text with the token that separates two texts.
+    if tokenizer.kind == "wordpiece" and adds.get("eos"):
         special["sep"] = special.pop("eos")
         adds["sep"] = adds.pop("eos")
     return replace(tokenizer, adds=adds, special=special)
+
+
+def _numbers(special_tokens: Any, text: Any) -> Any:
+    """The ids that a template has for a token of it; None if it doesn't say."""
+    entry = special_tokens.get(text) if type(special_tokens) is dict and type(text) is str else None
+    return entry.get("ids") if type(entry) is dict else None
 
 
 def _template(single: list[Any], where: str) -> tuple[Any, Any]:

@@ -26,7 +26,7 @@ def split(document: str, text: str, where: str) -> list[int]:
     """
     import subprocess  # most conversions don't need it
 
-    # -P: nothing must be imported from the folder of split.py.
+    # -P: the folder of split.py is not a place to import from.
     command = [sys.executable, "-P", str(Path(__file__).with_name("split.py"))]
     request = json.dumps([document, text]).encode()
     try:

@@ -42,6 +42,6 @@ def _merges(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[str, str]]:
         for token in (left, right, left + right):
             if token not in ids:
                 raise ManifestError(
-                    f"`{path}`, line {number:,}: `{token[:80]}` is not in `{VOCABULARY}`: are they of one model?"
+                    f"`{path}`, line {number:,}: `{token[:80]}` is not in `{VOCABULARY}`: are they from the same model?"
                 )
         yield left, right

@@ -7,6 +7,7 @@ from typing import Final
 
 from converter.errors import LimitError, UnsupportedError
 from converter.models.tokenizers.tokenizer import NORMAL, Token
+from converter.text import plural
 
 _LONGEST: Final = 256  # characters of a token that is merged: real ones have up to 100, and each is cut at all places
 
@@ -40,7 +41,9 @@ def merges_of(tokens: Mapping[int, Token]) -> list[tuple[str, str]]:
     made: list[tuple[float, int, int, int]] = []
     for text, number in ids.items():
         if len(text) > _LONGEST:
-            raise LimitError(f"a token of {len(text):,} characters, `{text[:40]}…`: at most {_LONGEST} are merged")
+            raise LimitError(
+                f"a token of {plural(len(text), 'character')}, `{text[:40]}…`: at most {_LONGEST} are merged"
+            )
         score = tokens[number].score
         for at in range(1, len(text)):
             left, right = ids.get(text[:at]), ids.get(text[at:])

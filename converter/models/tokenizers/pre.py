@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-# A step of a pre-tokenizer: its type, and its settings that differ. Split has a regular expression.
+from converter.models.tokenizers.tokenizer import Obstacle
+
+# A step of a pre-tokenizer: its type, and those of its settings that vary. The setting of Split is a regular expression.
 Step = tuple[str | bool, ...]
 
 WHOLE: Final = "default"  # llama.cpp's own cut, for a file that names none
 
-_BYTES: Final[Step] = ("ByteLevel", False)  # spells bytes only
+_BYTES: Final[Step] = ("ByteLevel", False)  # only spells bytes
 _WORDS: Final[Step] = ("ByteLevel", True)  # cuts as GPT-2 does, and spells bytes
 _DIGIT: Final[Step] = ("Digits", True)
 _ENDS: Final = r"|\s+(?!\S)|\s+"
@@ -66,6 +68,7 @@ class Pre(NamedTuple):
     ignore_merges: bool = False
     bos: bool = False  # llama.cpp puts the first token before a text unless the file says otherwise
     alike: tuple[str, ...] = ()  # other names for which llama.cpp splits in the same way
+    unlike: str = ""  # where llama.cpp's own expression cuts differently from this one
 
 
 ROWS: Final = (
@@ -112,6 +115,7 @@ ROWS: Final = (
             _BYTES,
         ),
         alike=("llama4", "kanana2", "talkie", "minimax-m2"),
+        unlike="combining marks, or with capitals beyond ASCII",
     ),
     Pre(
         "tekken",
@@ -123,6 +127,7 @@ ROWS: Final = (
         ),
         ignore_merges=True,
         bos=True,
+        unlike="combining marks, or with capitals beyond ASCII",
     ),
     Pre(
         "deepseek-llm",
@@ -135,6 +140,7 @@ ROWS: Final = (
             _DIGIT,
             _BYTES,
         ),
+        unlike="blanks or digits beyond ASCII",
     ),
     Pre(
         "deepseek-coder",
@@ -146,6 +152,7 @@ ROWS: Final = (
             _DIGIT,
             _BYTES,
         ),
+        unlike="blanks beyond ASCII",
     ),
     Pre("deepseek-v3", (*_DEEPSEEK_3, _BYTES), alike=("hunyuan-dense", "joyai-llm", "hy_v4")),
     Pre(
@@ -193,6 +200,26 @@ def found(pre_tokenizer: Any, *, ignore_merges: bool) -> Pre | None:
     return _BY_STEPS.get((steps, ignore_merges)) if steps is not None else None
 
 
+def obstacle(pre_tokenizer: Any, *, ignore_merges: bool) -> Obstacle | None:
+    """The one setting that keeps a tokenizer.json from matching a row; None if there is none."""
+    if (row := found(pre_tokenizer, ignore_merges=not ignore_merges)) is not None:
+        said = "takes a word that is a token as it is" if ignore_merges else "merges a word that is a token, too"
+        return Obstacle(f"{said} (`ignore_merges` is {str(ignore_merges).lower()})", row.name)
+    plain = _without_space(pre_tokenizer)
+    row = found(plain, ignore_merges=ignore_merges) if plain != pre_tokenizer else None
+    return Obstacle("puts a space before a text (`add_prefix_space` is true)", row.name) if row is not None else None
+
+
+def _without_space(step: Any, depth: int = 8) -> Any:
+    """A pre-tokenizer that puts no space before a text, and is otherwise the same."""
+    match step:
+        case {"type": "Sequence", "pretokenizers": [*inner]} if depth:
+            return {**step, "pretokenizers": [_without_space(one, depth - 1) for one in inner]}
+        case {"type": "ByteLevel"}:
+            return {**step, "add_prefix_space": False}
+    return step
+
+
 def written(row: Pre) -> dict[str, Any]:
     """What a tokenizer.json says for a row."""
     steps = [_document(step) for step in row.steps]
@@ -237,7 +264,7 @@ def _steps(document: Any) -> tuple[Step, ...] | None:
 def _isolates(pattern: str, more: Mapping[Any, Any]) -> bool:
     """Whether a split keeps both the matches and the text between them as pieces."""
     behavior, invert = more.get("behavior"), more.get("invert", False)
-    # A pattern that matches all of a text leaves nothing between the matches, so removing that changes nothing.
+    # A pattern that matches all of a text leaves nothing between the matches, so removing what lies there changes nothing.
     return (behavior, invert) == ("Isolated", False) or ((behavior, invert) == ("Removed", True) and _covers(pattern))
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from converter.errors import ManifestError, UnsupportedError
-from converter.models.tokenizers.tokenizer import BYTE, TYPES, UNKNOWN, Kind, Token, Tokenizer
+from converter.models.tokenizers.checks import checked_charsmap
+from converter.models.tokenizers.tokenizer import BYTE, TYPES, UNKNOWN, USER_DEFINED, Kind, Token, Tokenizer
 
 NAMES: Final = ("tokenizer.model", "spiece.model")
 
@@ -23,7 +24,7 @@ _IDS: Final = {"unk": (40, 0), "bos": (41, 1), "eos": (42, 2), "pad": (43, -1)} 
 _CHARSMAP, _PREFIX, _MERGE_SPACES, _ESCAPE = 2, 3, 4, 5  # fields of the normalizer's settings
 _KINDS: Final[dict[int, Kind]] = {1: "unigram", 2: "scored-pair"}
 _OTHERS: Final = {3: "words", 4: "characters"}
-_VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # how a field is laid out
+_VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # how a field is encoded
 
 
 def is_message(data: bytes) -> bool:
@@ -60,7 +61,9 @@ def read(data: bytes, where: str) -> Tokenizer:
     merged = bool(normalizer.get(_MERGE_SPACES, 1))
     if not normalizer.get(_ESCAPE, 1):
         raise UnsupportedError(f"`{where}` leaves spaces as they are, where llama.cpp writes ▁")
-    if kind == "scored-pair":
+    if kind == "unigram":
+        checked_charsmap(charsmap, where)
+    else:
         _check_bytes(tokens, where)
         for there, what in ((bool(charsmap), "normalizes characters"), (merged, "leaves one of several spaces")):
             if there:
@@ -68,13 +71,19 @@ def read(data: bytes, where: str) -> Tokenizer:
                     f"`{where}` {what}, but llama.cpp doesn't for this kind, and would split such texts differently"
                 )
         charsmap, merged = b"", False
+    prefix = bool(normalizer.get(_PREFIX, 1))
+    if USER_DEFINED in (token.type for token in tokens.values()) and (prefix or kind == "unigram"):
+        what = (
+            "treats blanks beside such a token differently" if kind == "unigram" else "puts a space behind each of them"
+        )
+        notes.append(f"`{where}` has user-defined tokens: llama.cpp {what}, and would split such texts differently")
     special = {name: _signed(trainer.get(field, absent)) for name, (field, absent) in _IDS.items()}
     return Tokenizer(
         kind,
         tokens,
         pre="default",
         special={name: number for name, number in special.items() if number in tokens},
-        space_prefix=bool(normalizer.get(_PREFIX, 1)),
+        space_prefix=prefix,
         merge_spaces=merged if kind == "unigram" else None,
         charsmap=charsmap,
         notes=tuple(notes),
@@ -82,11 +91,11 @@ def read(data: bytes, where: str) -> Tokenizer:
 
 
 def _check_bytes(tokens: dict[int, Token], where: str) -> None:
-    """Raise UnsupportedError unless there is a token for each byte: without them, llama.cpp ends its process."""
+    """Raise UnsupportedError unless there is a token for each byte: without them, llama.cpp aborts."""
     found = sum(token.type == BYTE for token in tokens.values())
     if found != 256:
         raise UnsupportedError(
-            f"`{where}` has {found} tokens for single bytes: llama.cpp needs all 256, and ends its process without them; "
+            f"`{where}` has {found} tokens for single bytes: llama.cpp needs all 256, and aborts without them; "
             "SentencePiece trains them with --byte_fallback"
         )
 
@@ -122,7 +131,7 @@ def _fields(data: bytes, where: str) -> Iterator[tuple[int, int | bytes]]:
         if size is None:
             raise ManifestError(f"`{where}` is not a model of SentencePiece: byte {at:,} begins no field")
         if size > len(data) - at:
-            raise ManifestError(f"`{where}` ends at byte {len(data):,}, within a field: a download that broke off?")
+            raise ManifestError(f"`{where}` ends at byte {len(data):,}, within a field: perhaps its download broke off")
         yield number, data[at : at + size]
         at += size
 

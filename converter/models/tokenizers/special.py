@@ -5,7 +5,7 @@ Sources: transformers' tokenizer_config.json, special_tokens_map.json, added_tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -19,13 +19,15 @@ MAP: Final = "special_tokens_map.json"
 ADDED: Final = "added_tokens.json"
 TEMPLATE: Final = "chat_template.jinja"
 TEMPLATES: Final = "additional_chat_templates"  # a folder
+LISTED: Final = "added_tokens_decoder"  # the key of tokenizer_config.json
 OLD_TEMPLATE: Final = "chat_template.json"
 ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+# Classes that put only those tokens around a text that tokenizer.json says, and none of their own.
+PLAIN: Final = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 _STANDS_IN: Final = {"bos": "cls", "eos": "sep"}  # what BERT calls the tokens around a text
 
-Document = Callable[
-    [str], Mapping[str, Any] | None
-]  # the JSON object of a file beside the tokenizer, by the file's name
+# Gives the JSON object of a file beside the tokenizer, by the file's name.
+Document = Callable[[str], Mapping[str, Any] | None]
 
 
 def with_added(tokenizer: Tokenizer, document: Document) -> Tokenizer:
@@ -33,7 +35,7 @@ def with_added(tokenizer: Tokenizer, document: Document) -> Tokenizer:
     config, listed = document(CONFIG) or {}, document(ADDED) or {}
     special = _names(config, document(MAP) or {})
     additions = {number: (text, text in special) for text, number in checked_ids(listed, ADDED).items()}
-    for key, entry in mapping(config.get("added_tokens_decoder") or {}, "added_tokens_decoder", CONFIG).items():
+    for key, entry in mapping(config.get(LISTED) or {}, LISTED, CONFIG).items():
         match entry:
             case {"content": str(text)} if key.isascii() and key.isdigit() and len(key) < 10:
                 additions[int(key)] = text, flag(entry, "special", CONFIG)
@@ -48,20 +50,22 @@ def with_special(
     tokenizer: Tokenizer, document: Document, config: Mapping[str, Any] | None, templates: Mapping[str, str]
 ) -> Tokenizer:
     """The tokenizer with what tokenizer_config.json says, and what config.json says if that says nothing."""
-    said, more = document(CONFIG) or {}, document(MAP) or {}
+    said = document(CONFIG) or {}
+    first, second = by_rank(said, document(MAP) or {})
     ids = tokenizer.ids
     special = dict(tokenizer.special)
     for role in ROLES:
-        text = _text(said.get(f"{role}_token")) or _text(more.get(f"{role}_token"))
+        text = _text(first.get(f"{role}_token")) or _text(second.get(f"{role}_token"))
         if text in ids and text is not None:
             special[role] = ids[text]
+    if tokenizer.kind == "wordpiece":
+        # BERT puts these around a text, even if config.json names tokens for the roles of other models.
+        _stand_in(special)
     for role in ROLES:
         number = (config or {}).get(f"{role}_token_id")
         if type(number) is int and number in tokenizer.tokens:
             special.setdefault(role, number)
-    for role, other in _STANDS_IN.items():
-        if other in special:
-            special.setdefault(role, special[other])
+    _stand_in(special)
     adds = dict(tokenizer.adds)
     for role in ("bos", "eos"):
         if type(said.get(f"add_{role}_token")) is bool:
@@ -71,6 +75,44 @@ def with_special(
         lowercase = flag(said, "do_lower_case", CONFIG, default=True)
     found = dict(_templates(said.get("chat_template"))) or dict(templates)
     return replace(tokenizer, special=special, adds=adds, templates=found, lowercase=lowercase)
+
+
+def by_rank(config: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """tokenizer_config.json and special_tokens_map.json, the one first that transformers takes a special token from.
+
+    That is the older special_tokens_map.json, unless tokenizer_config.json lists the added tokens.
+    """
+    return (config, names) if LISTED in config else (names, config)
+
+
+def listed_beside(document: Document) -> Iterator[str]:
+    """Yield the tokens that transformers adds to those of tokenizer.json, because a file beside it lists them."""
+    config, names, more = (document(name) or {} for name in (CONFIG, MAP, ADDED))
+    listed = config.get(LISTED)
+    for entry in listed.values() if isinstance(listed, Mapping) else ():
+        if (text := _text(entry)) is not None:
+            yield text
+    if LISTED not in config:
+        yield from more
+        yield from _further(names)
+    yield from _further(config)
+
+
+def _stand_in(special: dict[str, int]) -> None:
+    for role, other in _STANDS_IN.items():
+        if other in special:
+            special.setdefault(role, special[other])
+
+
+def with_nothing_around(tokenizer: Tokenizer, document: Document) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, which puts no token around a text unless it says so.
+
+    For a class with tokens of its own, what is not said stays unknown: LLaMA's puts one before a text.
+    """
+    if (document(CONFIG) or {}).get("tokenizer_class") not in PLAIN:
+        return tokenizer
+    around = ("bos", "sep" if tokenizer.kind == "wordpiece" else "eos")
+    return replace(tokenizer, adds=dict.fromkeys(around, False) | dict(tokenizer.adds))
 
 
 def _templates(value: Any) -> Mapping[str, str]:
@@ -103,7 +145,12 @@ def _names(*documents: Mapping[str, Any]) -> set[str]:
     names: set[str] = set()
     for document in documents:
         found = [_text(document.get(f"{role}_token")) for role in ROLES]
-        more = document.get("additional_special_tokens") or document.get("extra_special_tokens")
-        found += [_text(value) for value in (more if type(more) is list else [])]
-        names |= {text for text in found if text is not None}
+        names |= {text for text in found if text is not None} | {*_further(document)}
     return names
+
+
+def _further(document: Mapping[str, Any]) -> list[str]:
+    """The special tokens without a role."""
+    more = document.get("additional_special_tokens") or document.get("extra_special_tokens")
+    texts = [_text(value) for value in (more if type(more) is list else [])]
+    return [text for text in texts if text is not None]

@@ -50,6 +50,13 @@ class Token(NamedTuple):
     score: float = 0.0
 
 
+class Obstacle(NamedTuple):
+    """A setting that a tokenizer has, as a sentence's end, and the name of its cut into words without that setting."""
+
+    said: str
+    pre: str
+
+
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
     """Tokens by id, and everything that decides how a text is split.
@@ -60,9 +67,13 @@ class Tokenizer:
     by name, of which one is DEFAULT.
 
     SentencePiece's kinds: `space_prefix` puts a space before a text, `merge_spaces` leaves one of several spaces, and
-    `charsmap` is the table of its normalisation. WordPiece: `lowercase` and `strip_accents`.
+    `charsmap` is the table of its normalisation. `ordered`: a file with merges and without scores gave an order only, for
+    which the scores stand. WordPiece: `lowercase` and `strip_accents`.
 
-    `notes` are what was in the files and has no place here, for people.
+    `supposed` are the ids of tokens that are taken for control tokens only because they look like `<|this|>`.
+
+    `notes` are what was in the files and has no place here, for people. `obstacle` is the one setting because of
+    which llama.cpp has no name for the cut into words.
     """
 
     kind: Kind
@@ -74,10 +85,13 @@ class Tokenizer:
     templates: Mapping[str, str] = field(default_factory=dict)
     space_prefix: bool | None = None
     merge_spaces: bool | None = None
+    ordered: bool = False
     charsmap: bytes = b""
     lowercase: bool | None = None
     strip_accents: bool | None = None
+    supposed: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
+    obstacle: Obstacle | None = None
 
     @property
     def ids(self) -> dict[str, int]:
@@ -101,6 +115,12 @@ def padding(number: int) -> str:
     return f"[PAD{number}]"
 
 
-def is_padding(number: int, token: Token) -> bool:
-    """Whether a token only fills a row of the embedding."""
-    return token.type == UNUSED and token.text == padding(number)
+def is_padding(token: Token) -> bool:
+    """Whether a token only fills a row of the embedding.
+
+    llama.cpp's converter calls it after its row, or after its place among those that it adds to a SentencePiece model.
+    """
+    if token.type != UNUSED:
+        return False
+    digits = token.text.removeprefix("[PAD").removesuffix("]")
+    return token.text == f"[PAD{digits}]" and digits.isascii() and digits.isdecimal()

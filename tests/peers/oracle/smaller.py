@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from converter.errors import ConverterError
 from converter.pickles.closed_table import TABLE
-from converter.pickles.machine import run
+from converter.pickles.loop import run
 from tests.peers.oracle.child import PICKLE
 from tests.peers.oracle.judge import Finding, judge, ours
 from tests.peers.oracle.pool import Child

@@ -81,10 +81,30 @@ FAMILIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "siglip": ("SiglipModel", {"text_config": _TEXT, "vision_config": {**_EYES, "image_size": 16, "patch_size": 8}}),
     "speecht5": ("SpeechT5HifiGan", {"model_in_dim": 8, "upsample_initial_channel": 16, "upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4], "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]]}),
     "vits": ("VitsModel", {**_SMALL, "flow_size": 16, "ffn_dim": 24, "spectrogram_bins": 9, "upsample_initial_channel": 16, "upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4], "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "wavenet_dilation_rate": 1, "posterior_encoder_num_wavenet_layers": 1, "prior_encoder_num_flows": 1, "prior_encoder_num_wavenet_layers": 1, "speaker_embedding_size": 0, "duration_predictor_num_flows": 1}),
-    "encodec": ("EncodecModel", {"num_filters": 4, "upsampling_ratios": [2, 2], "codebook_size": 8, "codebook_dim": 8, "hidden_size": 8, "num_lstm_layers": 1, "target_bandwidths": [1.5]}),
+    "encodec": ("EncodecModel", {"num_filters": 4, "upsampling_ratios": [2, 2], "codebook_size": 8, "codebook_dim": 8, "hidden_size": 8, "num_lstm_layers": 1, "target_bandwidths": [60.0]}),
     "timesformer": ("TimesformerModel", {**_EYES, "image_size": 16, "patch_size": 8, "num_frames": 2}),
     "patchtst": ("PatchTSTModel", {"num_input_channels": 2, "d_model": 8, "num_attention_heads": 2, "ffn_dim": 8, "num_hidden_layers": 1, "context_length": 16, "patch_length": 4, "patch_stride": 4}),
 }  # fmt: skip
+
+
+# What `forward` takes of each kind of model, which tells us its kind in `main_input_name`.
+_TOKENS: Final = torch.arange(1, 9)[None]
+_PICTURE: Final = torch.zeros(1, 3, 16, 16)
+_INPUTS: Final[dict[str, dict[str, torch.Tensor]]] = {
+    "input_ids": {"input_ids": _TOKENS},
+    "pixel_values": {"pixel_values": torch.zeros(1, 3, 32, 32)},
+    "input_values": {"input_values": torch.zeros(1, 1024)},
+    "input_features": {"input_features": torch.zeros(1, 8, 32)},
+    "past_values": {"past_values": torch.zeros(1, 16, 2)},
+    "spectrogram": {"spectrogram": torch.zeros(8, 8)},
+}
+# The families that take something else, by their config's `model_type`.
+_OWN_INPUTS: Final[dict[str, dict[str, torch.Tensor]]] = {
+    **{kind: {"pixel_values": _PICTURE} for kind in ("vit", "deit", "beit", "dinov2")},
+    **{kind: {"input_ids": _TOKENS, "pixel_values": _PICTURE} for kind in ("clip", "siglip")},
+    "encodec": {"input_values": torch.zeros(1, 1, 64)},
+    "timesformer": {"pixel_values": torch.zeros(1, 2, 3, 16, 16)},
+}
 
 
 def make(name: str) -> Any:
@@ -92,4 +112,10 @@ def make(name: str) -> Any:
     torch.manual_seed(7)
     model_class, told = FAMILIES[name]
     cls = getattr(transformers, model_class)
-    return cls(cls.config_class(**told)).eval()
+    return cls(cls.config_class(**told, use_cache=False)).eval()
+
+
+def example(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The arguments with which a model of transformers can be traced."""
+    given = _OWN_INPUTS.get(model.config.model_type) or _INPUTS[model.main_input_name]
+    return {**given, "decoder_input_ids": _TOKENS} if model.config.is_encoder_decoder else given

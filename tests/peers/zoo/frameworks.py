@@ -161,17 +161,33 @@ def skorch_itself(folder: Path) -> Saved:
     return Saved(folder / "skorch.pt", None)
 
 
+def skorch_advised(folder: Path) -> Saved:
+    """The weights of the net that is refused, saved as the refusal advises."""
+    net = torch.load(skorch_itself(folder).path, weights_only=False)  # we wrote this file ourselves, one line above
+    net.save_params(f_params=str(folder / "net.pt"))
+    return Saved(folder / "net.pt", net.module_.state_dict())
+
+
 def skorch_pickle(folder: Path) -> Saved:
     net = _skorch(folder)
     (folder / "skorch.pkl").write_bytes(pickle.dumps(net))
     return Saved(folder / "skorch.pkl", None)
 
 
+def _row(number: int) -> torch.Tensor:
+    return torch.full((4,), float(number))
+
+
+def _class(number: int) -> int:
+    return number % 2
+
+
 def _learner(folder: Path) -> Any:
-    from fastai.data.all import DataLoader, DataLoaders
+    from fastai.data.all import Datasets
     from fastai.learner import Learner
 
-    data = DataLoaders(DataLoader(dataset(), bs=6), DataLoader(dataset(), bs=6))
+    items = Datasets(list(range(12)), [[_row], [_class]], splits=[list(range(6)), list(range(6, 12))])
+    data = items.dataloaders(bs=6)
     from fastai.callback.progress import ProgressCallback
 
     learner = Learner(data, Net(), loss_func=nn.CrossEntropyLoss(), path=folder)
@@ -255,7 +271,8 @@ def mmengine(folder: Path) -> Saved:
     return Saved(folder / "epoch_1.pth", model.state_dict())
 
 
-def deepspeed(folder: Path) -> Saved:
+def _deepspeed(folder: Path, zero: int) -> nn.Module:
+    """Two steps with DeepSpeed, whose optimizer is cut into parts from stage 1 of ZeRO on; saved in `folder`."""
     import os
 
     import deepspeed as ds
@@ -268,13 +285,41 @@ def deepspeed(folder: Path) -> Saved:
         "MASTER_PORT": "29555",
     }
     net = Net()
-    config = {"train_batch_size": 6, "optimizer": {"type": "Adam", "params": {"lr": 0.01, "torch_adam": True}}}
+    optimizer = {"type": "Adam", "params": {"lr": 0.01, "torch_adam": True}}
+    config = {"train_batch_size": 6, "optimizer": optimizer, "zero_optimization": {"stage": zero}}
     engine, *_ = ds.initialize(model=net, model_parameters=net.parameters(), config=config, dist_init_required=True)
     for x, y in batches():
         engine.backward(functional.cross_entropy(engine(x), y))
         engine.step()
     engine.save_checkpoint(str(folder), tag="step2")
-    return Saved(folder / "step2" / "mp_rank_00_model_states.pt", net.state_dict())
+    return net
+
+
+def deepspeed(folder: Path) -> Saved:
+    return Saved(folder / "step2" / "mp_rank_00_model_states.pt", _deepspeed(folder, 0).state_dict())
+
+
+def deepspeed_zero(folder: Path) -> Saved:
+    return Saved(folder / "step2" / "mp_rank_00_model_states.pt", _deepspeed(folder, 1).state_dict())
+
+
+def deepspeed_refused(folder: Path) -> Saved:
+    _deepspeed(folder, 1)
+    return Saved(folder, None)
+
+
+def deepspeed_joined(folder: Path) -> Saved:
+    """Joined as the refusal advises: by the program that DeepSpeed writes beside the parts."""
+    import subprocess
+    import sys
+
+    net = _deepspeed(folder, 1)
+    subprocess.run(
+        [sys.executable, "zero_to_fp32.py", ".", "joined"], cwd=folder, check=True, stdout=subprocess.DEVNULL
+    )
+    # The program puts buffers first.
+    names = torch.load(folder / "joined" / "pytorch_model.bin", weights_only=True)
+    return Saved(folder / "joined", {name: net.state_dict()[name] for name in names})
 
 
 def ray_train(folder: Path) -> Saved:
@@ -359,6 +404,7 @@ FRAMEWORKS: Final[dict[str, Callable[[Path], Saved]]] = {
     "pytorch-ignite: a model alone": ignite_model,
     "skorch: save_params": skorch_params,
     "skorch: torch.save of the net": skorch_itself,
+    "skorch: that net, saved as advised": skorch_advised,
     "skorch: pickle": skorch_pickle,
     "fastai: learner.save": fastai,
     "fastai: without optimizer": fastai_weights,
@@ -368,6 +414,9 @@ FRAMEWORKS: Final[dict[str, Callable[[Path], Saved]]] = {
     "catalyst: CheckpointCallback": catalyst,
     "mmengine: Runner": mmengine,
     "deepspeed: save_checkpoint": deepspeed,
+    "deepspeed: ZeRO, the model's part": deepspeed_zero,
+    "deepspeed: ZeRO, the folder": deepspeed_refused,
+    "deepspeed: ZeRO, joined as advised": deepspeed_joined,
     "ray: TorchCheckpoint of a model": ray_train,
     "ray: TorchCheckpoint of a state dict": ray_state,
     "accelerate: save_model": accelerate_model,

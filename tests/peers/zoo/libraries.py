@@ -182,14 +182,23 @@ def _lightning() -> Any:
     return BoringModel()
 
 
+_TORCHVISION: Final = (
+    "resnet18", "densenet121", "mobilenet_v3_small", "googlenet", "swin_t", "mobilenet_v2", "squeezenet1_1",
+    "shufflenet_v2_x0_5", "mnasnet0_5", "efficientnet_b0", "regnet_x_400mf",
+)  # fmt: skip
+_TIMM: Final = (
+    "resnet18", "vit_tiny_patch16_224", "convnext_atto", "mixer_s32_224", "levit_128s", "mobilenetv3_small_050",
+    "efficientnet_lite0", "regnetx_002", "ghostnet_050", "edgenext_xx_small", "mobilevit_xxs", "pit_ti_224", "tinynet_e",
+    "lcnet_035",
+)  # fmt: skip
 MODELS: Final[dict[str, Callable[[], Any]]] = {
     "ultralytics: YOLOv8": lambda: _yolo("yolov8n.yaml"),
     "ultralytics: YOLO11": lambda: _yolo("yolo11n.yaml"),
     "ultralytics: YOLOv8 segments": lambda: _yolo("yolov8n-seg.yaml", "SegmentationModel"),
     "ultralytics: YOLO11 classifies": lambda: _yolo("yolo11n-cls.yaml", "ClassificationModel"),
     "ultralytics: YOLOv5": lambda: _yolo("yolov5n.yaml"),
-    **{f"torchvision: {name}": lambda name=name: _torchvision(name) for name in ("resnet18", "densenet121", "mobilenet_v3_small", "googlenet", "swin_t")},
-    **{f"timm: {name}": lambda name=name: _timm(name) for name in ("resnet18", "vit_tiny_patch16_224", "convnext_atto", "mixer_s32_224", "levit_128s")},
+    **{f"torchvision: {name}": lambda name=name: _torchvision(name) for name in _TORCHVISION},
+    **{f"timm: {name}": lambda name=name: _timm(name) for name in _TIMM},
     "segmentation-models-pytorch: Unet": _unet,
     "diffusers: UNet2DModel": _diffusers_unet,
     "diffusers: AutoencoderKL": _diffusers_vae,

@@ -100,6 +100,20 @@ class Gpt(nn.Module):
         return self.lm_head(self.transformer["ln_f"](x))
 
 
+def model_loss_optimizer(folder: Path) -> Written:
+    """As AWD-LSTM and PyTorch's example of a language model save: a list of the three objects."""
+    net = Net()
+    torch.save([net, nn.CrossEntropyLoss(), trained(net)], folder / "model.pt")
+    return Written(folder / "model.pt", net, {})
+
+
+def pair(folder: Path) -> Written:
+    net = Net()
+    optimizer = trained(net)
+    torch.save((net.state_dict(), optimizer.state_dict()), folder / "checkpoint.pt")
+    return Written(folder / "checkpoint.pt", net, {})
+
+
 def nano_gpt(folder: Path) -> Written:
     net = Gpt()
     optimizer = torch.optim.AdamW(net.parameters(), 0.01)
@@ -272,6 +286,8 @@ def averaged_by_ema_pytorch(folder: Path) -> Written:
 # Trainers that need nothing but torch, and those that need a library.
 PLAIN: Final[dict[str, Callable[[Path], Written]]] = {
     "PyTorch's tutorial": tutorial,
+    "a list of model, loss and optimizer": model_loss_optimizer,
+    "a pair of state dicts": pair,
     "nanoGPT": nano_gpt,
     "a GAN": gan,
     "a GAN's generator": gan_generator,

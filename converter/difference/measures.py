@@ -1,0 +1,336 @@
+"""How far two tensors of the same shape are apart, from one or two passes over both. Memory does not grow with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from converter.difference.sums import Sum, cosine, product, root, total
+from converter.verification.roundings import floats, rule
+from converter.verification.walk import Pair, Sizes, Walk, Workspace
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from numpy.typing import NDArray
+
+    from converter.dtypes import Dtype
+    from converter.tensors.tensor import Tensor
+
+Progress = Callable[[int], None]
+_PART: Final = 1 << 18  # elements of a step that are worked on at a time, so that their numbers stay in the cache
+# How far an element may be from the product, as a share of it: a few units in the last place.
+_ROUNDING: Final = {"F64": 1e-6, "F32": 1e-6, "F16": 2.0**-9, "BF16": 2.0**-6}
+# The same for the smallest numbers, whose last place is coarse: about two units in it.
+_TINY: Final = {"F64": 1e-323, "F32": 3e-45, "F16": 1e-7, "BF16": 2e-40}
+# Smaller squares lose digits in F32. If a sum is this small for each element, it is taken again in F64.
+_LEAST: Final = 1e-30
+# The same for F64, where larger ones have no place, either: there it is taken again with the numbers scaled.
+_LEAST_LONG: Final = 1e-290
+_MOST_LONG: Final = 1e290
+NAN: Final = "NaN"
+INF: Final = "Inf"
+_WORD: Final = 0xFFFFFFFF
+_LONG: Final = 8  # bytes of the longest integers
+SIZES: Final = Sizes(panel=24 << 20)
+
+
+class Some(NamedTuple):
+    """How many elements, and the row-major place of the first."""
+
+    number: int
+    first: int
+
+    def and_those(self, others: Some) -> Some:
+        """All of both."""
+        return Some(self.number + others.number, min(self.first, others.first))
+
+
+@dataclass(slots=True)
+class Apart:
+    """What was found in some elements. The sums are lists, and added exactly at the end, so the order of threads changes nothing.
+
+    `before` and `after` are sums of squares, `both` of products, `apart` of squared differences. `index` is the row-major
+    place of the largest difference, `values` are the elements there. `first` is the place of the first element that differs,
+    and `pair` are its values; they are known where few elements differ, or all by nothing that can be measured.
+
+    `became` has NaN and Inf with how many elements became one, and the place of the first; `was` those that no longer are
+    one, and `stayed` those that are no number, or infinite, on both sides. `resigned` counts zeros with another sign, and
+    `beyond` differences that are larger than F64 can hold.
+    """
+
+    elements: int = 0
+    differing: int = 0
+    before: list[Sum] = field(default_factory=list)
+    after: list[Sum] = field(default_factory=list)
+    both: list[Sum] = field(default_factory=list)
+    apart: list[Sum] = field(default_factory=list)
+    largest: float = 0.0
+    index: int | None = None
+    values: tuple[float, float] | None = None
+    first: int | None = None
+    pair: tuple[float, float] | None = None
+    became: dict[str, Some] = field(default_factory=dict)
+    was: dict[str, Some] = field(default_factory=dict)
+    stayed: int = 0
+    resigned: int = 0
+    beyond: int = 0
+
+    def join(self, other: Apart) -> None:
+        """Add what was found in other elements."""
+        self.elements += other.elements
+        self.differing += other.differing
+        for kept, sums in zip(self.sums(), other.sums(), strict=True):
+            kept.extend(sums)
+        if other.index is not None and (self.index is None or other._key() > self._key()):
+            self.largest, self.index, self.values = other.largest, other.index, other.values
+        for ours, theirs in ((self.became, other.became), (self.was, other.was)):
+            for what, some in theirs.items():
+                ours[what] = ours[what].and_those(some) if what in ours else some
+        self.stayed, self.resigned = self.stayed + other.stayed, self.resigned + other.resigned
+        self.beyond += other.beyond
+        if other.first is not None:
+            self.meet(other.first, other.pair)
+
+    def meet(self, first: int, pair: tuple[float, float] | None) -> None:
+        """Keep the first of the elements that differ."""
+        if self.first is None or first < self.first:
+            self.first, self.pair = first, pair
+
+    def sums(self) -> tuple[list[Sum], ...]:
+        """The four lists."""
+        return self.before, self.after, self.both, self.apart
+
+    def _key(self) -> tuple[float, int]:
+        return self.largest, -(self.index or 0)
+
+    @property
+    def squares(self) -> tuple[Fraction, Fraction, Fraction, Fraction] | None:
+        """The four sums; None if an element is not finite or is no number."""
+        before, after, both, apart = map(total, self.sums())
+        if not self.before or before is None or after is None or both is None or apart is None:
+            return None
+        return before, after, both, apart
+
+    @property
+    def cosine(self) -> float | None:
+        """The cosine of the angle between both tensors, taken as vectors."""
+        return None if (found := self.squares) is None else cosine(*found[:3])
+
+    @property
+    def relative(self) -> float | None:
+        """The norm of the difference as a share of the norm before."""
+        if (found := self.squares) is None or (not found[0] and found[3]):
+            return None
+        return root(found[3] / found[0]) if found[0] else 0.0
+
+    @property
+    def factor(self) -> float | None:
+        """The number by which all elements may have been multiplied; None if they were not."""
+        if (found := self.squares) is None or not found[0] or not found[3] or self.differing * 2 < self.elements:
+            return None
+        factor = found[2] / found[0]
+        try:
+            return float(factor) if 10_000 * (found[1] - factor * found[2]) <= found[1] else None
+        except OverflowError:
+            return None
+
+
+def unequal(before: Tensor, after: Tensor, workspace: Workspace, progress: Progress) -> bool:
+    """Whether any bit differs between two tensors of the same dtype. It stops at the first step that does."""
+    walk = Walk(before, after, workspace, in_blocks=False)
+    for pair in walk.pairs():
+        progress(pair.expected.nbytes)
+        if not np.array_equal(pair.expected, pair.found):
+            return True
+    return False
+
+
+def multiplied(before: Tensor, after: Tensor, factor: float, workspace: Workspace) -> bool:
+    """Whether every element was multiplied by a number and rounded, and not just nearly."""
+    allowed = _ROUNDING.get(after.dtype.name)
+    if allowed is None or abs(factor - 1) < 8 * allowed:
+        return False
+    for pair in Walk(before, after, workspace, in_blocks=False).pairs():
+        x, y = _numbers(pair.expected, before.dtype), _numbers(pair.found, after.dtype)
+        with np.errstate(all="ignore"):
+            if not (np.abs(y - x * factor) <= allowed * np.abs(y) + _TINY[after.dtype.name]).all():
+                return False
+    return True
+
+
+def squared(tensor: Tensor, workspace: Workspace) -> Fraction | None:
+    """The sum of the squares of all elements; None if one is not finite. A tensor without numbers adds nothing."""
+    sums: list[Sum] = []
+    if not _numeric(tensor.dtype):
+        return total(sums)
+    for pair in Walk(tensor, tensor, workspace, in_blocks=False).pairs():
+        flat = pair.expected.reshape(-1)
+        for start in range(0, flat.size, _PART):
+            numbers = _numbers(flat[start : start + _PART], tensor.dtype).astype(np.float64, copy=False)
+            with np.errstate(all="ignore"):
+                one = float(np.dot(numbers, numbers))
+                lost = not _LEAST_LONG * numbers.size <= one <= _MOST_LONG and np.isfinite(numbers).all()
+            sums.append(product(numbers, numbers) if lost else one)
+    return total(sums)
+
+
+def apart(before: Tensor, after: Tensor, workspace: Workspace) -> Apart:
+    """How far two tensors of the same shape are apart."""
+    if before.storage.encoding is not None and after.storage.encoding is None:
+        found = apart(after, before, workspace)  # blocks are read whole in the order of the second tensor
+        found.before, found.after = found.after, found.before
+        found.became, found.was = found.was, found.became
+        found.values, found.pair = found.values and found.values[::-1], found.pair and found.pair[::-1]
+        return found
+    walk = Walk(before, after, workspace, in_blocks=rule(before, after, bounded=False).in_blocks)
+
+    def share(pairs: Generator[Pair]) -> Apart:
+        counted = Apart()
+        with np.errstate(all="ignore"):
+            for pair in pairs:
+                _count(counted, pair, before.dtype, after.dtype)
+        return counted
+
+    whole, *others = walk.shared(share)
+    for other in others:
+        whole.join(other)
+    return whole
+
+
+def _count(counted: Apart, pair: Pair, before: Dtype, after: Dtype) -> None:
+    counted.elements += pair.expected.size
+    mask = None
+    if before == after:
+        mask = pair.expected != pair.found
+        if pair.expected.dtype.names is not None:  # elements of 16 bytes
+            mask = np.asarray([one != other for one, other in zip(pair.expected.flat, pair.found.flat, strict=True)])
+        mask = mask.reshape(-1)
+        counted.differing += int(np.count_nonzero(mask))
+    if not (_numeric(before) and _numeric(after)):
+        if before != after:
+            counted.differing += pair.expected.size
+        return
+    for start in range(0, pair.expected.size, _PART):
+        part = _Part(pair, start, before, after)
+        if mask is None:
+            unlike = part.unlike()
+            counted.differing += int(np.count_nonzero(unlike))
+        else:
+            unlike = mask[start : start + _PART]
+        part.count(counted, unlike)
+
+
+class _Part:
+    """The numbers of some elements of a pair: `x` before, `y` after, and the `error`, which is y - x."""
+
+    def __init__(self, pair: Pair, start: int, before: Dtype, after: Dtype) -> None:
+        self._pair, self._start = pair, start
+        ours, theirs = (one.reshape(-1)[start : start + _PART] for one in (pair.expected, pair.found))
+        self.x, self.y = _numbers(ours, before), _numbers(theirs, after)
+        self._shown = (
+            self.x if before.floating else ours.view(before.numpy),
+            self.y if after.floating else theirs.view(after.numpy),
+        )
+        if before == after and not before.floating and before.itemsize == _LONG:
+            self.error = _long_error(*self._shown)  # F64 has not all of their digits
+        else:
+            self.error = self.y - self.x
+
+    def unlike(self) -> NDArray[Any]:
+        """Which elements are other numbers; two NaN are alike."""
+        unlike: NDArray[Any] = (self.x != self.y) & ~(np.isnan(self.x) & np.isnan(self.y))
+        return unlike
+
+    def count(self, counted: Apart, unlike: NDArray[Any]) -> None:
+        """Add what there is to say about these elements, of which those in the mask differ."""
+        sums: tuple[Sum, ...] = (plain := self._sums())
+        if not self._sound(plain, _LEAST, math.inf):
+            self.x, self.y = self.x.astype(np.float64), self.y.astype(np.float64)
+            if self.error.dtype != np.float64:
+                self.error = self.y - self.x
+            sums = plain = self._sums()
+            if not self._sound(plain, _LEAST_LONG, _MOST_LONG):
+                sums = self._scaled(plain)
+            self._count_lost(counted)
+        for kept, one in zip(counted.sums(), sums, strict=True):
+            kept.append(one)
+        size = np.abs(self.error)
+        at = int(size.argmax())
+        if not math.isfinite(size[at]):
+            size[~np.isfinite(size)] = 0
+            at = int(size.argmax())
+        largest = float(size[at])
+        if largest > counted.largest:
+            counted.largest, counted.index, counted.values = largest, self._place(at), self._values(at)
+        differing = int(np.count_nonzero(unlike))
+        if differing == 1 or (differing and not largest):
+            counted.resigned += int(np.count_nonzero(unlike & (self.x == 0) & (self.y == 0)))
+            at = int(unlike.argmax())
+            counted.meet(self._place(at), self._values(at))
+
+    def _sums(self) -> tuple[float, float, float, float]:
+        x, y, error = self.x, self.y, self.error
+        return float(np.dot(x, x)), float(np.dot(y, y)), float(np.dot(x, y)), float(np.dot(error, error))
+
+    def _sound(self, sums: tuple[float, float, float, float], least: float, most: float) -> bool:
+        """Whether no sum of squares lost digits, because its numbers are too small or too large for their dtype."""
+        before, after, both, apart = sums
+        if not all(map(math.isfinite, sums)) or max(before, after, abs(both), apart) > most:
+            return False
+        least *= self.x.size
+        found = ((before, self.x), (after, self.y), (apart, self.error))
+        return all(one >= least or not numbers.any() for one, numbers in found)
+
+    def _scaled(self, sums: tuple[float, float, float, float]) -> tuple[Sum, ...]:
+        """The sums of numbers that were scaled first. Those of elements that are not finite stay as they are."""
+        x, y, error, doubled = self.x, self.y, self.error, 0
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return sums
+        if not np.isfinite(error).all():
+            error, doubled = y / 2 - x / 2, 2
+        return product(x, x), product(y, y), product(x, y), product(error, error, doubled)
+
+    def _count_lost(self, counted: Apart) -> None:
+        """Count elements of which no figure says anything."""
+        for what, test in ((NAN, np.isnan), (INF, np.isinf)):
+            ours, theirs = test(self.x), test(self.y)
+            counted.stayed += int(np.count_nonzero(ours & theirs))
+            for kept, found in ((counted.became, theirs & ~ours), (counted.was, ours & ~theirs)):
+                if count := int(np.count_nonzero(found)):
+                    some = Some(count, self._place(int(found.argmax())))
+                    kept[what] = kept[what].and_those(some) if what in kept else some
+        counted.beyond += int(np.count_nonzero(np.isinf(self.error) & np.isfinite(self.x) & np.isfinite(self.y)))
+
+    def _place(self, at: int) -> int:
+        """The row-major place in the tensor of the element `at`."""
+        mark = np.zeros(self._pair.expected.size, bool)
+        mark[self._start + at] = True
+        return int(self._pair.where(mark.reshape(self._pair.expected.shape))[0])
+
+    def _values(self, at: int) -> tuple[float, float]:
+        before, after = (numbers[at].item() for numbers in self._shown)
+        return before, after
+
+
+def _long_error(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
+    """The difference of integers of 64 bits in F64, which is not 0 unless they are equal."""
+    high = (after >> 32).astype(np.int64) - (before >> 32).astype(np.int64)
+    low = (after & _WORD).astype(np.int64) - (before & _WORD).astype(np.int64)
+    found: NDArray[Any] = high * 2.0**32 + low
+    return found
+
+
+def _numeric(dtype: Dtype) -> bool:
+    """Whether elements are single real numbers."""
+    return dtype.packed == 1 and (dtype.floating or (dtype.safetensors is not None and not dtype.component))
+
+
+def _numbers(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
+    """The values of raw bits as floating-point numbers that subtract well: F64 for integers and F64, else F32."""
+    found = floats(bits, dtype)
+    return found if found.dtype.kind == "f" else found.astype(np.float64)

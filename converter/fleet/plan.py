@@ -1,0 +1,134 @@
+"""From a job's sources to its tasks: a task is a checkpoint, in one file or in shards."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+from urllib.parse import urlsplit
+
+from converter.errors import JobError
+from converter.fleet.job import Job
+from converter.formats.folders import kind_of
+from converter.formats.marks import INDEX, SHARD
+from converter.hub.locations import parse
+from converter.hub.owners import models
+from converter.hub.stores import store_of
+from converter.text import natural
+
+_WILD: Final = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A checkpoint that is worked on, what it is converted to (or nothing), and the bytes of its files."""
+
+    source: str
+    output: str
+    nbytes: int
+
+
+def tasks(job: Job) -> list[Task]:
+    """The tasks of a job, the largest first. Raises JobError if two would write the same output, or if there is none."""
+    found: dict[str, Task] = {}
+    outputs: dict[str, str] = {}
+    for source in job.sources:
+        for location, path, nbytes in _found(source, job.base):
+            if location in found:
+                continue
+            output = job.target(path)
+            if output and (other := outputs.setdefault(output, location)) != location:
+                raise JobError(
+                    f"the job `{job.path}`: `{other}` and `{location}` would both be written to `{output}`: use "
+                    "{path} in `output`"
+                )
+            found[location] = Task(location, output, nbytes)
+    if not found:
+        raise JobError(
+            f"the job `{job.path}`: there is no checkpoint in {', '.join(f'`{name}`' for name in job.sources)}"
+        )
+    # The largest first, so that no long task is left for the end; equal ones in the order in which people count.
+    return sorted(found.values(), key=lambda task: (-task.nbytes, natural(task.source)))
+
+
+def _found(source: str, base: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield the location of each checkpoint at a source, its path below it without an ending, and its bytes."""
+    if store_of(source) is not None:
+        yield from _stored(source.rstrip("/"))
+        return
+    wild = _WILD & set(source)
+    if source.startswith("hf://") and wild:
+        yield from ((f"{source.rpartition('/')[0]}/{name}", name, 0) for name in models(source))
+        return
+    if "://" in source:
+        yield source, _named(source), 0
+        return
+    paths = sorted(glob.glob(source, root_dir=base, recursive=True)) if wild else [source]  # noqa: PTH207 (may be absolute)
+    if not paths:
+        raise JobError(f"`{source}` fits no file in `{base}`")
+    for path in paths:
+        place = base / path
+        if place.is_dir():
+            yield from _within(path.rstrip("/"), dict(_walk(place)))
+        elif place.exists():
+            yield path, place.stem, place.stat().st_size
+        else:
+            raise JobError(f"`{path}` is not there: no such file or folder in `{base}`")
+
+
+def _named(source: str) -> str:
+    """What a checkpoint on the Hub or at a URL is called: after its repository, or after its file without the ending."""
+    place = parse(source)
+    if isinstance(place, str):
+        return PurePosixPath(urlsplit(place).path).stem
+    name = (place.file or place.repository).rpartition("/")[2]
+    return name.rpartition(".")[0] if place.file and kind_of(name) is not None else name
+
+
+def _stored(source: str) -> Iterator[tuple[str, str, int]]:
+    from converter.hub.store_folder import StoreFolder
+
+    folder = StoreFolder(source, deep=None)
+    if folder.is_folder:
+        yield from _within(source, {name: folder.nbytes(name) or 0 for name in folder.within})
+    else:
+        yield source, PurePosixPath(source).stem, folder.size
+
+
+def _walk(root: Path) -> Iterator[tuple[str, int]]:
+    for where, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            path = Path(where, name)
+            with suppress(OSError):  # a link that leads nowhere is no checkpoint
+                yield path.relative_to(root).as_posix(), path.stat().st_size
+
+
+def _within(root: str, files: dict[str, int]) -> Iterator[tuple[str, str, int]]:
+    """Yield the checkpoints among the files below a folder: an index with its shards, or a file."""
+    inner: dict[str, list[str]] = {}
+    for name in files:
+        folder, _, last = name.rpartition("/")
+        if kind_of(last) is not None:
+            inner.setdefault(folder, []).append(last)
+    for folder, names in inner.items():
+        where = f"{folder}/" if folder else ""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for name in names:
+            match = INDEX.fullmatch(name)
+            ending = match[1] if match else f".{name.rpartition('.')[2]}"
+            groups.setdefault((ending, "") if match or SHARD.fullmatch(name) else (ending, name), []).append(name)
+        for members in groups.values():
+            nbytes = sum(files[where + name] for name in members)
+            index = next((name for name in members if INDEX.fullmatch(name)), None)
+            # Alone in its folder, a checkpoint is named by the folder, so that its config.json and tokenizer go along.
+            if len(groups) == 1 or (index is None and len(members) > 1):
+                yield f"{root}/{folder}".rstrip("/"), folder or PurePosixPath(root).name, nbytes
+            else:
+                chosen = index or members[0]
+                stem = chosen.partition(".")[0] if index else chosen.rpartition(".")[0]
+                yield f"{root}/{where}{chosen}", where + stem, nbytes

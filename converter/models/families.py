@@ -1,0 +1,143 @@
+"""The families that are recognised, one for each file in schemas/architectures, and what this package can do with each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Final, Literal, NoReturn
+
+from converter.errors import ConverterError, ModelError, UnsupportedError
+from converter.models.architecture import Architecture, Forward, Metadatum
+from converter.models.rows import evaluated
+from converter.resources import load_json, schemas
+
+# Where the output head is: not stored, the same view as the embedding, or a tensor of its own.
+TiedHead = Literal["absent", "tied", "untied"]
+
+# Most checkpoints that are read here are of this family, so its table is read first, and usually alone.
+_FIRST: Final = "gpt2"
+_U32: Final = 1 << 32
+_TYPES: Final = {"u32": (int,), "f32": (int, float), "bool": (bool,), "string": (str,)}
+_EXPECTED: Final = {"u32": "a positive number", "f32": "a positive number", "bool": "true or false", "string": "a text"}
+_KINDS: Final = {"erf": "GELU", "tanh": "GELU", "silu": "SiLU", "relu": "ReLU", "relu2": "the square of ReLU"}
+
+
+class Family(Architecture):
+    """An architecture that is recognised. Everything that needs only names and shapes works for every family.
+
+    `sizes` are those of a recognition, and `settings` are its config.json or that of the declared model.
+    """
+
+    __slots__ = ()
+
+    def gguf_notes(self, settings: Mapping[str, Any]) -> list[str]:
+        """Sentences about what llama.cpp computes differently. Raises UnsupportedError if that would be wrong."""
+        if self.gguf is None:
+            self._refuse(UnsupportedError, "GGUF of it is not written here: choose safetensors")
+        if self.gguf.refused is not None:
+            raise UnsupportedError(
+                f"{self.title} can't be written as GGUF, because {self.gguf.refused}: choose safetensors"
+            )
+        for name, meant in self.gguf.fixed.items():
+            if not _same(said := self.setting(name, settings), meant):
+                raise UnsupportedError(
+                    f"`config.json` says `{self.config_key(name)}` is {said!r:.80}: llama.cpp's {self.title} has {meant}"
+                )
+        notes = [note for name, note in self.gguf.ignored.items() if self.setting(name, settings)]
+        if self.activation is None:
+            return notes
+        activation = self.activation_of(settings)
+        if activation is None:
+            said = self.setting(self.activation.setting, settings)
+            kinds = " or ".join(sorted({_KINDS.get(form, form) for form in self.activation.names}))
+            raise UnsupportedError(
+                f"`config.json` has the activation {said!r:.80}: llama.cpp's {self.title} has only {kinds}"
+            )
+        if activation != "erf":
+            return notes
+        exact = "the model was trained with the exact GELU"
+        return [*notes, f"{exact}; llama.cpp computes the tanh form, so logits differ by about 0.001"]
+
+    def gguf_metadata(self, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> Iterator[tuple[Metadatum, Any]]:
+        """Yield the GGUF keys of the architecture with their values. Raises ModelError for a value that can't be one."""
+        known = self.known(sizes, settings)
+        for datum in self.metadata:
+            try:
+                value = evaluated(datum.value, known)
+            except ValueError:
+                value = None
+            if (value is None and datum.optional) or (datum.unless is not None and value == datum.unless):
+                continue
+            if any(self.setting(name, settings) != meant for name, meant in datum.when.items()):
+                continue
+            if datum.type == "u32" and type(value) is float:
+                value = int(value)
+            if type(value) not in _TYPES[datum.type]:
+                raise ModelError(
+                    f"`{datum.value}` is {value!r:.80}: {_EXPECTED[datum.type]} was expected for `{datum.key}`"
+                )
+            if datum.type in ("u32", "f32") and not 0 < value < _U32:
+                raise ModelError(f"`{datum.value}` is {value!r:.80}: a positive number was expected for `{datum.key}`")
+            yield datum, value
+
+    def client_properties(
+        self, sizes: Mapping[str, int], settings: Mapping[str, Any], head: TiedHead
+    ) -> list[tuple[str, object]]:
+        """The lines of model.properties that tell the Java client what to compute. ModelError if the client can't."""
+        if not self.client:
+            self._refuse(ModelError, "the Java client does not know it")
+        from converter.models.client_lines import client_lines
+
+        return client_lines(self, sizes, settings, head)
+
+    def computed(self) -> Forward:
+        """What the engine computes. Raises ModelError if it does not compute this family."""
+        if self.forward is None:
+            self._refuse(ModelError, "what it computes can't be compared here: compare only its tensors")
+        return self.forward
+
+    def _refuse(self, error: type[ConverterError], what: str) -> NoReturn:
+        raise error(f"{self.title} is recognised, but {what}")
+
+
+def _same(said: Any, meant: Any) -> bool:
+    """Whether a setting has the value that llama.cpp takes for granted, or one of several. 1 is not true."""
+    if isinstance(meant, list):
+        return said in meant
+    return said == meant and isinstance(said, bool) == isinstance(meant, bool)
+
+
+# ---- all families
+
+
+def read(document: Mapping[str, Any]) -> Family:
+    """The family that a document of schemas/architectures.schema.json describes."""
+    return Family.read(document)
+
+
+@cache
+def family(name: str) -> Family:
+    """The family of schemas/architectures with this name."""
+    return read(load_json("architectures", f"{name}.json"))
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The names of the families, in the order in which they are tried. A checkpoint fits only one of them."""
+    found = sorted(path.stem for path in (schemas() / "architectures").glob("*.json"))
+    return (_FIRST, *(name for name in found if name != _FIRST))
+
+
+def families() -> Iterator[Family]:
+    """The families of schemas/architectures. A table is read when it is asked for."""
+    return map(family, names())
+
+
+def runnable() -> list[str]:
+    """The titles of the families that this package computes."""
+    return [family.title for family in families() if family.forward is not None]
+
+
+def writable() -> list[str]:
+    """The titles of the families that this package writes as GGUF."""
+    return [family.title for family in families() if family.gguf is not None and family.gguf.refused is None]

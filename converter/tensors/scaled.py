@@ -1,0 +1,104 @@
+"""A tensor times a number, and a tensor below rows that another place has: what GGUF wants of some rows, and the way back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from converter.errors import UnsupportedError
+from converter.io.source import Derived
+from converter.tensors.tensor import Storage, Tensor, row_major
+
+
+def scaled(tensor: Tensor, factor: float, rows: int | None = None) -> Tensor:
+    """The tensor with its first rows times a power of two; all of them without `rows`.
+
+    Times the inverse, that gives the tensor again. An element that is too large or too small for that raises
+    UnsupportedError when it is read. So does a factor that is no power of two, at once: its products are rounded, and no
+    way leads back from them.
+    """
+    if not 0 < factor < math.inf or math.frexp(factor)[0] != 0.5:
+        raise UnsupportedError(
+            f"a tensor times {factor:.6g} is rounded, and only a power of two can be undone: choose safetensors"
+        )
+    held = tensor.storage.source
+    if factor == 1 or not tensor.size:
+        return tensor
+    if isinstance(held, _Scaled) and held.factor * factor == 1 and held.rows == rows and _is_whole(tensor):
+        return held.tensor
+    return _over(tensor, tensor.shape, _Scaled(tensor, factor, rows))
+
+
+def below(first: list[float], tensor: Tensor) -> Tensor:
+    """The tensor with rows before its own, whose elements are `first`. Raises UnsupportedError for those of no whole rows."""
+    width = math.prod(tensor.shape[1:])
+    if not width or len(first) % width:
+        raise UnsupportedError(f"{len(first):,} elements are no rows of {width:,}")
+    if not first:
+        return tensor
+    shape = (len(first) // width + tensor.shape[0], *tensor.shape[1:])
+    return _over(tensor, shape, _Below(first, tensor))
+
+
+def _over(tensor: Tensor, shape: tuple[int, ...], source: _Scaled | _Below) -> Tensor:
+    storage = tensor.storage
+    made = Storage(source, 0, source.size, storage.key, storage.shard, encoding=storage.encoding)
+    return replace(tensor, shape=shape, stride=row_major(shape), offset=0, storage=made)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return tensor.contiguous and tensor.nbytes == tensor.storage.nbytes
+
+
+class _Rows(Derived):
+    """Bytes that are made from a tensor's rows."""
+
+    def __init__(self, tensor: Tensor, size: int) -> None:
+        super().__init__(tensor.storage.source, tensor.storage.source.name, size)
+        self.tensor = tensor
+
+    def release(self, offset: int, size: int) -> None:
+        """Keep the base: a tensor that is made from it may be read again."""
+
+    def _base_range(self, offset: int, size: int) -> tuple[int, int]:
+        tensor = self.tensor
+        last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=True) if length)
+        itemsize = tensor.dtype.itemsize
+        return tensor.storage.offset + tensor.offset * itemsize, (last + 1) * itemsize
+
+
+class _Scaled(_Rows):
+    """The bytes of the products."""
+
+    def __init__(self, tensor: Tensor, factor: float, rows: int | None) -> None:
+        super().__init__(tensor, tensor.nbytes)
+        self.factor, self.rows = factor, rows
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        from converter.tensors.products import fill  # with numpy, which listing a checkpoint does without
+
+        fill(self.tensor, self.factor, self.rows, offset, buffer)
+
+
+class _Below(_Rows):
+    """The bytes of the rows before the tensor's own, and of these."""
+
+    def __init__(self, first: list[float], tensor: Tensor) -> None:
+        super().__init__(tensor, len(first) * tensor.dtype.itemsize + tensor.nbytes)
+        self.first = first
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        from converter.tensors.products import fill, packed
+
+        head = packed(self.first, self.tensor.dtype)
+        taken = head[offset : offset + len(buffer)]
+        buffer[: len(taken)] = taken
+        if len(buffer) > len(taken):
+            fill(self.tensor, 1.0, None, max(0, offset - len(head)), buffer[len(taken) :])
+
+
+def elements(tensor: Tensor) -> list[float]:
+    """All elements of a small tensor."""
+    from converter.tensors.products import floats
+
+    return floats(tensor)

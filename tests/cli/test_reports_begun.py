@@ -1,0 +1,315 @@
+"""A report that a command is to write tells of that command only, however it ends; what can't be written is said first."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import pytest
+from typer.testing import CliRunner
+
+from converter.cli.app import app
+from converter.cli.files import KINDS as KINDS_OF_FILES
+from converter.steps import Follower
+from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
+
+RUN = CliRunner()
+COMMANDS = ("verify odd {0}", "check {0}", "scan {0} --no-fickling", "batch jobs/{0}")
+KINDS = ("--junit", "--sarif")
+OTHERS = (  # that say nothing if there is no answer: they are not there
+    *(("verify odd {0}", "--html"), ("scan {0} --no-fickling", "--html"), ("diff odd {0}", "--html")),
+    *(("inspect {0} --stats", "--html"), ("scan {0} --no-fickling", "--bom"), ("verify odd {0}", "--attest")),
+)
+ENDS = {  # what a command is given, and its exit code
+    "odd": 0,
+    "bad": 1,
+    "nope": 2,
+    "odd --no-such-option": 2,
+    "odd --log odd/config.json": 2,
+}
+
+
+@pytest.fixture
+def both(odd: Path) -> Path:
+    """The working folder with `odd`, a sound checkpoint, and `bad`, which no command lets pass."""
+    (odd / "bad").mkdir()
+    write_checkpoint(
+        odd / "bad" / "pytorch_model.bin", {"w": view("0", (2,)), "x": Call(Global("os", "system"), ("ls",))}, {"0": floats(1, 2)}
+    )  # fmt: skip
+    (odd / "jobs").mkdir()
+    for name in ("odd", "bad"):
+        (odd / "jobs" / name).write_text(f"sources = ['../{name}']\nsteps = ['check']\n")
+    return odd
+
+
+def reports(command: str, kind: str) -> list[str]:
+    """A command with yesterday's report, which says that all is well."""
+    line = [*shlex.split(command.format("odd")), kind, "r"]
+    done = RUN.invoke(app, line)
+    assert done.exit_code == 0, done.output
+    assert Path("r").stat().st_size
+    return line
+
+
+def said(kind: str) -> tuple[int, int, str]:
+    """Failures and errors of a report, and the sentence of its error."""
+    if kind == "--junit":
+        root = Xml.parse("r").getroot()
+        error = root.find(".//error")
+        return int(root.get("failures", "")), int(root.get("errors", "")), "" if error is None else str(error.text)
+    (run,) = json.loads(Path("r").read_text())["runs"]
+    (invocation,) = run["invocations"]
+    told = [one["message"]["text"] for one in invocation.get("toolExecutionNotifications", ())]
+    return sum(one["level"] == "error" for one in run["results"]), len(told), "".join(told)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("given", ENDS)
+def test_the_report_is_that_of_this_run(given: str, command: str, kind: str, both: Path) -> None:
+    reports(command, kind)
+
+    done = RUN.invoke(app, [*shlex.split(command.format(given)), kind, "r"])
+
+    assert done.exit_code == ENDS[given], done.output
+    failures, errors, sentence = said(kind)
+    assert (failures > 0, errors) == {0: (False, 0), 1: (True, 0), 2: (False, 1)}[ENDS[given]]
+    if errors:
+        assert done.stderr == f"error: {sentence}\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_after_control_c_the_report_says_so(
+    command: str, kind: str, both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports(command, kind)
+    for name in ("__call__", "start", "begin"):
+        monkeypatch.setattr(Follower, name, lambda self, *_: signal.raise_signal(signal.SIGINT))
+
+    done = RUN.invoke(app, [*shlex.split(command.format("odd")), kind, "r"])
+
+    assert done.exit_code == 130
+    assert said(kind) == (0, 1, "interrupted; nothing was left half done")
+
+
+WAITING = """
+import sys, time
+from converter.steps import Follower
+Follower.start = lambda self, total: time.sleep(600)
+from converter.cli.app import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_killed_command_leaves_no_older_report(command: str, number: signal.Signals, code: int, both: Path) -> None:
+    line = [*reports(command, "--junit"), "--sarif", "s"]
+    assert RUN.invoke(app, line).exit_code == 0
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING, *line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while (Path("r").exists() or Path("s").exists()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+
+    child.send_signal(number)
+    child.wait(60)
+
+    assert child.returncode == code
+    if number == signal.SIGKILL:
+        assert [Path("r").exists(), Path("s").exists()] == [False, False]
+        return
+    assert said("--junit")[:2] == (0, 1)
+    Path("s").replace("r")
+    assert said("--sarif")[:2] == (0, 1)
+
+
+def yesterday(kind: str) -> None:
+    Path("r").write_bytes(KINDS_OF_FILES[kind.removeprefix("--")] + b"yesterday")
+
+
+@pytest.mark.parametrize(("command", "kind"), OTHERS)
+@pytest.mark.parametrize("given", ENDS)
+def test_a_page_a_bill_or_an_attestation_is_of_this_run_or_not_there(
+    given: str, command: str, kind: str, both: Path
+) -> None:
+    yesterday(kind)
+
+    done = RUN.invoke(app, [*shlex.split(command.format(given)), kind, "r"])
+
+    expected = 0 if given == "bad" and command.startswith("inspect") else ENDS[given]
+    assert done.exit_code == expected, done.output
+    assert Path("r").exists() == (expected == 0 or (expected == 1 and kind != "--attest"))
+    assert not Path("r").exists() or b"yesterday" not in Path("r").read_bytes()
+
+
+@pytest.mark.parametrize(("command", "kind"), OTHERS)
+def test_after_control_c_there_is_no_page_bill_or_attestation(
+    command: str, kind: str, both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yesterday(kind)
+    for name in ("__call__", "start", "begin"):
+        monkeypatch.setattr(Follower, name, lambda self, *_: signal.raise_signal(signal.SIGINT))
+
+    done = RUN.invoke(app, [*shlex.split(command.format("odd")), kind, "r"])
+
+    assert (done.exit_code, Path("r").exists()) == (130, False)
+
+
+@pytest.mark.parametrize(("command", "kind"), OTHERS)
+def test_a_killed_command_leaves_no_older_page_bill_or_attestation(command: str, kind: str, both: Path) -> None:
+    yesterday(kind)
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING, *shlex.split(command.format("odd")), kind, "r"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while Path("r").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.kill()
+    child.wait(60)
+
+    assert not Path("r").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("scan r", "html"), ("check odd r", "junit"), ("scan odd r", "sarif"), ("verify odd r", "html"), ("diff r odd", "html"),
+        ("diff odd odd r", "html"), ("inspect r", "html"), ("verify odd odd --attestation r", "attest"), ("batch r", "junit"),
+    ],
+)  # fmt: skip
+def test_a_report_is_never_written_over_an_input(line: str, kind: str, odd: Path) -> None:
+    data = KINDS_OF_FILES[kind] + b"mine"
+    Path("r").write_bytes(data)
+
+    done = RUN.invoke(app, [*shlex.split(line), f"--{kind}", "r"])
+
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", "error: `r` is an input: choose another path\n")
+    assert Path("r").read_bytes() == data
+
+
+def test_the_summary_is_never_empty(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    titles = []
+    for command in COMMANDS:
+        for given, code in ENDS.items():
+            Path("summary.md").unlink(missing_ok=True)
+            RUN.invoke(app, shlex.split(command.format(given)))
+            text = Path("summary.md").read_text()
+            assert text.count("### ") >= 1
+            assert ("no answer" in text) == (code == 2)
+            titles.append(text.splitlines()[0])
+
+    assert titles == [
+        "### cerebras-tool verify: equal", "### cerebras-tool verify: different", *["### cerebras-tool verify: no answer"] * 3,
+        "### cerebras-tool check: sound", "### cerebras-tool check: faults", *["### cerebras-tool check: no answer"] * 3,
+        "### cerebras-tool scan: plain", "### cerebras-tool scan: dangerous", *["### cerebras-tool scan: no answer"] * 3,
+        "### cerebras-tool batch: done", "### cerebras-tool batch: failed", *["### cerebras-tool batch: no answer"] * 3,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdout", "/dev/fd/1"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_report_on_stdout_is_all_that_is_there(command: str, path: str, both: Path) -> None:
+    words = shlex.split(command.format("bad"))
+
+    junit, sarif = (RUN.invoke(app, [*words, kind, path]) for kind in KINDS)
+
+    assert [junit.exit_code, sarif.exit_code] == [1, 1]
+    assert int(Xml.fromstring(junit.stdout).get("failures", "")) >= 1
+    assert json.loads(sarif.stdout)["runs"][0]["results"]
+    assert not Path("-").exists()
+
+
+def test_stdout_takes_one_document(both: Path) -> None:
+    for words in (["--json", "--sarif", "-"], ["--junit", "-", "--sarif", "/dev/stdout"]):
+        done = RUN.invoke(app, ["check", "odd", *words])
+        assert (done.exit_code, done.stderr) == (
+            2,
+            "error: stdout takes one document: give the others paths of files\n",
+        )
+    same = RUN.invoke(app, ["check", "odd", "--junit", "r", "--sarif", "./r"])
+    assert (same.exit_code, same.stderr) == (2, "error: two reports have the same path: give each its own\n")
+
+
+def test_an_output_that_is_not_there_is_in_the_report(odd: Path) -> None:
+    assert RUN.invoke(app, ["verify", "odd", "nope", "--junit", "r.xml"]).exit_code == 2
+
+    assert b"no such file or folder: `nope`" in (odd / "r.xml").read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/dev/full", "`/dev/full` is neither a file nor a folder: choose another path"),
+        ("odd", "`odd` exists and is a folder, where a file should be written"),
+        ("odd/config.json", "`odd/config.json` exists and is not an older report: choose another path"),
+        ("odd/config.json/r", "`odd/config.json/r` can't be written: not a directory"),
+        ("/dev/fd/999", "`/dev/fd/999` can't be written: bad file descriptor"),
+    ],
+)
+def test_what_can_not_be_written_is_said_before_anything_is_read(
+    path: str, said: str, command: str, kind: str, odd: Path
+) -> None:
+    before = sorted(odd.rglob("*"))
+
+    done = RUN.invoke(app, [*shlex.split(command.format("odd")), kind, path])
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"error: {said}\n"
+    assert sorted(odd.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("odd/config.json", "`odd/config.json` exists and is not an older report: choose another path"),
+        ("odd/pytorch_model.bin", "`odd/pytorch_model.bin` is an input: choose another path"),
+        ("odd", "`odd` is an input: choose another path"),
+    ],
+)
+def test_where_no_manifest_can_be_written_is_said_before_anything_is_read(path: str, said: str, odd: Path) -> None:
+    done = RUN.invoke(app, ["verify", "odd", "odd", "odd/pytorch_model.bin", "--write-manifest", path])
+
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"error: {said}\n")
+
+
+def test_a_report_that_can_not_be_written_is_no_reason_to_lose_the_others(odd: Path) -> None:
+    """The second report is refused at once; the first, which was begun, says why there is no answer."""
+    RUN.invoke(app, ["check", "odd", "--junit", "r"])
+
+    done = RUN.invoke(app, ["check", "odd", "--junit", "r", "--sarif", "odd"])
+
+    assert done.exit_code == 2
+    assert said("--junit") == (0, 1, "`odd` exists and is a folder, where a file should be written")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "truncated"), (b"PK", "truncated"), (b"PK\3\4", "truncated"), (b"GGUF\3", "truncated"), (b"\x80\2\x8a", "truncated"),
+        (b"\xf0\1\0\0\0\0", "truncated"), (b"junk", "unreadable"), (b"hello\n", "unreadable"), (b"<html>", "unreadable"),
+    ],
+)  # fmt: skip
+def test_a_short_file_is_cut_off_only_if_it_could_go_on(data: bytes, what: str, odd: Path) -> None:
+    (odd / "short.gguf").write_bytes(data)
+
+    done = RUN.invoke(app, ["verify", "odd", "short.gguf"])
+
+    assert done.exit_code == 1
+    assert f" {what} " in done.stdout

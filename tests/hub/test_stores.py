@@ -1,0 +1,335 @@
+"""Checkpoints in a store that fsspec opens: read by ranges, pinned, tried again, and refused in one sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+import converter
+from converter.errors import ConverterError, SourceError
+from converter.hub.outputs import is_taken
+from converter.hub.patience import Patience, waiting
+from converter.hub.stores import StorePath, store_of
+from tests.build.fake_store import Bucket, fake_s3
+
+
+@pytest.fixture
+def store(tiny: Path, sharded: Path) -> Iterator[Bucket]:
+    """A store with a checkpoint in one file and one in shards."""
+    with fake_s3() as bucket, waiting(Patience(backoff=0.01, shortest=3.0, slowest=1_000_000)):
+        bucket.objects = {f"b/one/{path.name}": path.read_bytes() for path in tiny.iterdir()}
+        bucket.objects |= {f"b/many/{path.name}": path.read_bytes() for path in sharded.iterdir()}
+        yield bucket
+
+
+def data_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("what", ["one", "one/pytorch_model.bin", "many", "many/pytorch_model.bin.index.json"])
+def test_a_store_gives_what_the_disk_gives(store: Bucket, what: str, tiny: Path, sharded: Path, tmp_path: Path) -> None:
+    folder, _, file = what.partition("/")
+    local = {"one": tiny, "many": sharded}[folder] / file
+
+    converter.convert(local, tmp_path / "local", to="safetensors")
+    converter.convert(f"s3://b/{what}", tmp_path / "stored", to="safetensors")
+
+    assert data_of(tmp_path / "stored") == data_of(tmp_path / "local")
+    assert converter.verify(f"s3://b/{what}", tmp_path / "stored").ok
+    assert converter.scan(f"s3://b/{what}").verdict == converter.scan(local).verdict
+
+
+def test_each_byte_of_the_weights_is_read_once(store: Bucket, tmp_path: Path) -> None:
+    converter.convert("s3://b/one/pytorch_model.bin", tmp_path / "x.safetensors")
+
+    read = sum(end - start for path, start, end in store.ranges if path.endswith(".bin"))
+    # a stream may pass a header that was looked at before
+    assert 0 <= read - len(store.objects["b/one/pytorch_model.bin"]) < 4 << 10
+
+
+def test_inspect_says_what_it_took(store: Bucket) -> None:
+    store.objects["b/large.bin"] = store.objects["b/one/pytorch_model.bin"]
+    found = converter.inspect("s3://b/large.bin")
+
+    assert found.source.location == "s3://b/large.bin"
+    assert found.source.requests == sum(path == "b/large.bin" for path, _, _ in store.ranges)
+    assert found.source.bytes_read == sum(end - start for path, start, end in store.ranges if path == "b/large.bin")
+    assert store.listed == []  # anything may lie beside one object
+
+
+def test_what_a_lone_file_has_no_room_for_is_named(store: Bucket, tmp_path: Path) -> None:
+    report = converter.convert("s3://b/one", tmp_path / "x.safetensors")
+
+    assert {row.name for row in report.dropped if row.kind == "file"} == {"config.json", "merges.txt", "vocab.json"}
+
+
+def test_all_objects_below_a_folder_are_scanned(store: Bucket) -> None:
+    store.objects["b/x/a/b/c/d/deep.bin"] = store.objects["b/one/pytorch_model.bin"]
+
+    assert [file.location for file in converter.scan("s3://b/x").files] == ["s3://b/x/a/b/c/d/deep.bin"]
+
+
+def test_a_failure_that_passes_is_tried_again(store: Bucket, tmp_path: Path) -> None:
+    left = [2]
+
+    def fail_at_first(path: str, start: int, end: int) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(16, "Please reduce your request rate.")
+
+    store.on_read = fail_at_first
+    converter.convert("s3://b/one", tmp_path / "x.safetensors")
+
+    assert left == [0]
+    assert converter.verify("s3://b/one", tmp_path / "x.safetensors").ok
+
+
+def refused(location: str) -> str:
+    with pytest.raises(SourceError) as caught:
+        converter.inspect(location)
+    return str(caught.value)
+
+
+def test_a_failure_that_lasts_is_one_sentence(store: Bucket) -> None:
+    def fail(path: str, start: int, end: int) -> None:
+        raise OSError(16, "Please reduce your request rate.")
+
+    store.on_read = fail
+
+    assert refused("s3://b/one/pytorch_model.bin") == (
+        "`s3://b/one/pytorch_model.bin` can't be read: please reduce your request rate (attempt 4 of 4)"
+    )
+
+
+def test_expired_credentials_are_one_sentence(store: Bucket) -> None:
+    def deny(path: str, start: int, end: int) -> None:
+        raise PermissionError("The provided token has expired.")
+
+    store.on_read = deny
+
+    assert refused("s3://b/one/pytorch_model.bin") == (
+        "`s3://b/one/pytorch_model.bin` can't be read: S3 refuses it: the provided token has expired; set AWS_ACCESS_KEY_ID "
+        "and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or run `aws configure`"
+    )
+    assert len(store.ranges) == 1
+
+
+def test_short_answers_are_not_used(store: Bucket) -> None:
+    store.short = 1
+
+    assert refused("s3://b/one/pytorch_model.bin") == (
+        "`s3://b/one/pytorch_model.bin` can't be read: 131,071 bytes came where 131,072 were asked for (attempt 4 of 4)"
+    )
+
+
+@pytest.mark.parametrize("what", ["b/nothing", "b/one/nothing.bin", "other"])
+def test_what_is_not_there_is_said(store: Bucket, what: str) -> None:
+    assert refused(f"s3://{what}") == f"`s3://{what}` is not there: S3 has no such object or folder"
+
+
+def test_an_object_that_changes_is_refused(store: Bucket, tmp_path: Path) -> None:
+    changed = "`s3://b/one/pytorch_model.bin` was changed while it was read: start again"
+    with converter.open("s3://b/one/pytorch_model.bin") as catalogue:
+        store.objects["b/one/pytorch_model.bin"] += b"x"
+        with pytest.raises(SourceError, match=changed):
+            converter.convert(catalogue, tmp_path / "x.safetensors")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_that_changes_at_the_end_is_refused(store: Bucket, tmp_path: Path) -> None:
+    with converter.open("s3://b/one") as catalogue:
+        for tensor in catalogue.values():
+            tensor.numpy()
+        store.objects["b/one/pytorch_model.bin"] += b"x"
+        with pytest.raises(SourceError, match="was changed while it was read: start again"):
+            catalogue.check_unchanged()
+
+
+def test_the_folder_of_a_model_in_folders_is_named(store: Bucket) -> None:
+    with pytest.raises(ConverterError, match="models in its folders: `s3://b/many`, `s3://b/one`"):
+        converter.inspect("s3://b")
+
+
+@pytest.mark.parametrize("location", ["s3://b/x::memory://y", "s3://b/\x1b[31m"])
+def test_no_chain_of_stores_is_opened(store: Bucket, location: str) -> None:
+    assert refused(location).endswith("is not the address of an object in a store")
+
+
+def test_offline_no_store_is_asked(store: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter.hub.offline import staying_offline
+
+    with staying_offline():
+        assert refused("s3://b/one") == "`s3://b/one` is not available offline: `--offline` is given"
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+
+    assert refused("gs://b/x") == "`gs://b/x` needs the package gcsfs: `pip install gcsfs`"
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://h/x", "zip://x", "github://o:r@/x", "reference://x"])
+def test_only_stores_are_let_through(location: str) -> None:
+    assert store_of(location) is None
+    assert "only https:// and hf:// are read" in refused(location)
+
+
+def test_an_address_is_taken_apart_as_a_path_is() -> None:
+    path = StorePath.of(Path("s3://b/one/x.bin"))
+
+    assert path is not None
+    assert [str(path), path.name, path.suffix, str(path.parent / "y"), str(path.with_name("z"))] == [
+        *("s3://b/one/x.bin", "x.bin", ".bin", "s3://b/one/y", "s3://b/one/z")
+    ]
+    assert StorePath.of("one/x.bin") is None
+    assert StorePath.of("https://h/x.bin") is None
+
+
+def test_a_local_file_imports_no_store(tiny: Path) -> None:
+    said = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import sys; from converter import inspect; inspect(sys.argv[1]); "
+            "print([name for name in sys.modules if name == 'fsspec' or 'store' in name and name.startswith('converter')])",
+            tiny / "pytorch_model.bin",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert said.stdout == "[]\n"
+
+
+# ---- outputs -------------------------------------------------------------------------------------------------------------
+
+
+def inside(store: Bucket, folder: str) -> dict[str, bytes]:
+    return {
+        path.removeprefix(f"{folder}/"): data for path, data in store.objects.items() if path.startswith(f"{folder}/")
+    }
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".gguf", ".npz", ""])
+def test_an_output_in_a_store_is_that_on_the_disk(store: Bucket, ending: str, tiny: Path, tmp_path: Path) -> None:
+    to: Literal["safetensors"] | None = None if ending else "safetensors"
+    converter.convert(tiny, tmp_path / f"x{ending}", to=to)
+    report = converter.convert(tiny, f"s3://o/x{ending}", to=to)
+
+    assert report.output == f"s3://o/x{ending}"
+    assert store.uploads == {}
+    if ending:
+        assert store.objects[f"o/x{ending}"] == (tmp_path / f"x{ending}").read_bytes()
+    else:
+        assert inside(store, "o/x") == data_of(tmp_path / "x")
+        assert store.committed[-1].endswith(".json")
+        assert converter.verify(tiny, "s3://o/x").ok
+
+
+def test_a_parameters_folder_goes_into_a_store(store: Bucket, tiny: Path, tmp_path: Path) -> None:
+    converter.extract(tiny, tmp_path / "x")
+    converter.extract(tiny, "s3://o/x")
+
+    assert inside(store, "o/x") == data_of(tmp_path / "x")
+
+
+def test_from_a_store_into_a_store(store: Bucket) -> None:
+    converter.convert("s3://b/many", "s3://o/many", to="safetensors")
+
+    assert converter.verify("s3://b/many", "s3://o/many").ok
+
+
+def fail(*where: object) -> None:
+    raise OSError(5, "the connection was lost")
+
+
+def test_an_upload_that_breaks_leaves_nothing(store: Bucket, tiny: Path) -> None:
+    before = dict(store.objects)
+    store.on_part = fail
+    with pytest.raises(ConverterError) as caught:
+        converter.convert(tiny, "s3://o/x", to="safetensors")
+
+    assert str(caught.value) == "`s3://o/x/model.safetensors` can't be written: the connection was lost"
+    assert (store.objects, store.uploads) == (before, {})
+
+
+def test_a_name_that_is_refused_at_the_end_takes_the_others_back(store: Bucket, tiny: Path) -> None:
+    def last(path: str) -> None:
+        if path.endswith("config.json"):
+            fail()
+
+    before = dict(store.objects)
+    store.on_commit = last
+    with pytest.raises(ConverterError, match=r"`s3://o/x/config\.json` can't be written: the connection was lost"):
+        converter.convert(tiny, "s3://o/x", to="safetensors")
+
+    assert (store.objects, store.uploads) == (before, {})
+
+
+def test_a_source_that_changes_leaves_no_output(store: Bucket) -> None:
+    before = {path for path in store.objects if path.startswith("o/")}
+    with converter.open("s3://b/one") as catalogue:
+        store.objects["b/one/pytorch_model.bin"] += b"x"
+        with pytest.raises(SourceError, match="was changed while it was read: start again"):
+            converter.convert(catalogue, "s3://o/x.safetensors")
+
+    assert ({path for path in store.objects if path.startswith("o/")}, store.uploads) == (before, {})
+
+
+def test_what_is_there_is_replaced_only_on_demand(store: Bucket, tiny: Path) -> None:
+    store.objects |= {"o/x/old.safetensors": b"old", "o/x/README.md": b"mine", "o/y.safetensors": b"old"}
+    for target, said in (("s3://o/x", "exists and is not empty"), ("s3://o/y.safetensors", "exists")):
+        with pytest.raises(ConverterError, match=f"`{target}` {said}: give force=True to replace it"):
+            converter.convert(tiny, target, to="safetensors")
+    assert store.objects["o/y.safetensors"] == b"old"
+
+    converter.convert(tiny, "s3://o/x", to="safetensors", force=True)
+
+    assert sorted(inside(store, "o/x")) == ["README.md", "config.json", "merges.txt", "model.safetensors", "vocab.json"]
+    assert inside(store, "o/x")["README.md"] == b"mine"
+
+
+def test_what_only_force_replaces_is_known_before(store: Bucket, tmp_path: Path) -> None:
+    store.objects |= {"o/x.gguf": b"", "o/kept/README.md": b"mine"}
+    (tmp_path / "x").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    places = [StorePath(f"s3://{name}") for name in ("o/x.gguf", "b/one", "o/kept", "o/nothing")]
+
+    assert [is_taken(place) for place in places] == [True, True, False, False]
+    assert [is_taken(tmp_path / name) for name in ("x", "empty", "nothing")] == [True, False, False]
+
+
+def test_the_input_is_never_overwritten(store: Bucket) -> None:
+    store.objects["b/x.safetensors"] = b""
+    converter.convert("s3://b/one", "s3://b/x.safetensors", force=True)
+    for target in ("s3://b/x.safetensors", "s3://b"):
+        with pytest.raises(ConverterError, match=f"`{target}` is the input itself: choose another output"):
+            converter.convert("s3://b/x.safetensors", target, to="safetensors", force=True)
+
+
+def test_a_folder_is_not_put_where_an_object_is(store: Bucket, tiny: Path) -> None:
+    store.objects["b/one.gguf/x"] = b""
+    with pytest.raises(
+        ConverterError, match=r"`s3://b/one\.gguf` exists and is a folder, where an object should be written"
+    ):
+        converter.convert(tiny, "s3://b/one.gguf")
+
+
+def test_an_upload_can_not_be_resumed(store: Bucket, tiny: Path) -> None:
+    with pytest.raises(ConverterError, match="an upload starts again: leave resume=True out"):
+        converter.convert(tiny, "s3://o/x.safetensors", resume=True)
+
+
+def test_an_output_in_memory_is_whole(tiny: Path, tmp_path: Path) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    converter.convert(tiny, tmp_path / "x.safetensors")
+    converter.convert(tiny, "memory://outputs/x.safetensors")
+
+    assert MemoryFileSystem.store.pop("/outputs/x.safetensors").getvalue() == (tmp_path / "x.safetensors").read_bytes()
