@@ -413,6 +413,51 @@ def test_vocab_json_and_merges_txt_with_added_tokens(tmp_path: Path) -> None:
     assert found.pre is None
 
 
+# What transformers 5 gives these folders: vocabulary by AutoTokenizer.from_pretrained. "<|endoftext|>" is token 5.
+LISTED_BESIDE: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "the ids of added_tokens.json": ({"added_tokens__json": {"<a>": 6, "<b>": 7}}, ["<a>", "<b>"]),
+    "their order counts": ({"added_tokens__json": {"<a>": 300, "<b>": 299}}, ["<b>", "<a>"]),
+    "an id that another token has": ({"added_tokens__json": {"<a>": 2}}, ["<a>"]),
+    "a token that is there": ({"added_tokens__json": {"abc": 6, "<a>": 7}}, ["<a>"]),
+    "the config's list counts alone": (
+        {
+            "added_tokens__json": {"<a>": 6},
+            "tokenizer_config__json": {"added_tokens_decoder": {"9": made.added(9, "<d>")}},
+        },
+        ["<d>"],
+    ),
+    "by number, not by text": (
+        {"tokenizer_config__json": {"added_tokens_decoder": {"10": made.added(10, "<t>"), "9": made.added(9, "<n>")}}},
+        ["<n>", "<t>"],
+    ),
+    "roles, then tokens without one": (
+        {
+            "added_tokens__json": {"<a>": 6},
+            "special_tokens_map__json": {"additional_special_tokens": ["<z>"], "pad_token": "<p>"},
+        },
+        ["<a>", "<p>", "<z>"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LISTED_BESIDE)
+def test_tokens_that_only_files_beside_tokenizer_json_list_take_the_next_ids(case: str, tmp_path: Path) -> None:
+    files, expected = LISTED_BESIDE[case]
+
+    found = read(folder(tmp_path, tokenizer__json=made.byte_pair(), **files))
+
+    assert [found.tokens[number].text for number in range(6, len(found.tokens))] == expected
+
+
+def test_tokens_beside_tokenizer_json_that_the_embedding_has_no_rows_for_are_left_out(tmp_path: Path) -> None:
+    files = {"added_tokens__json": {"<a>": 6, "<b>": 7}, "config__json": {"vocab_size": 7}}
+
+    found = read(folder(tmp_path, tokenizer__json=made.byte_pair(), **files))
+
+    assert [token.text for token in found.tokens.values()][6:] == ["<a>"]
+    assert found.notes[-1] == "left out, because the embedding has no rows for them: `<b>`"
+
+
 def test_vocab_json_has_the_control_tokens_that_the_same_tokenizer_json_names(tmp_path: Path) -> None:
     """RoBERTa's: no file says of `<unk>` that it is special, but transformers makes every token with a role one."""
     texts = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "ab", "!", "<mask>"]

@@ -49,9 +49,12 @@ def read(folder: Path) -> Tokenizer:
         return documents[name]
 
     tokenizer = _READERS[found](folder)
-    if found != json_file.NAME:
-        tokenizer = special.with_added(tokenizer, beside)
     config, _ = config_beside(folder)
+    if found == json_file.NAME:
+        rows = (config or {}).get("vocab_size")
+        tokenizer = special.with_listed(tokenizer, beside, rows if type(rows) is int else None)
+    else:
+        tokenizer = special.with_added(tokenizer, beside)
     tokenizer = special.with_special(tokenizer, beside, config, _templates(folder, beside(special.OLD_TEMPLATE)))
     if found == json_file.NAME:
         tokenizer = special.with_nothing_around(tokenizer, beside)

@@ -13,6 +13,7 @@ from converter.errors import ManifestError
 from converter.models.tokenizers.checks import checked_ids, flag, mapping
 from converter.models.tokenizers.json_file import added
 from converter.models.tokenizers.tokenizer import DEFAULT, Tokenizer
+from converter.text import listed
 
 CONFIG: Final = "tokenizer_config.json"
 MAP: Final = "special_tokens_map.json"
@@ -43,6 +44,36 @@ def with_added(tokenizer: Tokenizer, document: Document) -> Tokenizer:
                 raise ManifestError(
                     f"`{CONFIG}`: {key[:40]!r} in added_tokens_decoder: an id and a content were expected"
                 )
+    return added(tokenizer, additions, CONFIG) if additions else tokenizer
+
+
+def with_listed(tokenizer: Tokenizer, document: Document, rows: int | None) -> Tokenizer:
+    """The tokenizer of a tokenizer.json with the tokens that only the files beside it list, as transformers adds them.
+
+    They take the next ids, whatever ids the files give them. Those past the `rows` of the embedding are left out.
+    """
+    config, names = document(CONFIG) or {}, document(MAP) or {}
+    special = _names(config, names)
+    if LISTED in config:
+        entries = mapping(config[LISTED] or {}, LISTED, CONFIG)
+        numbers = sorted(entries, key=lambda key: key.zfill(10))
+        texts = [text for key in numbers if (text := _text(entries[key])) is not None]
+        marked = [entry for entry in entries.values() if isinstance(entry, Mapping) and flag(entry, "special", CONFIG)]
+        special |= {text for entry in marked if (text := _text(entry))}
+    else:
+        ids = checked_ids(document(ADDED) or {}, ADDED)
+        texts = sorted(ids, key=lambda text: ids[text])
+    first, second = by_rank(config, names)
+    roles = [_text(first.get(f"{role}_token")) or _text(second.get(f"{role}_token")) for role in ROLES]
+    own = tokenizer.ids
+    candidates = dict.fromkeys([*texts, *roles, *listed_beside(document)])
+    new = [text for text in candidates if text and text not in own]
+    additions = {number: (text, text in special) for number, text in enumerate(new, tokenizer.size)}
+    past = [text for number, (text, _) in additions.items() if rows is not None and number >= rows]
+    if past:
+        note = f"left out, because the embedding has no rows for them: {listed(past)}"
+        additions = {number: entry for number, entry in additions.items() if entry[0] not in past}
+        tokenizer = replace(tokenizer, notes=(*tokenizer.notes, note))
     return added(tokenizer, additions, CONFIG) if additions else tokenizer
 
 
