@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from converter import formats
 from converter.conversion.about import about
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _SCHEMA: Final = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 HEAD: Final = f'{{\n  "$schema": "{_SCHEMA}"'.encode()  # how our bills begin
+_FOLDERS: Final = frozenset(format.title for format in formats.FORMATS if format.marker)
 _STEP: Final = 1 << 20  # bytes that are hashed at a time
 _TITLES: Final = frozenset(format.title for format in formats.FORMATS)
 _OURS: Final = "cerebras-tool:"  # how the names of properties begin
@@ -47,13 +49,15 @@ _SEVERITIES: Final = ((9.0, "critical"), (7.0, "high"), (4.0, "medium"), (0.1, "
 
 def to_bom(report: ScanReport) -> bytes:
     """The bill. Local files are read whole, for their SHA-256; of others it has what the scan knows."""
-    models: dict[str, list[FileScan]] = {}
-    for file in {file.location: file for file in report.files}.values():  # a file may be named twice
-        models.setdefault(_model_of(file), []).append(file)
+    models: dict[str, tuple[str, list[FileScan]]] = {}
+    scanned = {_identity(file.location): file for file in reversed(report.files)}  # a file may be named twice
+    for file in reversed(scanned.values()):
+        place = _model_of(file)
+        models.setdefault(_identity(place) if place else "", (place, []))[1].append(file)
     components = [
         component
-        for place, files in models.items()
-        for component in ([_model(place, files)] if place else map(_file, files))
+        for place, files in models.values()
+        for component in ([_model(place, files, scanned)] if place else map(_file, files))
     ]
     document = {
         "$schema": _SCHEMA,
@@ -73,7 +77,7 @@ def to_bom(report: ScanReport) -> bytes:
             ),
         },
         "components": components,
-        "vulnerabilities": [*_vulnerabilities(report)],
+        "vulnerabilities": [*_vulnerabilities(reversed(scanned.values()))],
     }
     text = json.dumps(document, indent=2)
     # Two bills have one serial number only if they say the same.
@@ -82,27 +86,46 @@ def to_bom(report: ScanReport) -> bytes:
     return f"{json_without_commands(json.dumps(whole, indent=2))}\n".encode()
 
 
+def _identity(location: str) -> str:
+    """The one spelling of a location for all that lead to the same file or folder. A link to a file is a file of its own."""
+    if "://" in location:
+        return location
+    if Path(location).is_dir():
+        return os.path.realpath(location)
+    folder, name = os.path.split(location)
+    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 (faster)
+
+
+def _ref(kind: str, location: str) -> str:
+    """The name of a component within the bill. A path is bytes, which need not be valid text."""
+    return f"{kind}:{quote(location.encode('utf-8', 'surrogateescape'), safe='/:@!$&()*+,;=')}"
+
+
 def _model_of(file: FileScan) -> str:
     """The place of the model that a file belongs to: the folder of a model, or the file itself. Empty if it is no weights."""
     if file.kind not in _TITLES:
         return ""
     folder = os.path.dirname(file.location) or "."  # noqa: PTH120 (it may be a URL)
-    return folder if Path(folder, CONFIG).is_file() else file.location
+    return folder if Path(folder, CONFIG).is_file() or file.kind in _FOLDERS else file.location
 
 
-def _model(place: str, files: list[FileScan]) -> dict[str, Any]:
-    """A model: its files, the small files beside them if it has a folder, and what is known about it."""
+def _model(place: str, files: list[FileScan], known: Collection[str]) -> dict[str, Any]:
+    """A model: its files, the small files beside them if it has a folder, and what is known about it.
+
+    `known` are all files that were scanned: one that lies beside the model belongs to another, or to none.
+    """
     path = Path(place)
-    parts, scanned = [_file(file) for file in files], {Path(file.location).name for file in files}
+    parts, is_folder = [_file(file) for file in files], files[0].kind in _FOLDERS
     if path.is_dir():
-        beside = sorted(other for other in path.iterdir() if other.name not in scanned and other.name[0] != ".")
-        parts += [_component(str(other)) for other in beside if other.is_file() and not other.is_symlink()]
+        beside = sorted(path.rglob("*") if is_folder else path.iterdir())
+        others = (other for other in beside if _identity(str(other)) not in known and other.name[0] != ".")
+        parts += [_component(str(other)) for other in others if other.is_file() and not other.is_symlink()]
     found: dict[str, Any] = {
         "type": "machine-learning-model",
-        "bom-ref": f"model:{place}",
+        "bom-ref": _ref("model", place),
         "name": safe_text(place if "://" in place else path.absolute().name),
     }
-    facts = {} if "://" in place else _facts(place if len(files) > 1 else files[0].location)
+    facts = {} if "://" in place else _facts(place if len(files) > 1 or is_folder else files[0].location)
     return found | facts | {"components": parts}
 
 
@@ -154,7 +177,7 @@ def _component(location: str) -> dict[str, Any]:
     digest = _sha256(location)
     return {
         "type": "file",
-        "bom-ref": f"file:{location}",
+        "bom-ref": _ref("file", location),
         "name": safe_text(location, 1000),
         **({"hashes": [{"alg": "SHA-256", "content": digest}]} if digest is not None else {}),
     }
@@ -173,10 +196,10 @@ def _sha256(location: str) -> str | None:
     return found.hexdigest()
 
 
-def _vulnerabilities(report: ScanReport) -> Iterator[dict[str, Any]]:
+def _vulnerabilities(files: Iterable[FileScan]) -> Iterator[dict[str, Any]]:
     """Each finding that makes a file anything but plain."""
     number = 0
-    for file in {file.location: file for file in report.files}.values():
+    for file in files:
         for one in file.findings:
             if RULES[one.rule].verdict != PLAIN:
                 number += 1
@@ -202,7 +225,7 @@ def _vulnerability(number: int, location: str, one: FindingReport) -> dict[str, 
         **({"detail": safe_text(f"called: {one.call}", 2000)} if one.call is not None else {}),
         "recommendation": rule.meaning,
         "analysis": analysis,
-        "affects": [{"ref": f"file:{location}"}],
+        "affects": [{"ref": _ref("file", location)}],
     }
 
 

@@ -62,7 +62,12 @@ def alone(catalogue: Catalogue) -> str | None:
 
 def of_folder(path: Path) -> Format | None:
     """The format of a folder as a whole, or None if it holds files of weights."""
-    return next((format for format in FORMATS if format.is_folder(path)), None)
+    return next((format for format in FORMATS if format.marker and (path / format.marker).is_file()), None)
+
+
+def marked(path: Path, head: bytes) -> Format | None:
+    """The format of the folder around a file, if that file, which has these first bytes, is what marks the folder."""
+    return next((format for format in FORMATS if format.marker == path.name and format.marks(head)), None)
 
 
 def identify(head: bytes, name: str) -> Format:

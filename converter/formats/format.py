@@ -83,10 +83,6 @@ def _never(head: bytes) -> bool:
     return False
 
 
-def _no_folder(path: Path) -> bool:
-    return False
-
-
 def _as_it_is(catalogue: Catalogue) -> Catalogue:
     return catalogue
 
@@ -116,7 +112,8 @@ class Format:
     """A kind of checkpoint. A format lacks every ability that its record does not give.
 
     Reading. `matches` looks at the first HEAD bytes of a file; `read` reads one; `endings` are the endings of its
-    files' names, and the first is the one that is written. `is_folder` looks at a folder, `read_folder` reads one.
+    files' names, and the first is the one that is written. `read_folder` reads a folder, which is one of this format if it
+    holds a file named `marker`; `marks` looks at the first HEAD bytes of such a file.
     `weights` is the word of --weights for such files in a folder.
     `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
     file is; None if it is a whole one. `keys` are what a file says about itself, `words` what it says about its tokenizer,
@@ -151,7 +148,8 @@ class Format:
     matches: Callable[[bytes], bool] = _never
     read: Reader | None = None
     endings: tuple[str, ...] = ()
-    is_folder: Callable[[Path], bool] = _no_folder
+    marker: str = ""
+    marks: Callable[[bytes], bool] = _never
     read_folder: FolderReader | None = None
     canonical: Callable[[Catalogue], Catalogue] = _as_it_is
     portion: Callable[[Catalogue], Portion | None] = _whole

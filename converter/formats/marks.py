@@ -18,6 +18,7 @@ ARRAY: Final = ".npy"  # the ending of a record's name in an npz
 
 PARAMETERS: Final = "parameters"
 MANIFEST: Final = "manifest.json"  # the file that marks a parameters folder
+BEGINS_MANIFEST: Final = re.compile(rb'\s*+\{\s*+"schema"\s*+:\s*+"cerebras-tool/manifest/')
 
 SAFETENSORS: Final = "safetensors"
 

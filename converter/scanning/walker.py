@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import ConverterError, NamesError
-from converter.formats import FORMATS, of
+from converter.formats import FORMATS, marked, of
 from converter.formats.foreign import HEAD, known, program, sealed, what
 from converter.formats.marks import NPY_MAGIC
 from converter.formats.readings import other_readings
@@ -79,7 +79,7 @@ class Walker:
         broken = not kind and end is None and not self.check_kind(source, head, source.name)
         if kind in _CONTAINERS:
             self.nothing()
-        kind = kind or what(head, broken=broken)
+        kind = kind or self.marked(source, head) or what(head, broken=broken)
         self.ambiguous(source, head, format, kind)
         return kind
 
@@ -120,6 +120,16 @@ class Walker:
             return "" if code is None else code.title
         self.check_end(source, place, end)
         return _PICKLE
+
+    def marked(self, source: Source, head: bytes) -> str:
+        """Read the folder that a local file marks as one of a format, and return what it is; empty for any other file."""
+        path = Path(source.name)
+        format = marked(path, head) if source.identity is not None else None
+        if format is None or format.read_folder is None:
+            return ""
+        read = format.read_folder
+        self.read_strictly(source, lambda _: read(path.parent), Place("the folder"))
+        return format.title
 
     def ambiguous(self, source: Source, head: bytes, format: Format | None, kind: str) -> None:
         """Report what else a file could be read as, and look into that."""

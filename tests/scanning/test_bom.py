@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from converter.cli.app import app
+from converter.conversion.extract import extract
+from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
 
@@ -127,3 +131,51 @@ def test_no_bill_of_earlier_work_is_left(place: Path) -> None:
 
     assert RUN.invoke(app, ["scan", "nope", "--bom", "b.json"]).exit_code == 2
     assert not Path("b.json").exists()
+
+
+def test_a_parameters_folder_is_a_model_of_its_own(place: Path) -> None:
+    """Most of its files are of no kind by themselves; the manifest says what they are."""
+    extract(open_checkpoint("model"), Path("params"))
+
+    (model,) = bill("params")["components"]
+
+    assert (model["type"], model["bom-ref"], model["name"]) == ("machine-learning-model", "model:params", "params")
+    assert model["modelCard"]["modelParameters"]["modelArchitecture"] == "GPT-2 with 4 layers of 64"
+    properties = {one["name"]: one["value"] for one in model["properties"]}
+    assert properties["cerebras-tool:format"] == "parameters"
+    hashes = {part["name"]: part["hashes"][0]["content"] for part in model["components"]}
+    wanted = [path for path in Path("params").rglob("*") if path.is_file()]
+    assert hashes == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in wanted}
+
+
+@pytest.mark.parametrize(
+    ("words", "models", "files"),
+    [
+        ("model", ["model:model"], ["file:model/other.pkl"]),
+        ("./model/pytorch_model.bin model above/../model", ["model:./model"], ["file:model/other.pkl"]),
+        ("model/other.pkl ./model model/other.pkl", ["model:model"], ["file:model/other.pkl"]),
+        ("model $HERE/model", ["model:model"], ["file:model/other.pkl"]),
+        ("$HERE", ["model:$HERE/evil.bin", "model:$HERE/model"], ["file:$HERE/model/other.pkl"]),
+    ],
+)
+def test_a_file_is_in_the_bill_once_however_it_is_named(
+    words: str, models: list[str], files: list[str], place: Path
+) -> None:
+    (place / "above").mkdir()
+    (place / "model" / "other.pkl").write_bytes(b"\x80\x04}.")
+
+    components = bill(words.replace("$HERE", str(place)))["components"]
+
+    refs = {kind: [one["bom-ref"] for one in components if one["type"] == kind] for kind in ("machine-learning-model", "file")}  # fmt: skip
+    wanted = [[ref.replace("$HERE", str(place)) for ref in group] for group in (models, files)]
+    assert [sorted(refs["machine-learning-model"]), refs["file"]] == wanted
+
+
+def test_references_are_text_whatever_a_file_is_called(place: Path) -> None:
+    for name, wanted in ((b"x\xff.bin", "file:x%FF.bin"), (b"a b\n%41.bin", "file:a%20b%0A%2541.bin")):
+        path = place / os.fsdecode(name)
+        shutil.copy(place / "evil.bin", path)
+
+        document = bill(shlex.quote(path.name))
+
+        assert {one["affects"][0]["ref"] for one in document["vulnerabilities"]} == {wanted}

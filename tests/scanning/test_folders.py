@@ -17,10 +17,13 @@ import pytest
 from typer.testing import CliRunner
 
 from converter.cli.app import app
+from converter.conversion.extract import extract
 from converter.errors import SourceError
 from converter.io.source import Memory, Source
+from converter.opening import open_checkpoint
 from converter.reports import json_pieces, to_json
 from converter.reports.scan import ScanReport
+from converter.sample import write_sample
 from converter.scanning.scan import scan
 
 ROOT = Path(__file__).parent.parent.parent
@@ -284,6 +287,7 @@ def test_names_with_control_characters_stay_harmless(tmp_path: Path) -> None:
 
 MEASURED = """
 import sys, tracemalloc
+from converter.sample import write_sample
 from converter.scanning.scan import scan
 
 def counted(frame, event, argument):
@@ -465,3 +469,49 @@ def test_standard_input_is_read_once() -> None:
 
     assert done.exit_code == 2
     assert "standard input can be read only once: give one -" in " ".join(done.stderr.split())
+
+
+def test_a_parameters_folder_is_what_its_manifest_says(tmp_path: Path) -> None:
+    write_sample(tmp_path / "odd", "tiny")
+    extract(open_checkpoint(tmp_path / "odd"), tmp_path / "all" / "parts")
+
+    for place in (tmp_path / "all" / "parts", tmp_path / "all"):
+        report = scan([place], fickling=False)
+        (found,) = report.files
+        assert (found.location, found.kind) == (str(tmp_path / "all" / "parts" / "manifest.json"), "parameters folder")
+        assert (report.verdict, found.findings) == ("plain", ())
+        assert report.skipped == sum(path.is_file() for path in (tmp_path / "all").rglob("*")) - 1
+
+
+def test_a_parameters_folder_that_lacks_what_its_manifest_names_is_malformed(tmp_path: Path) -> None:
+    write_sample(tmp_path / "odd", "tiny")
+    extract(open_checkpoint(tmp_path / "odd"), tmp_path / "parts")
+    manifest = tmp_path / "parts" / "manifest.json"
+    text = manifest.read_text()
+
+    for broken in (text[:2000], text.replace('"little"', '"middle"'), text.replace('"path": "0"', '"path": "../0"')):
+        manifest.write_text(broken)
+        report = scan([tmp_path / "parts"], fickling=False)
+        assert [(found.kind, found.verdict) for found in report.files] == [("parameters folder", "malformed")]
+
+
+def test_another_programs_manifest_says_nothing(tmp_path: Path) -> None:
+    write(
+        tmp_path, manifest_json=b'{"schema": "other/manifest/v1"}', copy_json=b'{"schema": "cerebras-tool/manifest/v1"}'
+    )
+
+    with pytest.raises(SourceError, match="nothing to scan: 2 files"):
+        scan([tmp_path])
+
+
+def test_a_pickle_in_a_parameters_folder_is_found(tmp_path: Path) -> None:
+    write_sample(tmp_path / "odd", "tiny")
+    extract(open_checkpoint(tmp_path / "odd"), tmp_path / "parts")
+    (tmp_path / "parts" / "0").write_bytes(ECHO)
+
+    report = scan([tmp_path / "parts"], fickling=False)
+
+    assert [(Path(found.location).name, found.verdict) for found in report.files] == [
+        ("0", "dangerous"),
+        ("manifest.json", "malformed"),  # it gives that file another size
+    ]
