@@ -6,12 +6,29 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from converter.difference import rank as ranks
-from converter.difference.measures import INF, NAN, Apart, Some, apart, multiplied, squared, unequal
-from converter.difference.pairing import Side, following, is_transposed, same_bytes, same_elements
+from converter.difference import rearranged
+from converter.difference.measures import Apart, apart, multiplied, squared, unequal
+from converter.difference.pairing import Side, along, following, same_bytes, same_elements
+from converter.difference.parts import Leftover
+from converter.difference.samples import alike
 from converter.difference.sums import root
+from converter.difference.wording import (
+    EVERY_BIT,
+    became,
+    closed,
+    described,
+    digits,
+    joined,
+    lost,
+    measured,
+    place,
+    rounded,
+    sized,
+    was_called,
+)
 from converter.reports.difference import Change, LayerChange, TensorSide
 from converter.steps import at
 from converter.text import numbered, plural
@@ -23,8 +40,9 @@ if TYPE_CHECKING:
     from converter.verification.walk import Workspace
 
 # Changes are reported in this order, and within a kind the largest one first.
-KINDS: Final = ("removed", "added", "reshaped", "moved", "changed", "retyped", "renamed")
+KINDS: Final = ("removed", "added", "reshaped", "joined", "split", "moved", "changed", "retyped", "renamed")
 _LOW: Final = 4  # a change is of low rank if the matrix has at least this many times as many rows and columns
+_LIKE: Final = 0.9  # the least cosine of two tensors of different names that are taken for the same one
 
 # A tensor's bare name before and after; None on the side that does not have it.
 Key: TypeAlias = tuple[str | None, str | None]
@@ -43,6 +61,10 @@ class Comparison:
         self.changes: dict[Key, Change] = {}
         self.common: list[str] = []
         self._determined: list[tuple[str, str]] = []  # bare names, and those in the file
+        self._wholes: dict[Key, tuple[Key, ...]] = {}  # what was joined or split, and its parts
+        known = [side.recognition for side in (ours, theirs) if side.recognition is not None]
+        sizes = (one.family.head_size(one.sizes) for one in known)
+        self._head = next((size for size in sizes if size is not None), None)
 
     @property
     def identical(self) -> int:
@@ -56,8 +78,9 @@ class Comparison:
 
     @property
     def ordered(self) -> list[Change]:
-        """The changes in the order of KINDS, and within a kind the largest one first."""
-        return sorted(self.changes.values(), key=order)
+        """The changes in the order of KINDS, and within a kind the largest one first. Parts are told with their wholes."""
+        parts = {part for parts in self._wholes.values() for part in parts}
+        return sorted((change for key, change in self.changes.items() if key not in parts), key=order)
 
     def pair_all(self) -> None:
         """Find which tensor of one side is which of the other."""
@@ -80,6 +103,10 @@ class Comparison:
         for key in self.changes:
             if not only.isdisjoint(key):
                 yield from (name for name in key if name is not None)
+        for whole, parts in self._wholes.items():
+            names = [name for key in (whole, *parts) for name in key if name is not None]
+            if not only.isdisjoint(names):
+                yield from names
 
     def compare_pairs(self, *, rank: bool, only: Set[str] | None = None) -> None:
         """Compare the tensors that both have; `only` those of some bare names, on either side.
@@ -98,19 +125,91 @@ class Comparison:
             self._find_ranks()
 
     def _find_renamed(self, removed: dict[str, Tensor], added: dict[str, Tensor]) -> None:
+        """Find tensors of other names: by all their bytes, by some elements, by their rows, and by where they are."""
         for new, old in same_bytes(removed, added).items():
-            detail = f"it was called {self._ours.names[old]}; every bit is equal"
-            before, after = self._side(self._ours, old), self._side(self._theirs, new)
-            self.changes[old, new] = Change(after.name, "renamed", detail, before, after, removed[old].size, 0)
+            self._renamed(old, new, EVERY_BIT, differing=0)
             del removed[old], added[new]
+        for new, old, turned in list(alike(removed, added)):
+            if self._alike(old, new, turned=turned):
+                del removed[old], added[new]
+        if removed and added:
+            self._find_rearranged(removed, added)
+        renamed = {new: old for old, new in self.changes if old is not None and new is not None}
+        for new, old in along(renamed, removed, added).items():
+            self._renamed(old, new, EVERY_BIT, differing=0)
+            del removed[old], added[new]
+        parts = {
+            name: whole for whole, parts in self._wholes.items() for part in parts for name in part if name is not None
+        }
         for name, tensor in removed.items():
             side = self._side(self._ours, name)
-            self.changes[name, None] = Change(
-                side.name, "removed", f"only before: {_said(side)}", side, None, tensor.size
-            )
+            detail = f"only before: {described(side)}{self._inside(parts.get(name))}"
+            self.changes.setdefault((name, None), Change(side.name, "removed", detail, side, None, tensor.size))
         for name, tensor in added.items():
             side = self._side(self._theirs, name)
-            self.changes[None, name] = Change(side.name, "added", f"only after: {_said(side)}", None, side, tensor.size)
+            detail = f"only after: {described(side)}{self._inside(parts.get(name))}"
+            self.changes.setdefault((None, name), Change(side.name, "added", detail, None, side, tensor.size))
+
+    def _renamed(self, old: str, new: str, how: str, **figures: Any) -> None:
+        before, after = self._side(self._ours, old), self._side(self._theirs, new)
+        size = self._ours.tensors[old].size
+        change = Change(after.name, "renamed", f"{was_called(before.name)}{how}", before, after, size)
+        self.changes[old, new] = replace(change, **figures)
+
+    def _alike(self, old: str, new: str, *, turned: bool) -> bool:
+        """Compare two tensors of different names whose first elements are alike. False if the others are not."""
+        at(new)
+        ours, theirs = self._ours.tensors[old], self._theirs.tensors[new]
+        found, change = self._difference(
+            ours.t() if turned else ours, theirs, self._side(self._ours, old), self._side(self._theirs, new)
+        )
+        said = "transposed, " if turned else ""
+        if change is None:
+            self._renamed(old, new, f"{said}every element is equal", differing=0)
+            return True
+        if found is None or (abs(found.cosine or 0.0) < _LIKE and found.differing * 2 > found.elements):
+            return False
+        self.changes[old, new] = replace(
+            change, name=self._theirs.names[new], what="renamed",
+            detail=f"{was_called(self._ours.names[old])}{said}{change.detail}",
+        )  # fmt: skip
+        return True
+
+    def _find_rearranged(self, removed: dict[str, Tensor], added: dict[str, Tensor]) -> None:
+        """Find tensors with the same elements in another order, and those that were joined or split."""
+        left = Leftover(removed, added)
+        shapes = {name: tensor.shape for name, tensor in added.items()}
+        for new, old, how in list(left.reordered(shapes, self._head)):
+            before, after = self._side(self._ours, old), self._side(self._theirs, new)
+            cast = before.dtype != after.dtype
+            self._renamed(old, new, closed(how, before, after), differing=None if cast else 0, rounding=cast)
+            del removed[old], added[new]
+        for whole in left.wholes(set(shapes) - set(added), {old for old, _ in self.changes if old is not None}):
+            outer, inner = (self._ours, self._theirs) if whole.split else (self._theirs, self._ours)
+            side = self._side(outer, whole.name)
+            parts = [self._side(inner, name) for name in whole.parts]
+            key: Key = (whole.name, None) if whole.split else (None, whole.name)
+            self._wholes[key] = tuple((None, name) if whole.split else (name, None) for name in whole.parts)
+            self.changes[key] = Change(
+                side.name,
+                "split" if whole.split else "joined",
+                joined(whole, side, parts),
+                side if whole.split else None,
+                None if whole.split else side,
+                outer.tensors[whole.name].size,
+                0 if {part.dtype for part in parts} == {side.dtype} else None,
+                rounding={part.dtype for part in parts} != {side.dtype},
+                parts=tuple(part.name for part in parts),
+            )
+
+    def _inside(self, whole: Key | None) -> str:
+        """What a tensor is now part of, or was."""
+        if whole is None:
+            return ""
+        old, new = whole
+        if new is not None:
+            return f"; it is now part of {self._theirs.names[new]}"
+        return f"; it was part of {self._ours.names[old or '']}"
 
     def compare(self, name: str) -> None:
         """Compare the two tensors of a name."""
@@ -119,23 +218,33 @@ class Comparison:
         before, after = self._side(self._ours, name), self._side(self._theirs, name)
         if ours.shape != theirs.shape:
             self._progress(ours.nbytes)
-            self.changes[name, name] = self._reshaped(name, ours, theirs, before, after)
+            self.changes[name, name] = self._reshaped(ours, theirs, before, after)
             return
-        alike = ours.dtype == theirs.dtype and ours.storage.encoding == theirs.storage.encoding
-        if alike and not unequal(ours, theirs, self._workspace, self._progress):
-            return
-        if not alike:
+        found, change = self._difference(ours, theirs, before, after)
+        if change is not None:
+            self.changes[name, name] = change
+        if found is not None:
+            self.apart[name] = found
+
+    def _difference(
+        self, ours: Tensor, theirs: Tensor, before: TensorSide, after: TensorSide
+    ) -> tuple[Apart | None, Change | None]:
+        """How far two tensors of one shape are apart, and what happened; None for both if every bit is equal."""
+        same = ours.dtype == theirs.dtype and ours.storage.encoding == theirs.storage.encoding
+        if same and not unequal(ours, theirs, self._workspace, self._progress):
+            return None, None
+        if not same:
             self._progress(ours.nbytes)
-        found = self.apart[name] = apart(ours, theirs, self._workspace)
-        change = _measured(Change(before.name, "changed", "", before, after), found, ours.shape)
-        if not alike:
-            allowed = comparable(ours.dtype, theirs.dtype) and not compare(ours, theirs, self._workspace).differing
-            how = f"{_rounded(found) if allowed else 'and the values changed'}{_lost(found, ours.shape)}"
-            said = f"{before.dtype} to {after.dtype}, {how}"
-            change = replace(change, what="retyped", rounding=allowed, detail=said)
-        else:
-            change = replace(change, detail=self._words(found, ours, theirs))
-        self.changes[name, name] = change
+        found = apart(ours, theirs, self._workspace)
+        change = measured(Change(before.name, "changed", "", before, after), found, ours.shape)
+        if same:
+            return found, replace(change, detail=self._words(found, ours, theirs))
+        allowed = comparable(ours.dtype, theirs.dtype) and not compare(ours, theirs, self._workspace).differing
+        if not allowed and (how := rearranged.within(found, ours, theirs, self._head)) is not None:
+            return found, replace(change, what="retyped", rounding=True, detail=closed(how, before, after))
+        how = rounded(found) if allowed else "and the values changed"
+        said = f"{before.dtype} to {after.dtype}, {how}{lost(found, ours.shape)}"
+        return found, replace(change, what="retyped", rounding=allowed, detail=said)
 
     def _words(self, found: Apart, ours: Tensor, theirs: Tensor) -> str:
         """What happened to a tensor, as far as that can be told."""
@@ -144,23 +253,23 @@ class Comparison:
             return "every element became 0"
         if factor is not None and multiplied(ours, theirs, factor, self._workspace):
             return f"multiplied by {factor:.4g}"
-        if found.differing * 2 > found.elements and is_transposed(ours, theirs):
-            return "transposed, every element is equal"
+        if (how := rearranged.within(found, ours, theirs, self._head)) is not None:
+            return f"{how}, every element is equal"
         of = plural(found.elements, "element")
         said = f"{found.differing:,} of {of} {'differs' if found.differing == 1 else 'differ'}"
         if found.differing == 1 and found.first is not None and found.pair is not None:
-            said = f"{said}, at {list(_place(found.first, ours.shape))}: {_became(*found.pair)}"
-            return said + _lost(found, ours.shape)
-        return said + _lost(found, ours.shape)
+            said = f"{said}, at {list(place(found.first, ours.shape))}: {became(*found.pair)}"
+        return said + lost(found, ours.shape)
 
-    def _reshaped(self, name: str, ours: Tensor, theirs: Tensor, before: TensorSide, after: TensorSide) -> Change:
+    def _reshaped(self, ours: Tensor, theirs: Tensor, before: TensorSide, after: TensorSide) -> Change:
         """Name what can be told: the same elements in another shape, or rows of a matrix that both have."""
-        detail = f"{_shape(before)} became {_shape(after)}"
+        detail = f"{sized(before)} became {sized(after)}"
         change = Change(before.name, "reshaped", detail, before, after)
         if same_elements(ours, theirs):
             return replace(change, detail=f"{detail}; the elements are equal, in the same order")
-        if is_transposed(ours, theirs):
-            return replace(change, detail=f"{detail}; transposed, every element is equal")
+        if (how := rearranged.turned(ours, theirs, self._head)) is not None:
+            cast = before.dtype != after.dtype
+            return replace(change, detail=f"{detail}; {closed(how, before, after)}", rounding=cast)
         if not ours.shape or ours.shape[1:] != theirs.shape[1:]:
             return change
         rows = min(ours.shape[0], theirs.shape[0])
@@ -170,7 +279,7 @@ class Comparison:
         found = apart(ours.rows(0, rows), theirs.rows(0, rows), self._workspace)
         equal = "are equal" if not found.differing else f"differ in {plural(found.differing, 'element')}"
         return replace(
-            _measured(change, found, (rows, *ours.shape[1:])),
+            measured(change, found, (rows, *ours.shape[1:])),
             detail=f"{detail}; the first {plural(rows, 'row')} {equal}",
         )
 
@@ -185,17 +294,44 @@ class Comparison:
         ours = {name: self._ours.tensors[name] for name in names}
         sources = same_bytes(ours, theirs)
         # A layer that was copied, or that took the place of a removed one, has its elements from one that is still there or gone.
-        new = [name for old, name in self.changes if old is None and name is not None]
+        parts = {part for parts in self._wholes.values() for part in parts}
+        new = [
+            name
+            for key, change in self.changes.items()
+            if change.what == "added" and key not in parts and (name := key[1]) is not None
+        ]
         rest = {name: self._theirs.tensors[name] for name in (*names, *new) if name not in sources}
         sources |= same_bytes(self._ours.tensors, rest, again=True)
         for name, source in sources.items():
-            called = self._ours.names[source]
-            said = f"it holds the elements that {called} had"
-            if name in theirs:
-                self.changes[name, name] = replace(self.changes[name, name], what="moved", source=called, detail=said)
-            else:
-                change = self.changes[None, name]
-                self.changes[None, name] = replace(change, source=called, detail=f"{change.detail}; {said}")
+            self._moved(name, source)
+        self._find_moved_and_cast()
+
+    def _find_moved_and_cast(self) -> None:
+        """Find tensors that hold what another one held before, in another dtype."""
+        theirs = {
+            name: self._theirs.tensors[name]
+            for name in self.apart
+            if (change := self.changes[name, name]).what == "retyped" and not change.rounding
+        }
+        shapes = {tensor.shape for tensor in theirs.values()}
+        ours = {name: tensor for name, tensor in self._ours.tensors.items() if tensor.shape in shapes}
+        for name, source, turned in list(alike(ours, theirs)):
+            before, after = self._ours.tensors[source], theirs[name]
+            before = before.t() if turned else before
+            if name == source or compare(before, after, self._workspace).differing:
+                continue
+            one, other = self._side(self._ours, source), self._side(self._theirs, name)
+            self._moved(name, source, f"; {closed('transposed' if turned else '', one, other)}", rounding=True)
+
+    def _moved(self, name: str, source: str, how: str = "", *, rounding: bool = False) -> None:
+        called = self._ours.names[source]
+        said = f"it holds the elements that {called} had{how}"
+        if name in self._ours.tensors:
+            change = self.changes[name, name]
+            self.changes[name, name] = replace(change, what="moved", source=called, detail=said, rounding=rounding)
+        else:
+            change = self.changes[None, name]
+            self.changes[None, name] = replace(change, source=called, detail=f"{change.detail}; {said}")
 
     def _find_norms(self) -> None:
         """Read the equal tensors of layers that changed: they belong to the norm of their layer."""
@@ -249,78 +385,6 @@ def by_layer(names: Iterable[str]) -> dict[str, list[str]]:
         if number is not None:
             found.setdefault(f"{around[0]}{number}", []).append(name)
     return found
-
-
-def _became(before: float, after: float) -> str:
-    """Two values, with as many digits as they need to look different."""
-    if type(before) is int or type(after) is int:
-        return f"{before} became {after}"
-    for places in (6, 9, 17):
-        one, other = (f"{value:.{places}g}" for value in (before, after))
-        if one != other:
-            break
-    return f"{one} became {other}"
-
-
-def _lost(found: Apart, shape: tuple[int, ...]) -> str:
-    """What happened to elements that no figure shows."""
-    kinds = ((found.became, "became {}"), (found.was, "were {} before"))
-    said = [
-        f"{all[what].number:,} {word.format(what)}{_first(all[what], shape)}"
-        for all, word in kinds
-        for what in (NAN, INF)
-        if what in all and found.differing != 1
-    ]
-    if found.stayed:
-        said.append(f"{found.stayed:,} stayed NaN or Inf")
-    if found.beyond:
-        said.append(f"{found.beyond:,} by more than F64 can hold")
-    if found.resigned == found.differing > 1:
-        said.append("in nothing but the sign of zero")
-    return "".join(f"; {one}" for one in said)
-
-
-def _first(some: Some, shape: tuple[int, ...]) -> str:
-    return f", {'at' if some.number == 1 else 'the first at'} {list(_place(some.first, shape))}"
-
-
-def _rounded(found: Apart) -> str:
-    return "rounded" if found.differing else "every number equal"
-
-
-def _measured(change: Change, found: Apart, shape: tuple[int, ...]) -> Change:
-    known = found.index is not None and not found.beyond
-    return replace(
-        change,
-        elements=found.elements,
-        differing=found.differing,
-        cosine=digits(found.cosine, 8),
-        relative=digits(found.relative),
-        largest=digits(found.largest) if known else None,
-        index=_place(found.index, shape) if known and found.index is not None else None,
-    )
-
-
-def _place(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A row-major index as one for each dimension."""
-    found = []
-    for length in reversed(shape):
-        index, place = divmod(index, length)
-        found.append(place)
-    return tuple(reversed(found))
-
-
-def _shape(side: TensorSide) -> str:
-    return "×".join(map(str, side.shape)) or "scalar"
-
-
-def _said(side: TensorSide) -> str:
-    return f"{side.dtype} {_shape(side)}"
-
-
-def digits(value: float | None, digits: int = 4) -> float | None:
-    """Rounded, because the last digits depend on the processor."""
-    return None if value is None else float(f"{value:.{digits}g}")
 
 
 def order(change: Change) -> tuple[int, float]:

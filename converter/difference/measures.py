@@ -61,6 +61,9 @@ class Apart:
     `became` has NaN and Inf with how many elements became one, and the place of the first; `was` those that no longer are
     one, and `stayed` those that are no number, or infinite, on both sides. `resigned` counts zeros with another sign, and
     `beyond` differences that are larger than F64 can hold.
+
+    `balance` is the sum of all elements' bits before, as whole numbers, less that after. It is 0 if the elements are the
+    same in another order, and hardly ever otherwise. It is None if dtypes differ, and where elements are longer than 8 bytes.
     """
 
     elements: int = 0
@@ -79,6 +82,7 @@ class Apart:
     stayed: int = 0
     resigned: int = 0
     beyond: int = 0
+    balance: int | None = None
 
     def join(self, other: Apart) -> None:
         """Add what was found in other elements."""
@@ -93,6 +97,8 @@ class Apart:
                 ours[what] = ours[what].and_those(some) if what in ours else some
         self.stayed, self.resigned = self.stayed + other.stayed, self.resigned + other.resigned
         self.beyond += other.beyond
+        if other.balance is not None:
+            self.balance = (self.balance or 0) + other.balance
         if other.first is not None:
             self.meet(other.first, other.pair)
 
@@ -156,7 +162,7 @@ def multiplied(before: Tensor, after: Tensor, factor: float, workspace: Workspac
     if allowed is None or abs(factor - 1) < 8 * allowed:
         return False
     for pair in Walk(before, after, workspace, in_blocks=False).pairs():
-        x, y = _numbers(pair.expected, before.dtype), _numbers(pair.found, after.dtype)
+        x, y = as_numbers(pair.expected, before.dtype), as_numbers(pair.found, after.dtype)
         with np.errstate(all="ignore"):
             if not (np.abs(y - x * factor) <= allowed * np.abs(y) + _TINY[after.dtype.name]).all():
                 return False
@@ -166,12 +172,12 @@ def multiplied(before: Tensor, after: Tensor, factor: float, workspace: Workspac
 def squared(tensor: Tensor, workspace: Workspace) -> Fraction | None:
     """The sum of the squares of all elements; None if one is not finite. A tensor without numbers adds nothing."""
     sums: list[Sum] = []
-    if not _numeric(tensor.dtype):
+    if not numeric(tensor.dtype):
         return total(sums)
     for pair in Walk(tensor, tensor, workspace, in_blocks=False).pairs():
         flat = pair.expected.reshape(-1)
         for start in range(0, flat.size, _PART):
-            numbers = _numbers(flat[start : start + _PART], tensor.dtype).astype(np.float64, copy=False)
+            numbers = as_numbers(flat[start : start + _PART], tensor.dtype).astype(np.float64, copy=False)
             with np.errstate(all="ignore"):
                 one = float(np.dot(numbers, numbers))
                 lost = not _LEAST_LONG * numbers.size <= one <= _MOST_LONG and np.isfinite(numbers).all()
@@ -210,8 +216,11 @@ def _count(counted: Apart, pair: Pair, before: Dtype, after: Dtype) -> None:
         if pair.expected.dtype.names is not None:  # elements of 16 bytes
             mask = np.asarray([one != other for one, other in zip(pair.expected.flat, pair.found.flat, strict=True)])
         mask = mask.reshape(-1)
-        counted.differing += int(np.count_nonzero(mask))
-    if not (_numeric(before) and _numeric(after)):
+        differing = int(np.count_nonzero(mask))
+        counted.differing += differing
+        if pair.expected.dtype.kind == "u":
+            counted.balance = (counted.balance or 0) + (_total(pair.expected) - _total(pair.found) if differing else 0)
+    if not (numeric(before) and numeric(after)):
         if before != after:
             counted.differing += pair.expected.size
         return
@@ -231,7 +240,7 @@ class _Part:
     def __init__(self, pair: Pair, start: int, before: Dtype, after: Dtype) -> None:
         self._pair, self._start = pair, start
         ours, theirs = (one.reshape(-1)[start : start + _PART] for one in (pair.expected, pair.found))
-        self.x, self.y = _numbers(ours, before), _numbers(theirs, after)
+        self.x, self.y = as_numbers(ours, before), as_numbers(theirs, after)
         self._shown = (
             self.x if before.floating else ours.view(before.numpy),
             self.y if after.floating else theirs.view(after.numpy),
@@ -317,6 +326,11 @@ class _Part:
         return before, after
 
 
+def _total(bits: NDArray[Any]) -> int:
+    """The sum of elements as whole numbers, without its digits beyond 64 bits."""
+    return int(bits.sum(dtype=np.uint64))
+
+
 def _long_error(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
     """The difference of integers of 64 bits in F64, which is not 0 unless they are equal."""
     high = (after >> 32).astype(np.int64) - (before >> 32).astype(np.int64)
@@ -325,12 +339,12 @@ def _long_error(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def _numeric(dtype: Dtype) -> bool:
+def numeric(dtype: Dtype) -> bool:
     """Whether elements are single real numbers."""
     return dtype.packed == 1 and (dtype.floating or (dtype.safetensors is not None and not dtype.component))
 
 
-def _numbers(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
+def as_numbers(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:
     """The values of raw bits as floating-point numbers that subtract well: F64 for integers and F64, else F32."""
     found = floats(bits, dtype)
     return found if found.dtype.kind == "f" else found.astype(np.float64)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping, 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+import numpy as np
+
 from converter import formats
 from converter.models.masks import droppable
 from converter.models.recognition import Recognition, recognise
@@ -104,23 +106,51 @@ def following(side: Side, alone: Iterable[str], family: Family | None) -> set[st
 def same_bytes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, again: bool = False) -> dict[str, str]:
     """For names of `theirs`, the name in `ours` of a tensor with the same shape, dtype and bytes.
 
-    A name of `ours` is given once, in their order, unless it may be given `again`. Then tensors whose first elements are all
-    alike are left out: they may be equal by chance, as norms of ones are. A tensor is read whole only if one on the other
-    side begins like it.
+    A name of `ours` is given once, in their order, unless it may be given `again`. Tensors of one number are left out: they
+    are equal by chance, as norms of ones and biases of zeros are. A tensor is read whole only if one on the other side
+    begins like it.
     """
     starts = {name: _start(tensor) for name, tensor in ours.items()}
     others = {name: _start(tensor) for name, tensor in theirs.items()}
     shared = {*starts.values()} & {*others.values()}
-    if again:
-        shared = {start for start in shared if not _constant(start)}
     known: dict[tuple[Start, bytes], list[str]] = {}
     for name, tensor in ours.items():
-        if starts[name] in shared:
-            known.setdefault((starts[name], _digest(tensor)), []).append(name)
+        if starts[name] in shared and (digest := _telling(tensor)) is not None:
+            known.setdefault((starts[name], digest), []).append(name)
     found = {}
     for name, tensor in theirs.items():
-        if others[name] in shared and (names := known.get((others[name], _digest(tensor)))):
+        if others[name] not in shared or (digest := _telling(tensor)) is None:
+            continue
+        if names := known.get((others[name], digest)):
             found[name] = names[0] if again else names.pop(0)
+    return found
+
+
+def along(renamed: Mapping[str, str], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, str]:
+    """For names of `theirs`, that of the equal tensor in `ours` whose module was renamed in this way.
+
+    `renamed` has the names before of those after. Its pairs say which modules have which names now, so that tensors of one
+    number, which their bytes do not tell apart, are found by where they are.
+    """
+    modules: dict[str, str] = {}
+    for new, old in renamed.items():
+        one, other = new.split("."), old.split(".")
+        while one and other and one[-1] == other[-1]:
+            one, other = one[:-1], other[:-1]
+            modules.setdefault(".".join(one), ".".join(other))
+    found: dict[str, str] = {}
+    free = dict(ours)
+    for new, tensor in theirs.items():
+        parts = new.split(".")
+        for length in range(len(parts) - 1, -1, -1):
+            module = modules.get(".".join(parts[:length]))
+            old = ".".join((*([module] if module else ()), *parts[length:]))
+            if module is None or old not in free or free[old].shape != tensor.shape:
+                continue
+            if same_elements(free[old], tensor):
+                found[new] = old
+                del free[old]
+                break
     return found
 
 
@@ -141,13 +171,6 @@ def _plain_alike(ours: Tensor, theirs: Tensor) -> bool:
     return ours.dtype == theirs.dtype and ours.size == theirs.size and not encoded
 
 
-def _constant(start: Start) -> bool:
-    """Whether the first elements are all alike."""
-    first = start[2]
-    size = len(first) // min(_FIRST, *start[0][-1:]) if first and start[0] else len(first)
-    return not first or first == first[:size] * (len(first) // max(size, 1))
-
-
 def _start(tensor: Tensor) -> Start:
     """Its shape, its dtype, and the bytes of its first elements."""
     view = tensor
@@ -163,3 +186,15 @@ def _digest(tensor: Tensor) -> bytes:
     for tile in tensor.tiles():
         digest.update(tile)
     return digest.digest()
+
+
+def _telling(tensor: Tensor) -> bytes | None:
+    """The SHA-256 of its canonical bytes; None if all its elements are alike."""
+    digest, width, first, alike = hashlib.sha256(), tensor.dtype.itemsize, b"", True
+    for tile in tensor.tiles():
+        digest.update(tile)
+        first = first or bytes(tile[:width])
+        if alike := alike and tile[:width] == first == tile[-width:]:
+            elements = np.frombuffer(tile, "u1")
+            alike = np.array_equal(elements[width:], elements[:-width])
+    return None if alike else digest.digest()

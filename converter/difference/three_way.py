@@ -14,6 +14,7 @@ from converter.difference.diff import ignored, not_compared
 from converter.difference.measures import SIZES
 from converter.difference.pairing import Side, chosen, sides, unnamed
 from converter.difference.sums import cosine
+from converter.difference.wording import EVERY_BIT, was_called
 from converter.formats import uncollected
 from converter.reports.difference import Beside, Change
 from converter.reports.three_way import ThreeWayBeside, ThreeWayChange, ThreeWayLayer, ThreeWayReport
@@ -151,7 +152,7 @@ class _Found:
                 return "agree", _said(one)
             return "conflict", _each(f"called {_called(one)}", f"called {_called(two)}")
         for change, name in ((one, "AFTER"), (two, "OTHER")):
-            if change.what == "renamed":
+            if change.what == "renamed" and _every_bit(change):
                 return "apart", f"{name} only renamed it, to {_called(change)}"
         if {one.what, two.what} <= _ELEMENTS and None not in (one.differing, two.differing, result.differing):
             if result.differing == (one.differing or 0) + (two.differing or 0):
@@ -227,9 +228,17 @@ def _called(change: Change) -> str:
     return change.after.name if change.after is not None else change.name
 
 
+def _every_bit(change: Change) -> bool:
+    """Whether nothing happened to a tensor but another name."""
+    same = change.before is not None and change.after is not None
+    return same and change.detail == f"{was_called(_name(change))}{EVERY_BIT}"
+
+
 def _said(change: Change) -> str:
     """What happened to a tensor that is called by its name in the base."""
-    return f"now called {_called(change)}; every bit is equal" if change.what == "renamed" else change.detail
+    if change.what != "renamed":
+        return change.detail
+    return f"now called {_called(change)}; {change.detail.removeprefix(was_called(_name(change)))}"
 
 
 def _each(one: str, two: str) -> str:

@@ -19,8 +19,9 @@ class TensorSide:
 class Change:
     """A tensor that is not the same on both sides. `before` is None if it was added, and `after` if it was removed.
 
-    `what` is one of "removed", "added", "reshaped", "moved" (it holds the elements of the tensor called `source`), "changed",
-    "retyped" (another dtype; `rounding` says that nothing else happened) and "renamed". `detail` says it in words.
+    `what` is one of "removed", "added", "reshaped", "joined" (it holds `parts`, which are gone), "split" (it is gone, and
+    `parts` hold it), "moved" (it holds the elements of the tensor called `source`), "changed", "retyped" (another dtype) and
+    "renamed". `rounding` says that values changed only as the other dtype makes them. `detail` says it in words.
 
     `differing` of the `elements` differ. `cosine` is that of the angle between both sides; `relative` is the norm of the
     difference as a share of the norm before; `largest` is the largest difference, at `index`. They are None if there is no
@@ -43,6 +44,7 @@ class Change:
     rounding: bool = False
     rank: int | None = None
     energy: tuple[float, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
