@@ -25,11 +25,12 @@ def tensor_parts(
     rows: bool = False,
     size: Callable[[int], int] | None = None,
     made: Made | None = None,
+    step: int = STEP,
 ) -> tuple[Part, ...]:
     """The parts of a tensor's row-major bytes, or of what `made` makes of them. With `whole` there is only one.
 
     `size` gives the bytes that `made` makes of a number of elements. Parts hold whole rows, or whole blocks of any
-    encoding; with `rows`, which is for matrices, always whole rows.
+    encoding; with `rows`, which is for matrices, always whole rows. What lies in order is read `step` bytes at a time.
     """
     most = tensor.nbytes if whole else portions().run if tensor.streams else portions().strided
     if rows:
@@ -41,7 +42,7 @@ def tensor_parts(
 
     def part(view: Tensor) -> Part:
         def tiles(buffers: Buffers) -> Iterator[memoryview]:
-            read = _read(view, buffers, last, decoded)
+            read = _read(view, buffers, last, decoded, step)
             return read if made is None else made(view, read, buffers)
 
         return Part(view.nbytes if size is None else size(view.size), tiles)
@@ -79,9 +80,9 @@ def _views(tensor: Tensor, most: int) -> Iterator[Tensor]:
             yield tensor.rows(start, min(start + rows, tensor.shape[0]))
 
 
-def _read(view: Tensor, buffers: Buffers, last: _Last, decoded: Decoded | None) -> Iterator[memoryview]:
+def _read(view: Tensor, buffers: Buffers, last: _Last, decoded: Decoded | None, step: int) -> Iterator[memoryview]:
     if view.streams:
-        yield from _in_order(view.storage, view.offset * view.dtype.itemsize, view.nbytes, buffers)
+        yield from _in_order(view.storage, view.offset * view.dtype.itemsize, view.nbytes, buffers, step)
         return
     from converter.tensors.gather import gathered
 
@@ -94,8 +95,8 @@ def _read(view: Tensor, buffers: Buffers, last: _Last, decoded: Decoded | None) 
     last.read()
 
 
-def _in_order(storage: Storage, start: int, nbytes: int, buffers: Buffers) -> Iterator[memoryview]:
-    with buffers.lent(min(STEP, nbytes)) as buffer:
+def _in_order(storage: Storage, start: int, nbytes: int, buffers: Buffers, step: int = STEP) -> Iterator[memoryview]:
+    with buffers.lent(min(step, nbytes)) as buffer:
         yield from storage.tiles(start, nbytes, buffer)
     storage.release(start, nbytes)
 

@@ -23,6 +23,7 @@ from converter.formats.gguf.names import EMBEDDING
 from converter.formats.marks import GGUF_MAGIC
 from converter.io.parts import Buffers, Part, known
 from converter.io.publish import Piece, PlannedFile, literal
+from converter.io.source import STEP
 from converter.tensors.casting import converted
 from converter.tensors.losses import Loss, Losses
 from converter.tensors.parts import storage_parts, tensor_parts
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
 
 _VERSION: Final = 3
+_STEP: Final = 1 << 20  # bytes that are read and quantised at once: the fewer steps, the less of the time is Python's
 _MOST: Final = 0xFFFF  # parts that a u16 can count
 
 
@@ -209,10 +211,13 @@ def _parts(written: Written, alignment: int, losses: Losses) -> Iterator[Part]:
     if written.blocks is not None:
         yield from storage_parts(written.blocks)
     elif written.importance is None:
-        yield from tensor_parts(tensor, size=encoding.size, made=made)
+        step = _STEP if encoding.block > 1 else STEP
+        yield from tensor_parts(tensor, size=encoding.size, made=made, step=step)
     else:
         for expert, matrix in enumerate(_matrices(tensor)):
-            yield from tensor_parts(matrix, rows=True, size=encoding.size, made=partial(made, expert=expert))
+            yield from tensor_parts(
+                matrix, rows=True, size=encoding.size, made=partial(made, expert=expert), step=_STEP
+            )
     if padding := bytes(_padded(written.nbytes, alignment) - written.nbytes):
         yield known(padding)
 

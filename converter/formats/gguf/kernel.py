@@ -83,14 +83,17 @@ def kernel(encoding: Encoding, importance: NDArray[Any] | None) -> Kernel | None
     weights = None if importance is None else np.ascontiguousarray(importance, "<f4")
 
     def run(values: NDArray[Any], out: NDArray[Any]) -> bool | None:
-        largest = max(values.max(), -values.min()) if values.size else _LARGEST
-        if not largest < _LARGEST:  # NaN isn't, either
+        if not values.size:
+            return None
+        # One pass tells of nearly all numbers that none is large: NaN and infinity stay in a sum of squares.
+        harmless = bool(np.einsum("i,i", values, values) < _HARMLESS**2)
+        if not harmless and not max(values.max(), -values.min()) < _LARGEST:  # NaN isn't, either
             return None
         pointer = None if weights is None else weights.ctypes.data
         # One row's result does not depend on the others, so the rows are passed as one run.
         rows = values.size // columns
         function(encoding.ggml, values.ctypes.data, out.ctypes.data, 0, rows, columns, pointer)
-        return bool(largest < _HARMLESS) or _finite(out, encoding)
+        return harmless or _finite(out, encoding)
 
     return run
 
