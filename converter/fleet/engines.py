@@ -12,12 +12,14 @@ from converter.errors import JobError
 from converter.fleet import plan, status
 from converter.fleet.drive import drive
 from converter.fleet.job import Job
-from converter.fleet.journal import ENDED, Journal
+from converter.fleet.journal import ENDED
+from converter.hub.stores import StorePath
 from converter.words import FLEETS, check, check_count, from_python, option
 
 if TYPE_CHECKING:
     from converter.fleet.drive import Told
     from converter.fleet.engine import Engine
+    from converter.fleet.journal import Journal
     from converter.reports.batch import BatchReport
     from converter.words import Fleet
 
@@ -63,7 +65,7 @@ def run_job(
 
     `begun` hears how many have ended already, and how many there are; `told` hears of each that ends.
     """
-    with Journal(job.journal) as journal, _engine(engine, address, job.processes) as running:
+    with opened(job) as journal, _engine(engine, address, job.processes) as running:
         journal.begin(job.digest, plan.tasks(job))
         if again:
             journal.anew()
@@ -71,6 +73,29 @@ def run_job(
         begun(sum(counts[state][0] for state in ENDED), sum(count for count, _ in counts.values()))
         drive(job, journal, running, told)
         return status.report(job, journal)
+
+
+def as_it_stands(job: Job) -> BatchReport:
+    """The state of a job by its journal, without working on it. Raises JobError if the job has not begun."""
+    place = job.journal
+    if isinstance(place, StorePath) or place.exists():  # opening it would make the file
+        with opened(job) as journal:
+            if journal.has_begun():
+                return status.report(job, journal)
+    where = f"`{place.name}` beside it" if place.parent == job.base else f"journal `{place}`"
+    raise JobError(f"`{job.path}` has not begun, as there is no {where}: run `cerebras-tool batch {job.path}`")
+
+
+def opened(job: Job) -> Journal:
+    """The journal of a job: on the disk, or in a store."""
+    place = job.journal
+    if isinstance(place, StorePath):
+        from converter.fleet.store_journal import StoreJournal
+
+        return StoreJournal(place.url)
+    from converter.fleet.disk_journal import DiskJournal
+
+    return DiskJournal(place)
 
 
 def _engine(name: str, address: str | None, processes: int | None) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from typing import Any, Final, Self
 
 from converter.conversion.convert import check_words
 from converter.errors import ConverterError, JobError
-from converter.hub.outputs import target_of
+from converter.hub.outputs import Target, target_of
 from converter.hub.stores import StorePath
 from converter.io import toml_file
 from converter.limits import parse as parse_limits
@@ -24,7 +25,7 @@ _TABLES: Final = {
     "convert": ("output", "to", "dtype", "max_shard_size", "force"),
 }
 _TASKS: Final = ("processes", "seconds", "memory", "attempts")
-_KEYS: Final = ("sources", "steps", "scan", "convert", "tasks", "limits")
+_KEYS: Final = ("sources", "steps", "journal", "scan", "convert", "tasks", "limits")
 _FIELDS: Final = ("path", "name", "folder")  # of a template
 
 
@@ -45,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as its file says it. `seconds` is what one attempt of a task may take."""
+    """A job as its file says it. `seconds` is what one attempt of a task may take, `kept` where its journal is said to be."""
 
     path: Path
     sources: tuple[str, ...]
@@ -55,6 +56,7 @@ class Job:
     processes: int | None = None
     seconds: int = 3600
     attempts: int = 3
+    kept: str = ""
 
     @property
     def base(self) -> Path:
@@ -62,21 +64,25 @@ class Job:
         return self.path.parent
 
     @property
-    def journal(self) -> Path:
-        """The file with the state of its tasks, beside the job file."""
-        return self.path.with_suffix(".journal")
+    def journal(self) -> Target:
+        """Where the state of its tasks is kept: a file, by default beside the job file, or an address in a store."""
+        if not self.kept:
+            return self.path.with_suffix(".journal")
+        return StorePath.of(self.kept) or self.base / self.kept
 
     @property
     def digest(self) -> str:
         """What the results of tasks depend on: a journal belongs to one of these."""
-        told = [list(self.sources), asdict(self.work) | {"memory": 0}, self.output]
+        # Drivers on other machines may have the job file and its policy in another folder.
+        policy = os.path.relpath(self.work.policy, self.base.absolute()) if self.work.policy else None
+        told = [list(self.sources), asdict(self.work) | {"memory": 0, "policy": policy}, self.output]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a job file. Raises JobError with what is wrong in it."""
         if (stored := StorePath.of(path)) is not None:
-            raise JobError(f"`{stored}` can't be used: a job and its journal lie on this machine's disk; copy it here")
+            raise JobError(f"`{stored}` can't be used: a job file lies on this machine's disk; copy it here")
         _, document = toml_file.load(path, "job", JobError, "; `batch init` writes one")
         return cls._of(document, path)
 
@@ -117,6 +123,7 @@ class Job:
             processes=_number(tasks, "processes", None, where),
             seconds=_number(tasks, "seconds", 3600, where) or 0,
             attempts=_number(tasks, "attempts", 3, where) or 0,
+            kept=_text(document, "journal", "", where).rstrip("/"),
         )
         try:
             check("fail_on", work.fail_on, FAIL_ON)
@@ -195,6 +202,9 @@ sources = ["checkpoints"]
 
 # Any of scan, check, convert and verify. They run in this order; a checkpoint that fails one is not worked on further.
 steps = ["scan", "convert", "verify"]
+
+# Where the state of the tasks is kept. In S3, drivers on several machines can share the job.
+# journal = "s3://bucket/jobs/one"
 
 [scan]
 # policy = "policy.toml"      # unknown globals that you accept

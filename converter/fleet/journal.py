@@ -1,42 +1,32 @@
-"""The journal of a job: the state of every task, in SQLite. It survives the driver, and two drivers can share it.
+"""The journal of a job: the state of every task. It survives the driver, and several drivers can share it.
 
 A driver takes a task with a lease, which it renews while it works. If it dies, the lease ends, and another driver takes
-the task.
+the task. Where the journal is kept is left to the classes below this one.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from converter.errors import JobError
-from converter.fleet.plan import Task
+if TYPE_CHECKING:
+    from converter.fleet.plan import Task
 
 WAITING, RUNNING, DONE, FAILED, REFUSED, BROKEN = "waiting", "running", "done", "failed", "refused", "broken"
 STATES: Final = (WAITING, RUNNING, DONE, FAILED, REFUSED, BROKEN)
 ENDED: Final = (DONE, FAILED, REFUSED, BROKEN)
 LEASE: Final = 60.0  # seconds
-_BUSY: Final = 30.0  # seconds to wait for another driver's write
-_VERSION: Final = "1"
-_TABLES: Final = """
-CREATE TABLE IF NOT EXISTS job (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS task (
-  number INTEGER PRIMARY KEY, source TEXT NOT NULL UNIQUE, output TEXT NOT NULL, nbytes INTEGER NOT NULL,
-  state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0, begun INTEGER NOT NULL DEFAULT 0,
-  free INTEGER NOT NULL DEFAULT 0,
-  owner TEXT NOT NULL DEFAULT '',
-  until REAL NOT NULL DEFAULT 0, step TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '',
-  seconds REAL NOT NULL DEFAULT 0, written INTEGER NOT NULL DEFAULT 0, left_behind TEXT NOT NULL DEFAULT ''
-);
-CREATE INDEX IF NOT EXISTS next_task ON task (state, until);
-"""
+ANOTHER: Final = (
+    "is the journal of this job with other sources, steps or outputs: remove it to start anew, or undo the change"
+)
+KEPT: Final = "what was done is kept, and the same command goes on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,157 +54,86 @@ class Row:
     left: str
 
 
-class Journal:
+class Journal(ABC):
     """An open journal; used by one thread. `owner` tells this driver from others."""
 
-    def __init__(self, path: Path, *, lease: float = LEASE) -> None:
-        self.path, self._lease = path, lease
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
-        with self._explained():
-            self._base = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
-            self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=NORMAL")
-            self._base.executescript(_TABLES)
+    def __init__(self) -> None:
+        self.owner = f"{here()}:{os.getpid()}:{time.time_ns()}"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._base.close()
+        self.close()
 
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the journal."""
+
+    @abstractmethod
+    def has_begun(self) -> bool:
+        """Whether the job was begun; then its tasks are known."""
+
+    @abstractmethod
     def begin(self, digest: str, tasks: Iterable[Task]) -> None:
         """Add the tasks that are new. Raises JobError if the journal is that of another job."""
-        with self._writing():
-            found = dict(self._base.execute("SELECT key, value FROM job"))
-            if found.get("digest", digest) != digest or found.get("version", _VERSION) != _VERSION:
-                raise JobError(
-                    f"`{self.path}` is the journal of this job with other sources, steps or outputs: remove it to start "
-                    "anew, or undo the change"
-                )
-            rows = (("digest", digest), ("version", _VERSION))
-            self._base.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", rows)
-            self._base.executemany(
-                "INSERT OR IGNORE INTO task (source, output, nbytes) VALUES (?, ?, ?)",
-                ((task.source, task.output, task.nbytes) for task in tasks),
-            )
 
+    @abstractmethod
     def free(self) -> None:
         """Take back the leases of drivers on this machine that are no longer there."""
-        host = socket.gethostname()
-        with self._writing():
-            for (owner,) in self._base.execute(
-                "SELECT DISTINCT owner FROM task WHERE state = ?", (RUNNING,)
-            ).fetchall():
-                there, number, _ = f"{owner}::".split(":", 2)
-                if there == host and number.isdigit() and not _lives(int(number)):
-                    self._base.execute(
-                        "UPDATE task SET until = 0, owner = '', attempts = attempts - 1 WHERE owner = ? AND state = ?",
-                        (owner, RUNNING),
-                    )
 
+    @abstractmethod
     def take(self, most: int) -> list[Row]:
         """Take up to so many tasks: such as wait, and such as whose driver has let its lease end. Attempts count from here."""
-        now = time.time()
-        with self._writing():
-            rows = self._base.execute(
-                "SELECT number FROM task WHERE state IN (?, ?) AND until <= ? ORDER BY number LIMIT ?",
-                (WAITING, RUNNING, now, most),
-            ).fetchall()
-            self._base.executemany(
-                "UPDATE task SET state = ?, owner = ?, until = ?, attempts = attempts + 1, begun = begun + 1 WHERE number = ?",
-                ((RUNNING, self.owner, now + self._lease, number) for (number,) in rows),
-            )
-            return [self._row(number) for (number,) in rows]
 
+    @abstractmethod
     def note_free(self, number: int) -> None:
         """Note that nothing is where the output of a task goes."""
-        with self._writing():
-            self._base.execute("UPDATE task SET free = 1 WHERE number = ?", (number,))
 
+    @abstractmethod
     def anew(self) -> None:
         """Let the tasks wait again that have ended otherwise than done."""
-        with self._writing():
-            self._base.execute(
-                "UPDATE task SET state = ?, attempts = 0, until = 0 WHERE state IN (?, ?, ?)",
-                (WAITING, FAILED, REFUSED, BROKEN),
-            )
 
+    @abstractmethod
     def renew(self) -> None:
         """Renew the leases of this driver's tasks."""
-        with self._writing():
-            self._base.execute(
-                "UPDATE task SET until = ? WHERE owner = ? AND state = ?",
-                (time.time() + self._lease, self.owner, RUNNING),
-            )
 
+    @abstractmethod
     def end(
         self, number: int, state: str, *, step: str, reason: str, seconds: float, written: int, left: str = ""
     ) -> bool:
         """Note how a task ended. False if another driver has it by now: then nothing is noted."""
-        with self._writing():
-            done = self._base.execute(
-                "UPDATE task SET state = ?, step = ?, reason = ?, seconds = seconds + ?, written = ?, left_behind = ?, until = 0 "
-                "WHERE number = ? AND owner = ? AND state = ?",
-                (state, step, reason, seconds, written, left, number, self.owner, RUNNING),
-            )
-            return done.rowcount == 1
 
+    @abstractmethod
     def again(self, number: int, wait: float, *, reason: str, seconds: float) -> None:
         """Put a task back, to be tried again after so many seconds."""
-        with self._writing():
-            self._base.execute(
-                "UPDATE task SET state = ?, until = ?, reason = ?, seconds = seconds + ?, owner = '' "
-                "WHERE number = ? AND owner = ? AND state = ?",
-                (WAITING, time.time() + wait, reason, seconds, number, self.owner, RUNNING),
-            )
 
+    @abstractmethod
     def counts(self) -> dict[str, tuple[int, int]]:
         """How many tasks are in each state, and their bytes."""
-        with self._explained():
-            found = self._base.execute("SELECT state, count(*), sum(nbytes) FROM task GROUP BY state").fetchall()
-        by_state = {state: (count, nbytes) for state, count, nbytes in found}
-        return {state: by_state.get(state, (0, 0)) for state in STATES}
 
+    @abstractmethod
     def wait(self) -> float | None:
         """Seconds until a task can be taken; None if no task waits or runs."""
-        with self._explained():
-            (until,) = self._base.execute(
-                "SELECT min(until) FROM task WHERE state IN (?, ?)", (WAITING, RUNNING)
-            ).fetchone()
-        return None if until is None else max(0.0, until - time.time())
 
+    @abstractmethod
     def rows(self, *states: str) -> Iterator[Row]:
         """Yield the tasks in these states, in order; all tasks without any."""
-        wanted = states or STATES
-        marks = ", ".join("?" * len(wanted))
-        with self._explained():
-            for row in self._base.execute(f"SELECT * FROM task WHERE state IN ({marks}) ORDER BY number", wanted):  # noqa: S608 (marks only)
-                yield Row(*row)
 
-    def _row(self, number: int) -> Row:
-        return Row(*self._base.execute("SELECT * FROM task WHERE number = ?", (number,)).fetchone())
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Keep other drivers from writing in the body of a `with`, and write all of it or nothing."""
-        with self._explained():
-            self._base.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._base.execute("COMMIT")
-            except BaseException:
-                if self._base.in_transaction:
-                    self._base.execute("ROLLBACK")
-                raise
+def here() -> str:
+    """What tells the processes of this machine from those of others. Machines may share a name, and containers a machine."""
+    found = [socket.gethostname().replace(":", "-")]
+    with suppress(OSError):
+        found.append(Path("/proc/sys/kernel/random/boot_id").read_text()[:8])
+        found.append("".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid"))))  # noqa: PTH115 (it is no path)
+    return " ".join(found)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise JobError(
-                f"the journal `{self.path}` can't be written: {error}; what was done is kept, and the same command goes on"
-            ) from error
+
+def is_gone(owner: str) -> bool:
+    """Whether a driver was a process of this machine that is no longer there."""
+    there, number, _ = f"{owner}::".split(":", 2)
+    return there == here() and number.isdigit() and not _lives(int(number))
 
 
 def _lives(process: int) -> bool:

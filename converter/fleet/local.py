@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from dataclasses import asdict
@@ -17,8 +18,10 @@ from typing import Any, Final
 
 from converter.fleet.engine import Engine
 from converter.fleet.work import AGAIN, Order, Result, run
+from converter.text import safe_text
 
 _START: Final = "import sys; sys.path.append(sys.argv[1]); from converter.fleet.local import serve; serve()"
+_LAST: Final = 1 << 12  # bytes at the end of what a process said that are looked at
 _LINE: Final = 1 << 16  # bytes that are read of an answer at a time
 
 
@@ -76,11 +79,12 @@ class _Worker:
 
     def __init__(self) -> None:
         package = Path(__file__).parent.parent.parent
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed with the process)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _START, str(package)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             bufsize=0,
             start_new_session=True,  # Control-C is the driver's
         )
@@ -109,17 +113,20 @@ class _Worker:
         return heard if heard.endswith(b"\n") else b""
 
     def ended(self) -> str:
-        """How the process died, as a reason."""
+        """How the process died, as a reason, with the last line that it said."""
         code = self._process.wait()
+        end = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, end - _LAST))
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
         self.end()
         how = f"by the signal {signal.Signals(-code).name}" if code < 0 else f"with the code {code}"
-        return f"the process that worked on it was ended {how}"
+        return f"the process that worked on it was ended {how}{f': {safe_text(lines[-1], 300)}' if lines else ''}"
 
     def end(self) -> None:
         """Kill it."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._process.stdin, self._process.stdout, self._said):
             if stream is not None:
                 stream.close()
 

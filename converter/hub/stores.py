@@ -32,6 +32,7 @@ class Store:
 
     `unknown` are exceptions that say there are no credentials, as module and class; `sign_in` says how to give them.
     `multipart`: an object is uploaded in parts, and is there once the upload is completed. `local`: it needs no network.
+    `conditional`: an object can be written only if it is of a version, by the calls of S3.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Store:
     sign_in: str = ""
     multipart: bool = True
     local: bool = False
+    conditional: bool = False
 
 
 _S3: Final = Store(
@@ -49,6 +51,7 @@ _S3: Final = Store(
     "s3",
     (("botocore.exceptions", "NoCredentialsError"), ("botocore.exceptions", "TokenRetrievalError")),
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or run `aws configure`",
+    conditional=True,
 )
 _GCS: Final = Store(
     "Google Cloud Storage",

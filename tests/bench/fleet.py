@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from converter.fleet import plan, status
+from converter.fleet.disk_journal import DiskJournal
 from converter.fleet.drive import drive
 from converter.fleet.job import Job
-from converter.fleet.journal import Journal
 from converter.fleet.local import Local
 from converter.fleet.plan import Task
 from converter.fleet.work import Order, run
@@ -77,7 +77,7 @@ def driven(job: Job, slots: int) -> float:
     """The seconds that the job takes with so many processes, from an empty journal."""
     job.journal.unlink(missing_ok=True)
     start = time.perf_counter()
-    with Journal(job.journal) as journal, Local(slots) as engine:
+    with DiskJournal(job.journal) as journal, Local(slots) as engine:
         journal.begin(job.digest, plan.tasks(job))
         drive(job, journal, engine, lambda row, result: None)
         assert status.exit_code(status.report(job, journal)) == 0
@@ -111,7 +111,7 @@ def measure() -> None:
         told = simulated([cost(64 << 20, fixed, speed)] * 16, 2)
         print(f"64 MB: {speed / 1e6:.0f} MB/s a process; two processes: {one / two:.2f} times one")
         print(f"simulated with two processes: {told:.1f} s; measured: {two:.1f} s, {two / told:.2f} times")
-    with tempfile.TemporaryDirectory() as name, Journal(Path(name, "x.journal")) as journal:
+    with tempfile.TemporaryDirectory() as name, DiskJournal(Path(name, "x.journal")) as journal:
         journal.begin("x", (Task(f"bucket/folder/{n}", f"out/{n}", n) for n in range(100_000)))
         start = time.perf_counter()
         journal.counts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ class Bucket:
     on_read: Callable[[str, int, int], None] = lambda path, start, end: None
     on_part: Callable[[str, int], None] = lambda path, number: None
     on_commit: Callable[[str], None] = lambda path: None
+    on_put: Callable[[str], None] = lambda name: None
+    on_done: Callable[[str], None] = lambda name: None  # the object is there, and the answer is not yet
+    heeds: bool = True  # whether a write on a condition is refused if it does not hold
+    lock: threading.Lock = field(default_factory=threading.Lock)
     short: int = 0  # bytes that are missing from every answer
 
 
@@ -58,7 +63,7 @@ def fake_s3() -> Iterator[Bucket]:
             path = self._strip_protocol(path)
             bucket.listed.append(path)
             found: dict[str, dict[str, Any]] = {}
-            for key, data in bucket.objects.items():
+            for key, data in list(bucket.objects.items()):  # other threads write
                 if key.startswith(f"{path}/"):
                     name, more, _ = key[len(path) + 1 :].partition("/")
                     whole = f"{path}/{name}"
@@ -69,6 +74,24 @@ def fake_s3() -> Iterator[Bucket]:
 
         def rm_file(self, path: str) -> None:
             del bucket.objects[self._strip_protocol(path)]
+
+        def call_s3(self, method: str, *, Bucket: str, Key: str, Body: bytes, **condition: str) -> dict[str, str]:  # noqa: N803
+            assert method == "put_object"
+            name = f"{Bucket}/{Key}"
+            bucket.on_put(name)
+            with bucket.lock:
+                there = bucket.objects.get(name)
+                if there is None and "IfMatch" in condition:
+                    raise FileNotFoundError(name)
+                if (
+                    there is not None
+                    and bucket.heeds
+                    and condition.get("IfMatch", "" if condition else etag(there)) != etag(there)
+                ):
+                    raise FileExistsError(name)
+                bucket.objects[name] = Body
+            bucket.on_done(name)
+            return {"ETag": etag(Body)}
 
         def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
             return FakeFile(self, path, mode, **options)

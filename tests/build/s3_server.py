@@ -1,6 +1,6 @@
 """A server of S3 on this machine, whose objects are files: so large ones take no memory. It behaves well unless it is told how not to.
 
-It knows what s3fs asks: objects and ranges of them, pinned by ETag; uploads in parts; lists. Signatures are not looked at.
+It knows what s3fs asks: objects and ranges of them, pinned by ETag; uploads in parts; writes on a condition; lists. Signatures are not looked at.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Request:
 class Fault:
     """How a request goes wrong: an answer of this status and code, after a wait; or a part of an answer, or none at all.
 
-    Without a status it is answered rightly, but slowly, or `cut` after so many bytes; or the connection is `drop`ped.
+    Without a status it is answered rightly, but slowly, or `cut` after so many bytes; or the connection is `drop`ped. `mute`:
+    what was asked for is done, and the connection is dropped without an answer.
     """
 
     status: int | None = None
@@ -56,6 +57,7 @@ class Fault:
     wait: float = 0.0
     cut: int | None = None
     drop: bool = False
+    mute: bool = False
 
 
 @dataclass
@@ -72,6 +74,7 @@ class S3:
     asked: list[Request] = field(default_factory=list)
     fault: Callable[[Request], Fault | None] = lambda request: None
     completed: Callable[[str, Path], None] = lambda name, path: None  # what happens to an object that was put together
+    heeds: bool = True  # whether a write on a condition is refused if it does not hold
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def path(self, name: str) -> Path:
@@ -152,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.store.asked.append(request)
         body = self._body()
         fault = self.store.fault(request)
+        self.muted = fault is not None and fault.mute
         if fault is not None:
             time.sleep(fault.wait)
             if fault.status is not None:
@@ -244,8 +248,22 @@ class _Handler(BaseHTTPRequestHandler):
         elif upload:
             self._complete(name, upload, [int(number) for number in _TAG.findall(body.decode())])
         else:
-            store.put(name, body)
-            self._send(200, etag=md5)
+            with store.lock:
+                if holds := not store.heeds or self._holds(name):
+                    store.put(name, body)
+            if holds:
+                self._send(200, etag=md5)
+            elif name not in store.etags:
+                self._error(404, "NoSuchKey")
+            else:
+                self._error(412, "PreconditionFailed")
+
+    def _holds(self, name: str) -> bool:
+        """Whether the conditions of a write hold."""
+        etag = self.store.etags.get(name)
+        return (self.headers.get("If-None-Match") is None or etag is None) and (
+            self.headers.get("If-Match", f'"{etag}"') == f'"{etag}"'
+        )
 
     def _appended(self, upload: str, number: int, body: bytes) -> bool:
         """Write a part of an upload to its file. False if it is neither the next part nor the last one again."""
@@ -315,6 +333,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/xml")
         if etag:
             self.send_header("ETag", f'"{etag}"')
+        if self.muted:
+            self._headers_buffer = []
+            self.close_connection = True
+            return
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
@@ -22,10 +22,10 @@ from converter import reports
 from converter.cli.app import app
 from converter.errors import JobError, LimitError, SourceError
 from converter.fleet import plan, status
+from converter.fleet.disk_journal import DiskJournal
 from converter.fleet.drive import drive
 from converter.fleet.engine import Engine
 from converter.fleet.job import TEMPLATE, Job
-from converter.fleet.journal import Journal
 from converter.fleet.local import Local
 from converter.fleet.plan import Task
 from converter.fleet.work import AGAIN, Order, Result, run
@@ -60,7 +60,7 @@ def small(path: Path, value: float = 1.0) -> Path:
 
 
 def driven(job: Job, engine: Engine | None = None, **options: float) -> BatchReport:
-    with Journal(job.journal) as journal, engine or Local(2) as running:
+    with DiskJournal(job.journal) as journal, engine or Local(2) as running:
         journal.begin(job.digest, plan.tasks(job))
         drive(job, journal, running, lambda row, result: None, backoff=0.01)
         return status.report(job, journal)
@@ -120,7 +120,7 @@ def test_the_template_is_a_job_and_fits_the_schema(tmp_path: Path) -> None:
         ("sources = ['x']\nsteps = ['run']", "`run` is not a step: the steps are scan, check, convert, verify"),
         (
             "sources = ['x']\nother = 1",
-            "the key `other` is not known: there are sources, steps, scan, convert, tasks, limits",
+            "the key `other` is not known: there are sources, steps, journal, scan, convert, tasks, limits",
         ),
         ("sources = ['x']\n[scan]\nx = 1", r"\[scan\]: the key `x` is not known"),
         ("sources = ['x']\nsteps = ['convert']", r"the step convert needs `output` in \[convert\]"),
@@ -144,9 +144,7 @@ def test_what_is_wrong_in_a_job_is_said(tmp_path: Path, text: str, said: str) ->
 
 
 def test_a_job_in_a_store_is_refused() -> None:
-    with pytest.raises(
-        JobError, match=r"`s3://b/job\.toml` can't be used: a job and its journal lie on this machine's disk"
-    ):
+    with pytest.raises(JobError, match=r"`s3://b/job\.toml` can't be used: a job file lies on this machine's disk"):
         Job.load(Path("s3://b/job.toml"))
 
 
@@ -211,66 +209,19 @@ def test_a_source_without_checkpoints_is_refused(tmp_path: Path, sources: str, s
 # ---- the journal ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal(tmp_path / "x.journal", lease=0.2) as journal:
-        journal.begin("x", [Task(f"{n}", "", n) for n in range(3)])
-        yield journal
-
-
-def test_two_drivers_share_a_job_and_do_nothing_twice(tmp_path: Path, journal: Journal) -> None:
-    with Journal(tmp_path / "x.journal") as other:
-        other.begin("x", [Task(f"{n}", "", n) for n in range(3)])
-        mine, theirs = journal.take(2), other.take(2)
-
-        assert [row.source for row in (*mine, *theirs)] == ["0", "1", "2"]
-        assert other.take(2) == []
-        time.sleep(0.3)  # this driver does not renew its lease
-        assert [row.attempts for row in other.take(3)] == [2, 2]
-        assert not journal.end(mine[0].number, "done", step="", reason="", seconds=1, written=1)
-        assert other.end(mine[0].number, "done", step="", reason="", seconds=1, written=2)
-        assert [row.written for row in journal.rows("done")] == [2]
-
-
-def test_a_lease_that_is_renewed_holds(tmp_path: Path, journal: Journal) -> None:
-    journal.take(3)
-    with Journal(tmp_path / "x.journal") as other:
-        for _ in range(3):
-            time.sleep(0.1)
-            journal.renew()
-        assert other.take(3) == []
-
-
-def test_the_tasks_of_a_driver_that_died_here_are_free_at_once_and_do_not_count(journal: Journal) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
-        dead.wait()
-    owner = journal.owner
-    journal.owner = owner.replace(str(os.getpid()), str(dead.pid))
-    journal.take(3)
-    journal.owner = owner
-    journal.free()
-
-    assert [(row.attempts, row.begun) for row in journal.take(3)] == [(1, 2)] * 3
-
-
-def test_the_journal_of_another_job_is_refused(tmp_path: Path, journal: Journal) -> None:
-    with pytest.raises(JobError, match="is the journal of this job with other sources, steps or outputs: remove it"):
-        journal.begin("y", [])
-
-
 def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.journal").write_bytes(b"something else" * 100)
     with pytest.raises(JobError, match="can't be written: file is not a database"):
-        Journal(tmp_path / "x.journal")
+        DiskJournal(tmp_path / "x.journal")
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     for n in range(4):
         small(tmp_path / f"in/{n}.bin")
     job = job_of(tmp_path, ALL)
-    with Journal(job.journal) as journal:
+    with DiskJournal(job.journal) as journal:
         journal.begin(job.digest, plan.tasks(job))
-    with Journal(job.journal) as journal:
+    with DiskJournal(job.journal) as journal:
         journal._base.execute(
             "CREATE TEMP TRIGGER full AFTER UPDATE ON main.task WHEN new.state = 'done' "
             "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
@@ -287,7 +238,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_hundred_thousand_tasks_are_counted(tmp_path: Path) -> None:
-    with Journal(tmp_path / "x.journal") as journal:
+    with DiskJournal(tmp_path / "x.journal") as journal:
         journal.begin("x", (Task(f"bucket/folder/{n}", f"out/{n}", n) for n in range(100_000)))
         with ends():
             counts = journal.counts()
@@ -368,7 +319,7 @@ def test_what_passes_is_tried_again_and_what_lasts_is_set_aside(tmp_path: Path) 
 def test_an_attempt_that_is_lost_early_does_not_overwrite_what_was_there(tmp_path: Path) -> None:
     small(tmp_path / "in/x/a.bin")
     job = job_of(tmp_path, ALL)
-    with Journal(job.journal) as journal:
+    with DiskJournal(job.journal) as journal:
         journal.begin(job.digest, plan.tasks(job))
         journal.take(1)  # and the driver dies before it begins
         journal._base.execute("UPDATE task SET until = 0")
@@ -385,7 +336,7 @@ def test_what_was_not_done_is_done_on_demand(tmp_path: Path) -> None:
         small(tmp_path / f"in/x/{name}.bin")
     job = job_of(tmp_path, ALL)
     driven(job, Fake({"bad.bin": [Result("failed", "scan", "dangerous")]}))
-    with Journal(job.journal) as journal:
+    with DiskJournal(job.journal) as journal:
         journal.anew()
     engine = Fake({})
 
@@ -424,6 +375,18 @@ def test_a_process_that_is_killed_is_replaced_and_its_task_is_done(tmp_path: Pat
 
     assert {task.state for task in report.tasks} == {"done"}
     assert sorted(task.attempts for task in report.tasks) == [1, 1, 1, 2]
+
+
+def test_a_process_that_dies_says_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path / "in/a.bin")
+    monkeypatch.setattr("converter.fleet.local._START", "raise ImportError('no module \\x1b[31m of that name')")
+    (found,) = by_source(driven(job_of(tmp_path, ALL))).values()
+
+    assert found == (
+        "broken",
+        "3 attempts failed; the last one: the process that worked on it was ended with the code 1: "
+        "ImportError: no module \\x1b[31m of that name",
+    )
 
 
 def test_a_hanging_process_is_killed(tmp_path: Path) -> None:
@@ -528,6 +491,7 @@ def test_python_runs_a_job(tmp_path: Path) -> None:
 
     report = converter.batch(tmp_path / "job.toml", processes=2, progress=ended.append)
 
+    assert [(task.state, task.step, task.reason) for task in report.tasks] == [("done", "", "")] * 2
     assert (report.counts["done"], ended) == (2, [1, 1])
     assert converter.verify(tmp_path / "in/x/a.bin", tmp_path / "out/x/a.safetensors").ok
 

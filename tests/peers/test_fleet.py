@@ -18,9 +18,10 @@ import pytest
 
 import converter
 from converter.fleet import plan, status
+from converter.fleet.disk_journal import DiskJournal
 from converter.fleet.drive import drive
 from converter.fleet.job import Job
-from converter.fleet.journal import ENDED, Journal
+from converter.fleet.journal import ENDED
 from converter.fleet.local import Local
 from converter.reports.batch import BatchReport
 from tests.build.checkpoints import Call, Global, floats, legacy_bytes, view, write_checkpoint
@@ -66,7 +67,7 @@ def driven_by(path: Path, engine: str = "local") -> BatchReport:
     from converter.fleet.cluster import Cluster
 
     job = Job.load(path)
-    with Journal(job.journal) as journal, Cluster(None, 2) if engine == "ray" else Local(2) as running:
+    with DiskJournal(job.journal) as journal, Cluster(None, 2) if engine == "ray" else Local(2) as running:
         journal.begin(job.digest, plan.tasks(job))
         drive(job, journal, running, lambda row, result: None, backoff=0.1)
         return status.report(job, journal)
@@ -101,7 +102,7 @@ def test_a_worker_of_ray_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     found = any(killed(driver) or time.sleep(0.05) for _ in range(600))
     code = driver.wait(240)
     job = Job.load(path)
-    with Journal(job.journal) as journal:
+    with DiskJournal(job.journal) as journal:
         report = status.report(job, journal)
 
     assert found
@@ -192,7 +193,7 @@ def ended(path: Path) -> int:
     job = Job.load(path)
     if not job.journal.exists():
         return 0
-    with Journal(job.journal) as journal:
+    with DiskJournal(job.journal) as journal:
         return sum(count for state, (count, _) in journal.counts().items() if state in ENDED)
 
 
@@ -228,7 +229,7 @@ def test_a_thousand_checkpoints_of_eight_kinds(tmp_path: Path) -> None:
         again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         assert (again.returncode, before < 1000) == (2, True), again.stderr
         local = driven_by(tmp_path / "local.toml")
-    with Journal(Job.load(path).journal) as journal:
+    with DiskJournal(Job.load(path).journal) as journal:
         cluster = status.report(Job.load(path), journal)
 
     assert {task.source: task.state for task in cluster.tasks} == expected

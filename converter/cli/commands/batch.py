@@ -15,10 +15,8 @@ from converter.text import safe_text
 from converter.words import FLEETS
 
 if TYPE_CHECKING:
-    from converter.fleet.job import Job
     from converter.fleet.journal import Row
     from converter.fleet.work import Result
-    from converter.reports.batch import BatchReport
 
 _INIT, _STATUS, _REPORT = "init", "status", "report"
 _ACTIONS: Final = (_INIT, _STATUS, _REPORT)
@@ -63,7 +61,7 @@ def batch(
     from converter.cli.render.batch import show_batch
     from converter.fleet import plan, status
     from converter.fleet.documents import SARIF_RULES, suites, to_markdown, to_sarif
-    from converter.fleet.engines import run_job
+    from converter.fleet.engines import as_it_stands, run_job
     from converter.fleet.job import Job
     from converter.pages.batch import batch as as_page
 
@@ -89,7 +87,7 @@ def batch(
         given = Job.load(path)
         given = replace(given, processes=processes or given.processes)
         if action:
-            report = _as_it_stands(given)
+            report = as_it_stands(given)
         elif dry_run:
             report = status.planned(given, plan.tasks(given))
         else:
@@ -135,17 +133,3 @@ def _init(path: Path, *, json: bool, quiet: bool) -> None:
         answer(status.planned(Job.load(path), ()))
     elif not quiet:
         typer.echo(f"{safe_text(str(path))} is written: change it, then run `cerebras-tool batch {path} --dry-run`")
-
-
-def _as_it_stands(job: Job) -> BatchReport:
-    """The state of the job by its journal, without working on it. Raises JobError if the job has not begun."""
-    from converter.errors import JobError
-    from converter.fleet import status
-    from converter.fleet.journal import Journal
-
-    if not job.journal.exists():
-        raise JobError(
-            f"`{job.path}` has not begun, as there is no `{job.journal.name}` beside it: run `cerebras-tool batch {job.path}`"
-        )
-    with Journal(job.journal) as journal:
-        return status.report(job, journal)
