@@ -4,7 +4,9 @@ Elements of up to 16 bits have so few values that a table of counts says everyth
 the upper 19 bits are counted: sign, exponent and 7 bits of the mantissa (F32's upper 16 bits), so that a value is known to
 2^-8 of itself. Their range, sums and zeros are taken from the elements themselves.
 
-np.add.at with one number is the fastest way to count with numpy: np.bincount makes a copy and a new table at each call.
+For words, np.bincount counts: other threads can count at the same time, because it gives the interpreter's lock away. It
+makes a new table at each call, so np.add.at counts with the larger table of wide elements: that takes as long, but keeps the
+lock.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ _NEGATIVE: Final = _KEYS >> 1  # the key of -0.0
 _STEP: Final = 1 << (52 - _LOST)  # keys of an exponent
 _SINGLES: Final = ((1023 - 149) * _STEP, (1023 + 128) * _STEP)  # the keys that F32 can have, but 0, without a sign
 _ONE: Final = np.array(1, np.int64)
+_SHORT: Final = 32 << 10  # words; of fewer, np.add.at counts them sooner than np.bincount makes its table
+_WORDS_AT_ONCE: Final = (
+    128 << 10
+)  # words of one call of np.bincount: with fewer, making its table takes longer than counting
 _ONES: Final = np.ones(_DOT)
 
 
@@ -41,6 +47,7 @@ class Workspace:
     def __init__(self) -> None:
         self.wide = np.empty(PASS, np.float64)
         self.rows = self.wide.reshape(-1, _DOT)
+        self._words: NDArray[np.int64] | None = None
         self._tables: dict[int, NDArray[np.int64]] = {}
 
     def table(self, size: int) -> NDArray[np.int64]:
@@ -49,13 +56,20 @@ class Workspace:
             self._tables[size] = np.zeros(size, np.int64)
         return self._tables[size]
 
+    @property
+    def words(self) -> NDArray[np.int64]:
+        """Room for the words that are counted at once."""
+        if self._words is None:
+            self._words = np.empty(_WORDS_AT_ONCE, np.int64)
+        return self._words
+
 
 @dataclass(slots=True)
 class Counts:
     """What was found in some elements. `keys` and `counts` are pieces of a table: one for each part of a tensor, or more.
 
     `keys` of a wide dtype and the moments are those of the finite elements. The moments are `mean`, and `squares`: the sum of
-    the squared distances from it. `range` and `zeros` are only kept for a wide dtype.
+    the squared distances from it. `low`, `high` and `zeros` are only kept for a wide dtype.
     """
 
     keys: list[NDArray[Any]] = field(default_factory=list)
@@ -125,12 +139,17 @@ def kind(dtype: Dtype) -> Kind | None:
 
 def _take_codes(tile: memoryview, dtype: Dtype, work: Workspace, counts: Counts) -> None:
     """Count words of two bytes. Elements of one byte are counted in pairs, which takes half as many additions."""
-    table, keys = work.table(1 << 16), work.wide.view(np.int64)
+    table, words = work.table(1 << 16), work.words
     codes = np.frombuffer(tile, "<u2", len(tile) // 2)
-    for start in range(0, codes.size, PASS):
-        part = codes[start : start + PASS]
-        np.copyto(keys[: part.size], part)
-        np.add.at(table, keys[: part.size], _ONE)
+    for start in range(0, codes.size, words.size):
+        part = codes[start : start + words.size]
+        keys = words[: part.size]
+        np.copyto(keys, part)
+        if part.size < _SHORT:
+            np.add.at(table, keys, _ONE)
+        else:
+            found = np.bincount(keys)
+            table[: found.size] += found
     if len(tile) % 2:
         counts.add(np.array([tile[-1]]), np.ones(1, np.int64))
 
@@ -161,7 +180,8 @@ def _values_of_codes(dtype: Dtype, keys: NDArray[Any]) -> NDArray[np.float64]:
         found = values_of_codes(dtype)[keys]
     else:
         found = keys.astype(f"<u{dtype.itemsize}").view(dtype.numpy)
-    return found.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN that signals becomes one that does not
+        return found.astype(np.float64)
 
 
 # ---- wider: the table says the distribution, the elements the rest ---------------------------------------------------

@@ -23,6 +23,7 @@ _NAMES: Final = tuple(f"{share:g}" for share in QUANTILES)
 BARS: Final = 32  # bars of a histogram
 TINY: Final = 64  # elements that Python counts faster than numpy
 _SOME: Final = 16  # elements; of so few, a histogram would say less than the quantiles do
+_MANY: Final = 16 << 10  # keys from which on it is faster to add them up in a table than to sort them
 ERROR: Final = 2.0**-8  # how far a counted value can lie from the element's, as a share of it
 # The values of a 4-bit float, E2M1. Source: OCP Microscaling Formats 1.0.
 _NIBBLES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -119,6 +120,10 @@ def _values(dtype: Dtype, kind: Kind, counts: Counts) -> tuple[NDArray[np.float6
     if not counts.keys:
         return np.empty(0), np.empty(0, np.int64)
     keys, numbers = np.concatenate(counts.keys), np.concatenate(counts.counts)
+    if keys.size > _MANY:
+        table = np.bincount(keys, weights=numbers)
+        keys = np.flatnonzero(table)
+        numbers = table[keys].astype(np.int64)
     if dtype == F4:
         bits = np.concatenate((keys & 15, keys >> 4))
         return np.array((*_NIBBLES, *(-value for value in _NIBBLES)))[bits], np.concatenate((numbers, numbers))

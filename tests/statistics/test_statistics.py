@@ -10,6 +10,7 @@ import pytest
 
 from converter.dtypes import BF16, BOOL, BY_NAME, C64, F4, F8_E4M3, F16, F32, F64, I8, I16, I32, I64, U8, U64, Dtype
 from converter.errors import ConverterError, SourceError
+from converter.io.parts import portions
 from converter.io.source import Memory
 from converter.reports.details import StatisticsReport
 from converter.statistics.counting import FEW, PASS
@@ -241,6 +242,44 @@ def test_a_constant_is_constant_however_large() -> None:
     assert set(found.quantiles.values()) == {0.10000000149011612}
     assert found.histogram is not None
     assert found.histogram.counts == (LARGE,)
+
+
+@pytest.mark.parametrize("dtype", [F32, I32, I64], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("place", [0, 9, PASS - 1, PASS, PASS + 9, 2 * PASS + 1, LARGE - 1])
+@pytest.mark.parametrize("extreme", [2.0**20 + 1, 2.0**20 + 9000, 2.0**30])
+def test_an_extreme_is_found_wherever_it_is(dtype: Dtype, place: int, extreme: float) -> None:
+    """Also one with the same key as the extreme that was known before: 2^20 and 2^20 + 1 differ after the counted bits."""
+    numbers = np.random.default_rng(6).integers(-1000, 1000, LARGE).astype(dtype.numpy)
+    numbers[[1, PASS + 1]] = 2**20, -(2**20)
+    numbers[[2, PASS + 2]] = -(2**20), 2**20
+    for sign in (1, -1):
+        changed = numbers.copy()
+        changed[place] = sign * extreme
+
+        found = of(dtype, changed.tobytes())
+
+        assert (found.min, found.max) == (int(changed.min()), int(changed.max()))
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, F16, BF16, I16, I32], ids=lambda dtype: dtype.name)
+def test_values_of_every_size_in_many_parts(dtype: Dtype) -> None:
+    """Each of three parts has most of the keys there are, so they are added up in a table."""
+    count = 3 * (portions().run // dtype.itemsize) - 7
+    raw = np.random.default_rng(7).integers(0, 256, count * dtype.itemsize, np.uint8).tobytes()
+    with np.errstate(invalid="ignore"):  # a NaN that signals becomes one that does not
+        if dtype == BF16:
+            values = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4").astype(np.float64)
+        else:
+            values = np.frombuffer(raw, dtype.numpy).astype(np.float64)
+    finite = np.sort(values[np.isfinite(values)])
+
+    found = of(dtype, raw)
+
+    assert (found.min, found.max, found.zeros) == (finite[0], finite[-1], int(np.count_nonzero(finite == 0)))
+    assert (found.nan, found.nan + found.inf) == (int(np.isnan(values).sum()), count - finite.size)
+    assert set(found.quantiles) == {"0.001", "0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99", "0.999"}
+    for share, value in found.quantiles.items():
+        assert value == pytest.approx(np.quantile(finite, float(share)), rel=found.error or 1e-12)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
