@@ -10,7 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -50,6 +50,7 @@ _SEVERITIES: Final = ((9.0, "critical"), (7.0, "high"), (4.0, "medium"), (0.1, "
 def to_bom(report: ScanReport) -> bytes:
     """The bill. Local files are read whole, for their SHA-256; of others it has what the scan knows."""
     models: dict[str, tuple[str, list[FileScan]]] = {}
+    policy = report.policy
     scanned = {_identity(file.location): file for file in reversed(report.files)}  # a file may be named twice
     for file in reversed(scanned.values()):
         place = _model_of(file)
@@ -73,6 +74,11 @@ def to_bom(report: ScanReport) -> bytes:
                     "verdict": report.verdict,
                     "files-without-a-pickle": report.skipped,
                     "links-not-followed": report.links,
+                    **(
+                        {"policy": PurePath(policy.name).name, "policy.sha256": policy.sha256}
+                        if policy is not None
+                        else {}
+                    ),
                 }
             ),
         },

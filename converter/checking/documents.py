@@ -8,6 +8,7 @@ from converter.checking.rules import ERROR, RULES, WARNING
 from converter.reports import markdown, sarif
 from converter.reports.junit import DONE, Case, Suite
 from converter.text import as_code, plural
+from converter.words import FAULTS
 
 if TYPE_CHECKING:
     from converter.reports.checking import CheckedReport, CheckReport, FaultReport
@@ -39,8 +40,9 @@ def suites(report: CheckReport, *, warnings: bool = False) -> list[Suite]:
 
     What could not be checked has a suite with one case, which is an error.
     """
+    judged = {"fail-on": FAULTS[-1] if warnings else FAULTS[0]}
     checked = [
-        Suite(one.location, _cases(one, warnings), one.seconds, {"format": one.format, "model": one.title})
+        Suite(one.location, _cases(one, warnings), one.seconds, {"format": one.format, "model": one.title} | judged)
         for one in report.checkpoints
     ]
     return checked + [

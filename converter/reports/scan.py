@@ -111,10 +111,12 @@ class FileScan:
 class PolicyReport:
     """What a policy did: how many unknown globals it accepted, in how many files.
 
-    `expired` and `unused` list the globals of the entries that have expired, and of those that matched nothing.
+    `expired` and `unused` list the globals of the entries that have expired, and of those that matched nothing. `sha256`
+    is of the policy's file.
     """
 
     name: str
+    sha256: str
     entries: int
     accepted: int
     files: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from converter.reports import markdown
@@ -11,7 +12,7 @@ from converter.reports.junit import Case, Suite
 from converter.scanning.rules import SHOWN
 from converter.scanning.scan import file_fails
 from converter.text import as_code, plural
-from converter.words import PLAIN
+from converter.words import FAIL_ON, PLAIN
 
 if TYPE_CHECKING:
     from converter.reports.scan import FileScan, ScanReport
@@ -23,6 +24,9 @@ def suites(report: ScanReport, *, unknown: bool = True) -> list[Suite]:
     """One suite with a case for each file: it failed if the check fails for it."""
     counts = Counter(file.verdict for file in report.files)
     found = {"verdict": report.verdict, **{verdict: str(counts[verdict]) for verdict in SHOWN if counts[verdict]}}
+    found["fail-on"] = FAIL_ON[-1] if unknown else FAIL_ON[0]
+    if report.policy is not None:
+        found |= {"policy": PurePath(report.policy.name).name, "policy.sha256": report.policy.sha256}
     return [Suite(_CLASS, [_case(file, unknown) for file in report.files], None, found)]
 
 

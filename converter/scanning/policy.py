@@ -7,6 +7,7 @@ dangerous global.
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -44,6 +45,7 @@ class Policy:
     """The entries of a policy that have not expired, and which of them were used. Made by `load`."""
 
     name: str
+    sha256: str
     entries: tuple[Entry, ...]
     expired: tuple[Entry, ...] = ()
     used: set[str] = field(default_factory=set)
@@ -76,6 +78,7 @@ class Policy:
         """What the policy did: how many globals it accepted, in how many files."""
         return PolicyReport(
             self.name,
+            self.sha256,
             len(self.entries) + len(self.expired),
             accepted,
             files,
@@ -104,7 +107,8 @@ def load(path: Path, today: datetime.date | None = None) -> Policy:
         entries[entry.pattern] = entry
     day = today or datetime.datetime.now(datetime.UTC).date()
     counting = tuple(entry for entry in entries.values() if entry.expires >= day)
-    return Policy(str(path), counting, tuple(entry for entry in entries.values() if entry.expires < day))
+    expired = tuple(entry for entry in entries.values() if entry.expires < day)
+    return Policy(str(path), hashlib.sha256(text.encode()).hexdigest(), counting, expired)
 
 
 def _entry(row: Any, where: str) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.reports import sarif
@@ -31,6 +32,8 @@ def to_sarif(report: ScanReport) -> dict[str, Any]:
 def _run_properties(policy: PolicyReport) -> dict[str, Any]:
     return {
         "policy": {
+            "name": printable(PurePath(policy.name).name),
+            "sha256": policy.sha256,
             "entries": policy.entries,
             "accepted": policy.accepted,
             "files": policy.files,

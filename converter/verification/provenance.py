@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,26 +11,30 @@ from converter import formats
 from converter.io.local import LocalFile
 from converter.models.recognition import recognise
 from converter.reports import maker
+from converter.reports.verification import PASSING
 
 if TYPE_CHECKING:
+    from converter.reports.verification import VerifiedOutput
     from converter.tensors.catalogue import Catalogue
     from converter.verification.verify import Options
 
 _STEP: Final = 1 << 20  # bytes that are hashed at a time
 
 
-def provenance(source: Catalogue, options: Options) -> dict[str, Any]:
+def provenance(source: Catalogue, options: Options, outputs: Sequence[VerifiedOutput]) -> dict[str, Any]:
     """The fields of a manifest that say it. Local files are read whole, for their SHA-256.
 
-    Where a local source lay is nobody's business: it is named without its folders.
+    Where a local source lay is nobody's business: it is named without its folders, and so are the copies.
     """
     known = formats.canonical(source)
     recognition = recognise(known, known.config)
+    given = {"tokens": options.tokens, "imatrix": options.imatrix}
     return {
         "made": {"by": maker.NAME, "version": maker.version(), "date": maker.stamp()},
         "model": recognition.model.name if recognition is not None and recognition.model is not None else None,
+        "architecture": None if recognition is None else recognition.family.described(recognition.sizes),
         "source": {
-            "location": source.location if "://" in source.location else PurePath(source.location).name,
+            "location": _named(source.location),
             "format": source.format,
             "revision": _revision(source.location),
             "files": [*_files(source)],
@@ -41,9 +45,22 @@ def provenance(source: Catalogue, options: Options) -> dict[str, Any]:
             "tokens": None if options.tokens is None else options.tokens.name,
             "prompt": options.prompt,
             **({} if options.imatrix is None else {"imatrix": options.imatrix.name}),
+            **{f"{name}_sha256": _sha256(path) for name, path in given.items() if path is not None},
             **{name: value for name, value in options.chosen.items() if value},
         },
+        "policy": {
+            "verdicts": list(PASSING),
+            "copies": [
+                {"name": _named(one.location), "format": one.format, "verdict": one.verdict}
+                | ({} if one.inference is None else {"threshold": one.inference["threshold"]})
+                for one in outputs
+            ],
+        },
     }
+
+
+def _named(location: str) -> str:
+    return location if "://" in location else PurePath(location).name
 
 
 def _revision(location: str) -> str | None:

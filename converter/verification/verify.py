@@ -76,7 +76,7 @@ class Examination:
     def golden(self) -> Golden:
         """Make the manifest of the source. If all outputs are right, it also gets the digests of copies in another dtype."""
         made = self.expected.golden(self.copies if self.report.ok else ())
-        return replace(made, provenance=provenance(self.expected.whole(NO_MANIFEST), self.options))
+        return replace(made, provenance=provenance(self.expected.whole(NO_MANIFEST), self.options, self.report.outputs))
 
 
 def verify(

@@ -38,6 +38,7 @@ DOCUMENTS = (
 CHOSEN = {  # every option that changes what a source is
     "root": "model", "ema": True, "weights": "bin", "merge": ["b.bin"], "include": ["a*"], "exclude": ["b"],
     "strip": ["optimizer"], "rename": ["a=b"], "imatrix": "x.imatrix",
+    "tokens_sha256": "0" * 64, "imatrix_sha256": "0" * 64,
 }  # fmt: skip
 
 

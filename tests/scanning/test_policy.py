@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as Xml
 
 import jsonschema
 import pytest
@@ -232,7 +234,7 @@ def test_every_report_tells_what_was_accepted(policy: Path) -> None:
 
     jsonschema.validate(document, load_json("reports", "scan.json"))
     assert document["policy"] == {
-        "name": str(policy), "entries": 3, "accepted": 2, "files": 1, "expired": ["old.X (2020-01-01)"], "unused": ["never.*"],
+        "name": str(policy), "sha256": hashlib.sha256(policy.read_bytes()).hexdigest(), "entries": 3, "accepted": 2, "files": 1, "expired": ["old.X (2020-01-01)"], "unused": ["never.*"],
     }  # fmt: skip
     assert [bool(one.get("suppressions")) for one in log["runs"][0]["results"]] == [True, True, False]
     assert log["runs"][0]["results"][0]["suppressions"] == [
@@ -243,6 +245,27 @@ def test_every_report_tells_what_was_accepted(policy: Path) -> None:
     assert "old.X (2020-01-01) has expired and does not count" in text
     assert "never.* fits nothing here" in text
     assert "2 of them accepted" in text
+
+
+def test_reports_name_the_policy_by_its_digest(policy: Path) -> None:
+    path, digest = write(policy, MODEL), hashlib.sha256(policy.read_bytes()).hexdigest()
+    kinds = {kind: str(policy.parent / kind) for kind in ("junit", "sarif", "bom")}
+    words = [word for kind, place in kinds.items() for word in (f"--{kind}", place)]
+
+    for chosen, shown in (["dangerous"], "dangerous"), ([], "unknown"):
+        fail_on = [word for word in ("--fail-on", *chosen) if chosen]
+        assert (
+            RUN.invoke(app, ["scan", str(path), "--policy", str(policy), "--no-fickling", *fail_on, *words]).exit_code
+            == 0
+        )
+        properties = {one.get("name"): one.get("value") for one in Xml.parse(kinds["junit"]).iter("property")}
+        assert (properties["policy"], properties["policy.sha256"]) == ("policy.toml", digest)
+        assert properties["fail-on"] == shown
+    (run,) = json.loads(Path(kinds["sarif"]).read_text())["runs"]
+    assert (run["properties"]["policy"]["name"], run["properties"]["policy"]["sha256"]) == ("policy.toml", digest)
+    stated = {one["name"]: one["value"] for one in json.loads(Path(kinds["bom"]).read_text())["metadata"]["properties"]}
+    assert stated["cerebras-tool:policy"] == "policy.toml"
+    assert stated["cerebras-tool:policy.sha256"] == digest
 
 
 def test_python_takes_a_policy(policy: Path) -> None:

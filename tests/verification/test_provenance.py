@@ -17,6 +17,7 @@ from converter.verification.golden import load
 from converter.verification.verify import Options, examine, verify
 
 RUN = CliRunner()
+PROVENANCE = ("made", "model", "architecture", "source", "options", "policy")
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def test_a_manifest_names_program_date_source_and_options(made: Path) -> None:
     assert document["made"]["by"] == "cerebras-tool"
     assert document["made"]["date"] == "2023-11-14T22:13:20Z"
     assert document["model"] is None  # the sample is no declared model
+    assert document["architecture"] == "GPT-2 with 4 layers of 64"
     data = Path("odd/pytorch_model.bin").read_bytes()
     assert document["source"] == {
         "location": "pytorch_model.bin",
@@ -45,6 +47,33 @@ def test_a_manifest_names_program_date_source_and_options(made: Path) -> None:
         ],
     }
     assert document["options"] == {"level": "tensors", "engine": "numpy", "tokens": None, "prompt": None}
+    assert document["policy"] == {
+        "verdicts": ["identical", "equivalent"],
+        "copies": [{"name": "odd", "format": "torch-zip", "verdict": "identical"}],
+    }
+
+
+def test_a_manifest_names_what_copies_had_to_hold_and_the_files_that_were_given(made: Path) -> None:
+    Path("tokens.txt").write_text("1 2 3\n")
+    assert RUN.invoke(app, ["convert", "odd", "folder/odd.gguf", "--dtype", "q8_0"]).exit_code == 0
+    words = ["verify", "odd", "folder/odd.gguf", "--level", "inference", "--tokens", "tokens.txt"]
+
+    done = RUN.invoke(app, [*words, "--write-manifest", "of-this.json"])
+
+    assert done.exit_code == 0, done.output
+    document = json.loads(Path("of-this.json").read_text())
+    assert document["options"] == {
+        "level": "inference", "engine": "numpy", "tokens": "tokens.txt", "prompt": None,
+        "tokens_sha256": hashlib.sha256(b"1 2 3\n").hexdigest(),
+    }  # fmt: skip
+    assert document["policy"]["copies"] == [
+        {
+            "name": "odd.gguf",
+            "format": "gguf",
+            "verdict": "equivalent",
+            "threshold": {"difference": 0.3, "kl_divergence": 0.0007, "top1": 0.93, "greedy": False},
+        }
+    ]
 
 
 def test_the_same_manifest_is_made_twice(made: Path) -> None:
@@ -57,7 +86,7 @@ def test_nothing_is_decided_by_it_and_older_manifests_lack_it(made: Path) -> Non
     document = json.loads(Path("golden.json").read_text())
     others: tuple[dict[str, object], ...] = ({"source": 3, "made": None, "options": []}, {})
     for other in others:
-        rest = {name: value for name, value in document.items() if name not in ("made", "model", "source", "options")}
+        rest = {name: value for name, value in document.items() if name not in PROVENANCE}
         Path("golden.json").write_text(json.dumps(rest | other))
         assert verify(load(Path("golden.json")), ["odd"]).ok
 
