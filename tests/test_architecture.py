@@ -248,7 +248,7 @@ WRITING: Final = {
         "hardlink_to",
         "pwrite",
     ),
-    *("rename", "replace", "copyfile", "copytree", "truncate", "ftruncate", "sendfile", "copy_file_range"),
+    *("rename", "replace", "copyfile", "copytree", "truncate", "ftruncate", "sendfile", "copy_file_range", "call_s3"),
     *("TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile", "TemporaryDirectory", "mkstemp", "mkdtemp"),
 }
 

@@ -20,7 +20,7 @@ from converter.fleet.engine import Engine
 from converter.fleet.work import AGAIN, Order, Result, run
 from converter.text import safe_text
 
-_START: Final = "import sys; sys.path.append(sys.argv[1]); from converter.fleet.local import serve; serve()"
+START: Final = "import sys; sys.path.append(sys.argv[1]); from converter.fleet.local import serve; serve()"
 _LAST: Final = 1 << 12  # bytes at the end of what a process said that are looked at
 _LINE: Final = 1 << 16  # bytes that are read of an answer at a time
 
@@ -81,7 +81,7 @@ class _Worker:
         package = Path(__file__).parent.parent.parent
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed with the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(package)],
+            [sys.executable, "-c", START, str(package)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

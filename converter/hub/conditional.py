@@ -7,7 +7,9 @@ before anything depends on them.
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
+from importlib import import_module
 from typing import Any, Final
 
 from converter.errors import SourceError
@@ -121,5 +123,7 @@ class _RefusedError(SourceError):
 
 def _code(error: Exception) -> str:
     """What S3 calls an error that s3fs has turned into one of Python's."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
+    if "botocore" not in sys.modules:  # what was never imported raised nothing
+        return ""
+    failed = import_module("botocore.exceptions").ClientError
+    return str(error.__cause__.response["Error"]["Code"]) if isinstance(error.__cause__, failed) else ""

@@ -379,7 +379,7 @@ def test_a_process_that_is_killed_is_replaced_and_its_task_is_done(tmp_path: Pat
 
 def test_a_process_that_dies_says_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path / "in/a.bin")
-    monkeypatch.setattr("converter.fleet.local._START", "raise ImportError('no module \\x1b[31m of that name')")
+    monkeypatch.setattr("converter.fleet.local.START", "raise ImportError('no module \\x1b[31m of that name')")
     (found,) = by_source(driven(job_of(tmp_path, ALL))).values()
 
     assert found == (
