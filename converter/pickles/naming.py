@@ -144,6 +144,7 @@ def _choose(value: object, root: Root, held: _Held) -> Chosen:
     chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None, objects=held.entering)
     if type(chosen.value) is Dict and any(held(inner) for inner in chosen.value[1::2]):
         held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
+    held.containers.update(id(made) for made in chosen.made if any(held(inner) for inner in made[1::2]))
     return chosen
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from converter.dtypes import U8
@@ -62,13 +63,15 @@ _WORD: Final = re.compile(r"[A-Za-z][a-z]*")
 class Chosen:
     """The part that holds the weights: the keys that lead to it, the part, and by name what does not belong to it.
 
-    `averaged` are the names of the parts beside it that are averaged weights.
+    `averaged` are the names of the parts beside it that are averaged weights. `made` are dicts in the part that are copies
+    without the training state in them.
     """
 
     keys: list[str]
     value: Any
     beside: list[tuple[str, Any]] = field(default_factory=list)
     averaged: list[str] = field(default_factory=list)
+    made: list[Dict] = field(default_factory=list)
 
     def enter(self, key: str, value: Any, among: Dict) -> None:
         """Go into one part, and note the parts beside it."""
@@ -94,7 +97,8 @@ def choose(
     `objects` says that the tensors lie in the attributes of objects, so training state is told apart there, too.
 
     From the top down, go into the only part of a list that holds weights, and follow the one key of MODEL that holds
-    tensors, or else the one of EMA. If there is none, everything but training state is weights. With `part`, the averaged
+    tensors, or else the one of EMA, or the one part that is such a checkpoint itself. If there is none, everything but training
+    state is weights. With `part`, the averaged
     weights are taken instead of the model's.
 
     Raises FormatError if averaged weights are asked for, but there are none or several, and LayoutError for a container that
@@ -124,9 +128,13 @@ def choose(
                     f"it holds averaged weights {len(averaged):,} times, below {_listed(averaged)}: {_by_name()}"
                 )
             fits, taken = averaged, True
+        if not fits and not objects:
+            fits = _wrapped(among, holds)
         if len(fits) != 1:
             if among is chosen.value or objects:
                 _leave_training_state(chosen, among, holds)
+            if not objects:
+                chosen.value = _without_training_state(chosen.value, [], chosen, holds, {})
             break
         chosen.averaged += [".".join((*chosen.keys, key)) for key, _ in averaged if key != fits[0][0]]
         chosen.enter(*fits[0], among)
@@ -172,6 +180,68 @@ def _is_part(value: Any, holds: Callable[[object], bool]) -> bool:
     if type(value) in (list, tuple):
         return any(type(inner) in (Dict, Opaque) and holds(inner) for inner in value)
     return type(value) in (Dict, Opaque) and holds(value)
+
+
+def _wrapped(among: Dict, holds: Callable[[object], bool]) -> list[tuple[str, Any]]:
+    """The only part with weights, if it is a checkpoint itself: `{"trainer": {"net": …, "optimizer": …}}`.
+
+    Training state or values must lie beside its weights, or these must have the names of a state dict. A model that is
+    saved as nested dicts keeps all of its keys as names.
+    """
+    fits = ((key, inner) for key, inner in among.pairs() if holds(inner) and not is_training_state(key, inner))
+    parts = [*islice(fits, 2)]
+    if len(parts) != 1 or type(parts[0][0]) is not str or type(inside := parts[0][1]) is not Dict:
+        return []
+    found = _named(inside, MODEL, holds) or _named(inside, EMA, holds)
+    if len(found) != 1:
+        return []
+    weights = found[0][1]
+    beside = [(key, inner) for key, inner in inside.pairs() if inner is not weights]
+    if type(weights) is Opaque or any(not holds(inner) or is_training_state(key, inner) for key, inner in beside):
+        return parts
+    inner = (_named(weights, MODEL, holds) or [("", weights)])[0][1]
+    return parts if type(inner) is Dict and _has_dots(inner, holds) else []
+
+
+def _has_dots(value: Dict, holds: Callable[[object], bool]) -> bool:
+    """Whether a name has a dot, as the names of a state dict have."""
+    return any(type(key) is str and "." in key and holds(inner) for key, inner in value.pairs())
+
+
+def _without_training_state(
+    value: Any, keys: list[str], chosen: Chosen, holds: Callable[[object], bool], done: dict[int, Any]
+) -> Any:
+    """A part of the weights without the training state in dicts and lists below it, up to where a state dict begins.
+
+    What is left out is noted in `chosen`. A part that lies in several places is looked into once, and noted below the first.
+    """
+    if type(value) not in (Dict, list, tuple) or len(keys) > limits().depth:
+        return value
+    if id(value) in done:
+        return done[id(value)]
+    done[id(value)] = value
+    among = value if type(value) is Dict else numbered(value)
+    if _has_dots(among, holds):
+        return value
+    kept, changed = Dict(), False
+    for key, inner in among.pairs():
+        name = [*keys, key_text(key)]
+        left = keys and holds(inner) and (_is_state(key, inner) if value is among else _is_optimizer(inner))
+        if left:
+            chosen.leave([(".".join(name), inner)])
+            changed = True
+            continue
+        found = _without_training_state(inner, name, chosen, holds, done) if holds(inner) else inner
+        changed |= found is not inner
+        kept += [key, found]
+    if changed:
+        chosen.made.append(kept)
+        done[id(value)] = kept
+    return done[id(value)]
+
+
+def _is_state(key: object, value: object) -> bool:
+    return _is_random_state(key, value) if isinstance(value, Tensor) else is_training_state(key, value)
 
 
 def _by_name() -> str:

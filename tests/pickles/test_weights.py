@@ -166,6 +166,7 @@ def test_the_state_of_an_optimizer_is_no_model(opened: Open) -> None:
 
 
 RANDOM = view("1", (8,), dtype="U8")
+OPTIMIZER = {"state": {0: {"exp_avg": AVERAGED}}, "param_groups": [{"lr": 0.1}]}
 TRAINING: dict[str, tuple[Any, list[str], list[str]]] = {
     "beside two nets": (
         {"g": {"c.w": MODEL}, "d": {"c.w": MODEL}, "rng": RANDOM, "epoch": 1},
@@ -183,6 +184,36 @@ TRAINING: dict[str, tuple[Any, list[str], list[str]]] = {
     "a scale is no random state": ({"w": MODEL, "random_scale": AVERAGED, "epoch": 1}, ["w", "random_scale"], []),
     "nor is a loss beside tensors": ({"w": MODEL, "loss": AVERAGED, "epoch": 1}, ["w", "loss"], []),
     "nor what a model calls so": ({"a.w": MODEL, "rng": RANDOM, "epoch": 1}, ["a.w", "rng"], []),
+    "an optimizer in each of two parts": (
+        {"a": {"net": {"c.w": MODEL}, "update": OPTIMIZER}, "b": {"net": {"c.w": MODEL}, "update": OPTIMIZER}},
+        ["a.net.c.w", "b.net.c.w"],
+        ["a.update", "b.update"],
+    ),
+    "an optimizer of another form": (
+        {"a": {"actor": {"c.w": MODEL}, "critic": {"c.w": MODEL}, "optimizer": {"exp_avg": [AVERAGED]}}},
+        ["a.actor.c.w", "a.critic.c.w"],
+        ["a.optimizer"],
+    ),
+    "two levels down": (
+        {"run": {"a": {"nets": {"g": {"c.w": MODEL}, "d": {"c.w": MODEL}}, "opts": OPTIMIZER}}, "step": 1},
+        ["run.a.nets.g.c.w", "run.a.nets.d.c.w"],
+        ["run.a.opts"],
+    ),
+    "in a list of agents": (
+        {"agents": [{"actor": {"c.w": MODEL}, "o": OPTIMIZER}, {"actor": {"c.w": MODEL}, "o": OPTIMIZER}]},
+        ["agents.0.actor.c.w", "agents.1.actor.c.w"],
+        ["agents.0.o", "agents.1.o"],
+    ),
+    "random numbers further down": (
+        {"a": {"actor": {"c.w": MODEL}, "rng_state": RANDOM}, "b": {"actor": {"c.w": MODEL}}},
+        ["a.actor.c.w", "b.actor.c.w"],
+        ["a.rng_state"],
+    ),
+    "but not what a nested model calls so": (
+        {"encoder": {"optical.w": MODEL, "optim": {"w": MODEL}}, "decoder": {"c.w": MODEL}},
+        ["encoder.optical.w", "encoder.optim.w", "decoder.c.w"],
+        [],
+    ),
 }
 
 
@@ -195,7 +226,6 @@ def test_a_tensor_of_the_training_is_no_weight(kind: str, opened: Open) -> None:
     assert [other.name for other in catalogue.others if other.kind != "int"] == left
 
 
-OPTIMIZER = {"state": {0: {"exp_avg": AVERAGED}}, "param_groups": [{"lr": 0.1}]}
 LISTS: dict[str, tuple[Any, list[str], list[str]]] = {
     "with an optimizer": (({"c.w": MODEL}, OPTIMIZER), ["c.w"], ["1"]),
     "with an optimizer first": ([OPTIMIZER, {"c.w": MODEL}], ["c.w"], ["0"]),
@@ -225,6 +255,52 @@ def test_the_weights_in_a_list_are_found(kind: str, opened: Open) -> None:
 
     assert list(catalogue) == names
     assert [other.name for other in catalogue.others] == left
+
+
+WRAPPED: dict[str, tuple[Any, list[str], str, list[str]]] = {
+    "a trainer": (
+        {"trainer": {"net": {"c.w": MODEL}, "optim": OPTIMIZER}},
+        ["c.w"],
+        "trainer.net",
+        ["trainer.optim"],
+    ),
+    "beside a count": (
+        {"checkpoint": {"model": {"w": MODEL}, "epoch": 3}, "version": 1},
+        ["w"],
+        "checkpoint.model",
+        ["version", "checkpoint.epoch"],
+    ),
+    "a chain": ({"checkpoint": {"model": {"state_dict": {"c.w": MODEL}}}}, ["c.w"], "checkpoint.model.state_dict", []),
+    "averaged weights": (
+        {"run": {"ema": {"c.w": MODEL}, "optimizer": OPTIMIZER}},
+        ["c.w"],
+        "run.ema",
+        ["run.optimizer"],
+    ),
+    "a model without trainer keeps its names": ({"lm": {"net": {"w": MODEL}}}, ["lm.net.w"], "", []),
+    "so does one of two parts": (
+        {"a": {"net": {"c.w": MODEL}}, "b": {"net": {"c.w": MODEL}}},
+        ["a.net.c.w", "b.net.c.w"],
+        "",
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_part_that_wraps_a_checkpoint_is_gone_into(kind: str, opened: Open) -> None:
+    value, names, root, left = WRAPPED[kind]
+    catalogue = opened(value)
+
+    assert list(catalogue) == names
+    assert catalogue.facts["root"] == root
+    assert [other.name for other in catalogue.others] == left
+
+
+def test_training_state_that_a_root_names_is_read(opened: Open) -> None:
+    value = {"a": {"net": {"c.w": MODEL}, "update": OPTIMIZER}, "b": {"net": {"c.w": MODEL}}}
+
+    assert list(opened(value, "a.update.state")) == ["0.exp_avg"]
 
 
 def test_a_number_chooses_a_part_of_a_list(opened: Open) -> None:
