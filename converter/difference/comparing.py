@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from converter.difference import rank as ranks
 from converter.difference import rearranged
-from converter.difference.measures import Apart, apart, multiplied, squared, unequal
+from converter.difference.measures import Apart, apart, multiplied, same_bits
 from converter.difference.pairing import Side, along, following, same_bytes, same_elements
 from converter.difference.parts import Leftover
 from converter.difference.samples import alike
@@ -57,7 +57,7 @@ class Comparison:
     def __init__(self, ours: Side, theirs: Side, workspace: Workspace, progress: Callable[[int], None]) -> None:
         self._ours, self._theirs, self._workspace, self._progress = ours, theirs, workspace, progress
         self.apart: dict[str, Apart] = {}  # of tensors that differ and have numbers, by their bare names
-        self._norms: dict[str, Fraction | None] = {}  # squared, of equal tensors in layers that changed
+        self._norms: dict[str, Fraction | None] = {}  # squared, of equal tensors in layers
         self.changes: dict[Key, Change] = {}
         self.common: list[str] = []
         self._determined: list[tuple[str, str]] = []  # bare names, and those in the file
@@ -120,7 +120,6 @@ class Comparison:
         for name in self.common:
             self.compare(name)
         self._find_moved()
-        self._find_norms()
         if rank:
             self._find_ranks()
 
@@ -220,19 +219,27 @@ class Comparison:
             self._progress(ours.nbytes)
             self.changes[name, name] = self._reshaped(ours, theirs, before, after)
             return
-        found, change = self._difference(ours, theirs, before, after)
+        found, change = self._difference(ours, theirs, before, after, layered=name)
         if change is not None:
             self.changes[name, name] = change
         if found is not None:
             self.apart[name] = found
 
     def _difference(
-        self, ours: Tensor, theirs: Tensor, before: TensorSide, after: TensorSide
+        self, ours: Tensor, theirs: Tensor, before: TensorSide, after: TensorSide, layered: str | None = None
     ) -> tuple[Apart | None, Change | None]:
-        """How far two tensors of one shape are apart, and what happened; None for both if every bit is equal."""
+        """How far two tensors of one shape are apart, and what happened; None for both if every bit is equal.
+
+        `layered` is the bare name of both, whose norm may count in their layer although they are equal.
+        """
         same = ours.dtype == theirs.dtype and ours.storage.encoding == theirs.storage.encoding
-        if same and not unequal(ours, theirs, self._workspace, self._progress):
-            return None, None
+        if same:
+            layer = layered is not None and numbered(layered)[0] is not None
+            bits = same_bits(ours, theirs, self._workspace, self._progress, norm=layer)
+            if bits.equal and layer:
+                self._norms[layered or ""] = bits.norm
+            if bits.equal:
+                return None, None
         if not same:
             self._progress(ours.nbytes)
         found = apart(ours, theirs, self._workspace)
@@ -332,16 +339,6 @@ class Comparison:
         else:
             change = self.changes[None, name]
             self.changes[None, name] = replace(change, source=called, detail=f"{change.detail}; {said}")
-
-    def _find_norms(self) -> None:
-        """Read the equal tensors of layers that changed: they belong to the norm of their layer."""
-        for names in by_layer(self.common).values():
-            if not any(name in self.apart for name in names):
-                continue
-            for name in names:
-                if (name, name) not in self.changes:
-                    at(name)
-                    self._norms[name] = squared(self._ours.tensors[name], self._workspace)
 
     def _find_ranks(self) -> None:
         for (name, _), change in list(self.changes.items()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -48,6 +48,17 @@ class Some(NamedTuple):
     def and_those(self, others: Some) -> Some:
         """All of both."""
         return Some(self.number + others.number, min(self.first, others.first))
+
+
+class Same(NamedTuple):
+    """Whether two tensors are equal in every bit, and the square of their norm, if that was asked for.
+
+    The norm is None if an element is not finite or is no number, or if the tensors are not equal. A tensor without numbers
+    adds nothing to a norm.
+    """
+
+    equal: bool
+    norm: Fraction | None
 
 
 @dataclass(slots=True)
@@ -146,14 +157,46 @@ class Apart:
             return None
 
 
-def unequal(before: Tensor, after: Tensor, workspace: Workspace, progress: Progress) -> bool:
-    """Whether any bit differs between two tensors of the same dtype. It stops at the first step that does."""
+def same_bits(before: Tensor, after: Tensor, workspace: Workspace, progress: Progress, *, norm: bool) -> Same:
+    """Whether all bits are equal in two tensors of the same dtype, and with `norm` the squared norm, from the same pass.
+
+    It stops at the first step that differs.
+    """
     walk = Walk(before, after, workspace, in_blocks=False)
-    for pair in walk.pairs():
-        progress(pair.expected.nbytes)
-        if not np.array_equal(pair.expected, pair.found):
-            return True
-    return False
+    norm = norm and numeric(before.dtype)
+
+    def share(pairs: Generator[Pair]) -> list[Sum] | None:
+        sums: list[Sum] = []
+        for pair in pairs:
+            progress(pair.expected.nbytes)
+            if not np.array_equal(pair.expected, pair.found):
+                walk.stop()
+                return None
+            if norm:
+                sums.extend(_squares(pair.expected, before.dtype))
+        return sums
+
+    shares = walk.shared(share)
+    found = [one for one in shares if one is not None]
+    if len(found) < len(shares):
+        return Same(equal=False, norm=None)
+    return Same(equal=True, norm=total([one for share in found for one in share]))
+
+
+def _squares(bits: NDArray[Any], dtype: Dtype) -> Iterator[Sum]:
+    """The sums of the squares of a part of the elements at a time."""
+    flat = bits.reshape(-1)
+    for start in range(0, flat.size, _PART):
+        found = as_numbers(flat[start : start + _PART], dtype)
+        with np.errstate(all="ignore"):
+            one = float(np.dot(found, found))
+            if not _LEAST * found.size <= one < math.inf:
+                found = found.astype(np.float64, copy=False)
+                one = float(np.dot(found, found))
+                if not _LEAST_LONG * found.size <= one <= _MOST_LONG and np.isfinite(found).all():
+                    yield product(found, found)
+                    continue
+        yield one
 
 
 def multiplied(before: Tensor, after: Tensor, factor: float, workspace: Workspace) -> bool:
@@ -167,22 +210,6 @@ def multiplied(before: Tensor, after: Tensor, factor: float, workspace: Workspac
             if not (np.abs(y - x * factor) <= allowed * np.abs(y) + _TINY[after.dtype.name]).all():
                 return False
     return True
-
-
-def squared(tensor: Tensor, workspace: Workspace) -> Fraction | None:
-    """The sum of the squares of all elements; None if one is not finite. A tensor without numbers adds nothing."""
-    sums: list[Sum] = []
-    if not numeric(tensor.dtype):
-        return total(sums)
-    for pair in Walk(tensor, tensor, workspace, in_blocks=False).pairs():
-        flat = pair.expected.reshape(-1)
-        for start in range(0, flat.size, _PART):
-            numbers = as_numbers(flat[start : start + _PART], tensor.dtype).astype(np.float64, copy=False)
-            with np.errstate(all="ignore"):
-                one = float(np.dot(numbers, numbers))
-                lost = not _LEAST_LONG * numbers.size <= one <= _MOST_LONG and np.isfinite(numbers).all()
-            sums.append(product(numbers, numbers) if lost else one)
-    return total(sums)
 
 
 def apart(before: Tensor, after: Tensor, workspace: Workspace) -> Apart:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
 
 Start: TypeAlias = tuple[tuple[int, ...], str, bytes]  # a shape, a dtype, and the first elements
+_TILE: Final = 4 << 20  # bytes that are read at a time: a comparison has memory of its own meanwhile
 _FIRST: Final = 16  # elements by which tensors are told apart before they are read
 
 
@@ -183,7 +184,7 @@ def _start(tensor: Tensor) -> Start:
 def _digest(tensor: Tensor) -> bytes:
     """The SHA-256 of its canonical bytes."""
     digest = hashlib.sha256()
-    for tile in tensor.tiles():
+    for tile in tensor.tiles(_TILE):
         digest.update(tile)
     return digest.digest()
 
@@ -191,7 +192,7 @@ def _digest(tensor: Tensor) -> bytes:
 def _telling(tensor: Tensor) -> bytes | None:
     """The SHA-256 of its canonical bytes; None if all its elements are alike."""
     digest, width, first, alike = hashlib.sha256(), tensor.dtype.itemsize, b"", True
-    for tile in tensor.tiles():
+    for tile in tensor.tiles(_TILE):
         digest.update(tile)
         first = first or bytes(tile[:width])
         if alike := alike and tile[:width] == first == tile[-width:]:
