@@ -14,7 +14,7 @@ import pytest
 from converter.conversion.convert import convert
 from converter.conversion.merging import merged
 from converter.conversion.surgery import rules
-from converter.errors import UnsupportedError
+from converter.errors import SourceError, UnsupportedError
 from converter.formats.gguf.reader import read
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
@@ -234,6 +234,41 @@ def test_a_folder_gets_the_tokenizer_that_is_inside(tmp_path: Path) -> None:
     }  # fmt: skip
     model = json.loads((tmp_path / "out" / "tokenizer.json").read_text())["model"]
     assert (model["vocab"], model["merges"]) == ({"a": 0, "b": 1, "ab": 2}, [["a", "b"]])
+
+
+WORDLESS = {
+    "an importance matrix": [key("general.type", "string", "imatrix"), key("imatrix.chunk_count", "u32", 2)],
+    "an adapter": [key("general.architecture", "string", "llama"), key("general.type", "string", "adapter")],
+    "a projector": [key("general.architecture", "string", "clip"), key("clip.has_vision_encoder", "bool", 1)],
+    "a projector by its type": [key("general.architecture", "string", "new"), key("general.type", "string", "mmproj")],
+    "a diffusion model": [key("general.architecture", "string", "flux")],
+    "a model of videos": [key("general.architecture", "string", "wan"), key("general.type", "string", "model")],
+    "sizes that a language model has": [
+        key("general.architecture", "string", "qwen_image"),
+        *(key(f"qwen_image.{name}", "u32", 2) for name in ("block_count", "embedding_length", "context_length")),
+        key("qwen_image.attention.head_count", "u32", 1),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", WORDLESS)
+def test_what_takes_no_text_needs_no_tokenizer(kind: str, tmp_path: Path) -> None:
+    infos = [Info("a.weight", (32, 2), F32, 0)]
+    source = put(tmp_path, gguf(WORDLESS[kind], infos, MATRIX.tobytes()))
+
+    report = convert(open_checkpoint(source), tmp_path / "out.gguf")
+
+    assert (tmp_path / "out.gguf").read_bytes() == source.read_bytes()
+    assert report.notes == ()
+    assert inspect(open_checkpoint(source)).memory is None
+
+
+def test_a_language_model_without_its_tokenizer_asks_for_it(tmp_path: Path) -> None:
+    infos = [Info("a.weight", (32, 2), F32, 0)]
+    source = put(tmp_path, gguf([key("general.architecture", "string", "llama")], infos, MATRIX.tobytes()))
+
+    with pytest.raises(SourceError, match="has no tokenizer beside it"):
+        convert(open_checkpoint(source), tmp_path / "out.gguf")
 
 
 def test_a_tokenizer_that_has_no_files_is_named(tmp_path: Path) -> None:

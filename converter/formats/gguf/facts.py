@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter.errors import FormatError
 from converter.formats.format import VALUES
 from converter.formats.gguf.metadata import ARCHITECTURE, SPLIT, Array, Keys, shortest
-from converter.formats.gguf.names import NOTED, family_of
+from converter.formats.gguf.names import NOTED, family_of, is_wordless
 from converter.formats.said import Cache, Key, Words
 
 if TYPE_CHECKING:
@@ -125,8 +125,10 @@ def words(catalogue: Catalogue) -> Words | None:
 def cache(catalogue: Catalogue, context: int | None) -> Cache | None:
     """The keys and values that llama.cpp keeps for `context` tokens, by default for as many as the model was trained on.
 
-    None if the file does not say the sizes from which that follows.
+    None if the file does not say the sizes from which that follows, or is no language model.
     """
+    if is_wordless(catalogue.metadata):
+        return None
     architecture = catalogue.metadata.get(ARCHITECTURE)
     said = {
         name.removeprefix(f"{architecture}."): value

@@ -37,6 +37,15 @@ NOTED: Final = (ACTIVATION, FAMILY, KIND, ZEROS, SCALING, UNTIED)
 EMBEDDING: Final = "token_embd.weight"  # has a row for each token
 HEAD: Final = "output.weight"
 TOKENIZER: Final = "tokenizer.ggml."  # the prefix of the tokenizer's keys
+# What has no tokenizer and needs none: by `general.type`, the parts that llama.cpp loads beside a model; by architecture, models
+# of images and videos (the names are those that llama.cpp's clip.cpp and ComfyUI-GGUF's loader read).
+_WORDLESS_TYPES: Final = frozenset(("adapter", "imatrix", "mmproj"))
+_WORDLESS: Final = frozenset(
+    (
+        *("clip", "flux", "sd1", "sdxl", "sd3", "aura", "hidream", "cosmos", "ltxv", "hyvid", "wan", "lumina2"),
+        "qwen_image",
+    )
+)
 
 
 def family_of(catalogue: Catalogue) -> Family | None:
@@ -50,6 +59,11 @@ def family_of(catalogue: Catalogue) -> Family | None:
         return next((known for known in found if named is not None and known.is_called(named)), None)
     known = by_architecture(catalogue.metadata)
     return known if known is None or not known.told or _Names(catalogue, known).whole else None
+
+
+def is_wordless(metadata: Mapping[str, Any]) -> bool:
+    """Whether a GGUF file says that it takes no text: an adapter, a projector, a diffusion model and the like."""
+    return metadata.get("general.type") in _WORDLESS_TYPES or metadata.get(ARCHITECTURE) in _WORDLESS
 
 
 def by_architecture(metadata: Mapping[str, Any]) -> Family | None:

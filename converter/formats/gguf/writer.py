@@ -20,7 +20,7 @@ from converter.formats.gguf.imatrix import read as read_importance
 from converter.formats.gguf.keys import Packed, json_value, scalar, string, strings
 from converter.formats.gguf.made import first_rows, made, noted, zeros
 from converter.formats.gguf.metadata import ALIGNMENT, ARCHITECTURE, SPLIT, Keys
-from converter.formats.gguf.names import ACTIVATION, EMBEDDING, TOKENIZER, token_ids, token_keys
+from converter.formats.gguf.names import ACTIVATION, EMBEDDING, TOKENIZER, is_wordless, token_ids, token_keys
 from converter.formats.gguf.opaque import carried
 from converter.formats.gguf.recipes import Recipe, base_of, described, mixture, recipe_of
 from converter.formats.gguf.tokenizer import NONE, completed, inherited
@@ -92,10 +92,11 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     has_tokenizer = kept is not None and _TOKENS in kept
     left = has_tokenizer and options.no_tokenizer
     has_tokenizer = has_tokenizer and not left
-    tokenizer = _found(catalogue, options, needed=not has_tokenizer)
+    wordless = kept is not None and is_wordless(kept)
+    tokenizer = _found(catalogue, options, needed=not (has_tokenizer or wordless))
     if tokenizer is not None and kept is not None:
         tokenizer = inherited(tokenizer, kept, notes)
-    if tokenizer is None and not has_tokenizer:
+    if tokenizer is None and not (has_tokenizer or wordless):
         notes.append("without a tokenizer: the model takes and gives token ids, and most of llama.cpp's programs abort")
     # A GGUF without this key says nothing about its model, so the family's keys are written, as for any other source.
     is_described = kept is not None and ARCHITECTURE in kept
@@ -136,7 +137,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
     ):
         keys |= _mostly(tensors, options, recipe)
     inside: dict[str, str | None] = {}
-    if tokenizer is not None or left or not (is_described or has_tokenizer):
+    if tokenizer is not None or left or not (is_described or has_tokenizer or wordless):
         rows = next((written.tensor.shape[0] for written in tensors if written.name == EMBEDDING), 0)
         settings = _settings(catalogue, recognition) if recognition is not None else {}
         if tokenizer is not None:
