@@ -40,14 +40,16 @@ _PIECES: Final = (
     *("▁", "e", "t", "a", "o", "i", "n", "s", "r", "h", "d", "g", "l", "u"),
 )
 _MARKS: Final = ("<unk>", "<s>", "</s>")
+_ROLES: Final = {"<s>": "bos", "</s>": "eos", "<pad>": "pad", "<unk>": "unk"}
 _USUAL: Final = "pytorch_model.bin"
 
 
 class _Words(NamedTuple):
-    """What a tokenizer.json holds: a kind of tokenizer, and llama.cpp's name for the cut into words."""
+    """What a tokenizer.json holds: a kind of tokenizer, llama.cpp's name for the cut into words, and special tokens."""
 
     kind: Kind
     pre: str | None = None
+    marks: tuple[str, ...] = ()
 
 
 class _Sample(NamedTuple):
@@ -108,7 +110,7 @@ def write_sample(
     sample = _sample(model)
     written = sample.model
     values = {entry.name: parameter for entry, parameter in _state_dict(written)}
-    free = _zeros if sparse else _Noise(written, seed).part
+    free = (lambda entry: hole(entry.nbytes)) if sparse else _Noise(written, seed).part
     made = partial(_part, written, values, free)
     files = [PlannedFile(name, layout.pieces(made)) for name, layout in _laid_out(sample).items()]
     files += [PlannedFile(name, (literal(name, document),)) for name, document in _documents(sample).items()]
@@ -133,21 +135,22 @@ def _sample(name: str) -> _Sample:
 
 
 def _kinds() -> dict[str, Family]:
-    """The families by what config.json calls them, as far as a tiny model is described."""
+    """The families by what config.json calls them and by variant, as far as a tiny model is described."""
     found: dict[str, Family] = {}
     for family in families():
         if family.sample:
             also = (kind for kind, computed in family.also.items() if computed is not None)
-            found |= dict.fromkeys((family.name, *also), family)
+            found |= dict.fromkeys((family.name, *also, *family.variants), family)
     return found
 
 
 def _of_family(family: Family, kind: str) -> _Sample:
     """A tiny model in the form of the files that people have of its family."""
-    said = dict(family.published)
+    variant = family.variants.get(kind, {})
+    said = {**family.published, **variant.get("published", {})}
     words, shards = said.get("tokenizer"), said.get("shards", 1)
-    config = dict(family.sample)
-    if kind != family.name:
+    config = {**family.sample, **variant.get("sample", {})}
+    if kind in family.also:
         config |= {"model_type": kind, "architectures": [family.also[kind]]}
     layout = Layout(
         said.get("prefix", family.prefixes[-1]),
@@ -170,7 +173,8 @@ def _of_family(family: Family, kind: str) -> _Sample:
         ]
     index = f"{_USUAL}.index.json" if shards > 1 else None
     model = replace(model, files=tuple(files), index=index)
-    return _Sample(model, words and _Words(**words), said.get("below"), said.get("config"))
+    marks = tuple(words.get("marks", ())) if words else ()
+    return _Sample(model, words and _Words(**{**words, "marks": marks}), said.get("below"), said.get("config"))
 
 
 def _tiny() -> Model:
@@ -220,6 +224,8 @@ def _stored(known: Family, row: Row, model: Model) -> bool:
     """Whether files have a row: a head that is not tied, and what is only absent where a setting says so."""
     if row.tied_to:
         return known.setting(TIED, model.config) is False
+    if row.present_if:
+        return known.says_present(row, model.config) is True
     return not row.optional or not row.gguf_zeros
 
 
@@ -265,9 +271,10 @@ def _documents(sample: _Sample) -> dict[str, bytes]:
         documents[model.index] = _json(
             {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         )
+    rows = model.family.sizes(model.config).get("vocab_size", 0)
     if sample.words is not None:
-        documents |= files(_TOKENIZERS[sample.words.kind](sample.words))
-    elif model.config["vocab_size"] == _TINY_SIZES["vocab_size"]:
+        documents |= files(_TOKENIZERS[sample.words.kind](sample.words, rows))
+    elif rows == _TINY_SIZES["vocab_size"]:
         documents["vocab.json"] = json.dumps(_vocabulary()).encode()
         merges = [f"{left} {right}\n" for left, right in _MERGES]
         documents["merges.txt"] = "".join(["#version: 0.2\n", *merges]).encode()
@@ -290,25 +297,45 @@ def _vocabulary() -> dict[str, int]:
     return {token: number for number, token in enumerate([*spelled, _END_OF_TEXT])}
 
 
-def _byte_pairs(words: _Words) -> Tokenizer:
-    tokens = {number: Token(text) for text, number in _vocabulary().items()}
-    end = max(tokens)
-    tokens[end] = tokens[end]._replace(type=CONTROL)
-    return Tokenizer(words.kind, tokens, _MERGES, pre=words.pre, special={"bos": end, "eos": end})
+def _byte_pairs(words: _Words, size: int) -> Tokenizer:
+    tokens = [Token(text) for text in [*words.marks, *_vocabulary()][:size]]
+    if not words.marks:
+        tokens[-1] = tokens[-1]._replace(type=CONTROL)
+    special = {"bos": size - 1, "eos": size - 1}
+    return _marked(Tokenizer(words.kind, dict(enumerate(tokens)), _MERGES, pre=words.pre, special=special), words.marks)
 
 
-def _characters(words: _Words) -> Tokenizer:
+def _characters(words: _Words, size: int) -> Tokenizer:
     types = (UNKNOWN, CONTROL, CONTROL)
     tokens = [Token(text, type) for text, type in zip(_MARKS, types, strict=True)]
     tokens += [Token(f"<0x{byte:02X}>", BYTE) for byte in range(256)]
     tokens += [Token(text, NORMAL, -float(number)) for number, text in enumerate(_PIECES)]
     special = {"unk": 0, "bos": 1, "eos": 2}
-    return Tokenizer(words.kind, dict(enumerate(tokens)), special=special, adds={"bos": True}, space_prefix=True)
+    found = dict(enumerate(tokens[:size]))
+    return Tokenizer(words.kind, found, special=special, adds={"bos": True}, space_prefix=True)
 
 
-_TOKENIZERS: Final[Mapping[Kind, Callable[[_Words], Tokenizer]]] = {
+def _unigram(words: _Words, size: int) -> Tokenizer:
+    """Pieces and characters by how likely they are; the rows of the embedding that are left get names that no text has."""
+    texts = dict.fromkeys((*words.marks, *_PIECES, *map(chr, range(ord("!"), ord("~") + 1))))
+    tokens = [Token(text, NORMAL, -float(number)) for number, text in enumerate(texts)]
+    tokens += [Token(f"<madeupword{number}>") for number in range(size - len(tokens))]
+    return _marked(Tokenizer(words.kind, dict(enumerate(tokens)), space_prefix=True), words.marks)
+
+
+def _marked(tokenizer: Tokenizer, marks: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer whose first tokens are these marks."""
+    if not marks:
+        return tokenizer
+    types = {number: UNKNOWN if mark == "<unk>" else CONTROL for number, mark in enumerate(marks)}
+    tokens = {number: token._replace(type=types.get(number, token.type)) for number, token in tokenizer.tokens.items()}
+    return replace(tokenizer, tokens=tokens, special={_ROLES[mark]: number for number, mark in enumerate(marks)})
+
+
+_TOKENIZERS: Final[Mapping[Kind, Callable[[_Words, int], Tokenizer]]] = {
     "byte-pair": _byte_pairs,
     "scored-pair": _characters,
+    "unigram": _unigram,
 }
 
 
@@ -377,10 +404,6 @@ class _Noise:
                     yield (values.view(np.uint32) >> 16).astype("<u2").data.cast("B")
                 else:
                     yield values.astype(entry.dtype.numpy).data.cast("B")
-
-
-def _zeros(entry: Entry) -> Part:
-    return hole(entry.nbytes)
 
 
 def _causal(entry: Entry, window: int | None) -> Iterator[memoryview]:

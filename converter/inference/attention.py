@@ -11,11 +11,12 @@ from converter.inference.weights import Floats
 _QUERIES: Final = 128  # rows of attention scores at a time: with 2,048 keys they take 1 MiB
 
 
-def layer_norm(x: Floats, weight: Floats, bias: Floats | None, epsilon: np.float32) -> Floats:
+def layer_norm(x: Floats, weight: Floats | None, bias: Floats | None, epsilon: np.float32) -> Floats:
     """Normalise the last axis; the variance is the biased one."""
     y: Floats = x - x.mean(-1, keepdims=True, dtype=np.float32)
     y /= np.sqrt(np.square(y).mean(-1, keepdims=True, dtype=np.float32) + epsilon)
-    y *= weight
+    if weight is not None:
+        y *= weight
     if bias is not None:
         y += bias
     return y

@@ -13,6 +13,8 @@ from converter.errors import ModelError, UnsupportedError
 from converter.models.recognition import Recognition, recognise
 from converter.models.rows import evaluated
 from converter.models.ties import is_tied
+from converter.text import safe_name
+from converter.words import option
 
 if TYPE_CHECKING:
     from converter.models.architecture import Activation, Forward
@@ -219,6 +221,11 @@ def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> Recog
         raise ModelError(f"`{wrong.name}`: expected the shape {wrong.expected}, found {wrong.found}")
     for contradiction in found.contradictions:
         raise ModelError(f"`{catalogue.location}` can't be computed: {contradiction}")
+    if (strange := next(filter(found.in_layer, found.unexpected), None)) is not None:
+        raise UnsupportedError(
+            f"`{safe_name(strange)}` of `{catalogue.location}` is not computed here, because a layer of {found.family.title} has "
+            f"no such tensor: if it changes nothing, leave it out with {option('exclude', safe_name(strange))}"
+        )
     return found
 
 

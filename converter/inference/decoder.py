@@ -195,10 +195,10 @@ class Decoder:
         return weights.dense(inner, f"{block}ffn_down")
 
     def _normed(self, x: Floats, weights: Weights, name: str) -> Floats:
-        weight = weights.array(f"{name}.weight")
         if self._known.forward.norm == "rms":
-            return rms_norm(x, weight, self._known.epsilon)
-        bias = weights.array(f"{name}.bias") if f"{name}.bias" in weights else None
+            return rms_norm(x, weights.array(f"{name}.weight"), self._known.epsilon)
+        names = (f"{name}.weight", f"{name}.bias")
+        weight, bias = (weights.array(own) if own in weights else None for own in names)
         return layer_norm(x, weight, bias, self._known.epsilon)
 
     def _projected(self, x: Floats, weights: Weights) -> Floats:

@@ -153,7 +153,7 @@ class Architecture:
     `transformers` its class there, and `gguf_name` its general.architecture. `prefixes` are those that names may have; the
     last one is that of transformers. `layers` is the size that counts the layers. `told`: other families have the same
     names and shapes, so config.json must name this one. `sample` is the config.json of a tiny model, and `published` how
-    its files lie.
+    its files lie; `variants` are further ones, by name, each with what is different there.
     """
 
     name: str
@@ -177,6 +177,7 @@ class Architecture:
     forward: Forward | None
     sample: Mapping[str, Any] = field(hash=False)
     published: Mapping[str, Any] = field(hash=False)
+    variants: Mapping[str, Any] = field(hash=False)
     row_table: tuple[Row, ...]
     orders: Mapping[str, tuple[str, ...]] = field(hash=False)
     aliases: Mapping[str, str] = field(hash=False)
@@ -208,6 +209,7 @@ class Architecture:
             forward=forward and _forward(forward),
             sample=MappingProxyType(document.get("sample", {})),
             published=MappingProxyType(document.get("published", {})),
+            variants=MappingProxyType(document.get("variants", {})),
             row_table=tuple(Row(**_row(row)) for row in document["rows"]),
             orders=MappingProxyType(_tuples(document.get("orders", {}))),
             aliases={other: row["name"] for row in document["rows"] for other in row.get("also", ())},
@@ -346,7 +348,14 @@ class Architecture:
     def tail(self) -> list[Row]:
         """The required rows that follow the layers."""
         last = max((index for index, row in enumerate(self.row_table) if row.layered), default=-1)
-        return [row for row in self.row_table[last + 1 :] if row.required]
+        return [row for row in self.row_table[last + 1 :] if row.required or row.present_if]
+
+    def says_present(self, row: Row, config: Mapping[str, Any]) -> bool | None:
+        """Whether a config.json says that a row is there; None if nothing says so."""
+        if row.present_if is None:
+            return None
+        said = self.setting(row.present_if, config)
+        return said if type(said) is bool else None
 
     @property
     def followers(self) -> dict[str, str]:

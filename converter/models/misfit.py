@@ -22,9 +22,7 @@ _KV_HEADS: Final = ("num_key_value_heads",)
 _FURTHER: Final = "num_nextn_predict_layers"  # layers behind the last one, which guess further tokens
 # The lists of layers, and the keys that may say how many there are: the first key that is there counts.
 _LISTS: Final[Mapping[str, tuple[str, ...]]] = {
-    **dict.fromkeys(
-        ("model.layers.", "transformer.h.", "gpt_neox.layers.", "backbone.layers.", "layers.", "h."), _LAYERS
-    ),
+    **dict.fromkeys(("model.layers.", "transformer.h.", "backbone.layers.", "layers.", "h."), _LAYERS),
     **dict.fromkeys(("bert.encoder.layer.", "roberta.encoder.layer.", "vit.encoder.layer."), _LAYERS),
     "model.encoder.layers.": ("encoder_layers",),
     "model.decoder.layers.": ("decoder_layers", "num_hidden_layers"),
@@ -53,11 +51,10 @@ def _inner(names: str, called: str, *keys: str) -> _Size:
 _SIZES: Final = (
     _width(r"(?:model\.(?:decoder\.)?)?embed_tokens\.weight"),
     _width(r"(?:transformer\.)?(?:wte|word_embeddings)\.weight"),
-    _width(r"gpt_neox\.embed_in\.weight|backbone\.embeddings?\.weight"),
+    _width(r"backbone\.embeddings?\.weight"),
     _width(r"(?:ro)?bert\.embeddings\.word_embeddings\.weight"),
     _inner(r"model\.layers\.\d+\.mlp\.(?:gate|up)_proj\.weight", "up_proj", "intermediate_size"),
     _inner(r"(?:(?:ro)?bert|vit)\.encoder\.layer\.\d+\.intermediate\.dense\.weight", "intermediate.dense", "intermediate_size"),
-    _inner(r"gpt_neox\.layers\.\d+\.mlp\.dense_h_to_4h\.weight", "dense_h_to_4h", "intermediate_size"),
     _inner(r"model\.encoder\.layers\.\d+\.fc1\.weight", "fc1", "encoder_ffn_dim"),
     _inner(r"model\.decoder\.layers\.\d+\.fc1\.weight", "fc1", "decoder_ffn_dim", "ffn_dim"),
 )  # fmt: skip

@@ -88,6 +88,12 @@ class Recognition:
         own = f"{self.prefix}{row.tied_to}"
         return self.known_by.get(own, own)
 
+    def in_layer(self, name: str) -> bool:
+        """Whether a name, of whatever tensor, is one within the family's layers."""
+        number = _LAYER.search(name)
+        stems = {row.named(self.prefix).partition("{layer}")[0] for row in self.family.row_table if row.layered}
+        return number is not None and name[: number.start()] in stems
+
     @property
     def sized(self) -> bool:
         """Whether the shape of every row is known."""
@@ -261,7 +267,11 @@ def _recognised(
     if (len(seen.strangers) + len(beyond) + len(misfits)) * _FITTING > len(fitting):
         return None
 
-    required = (at(layer, row.named(seen.prefix)) for row, layer in known.each(n_layer) if row.required)
+    required = (
+        at(layer, row.named(seen.prefix))
+        for row, layer in known.each(n_layer)
+        if row.required or known.says_present(row, settings)
+    )
     otherwise = set(seen.known_by.values())
     missing = tuple(name for name in required if name not in catalogue and name not in otherwise)
     if not named and (missing or misfits or seen.strangers or beyond):
@@ -340,6 +350,9 @@ def _contradictions(
 ) -> Iterator[str]:
     known = seen.family
     found = dict(seen.sizes)
+    for name, row in {match.row.name: (match.name, match.row) for match in seen.matches}.values():
+        if known.says_present(row, config) is False:
+            yield f"`config.json` says `{known.config_key(row.present_if or '')}` is False; the tensors have `{name}`"
     if model:
         found |= {name: size for name, size in known.sizes(model.config).items() if name not in known.shaping}
     else:

@@ -70,8 +70,8 @@ class Row:
     what equal parts of the last dimension hold, in order: q, k and v. `gguf_moves` put the rows into the order that they
     have there. `gguf_zeros`: what an absent one is there. GGUF lacks the first `gguf_rows_from` rows, and has the others
     times `gguf_scale`. With `gguf_untied` it has a tensor of its own for one that is tied here. `also` are other names for
-    the same. `value` is what a buffer must hold: "causal" (ones on and below the diagonal), "rotary" (frequencies), or a
-    number.
+    the same. `present_if` is the setting that says whether there is one. `value` is what a buffer must hold: "causal"
+    (ones on and below the diagonal), "rotary" (frequencies), or a number.
     """
 
     name: str
@@ -92,6 +92,7 @@ class Row:
     optional: bool = False
     prefixed: bool = True
     also: tuple[str, ...] = ()
+    present_if: str | None = None
     value: str | float | None = None
 
     @property
@@ -133,6 +134,7 @@ class Row:
             optional=self.optional,
             prefixed=self.prefixed,
             also=self.also,
+            present_if=self.present_if,
             value=self.value,
             layer=layer,
             moves=tuple(move.filled(known) for move in self.gguf_moves),

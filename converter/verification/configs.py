@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from typing import Any, Final, NamedTuple
 
+from converter.errors import ModelError
+from converter.models.families import families
 from converter.resources import load_json
 
 # Keys of config.json that have no effect on what is computed from a text.
@@ -142,6 +144,7 @@ class _Meaning:
         self._common, self._values = table["common"], family.get("values", {})
         self._derived = family.get("derived", {})
         self._known = bool(family)
+        self._own = {} if family else _own_defaults(config, kind)
         aliases = family.get("aliases", {})
         self.said: dict[str, Any] = {}
         for key, value in config.items():
@@ -159,6 +162,8 @@ class _Meaning:
         """The value of a key, or its default; _UNKNOWN if that is not known. If a key follows from others, null is no value."""
         if key in self._derived and self.said.get(key) is None:
             return self._quotient(self._derived[key])
+        if key in self._own and self.said.get(key) is None:
+            return self._own[key]
         if key in self.said:
             return self.said[key]
         if key in self._values:
@@ -190,6 +195,19 @@ class _Meaning:
             if "type" in scaling:
                 named.setdefault("rope_type", scaling["type"])
             self.said["rope_scaling"] = None if named == {"rope_type": "default"} or not named else named
+
+
+def _own_defaults(config: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """What absent keys mean in a family that transformers does not have: by its own sizes and settings."""
+    family = next((known for known in families() if known.is_called(kind)), None)
+    if family is None:
+        return {}
+    found = {key: setting.default for setting in family.settings for key in setting.config or (setting.name,)}
+    try:
+        sizes = family.sizes(config)
+    except ModelError:
+        return found
+    return found | {size.config[0]: sizes[size.name] for size in family.size_table if size.config and size.value}
 
 
 def _dtype(config: Mapping[str, Any]) -> str | None:

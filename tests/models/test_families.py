@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -107,6 +108,20 @@ def source(known: None, tmp_path: Path) -> Path:
 def verdicts(source: Path, *outputs: Path) -> list[str]:
     report = verify(open_checkpoint(source), outputs)
     return [output.verdict for output in report.outputs]
+
+
+# Words that are also names of families: a program that writes nanoGPT's checkpoints, and the key of an optimizer.
+WORDS = {"nanogpt": {"pickles/weights.py"}, "opt": {"pickles/weights.py"}}
+
+
+@pytest.mark.parametrize("name", sorted({*families.names()} - {"gpt2", "llama"}))
+def test_no_code_is_about_a_family(name: str) -> None:
+    """GPT-2 is what the published models are, and llama.cpp has its name from a family. Tokenizers have names of models, too."""
+    package = Path(families.__file__).parents[1]
+    word = re.compile(rf"(?<![A-Za-z0-9_]){name}(?![A-Za-z0-9])", re.IGNORECASE)
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if word.search(path.read_text())}
+
+    assert {path for path in found if not path.startswith("models/tokenizers/")} == WORDS.get(name, set())
 
 
 class TestDocuments:

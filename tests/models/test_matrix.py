@@ -14,7 +14,7 @@ from converter.opening import open_checkpoint
 from converter.sample import samples, write_sample
 
 # The family of each sample that has another name than its family.
-OTHERS = {"tiny": "gpt2", "tiny-13B": "gpt2", "tiny-13B-prefixed": "gpt2", "mistral": "llama"}
+OTHERS = {"tiny": "gpt2", "tiny-13B": "gpt2", "tiny-13B-prefixed": "gpt2", "mistral": "llama", "galactica": "opt"}
 Found = tuple[Mapping[str, Any], dict[str, Any]]
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +285,34 @@ def test_what_llama_cpp_takes_for_granted_is_refused_otherwise(change: Any, mess
 
     with pytest.raises(UnsupportedError, match=message):
         convert(open_checkpoint(other), tmp_path / "o.gguf", no_tokenizer=True)
+
+
+def test_one_file_of_json_is_all_that_a_family_takes(tmp_path: Path) -> None:
+    """Every command of the program, with the file beside those of the other families and nothing else changed."""
+    package = schemas().parent
+    (tmp_path / "converter").symlink_to(package / "converter")
+    (tmp_path / "pyproject.toml").symlink_to(package / "pyproject.toml")
+    shutil.copytree(schemas(), tmp_path / "schemas")
+    document = CRANE | {"sample": CONFIG | {"vocabulary": 257}, "published": {"dtype": "F16", "shards": 2}}
+    (tmp_path / "schemas" / "architectures" / "crane.json").write_text(json.dumps(document))
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "converter", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path), "COLUMNS": "100"},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("sample", "m", "--model", "crane")
+    assert run("inspect", "m").startswith("Crane with 2 layers of 32, complete")
+    run("check", "m")
+    run("convert", "m", "o.gguf", "--no-tokenizer")
+    run("convert", "m", "q.gguf", "--no-tokenizer", "--dtype", "q8_0")
+    run("convert", "o.gguf", "back", "--to", "safetensors")
+    said = json.loads(run("verify", "m", "o.gguf", "q.gguf", "back", "--level", "inference", "--json"))
+    assert [output["verdict"] for output in said["outputs"]] == ["equivalent"] * 3
