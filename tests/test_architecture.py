@@ -234,6 +234,7 @@ OTHERS: Final = {
     ("converter/cli/app.py", "formatter.write_text(said)"),  # of a help text
     ("converter/io/local.py", "descriptors.touch(self)"),  # a descriptor was used
     ("converter/io/local.py", "self._descriptors.touch(self)"),
+    ("converter/cli/streams.py", "open(os.devnull, 'w', encoding='utf-8')"),  # nothing is kept there
 }
 WRITING: Final = {
     *(

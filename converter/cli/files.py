@@ -15,6 +15,7 @@ import typer
 from converter import bom as as_bom
 from converter.cli.commands import Ended, ended
 from converter.errors import OutputError
+from converter.io.publish import explained
 from converter.io.report_files import STDOUT, begin_report, check_no_input, stream, write_report
 from converter.pages import HEAD
 from converter.reports import junit as as_junit
@@ -101,23 +102,36 @@ def begun(
     bom: Path | None = None,
     attest: Path | None = None,
     json: bool = False,
+    others: Sequence[Path | None] = (),
 ) -> Iterator[Files]:
     """Begin the files before anything is read: older ones are removed, and what can't be written is refused.
 
     If the body of the `with` fails or is interrupted before they are written, they are written with that error. `inputs` are
-    what is read, `rules` are those of the SARIF log, and `json` says that stdout is taken already. Raises OutputError.
+    what is read, `others` are what else is written, `rules` are those of the SARIF log, and `json` says that stdout is taken
+    already. Raises OutputError.
     """
     named = {"junit": junit, "sarif": sarif, "html": html, "bom": bom, "attest": attest}
     paths = {kind: path for kind, path in named.items() if path is not None}
     begun_paths: dict[str, Path] = {}
     files = Files(f"cerebras-tool {command}", inputs[0], begun_paths, rules)
+    summary = os.environ.get(_SUMMARY) if rules is not None else None
+    refused = _conflict([*paths.values(), *others, Path(summary) if summary else None], json=json)
     try:
-        _check_apart(list(paths.values()), json=json)
-        for path in filter(Path.is_file, paths.values()):
-            check_no_input(path, inputs)
+        # One that is refused is no reason to leave an older one at the place of another.
         for kind, path in paths.items():
-            begin_report(path, KINDS[kind])
-            begun_paths[kind] = path
+            if refused and stream(path) is not None:
+                continue
+            try:
+                with explained(path):
+                    if path.is_file():
+                        check_no_input(path, inputs)
+                begin_report(path, KINDS[kind])
+            except OutputError as error:
+                refused = refused or error
+            else:
+                begun_paths[kind] = path
+        if refused:
+            raise refused
         if rules is not None:
             _add_to_summary(str)  # nothing yet
         yield files
@@ -129,11 +143,14 @@ def begun(
         raise
 
 
-def _check_apart(paths: Sequence[Path], *, json: bool) -> None:
-    if json + sum(stream(path) == STDOUT for path in paths) > 1:
-        raise OutputError("stdout takes one document: give the others paths of files")
-    if len({os.path.abspath(path) for path in paths}) < len(paths):
-        raise OutputError("two reports have the same path: give each its own")
+def _conflict(paths: Sequence[Path | None], *, json: bool) -> OutputError | None:
+    """The error of paths of which two are the same; None if all are apart."""
+    given = [path for path in paths if path is not None]
+    if json + sum(stream(path) == STDOUT for path in given) > 1:
+        return OutputError("stdout takes one document: give the others paths of files")
+    places = [(os.path.realpath(path.parent), path.name) for path in given]
+    twice = next((path for path, place in zip(given, places, strict=True) if places.count(place) > 1), None)
+    return None if twice is None else OutputError(f"`{twice}` would be written twice: give each file its own path")
 
 
 def _add_to_summary(summary: Callable[[], str]) -> None:

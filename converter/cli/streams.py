@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final, TextIO
 
 from converter.text import encodable, without_commands
@@ -84,8 +85,14 @@ class Lines(Over):
 def without_commands_on_streams() -> Iterator[None]:
     """Replace `sys.stdout` and `sys.stderr` by such streams for the body of a `with`."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Lines(before[0]), Lines(before[1])
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
+    with ExitStack() as opened:
+        # A stream that was closed is None. The next file that is opened would have its descriptor, so nothing is put there.
+        there = [
+            opened.enter_context(open(os.devnull, "w", encoding="utf-8")) if stream is None else stream
+            for stream in before
+        ]
+        sys.stdout, sys.stderr = map(Lines, there)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before

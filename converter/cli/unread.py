@@ -17,7 +17,7 @@ from converter.cli.files import KINDS, begun
 def write_reports(command: str, params: Sequence[Any], words: Sequence[str], error: Any) -> None:
     """Write the error into the reports that the words ask for, so that none is left that tells of earlier work."""
     options = {f"--{kind}" for kind in KINDS} & {name for param in params for name in param.opts}
-    paths = {name.removeprefix("--"): Path(path) for name, path in _values(options, words)}
+    paths: dict[str, Any] = {name.removeprefix("--"): Path(path) for name, path in _values(options, words)}
     rules = tuple if "--junit" in options else None
     with contextlib.suppress(Exception), begun(command, [command], rules, json="--json" in words, **paths):
         raise typer.BadParameter(usage(error))

@@ -36,9 +36,20 @@ def check_no_input(path: Path, inputs: Iterable[str]) -> None:
 def begin_report(path: Path, head: bytes) -> None:
     """Remove an older report at `path` before new work begins. If that work failed, the old report would pass for its result.
 
-    An older report is recognised by its first bytes, `head`. Raises OutputError if no report could be written there at the end.
+    An older report is recognised by its first bytes, `head`. If `path` is a link to one, the link is removed. Raises
+    OutputError if no report could be written there at the end.
     """
-    check_report(path, head)
+    older = _is_older(path, head)
+    try:
+        with explained(path):
+            if older and path.is_symlink():
+                path.unlink()
+        check_report(path, head)
+    except OutputError:
+        if older:
+            with contextlib.suppress(OSError):  # a file can be emptied where none can be removed
+                os.truncate(path, 0)
+        raise
     with explained(path), contextlib.suppress(FileNotFoundError):
         if stream(path) is None:
             path.unlink()
@@ -64,17 +75,33 @@ def write_report(path: Path, data: bytes) -> None:
     """Write a document to `path`, over an older one of its kind. Raises OutputError if anything else is there."""
     descriptor = stream(path)
     with explained(path):
-        if descriptor == STDOUT:
-            sys.stdout.write(data.decode())
-            sys.stdout.flush()
-            return
         if descriptor is not None:
-            with os.fdopen(os.dup(descriptor), "wb") as file:
-                file.write(data)
+            with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
+                _write_stream(descriptor, data)
             return
         if path.is_file() and path.stat().st_size:
             _check_alike(path, data)
     publish(Plan((PlannedFile("", (literal(path.name, data),)),), folder=False), path, force=True)
+
+
+def _write_stream(descriptor: int, data: bytes) -> None:
+    if descriptor == STDOUT:
+        sys.stdout.write(data.decode())
+        sys.stdout.flush()
+        return
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+
+
+def _is_older(path: Path, head: bytes) -> bool:
+    """Whether a path leads to a report that begins with `head`."""
+    try:
+        if stream(path) is not None or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(head)) == head
+    except OSError:
+        return False
 
 
 def _status(path: Path) -> tuple[int, int] | None:

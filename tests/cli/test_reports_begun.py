@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as Xml
 
 import pytest
@@ -241,8 +243,147 @@ def test_stdout_takes_one_document(both: Path) -> None:
             2,
             "error: stdout takes one document: give the others paths of files\n",
         )
-    same = RUN.invoke(app, ["check", "odd", "--junit", "r", "--sarif", "./r"])
-    assert (same.exit_code, same.stderr) == (2, "error: two reports have the same path: give each its own\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ("check odd --junit r --sarif ./r", "r"),
+        ("check odd --junit r --sarif link/r", "r"),
+        ("scan odd --sarif r --bom odd/../r", "r"),
+        ("verify odd odd --junit r --write-manifest r", "r"),
+        ("check odd --junit r --log r", "r"),
+        ("diff odd odd --html r --log r", "r"),
+        ("check odd --junit summary.md", "summary.md"),
+    ],
+)
+def test_no_file_is_written_twice(words: str, path: str, odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(odd / "summary.md"))
+    (odd / "link").symlink_to(".")
+
+    done = RUN.invoke(app, shlex.split(words))
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"error: `{path}` would be written twice: give each file its own path\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_link_to_an_older_report_is_replaced_and_what_it_leads_to_stays(command: str, kind: str, both: Path) -> None:
+    reports(command, kind)
+    Path("r").rename("older")
+    Path("r").symlink_to("older")
+    before = Path("older").read_bytes()
+
+    done = RUN.invoke(app, [*shlex.split(command.format("nope")), kind, "r"])
+
+    assert done.exit_code == 2
+    assert (Path("r").is_symlink(), Path("older").read_bytes()) == (False, before)
+    assert said(kind)[:2] == (0, 1)
+
+
+def test_a_link_to_anything_else_is_refused(both: Path) -> None:
+    (both / "mine").write_text("mine")
+    for target in ("mine", "nowhere", "odd"):
+        Path("r").symlink_to(target)
+        done = RUN.invoke(app, ["check", "odd", "--junit", "r"])
+        assert (done.exit_code, done.stderr) == (2, "error: `r` is a symbolic link: name the place it leads to\n")
+        Path("r").unlink()
+    assert (both / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    ["--junit odd", "--junit odd/config.json", "--html odd", "--json --junit -", "--bom odd", f"--junit {'x' * 300}"],
+)
+def test_a_report_that_is_refused_leaves_no_older_one_of_another_kind(refused: str, both: Path) -> None:
+    line = reports("scan {0} --no-fickling", "--sarif")
+
+    done = RUN.invoke(app, [*line, *shlex.split(refused)])
+
+    assert done.exit_code == 2
+    assert said("--sarif")[:2] == (0, 1)
+
+
+def test_an_older_report_that_can_not_be_removed_is_emptied(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = reports("check {0}", "--junit")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: not mode & os.W_OK and access(path, mode, **more))
+
+    done = RUN.invoke(app, line)
+
+    assert done.exit_code == 2
+    assert "is not a folder that you may write to" in done.stderr
+    assert Path("r").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("verify odd odd --level inference --tokens r", "junit"),
+        ("verify odd odd --imatrix r", "sarif"),
+        ("scan odd --policy r", "bom"),
+    ],
+)
+def test_a_file_that_an_option_reads_is_an_input_too(line: str, kind: str, odd: Path) -> None:
+    Path("r").touch()
+
+    done = RUN.invoke(app, [*shlex.split(line), f"--{kind}", "r"])
+
+    assert (done.exit_code, done.stderr) == (2, "error: `r` is an input: choose another path\n")
+    assert Path("r").read_bytes() == b""
+
+
+def run_as_program(line: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "converter", *shlex.split(line)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, check=False, timeout=120, **more,
+    )  # fmt: skip
+
+
+def full() -> None:
+    """Let no file have more than a hundred bytes. A write beyond that fails, as on a disk that is full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [*OTHERS, *((command, kind) for command in COMMANDS[:3] for kind in KINDS)]
+)
+def test_on_a_full_disk_no_older_report_is_left(command: str, kind: str, odd: Path) -> None:
+    yesterday(kind)
+    words = command.format("odd")
+
+    done = run_as_program(f"{words} {kind} r", preexec_fn=full, capture_output=True)
+
+    assert done.returncode == 2
+    assert done.stderr.endswith(b"can't be written: file too large\n")
+    assert [path.name for path in odd.iterdir() if path.name != "odd"] == []
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_a_stream_that_was_closed_is_no_mistake(closed: tuple[int, ...], both: Path) -> None:
+    for given, code in (("odd", 0), ("bad", 1), ("nope", 2)):
+        line = f"check {given} --junit r --json"
+        done = run_as_program(line, capture_output=True, preexec_fn=lambda: [os.close(number) for number in closed])
+        assert done.returncode == code
+        assert b"Traceback" not in done.stderr
+        assert said("--junit")[:2] == {0: (0, 0), 1: (1, 0), 2: (0, 1)}[code]
+
+
+def test_a_reader_of_the_report_that_goes_away_changes_no_exit_code(both: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        codes = [
+            run_as_program(f"check {given} --junit {path}", stdout=writing, stderr=subprocess.PIPE)
+            for path in ("-", "/dev/stdout")
+            for given in ("odd", "bad")
+        ]
+    finally:
+        os.close(writing)
+
+    assert [(done.returncode, done.stderr) for done in codes] == [(0, b""), (1, b"")] * 2
 
 
 def test_an_output_that_is_not_there_is_in_the_report(odd: Path) -> None:

@@ -69,7 +69,7 @@ def batch(
     path = (file or _DEFAULT) if action else Path(job)
     judged = action == _REPORT or not (action or dry_run)  # it says how the tasks ended, and ends as the worst of them
     rules = (lambda: SARIF_RULES) if judged else None
-    with begun("batch", [str(path)], rules, junit=junit, sarif=sarif, html=html, json=json) as files:
+    with begun("batch", [str(path)], rules, junit=junit, sarif=sarif, html=html, json=json, others=[log]) as files:
         check_html(html)
         if not judged and (junit or sarif or html):
             raise typer.BadParameter(

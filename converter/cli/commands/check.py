@@ -39,7 +39,7 @@ def check(
     from converter.cli.render.checking import show
 
     warnings = fail_on == FAULTS[-1]
-    with begun("check", sources, lambda: SARIF_RULES, junit=junit, sarif=sarif, json=json) as files:
+    with begun("check", sources, lambda: SARIF_RULES, junit=junit, sarif=sarif, json=json, others=[log]) as files:
         with showing("checking", quiet=quiet, bar=not json, verbose=verbose, log=log) as progress:
             for source in sources:
                 announce(source)

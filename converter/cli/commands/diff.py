@@ -48,7 +48,9 @@ def diff(
     """Show what changed between two checkpoints, and by how much. Exits with 1 if they differ."""
     from converter.cli.files import begun
 
-    with begun("diff", [place for place in (before, after, other) if place is not None], html=html, json=json) as files:
+    with begun(
+        "diff", [place for place in (before, after, other) if place is not None], html=html, json=json, others=[log]
+    ) as files:
         check_html(html)
         with showing("comparing", quiet=quiet, bar=not json, verbose=verbose, log=log) as progress:
             sources = [opened(place, None, weights) for place in (before, after, other) if place is not None]

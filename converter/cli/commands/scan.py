@@ -73,7 +73,10 @@ def scan(
     from converter.scanning.sarif import SARIF_RULES, to_sarif
 
     unknown = fail_on == FAIL_ON[-1]
-    with begun("scan", sources, lambda: SARIF_RULES, junit=junit, sarif=sarif, html=html, bom=bom, json=json) as files:
+    inputs = sources if policy is None else [*sources, str(policy)]
+    with begun(
+        "scan", inputs, lambda: SARIF_RULES, junit=junit, sarif=sarif, html=html, bom=bom, json=json, others=[log]
+    ) as files:
         check_html(html)
         if sources.count(STANDARD_INPUT) > 1:
             raise typer.BadParameter("standard input can be read only once: give one -")

@@ -111,8 +111,18 @@ def verify(
     from converter.verification.verify import Options, check_place, examine, write_golden
 
     unit = "bytes" if level == LEVELS[0] else "share"
-    inputs = [source, *outputs, *([] if attestation is None else [str(attestation)])]
-    with begun("verify", inputs, lambda: RULES, junit=junit, sarif=sarif, html=html, attest=attest, json=json) as files:
+    inputs = [source, *outputs, *(str(path) for path in (attestation, tokens, imatrix) if path is not None)]
+    with begun(
+        "verify",
+        inputs,
+        lambda: RULES,
+        junit=junit,
+        sarif=sarif,
+        html=html,
+        attest=attest,
+        json=json,
+        others=[manifest, log],
+    ) as files:
         if (tokens or prompt is not None or engine != ENGINES[0]) and level == LEVELS[0]:
             raise typer.BadParameter("--tokens, --prompt and --engine are for --level inference")
         if tokens and prompt is not None:
