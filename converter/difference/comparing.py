@@ -246,7 +246,10 @@ class Comparison:
         change = measured(Change(before.name, "changed", "", before, after), found, ours.shape)
         if same:
             return found, replace(change, detail=self._words(found, ours, theirs))
-        allowed = comparable(ours.dtype, theirs.dtype) and not compare(ours, theirs, self._workspace).differing
+        # The rule for a whole tensor allows more than that for its elements, and takes another pass.
+        allowed = found.unrounded == 0 or (
+            comparable(ours.dtype, theirs.dtype) and not compare(ours, theirs, self._workspace).differing
+        )
         if not allowed and (how := rearranged.within(found, ours, theirs, self._head)) is not None:
             return found, replace(change, what="retyped", rounding=True, detail=closed(how, before, after))
         how = rounded(found) if allowed else "and the values changed"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from converter.difference.sums import Sum, cosine, product, root, total
-from converter.verification.roundings import floats, rule
+from converter.verification.roundings import comparable, floats, rule
 from converter.verification.walk import Pair, Sizes, Walk, Workspace
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Apart:
 
     `balance` is the sum of all elements' bits before, as whole numbers, less that after. It is 0 if the elements are the
     same in another order, and hardly ever otherwise. It is None if dtypes differ, and where elements are longer than 8 bytes.
+    `unrounded` counts elements that another dtype or encoding does not make of those before; None if it was not looked into.
     """
 
     elements: int = 0
@@ -94,6 +95,7 @@ class Apart:
     resigned: int = 0
     beyond: int = 0
     balance: int | None = None
+    unrounded: int | None = None
 
     def join(self, other: Apart) -> None:
         """Add what was found in other elements."""
@@ -108,6 +110,8 @@ class Apart:
                 ours[what] = ours[what].and_those(some) if what in ours else some
         self.stayed, self.resigned = self.stayed + other.stayed, self.resigned + other.resigned
         self.beyond += other.beyond
+        if other.unrounded is not None:
+            self.unrounded = (self.unrounded or 0) + other.unrounded
         if other.balance is not None:
             self.balance = (self.balance or 0) + other.balance
         if other.first is not None:
@@ -218,15 +222,22 @@ def apart(before: Tensor, after: Tensor, workspace: Workspace) -> Apart:
         found = apart(after, before, workspace)  # blocks are read whole in the order of the second tensor
         found.before, found.after = found.after, found.before
         found.became, found.was = found.was, found.became
+        found.unrounded = None
         found.values, found.pair = found.values and found.values[::-1], found.pair and found.pair[::-1]
         return found
-    walk = Walk(before, after, workspace, in_blocks=rule(before, after, bounded=False).in_blocks)
+    allowed = rule(before, after, bounded=False)
+    rounds = not allowed.exact and comparable(before.dtype, after.dtype)
+    walk = Walk(before, after, workspace, in_blocks=allowed.in_blocks)
 
     def share(pairs: Generator[Pair]) -> Apart:
-        counted = Apart()
+        counted = Apart(unrounded=0 if rounds else None)
         with np.errstate(all="ignore"):
             for pair in pairs:
                 _count(counted, pair, before.dtype, after.dtype)
+                if rounds:
+                    counted.unrounded = (counted.unrounded or 0) + int(
+                        np.count_nonzero(allowed.unequal(pair.expected, pair.found))
+                    )
         return counted
 
     whole, *others = walk.shared(share)

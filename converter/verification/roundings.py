@@ -85,6 +85,7 @@ _WEIGHED: Final = {
     "Q5_1": _Loss(32, 0.9, 31),
 }
 _TOGETHER: Final = {"Q4_0": 0.08, "Q4_1": 0.08, "Q5_0": 0.04, "Q5_1": 0.04}
+_CACHED: Final = 1 << 15  # elements that are worked on at a time in F64, so that they stay in the cache
 _ENOUGH: Final = 16  # blocks; the losses of so many even out
 _FEW: Final = 400  # weights moved 1 element in 130 or more; damage that moves fewer than 1 in this many is no weighing
 
@@ -248,13 +249,19 @@ def _too_much(values: NDArray[Any], found: NDArray[Any], share: float) -> NDArra
 
 def _lossy(values: NDArray[Any], found: NDArray[Any], allowed: _Loss) -> NDArray[Any]:
     """All elements of the blocks that lost too much, or that became zeros although the scale could have held them."""
-    blocks, others = (array.reshape(-1, allowed.block).astype("<f8") for array in (values, found))
+    blocks, others = (array.reshape(-1, allowed.block) for array in (values, found))
+    near = np.empty(len(blocks), bool)
+    least = allowed.block * (allowed.reach * 2.0**-25) ** 2
+    step = max(1, _CACHED // allowed.block)
     with np.errstate(all="ignore"):
-        energy = np.square(blocks).sum(axis=1)
-        lost = np.square(blocks - others).sum(axis=1)
-        least = allowed.block * (allowed.reach * 2.0**-25) ** 2
-        near = lost <= allowed.share * energy + least
-        near &= (energy <= least) | others.any(axis=1)
+        for start in range(0, len(blocks), step):
+            one, other = (array[start : start + step].astype("<f8") for array in (blocks, others))
+            energy = np.einsum("ij,ij->i", one, one)
+            some = other.any(axis=1)
+            one -= other
+            lost = np.einsum("ij,ij->i", one, one)
+            part = lost <= allowed.share * energy + least
+            near[start : start + step] = part & ((energy <= least) | some)
     return np.repeat(~near, allowed.block).reshape(values.shape)
 
 
