@@ -8,7 +8,7 @@ from heapq import merge
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from converter.inspection.report import stored_nbytes
-from converter.text import natural, nbytes_text, safe_text
+from converter.text import natural, nbytes_text, safe_name
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -53,7 +53,7 @@ class Row:
     @property
     def shown(self) -> str:
         """Its name, fit for a terminal."""
-        return safe_text(self.name)
+        return safe_name(self.name)
 
     @property
     def dtype(self) -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from converter import formats
-from converter.text import natural, nbytes_text, numbered, plural, safe_text, shortened, together
+from converter.text import natural, nbytes_text, numbered, plural, safe_name, safe_text, shortened, together
 
 if TYPE_CHECKING:
     from converter.reports.details import KeyReport, MemoryReport, TokenizerReport
@@ -115,7 +115,7 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
         what = "tensor is a view that doesn't lie" if views == 1 else "tensors are views that don't lie"
         yield "layout", f"{views:,} {what} row by row (transposed: see stride)"
     for names in found.tied[:8]:
-        yield "tied", " = ".join(safe_text(name) for name in names[:6]) + ", counted once"
+        yield "tied", " = ".join(safe_name(name) for name in names[:6]) + ", counted once"
     if len(found.tied) > 8:
         yield "tied", f"and {plural(len(found.tied) - 8, 'more group')}"
     if found.model is not None:

@@ -9,14 +9,13 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, Final
 
 from converter.errors import RuleError
+from converter.tensors.folded import fitting, is_folded, pattern
 from converter.text import safe_name, safe_text
 
 if TYPE_CHECKING:
     from converter.models.recognition import Recognition
 
 WILDCARDS: Final = re.compile(r"[*?\[]")
-_RUN: Final = r"[0-9]{1,9}(?:\.\.[0-9]{1,9})?"
-_NUMBERS: Final = re.compile(rf"\{{({_RUN}(?:,{_RUN})*)\}}")  # {0..3,7}: how several numbers are printed as one name
 _LONG: Final = 4096  # characters. A longer name is only compared as a whole: looking for its parts could take long
 _MANY: Final = 20_000  # names among which similar ones are searched for
 
@@ -59,43 +58,17 @@ def unknown(what: str, glob: str, names: Sequence[str]) -> RuleError:
 def _ways(glob: str) -> Iterable[Callable[[str], object]]:
     """The ways to read a text, the narrowest first: functions that tell whether a name fits."""
     yield lambda name: name == glob or glob in (safe_name(name), safe_text(name))
-    if _NUMBERS.search(glob):  # several names, printed as one: brackets and stars in it are part of them
-        body, numbers = _pattern(glob, re.escape)
-        printed = _fitting(body, numbers, longest=None)
+    if is_folded(glob):  # several names, printed as one: brackets and stars in it are part of them
+        body, numbers = pattern(glob, re.escape)
+        printed = fitting(body, numbers, None)
         yield lambda name: printed(safe_name(name))
-    body, numbers = _pattern(glob)
-    yield _fitting(body, numbers, longest=None)
-    yield _fitting(rf"(?:.*\.)?{body}", numbers)
+    body, numbers = pattern(glob, _expression)
+    yield fitting(body, numbers, None)
+    yield fitting(rf"(?:.*\.)?{body}", numbers, _LONG)
     if not WILDCARDS.search(glob) and (words := glob.strip(".")):
-        body, numbers = _pattern(words)
-        yield _fitting(rf"(?:.*\.)?{body}(?:\..*)?", numbers)
+        body, numbers = pattern(words, _expression)
+        yield fitting(rf"(?:.*\.)?{body}(?:\..*)?", numbers, _LONG)
 
 
 def _expression(glob: str) -> str:
     return translate(glob).removeprefix("(?s:").removesuffix(r")\Z")
-
-
-def _pattern(glob: str, expression: Callable[[str], str] = _expression) -> tuple[str, list[list[range]]]:
-    """A glob as a regular expression, and the numbers that each of its groups may be."""
-    pieces = _NUMBERS.split(glob)
-    numbers = [[_run(run) for run in piece.split(",")] for piece in pieces[1::2]]
-    return "(0|[1-9][0-9]{0,8})".join(map(expression, pieces[::2])), numbers
-
-
-def _run(text: str) -> range:
-    first, _, last = text.partition("..")
-    return range(int(first), int(last or first) + 1)
-
-
-def _fitting(body: str, numbers: list[list[range]], longest: int | None = _LONG) -> Callable[[str], object]:
-    match = re.compile(rf"(?s:{body})\Z").match
-
-    def fits(name: str) -> bool:
-        if longest is not None and len(name) > longest:
-            return False
-        found = match(name)
-        return found is not None and all(
-            any(int(number) in run for run in runs) for number, runs in zip(found.groups(), numbers, strict=True)
-        )
-
-    return fits

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import UnsupportedError
-from converter.text import nbytes_text, plural, safe_text
+from converter.text import nbytes_text, plural, safe_name, safe_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -100,5 +100,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"safe_text": safe_text, "nbytes": nbytes_text, "plural": plural}
+    made.filters |= {"safe_name": safe_name, "safe_text": safe_text, "nbytes": nbytes_text, "plural": plural}
     return made

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
 from converter.pages import page, rounded
-from converter.text import plural, safe_text
+from converter.text import plural, safe_name, safe_text
 
 if TYPE_CHECKING:
     from converter.reports.difference import Change, DiffReport, TensorSide
@@ -30,7 +30,7 @@ def difference(report: DiffReport) -> bytes:
         {
             "kind": "difference",
             "changes": [change_data(change) for change in report.changes],
-            "layers": [(safe_text(one.name), one.tensors, one.differing, one.relative) for one in report.layers],
+            "layers": [(safe_name(one.name), one.tensors, one.differing, one.relative) for one in report.layers],
         },
         kind="difference",
         title="The same" if report.same else "Different",
@@ -52,11 +52,11 @@ def left_out(report: DiffReport | ThreeWayReport) -> dict[str, Any]:
         "filter": [safe_text(glob, _VALUE) for glob in report.filter],
         "filtered": plural(report.filtered, "other tensor"),
         "aside": [
-            (one.part, [safe_text(name) for name in one.names], " and ".join(one.sides), safe_text(one.why, _VALUE))
+            (one.part, [safe_name(name) for name in one.names], " and ".join(one.sides), safe_text(one.why, _VALUE))
             for one in report.aside
         ],
-        "left_out": [safe_text(name) for name in report.left_out],
-        "not_compared": [safe_text(name) for name in report.not_compared],
+        "left_out": [safe_name(name) for name in report.left_out],
+        "not_compared": [safe_name(name) for name in report.not_compared],
     }
 
 
@@ -69,7 +69,7 @@ def change_data(change: Change) -> list[Any]:
     share = change.differing / change.elements if change.differing is not None and change.elements else None
     return [
         change.name,
-        safe_text(change.name),
+        safe_name(change.name),
         change.what,
         change.relative,
         change.cosine,
@@ -88,4 +88,4 @@ def change_data(change: Change) -> list[Any]:
 def _side(side: TensorSide | None) -> str | None:
     if side is None:
         return None
-    return f"{safe_text(side.name)} · {side.dtype} · {'×'.join(map(str, side.shape)) or 'scalar'}"
+    return f"{safe_name(side.name)} · {side.dtype} · {'×'.join(map(str, side.shape)) or 'scalar'}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter import formats
 from converter.inspection import said
 from converter.pages import page, rounded
-from converter.text import numbered, plural, safe_text, together
+from converter.text import numbered, plural, safe_name, safe_text, together
 
 if TYPE_CHECKING:
     from converter.reports.details import HeatReport, HistogramReport, StatisticsReport
@@ -61,7 +61,7 @@ def _data(found: Inspection, tensors: Sequence[TensorReport], depth: list[Any]) 
     """What the script of the page needs: a list for each column of the table, and which rows belong together."""
     at = {tensor.name: index for index, tensor in enumerate(tensors)}
     again = {name for names in found.tied for name in names[1:]}
-    shown = ((index, safe_text(tensor.name)) for index, tensor in enumerate(tensors))
+    shown = ((index, safe_name(tensor.name)) for index, tensor in enumerate(tensors))
     return {
         "kind": "inspection",
         "name": [tensor.name for tensor in tensors],
@@ -77,7 +77,7 @@ def _data(found: Inspection, tensors: Sequence[TensorReport], depth: list[Any]) 
         "stats": [None if tensor.stats is None else _statistics(tensor.stats) for tensor in tensors]
         if any(tensor.stats is not None for tensor in tensors)
         else None,
-        "lines": [(safe_text(line.name), [at[one.name] for one in line.members]) for line in said.fold(tensors)],
+        "lines": [(safe_name(line.name), [at[one.name] for one in line.members]) for line in said.fold(tensors)],
         "depth": [(label, [(number, at[name]) for number, name in members]) for label, members in depth],
     }
 
@@ -109,7 +109,7 @@ def _depth(tensors: Sequence[TensorReport]) -> Iterator[tuple[str, list[tuple[in
             groups.setdefault(around, []).append((number, tensor.name))
     for around, members in groups.items():
         if len(members) > 1:
-            yield safe_text(together(around, (number for number, _ in members))), sorted(members)
+            yield safe_name(together(around, (number for number, _ in members))), sorted(members)
 
 
 def _layout(tensors: Sequence[TensorReport]) -> dict[str, Any]:

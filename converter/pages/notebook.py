@@ -11,7 +11,7 @@ from converter.inspection.report import inspect, stored_nbytes
 from converter.pages import fragment, is_installed
 from converter.statistics.measuring import measured
 from converter.tensors.crc_checked import checked_tensor
-from converter.text import nbytes_text, safe_text
+from converter.text import nbytes_text, safe_name, safe_text
 
 if TYPE_CHECKING:
     from converter.reports.details import HistogramReport, StatisticsReport
@@ -49,7 +49,7 @@ def catalogue(shown: Catalogue) -> str:
         modules=_modules(found.tensors, found.totals.nbytes),
         lines=[
             (
-                safe_text(line.name),
+                safe_name(line.name),
                 one.dtype,
                 _shape(one.shape),
                 f"{line.count}×" if line.count > 1 else "",
@@ -75,7 +75,7 @@ def _modules(tensors: tuple[TensorReport, ...], whole: int) -> list[tuple[str, s
         start = next(iter(sizes))
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:_MODULES]
     return [
-        (safe_text(name.removesuffix(".")), nbytes_text(nbytes), round(100 * nbytes / whole, 1) if whole else 0.0)
+        (safe_name(name.removesuffix(".")), nbytes_text(nbytes), round(100 * nbytes / whole, 1) if whole else 0.0)
         for name, nbytes in largest
     ]
 

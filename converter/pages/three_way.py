@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from converter import formats
 from converter.pages import page
 from converter.pages.difference import change_data, left_out
-from converter.text import safe_text
+from converter.text import safe_name, safe_text
 
 if TYPE_CHECKING:
     from converter.reports.three_way import ThreeWayChange, ThreeWayReport
@@ -33,7 +33,7 @@ def three_way(report: ThreeWayReport) -> bytes:
             "kind": "three_way",
             "changes": [_change(change) for change in report.changes],
             "layers": [
-                (safe_text(one.name), one.tensors, one.after, one.other, one.cosine, one.conflicts)
+                (safe_name(one.name), one.tensors, one.after, one.other, one.cosine, one.conflicts)
                 for one in report.layers
             ],
         },
@@ -65,6 +65,6 @@ def _text(value: str | None) -> str:
 def _change(change: ThreeWayChange) -> list[Any]:
     sides = [None if one is None else change_data(one) for one in (change.after, change.other)]
     return [
-        change.name, safe_text(change.name), SAID[change.by], change.cosine, safe_text(change.detail, _VALUE), *sides,
+        change.name, safe_name(change.name), SAID[change.by], change.cosine, safe_text(change.detail, _VALUE), *sides,
         change.differing,
     ]  # fmt: skip

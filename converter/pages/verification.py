@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
 from converter.pages import page, rounded
-from converter.text import safe_text
+from converter.text import safe_name, safe_text
 from converter.words import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def _output(output: VerifiedOutput) -> dict[str, Any]:
             ("differences", len(tensors.different) + len(tensors.unexplained())),
         ],
         "notes": [
-            f"{safe_text(one.name)} {safe_text(one.what)}: {safe_text(one.detail, _VALUE)}" for one in output.notes
+            f"{safe_name(one.name)} {safe_text(one.what)}: {safe_text(one.detail, _VALUE)}" for one in output.notes
         ],
-        "left_out": [safe_text(name) for name in output.left_out],
-        "lacks": [safe_text(name) for name in output.lacks],
+        "left_out": [safe_name(name) for name in output.left_out],
+        "lacks": [safe_name(name) for name in output.lacks],
         "wrong": bool(tensors.different or tensors.missing or tensors.unexpected),
         "costs": bool(output.losses),
         "computed": None if output.inference is None else _computed(output.inference),
@@ -84,7 +84,7 @@ def _data(output: VerifiedOutput) -> dict[str, Any]:
     return {
         "wrong": [
             *(_difference(one) for one in tensors.different),
-            *([name, safe_text(name), what, _LACKS[what]] for name, what in tensors.unexplained()),
+            *([name, safe_name(name), what, _LACKS[what]] for name, what in tensors.unexplained()),
         ],
         "costs": [_loss(one) for one in output.losses],
         "layers": [_loss(one) for one in output.layer_losses],
@@ -97,8 +97,8 @@ def _data(output: VerifiedOutput) -> dict[str, Any]:
 def _difference(one: Difference) -> list[Any]:
     share = one.differing / one.elements if one.differing is not None and one.elements else None
     numbers = [rounded(share), one.index, rounded(one.expected), rounded(one.found), rounded(one.largest)]
-    return [one.name, safe_text(one.name), one.what, safe_text(one.detail, _VALUE), *numbers]
+    return [one.name, safe_name(one.name), one.what, safe_text(one.detail, _VALUE), *numbers]
 
 
 def _loss(one: Loss) -> list[Any]:
-    return [one.name, safe_text(one.name), one.dtype, one.elements, one.relative, rounded(one.largest)]
+    return [one.name, safe_name(one.name), one.dtype, one.elements, one.relative, rounded(one.largest)]

@@ -132,20 +132,25 @@ def _other(name: str, value: object, role: Role = "beside") -> Other:
 def _choose(value: object, root: Root, held: _Held) -> Chosen:
     """The part that holds the weights, or the one that a root names."""
     if type(root) is str:
-        try:
-            return below(value, root, held.opened)
-        except RootError:
-            # It may be the beginning of names as they are printed: those begin below the part that is read without a root.
-            usual = choose(value, held, held.parts, objects=held.entering).keys
-            if usual:
-                with contextlib.suppress(RootError):
-                    return below(value, ".".join((*usual, root)), held.opened)
-            raise
-    chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None, objects=held.entering)
+        chosen = _named(value, root, held)
+    else:
+        chosen = choose(value, held, held.parts, root if isinstance(root, Part) else None, objects=held.entering)
     if type(chosen.value) is Dict and any(held(inner) for inner in chosen.value[1::2]):
         held.containers.add(id(chosen.value))  # it may be a copy of a dict, without some of its parts
     held.containers.update(id(made) for made in chosen.made if any(held(inner) for inner in made[1::2]))
     return chosen
+
+
+def _named(value: object, root: str, held: _Held) -> Chosen:
+    try:
+        return below(value, root, held.opened)
+    except RootError:
+        # It may be the beginning of names as they are printed: those begin below the part that is read without a root.
+        usual = choose(value, held, held.parts, objects=held.entering).keys
+        if usual:
+            with contextlib.suppress(RootError):
+                return below(value, ".".join((*usual, root)), held.opened)
+        raise
 
 
 class _Several(list[Any]):

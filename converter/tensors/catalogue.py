@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from converter.errors import MissingTensorError
 from converter.io.local import working_folder
 from converter.tensors.tensor import Tensor
-from converter.text import nbytes_text, plural, safe_text
+from converter.text import nbytes_text, plural, safe_name, safe_text
 
 if TYPE_CHECKING:
     from collections.abc import ItemsView, ValuesView
@@ -187,7 +187,7 @@ class Catalogue(Mapping[str, Tensor]):
         from html import escape
 
         rows = "".join(
-            f"<tr><td>{escape(safe_text(name))}</td><td>{tensor.dtype.name}</td>"
+            f"<tr><td>{escape(safe_name(name))}</td><td>{tensor.dtype.name}</td>"
             f"<td>{escape(_shape(tensor.shape))}</td><td style='text-align:right'>{nbytes_text(tensor.nbytes)}</td></tr>"
             for name, tensor in islice(self.tensors.items(), _SHOWN)
         )

@@ -64,6 +64,23 @@ def test_names_that_are_printed_with_escapes_or_folded_are_taken_back(printed: s
     assert meant(printed, {name: (name,) for name in ("", " a", "a", "a ", *several)}) == found
 
 
+@pytest.mark.parametrize(
+    ("printed", "found"),
+    [
+        ("a{1,2}.{0,1}.w", ["a{1,2}.0.w", "a{1,2}.1.w"]),
+        ("a{1,2}.0.w", ["a{1,2}.0.w"]),
+        ("a{1,2}.{0..1}", ["a{1,2}.0.w", "a{1,2}.1.w"]),
+        ("a{1,2}", ["a{1,2}.0.w", "a{1,2}.1.w"]),
+        ("*.{1..2}.{3,4}.w", ["x.{1..2}.3.w", "x.{1..2}.4.w", "x.1.3.w"]),
+        ("{7}", ["{7}.w", "7.w"]),
+    ],
+)
+def test_braces_in_a_name_itself_are_taken_back(printed: str, found: list[str]) -> None:
+    names = ["a{1,2}.0.w", "a{1,2}.1.w", "a3.0.w", "x.{1..2}.3.w", "x.{1..2}.4.w", "x.1.3.w", "{7}.w", "7.w"]
+
+    assert meant(printed, {name: (name,) for name in names}) == found
+
+
 def test_a_text_that_means_nothing_gets_near_names() -> None:
     assert str(unknown("the filter", "wte.wieght", ["wte.weight", "wpe.weight", "ln_f.bias"])) == (
         "no tensor fits the filter `wte.wieght`; did you mean `wte.weight`, `wpe.weight`, `ln_f.bias`?"

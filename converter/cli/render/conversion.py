@@ -65,7 +65,7 @@ def _show_surgery(report: ConversionReport | ExtractReport, out: Screen) -> None
         out.line(f"{plural(len(report.excluded), 'tensor')} left out, as asked: {names}", indent=2)
     if report.renamed:
         old, new = report.renamed[0]
-        first = f"`{safe_text(old)}` is now `{safe_text(new)}`"
+        first = f"`{safe_name(old)}` is now `{safe_name(new)}`"
         out.line(f"{len(report.renamed):,} renamed: {first}{more(len(report.renamed), before=', and ')}", indent=2)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from converter import formats
 from converter.cli.render import BAD, BOLD, GOOD, Column, Screen
 from converter.cli.render.difference import ROOM, left_out, percent
-from converter.text import plural, safe_text
+from converter.text import plural, safe_name, safe_text
 
 if TYPE_CHECKING:
     from converter.reports.three_way import ThreeWayBeside, ThreeWayChange, ThreeWayReport
@@ -42,7 +42,7 @@ def show(report: ThreeWayReport, *, unfold: bool = False, out: Screen | None = N
             ),
             [
                 (
-                    safe_text(change.name), SAID[change.by], _sizes(change),
+                    safe_name(change.name), SAID[change.by], _sizes(change),
                     "" if change.cosine is None else f"{change.cosine:.3f}", safe_text(change.detail, 400),
                 )
                 for change in report.changes[:most]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
 from converter.cli.render import BAD, GOOD, Column, Screen
-from converter.text import listed, numbered, plural, safe_text, shortened, together
+from converter.text import listed, numbered, plural, safe_name, safe_text, shortened, together
 from converter.words import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def show(report: Verification) -> None:
             names = [name for name, _, _ in _folded([(name, "", "") for name in output.left_out])]
             out.line(f"left out, because the rest determines them: {shortened(names, 4)}", indent=_ROOM)
         for note in output.notes:
-            out.line(f"{safe_text(note.name)} {safe_text(note.what)}: {safe_text(note.detail, 400)}", indent=_ROOM)
+            out.line(f"{safe_name(note.name)} {safe_text(note.what)}: {safe_text(note.detail, 400)}", indent=_ROOM)
         if output.lacks:
             out.line(f"it lacks {shortened(output.lacks, 6)}, which the source has besides its weights", indent=_ROOM)
         wrong = _wrong(tensors)
@@ -88,7 +88,7 @@ def _folded(rows: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
 
 
 def _wrong_table(rows: Sequence[tuple[str, str, str]], out: Screen) -> None:
-    shown = [tuple(safe_text(cell, 400) for cell in row) for row in rows[:_SHOWN]]
+    shown = [(safe_name(name), what, safe_text(detail, 400)) for name, what, detail in rows[:_SHOWN]]
     out.table((Column("name"), Column("what"), Column("detail", wrap=True)), shown)
     if len(rows) > _SHOWN:
         out.line(f"and {len(rows) - _SHOWN:,} more: see --json", indent=2)
