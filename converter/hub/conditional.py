@@ -27,7 +27,7 @@ class Objects:
 
     def __init__(self, location: str) -> None:
         self._system = FileSystem(location)
-        if not self._system.store.conditional:
+        if not self._system.store.calls:
             raise SourceError(
                 f"`{safe_text(location)}` can't be shared: {self._system.store.title} is not known to write on a condition; "
                 "S3 is"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.errors import OutputError
 from converter.hub.stores import FileSystem, StorePath
+from converter.hub.uploads import Upload, upload_of
 from converter.io import publish as disk
 from converter.io.parts import portioned, portions
 from converter.io.publish import KEPT
 from converter.steps import at
-from converter.text import plural
 from converter.words import option
 
 if TYPE_CHECKING:
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
 Target = Path | StorePath
-_PART: Final = 5 << 20  # bytes of a part of an upload, at least; S3 takes 5 MiB and more
-_HANDED: Final = 1 << 18  # bytes that are handed over at once: fsspec copies what goes beyond a part
 _TILES: Final = 8 << 20  # bytes of all tiles: less than for the disk, as the packages of stores need memory, too
-_PARTS: Final = 9_000  # parts of an upload, at most; S3 takes 10,000
 
 
 def target_of(output: Target) -> Target:
@@ -78,11 +74,7 @@ def publish(
             threads=threads,
         )
         return
-    if resume:
-        raise OutputError(
-            f"`{target}` can't be resumed, because an upload starts again: leave {option('resume', True)} out"
-        )
-    _Upload(target).write(plan, force=force, progress=progress, names=_names(source), check=check)
+    _Upload(target).write(plan, force=force, resume=resume, progress=progress, names=_names(source), check=check)
 
 
 def _names(source: Catalogue) -> list[str]:
@@ -120,21 +112,28 @@ class _Upload:
         plan: Plan,
         *,
         force: bool,
+        resume: bool,
         progress: Callable[[int], None] | None,
         names: Collection[str],
         check: Callable[[], None] | None,
     ) -> None:
+        store = self._system.store
+        if resume and not store.calls:
+            raise OutputError(
+                f"`{self._target}` can't be resumed, because an upload to {store.title} starts again: leave "
+                f"{option('resume', True)} out"
+            )
         self.check(folder=plan.folder, force=force, names=names)
-        begun: list[_Object] = []
-        done: list[_Object] = []
+        begun: list[Upload] = []
+        done: list[Upload] = []
         try:
             with portioned(replace(portions(), tiles=_TILES)):
                 for file in plan.files:
-                    begun.append(self._begun(file, folder=plan.folder))
-                    begun[-1].fill(file, progress)
+                    begun.append(self._begun(file, folder=plan.folder, resume=resume))
+                    begun[-1].fill(_tiles(file, progress))
             for file in plan.finish() if plan.finish else ():
-                begun.append(self._begun(file, folder=plan.folder))
-                begun[-1].fill(file, None)
+                begun.append(self._begun(file, folder=plan.folder, resume=resume))
+                begun[-1].fill(_tiles(file, None))
             if check is not None:
                 check()
             self.check(folder=plan.folder, force=force, names=names)
@@ -152,9 +151,11 @@ class _Upload:
                 one.remove()
             raise
 
-    def _begun(self, file: PlannedFile, *, folder: bool) -> _Object:
+    def _begun(self, file: PlannedFile, *, folder: bool, resume: bool) -> Upload:
         inner = f"/{file.path}" if folder else ""
-        return _Object(self._system, f"{self._system.path}{inner}", f"{self._target}{inner}", file.nbytes)
+        path, name = f"{self._system.path}{inner}", f"{self._target}{inner}"
+        at(name)
+        return upload_of(self._system, path, name, file.nbytes, resume=resume)
 
     def _stale(self, kept: Collection[str]) -> list[str]:
         """The objects in the folder that are not of this output, and that nobody keeps in a folder by hand."""
@@ -168,59 +169,10 @@ class _Upload:
         return self._system.call(name, function, verb="written")
 
 
-class _Object:
-    """One object that is uploaded: in parts, which the store puts together at the end, or at the end as a whole."""
-
-    def __init__(self, system: FileSystem, path: str, name: str, nbytes: int) -> None:
-        self.path = path
-        self._system, self._name, self._nbytes = system, name, nbytes
-        self._before = system.info(path, name) is not None
-        self._file: Any = None
-        self._whole = io.BytesIO() if not system.store.multipart else None
-
-    def fill(self, file: PlannedFile, progress: Callable[[int], None] | None) -> None:
-        """Upload the file's bytes."""
-        at(self._name)
-        size = max(_PART, -(-self._nbytes // _PARTS))
-        with self._explained():
-            if self._whole is None:
-                self._file = self._system.fs.open(self.path, "wb", block_size=size, autocommit=False)
-            for piece in file.pieces:
-                for tile in piece.tiles():
-                    for start in range(0, len(tile), _HANDED):
-                        (self._file if self._whole is None else self._whole).write(tile[start : start + _HANDED])
-                    if progress is not None:
-                        progress(len(tile))
-            if self._file is not None:
-                self._file.close()
-
-    def commit(self) -> None:
-        """Give the object its name."""
-        with self._explained():
-            if self._whole is None:
-                self._file.commit()
-                self._file = None
-            else:
-                self._system.fs.pipe_file(self.path, self._whole.getvalue())
-        found = self._system.info(self.path, self._name)
-        if found is None or found["size"] != self._nbytes:
-            size = "nothing" if found is None else f"{found['size']:,} bytes"
-            raise OutputError(
-                f"`{self._name}` can't be written: {size} came to be there, not {plural(self._nbytes, 'byte')}"
-            )
-
-    def discard(self) -> None:
-        """Give up the upload, if it was not completed."""
-        if self._file is not None:
-            with suppress(Exception):  # the error that led here is the one to tell
-                self._file.discard()
-            self._file.closed = True  # or it would be completed when it is collected
-
-    def remove(self) -> None:
-        """Remove the object, unless it replaced one."""
-        if not self._before:
-            with suppress(Exception):
-                self._system.fs.rm_file(self.path)
-
-    def _explained(self) -> Any:
-        return self._system.explained(self._name, "written")
+def _tiles(file: PlannedFile, progress: Callable[[int], None] | None) -> Iterator[memoryview]:
+    """The bytes of a file, of which each tile counts when it was taken."""
+    for piece in file.pieces:
+        for tile in piece.tiles():
+            yield tile
+            if progress is not None:
+                progress(len(tile))

@@ -32,7 +32,7 @@ class Store:
 
     `unknown` are exceptions that say there are no credentials, as module and class; `sign_in` says how to give them.
     `multipart`: an object is uploaded in parts, and is there once the upload is completed. `local`: it needs no network.
-    `conditional`: an object can be written only if it is of a version, by the calls of S3.
+    `calls`: fsspec lets the calls of S3 through, by which an upload can be resumed and a write can have a condition.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Store:
     sign_in: str = ""
     multipart: bool = True
     local: bool = False
-    conditional: bool = False
+    calls: bool = False
 
 
 _S3: Final = Store(
@@ -51,7 +51,7 @@ _S3: Final = Store(
     "s3",
     (("botocore.exceptions", "NoCredentialsError"), ("botocore.exceptions", "TokenRetrievalError")),
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or run `aws configure`",
-    conditional=True,
+    calls=True,
 )
 _GCS: Final = Store(
     "Google Cloud Storage",
@@ -144,7 +144,7 @@ class FileSystem:
             except Exception as error:
                 if attempt == _ATTEMPTS or not self._passes(error):
                     raise SourceError(f"`{name}` can't be {verb}: {self._reason(error, attempt)}") from None
-                reason = _said(error)
+                reason = said(error)
             with step("wait", f"{name}: {reason}; attempt {attempt + 1} of {_ATTEMPTS} comes in {backoff:g} s"):
                 time.sleep(backoff)
             backoff *= 2
@@ -184,17 +184,17 @@ class FileSystem:
         if isinstance(error, self._unknown()):
             return f"there are no credentials for {self.store.title}; {self.store.sign_in}"
         if isinstance(error, PermissionError):
-            return f"{self.store.title} refuses it: {_said(error)}; {self.store.sign_in}"
+            return f"{self.store.title} refuses it: {said(error)}; {self.store.sign_in}"
         tried = f" (attempt {attempt} of {_ATTEMPTS})" if attempt > 1 else ""
-        return f"{_said(error)}{tried}"
+        return f"{said(error)}{tried}"
 
 
 def _there(module: str) -> bool:
     return module.partition(".")[0] in sys.modules  # what was never imported raised nothing
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """What an error of a store's library says, in one line."""
     text = os_reason(error) if isinstance(error, OSError) else str(error)
-    said = safe_text(" ".join(text.split()), 200).rstrip(".")
-    return said[:1].lower() + said[1:] if said else type(error).__name__
+    line = safe_text(" ".join(text.split()), 200).rstrip(".")
+    return line[:1].lower() + line[1:] if line else type(error).__name__

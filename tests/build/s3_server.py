@@ -30,6 +30,8 @@ _SAID: Final = {
     "AccessDenied": "Access Denied",
     "ExpiredToken": "The provided token has expired.",
     "InvalidAccessKeyId": "The AWS Access Key Id you provided does not exist in our records.",
+    "NoSuchUpload": "The specified upload does not exist",
+    "NoSuchBucket": "The specified bucket does not exist",
     "BadDigest": "The Content-MD5 you specified did not match what we received.",
     "PreconditionFailed": "At least one of the pre-conditions you specified did not hold",
 }
@@ -70,6 +72,7 @@ class S3:
     uploads: dict[str, dict[int, str]] = field(
         default_factory=dict
     )  # ETags of parts, of uploads that were not completed
+    keys: dict[str, str] = field(default_factory=dict)  # the objects of uploads
     starts: dict[str, dict[int, int]] = field(default_factory=dict)  # where the parts of an upload begin in its file
     asked: list[Request] = field(default_factory=list)
     fault: Callable[[Request], Fault | None] = lambda request: None
@@ -167,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, _, key = request.name.partition("/")
         if not key:
             self._of_bucket(request, bucket, body)
+        elif request.query.get("uploadId") in self.store.uploads and self.command == "GET":
+            self._list_parts(request.query["uploadId"])
         elif self.command in ("GET", "HEAD"):
             self._read(request.name, fault.cut if fault is not None else None)
         else:
@@ -221,6 +226,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(400, "BadDigest")
             return
         md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        if b64decode(self.headers.get("Content-MD5", "")).hex() not in ("", md5):
+            self._error(400, "BadDigest")
+            return
         upload = query.get("uploadId", "")
         if self.command == "DELETE" and upload:
             store.uploads.pop(upload, None)
@@ -231,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(204)
         elif "uploads" in query:
             upload = hashlib.md5(f"{name} {time.time_ns()}".encode(), usedforsecurity=False).hexdigest()
-            store.uploads[upload] = {}
+            store.uploads[upload], store.keys[upload] = {}, name
             (store.folder / "parts" / upload).touch()
             self._send(
                 200, f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
@@ -266,24 +274,36 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _appended(self, upload: str, number: int, body: bytes) -> bool:
-        """Write a part of an upload to its file. False if it is neither the next part nor the last one again."""
+        """Write a part of an upload to its file. False if it is neither the next part nor one again, as long as before."""
         starts = self.store.starts.setdefault(upload, {})
         with (self.store.folder / "parts" / upload).open("r+b") as file:
-            start = starts.setdefault(number, file.seek(0, os.SEEK_END))
-            if number != max(starts) or len(starts) != number:
+            end = file.seek(0, os.SEEK_END)
+            start = starts.setdefault(number, end)
+            if len(starts) < max(starts) or (number != max(starts) and starts[number + 1] - start != len(body)):
                 return False
-            file.truncate(start)
+            if number == max(starts):
+                file.truncate(start)
             file.seek(start)
             file.write(body)
         return True
+
+    def _list_parts(self, upload: str) -> None:
+        """Two parts at a time, though S3 has a thousand in an answer."""
+        last = int(parse_qs(urlsplit(self.path).query).get("part-number-marker", ["0"])[0])
+        parts = [(number, etag) for number, etag in sorted(self.store.uploads[upload].items()) if number > last]
+        found = "".join(
+            f"<Part><PartNumber>{n}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>" for n, etag in parts[:2]
+        )
+        more = "true" if len(parts) > 2 else "false"
+        self._send(200, f"<ListPartsResult><IsTruncated>{more}</IsTruncated>{found}</ListPartsResult>")
 
     def _complete(self, name: str, upload: str, numbers: list[int]) -> None:
         store, first = self.store, self.store.folder / "parts" / upload
         if not numbers or numbers != sorted(store.uploads[upload]):
             self._error(400, "InvalidPart")
             return
-        digests = b"".join(bytes.fromhex(store.uploads[upload][number]) for number in numbers)
         store.completed(name, first)
+        digests = b"".join(bytes.fromhex(store.uploads[upload][number]) for number in numbers)
         with store.lock:
             first.replace(store.path(name))
             store.etags[name] = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(numbers)}"
@@ -303,7 +323,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif request.method != "GET" or not bucket:
             self._send(200)
         elif "uploads" in request.query:
-            self._send(200, "<ListMultipartUploadsResult></ListMultipartUploadsResult>")
+            found = "".join(
+                f"<Upload><Key>{escape(self.store.keys[one].partition('/')[2])}</Key><UploadId>{one}</UploadId>"
+                f"<Initiated>2025-01-01T00:00:{number:02}.000Z</Initiated></Upload>"
+                for number, one in enumerate(self.store.uploads)
+            )
+            self._send(200, f"<ListMultipartUploadsResult>{found}</ListMultipartUploadsResult>")
         else:
             self._list(bucket, request.query.get("prefix", ""), request.query.get("delimiter", ""))
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -15,6 +15,7 @@ from converter.errors import ConverterError, SourceError
 from converter.hub.outputs import is_taken
 from converter.hub.patience import Patience, waiting
 from converter.hub.stores import StorePath, store_of
+from tests.build.checkpoints import floats, view, write_checkpoint
 from tests.build.fake_store import Bucket, fake_s3
 
 
@@ -255,7 +256,9 @@ def test_an_upload_that_breaks_leaves_nothing(store: Bucket, tiny: Path) -> None
     with pytest.raises(ConverterError) as caught:
         converter.convert(tiny, "s3://o/x", to="safetensors")
 
-    assert str(caught.value) == "`s3://o/x/model.safetensors` can't be written: the connection was lost"
+    assert (
+        str(caught.value) == "`s3://o/x/model.safetensors` can't be written: the connection was lost (attempt 4 of 4)"
+    )
     assert (store.objects, store.uploads) == (before, {})
 
 
@@ -321,9 +324,105 @@ def test_a_folder_is_not_put_where_an_object_is(store: Bucket, tiny: Path) -> No
         converter.convert(tiny, "s3://b/one.gguf")
 
 
-def test_an_upload_can_not_be_resumed(store: Bucket, tiny: Path) -> None:
-    with pytest.raises(ConverterError, match="an upload starts again: leave resume=True out"):
-        converter.convert(tiny, "s3://o/x.safetensors", resume=True)
+def test_an_upload_to_memory_can_not_be_resumed(tiny: Path) -> None:
+    with pytest.raises(ConverterError, match="an upload to memory starts again: leave resume=True out"):
+        converter.convert(tiny, "memory://o/x.safetensors", resume=True)
+
+
+MEGABYTES = 17  # three parts and a rest
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    views = {f"w{n}": view(str(n), (250_000,)) for n in range(MEGABYTES)}
+    return write_checkpoint(tmp_path / "large.bin", views, {str(n): floats(n) * 250_000 for n in range(MEGABYTES)})
+
+
+def counting(store: Bucket) -> list[int]:
+    """The numbers of the parts that are sent from now on."""
+    sent: list[int] = []
+    store.on_part = lambda path, number: sent.append(number)
+    return sent
+
+
+def test_parts_that_are_there_are_not_sent_again(store: Bucket, large: Path, tmp_path: Path) -> None:
+    sent: list[int] = []
+    store.on_part = lambda path, number: fail() if number == 3 else sent.append(number)
+    with pytest.raises(ConverterError, match="the connection was lost"), waiting(Patience(backoff=0.0)):
+        converter.convert(large, "s3://o/x.safetensors", resume=True)
+    assert (sent, [len(parts) for parts in store.uploads.values()]) == ([1, 2], [2])
+    assert "o/x.safetensors" not in store.objects
+
+    sent = counting(store)
+    converter.convert(large, "s3://o/x.safetensors", resume=True)
+    converter.convert(large, tmp_path / "x.safetensors")
+    assert sent == [3, 4]
+    assert store.objects["o/x.safetensors"] == (tmp_path / "x.safetensors").read_bytes()
+    assert store.uploads == {}
+
+
+def test_parts_of_something_else_are_sent_again(store: Bucket, large: Path, tmp_path: Path) -> None:
+    """Of an earlier upload under this name, only the second part has the right bytes."""
+    converter.convert(large, tmp_path / "x.safetensors")
+    data = (tmp_path / "x.safetensors").read_bytes()
+    size = 5 << 20
+    store.uploads[1], store.named[1] = (
+        [b"a" * size, data[size : 2 * size], b"", b"more", b"and more"],
+        "o/x.safetensors",
+    )
+    sent = counting(store)
+    converter.convert(large, "s3://o/x.safetensors", resume=True)
+
+    assert sent == [1, 3, 4]
+    assert store.objects["o/x.safetensors"] == data
+
+
+def test_a_folder_goes_on_with_the_object_that_broke(store: Bucket, large: Path, tmp_path: Path) -> None:
+    store.on_part = lambda path, number: fail() if "2-of" in path and number == 2 else None
+    options: dict[str, Any] = {"to": "safetensors", "max_shard_size": 9_000_000, "resume": True}
+    with pytest.raises(ConverterError, match="the connection was lost"), waiting(Patience(backoff=0.0)):
+        converter.convert(large, "s3://o/x", **options)
+    assert [path for path in store.objects if path.startswith("o/x")] == []
+
+    sent = counting(store)
+    converter.convert(large, "s3://o/x", **options)
+    converter.convert(large, tmp_path / "x", **options)
+    assert inside(store, "o/x") == data_of(tmp_path / "x")
+    assert store.uploads == {}
+    assert len(sent) < 6
+
+
+def test_without_resume_parts_are_given_up(store: Bucket, large: Path) -> None:
+    store.on_part = lambda path, number: fail() if number == 3 else None
+    with pytest.raises(ConverterError, match="the connection was lost"), waiting(Patience(backoff=0.0)):
+        converter.convert(large, "s3://o/x.safetensors")
+
+    assert store.uploads == {}
+
+
+@pytest.mark.parametrize("name", ["tiny", "large"])
+def test_an_object_that_is_not_what_was_sent_is_removed(
+    store: Bucket, name: str, request: pytest.FixtureRequest
+) -> None:
+    """The store says how it has put the parts together; of a small object it is told the MD5 before it takes it."""
+    store.changed = 1
+    with (
+        pytest.raises(ConverterError, match=r"`s3://o/x\.safetensors` can't be written: "),
+        waiting(Patience(backoff=0.0)),
+    ):
+        converter.convert(request.getfixturevalue(name), "s3://o/x.safetensors")
+
+    assert "o/x.safetensors" not in store.objects
+
+
+def test_an_end_that_is_not_answered_is_an_end(store: Bucket, large: Path, tmp_path: Path) -> None:
+    """The second attempt finds no upload any more, because the first one has completed it."""
+    store.on_done = fail
+    with waiting(Patience(backoff=0.0)):
+        converter.convert(large, "s3://o/x.safetensors")
+    converter.convert(large, tmp_path / "x.safetensors")
+
+    assert store.objects["o/x.safetensors"] == (tmp_path / "x.safetensors").read_bytes()
 
 
 def test_an_output_in_memory_is_whole(tiny: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def is_read(request: Request) -> bool:
 
 def is_looked_up(request: Request) -> bool:
     return request.method == "HEAD" and request.name == WEIGHTS
+
+
+def is_checked(request: Request) -> bool:
+    return request.method == "HEAD" and request.name == "bucket/out/x.safetensors"
 
 
 def is_begun(request: Request) -> bool:
@@ -91,6 +96,14 @@ PASSES = {
     "the connection is closed while a part is sent": (is_part, 2, 1, Fault(drop=True)),
     "the beginning of an upload meets an internal error": (is_begun, 1, 1, BROKEN),
     "the end of an upload is told to slow down": (is_completed, 1, 1, BUSY),
+    "the end of an upload is done and not answered": (is_completed, 1, 1, Fault(mute=True)),
+    "the connection is closed at the end of an upload": (is_completed, 1, 1, Fault(drop=True)),
+    "a part is there and not answered": (is_part, 2, 1, Fault(mute=True)),
+    "a part meets internal errors": (is_part, 1, 2, BROKEN),
+    "a part times out at the server": (is_part, 3, 1, Fault(400, "RequestTimeout")),
+    "a part arrives damaged once": (is_part, 2, 1, Fault(400, "BadDigest")),
+    "the look at what came to be there is told to slow down": (is_checked, 1, 2, BUSY),
+    "the connection is closed at every other read": (is_read, 2, 1, Fault(drop=True)),
 }
 
 
@@ -134,6 +147,27 @@ LASTS = {
         (is_part, 2, EVER, Fault(400, "ExpiredToken")),
         WRITTEN + "S3 refuses it: the provided token has expired" + SIGN_IN,
     ),
+    "the clock of this machine is wrong": (
+        (is_read, 2, EVER, Fault(403, "RequestTimeTooSkewed")),
+        READ + "S3 refuses it: requesttimetooskewed" + SIGN_IN,
+    ),
+    "the secret is wrong": (
+        (is_read, 1, EVER, Fault(403, "SignatureDoesNotMatch")),
+        READ + "S3 refuses it: signaturedoesnotmatch" + SIGN_IN,
+    ),
+    "the upload was given up by somebody else": (
+        (is_part, 2, EVER, Fault(404, "NoSuchUpload")),
+        WRITTEN + "the specified upload does not exist",
+    ),
+    "the bucket to write to is not there": (
+        (is_begun, 1, EVER, Fault(404, "NoSuchBucket")),
+        WRITTEN + "the specified bucket does not exist",
+    ),
+    "there is no more room": (
+        (is_part, 2, EVER, Fault(507, "QuotaExceeded")),
+        WRITTEN + "an error occurred (quotaexceeded)",
+    ),
+    "parts are never answered": ((is_part, 2, EVER, Fault(drop=True)), WRITTEN),
     "a part arrives damaged": (
         (is_part, 2, EVER, Fault(400, "BadDigest")),
         WRITTEN + "the content-md5 you specified did not match what we received",
@@ -160,6 +194,46 @@ def test_what_lasts_is_one_sentence_and_leaves_nothing(s3: S3, what: str) -> Non
     assert "\n" not in str(caught.value)
     assert (s3.names(), s3.uploads) == ([WEIGHTS], {})
     assert "canary" not in str(caught.value)
+
+
+def test_an_upload_that_was_killed_goes_on_with_the_part_where_it_was(s3: S3, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "converter",
+        "convert",
+        "s3://bucket/in/large.bin",
+        "s3://bucket/out/x.safetensors",
+    ]
+    s3.fault = nth(is_part, 3, EVER, Fault(wait=600))
+    with subprocess.Popen([*command, "--resume", "-q"]) as writer:
+        deadline = time.monotonic() + 120
+        while sum(map(is_part, s3.asked)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        writer.kill()
+    assert (s3.names(), [sorted(parts) for parts in s3.uploads.values()]) == ([WEIGHTS], [[1, 2]])
+
+    s3.fault = lambda request: None
+    s3.asked.clear()
+    assert subprocess.run([*command, "--resume", "-q"], check=False).returncode == 0
+    converter.convert(tmp_path / "large.bin", tmp_path / "x.safetensors")
+    assert [request.query["partNumber"] for request in s3.asked if is_part(request)] == ["3"]
+    assert s3.get("bucket/out/x.safetensors") == (tmp_path / "x.safetensors").read_bytes()
+    assert s3.uploads == {}
+
+
+def test_an_object_that_was_put_together_wrongly_is_refused(s3: S3) -> None:
+    """It has the right size, and its ETag says that it is made of other parts."""
+
+    def completed(name: str, path: Path) -> None:
+        (upload,) = s3.uploads
+        s3.uploads[upload] = dict.fromkeys(s3.uploads[upload], "0" * 32)
+
+    s3.completed = completed
+    with pytest.raises(ConverterError, match="what the store has put together is not what was sent"):
+        converted(s3)
+
+    assert (s3.names(), s3.uploads) == ([WEIGHTS], {})
 
 
 def replaced(s3: S3, request: Request) -> None:

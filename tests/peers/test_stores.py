@@ -86,15 +86,21 @@ def test_an_output_in_parts_is_that_on_the_disk(bucket: object, tmp_path: Path) 
 
 
 def test_an_upload_that_breaks_leaves_nothing(bucket: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from s3fs.core import S3File
+    from s3fs import S3FileSystem
 
-    complete = S3File.commit
-    monkeypatch.setattr(S3File, "commit", lambda file: (_ for _ in ()).throw(PermissionError("Access Denied")))
+    call = S3FileSystem.call_s3
+
+    def called(system: object, method: str, **told: object) -> object:
+        if method == "complete_multipart_upload":
+            raise PermissionError("Access Denied")
+        return call(system, method, **told)
+
+    monkeypatch.setattr(S3FileSystem, "call_s3", called)
     with pytest.raises(
         ConverterError, match=r"`s3://bucket/y\.safetensors` can't be written: S3 refuses it: access denied"
     ):
         converter.convert(large(tmp_path), "s3://bucket/y.safetensors")
-    monkeypatch.setattr(S3File, "commit", complete)
+    monkeypatch.setattr(S3FileSystem, "call_s3", call)
 
     assert not bucket.exists("bucket/y.safetensors")  # type: ignore[attr-defined]
     assert uploads(bucket) is None
