@@ -46,7 +46,7 @@ test-peers: $(PEERS)/.done
 # llama.cpp's own vocabularies with their texts, from the source of its binding that is installed.
 test-vocabularies: export CEREBRAS_TOOL_VOCABULARIES ?= $(PEERS)/llama.cpp/models
 test-vocabularies: $(PEERS)/llama.cpp/.version
-	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" tests/peers/test_vocabularies.py
+	$(PEERS)/bin/python -m pytest -o addopts="-q --strict-markers" tests/peers/test_vocabularies.py tests/peers/test_real_tokenizers.py tests/peers/test_their_converter.py
 
 # llama.cpp's source, as the source package of the installed xllamacpp has it: what is built from it is of the library's version.
 $(PEERS)/llama.cpp/.version: $(PEERS)/.done

@@ -7,6 +7,7 @@ every architecture that uses them, and says nothing where the layers differ from
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -94,12 +95,15 @@ def misfits(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, whole: 
 
 
 def _layers(tensors: Mapping[str, Tensor], config: Mapping[str, Any], whole: bool) -> Iterator[str]:
-    last: dict[str, int] = {}
+    held: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name in tensors:
         if match := _LAYER.fullmatch(name):
-            last[match[1]] = max(int(match[2]), last.get(match[1], 0))
+            held[match[1]][int(match[2])].add(name[match.end(2) :])
     further = config.get(_FURTHER)
-    for prefix, number in last.items():
+    for prefix, layers in held.items():
+        number = max(layers)
+        if layers[number].isdisjoint(layers[min(layers)]) and number:
+            continue  # not a list of layers only: the first Phi had its embedding and its head in it
         key, wanted = _number(config, _LISTS[prefix])
         if wanted is None or (number + 1 < wanted and not whole):
             continue

@@ -8,6 +8,7 @@ from dataclasses import replace
 from converter.errors import UnsupportedError
 from converter.io.source import Derived
 from converter.tensors.tensor import Storage, Tensor, row_major
+from converter.words import option
 
 
 def scaled(tensor: Tensor, factor: float, rows: int | None = None) -> Tensor:
@@ -19,7 +20,8 @@ def scaled(tensor: Tensor, factor: float, rows: int | None = None) -> Tensor:
     """
     if not 0 < factor < math.inf or math.frexp(factor)[0] != 0.5:
         raise UnsupportedError(
-            f"a tensor times {factor:.6g} is rounded, and only a power of two can be undone: choose safetensors"
+            f"a tensor times {factor:.6g} is rounded, and would not come back, so it is neither written as GGUF nor computed: "
+            f"choose safetensors, and compare it with {option('level', 'tensors')}"
         )
     held = tensor.storage.source
     if factor == 1 or not tensor.size:

@@ -266,13 +266,19 @@ def test_a_changed_product_is_found_under_its_own_name(egret: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("larger", [10.0, 3, 0.1])
-def test_products_that_are_rounded_are_refused(larger: float, tmp_path: Path) -> None:
+def test_products_that_are_rounded_are_refused_and_the_advice_works(larger: float, tmp_path: Path) -> None:
     source = write(tmp_path / "source", state(), **CONFIG | {"larger": larger})
+    said = r"is rounded, and would not come back, .*: choose safetensors, and compare it with (level='tensors'|--level tensors)"
 
-    with pytest.raises(
-        UnsupportedError, match=r"is rounded, and only a power of two can be undone: choose safetensors"
-    ):
+    with pytest.raises(UnsupportedError, match=said):
         convert(open_checkpoint(source), tmp_path / "o.gguf", no_tokenizer=True)
+    assert not (tmp_path / "o.gguf").exists()
+
+    convert(open_checkpoint(source), tmp_path / "out", to="safetensors")
+    with pytest.raises(UnsupportedError, match=said):
+        verify(open_checkpoint(source), [tmp_path / "out"], Options(level="inference"))
+    report = verify(open_checkpoint(source), [tmp_path / "out"], Options(level="tensors"))
+    assert [output.verdict for output in report.outputs] == ["identical"]
 
 
 @pytest.mark.parametrize("value", [3e38, 1e-45], ids=["too large", "too small"])

@@ -24,6 +24,9 @@ OPT: dict[str, Any] = {
 }  # fmt: skip
 
 
+MIXFORMER: dict[str, Any] = {"n_layer": 2, "n_embd": 32, "n_head": 4, "model_type": "mixformer-sequential"}
+
+
 def decoder() -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (40, 32), "model.norm.weight": (32,)}
     for layer in range(3):
@@ -67,7 +70,15 @@ def save(folder: Path, shapes: dict[str, tuple[int, ...]], config: dict[str, Any
     return folder
 
 
-MAKERS = {"stablelm": (decoder, CONFIG), "bert": (bert, BERT), "opt": (opt, OPT)}
+def mixformer() -> dict[str, tuple[int, ...]]:
+    """The first Phi: its embedding is layer 0, and its head the one after the last."""
+    shapes: dict[str, tuple[int, ...]] = {"layers.0.wte.weight": (40, 32)}
+    for layer in (1, 2):
+        shapes |= {f"layers.{layer}.ln.weight": (32,), f"layers.{layer}.mixer.Wqkv.weight": (96, 32)}
+    return shapes | {"layers.3.ln.weight": (32,), "layers.3.linear.weight": (40, 32)}
+
+
+MAKERS = {"stablelm": (decoder, CONFIG), "bert": (bert, BERT), "opt": (opt, OPT), "mixformer": (mixformer, MIXFORMER)}
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "more layers": ("stablelm", {"num_hidden_layers": 4}, "`num_hidden_layers` is 4, and the last layer of the tensors is model.layers.2"),
     "fewer layers": ("stablelm", {"num_hidden_layers": 2}, "`num_hidden_layers` is 2, and the last layer of the tensors is model.layers.2"),
@@ -99,6 +110,7 @@ RIGHT: dict[str, tuple[str, dict[str, Any]]] = {
     "a width for each layer": ("stablelm", {"intermediate_size": [48, 48, 48]}),
     "BERT": ("bert", {}),
     "OPT, whose embedding is narrow": ("opt", {}),
+    "a list that holds the embedding and the head, too": ("mixformer", {}),
 }
 
 
