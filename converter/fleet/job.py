@@ -25,7 +25,7 @@ _TABLES: Final = {
     "convert": ("output", "to", "dtype", "max_shard_size", "force"),
 }
 _TASKS: Final = ("processes", "seconds", "memory", "attempts")
-_KEYS: Final = ("sources", "steps", "journal", "scan", "convert", "tasks", "limits")
+_KEYS: Final = ("sources", "search", "steps", "journal", "scan", "convert", "tasks", "limits")
 _FIELDS: Final = ("path", "name", "folder")  # of a template
 
 
@@ -46,7 +46,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as its file says it. `seconds` is what one attempt of a task may take, `kept` where its journal is said to be."""
+    """A job as its file says it.
+
+    `search` are words that models on the Hub are found by, `seconds` is what one attempt of a task may take, `kept` where its
+    journal is said to be.
+    """
 
     path: Path
     sources: tuple[str, ...]
@@ -57,6 +61,7 @@ class Job:
     seconds: int = 3600
     attempts: int = 3
     kept: str = ""
+    search: tuple[str, ...] = ()
 
     @property
     def base(self) -> Path:
@@ -75,7 +80,11 @@ class Job:
         """What the results of tasks depend on: a journal belongs to one of these."""
         # Drivers on other machines may have the job file and its policy in another folder.
         policy = os.path.relpath(self.work.policy, self.base.absolute()) if self.work.policy else None
-        told = [list(self.sources), asdict(self.work) | {"memory": 0, "policy": policy}, self.output]
+        told = [
+            [*self.sources, *({"search": words} for words in self.search)],
+            asdict(self.work) | {"memory": 0, "policy": policy},
+            self.output,
+        ]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @classmethod
@@ -90,7 +99,8 @@ class Job:
     def _of(cls, document: Mapping[str, Any], path: Path) -> Self:
         where = f"the job `{path}`"
         _known(document, _KEYS, where)
-        sources = _texts(document.get("sources"), f"{where}: `sources`")
+        search = _texts(document["search"], f"{where}: `search`") if "search" in document else ()
+        sources = _texts(document.get("sources"), f"{where}: `sources`") if "sources" in document or not search else ()
         steps = _texts(document.get("steps", ["scan"]), f"{where}: `steps`")
         if wrong := [step for step in steps if step not in STEPS]:
             raise JobError(f"{where}: `{wrong[0]:.80}` is not a step: the steps are {', '.join(STEPS)}")
@@ -117,6 +127,7 @@ class Job:
         job = cls(
             path=path,
             sources=sources,
+            search=search,
             work=work,
             output=output,
             force=_flag(convert, "force", where, default=False),
@@ -199,6 +210,9 @@ TEMPLATE: Final = """\
 # What to read: files, folders with all that is in them, globs, and addresses in stores (s3://bucket/folder).
 # Relative paths start from the folder of this file.
 sources = ["checkpoints"]
+
+# Words by which models on the Hub are found, as its own search finds them.
+# search = ["cerebras gpt"]
 
 # Any of scan, check, convert and verify. They run in this order; a checkpoint that fails one is not worked on further.
 steps = ["scan", "convert", "verify"]

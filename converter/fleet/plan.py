@@ -16,7 +16,7 @@ from converter.fleet.job import Job
 from converter.formats.folders import kind_of
 from converter.formats.marks import INDEX, SHARD
 from converter.hub.locations import parse
-from converter.hub.owners import models
+from converter.hub.owners import models, searched
 from converter.hub.stores import store_of
 from converter.text import natural
 
@@ -36,23 +36,30 @@ def tasks(job: Job) -> list[Task]:
     """The tasks of a job, the largest first. Raises JobError if two would write the same output, or if there is none."""
     found: dict[str, Task] = {}
     outputs: dict[str, str] = {}
-    for source in job.sources:
-        for location, path, nbytes in _found(source, job.base):
-            if location in found:
-                continue
-            output = job.target(path)
-            if output and (other := outputs.setdefault(output, location)) != location:
-                raise JobError(
-                    f"the job `{job.path}`: `{other}` and `{location}` would both be written to `{output}`: use "
-                    "{path} in `output`"
-                )
-            found[location] = Task(location, output, nbytes)
+    for location, path, nbytes in _places(job):
+        if location in found:
+            continue
+        output = job.target(path)
+        if output and (other := outputs.setdefault(output, location)) != location:
+            raise JobError(
+                f"the job `{job.path}`: `{other}` and `{location}` would both be written to `{output}`: use "
+                "{path} in `output`"
+            )
+        found[location] = Task(location, output, nbytes)
     if not found:
         raise JobError(
             f"the job `{job.path}`: there is no checkpoint in {', '.join(f'`{name}`' for name in job.sources)}"
         )
     # The largest first, so that no long task is left for the end; equal ones in the order in which people count.
     return sorted(found.values(), key=lambda task: (-task.nbytes, natural(task.source)))
+
+
+def _places(job: Job) -> Iterator[tuple[str, str, int]]:
+    """Yield the checkpoints of all sources, as `_found` does."""
+    for source in job.sources:
+        yield from _found(source, job.base)
+    for words in job.search:
+        yield from ((f"hf://{name}", name, 0) for name in searched(words))
 
 
 def _found(source: str, base: Path) -> Iterator[tuple[str, str, int]]:

@@ -182,13 +182,19 @@ class Exchange(BaseHTTPRequestHandler):
         return repository
 
     def _models(self, hub: Hub) -> None:
-        """The models of an owner with a text in their names, in no order."""
+        """The models, or those of an owner, with a text in their names, in no order."""
         query = parse_qs(urlsplit(self.path).query)
-        owner, text, known = query["author"][0], query.get("search", [""])[0], self.headers.get("Authorization")
+        owner, text, known = (
+            query.get("author", [""])[0],
+            query.get("search", [""])[0].lower(),
+            self.headers.get("Authorization"),
+        )
         names = [
             name
             for name, repository in hub.repositories.items()
-            if name.startswith(f"{owner}/") and text in name and (known == f"Bearer {TOKEN}" or not repository.private)
+            if name.startswith(f"{owner}/" if owner else "")
+            and text in name.lower()
+            and (known == f"Bearer {TOKEN}" or not repository.private)
         ]
         found = [{"id": name, "private": hub.repositories[name].private} for name in names]
         self.reply(200, json.dumps(found).encode(), {"Content-Type": "application/json"})

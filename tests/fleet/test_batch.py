@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_the_template_is_a_job_and_fits_the_schema(tmp_path: Path) -> None:
         ("sources = ['x']\nsteps = ['run']", "`run` is not a step: the steps are scan, check, convert, verify"),
         (
             "sources = ['x']\nother = 1",
-            "the key `other` is not known: there are sources, steps, journal, scan, convert, tasks, limits",
+            "the key `other` is not known: there are sources, search, steps, journal, scan, convert, tasks, limits",
         ),
         ("sources = ['x']\n[scan]\nx = 1", r"\[scan\]: the key `x` is not known"),
         ("sources = ['x']\nsteps = ['convert']", r"the step convert needs `output` in \[convert\]"),
@@ -516,6 +517,39 @@ def test_the_models_of_an_owner_are_sources(tmp_path: Path, hub: Hub) -> None:
     assert found == {"hf://someone/tiny": "out/tiny.safetensors", "hf://someone/tiny-1.3B": "out/tiny-1.3B.safetensors"}
     result = run(Order(1, "hf://someone/tiny-1.3B", str(tmp_path / "x.safetensors"), job.work, force=False))
     assert (result.state, result.reason) == ("done", "")
+
+
+def test_what_a_search_finds_is_a_source(tmp_path: Path, hub: Hub) -> None:
+    hub.repositories |= {"someone/Tiny-1.3B": hub.repositories[TINY], "other/x": hub.repositories[TINY]}
+    text = ALL.replace('sources = ["in"]', 'search = ["tiny", "tiny-1"]').replace('"check", ', "")
+    job = job_of(tmp_path, text)
+    jsonschema.validate(tomllib.loads(text), load_json("job.schema.json"))
+    found = {task.source: task.output for task in plan.tasks(job)}
+
+    assert found == {
+        "hf://someone/tiny": "out/someone/tiny.safetensors",
+        "hf://someone/Tiny-1.3B": "out/someone/Tiny-1.3B.safetensors",
+    }
+    other = job_of(tmp_path, text.replace('"tiny", ', ""))
+    assert ([task.source for task in plan.tasks(other)], other.digest == job.digest) == (
+        ["hf://someone/Tiny-1.3B"],
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "the search for `tiny` finds no model on 127"),
+        ([f"someone/m{n}" for n in range(1000)], "the search for `tiny` finds more than 1,000 models: give more words"),
+    ],
+)
+def test_a_search_that_finds_nothing_or_too_much_is_refused(
+    tmp_path: Path, hub: Hub, names: list[str], said: str
+) -> None:
+    hub.on_api = answering(200, json.dumps([{"id": name} for name in names]).encode())
+    with pytest.raises((SourceError, LimitError), match=said):
+        plan.tasks(job_of(tmp_path, ALL.replace('sources = ["in"]', 'search = ["tiny"]')))
 
 
 def test_one_model_of_the_hub_keeps_the_dots_of_its_name(tmp_path: Path) -> None:
