@@ -3,13 +3,14 @@
 A quantiser starts from F32, or from what a copy in F16 or BF16 kept of it. So the source is quantised again, from each of these.
 If the result fits, the tensor is derived from the source; and if nearly all blocks fit, one that does not was changed later. If
 nothing fits (another program made the blocks, or an importance matrix that nobody named), the errors of K-quants are compared
-with ours. Other types have bounds for each element, which decide then.
+with ours, and each element must be at the level of its block that is nearest to the source's: whatever a quantiser of K-quants
+weighs to find scales, it takes the nearest levels in the end. Other types have bounds for each element, which decide then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +41,17 @@ _WORST: Final = 4.0  # and a block this much
 # this share of the blocks do not fit was made by the same quantiser, and changed later.
 _STRAY_OF_SEARCHED: Final = 1e-3
 _STRAY: Final = 1e-4
+# Tensors of a type, and their share of its blocks, whose blocks all fit: then the same quantiser made the others.
+_SOME: Final = 4
+_NEARLY_ALL: Final = 0.75
+# How many elements of a K-quant share a scale.
+_GROUPS: Final = {"Q6_K": 16, "Q5_K": 32, "Q4_K": 32, "Q3_K": 16, "Q2_K": 16}
+_LOOKED: Final = (
+    256  # blocks of a step whose elements are compared with the levels beside them; sorting more takes too long
+)
+_HALF: Final = 0.501  # of a step: an element further from its level than this is nearer to another
+_FAR: Final = 2e-5  # share of elements: so few may be nearer to another level by chance
+_FEW_FAR: Final = 4
 
 
 @dataclass(slots=True)
@@ -48,7 +60,8 @@ class Derived:
 
     `blocks` are counted, and those that `fit`. `ratio` is the error relative to ours, `worst` the largest of a block, at the
     row-major index `at`. `claimed`: somebody named an importance matrix. `changed` are blocks that do not fit although most do,
-    and lose more, the first at `first_changed`; the first that does not fit is at `first_unlike`.
+    and lose more, the first at `first_changed`; the first that does not fit is at `first_unlike`. Of the elements that were
+    `looked` at, `far` counts those that are nearer to another level of their block, by what the blocks may have been made from.
     """
 
     encoding: str
@@ -63,6 +76,8 @@ class Derived:
     changed: int = 0
     first_changed: int | None = None
     first_unlike: int | None = None
+    looked: int = 0
+    far: dict[str, int] = field(default_factory=dict)
 
     @property
     def searched(self) -> bool:
@@ -73,6 +88,11 @@ class Derived:
     def stray(self) -> float:
         """Up to how many blocks that do not fit show that they were changed later, if all others of the file fit."""
         return self.blocks * (_STRAY_OF_SEARCHED if self.searched else _STRAY)
+
+    @property
+    def fits(self) -> bool:
+        """Whether nearly all blocks fit."""
+        return self.blocks - self.fit <= self.stray
 
     @property
     def ratio(self) -> float:
@@ -91,15 +111,20 @@ class Derived:
         if self.whole or not self.searched:
             return None
         if self.fit >= _MOSTLY * self.blocks:
-            if self.first_changed is None:
-                return None
-            return self.first_changed, self._few(self.changed)
-        if self.claimed:
+            if self.first_changed is not None:
+                return self.first_changed, self._few(self.changed)
+        elif self.claimed:
             return self.at or 0, "its blocks are not what the source gives with this importance matrix"
-        if self.ratio > _FAITHFUL or self.worst > _WORST:
+        elif self.ratio > _FAITHFUL or self.worst > _WORST:
             return self.at or 0, (
                 f"its error is {self.ratio:.3g} times that of {self.encoding} from the source, and {self.worst:.3g} times in the "
                 "worst block"
+            )
+        far = min(self.far.values(), default=0)
+        if far > max(_FEW_FAR, _FAR * self.looked):
+            return self.first_unlike or 0, (
+                f"{far:,} of the {self.looked:,} elements that were looked at are not at the level of {self.encoding} that is "
+                "nearest to the source's element"
             )
         return None
 
@@ -117,13 +142,33 @@ class Derived:
 def wrong(tensors: Mapping[str, Derived]) -> dict[str, tuple[int, str]]:
     """The tensors of a file that are not what they should be: where, and why.
 
-    If nearly all blocks of the whole file fit, those that don't were changed, however little that changed them.
+    If nearly all blocks of the whole file fit, those that don't were changed, however little that changed them. If those of
+    nearly all tensors of a type fit, the other tensors of that type were changed.
     """
     fitting = [tensor for tensor in tensors.values() if tensor.origin is not None]
     strays = sum(tensor.blocks - tensor.fit for tensor in fitting)
     few = strays <= sum(tensor.stray for tensor in fitting)
-    found = {name: tensor.wrong or (tensor.unlike if few else None) for name, tensor in tensors.items()}
+    same = _made_alike(tensors.values())
+    found = {
+        name: tensor.wrong or (tensor.unlike if few or (tensor.encoding in same and not tensor.fits) else None)
+        for name, tensor in tensors.items()
+    }
     return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def _made_alike(tensors: Collection[Derived]) -> frozenset[str]:
+    """The types whose blocks the same quantiser made as here, as most tensors of the type show.
+
+    Another one moves blocks in all tensors. A type is judged by itself, as a new version may change the quantiser of only one.
+    """
+    found = set()
+    for encoding in {tensor.encoding for tensor in tensors}:
+        every = [tensor for tensor in tensors if tensor.encoding == encoding]
+        whole = [tensor for tensor in every if tensor.fits]
+        blocks = sum(tensor.blocks for tensor in every)
+        if len(whole) >= _SOME and sum(tensor.blocks for tensor in whole) >= _NEARLY_ALL * blocks:
+            found.add(encoding)
+    return frozenset(found)
 
 
 class Derivation:
@@ -189,10 +234,16 @@ class Derivation:
         ratios[~np.isfinite(ratios)] = np.inf
         changed = ~fits & (ratios > _CHANGED)
         worst = int(ratios.argmax())
+        unfit = np.flatnonzero(~fits)
+        unfit = unfit[:: -(-len(unfit) // _LOOKED) or 1]
+        far = self._far(x.reshape(-1, size)[unfit], found.reshape(-1, size)[unfit]) if self.result.searched else {}
         with self._lock:
             result = self.result
             result.blocks += len(fits)
             result.fit += int(np.count_nonzero(fits))
+            result.looked += unfit.size * size
+            for origin, count in far.items():
+                result.far[origin] = result.far.get(origin, 0) + count
             result.lost.append(float(lost.sum()))
             result.ours.append(float(mine.sum()))
             if result.at is None or ratios[worst] > result.worst:
@@ -207,6 +258,15 @@ class Derivation:
                 if result.first_changed is None or at < result.first_changed:
                     result.first_changed = at
 
+    def _far(self, x: NDArray[Any], found: NDArray[Any]) -> dict[str, int]:
+        """How many elements of blocks are nearer to another level, if the blocks were made from each of the dtypes and types."""
+        group = _GROUPS[self._encoding.name]
+        far = {each.name: _farther(floats(rounded(x, each), each), found, group) for each in _FROM}
+        # A quantised copy is no good start, but an honest one.
+        for name in QUANTISED:
+            far[name] = _farther(_through(x, name), found, group) if min(far.values()) else 0
+        return far
+
     def _index(self, pair: Pair, shape: tuple[int, ...], block: int) -> int:
         mask = np.zeros(shape, "?")
         mask.reshape(-1)[block * self._encoding.block] = True
@@ -217,6 +277,33 @@ class Derivation:
         if self.result.fit >= _MOSTLY * self.result.blocks:
             self.result.origin = self._origin.name
         return self.result
+
+
+def _through(x: NDArray[Any], name: str) -> NDArray[Any]:
+    """The elements as blocks of a type have them."""
+    encoding, made = BY_NAME[name], np.full(x.size, np.nan, "<f4")
+    raw = np.empty(encoding.size(x.size), "u1")
+    with np.errstate(all="ignore"):
+        if runner(encoding, None)(np.ascontiguousarray(x, "<f4").ravel(), raw):
+            dequantise(raw, encoding, made)
+    return made.reshape(x.shape)
+
+
+def _farther(x: NDArray[Any], found: NDArray[Any], group: int) -> int:
+    """How many elements are nearer to another level than to the one that they are at, in groups with one scale.
+
+    Two levels that are in use are taken for neighbours if none is between them, and the outermost ones for the ends. So the count
+    may be too small, and never too large.
+    """
+    x, found = x.reshape(-1, group), found.reshape(-1, group)
+    levels = np.sort(found, axis=1)
+    with np.errstate(all="ignore"):
+        gaps = np.diff(levels, axis=1)
+        gaps[gaps <= 0] = np.inf
+        step = gaps.min(axis=1, keepdims=True)
+        within = (x > levels[:, :1]) & (x < levels[:, -1:])
+        near = np.abs(x - found) <= step * np.float32(_HALF) + np.abs(x) * np.float32(2.0**-20)
+    return int(np.count_nonzero(within & ~near))
 
 
 def derivation(expected: Tensor, found: Tensor, importance: NDArray[Any] | None) -> Derivation | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converter.conversion.convert import convert
 from converter.formats.gguf.encodings import BY_NAME
 from converter.formats.gguf.quantising import quantised
 from converter.opening import open_checkpoint
@@ -85,7 +86,7 @@ def scaled(first: int, last: int, factor: float) -> Change:
     return change
 
 
-def requantised(by: Callable[[np.ndarray], np.ndarray], rows: slice = slice(None)) -> Change:
+def requantised(by: Callable[[np.ndarray], np.ndarray], rows: slice = slice(None), word: str = "Q4_K") -> Change:
     """Rows of another source's tensor, quantised as the others were."""
 
     def change(file: Path, data: bytearray) -> None:
@@ -93,8 +94,8 @@ def requantised(by: Callable[[np.ndarray], np.ndarray], rows: slice = slice(None
         values = by(open_checkpoint(file.with_name(f"{file.name.split('-')[1]}.gguf"))[DOWN].numpy().astype("<f4"))[
             rows
         ]
-        raw = b"".join(bytes(some) for some in quantised(iter([memoryview(values.tobytes())]), BY_NAME["Q4_K"], "w"))
-        first = start + 288 * (rows.start or 0)
+        raw = b"".join(bytes(some) for some in quantised(iter([memoryview(values.tobytes())]), BY_NAME[word], "w"))
+        first = start + 2 * BY_NAME[word].nbytes * (rows.start or 0)
         data[first : first + len(raw)] = raw
 
     return change
@@ -107,6 +108,11 @@ def trained_further(values: np.ndarray) -> np.ndarray:
 
 def pruned(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) < 0.012, np.float32(0), values)
+
+
+def barely_pruned(values: np.ndarray) -> np.ndarray:
+    """Only the smallest hundredth becomes zero, which changes the error by less than other rounding does."""
+    return np.where(np.abs(values) < np.quantile(np.abs(values), 0.01), np.float32(0), values)
 
 
 def clipped(values: np.ndarray) -> np.ndarray:
@@ -166,6 +172,8 @@ TAMPERED: dict[str, tuple[str, Change, tuple[str, ...]]] = {
     "a tensor that was trained further": ("q4_k", requantised(trained_further), (DOWN_NAME,)),
     "a row that was trained further": ("q4_k", requantised(trained_further, slice(7, 8)), (DOWN_NAME,)),
     "small elements pruned": ("q4_k", requantised(pruned), (DOWN_NAME,)),
+    # Q6_K and Q3_K have the same bytes then: zero is one of their levels.
+    **{f"the smallest elements pruned in {word}": (word.lower(), requantised(barely_pruned, word=word), (DOWN_NAME,)) for word in ("Q5_K", "Q4_K", "Q2_K")},
     "large elements clipped": ("q4_k", requantised(clipped), (DOWN_NAME,)),
     "negated": ("q4_k", requantised(np.negative), (DOWN_NAME,)),
     "the columns in reverse": ("q4_k", requantised(lambda values: values[:, ::-1]), (DOWN_NAME,)),
@@ -216,6 +224,34 @@ def test_what_was_changed_is_named(case: str, source: Path, made: Made, tmp_path
 
     assert output.verdict == "different"
     assert sorted(found.name for found in output.tensors.different) == sorted(names)
+
+
+@pytest.mark.parametrize("word", ["Q5_K", "Q4_K"])
+def test_a_pruned_tensor_is_found_where_an_unknown_importance_made_the_file(
+    word: str, source: Path, importance: Path, made: Made, tmp_path: Path
+) -> None:
+    """No block is what the source gives, so only the levels tell; those of the other types are nearest for zero, too."""
+    full, honest = made.full("f32"), made.of(word.lower(), imatrix=importance)
+    changed = bytearray(full.read_bytes())
+    values = np.frombuffer(changed, "<f4", 256 * 512, place(full, DOWN)[0])
+    values[:] = barely_pruned(values)
+    (tmp_path / "full.gguf").write_bytes(changed)
+    convert(open_checkpoint(tmp_path / "full.gguf"), tmp_path / "x.gguf", dtype=word.lower(), imatrix=importance)
+
+    [found] = judged(source, tmp_path / "x.gguf").tensors.different
+
+    assert judged(source, honest).tensors.different == ()
+    assert (found.name, found.what) == (DOWN_NAME, "not from the source")
+    assert f"are not at the level of {word} that is nearest to the source's element" in found.detail
+
+
+@pytest.mark.parametrize("start", ["q8_0", "q6_k", "q5_0"])
+def test_a_quantised_copy_is_an_honest_start(start: str, source: Path, made: Made, tmp_path: Path) -> None:
+    convert(open_checkpoint(made.of(start)), tmp_path / "x.gguf", dtype="q4_k", pure=True)
+
+    output = judged(source, tmp_path / "x.gguf")
+
+    assert (output.verdict, output.tensors.different) == ("equivalent", ())
 
 
 @pytest.mark.parametrize("word", ["q4_k", "q8_0"])
