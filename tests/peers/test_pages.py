@@ -354,3 +354,18 @@ def test_the_page_of_scan(show: Show, tmp_path: Path) -> None:
         "all => all.map(one => one.getBoundingClientRect().height)"
     )
     assert max(heights) < 66  # three lines: in a column as narrow as that of names it took five
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_what_opens_below_a_row_is_in_sight(show: Show, document: bytes, width: int) -> None:
+    page = show(document)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.locator("#table tbody .open").first.click()
+
+    for scrolled in (0, 300):  # also where the table was scrolled sideways
+        page.locator("#table .scroll").first.evaluate("(one, by) => { one.scrollLeft = by; }", scrolled)
+        found = page.locator("tr.detail .parts").bounding_box()
+        assert found["x"] >= 0
+        assert found["x"] + found["width"] <= width
+    heights = page.locator("tr.detail dt").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
+    assert max(heights) < 40  # they are not spread over the height of the picture beside them

@@ -53,8 +53,12 @@
   function bandText(values) {
     const known = values.filter((value) => value != null);
     if (!known.length) return "";
-    const [low, high] = [Math.min(...known), Math.max(...known)].map(numberText);
-    return low === high ? low : `${low} … ${high}`;
+    const ends = [Math.min(...known), Math.max(...known)];
+    const [low, high] = ends.map(numberText);
+    if (low === high) return low;
+    // Two numbers in one cell make it wide, so they have two digits where these tell them apart.
+    const [short, long] = ends.map((value) => (Math.abs(value) < 1 ? numberText(Number(value.toPrecision(2))) : numberText(value)));
+    return short === long ? `${low} … ${high}` : `${short} … ${long}`;
   }
 
   function copyButton(text) {
