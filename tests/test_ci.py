@@ -94,6 +94,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cut.bin").write_bytes((folder / "check point" / "pytorch_model.bin").read_bytes()[:9000])
     policy = "[[accept]]\nglobal = 'somewhere.Thing'\nreason = 'ours'\nexpires = 2999-01-01\n"
     (folder / "policy").mkdir()
+    (folder / "empty").mkdir()
     (folder / "policy" / "p.toml").write_text(policy)
     return folder
 
@@ -103,7 +104,7 @@ def temporary(tmp_path: Path) -> Path:
     """RUNNER_TEMP, with the tool as the action installs it."""
     binary = tmp_path / "cerebras-tool" / "bin"
     binary.mkdir(parents=True)
-    (binary / "cerebras-tool").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m converter "$@"\n')
+    (binary / "cerebras-tool").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -P -m converter "$@"\n')
     (binary / "python").write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} "$@"\n')
     for file in binary.iterdir():
         file.chmod(0o755)
@@ -146,6 +147,21 @@ SITUATIONS = {
     "an option that there is not": Case({"command": "scan", "source": "evil.bin", "options": "--nope"}, 2, (0, 1), "no answer", (ERROR,)),
     "no such command": Case({"command": "destroy", "source": "evil.bin"}, 2, None, "", (ERROR,)),
     "a source that looks like an option": Case({"command": "check", "source": "--junit"}, 2, (0, 1), "no answer", (ERROR,)),
+    "no source": Case({"command": "scan", "source": ""}, 2, (0, 1), "no answer", (ERROR,)),
+    "several sources with line ends of Windows": Case({"command": "check", "source": "check point\r\nother\r\n", "options": "--fail-on\r\nwarning\r"}, 0, says="check: sound"),
+    "an output with line ends of Windows": Case({"source": "check point", "outputs": "a copy\r\ncheck point\r"}, 0, says="verify: equal"),
+    "check, one broken and one that there is not": Case({"command": "check", "source": "cut.bin\nnope"}, 2, (1, 1), "could not be checked", ("::error ",)),
+    "scan, several, and one is dangerous": Case({"command": "scan", "source": "check point\nevil.bin\nunknown.bin", "options": "--no-fickling"}, 1, (2, 0), "dangerous", ("::error file=evil.bin,", "::warning file=unknown.bin,")),
+    "scan, no such policy": Case({"command": "scan", "source": "evil.bin", "policy": "policy/nope.toml"}, 2, (0, 1), "no answer", (ERROR,)),
+    "scan, an empty folder": Case({"command": "scan", "source": "empty"}, 2, (0, 1), "no answer", (ERROR,)),
+    "a word that fail-on does not know": Case({"command": "scan", "source": "evil.bin", "fail-on": "everything"}, 2, (0, 1), "no answer", (ERROR,)),
+    "fail-on for a command without it": Case({"source": "check point", "outputs": "a copy", "fail-on": "warning"}, 2, (0, 1), "no answer", (ERROR,)),
+    "an option that would put the report elsewhere": Case({"command": "check", "source": "check point", "options": "--junit\n{0}/elsewhere.xml\n--sarif={0}/elsewhere.sarif"}, 0, says="sound"),
+    "an option that ends the options": Case({"command": "check", "source": "check point", "options": "--\n--\r"}, 0, says="sound"),
+    "an option that is a command": Case({"command": "check", "source": "check point", "options": "::error::x\n::set-output name=exit-code::0"}, 2, (0, 2), "2 could not be checked", ("::error ",)),
+    "an output that would be one of the step": Case({"source": "check point", "outputs": "nope\nexit-code=0\njunit=x"}, 2, (0, 1), "no answer", (ERROR,)),
+    "a source outside of the folder of the job": Case({"command": "scan", "source": "{0}/evil.bin", "options": "--no-fickling"}, 1, (1, 0), "dangerous", ("::error file={0}/evil.bin,line=1,",)),
+    "convert, and the output is there": Case({"command": "convert", "source": "check point", "outputs": "other"}, 2, None, "", ("::error title=cerebras-tool convert::",)),
 }  # fmt: skip
 
 
@@ -153,6 +169,7 @@ SITUATIONS = {
 def test_the_action_in_every_situation(name: str, place: Path, temporary: Path) -> None:
     case = SITUATIONS[name]
     inputs = {key: value.replace("{0}", str(temporary)) for key, value in case.inputs.items()}
+    shutil.copy(place / "evil.bin", temporary)
 
     ran = run_step("Run cerebras-tool", temporary, inputs, cwd=place)
 
@@ -160,7 +177,7 @@ def test_the_action_in_every_situation(name: str, place: Path, temporary: Path) 
     assert case.says in ran.summary
     reported = inputs.get("command", "verify") in ("verify", "check", "scan")
     assert bool(ran.summary) == reported
-    if reported:
+    if reported and Path(ran.outputs["junit"]).exists():
         root = Xml.parse(ran.outputs["junit"]).getroot()
         if case.counts is not None:
             assert (int(root.get("failures", "")), int(root.get("errors", ""))) == case.counts
@@ -170,7 +187,7 @@ def test_the_action_in_every_situation(name: str, place: Path, temporary: Path) 
     assert len(ran.obeyed) >= len(case.annotated)
     assert (not ran.obeyed) == (not case.annotated), ran.obeyed
     for line, start in zip(ran.obeyed, case.annotated, strict=False):
-        assert line.startswith(start)
+        assert line.startswith(start.replace("{0}", str(temporary)))
     assert all(re.match(r"::(error|warning|notice) ", line) for line in ran.obeyed)
 
 
@@ -184,6 +201,62 @@ def test_two_uses_in_one_job_keep_both_reports(place: Path, temporary: Path) -> 
     assert first.outputs["junit"] != second.outputs["junit"]
     failures = [Xml.parse(ran.outputs["junit"]).getroot().get("failures") for ran in (first, second)]
     assert failures == ["0", "1"]
+
+
+@pytest.mark.parametrize("name", ["Install cerebras-tool", "Run cerebras-tool"])
+def test_no_step_imports_what_lies_in_the_folder_of_the_job(name: str, place: Path, temporary: Path) -> None:
+    """Python puts the current folder before its own library for `-c` and `-m`."""
+    folder = temporary / "job"
+    (folder / "converter").mkdir(parents=True)
+    shutil.copy(place / "evil.bin", folder)
+    for module in ("pip", "venv", "secrets", "json", "pathlib", "converter/__init__"):
+        (folder / f"{module}.py").write_text("open('obeyed', 'w').close()\n")
+    installing = name.startswith("Install")
+    if installing:
+        shutil.rmtree(temporary / "cerebras-tool")
+    fake = temporary / "python"
+    # An environment without pip, so that nothing is installed.
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *venv*) {sys.executable} "$@" --without-pip;; *) exec {sys.executable} "$@";; esac\n'
+    )
+    fake.chmod(0o755)
+
+    ran = run_step(
+        name, temporary, {"command": "scan", "source": "evil.bin", "options": "--no-fickling"}, str(fake), folder
+    )
+
+    assert not (folder / "obeyed").exists()
+    if installing:
+        assert ran.code == 2
+        assert ran.obeyed == ["::error title=cerebras-tool::It could not be installed, and the log says why"]
+    else:
+        assert (ran.code, len(ran.obeyed)) == (1, 1)
+
+
+def test_a_summary_that_can_not_be_written_is_an_error(place: Path, temporary: Path) -> None:
+    """The summary is checked before anything is read, and the reports say so."""
+    (temporary / "folder").mkdir()
+    step = STEPS["Run cerebras-tool"]
+    first = 'GITHUB_STEP_SUMMARY="$RUNNER_TEMP/folder"\n'
+    STEPS["Run cerebras-tool"] = step | {"run": first + step["run"]}
+    try:
+        ran = run_step("Run cerebras-tool", temporary, {"command": "check", "source": "check point"}, cwd=place)
+    finally:
+        STEPS["Run cerebras-tool"] = step
+
+    assert (ran.code, ran.outputs["exit-code"]) == (2, "2")
+    assert ran.obeyed[0].endswith("folder` can't be written: is a directory")
+    assert Xml.parse(ran.outputs["junit"]).getroot().get("errors") == "1"
+
+
+def test_a_tool_that_is_killed_is_an_error_and_later_commands_are_obeyed(place: Path, temporary: Path) -> None:
+    """For instance because the runner has too little memory."""
+    (temporary / "cerebras-tool" / "bin" / "cerebras-tool").write_text("#!/bin/sh\necho ::add-path::/tmp\nkill -9 $$\n")
+
+    ran = run_step("Run cerebras-tool", temporary, {"command": "check", "source": "check point"}, cwd=place)
+
+    assert (ran.code, ran.outputs["exit-code"]) == (137, "137")
+    assert ran.obeyed == ["::error title=cerebras-tool check::It ended with exit code 137, and the log says why"]
 
 
 def test_a_python_that_is_too_old_is_refused_in_one_sentence(temporary: Path) -> None:
@@ -215,9 +288,9 @@ def test_nothing_is_installed_by_a_name_that_anybody_could_take() -> None:
     lines = [line.strip() for step in STEPS.values() for line in step.get("run", "").splitlines()]
 
     assert [line for line in lines if "pip install" in line] == [
-        '"$RUNNER_TEMP/cerebras-tool/bin/python" -m pip install --quiet --disable-pip-version-check \\'
+        '! "$RUNNER_TEMP/cerebras-tool/bin/python" -I -m pip install --quiet --disable-pip-version-check \\'
     ]
-    assert '--cache-dir "$RUNNER_TEMP/cerebras-tool-pip" "$ACTION"' in lines
+    assert '--cache-dir "$RUNNER_TEMP/cerebras-tool-pip" "$ACTION"; then' in lines
 
 
 @pytest.mark.packaging

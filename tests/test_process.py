@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import logging
@@ -27,9 +28,11 @@ from converter.io.pool import Pool
 from converter.io.source import Memory
 from converter.limits import Limits, limits, using
 from converter.opening import open_checkpoint
+from converter.sample import write_sample
 from converter.tensors.tensor import Storage, Tensor
 from converter.verification.comparison import compare
 from converter.verification.walk import Sizes, Workspace
+from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
 from tests.build.hub_server import TINY, Hub, assert_no_secret
 
 ROOT = Path(__file__).parent.parent
@@ -305,3 +308,51 @@ def test_the_program_ends_without_a_word_when_nobody_reads_it(words: list[str], 
 
 def test_a_host_program_keeps_its_own_stdout_when_nobody_reads_it(tiny: Path) -> None:
     assert unread([sys.executable, "-c", HOST, str(tiny)]) == (0, "0 True\n" * 3)
+
+
+PROGRAM = "from converter.__main__ import main\nmain()\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "batch job.toml",
+        "batch job.toml --processes 2",
+        "demo shown",
+        "scan unknown.bin",
+        "verify odd odd --level inference --prompt abc",
+        "inspect odd --stats",
+    ],
+)
+def test_nothing_that_lies_in_the_current_folder_is_imported(line: str, tmp_path: Path) -> None:
+    """Checkpoints come with files of Python. A program that Python starts with `-c` or `-m` would import them."""
+    folder = tmp_path / "folder"
+    (folder / "converter").mkdir(parents=True)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    write_sample(folder / "odd", "tiny")
+    write_checkpoint(
+        folder / "unknown.bin", {"w": view("0", (2,)), "x": Call(Global("somewhere", "Thing"), ())}, {"0": floats(1, 2)}
+    )
+    (folder / "job.toml").write_text("sources = ['odd']\nsteps = ['check', 'scan']\n")
+    for module in ("converter/__init__", "converter/__main__", "json", "numpy", "tokenizers", "fickling", "secrets", "encodings"):  # fmt: skip
+        (folder / f"{module}.py").write_text(f"open({str(tmp_path / 'obeyed')!r}, 'w').close()\n")
+
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py"), *line.split()],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+    assert not (tmp_path / "obeyed").exists()
+    assert done.returncode in (0, 1) or "tokenizers" in done.stderr, done.stderr
+
+
+def test_every_python_that_is_started_leaves_out_the_current_folder() -> None:
+    commands = [
+        ast.unparse(node.elts[1])
+        for path in (ROOT / "converter").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable"
+    ]
+
+    assert len(commands) >= 5
+    assert {*commands} <= {"'-P'", "'-I'"}

@@ -48,7 +48,7 @@ def _run(folder: Path, quiet: bool) -> Iterator[DemoStep]:
         if not quiet:
             print(f"\n{title}\n\n  $ cerebras-tool {' '.join(arguments)}", flush=True)
         shown = subprocess.DEVNULL if quiet else None
-        done = subprocess.run([sys.executable, "-m", "converter", *arguments], stdout=shown, check=False)
+        done = subprocess.run([sys.executable, "-P", "-m", "converter", *arguments], stdout=shown, check=False)
         if done.returncode:
             raise ConverterError(f"`cerebras-tool {' '.join(arguments)}` ended with exit code {done.returncode}")
         yield DemoStep(title, ("cerebras-tool", *arguments))

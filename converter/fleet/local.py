@@ -81,7 +81,7 @@ class _Worker:
         package = Path(__file__).parent.parent.parent
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed with the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, str(package)],
+            [sys.executable, "-P", "-c", START, str(package)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

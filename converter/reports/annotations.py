@@ -42,7 +42,12 @@ def _results(run: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     for result in run["results"]:
         if not result.get("suppressions"):
             address = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
-            yield result["level"], unquote(address), f"cerebras-tool: {result['ruleId']}", result["message"]["text"]
+            yield (
+                result["level"],
+                unquote(address.removeprefix("file://")),
+                f"cerebras-tool: {result['ruleId']}",
+                result["message"]["text"],
+            )
 
 
 def _text(text: str) -> str:
