@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -124,8 +124,9 @@ def recognise(
     A part of a model is recognised as that model, incomplete, if its shapes fit exactly one declared model. Time is
     linear in the number of tensors.
     """
+    placed = _placed(catalogue)
     for known in registry.families() if families is None else families:
-        sighting = _sighted(known, catalogue)
+        sighting = _sighted(known, placed)
         recognition = sighting and _recognised(sighting, catalogue, config)
         if recognition:
             return recognition
@@ -181,7 +182,29 @@ class _Sighting(NamedTuple):
     ended: bool  # whether the tensors that follow the layers are there
 
 
-def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None:
+class _Placed(NamedTuple):
+    """A tensor, its name with `{layer}` for the number of its layer, and that number."""
+
+    name: str
+    spelling: str
+    layer: int | None
+    shape: tuple[int, ...]
+
+
+def _placed(catalogue: Mapping[str, Shaped]) -> list[_Placed]:
+    """Every tensor. It is made once for all families, because a catalogue can have many tensors."""
+    found = []
+    for name, tensor in catalogue.items():
+        number = _LAYER.search(name)
+        if number is None:
+            found.append(_Placed(name, name, None, tensor.shape))
+        else:
+            start, end = number.span()
+            found.append(_Placed(name, f"{name[:start]}{{layer}}{name[end:]}", int(number[0]), tensor.shape))
+    return found
+
+
+def _sighted(known: Family, placed: Sequence[_Placed]) -> _Sighting | None:
     spelled = {
         name: (prefix, row) for prefix in known.prefixes for row in known.row_table for name in row.spellings(prefix)
     }
@@ -189,21 +212,18 @@ def _sighted(known: Family, catalogue: Mapping[str, Shaped]) -> _Sighting | None
     matches: list[_Match] = []
     strangers: list[str] = []
     known_by: dict[str, str] = {}
-    for name, tensor in catalogue.items():
-        number = _LAYER.search(name)
-        prefix, row = spelled.get(
-            f"{name[: number.start()]}{{layer}}{name[number.end() :]}" if number else name, ("", None)
-        )
-        if row is None or row.layered != bool(number):
+    for name, spelling, layer, shape in placed:
+        prefix, row = spelled.get(spelling, ("", None))
+        if row is None or row.layered != (layer is not None):
             strangers.append(name)
-            if len(strangers) * _FITTING > len(catalogue):
+            if len(strangers) * _FITTING > len(placed):
                 return None
             continue
         if row.also and row.named(prefix) != name:
             known_by[name] = row.named(prefix)
         elif row.prefixed:
             prefixes.add(prefix)
-        matches.append(_Match(name, row, int(number[0]) if number else None, tensor.shape))
+        matches.append(_Match(name, row, layer, shape))
     if len(prefixes) != 1:
         return None
     layers = Counter(match.layer for match in matches if match.row.required and match.layer is not None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from converter.dtypes import BY_SAFETENSORS
@@ -48,9 +49,9 @@ def read(source: Source, *, root: Root = None, shard: int | None = None) -> Cata
         raise FormatError(f"`{source.name}` is a safetensors file: it holds one set of names, and no other to choose")
     header, start = _load(source)
     metadata = _metadata(header.pop(METADATA, {}), source.name)
-    entries = sorted(
-        (_entry(name, value, source.name) for name, value in header.items()), key=lambda entry: (entry.begin, entry.end)
-    )
+    rank = limits().rank
+    entries = [_entry(name, value, source.name, rank) for name, value in header.items()]
+    entries.sort(key=_PLACE)
     _check_whole(entries, source, start)
     tensors: dict[str, Tensor] = {}
     storages, unsupported = [], []
@@ -109,6 +110,9 @@ class _Entry(NamedTuple):
     end: int
 
 
+_PLACE: Final = attrgetter("begin", "end")
+
+
 def _load(source: Source) -> tuple[dict[str, Any], int]:
     """The header as an object, and where the data start."""
     what = f"`{source.name}`"
@@ -147,23 +151,21 @@ def _metadata(value: object, file: str) -> Texts:
     return Texts(value)
 
 
-def _entry(name: str, value: object, file: str) -> _Entry:
-    """Check one tensor's entry by itself."""
+def _entry(name: str, value: object, file: str, rank: int) -> _Entry:
+    """Check one tensor's entry by itself. It may have `rank` dimensions."""
     if type(value) is not dict or value.keys() != _FIELDS:
         raise FormatError(f"{_entry_of(name, file)} is not an object of `dtype`, `shape` and `data_offsets`")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if type(dtype) is not str or not dtype.isascii() or len(dtype) > 32:
+    bits = _BITS.get(dtype) if type(dtype) is str else None
+    if bits is None and (type(dtype) is not str or not dtype.isascii() or len(dtype) > 32):
         raise FormatError(f"{_entry_of(name, file)} has a `dtype` that is not a name")
     if not _whole(shape):
         raise FormatError(f"{_entry_of(name, file)} has a `shape` that is not a list of whole numbers")
-    if len(shape) > limits().rank:
-        raise LayoutError(
-            f"{_entry_of(name, file)} has {plural(len(shape), 'dimension')}: at most {limits().rank} are read"
-        )
+    if len(shape) > rank:
+        raise LayoutError(f"{_entry_of(name, file)} has {plural(len(shape), 'dimension')}: at most {rank} are read")
     if not _whole(offsets) or len(offsets) != 2:
         raise FormatError(f"{_entry_of(name, file)} has `data_offsets` that are not two whole numbers")
     begin, end = offsets
-    bits = _BITS.get(dtype)
     if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
         raise LayoutError(
             f"{_entry_of(name, file)}: {dtype} of shape {shape!s:.300} does not take the {plural(end - begin, 'byte')} of its "
