@@ -224,7 +224,7 @@ def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> Recog
     if (strange := next(filter(found.in_layer, found.unexpected), None)) is not None:
         raise UnsupportedError(
             f"`{safe_name(strange)}` of `{catalogue.location}` is not computed here, because a layer of {found.family.title} has "
-            f"no such tensor: if it changes nothing, leave it out with {option('exclude', safe_name(strange))}"
+            f"no such tensor: if it changes nothing, give convert and verify {option('exclude', safe_name(strange))}"
         )
     return found
 

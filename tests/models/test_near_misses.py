@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from converter.conversion.convert import convert
+from converter.conversion.surgery import cut, rules
 from converter.errors import ConverterError
 from converter.inference.engine import compute
 from converter.models.recognition import recognise
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
+from converter.verification.verify import Options, verify
 from tests.models.test_whole_families import write
 
 Shapes = dict[str, tuple[int, ...]]
@@ -167,3 +169,29 @@ def test_a_near_miss_is_not_taken_for_a_model_of_the_family(
     else:
         with pytest.raises(ConverterError):
             compute(source)
+
+
+def test_what_changes_nothing_can_be_left_out_as_the_messages_say(
+    sample: Callable[[str], tuple[Shapes, dict[str, Any]]], tmp_path: Path
+) -> None:
+    shapes, config = sample("llama")
+    extra = "model.layers.1.self_attn.rotary_emb.cos_cached"
+    folder = write(
+        tmp_path / "m",
+        {key: np.ones(shape, np.float32) for key, shape in (shapes | {extra: (9, 2)}).items() if "inv_freq" not in key},
+    )
+    (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "float32"}))
+
+    with pytest.raises(ConverterError, match="leaves out those that change nothing"):
+        convert(open_checkpoint(folder), tmp_path / "o.gguf", no_tokenizer=True)
+    with pytest.raises(
+        ConverterError,
+        match=r"cos_cached` of .* is not computed here, .*: if it changes nothing, give convert and verify",
+    ):
+        compute(open_checkpoint(folder))
+
+    left_out = rules(exclude=[extra])
+    convert(open_checkpoint(folder), tmp_path / "o.gguf", no_tokenizer=True, surgery=left_out)
+    source = cut(open_checkpoint(folder), left_out).catalogue
+    report = verify(source, [tmp_path / "o.gguf"], Options(level="inference"))
+    assert [output.verdict for output in report.outputs] == ["identical"]

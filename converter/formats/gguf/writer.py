@@ -205,7 +205,8 @@ def _check_whole(catalogue: Catalogue, recognition: Recognition) -> None:
     if recognition.unexpected:
         found = f"`{recognition.unexpected[0]}`{more(len(recognition.unexpected))}"
         raise UnsupportedError(
-            f"{found}: not part of {recognition.family.title}, and llama.cpp accepts no other tensors"
+            f"{found}: not part of {recognition.family.title}, and llama.cpp accepts no other tensors: "
+            f"{option('exclude', 'GLOB')} leaves out those that change nothing"
         )
     if (unknown := recognition.family.unknown(recognition.sizes)) is not None:
         raise ModelError(f"the {unknown} can't be told from the tensors: put the model's `config.json` beside them")
