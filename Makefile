@@ -34,10 +34,10 @@ test test-deep: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.done
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# With all of the inputs that are made at random, where `make test` tries a part.
+# All tests of the files of which `make test` runs a part: tests/build/depth.py and hypothesis say how much.
 test-deep: export CEREBRAS_TOOL_DEEP := 1
 test-deep: $(VENV)/.done
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile $(shell grep -rlE --include="test_*.py" --exclude-dir=peers "build\.depth|hypothesis|promises" tests)
 
 # The comparisons with torch, transformers, gguf and llama.cpp.
 test-peers: $(PEERS)/.done

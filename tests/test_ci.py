@@ -22,6 +22,7 @@ from converter.opening import open_checkpoint
 from converter.reports.annotations import commands
 from converter.sample import write_sample
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
+from tests.build.depth import share
 
 ROOT = Path(__file__).parent.parent
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
@@ -165,7 +166,7 @@ SITUATIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", share([*SITUATIONS], 0, 2))
 def test_the_action_in_every_situation(name: str, place: Path, temporary: Path) -> None:
     case = SITUATIONS[name]
     inputs = {key: value.replace("{0}", str(temporary)) for key, value in case.inputs.items()}

@@ -28,8 +28,9 @@ ASKED = {
 
 def asked(tree: ast.AST) -> Iterator[str]:
     """Yield the calls of hasattr and getattr, and any other use of the two, as they are written."""
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    for node in ast.walk(tree):
+    nodes = [*ast.walk(tree)]
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "getattr"):
             yield ast.unparse(node)
         elif isinstance(node, ast.Name) and node.id in ("hasattr", "getattr") and id(node) not in called:
@@ -100,11 +101,11 @@ def test_the_rule_sees_every_comparison_with_a_name() -> None:
 
 def decided_by_a_message(text: str) -> list[int]:
     """The lines of a module that look into an error's message or arguments to decide something."""
-    tree = ast.parse(text)
-    handlers = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
+    nodes = [*ast.walk(ast.parse(text))]
+    handlers = {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
     errors = handlers | {
         node.arg
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.arg)
         and node.annotation
         and ast.unparse(node.annotation).endswith(("Error", "Exception"))
@@ -152,7 +153,7 @@ def decided_by_a_message(text: str) -> list[int]:
                 return is_error(inner)
         return False
 
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case (
                 ast.Assign(targets=[ast.Name(id=name)], value=value)
@@ -160,7 +161,7 @@ def decided_by_a_message(text: str) -> list[int]:
             ):
                 if is_message(value):
                     named.add(name)
-    return sorted({node.lineno for node in ast.walk(tree) if decides(node)})  # type: ignore[attr-defined]
+    return sorted({node.lineno for node in nodes if decides(node)})  # type: ignore[attr-defined]
 
 
 def test_nothing_is_decided_by_the_text_of_an_error() -> None:

@@ -16,15 +16,17 @@ from converter.cli.app import app
 from converter.resources import schema_rows, schemas
 from converter.sample import write_sample
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
+from tests.build.depth import share
 from tests.reports.closed import closed
 
 RUN = CliRunner()
 WORKS = {
     "inspect odd": "inspection", "check odd": "check", "extract odd parts": "extraction", "convert odd x.npz": "conversion",
     "scan odd": "scan", "verify odd odd": "verification", "diff odd odd": "diff", "diff odd odd odd": "diff-three-way",
-    "models": "models", "models 111M": "models", "schema": "schemas", "sample new": "sample", "demo shown": "demo", "demo": "demo",
+    "models": "models", "models 111M": "models", "schema": "schemas", "sample new": "sample", "demo": "demo",
     "batch job.toml": "batch", "batch job.toml --dry-run": "batch", "batch init new.toml": "batch", "--version": "version",
     "inspect odd --quiet": "inspection", "convert odd x.npz --dry-run": "conversion", "check odd --verbose": "check",
+    **dict(share([("demo shown", "demo")], 1, 2)),  # seconds
 }  # fmt: skip
 REFUSES = {  # an answer, and exit code 1
     "check bad": "check", "scan bad": "scan", "verify odd bad": "verification", "diff odd other": "diff",

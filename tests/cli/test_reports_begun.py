@@ -21,6 +21,7 @@ from converter.cli.app import app
 from converter.cli.files import KINDS as KINDS_OF_FILES
 from converter.steps import Follower
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
+from tests.build.depth import share
 
 RUN = CliRunner()
 COMMANDS = ("verify odd {0}", "check {0}", "scan {0} --no-fickling", "batch jobs/{0}")
@@ -36,6 +37,7 @@ ENDS = {  # what a command is given, and its exit code
     "odd --no-such-option": 2,
     "odd --log odd/config.json": 2,
 }
+WELL: dict[tuple[str, str], bytes] = {}  # reports that commands wrote about `odd`, made once
 
 
 @pytest.fixture
@@ -54,9 +56,12 @@ def both(odd: Path) -> Path:
 def reports(command: str, kind: str) -> list[str]:
     """A command with yesterday's report, which says that all is well."""
     line = [*shlex.split(command.format("odd")), kind, "r"]
-    done = RUN.invoke(app, line)
-    assert done.exit_code == 0, done.output
-    assert Path("r").stat().st_size
+    if (command, kind) not in WELL:
+        done = RUN.invoke(app, line)
+        assert done.exit_code == 0, done.output
+        WELL[command, kind] = Path("r").read_bytes()
+        assert WELL[command, kind]
+    Path("r").write_bytes(WELL[command, kind])
     return line
 
 
@@ -111,11 +116,16 @@ main()
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-@pytest.mark.parametrize("command", COMMANDS)
+SIGNALS = ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9))
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"), share([(command, *one) for command in COMMANDS for one in SIGNALS], 0, 2)
+)
 def test_a_killed_command_leaves_no_older_report(command: str, number: signal.Signals, code: int, both: Path) -> None:
+    reports(command, "--sarif")
+    Path("r").replace("s")
     line = [*reports(command, "--junit"), "--sarif", "s"]
-    assert RUN.invoke(app, line).exit_code == 0
     child = subprocess.Popen(
         [sys.executable, "-c", WAITING, *line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},

@@ -19,6 +19,7 @@ from converter.cli.app import app
 from converter.cli.render import Column, Screen
 from converter.sample import write_sample
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
+from tests.build.depth import share
 from tests.build.forked import Forked
 
 ROOT = Path(__file__).parent.parent.parent
@@ -104,8 +105,7 @@ def missing(names: Sequence[str], lines: Sequence[str]) -> set[str]:
     return {name for name in names if not any(name in line for line in (*lines, *([joined] if len(name) > 56 else [])))}
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize(("line", "width"), share([(line, width) for line in COMMANDS for width in WIDTHS], 0, 3))
 def test_every_line_fits_and_every_name_is_whole(line: str, width: int, made: Path) -> None:
     lines = printed(line, made, COLUMNS=str(width)).splitlines()
 
@@ -408,7 +408,7 @@ QUIET = (
     "extract tiny q --force",
     "scan tiny",
     "verify tiny tiny.gguf",
-    "demo shown",
+    *share(["demo shown"], 1, 2),  # seconds
 )
 
 

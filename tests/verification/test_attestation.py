@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,20 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     return found.exit_code, found.output
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A source, a copy in a mixture, and the statement about it."""
-    write_sample(tmp_path / "source")
-    assert run("convert", tmp_path / "source", tmp_path / "x.gguf", "--dtype", "q4_k_m", "-q")[0] == 0
-    code, said = run("verify", tmp_path / "source", tmp_path / "x.gguf", "--attest", tmp_path / "x.json")
+@pytest.fixture(scope="module")
+def stated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stated")
+    write_sample(folder / "source")
+    assert run("convert", folder / "source", folder / "x.gguf", "--dtype", "q4_k_m", "-q")[0] == 0
+    code, said = run("verify", folder / "source", folder / "x.gguf", "--attest", folder / "x.json")
     assert code == 0, said
+    return folder
+
+
+@pytest.fixture
+def place(stated: Path, tmp_path: Path) -> Path:
+    """A source, a copy in a mixture, and the statement about it."""
+    shutil.copytree(stated, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
