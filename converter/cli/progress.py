@@ -28,6 +28,7 @@ _AGAIN: Final = 0.1  # seconds between two drawings
 _FIRST: Final = 0.3  # seconds until the first: what is done by then needs no bar
 _SAMPLES: Final = 100  # drawings over which speed is measured
 _BAR: Final = 20  # columns
+_TOLD: Final = 0.01  # of the work; what less of it took says nothing about the rest
 _UNKNOWN: Final = 80  # columns of a terminal that does not tell
 _NAME: Final = 12  # columns of a name, at least: a shorter one would say nothing
 _OURS: Final = re.compile(rb"\d{4}-\d\d-\d\dT")  # how every line of a log begins
@@ -112,7 +113,7 @@ class Bar:
         yield f"{share:4.0%}"
         (since, before), left = self._samples[0], self._total - self._done
         speed = (self._done - before) / (now - since) if now > since else 0.0
-        if speed and left > 0:
+        if speed and left > 0 and share >= _TOLD:
             yield _clock(left / speed)
         yield f"[{'#' * int(share * _BAR):.<{_BAR}}]"
         if self._unit == "bytes":

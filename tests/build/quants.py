@@ -16,9 +16,10 @@ HALVES = {
 }  # fmt: skip
 
 
-def block(name: str) -> bytes:
-    """A block of arbitrary bytes, with a scale of about 0.0371 and a minimum of about -0.137."""
-    raw = bytearray(hashlib.shake_256(name.encode()).digest(BY_NAME[name].nbytes))
+def block(name: str, number: int = 0) -> bytes:
+    """A block of arbitrary bytes, others for each number, with a scale of about 0.0371 and a minimum of about -0.137."""
+    seed = name if number == 0 else f"{name} {number}"
+    raw = bytearray(hashlib.shake_256(seed.encode()).digest(BY_NAME[name].nbytes))
     for position, value in zip(HALVES.get(name, ()), (0.0371, -0.137), strict=False):
         struct.pack_into("<e", raw, position, value)
     if name == "Q8_K":

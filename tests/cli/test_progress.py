@@ -67,6 +67,15 @@ def test_what_has_no_room_is_left_out(width: int, said: str) -> None:
     assert bar().line(width, 110.0) == said
 
 
+@pytest.mark.parametrize(("done", "said"), [(1_000, "0%  ["), (99_000_000, "1%  ["), (100_000_000, "1%  0:16:31  [")])
+def test_before_a_hundredth_is_done_no_time_is_told(done: int, said: str) -> None:
+    """A first piece that waits for the disk would make it hundreds of hours."""
+    shown = bar()
+    shown.add(done - 2_500_000_000)
+
+    assert shown.line(80, 110.0).startswith(f"converting    {said}")
+
+
 def test_work_that_is_no_file_has_no_bytes() -> None:
     assert bar("share").line(100, 110.0) == (
         "converting   25%  0:00:31  [#####...............]  h.3.attn.c_attn.weight"
