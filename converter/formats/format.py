@@ -107,13 +107,21 @@ def _no_tokenizer(catalogue: Catalogue) -> Tokenizer | None:
     return None
 
 
+class EntriesReader(Protocol):
+    """Reads such a folder wherever it lies, by what its `marker` says."""
+
+    def __call__(self, place: str, manifest: dict[str, Any], opened: Callable[[str, int], Source]) -> Catalogue:
+        """`opened` opens a file by its path in the folder and by its size."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """A kind of checkpoint. A format lacks every ability that its record does not give.
 
     Reading. `matches` looks at the first HEAD bytes of a file; `read` reads one; `endings` are the endings of its
     files' names, and the first is the one that is written. `read_folder` reads a folder, which is one of this format if it
-    holds a file named `marker`; `marks` looks at the first HEAD bytes of such a file.
+    holds a file named `marker`; `marks` looks at the first HEAD bytes of such a file; `read_entries` reads it from elsewhere.
     `weights` is the word of --weights for such files in a folder.
     `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
     file is; None if it is a whole one. `keys` are what a file says about itself, `words` what it says about its tokenizer,
@@ -151,6 +159,7 @@ class Format:
     marker: str = ""
     marks: Callable[[bytes], bool] = _never
     read_folder: FolderReader | None = None
+    read_entries: EntriesReader | None = None
     canonical: Callable[[Catalogue], Catalogue] = _as_it_is
     portion: Callable[[Catalogue], Portion | None] = _whole
     keys: Callable[[Catalogue], Iterator[Key]] = _texts

@@ -113,6 +113,7 @@ PARAMETERS: Final = Format(
     marker=marks.MANIFEST,
     marks=lambda head: marks.BEGINS_MANIFEST.match(head) is not None,
     read_folder=lazily("converter.formats.parameters.folder", "read_folder"),
+    read_entries=lazily("converter.formats.parameters.folder", "read_entries"),
     plan=lazily("converter.formats.parameters.folder", "plan"),
     dtypes=("keep",),
     whole_folder=True,

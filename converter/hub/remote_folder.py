@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from converter.errors import NoWeightsError
-from converter.formats import folders, identify
+from converter.errors import CutOffError, ManifestError, NoWeightsError
+from converter.formats import FORMATS, folders, identify
 from converter.formats import read as read_format
 from converter.formats.companions import CONFIG, MODULES, folders_of, remote_companions
 from converter.formats.folders import Choice, choose, model_folders, only_folders
@@ -19,7 +19,7 @@ from converter.formats.foreign import HEAD
 from converter.formats.shards import whole
 from converter.hub.locations import is_plain
 from converter.io.strict_json import lenient_json, parse_json, strict_json
-from converter.text import listed
+from converter.text import listed, plural
 
 if TYPE_CHECKING:
     from converter.io.source import Source
@@ -103,6 +103,8 @@ class RemoteFolder(ABC):
 
     def whole(self, root: Root, weights: str | None = None) -> Catalogue:
         """Read the checkpoint in the folder: shards with their index, or the one weight file."""
+        if root is None and weights is None and (marked := self._marked()) is not None:
+            return marked
         choice = self._chosen(weights)
         return folders.put_together(self.location, choice, self._opening(root), lambda: self.config()[0])
 
@@ -121,6 +123,24 @@ class RemoteFolder(ABC):
             inner = folders_of(None)
         names = [(name.removeprefix(self.folder), self.nbytes(name)) for name in self.within if is_plain(name)]
         return [self.folder + name for name in remote_companions(names, inner, with_code=with_code)]
+
+    def _marked(self) -> Catalogue | None:
+        """The folder as one of a format of its own, such as a parameters folder; None if it is not."""
+        for format in FORMATS:
+            file = self.folder + format.marker
+            if format.read_entries is not None and file in self.within:
+                data = self.load(file)
+                if format.marks(data[:HEAD]):
+                    return format.read_entries(self.name, parse_json(data, f"{self.name}/{file}"), self._sized)
+        return None
+
+    def _sized(self, name: str, nbytes: int) -> Source:
+        """A file of the folder that should have so many bytes."""
+        source = self.open(self.folder + name)
+        if source.size != nbytes:
+            cause = ManifestError if source.size > nbytes else CutOffError
+            raise cause(f"`{source.name}` has {plural(source.size, 'byte')}; the manifest says {nbytes:,}")
+        return source
 
     def _opening(self, root: Root) -> Callable[[str, int | None], Catalogue]:
         return lambda name, number: read_source(self.open(self.folder + name), root, number)

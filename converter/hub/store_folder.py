@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from converter import formats
 from converter.errors import LimitError, SourceError
 from converter.formats.companions import CONFIG
 from converter.hub.locations import check_online
@@ -254,6 +255,8 @@ def open_store(
         raise SourceError(f"`{location}` is one file: {option('weights')} chooses among the files of a folder")
     catalogue = folder.whole(root, weights) if folder.is_folder else folder.model(folder.file, root)
     catalogue = catalogue.with_origin(location=folder.location, folder=folder.is_folder, traffic=folder.traffic)
+    if formats.of(catalogue).whole_folder:  # its manifest says all that belongs to it
+        return catalogue.with_origin(folder=False)
     if catalogue.config is None:
         catalogue = catalogue.with_config(*folder.config())
     if folder.is_folder:

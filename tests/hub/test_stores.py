@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,6 +238,49 @@ def test_a_parameters_folder_goes_into_a_store(store: Bucket, tiny: Path, tmp_pa
     converter.extract(tiny, "s3://o/x")
 
     assert inside(store, "o/x") == data_of(tmp_path / "x")
+
+
+@pytest.mark.parametrize("form", ["storages", "named"])
+def test_a_parameters_folder_is_read_from_a_store(
+    store: Bucket, tiny: Path, tmp_path: Path, form: Literal["storages", "named"]
+) -> None:
+    converter.extract(tiny, tmp_path / "x", form=form)
+    store.objects |= {f"o/x/{path.relative_to(tmp_path / 'x')}": path.read_bytes() for path in files(tmp_path / "x")}
+
+    assert converter.verify(tiny, "s3://o/x").ok
+    converter.convert("s3://o/x", "s3://o/y", to="safetensors")
+    converter.convert(tmp_path / "x", tmp_path / "y", to="safetensors")
+    assert inside(store, "o/y") == data_of(tmp_path / "y")
+    if form == "storages":
+        converter.extract("s3://o/x", "s3://o/z")
+        first, second = (inside(store, f"o/{name}") for name in "xz")
+        named = {"manifest.json", "model.properties"}  # these name the folder
+        assert {name for name in first | second if first.get(name) != second.get(name)} <= named
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[:-1], r"`s3://o/x/0` has .* bytes; the manifest says"),
+        (lambda data: data + b"x", r"`s3://o/x/0` has .* bytes; the manifest says"),
+        (None, r"`s3://o/x/0` is not there"),
+        (lambda data: bytes(reversed(data)), "CRC"),
+    ],
+)
+def test_a_parameters_folder_that_is_not_whole_is_refused(
+    store: Bucket, tiny: Path, tmp_path: Path, damage: Callable[[bytes], bytes] | None, said: str
+) -> None:
+    converter.extract(tiny, "s3://o/x")
+    if damage is None:
+        del store.objects["o/x/0"]
+    else:
+        store.objects["o/x/0"] = damage(store.objects["o/x/0"])
+    with pytest.raises(ConverterError, match=said):
+        converter.convert("s3://o/x", tmp_path / "y.safetensors")
 
 
 def test_from_a_store_into_a_store(store: Bucket) -> None:

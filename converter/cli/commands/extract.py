@@ -67,7 +67,6 @@ def extract(
     from converter.cli.render.conversion import show_extraction
     from converter.conversion import extract as extraction
     from converter.conversion.surgery import rules
-    from converter.hub.stores import store_of
 
     surgery = rules(include=include or (), exclude=exclude or (), strip=strip or (), rename=rename or ())
     with showing("extracting", quiet=quiet, bar=not json, verbose=verbose, log=log) as progress:
@@ -92,8 +91,6 @@ def extract(
         answer(report)
     elif not quiet:
         show_extraction(report)
-        if store_of(report.folder) is not None:  # a parameters folder is read from the disk only
-            return
         chosen = {"--include": include, "--exclude": exclude, "--strip": strip, "--rename": rename}
         parts = {"--root": root, "--ema": ema, "--weights": weights}
         next_steps.show([next_steps.verifying(source, report.folder, {**chosen, **parts})])

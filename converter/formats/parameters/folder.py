@@ -107,12 +107,22 @@ def read_folder(path: Path, *, root: Root = None) -> Catalogue:
     """
     if root is not None:
         raise ManifestError(f"`{path}` is a parameters folder: it holds one set of names, and no other to choose")
-    manifest = load_json(path / MANIFEST)
-    what = f"`{path / MANIFEST}`"
+    descriptors = Descriptors()
+    return read_entries(
+        str(path), load_json(path / MANIFEST), lambda name, size: FolderFile(path, name, size, descriptors)
+    )
+
+
+def read_entries(place: str, manifest: dict[str, Any], opened: Callable[[str, int], Source]) -> Catalogue:
+    """Read a folder at a place by its manifest. `opened` opens a file by its path in the folder and by its size.
+
+    Raises ManifestError if the manifest contradicts itself.
+    """
+    what = f"`{_inside(place, MANIFEST)}`"
     if manifest.get("schema") != SCHEMA:
         raise ManifestError(f"{what} has the schema {manifest.get('schema')!r:.80}: `{SCHEMA}` was expected")
     try:
-        return _from_manifest(path, manifest)
+        return _from_manifest(place, manifest, opened)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ManifestError(f"{what} lacks a field, or has one of the wrong type: {error}") from error
 
@@ -298,8 +308,8 @@ def _manifest(
     }
 
 
-def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
-    what = f"`{path / MANIFEST}`"
+def _from_manifest(place: str, manifest: dict[str, Any], opened: Callable[[str, int], Source]) -> Catalogue:
+    what = f"`{_inside(place, MANIFEST)}`"
     orders: dict[str, str] = {}
     for entry in manifest["tensors"]:
         for part in entry["parts"]:
@@ -309,8 +319,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
                     f"{what} gives {part!r:.120} a byte order other than `little` or `big`, or both of these"
                 )
     sources: dict[str, Storage] = {}
-    files: list[FolderFile] = []
-    descriptors = Descriptors()
+    files: list[Source] = []
     for entry in manifest["files"]:
         name = entry["path"]
         if type(name) is not str or not all(map(_STEP.fullmatch, name.split("/"))) or name in sources:
@@ -320,7 +329,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
             raise ManifestError(f"{what}: the entry of the file `{name}` has no size, key or CRC-32 as we write them")
         if shard is not None and (type(shard) is not int or shard < 1):
             raise ManifestError(f"{what} puts the file `{name}` into the shard {shard!r:.80}: they count from 1")
-        files.append(FolderFile(path, name, nbytes, descriptors))
+        files.append(opened(name, nbytes))
         sources[name] = Storage(files[-1], 0, nbytes, key, shard, int(crc, 16), orders.get(name, "little"))
     joined: dict[tuple[str, ...], Storage] = {}
     tensors: dict[str, Tensor] = {}
@@ -342,15 +351,19 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Catalogue:
     return Catalogue(
         tensors,
         Origin(
-            str(path),
+            place,
             PARAMETERS,
-            tuple(File(str(path / name), storage.nbytes) for name, storage in sources.items()),
+            tuple(File(_inside(place, name), storage.nbytes) for name, storage in sources.items()),
             tuple(files),
             config,
         ),
         storages=tuple(sources.values()) if form == "storages" else (),
         facts={"form": form, "source": manifest["source"]},
     )
+
+
+def _inside(place: str, name: str) -> str:
+    return name if place == "." else f"{place.rstrip('/')}/{name}"
 
 
 def _join(parts: list[Storage]) -> Storage:
