@@ -120,6 +120,19 @@ def test_forms_are_paired_by_the_names_of_the_family(tmp_path: Path) -> None:
     beside(tmp_path / "tiny", tmp_path / "x.gguf", steps)
 
 
+def test_what_was_joined_stands_first_and_its_parts_say_where_they_are(tmp_path: Path) -> None:
+    parts = {f"h.{name}": BASE["layers.0.wide"] * np.float32(at) for at, name in enumerate("qkv", 1)}
+    one = write(tmp_path / "a.safetensors", dict(BASE) | parts)
+    two = write(tmp_path / "b.safetensors", dict(BASE) | {"h.qkv": np.concatenate([*parts.values()])})
+
+    async def steps(pilot: Pilot[None], app: Browser) -> None:
+        found = {line.split()[0]: line.split()[1] for line in lines(app)[:4]}
+        assert found == {"h.q": "removed", "h.k": "removed", "h.v": "removed", "h.qkv": "joined"}
+        assert "it is now part of h.qkv" in " ".join(text(app, "details").split())
+
+    beside(one, two, steps)
+
+
 def test_damage_is_said(tmp_path: Path) -> None:
     write_sample(tmp_path / "tiny", "tiny")
     path = tmp_path / "tiny" / "pytorch_model.bin"
