@@ -40,9 +40,12 @@ _SETTINGS: Final = (
         "keep_accents",
     ),
     *("remove_space", "do_lowercase_and_remove_accent", "split_special_tokens", "padding_side", "truncation_side"),
+    "predict_timestamps",
 )
 # What a setting means if it is absent: to every class of transformers, or to all but a few.
-_DEFAULTS: Final[Mapping[str, Any]] = {"split_special_tokens": False, "truncation_side": "right"}
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "split_special_tokens": False, "truncation_side": "right", "predict_timestamps": False,
+}  # fmt: skip
 _PADDING: Final = "padding_side"
 _FROM_LEFT: Final = frozenset({"CodeLlama", "Cohere", "CpmAnt", "Gemma", "Llama", "Siglip2", "XLNet"})
 _CLASS: Final = re.compile(r"(.*)Tokenizer(?:Fast)?")
@@ -53,6 +56,7 @@ _TEXTS: Final = (
     "the normalized text",
 )  # where an added token is looked for, by its flag `normalized`
 _UNLIMITED: Final = 10**29  # transformers writes 10**30 for no limit
+_ROLES: Final = tuple(f"{role}_token" for role in special.ROLES)
 _POSITIONS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 _RESERVED: Final = 2  # positions that RoBERTa has no tokens for
 # Tokens that classes of transformers take for padding where no file names one.
@@ -70,7 +74,7 @@ def said(folder: Path) -> dict[str, Any] | None:
         name: load_json(folder / name) if (folder / name).is_file() else None
         for name in (special.CONFIG, special.MAP, special.ADDED)
     }
-    further = sorted({*special.listed_beside(beside.get)})
+    further, roles = sorted({*special.listed_beside(beside.get)}), special.named(beside.get)
     del beside[special.ADDED]
     settings, config = beside[special.CONFIG], config_beside(folder)[0] or {}
     model = document.get("model")
@@ -86,9 +90,12 @@ def said(folder: Path) -> dict[str, Any] | None:
         "filled": padding.described(document.get("padding")),
         "model": {key: parameters.get(key, default) for key, default in _MODEL.get(_kind(model), {}).items()},
         "spaces": _spaces(document),
-        "settings": {key: settings[key] for key in _SETTINGS if key in settings} if settings is not None else {},
-        "defaults": _defaults(document, settings) if settings is not None else {},
-        "pad": None if settings is None else _pad(beside),
+        # A token that transformers would have to add first has no id, so it is compared by its text.
+        "settings": {key: settings[key] for key in _SETTINGS if key in settings} | special.without_id(roles, document)
+        if settings is not None
+        else {},
+        "defaults": _defaults(document, settings) | roles if settings is not None else {},
+        "pad": None if settings is None else roles.get("pad_token", ""),
         "cut": truncation.get("max_length") if isinstance(truncation, Mapping) else None,
         "longest": longest if type(longest) is int and longest < _UNLIMITED else None,
         "positions": next((config[key] for key in _POSITIONS if type(config.get(key)) is int), None),
@@ -156,6 +163,10 @@ def unlike_parts(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Itera
     for part in _PARTS:
         if expected["parts"][part] != found["parts"][part]:
             yield _finding(part, "is not that of the source", f"another {part}")
+    one, other = ({key: said.get("defaults", {}).get(key) for key in _ROLES} for said in (expected, found))
+    for key in _ROLES:
+        if one[key] and other[key] and one[key] != other[key]:
+            yield Finding(f"tokenizer.{key}_id", _WHAT, f"`{key}` is {other[key]!r:.80}: expected {one[key]!r:.80}")
 
 
 def unlike_merges(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Finding]:
@@ -407,17 +418,6 @@ def _defaults(document: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
         if isinstance(side, Mapping) and type(side.get("direction")) is str:
             found[key] = side["direction"].lower()
     return found
-
-
-def _pad(beside: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """The token for padding that transformers' files name; empty if they name none."""
-    ranked = special.by_rank(beside[special.CONFIG] or {}, beside[special.MAP] or {})
-    names = [document.get("pad_token") for document in ranked]
-    for name in names:
-        text = name.get("content") if isinstance(name, Mapping) else name
-        if type(text) is str:
-            return text
-    return ""
 
 
 def _is_pair(value: Any) -> bool:

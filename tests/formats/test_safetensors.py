@@ -319,7 +319,7 @@ def test_a_torch_checkpoint_becomes_one_file(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
-    "C128": ({"deep.one": tensor(bytes(16), (1,), C128)}, {}, "`deep.one` is C128, a dtype that safetensors does not have"),
+    "C128": ({"deep.one": tensor(bytes(16), (1,), C128)}, {}, "`deep.one` is C128, a dtype that safetensors does not have: choose npz, or leave it out with --exclude"),
     "quantised": ({"q": tensor(bytes(1), (1,), BY_NAME["QI8"])}, {}, "`q` is QI8, a dtype that safetensors does not have"),
     "F4 to F32": ({"f": tensor(bytes(2), (2,), F4)}, {"dtype": F32}, "`f` is F4, which can't be converted to F32"),
     "0-d F4": ({"f": tensor(bytes(1), (), F4)}, {}, "`f` is a single pair of F4"),

@@ -516,6 +516,13 @@ KINDS: Kinds = {
     "texts cut early": (
         words(truncation={"max_length": 32}), put("tokenizer.json", truncation={"max_length": 16}), "tokenizer.json", "truncation is wrong",
     ),
+    "an end that no token is": (byte_pair(), put("tokenizer_config.json", eos_token="<new>"), "tokenizer_config.json", "eos_token is wrong"),
+    "an end of Unigram that no token is": (unigram(), put("tokenizer_config.json", eos_token="<new>"), "tokenizer_config.json", "eos_token is wrong"),
+    "an end of words that no token is": (words(), put("tokenizer_config.json", eos_token={"content": "[NEW]"}), "tokenizer_config.json", "eos_token is wrong"),
+    "an end where nothing here expresses the tokenizer": (
+        byte_pair(normalizer={"type": "Lowercase"}), put("tokenizer_config.json", eos_token="a"), "tokenizer.eos_token_id", "another tokenizer",
+    ),
+    "times of speech": (byte_pair(), put("tokenizer_config.json", predict_timestamps=True), "tokenizer_config.json", "predict_timestamps is wrong"),
     "another pad token": (byte_pair(), put("tokenizer_config.json", pad_token="ab"), "tokenizer.pad_token_id", "another tokenizer"),
     "no decoder": (byte_pair(), put("tokenizer.json", decoder=None), "tokenizer.json", "another decoder"),
     "a merge left out by chance": (byte_pair(), lambda made: model(made).update(dropout=0.1), "tokenizer.json", "dropout is wrong"),

@@ -259,7 +259,9 @@ def _as_they_are(catalogue: Catalogue) -> Iterator[_Candidate]:
     for name, tensor in catalogue.items():
         matrix = len(tensor.shape) > 1 and name.endswith("weight") and can_convert(tensor.dtype, F32)
         if tensor.dtype.name not in BY_NAME and not can_convert(tensor.dtype, F32):
-            raise UnsupportedError(f"`{name}` is {tensor.dtype.name}, a dtype that GGUF does not have")
+            raise UnsupportedError(
+                f"`{name}` is {tensor.dtype.name}, a dtype that GGUF does not have: leave it out with {option('exclude')}"
+            )
         yield _Candidate(name, name, tensor, matrix and not any(part in name for part in _FIXED))
 
 

@@ -23,6 +23,7 @@ from converter.tensors.guards import check_expansion, without_tensors
 from converter.tensors.losses import Losses
 from converter.tensors.tensor import Tensor
 from converter.text import plural
+from converter.words import option
 
 if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
@@ -114,7 +115,10 @@ def _target(name: str, tensor: Tensor, word: str) -> Dtype:
     if not can_convert(tensor.dtype, target):
         raise UnsupportedError(f"`{name:.200}` is {tensor.dtype.name}, which can't be converted to {target.name}")
     if target.safetensors is None:
-        raise UnsupportedError(f"`{name:.200}` is {target.name}, a dtype that safetensors does not have")
+        raise UnsupportedError(
+            f"`{name:.200}` is {target.name}, a dtype that safetensors does not have: choose npz, or leave it out with "
+            f"{option('exclude')}"
+        )
     if target.packed > 1 and not tensor.shape:
         raise UnsupportedError(f"`{name:.200}` is a single pair of {target.name}, which has no shape in safetensors")
     if name == METADATA:

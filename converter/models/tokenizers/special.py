@@ -63,10 +63,8 @@ def with_listed(tokenizer: Tokenizer, document: Document, rows: int | None) -> T
     else:
         ids = checked_ids(document(ADDED) or {}, ADDED)
         texts = sorted(ids, key=lambda text: ids[text])
-    first, second = by_rank(config, names)
-    roles = [_text(first.get(f"{role}_token")) or _text(second.get(f"{role}_token")) for role in ROLES]
     own = tokenizer.ids
-    candidates = dict.fromkeys([*texts, *roles, *listed_beside(document)])
+    candidates = dict.fromkeys([*texts, *named(document).values(), *listed_beside(document)])
     new = [text for text in candidates if text and text not in own]
     additions = {number: (text, text in special) for number, text in enumerate(new, tokenizer.size)}
     past = [text for number, (text, _) in additions.items() if rows is not None and number >= rows]
@@ -82,13 +80,9 @@ def with_special(
 ) -> Tokenizer:
     """The tokenizer with what tokenizer_config.json says, and what config.json says if that says nothing."""
     said = document(CONFIG) or {}
-    first, second = by_rank(said, document(MAP) or {})
     ids = tokenizer.ids
     special = dict(tokenizer.special)
-    for role in ROLES:
-        text = _text(first.get(f"{role}_token")) or _text(second.get(f"{role}_token"))
-        if text in ids and text is not None:
-            special[role] = ids[text]
+    special |= {key.removesuffix("_token"): ids[text] for key, text in named(document).items() if text in ids}
     if tokenizer.kind == "wordpiece":
         # BERT puts these around a text, even if config.json names tokens for the roles of other models.
         _stand_in(special)
@@ -114,6 +108,23 @@ def by_rank(config: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[Mappin
     That is the older special_tokens_map.json, unless tokenizer_config.json lists the added tokens.
     """
     return (config, names) if LISTED in config else (names, config)
+
+
+def named(document: Document) -> dict[str, str]:
+    """The tokens that the files name for roles, by the key that names them: `pad_token`."""
+    first, second = by_rank(document(CONFIG) or {}, document(MAP) or {})
+    keys = [f"{role}_token" for role in ROLES]
+    return {key: text for key in keys if (text := _text(first.get(key)) or _text(second.get(key))) is not None}
+
+
+def without_id(roles: Mapping[str, str], document: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the tokens with a role that a tokenizer.json does not have."""
+    model, more = document.get("model"), document.get("added_tokens")
+    words = model.get("vocab") if isinstance(model, Mapping) else None
+    texts = [word[0] if type(word) is list and word else word for word in words or ()] if words else []
+    texts += [entry.get("content") for entry in more if isinstance(entry, Mapping)] if type(more) is list else []
+    known = {text for text in texts if type(text) is str}
+    return {key: text for key, text in roles.items() if text not in known}
 
 
 def listed_beside(document: Document) -> Iterator[str]:
