@@ -520,6 +520,38 @@ def test_tokens_that_the_config_adds_to_sentencepiece(tmp_path: Path) -> None:
     assert found.templates == {"default": "{{ messages }}"}
 
 
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ({"tokenizer_class": "T5Tokenizer", "extra_ids": 3}, 3),
+        ({"tokenizer_class": "T5TokenizerFast", "extra_ids": 3, "additional_special_tokens": ["<extra_id_0>"]}, 3),
+        ({"tokenizer_class": "T5Tokenizer"}, 100),
+        ({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}, 0),
+        ({"tokenizer_class": "LlamaTokenizer", "extra_ids": 3}, 0),
+    ],
+)
+def test_the_sentinels_of_t5_stand_behind_its_model_from_the_last_to_the_first(
+    config: dict[str, Any], count: int, tmp_path: Path
+) -> None:
+    """As in AutoTokenizer.from_pretrained(...).get_vocab() of transformers 5."""
+    size = read(folder(tmp_path, tokenizer__model=made.model())).size
+
+    found = read(folder(tmp_path, tokenizer_config__json=config))
+
+    texts = [f"<extra_id_{number}>" for number in reversed(range(count))]
+    assert [found.tokens[number] for number in range(size, found.size)] == [
+        Token(text, CONTROL, -1000.0) for text in texts
+    ]
+
+
+@pytest.mark.parametrize("count", [-1, "3", True, 1 << 16, 1.0])
+def test_a_number_of_sentinels_that_is_none_is_refused(count: Any, tmp_path: Path) -> None:
+    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": count}
+
+    with pytest.raises(ManifestError, match="extra_ids"):
+        read(folder(tmp_path, tokenizer__model=made.model(), tokenizer_config__json=config))
+
+
 def test_vocab_txt(tmp_path: Path) -> None:
     found = read(folder(tmp_path, vocab__txt="\n".join(made.WORDS) + "\n"))
     cased = read(folder(tmp_path, tokenizer_config__json={"do_lower_case": False}))

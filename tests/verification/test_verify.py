@@ -816,7 +816,8 @@ def test_a_manifest_is_the_same_whatever_the_form(source: Path, tmp_path: Path) 
     tokenizers = {json.loads(text)["tokenizer"] is None for text in texts}
     without = {
         json.dumps(
-            json.loads(text) | dict.fromkeys(("tokenizer", "tokenizer_files", "config", "beside", "source", "made"))
+            json.loads(text)
+            | dict.fromkeys(("tokenizer", "tokenizer_files", "config", "beside", "source", "made", "policy"))
         )
         for text in texts
     }

@@ -25,6 +25,7 @@ OLD_TEMPLATE: Final = "chat_template.json"
 ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 # Classes that put only those tokens around a text that tokenizer.json says, and none of their own.
 PLAIN: Final = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
+_T5: Final = ("T5Tokenizer", "T5TokenizerFast")
 _STANDS_IN: Final = {"bos": "cls", "eos": "sep"}  # what BERT calls the tokens around a text
 
 # Gives the JSON object of a file beside the tokenizer, by the file's name.
@@ -35,7 +36,8 @@ def with_added(tokenizer: Tokenizer, document: Document) -> Tokenizer:
     """The tokenizer with the tokens of added_tokens.json and of tokenizer_config.json."""
     config, listed = document(CONFIG) or {}, document(ADDED) or {}
     special = _names(config, document(MAP) or {})
-    additions = {number: (text, text in special) for text, number in checked_ids(listed, ADDED).items()}
+    additions = dict(enumerate(((text, True) for text in _sentinels(config)), tokenizer.size))
+    additions |= {number: (text, text in special) for text, number in checked_ids(listed, ADDED).items()}
     for key, entry in mapping(config.get(LISTED) or {}, LISTED, CONFIG).items():
         match entry:
             case {"content": str(text)} if key.isascii() and key.isdigit() and len(key) < 10:
@@ -45,6 +47,16 @@ def with_added(tokenizer: Tokenizer, document: Document) -> Tokenizer:
                     f"`{CONFIG}`: {key[:40]!r} in added_tokens_decoder: an id and a content were expected"
                 )
     return added(tokenizer, additions, CONFIG) if additions else tokenizer
+
+
+def _sentinels(config: Mapping[str, Any]) -> list[str]:
+    """The tokens that T5's class puts behind those of its SentencePiece model, by their number from the last to the first."""
+    if config.get("tokenizer_class") not in _T5:
+        return []
+    count = config.get("extra_ids", 100)
+    if type(count) is not int or not 0 <= count < 1 << 16:
+        raise ManifestError(f"`{CONFIG}` says `extra_ids` is {count!r:.80}: a number of tokens was expected")
+    return [f"<extra_id_{number}>" for number in reversed(range(count))]
 
 
 def with_listed(tokenizer: Tokenizer, document: Document, rows: int | None) -> Tokenizer:
