@@ -73,12 +73,13 @@ class Objects:
         """
         condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": f'"{expected}"'}
         try:
-            return self._put(name, data, condition)
+            made = self._put(name, data, condition)
         except FileNotFoundError:  # it was removed
             return None
-        except _RefusedError:
-            found = self.read(name)
-            return found[1] if found is not None and found[0] == data else None
+        if made is not None:
+            return made
+        found = self.read(name)
+        return found[1] if found is not None and found[0] == data else None
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object, whatever is there."""
@@ -94,31 +95,29 @@ class Objects:
         file = self._system.fs.open(self._path(name), "rb", cache_type="none")
         return bytes(file._fetch_range(0, file.size)) if file.size else b"", version(file.details)
 
-    def _put(self, name: str, data: bytes, condition: dict[str, str]) -> str:
+    def _put(self, name: str, data: bytes, condition: dict[str, str]) -> str | None:
+        """The version that was written; None if the store refuses it, because the condition does not hold."""
         bucket, _, key = self._path(name).partition("/")
 
-        def once() -> dict[str, Any]:
+        def once() -> dict[str, Any] | None:
             try:
                 answer: dict[str, Any] = self._system.fs.call_s3(
                     "put_object", Bucket=bucket, Key=key, Body=data, **condition
                 )
             except Exception as error:
                 if isinstance(error, FileExistsError) or _code(error) in _REFUSED:
-                    raise _RefusedError from None
+                    return None
                 raise
             return answer
 
-        return version(self._system.call(self._named(name), once, verb="written"))
+        answer = self._system.call(self._named(name), once, verb="written")
+        return None if answer is None else version(answer)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
     def _named(self, name: str) -> str:
         return f"{self.location}/{name}"
-
-
-class _RefusedError(SourceError):
-    """The store has refused a write, because its condition does not hold."""
 
 
 def _code(error: Exception) -> str:

@@ -73,11 +73,17 @@ def alone(job: Job, repeats: int = 1) -> list[float]:
     return found
 
 
+def journal_of(job: Job) -> Path:
+    """The file of a job's journal, where it is kept in one."""
+    assert isinstance(job.journal, Path)
+    return job.journal
+
+
 def driven(job: Job, slots: int) -> float:
     """The seconds that the job takes with so many processes, from an empty journal."""
-    job.journal.unlink(missing_ok=True)
+    journal_of(job).unlink(missing_ok=True)
     start = time.perf_counter()
-    with DiskJournal(job.journal) as journal, Local(slots) as engine:
+    with DiskJournal(journal_of(job)) as journal, Local(slots) as engine:
         journal.begin(job.digest, plan.tasks(job))
         drive(job, journal, engine, lambda row, result: None)
         assert status.exit_code(status.report(job, journal)) == 0

@@ -359,7 +359,7 @@ class _Handler(BaseHTTPRequestHandler):
         if etag:
             self.send_header("ETag", f'"{etag}"')
         if self.muted:
-            self._headers_buffer = []
+            self._headers_buffer: list[bytes] = []
             self.close_connection = True
             return
         self.end_headers()

@@ -375,7 +375,12 @@ def test_on_a_full_disk_no_older_report_is_left(command: str, kind: str, odd: Pa
 def test_a_stream_that_was_closed_is_no_mistake(closed: tuple[int, ...], both: Path) -> None:
     for given, code in (("odd", 0), ("bad", 1), ("nope", 2)):
         line = f"check {given} --junit r --json"
-        done = run_as_program(line, capture_output=True, preexec_fn=lambda: [os.close(number) for number in closed])
+
+        def close() -> None:
+            for number in closed:
+                os.close(number)
+
+        done = run_as_program(line, capture_output=True, preexec_fn=close)
         assert done.returncode == code
         assert b"Traceback" not in done.stderr
         assert said("--junit")[:2] == {0: (0, 0), 1: (1, 0), 2: (0, 1)}[code]

@@ -32,6 +32,7 @@ from converter.fleet.plan import Task
 from converter.fleet.work import AGAIN, Order, Result, run
 from converter.reports.batch import BatchReport
 from converter.resources import load_json
+from tests.bench.fleet import journal_of
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
 from tests.build.ends import ends
 from tests.build.fake_store import fake_s3
@@ -61,7 +62,7 @@ def small(path: Path, value: float = 1.0) -> Path:
 
 
 def driven(job: Job, engine: Engine | None = None, **options: float) -> BatchReport:
-    with DiskJournal(job.journal) as journal, engine or Local(2) as running:
+    with DiskJournal(journal_of(job)) as journal, engine or Local(2) as running:
         journal.begin(job.digest, plan.tasks(job))
         drive(job, journal, running, lambda row, result: None, backoff=0.01)
         return status.report(job, journal)
@@ -220,9 +221,9 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     for n in range(4):
         small(tmp_path / f"in/{n}.bin")
     job = job_of(tmp_path, ALL)
-    with DiskJournal(job.journal) as journal:
+    with DiskJournal(journal_of(job)) as journal:
         journal.begin(job.digest, plan.tasks(job))
-    with DiskJournal(job.journal) as journal:
+    with DiskJournal(journal_of(job)) as journal:
         journal._base.execute(
             "CREATE TEMP TRIGGER full AFTER UPDATE ON main.task WHEN new.state = 'done' "
             "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
@@ -320,7 +321,7 @@ def test_what_passes_is_tried_again_and_what_lasts_is_set_aside(tmp_path: Path) 
 def test_an_attempt_that_is_lost_early_does_not_overwrite_what_was_there(tmp_path: Path) -> None:
     small(tmp_path / "in/x/a.bin")
     job = job_of(tmp_path, ALL)
-    with DiskJournal(job.journal) as journal:
+    with DiskJournal(journal_of(job)) as journal:
         journal.begin(job.digest, plan.tasks(job))
         journal.take(1)  # and the driver dies before it begins
         journal._base.execute("UPDATE task SET until = 0")
@@ -337,7 +338,7 @@ def test_what_was_not_done_is_done_on_demand(tmp_path: Path) -> None:
         small(tmp_path / f"in/x/{name}.bin")
     job = job_of(tmp_path, ALL)
     driven(job, Fake({"bad.bin": [Result("failed", "scan", "dangerous")]}))
-    with DiskJournal(job.journal) as journal:
+    with DiskJournal(journal_of(job)) as journal:
         journal.anew()
     engine = Fake({})
 

@@ -11,7 +11,7 @@ from converter.fleet import plan
 from converter.fleet.disk_journal import DiskJournal
 from converter.fleet.drive import drive
 from converter.fleet.local import Local
-from tests.bench.fleet import cost, job_in, simulated, sizes
+from tests.bench.fleet import cost, job_in, journal_of, simulated, sizes
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_sizes_have_the_sum_that_was_asked_for() -> None:
 def test_a_real_run_takes_about_as_long_as_the_simulation_says(tmp_path: Path) -> None:
     job = job_in(tmp_path, 60, 50_000, "out")
     ended: list[tuple[float, float]] = []  # when, and after how many seconds of work
-    with DiskJournal(job.journal) as journal, Local(2) as engine:
+    with DiskJournal(journal_of(job)) as journal, Local(2) as engine:
         journal.begin(job.digest, plan.tasks(job))
         drive(job, journal, engine, lambda row, result: ended.append((time.monotonic(), result.seconds)))
 
