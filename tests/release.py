@@ -221,8 +221,8 @@ def main() -> None:
     absent += [] if linter() is not None else ["hadolint"]
     if absent:
         print(f"not here, so not tried: {', '.join(absent)}")
-    if maker.home() is None:
-        print("to do: put the project's address into pyproject.toml; reports have no links until then")
+    if maker.home() is None or maker.is_placeholder(str(maker.home())):
+        print("to do: put the project's address into pyproject.toml; the links of reports lead nowhere until then")
     sys.exit(bool(failed))
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from converter.errors import UnsupportedError
 
 NAME: Final = "cerebras-tool"
-_NOWHERE: Final = ".invalid"  # how names of hosts end that are never found: RFC 2606
+_PLACEHOLDER: Final = ".invalid"  # how names of hosts end that are never found: RFC 2606
 _EPOCH: Final = "SOURCE_DATE_EPOCH"  # source: https://reproducible-builds.org/specs/source-date-epoch/
 
 
@@ -36,11 +36,15 @@ def home() -> str | None:
 
 
 def address_in(stated: Iterable[str]) -> str | None:
-    """The homepage among lines such as `Homepage, https://…`. None for a placeholder, because a link to it would lead nowhere."""
+    """The homepage among lines such as `Homepage, https://…`; None if there is none."""
     pairs = (line.partition(",") for line in stated)
     address = next((address.strip() for label, _, address in pairs if label == "Homepage"), "")
-    host = urlsplit(address).hostname or _NOWHERE
-    return None if host.endswith(_NOWHERE) else address
+    return address if urlsplit(address).hostname else None
+
+
+def is_placeholder(address: str) -> bool:
+    """Whether an address only stands for one that is not known yet."""
+    return (urlsplit(address).hostname or "").endswith(_PLACEHOLDER)
 
 
 def page(name: str) -> str | None:

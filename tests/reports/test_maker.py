@@ -15,15 +15,27 @@ RULE = sarif.Rule("not-a-number", "error", "Elements are NaN", "Train again.", "
     ("stated", "address"),
     [
         ([], None),
-        (["Homepage, https://example.invalid/cerebras-tool"], None),
+        (["Homepage, https://example.invalid/cerebras-tool"], "https://example.invalid/cerebras-tool"),
         (["Homepage, nonsense"], None),
         (["Source, https://host.org/x"], None),
         (["Source, https://host.org/x", "Homepage, https://host.org/tool"], "https://host.org/tool"),
         (["Homepage, https://invalid.org/tool"], "https://invalid.org/tool"),
     ],
 )
-def test_a_placeholder_is_no_address(stated: list[str], address: str | None) -> None:
+def test_the_homepage_is_the_address(stated: list[str], address: str | None) -> None:
     assert maker.address_in(stated) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("https://example.invalid/tool", True),
+        ("https://invalid.org/tool", False),
+        ("https://host.org/x.invalid", False),
+    ],
+)
+def test_a_placeholder_is_told_by_its_host(address: str, expected: bool) -> None:
+    assert maker.is_placeholder(address) == expected
 
 
 def driver() -> dict[str, Any]:
