@@ -17,11 +17,11 @@ from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
 from converter.scanning.scan import scan
 from tests.build.bombs import BOMBS, write
-from tests.build.depth import share, some
+from tests.build.depth import share
 from tests.build.ends import ends
 from tests.build.steps import steps
 
-SMALL = some(8_000, 3_000)  # bytes; a bomb of one unit may have more
+SMALL = 3_000  # bytes; a bomb of one unit may have more
 STEPS = {"inspect": 100, "scan": 200}  # lines a byte; one takes 10 to 20 ns. Scanning runs a pickle up to four times
 MEMORY = 100  # bytes a byte
 AROUND = 5 << 20  # bytes that any file may take: buffers, and what a limit counts, such as 10,000 pickles
