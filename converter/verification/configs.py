@@ -202,7 +202,8 @@ def _own_defaults(config: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     family = next((known for known in families() if known.is_called(kind)), None)
     if family is None:
         return {}
-    found = {key: setting.default for setting in family.settings for key in setting.config or (setting.name,)}
+    settings = [setting for setting in family.settings if setting.compared]
+    found = {key: setting.default for setting in settings for key in setting.config or (setting.name,)}
     try:
         sizes = family.sizes(config)
     except ModelError:

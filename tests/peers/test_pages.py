@@ -195,8 +195,8 @@ def test_hostile_names_are_text(show: Show, tmp_path: Path) -> None:
     page = show(inspection(inspect(open_checkpoint(path), stats=True)))
 
     shown = rows(page)
-    assert len(shown) == len(NAMES) - 1  # one is empty
-    assert page.locator("#table tbody i").all_inner_texts() == ["no name"]
+    assert len(shown) == len(NAMES)
+    assert '""' in shown  # the one that is empty
     assert "</script><script>document.title='run'</script>" in shown
     assert r"\u{202e}gpj.exe" in shown
     assert page.title() == "Unknown architecture"
