@@ -166,7 +166,7 @@ SITUATIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", share([*SITUATIONS], 0, 2))
+@pytest.mark.parametrize("name", share([*SITUATIONS], 0, 4))
 def test_the_action_in_every_situation(name: str, place: Path, temporary: Path) -> None:
     case = SITUATIONS[name]
     inputs = {key: value.replace("{0}", str(temporary)) for key, value in case.inputs.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import guard
+from tests.build.depth import DEEP
 
 DOCUMENT = json.loads(guard.CEILINGS.read_text())
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -27,11 +28,14 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, guard.Taken]:
 
 @pytest.fixture(scope="module")
 def measured(taken: dict[str, guard.Taken], tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    return guard.named(taken) | guard.per_tensor(tmp_path_factory.mktemp("tensors"))
+    folder = tmp_path_factory.mktemp("tensors")
+    counted = guard.instructions(folder) if DEEP else {}
+    return guard.named(taken) | guard.per_tensor(folder) | counted
 
 
-# Instructions are counted by valgrind; opcodes, counted beside them, need no tool.
-CEILINGS = [name for name in DOCUMENT["ceilings"] if shutil.which("valgrind") or not name.startswith("instructions")]
+# Instructions are counted by valgrind, in a deep run, as it takes a while; opcodes, counted beside them, need no tool.
+VALGRIND = DEEP and shutil.which("valgrind")
+CEILINGS = [name for name in DOCUMENT["ceilings"] if VALGRIND or not name.startswith("instructions")]
 
 
 @of_this_python
@@ -59,7 +63,8 @@ def test_a_count_that_rises_is_said_and_one_without_its_tool_stays(
     ceilings.write_text(json.dumps({"python": "3.11", "ceilings": {"a": 110, "b": 100, "c": 5, "e": 1000}}))
     monkeypatch.setattr(guard, "CEILINGS", ceilings)
     monkeypatch.setattr(guard, "commands", lambda folder: {})
-    monkeypatch.setattr(guard, "per_tensor", lambda folder: {"a": 1000, "b": 80, "d": 10, "e": 917})
+    monkeypatch.setattr(guard, "per_tensor", lambda folder: {"a": 1000, "b": 80, "d": 10})
+    monkeypatch.setattr(guard, "instructions", lambda folder: {"e": 917})
 
     guard.main()
 

@@ -33,6 +33,7 @@ from converter.tensors.tensor import Storage, Tensor
 from converter.verification.comparison import compare
 from converter.verification.walk import Sizes, Workspace
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
+from tests.build.depth import share
 from tests.build.hub_server import TINY, Hub, assert_no_secret
 
 ROOT = Path(__file__).parent.parent
@@ -315,14 +316,18 @@ PROGRAM = "from converter.__main__ import main\nmain()\n"
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "batch job.toml",
-        "batch job.toml --processes 2",
-        "demo shown",
-        "scan unknown.bin",
-        "verify odd odd --level inference --prompt abc",
-        "inspect odd --stats",
-    ],
+    share(
+        [
+            "batch job.toml",
+            "batch job.toml --processes 2",
+            "demo shown",
+            "scan unknown.bin",
+            "verify odd odd --level inference --prompt abc",
+            "inspect odd --stats",
+        ],
+        1,
+        2,
+    ),
 )
 def test_nothing_that_lies_in_the_current_folder_is_imported(line: str, tmp_path: Path) -> None:
     """Checkpoints come with files of Python. A program that Python starts with `-c` or `-m` would import them."""

@@ -129,15 +129,21 @@ def commands(folder: Path) -> dict[str, Taken]:
 
 
 def per_tensor(folder: Path) -> dict[str, int]:
-    """What tensors cost: opcodes of Python, and instructions if valgrind is installed."""
-    few, many, more = (checkpoint_of(folder / f"{count}.bin", count) for count in (FEW, MANY, MORE))
+    """What tensors cost, in opcodes of Python."""
+    few, many = (checkpoint_of(folder / f"{count}.bin", count) for count in (FEW, MANY))
     found = {}
     for name, prepare in _IN_PROCESS.items():
         costs = [opcodes(prepare(path)) for path in (few, many)]
         found[f"opcodes of {MANY - FEW} tensors, {name}"] = costs[1] - costs[0]
-    if shutil.which("valgrind"):
-        found[f"instructions of {MORE - FEW} tensors, catalogue"] = _instructions(few, more)
     return found
+
+
+def instructions(folder: Path) -> dict[str, int]:
+    """What tensors cost, in instructions of the processor, which valgrind counts: nothing if it is not installed."""
+    if not shutil.which("valgrind"):
+        return {}
+    few, more = (checkpoint_of(folder / f"{count}.bin", count) for count in (FEW, MORE))
+    return {f"instructions of {MORE - FEW} tensors, catalogue": _instructions(few, more)}
 
 
 def named(taken: dict[str, Taken]) -> dict[str, int]:
@@ -205,7 +211,8 @@ def main() -> None:
     document = json.loads(CEILINGS.read_text()) if CEILINGS.exists() else {"ceilings": {}}
     before = document["ceilings"]
     with tempfile.TemporaryDirectory() as folder:
-        found = named(commands(Path(folder))) | per_tensor(Path(folder))
+        place = Path(folder)
+        found = named(commands(place)) | per_tensor(place) | instructions(place)
     after = {}
     for name, count in found.items():
         was, ceiling = before.get(name), -(-count * 11 // 10)

@@ -26,6 +26,7 @@ from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from converter.tensors.tensor import Storage, Tensor
 from tests.build.checkpoints import floats, view, write_checkpoint
+from tests.build.depth import share
 from tests.build.ends import ends
 from tests.build.seeds import safetensors_file
 from tests.pages.hostile import NAMES
@@ -199,7 +200,7 @@ def test_the_mouse_moves_and_chooses(tiny: Path) -> None:
     browse(tiny, steps, (120, 40))
 
 
-@pytest.mark.parametrize("size", [(40, 12), (80, 24), (200, 60)])
+@pytest.mark.parametrize("size", share([(40, 12), (80, 24), (200, 60)], 0, 3))
 def test_names_can_not_move_what_is_drawn(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(safetensors_file({name: ("F32", (2,), bytes(8)) for name in NAMES}))

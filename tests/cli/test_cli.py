@@ -15,6 +15,7 @@ from converter.formats.format import Format
 from converter.opening import open_checkpoint
 from converter.sample import write_sample
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint, write_shards
+from tests.build.depth import share
 from tests.build.formats import BUILDERS, TWO, put
 
 ROOT = Path(__file__).parent.parent.parent
@@ -279,7 +280,7 @@ def check_light(path: Path, *options: str) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-@pytest.mark.parametrize("ending", ["bin", "safetensors", "gguf", "npz", "parameters"])
+@pytest.mark.parametrize("ending", share(["bin", "safetensors", "gguf", "npz", "parameters"], 0, 2))
 def test_inspect_of_a_model_imports_only_what_it_needs(
     tiny: Path, tmp_path: Path, ending: str, options: list[str]
 ) -> None:
@@ -291,7 +292,7 @@ def test_inspect_of_a_model_imports_only_what_it_needs(
     check_light(path, *options)
 
 
-@pytest.mark.parametrize("format", FORMATS, ids=lambda format: format.name)
+@pytest.mark.parametrize("format", share(FORMATS, 0, 3), ids=lambda format: format.name)
 def test_inspect_of_every_format_imports_only_what_it_needs(format: Format, tmp_path: Path) -> None:
     builder = BUILDERS[format.name]
     tensors = {"a": TWO["a"]} if builder.nameless else TWO

@@ -120,7 +120,7 @@ SIGNALS = ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9))
 
 
 @pytest.mark.parametrize(
-    ("command", "number", "code"), share([(command, *one) for command in COMMANDS for one in SIGNALS], 0, 2)
+    ("command", "number", "code"), share([(command, *one) for command in COMMANDS for one in SIGNALS], 0, 4)
 )
 def test_a_killed_command_leaves_no_older_report(command: str, number: signal.Signals, code: int, both: Path) -> None:
     reports(command, "--sarif")
@@ -179,7 +179,7 @@ def test_after_control_c_there_is_no_page_bill_or_attestation(
     assert (done.exit_code, Path("r").exists()) == (130, False)
 
 
-@pytest.mark.parametrize(("command", "kind"), OTHERS)
+@pytest.mark.parametrize(("command", "kind"), share(OTHERS, 0, 3))
 def test_a_killed_command_leaves_no_older_page_bill_or_attestation(command: str, kind: str, both: Path) -> None:
     yesterday(kind)
     child = subprocess.Popen(
@@ -358,7 +358,7 @@ def full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "kind"), [*OTHERS, *((command, kind) for command in COMMANDS[:3] for kind in KINDS)]
+    ("command", "kind"), share([*OTHERS, *((command, kind) for command in COMMANDS[:3] for kind in KINDS)], 0, 4)
 )
 def test_on_a_full_disk_no_older_report_is_left(command: str, kind: str, odd: Path) -> None:
     yesterday(kind)
@@ -371,7 +371,7 @@ def test_on_a_full_disk_no_older_report_is_left(command: str, kind: str, odd: Pa
     assert [path.name for path in odd.iterdir() if path.name != "odd"] == []
 
 
-@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("closed", share([(1,), (2,), (0, 1, 2)], 2, 3))
 def test_a_stream_that_was_closed_is_no_mistake(closed: tuple[int, ...], both: Path) -> None:
     for given, code in (("odd", 0), ("bad", 1), ("nope", 2)):
         line = f"check {given} --junit r --json"

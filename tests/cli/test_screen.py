@@ -162,7 +162,7 @@ HELPED = (
 )
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", share([60, 80, 120], 0, 3))
 def test_help_fits_except_for_examples_which_are_to_be_copied(width: int, tmp_path: Path) -> None:
     with Forked(os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": str(width), "NO_COLOR": "1"}) as forked:
         pages = {command: forked(["help", *([command] if command else [])], tmp_path) for command in ("", *HELPED)}

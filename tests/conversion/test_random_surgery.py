@@ -14,6 +14,7 @@ from converter.conversion.convert import convert
 from converter.conversion.surgery import rules
 from converter.errors import RuleError
 from converter.formats import open_file
+from tests.build.depth import some
 
 NUMPY = {"f32": np.float32, "f16": np.float16}
 GLOBS = ("*", "*.weight", "*.bias", "layers.0.*", "layers.?.*", "layers.[13].*", "head.*", "*.1*", "nothing")
@@ -54,12 +55,12 @@ def expected(
     return found or None
 
 
-def test_three_hundred_surgeries_give_what_numpy_gives(tmp_path: Path) -> None:
+def test_surgeries_by_chance_give_what_numpy_gives(tmp_path: Path) -> None:
     chance, rng = random.Random(15), np.random.default_rng(15)
     tensors = made(rng)
     save_file(tensors, tmp_path / "in.safetensors")
     source, refused = open_file(tmp_path / "in.safetensors"), 0
-    for number in range(300):
+    for number in range(some(300, 100)):
         include = chance.sample(GLOBS, chance.choice((0, 0, 1, 2)))
         exclude = chance.sample(GLOBS[1:], chance.choice((0, 1, 2)))
         renames = [(chance.choice(STARTS), chance.choice(NEW)) for _ in range(chance.choice((0, 1, 2)))]
@@ -85,4 +86,4 @@ def test_three_hundred_surgeries_give_what_numpy_gives(tmp_path: Path) -> None:
         for name, array in wanted.items():
             assert found[name].dtype == array.dtype, name
             assert np.array_equal(found[name], array), name
-    assert 20 < refused < 150
+    assert some(20, 7) < refused < some(150, 50)

@@ -23,6 +23,7 @@ from converter.formats.gguf.reader import read
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
 from tests.build.damage import model, write_gguf
+from tests.build.depth import share
 from tests.build.gguf_files import Bytes, Info, gguf
 from tests.build.quants import HALVES, block
 
@@ -89,7 +90,7 @@ def test_every_type_in_blocks_has_an_expected_block() -> None:
     assert {*EXPECTED, "Q8_1"} == set(BLOCKS)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", share([*BLOCKS], 0, 2))
 @given(data=st.data())
 def test_many_blocks_are_decoded_like_each_of_them(name: str, data: Any) -> None:
     nbytes = BY_NAME[name].nbytes

@@ -253,7 +253,7 @@ def await_entries(out: Path, count: int) -> None:
     raise AssertionError("the journal did not grow")
 
 
-@pytest.mark.parametrize(("parts", "threads"), share([(parts, n) for n in (1, 4) for parts in (0, 1, 2, 5, 10)], 0, 2))
+@pytest.mark.parametrize(("parts", "threads"), share([(parts, n) for n in (1, 4) for parts in (0, 1, 2, 5, 10)], 0, 3))
 def test_killed_at_any_moment_the_target_is_old_and_resume_completes_it(
     tmp_path: Path, parts: int, threads: int
 ) -> None:

@@ -70,7 +70,7 @@ def judged(source: Path, file: Path, imatrix: Path | None = None) -> VerifiedOut
 
 
 @pytest.mark.parametrize(
-    ("through", "word"), share([(to, word) for to in ("f32", "f16", "bf16") for word in TYPES + SIMPLE], 0, 2)
+    ("through", "word"), share([(to, word) for to in ("f32", "f16", "bf16") for word in TYPES + SIMPLE], 0, 4)
 )
 def test_a_file_is_derived_from_the_dtype_that_it_was_made_from(
     word: str, through: str, source: Path, made: Made

@@ -209,7 +209,7 @@ def test_there_are_as_many_as_there_should_be() -> None:
     assert len(TAMPERED) >= 45
 
 
-@pytest.mark.parametrize("case", share(list(TAMPERED), 0, 3))
+@pytest.mark.parametrize("case", share(list(TAMPERED), 0, 5))
 def test_what_was_changed_is_named(case: str, source: Path, made: Made, tmp_path: Path) -> None:
     word, change, names = TAMPERED[case]
     type, _, through = word.partition("/")
