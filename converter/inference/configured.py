@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import ModelError, UnsupportedError
-from converter.models.recognition import Recognition, recognise
+from converter.models.needs import unmet
+from converter.models.recognition import Recognition, headless, recognise
 from converter.models.rows import evaluated
-from converter.models.ties import is_tied
 from converter.text import safe_name
 from converter.words import option
 
@@ -172,6 +172,8 @@ def configured(catalogue: Catalogue, config: Mapping[str, Any] | None) -> Config
                 f"the config.json of `{catalogue.location}` says `{family.config_key(name)}` is {settings[name]!r:.80}: only "
                 f"{meant!r} is computed here"
             )
+    if (reason := unmet(forward.needs, family.known(found.sizes, config))) is not None:
+        raise UnsupportedError(f"`{catalogue.location}` is not computed here: {reason}")
     epsilon = settings[forward.epsilon]
     if type(epsilon) not in {int, float} or not 0 <= epsilon < 1:
         raise ModelError(
@@ -191,11 +193,8 @@ def configured(catalogue: Catalogue, config: Mapping[str, Any] | None) -> Config
     followers = [row for row in family.rows(found.sizes, config=config) if row.gguf_untied and tied]
     rows |= {row.gguf: (found.followed(row), row) for row in followers if row.gguf is not None}
     untied = found.tied_head == "untied" or bool(followers) or ("output.weight" in rows and not family.followers)
-    head = next(iter(family.followers), "lm_head.weight")
-    if not untied and found.tied_head == "absent" and is_tied({"model_type": family.name, **config}) is False:
-        raise ModelError(
-            f"`{catalogue.location}` has no `{head}`, and its config.json does not tie it to the embedding"
-        )
+    if (wrong := headless(found, config)) is not None:
+        raise ModelError(f"`{catalogue.location}` {wrong}")
     return Configured(
         recognition=found,
         config=config,

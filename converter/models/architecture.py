@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from converter.errors import ModelError
+from converter.models.needs import Need
 from converter.models.rows import Made, MoveRow, Parameter, Row, Scale, at, evaluated
 
+_HIDING: Final = "rope_scaling"
+_HIDDEN: Final = "rope_parameters."
 # Two forms of GELU, the exact one with the error function and the approximation with tanh; and others.
 Activation = Literal["erf", "tanh", "silu", "relu", "relu2"]
 
@@ -32,7 +35,8 @@ class Size(NamedTuple):
 class Setting(NamedTuple):
     """What the forward pass depends on: the first key of config.json that exists, and transformers' default for it.
 
-    Without `config`, the key is its name. Two copies of a model need not agree on a setting that is not `compared`: the
+    Without `config`, the key is its name. `written` is the key that is written, and that messages name; the first of `config`
+    without it. Two copies of a model need not agree on a setting that is not `compared`: the
     tensors decide it, or it changes nothing in float32. `defaults` has other defaults by what config.json calls the family.
     """
 
@@ -41,6 +45,7 @@ class Setting(NamedTuple):
     compared: bool = True
     config: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = MappingProxyType({})
+    written: str | None = None
 
 
 class ActivationNames(NamedTuple):
@@ -71,7 +76,8 @@ class Forward(NamedTuple):
     of queries and keys are multiplied by, if not 1 / √head_size; nothing if `scaled` is false; and they are divided by the
     layer's number from 1 if `by_layer` is true. `first_position` is the row of the first position. `local` is the setting
     that says for each layer whether it looks back only as far as the setting `window` says; without it, all do. `fixed` are
-    the only values of settings that are computed.
+    the only values of settings that are computed, and
+    `needs` what else must hold.
     """
 
     norm: Literal["layer", "rms"]
@@ -87,10 +93,11 @@ class Forward(NamedTuple):
     local: str | None = None
     window: str | None = None
     fixed: Mapping[str, Any] = MappingProxyType({})
+    needs: tuple[Need, ...] = ()
 
 
 class Gguf(NamedTuple):
-    """How llama.cpp computes it: what it takes for granted, by setting, and a reason if it can't.
+    """How llama.cpp computes it: what it takes for granted, by setting and as `needs`, and a reason if it can't.
 
     `default`: such a file is of this family unless it says otherwise. `ignored` has a sentence for each setting that
     llama.cpp leaves out.
@@ -100,6 +107,7 @@ class Gguf(NamedTuple):
     refused: str | None = None
     default: bool = True
     ignored: Mapping[str, str] = MappingProxyType({})
+    needs: tuple[Need, ...] = ()
 
 
 class TokenizerKind(NamedTuple):
@@ -114,17 +122,17 @@ class TokenizerKind(NamedTuple):
 class Metadatum(NamedTuple):
     """A GGUF key; `value` is an expression over sizes and settings, and an `optional` key is left out if it has no value.
 
-    So is one whose value is `unless`, and one if a setting in `when` has another value.
+    So is one whose value is that of the expression `unless`, and one if a setting in `when` has another value.
     On the way back, `gives` is the setting or size that the expression `back` of `value` gives; a lone name gives itself.
     """
 
     key: str
-    type: Literal["u32", "f32", "bool", "string"]
+    type: Literal["u32", "f32", "f64", "bool", "string"]
     value: str
     optional: bool = False
     gives: str | None = None
     back: str = "value"
-    unless: float | None = None
+    unless: str | None = None
     when: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -204,7 +212,7 @@ class Architecture:
             special_tokens=tuple(document.get("special_tokens", ())),
             client=tuple(ClientProperty(**line) for line in document.get("client", ())),
             metadata=tuple(Metadatum(**metadatum) for metadatum in document.get("metadata", ())),
-            gguf=None if gguf is None else Gguf(**gguf),
+            gguf=None if gguf is None else Gguf(**{**gguf, "needs": _needs(gguf)}),
             made=tuple(Made(**_tuples(made)) for made in document.get("gguf_made", ())),
             forward=forward and _forward(forward),
             sample=MappingProxyType(document.get("sample", {})),
@@ -312,7 +320,7 @@ class Architecture:
     def config_key(self, name: str) -> str:
         """The key of config.json for a size or a setting."""
         keys = {row.name: row.config for row in self.size_table}
-        keys |= {row.name: row.config for row in self.settings}
+        keys |= {row.name: (row.written,) if row.written else row.config for row in self.settings}
         return next(iter(keys.get(name, ())), name)
 
     def activation_of(self, config: Mapping[str, Any]) -> Activation | None:
@@ -383,7 +391,12 @@ def whole(value: object) -> bool:
 
 
 def said_in(config: Mapping[str, Any], key: str) -> Any:
-    """What a config.json says under a key; a dot goes into an object. None if it says nothing."""
+    """What a config.json says under a key; a dot goes into an object. None if it says nothing.
+
+    Where there is rope_scaling, transformers takes nothing of rope_parameters.
+    """
+    if key.startswith(_HIDDEN) and isinstance(config.get(_HIDING), Mapping) and config[_HIDING]:
+        return None
     found: Any = config
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -398,7 +411,11 @@ def _row(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _forward(document: Mapping[str, Any]) -> Forward:
     rotary = document.get("rotary")
-    return Forward(**{**document, "rotary": rotary and Rotary(**rotary)})
+    return Forward(**{**document, "rotary": rotary and Rotary(**rotary), "needs": _needs(document)})
+
+
+def _needs(document: Mapping[str, Any]) -> tuple[Need, ...]:
+    return tuple(Need(**need) for need in document.get("needs", ()))
 
 
 def _activations(document: Mapping[Activation, list[str]]) -> dict[Activation, tuple[str, ...]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final, Literal, NoReturn
 
 from converter.errors import ConverterError, ModelError, UnsupportedError
 from converter.models.architecture import Architecture, Forward, Metadatum
+from converter.models.needs import unmet
 from converter.models.rows import evaluated
 from converter.resources import load_json, schemas
 
@@ -17,8 +18,9 @@ TiedHead = Literal["absent", "tied", "untied"]
 # Most checkpoints that are read here are of this family, so its table is read first, and usually alone.
 _FIRST: Final = "gpt2"
 _U32: Final = 1 << 32
-_TYPES: Final = {"u32": (int,), "f32": (int, float), "bool": (bool,), "string": (str,)}
-_EXPECTED: Final = {"u32": "a positive number", "f32": "a positive number", "bool": "true or false", "string": "a text"}
+_NUMBERS: Final = ("u32", "f32", "f64")
+_TYPES: Final = {"u32": (int,), "f32": (int, float), "f64": (int, float), "bool": (bool,), "string": (str,)}
+_EXPECTED: Final = {**dict.fromkeys(_NUMBERS, "a positive number"), "bool": "true or false", "string": "a text"}
 _KINDS: Final = {"erf": "GELU", "tanh": "GELU", "silu": "SiLU", "relu": "ReLU", "relu2": "the square of ReLU"}
 
 
@@ -30,7 +32,7 @@ class Family(Architecture):
 
     __slots__ = ()
 
-    def gguf_notes(self, settings: Mapping[str, Any]) -> list[str]:
+    def gguf_notes(self, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> list[str]:
         """Sentences about what llama.cpp computes differently. Raises UnsupportedError if that would be wrong."""
         if self.gguf is None:
             self._refuse(UnsupportedError, "GGUF of it is not written here: choose safetensors")
@@ -43,6 +45,8 @@ class Family(Architecture):
                 raise UnsupportedError(
                     f"`config.json` says `{self.config_key(name)}` is {said!r:.80}: llama.cpp's {self.title} has {meant}"
                 )
+        if (reason := unmet(self.gguf.needs, self.known(sizes, settings))) is not None:
+            raise UnsupportedError(f"{reason}: choose safetensors")
         notes = [note for name, note in self.gguf.ignored.items() if self.setting(name, settings)]
         if self.activation is None:
             return notes
@@ -62,11 +66,8 @@ class Family(Architecture):
         """Yield the GGUF keys of the architecture with their values. Raises ModelError for a value that can't be one."""
         known = self.known(sizes, settings)
         for datum in self.metadata:
-            try:
-                value = evaluated(datum.value, known)
-            except ValueError:
-                value = None
-            if (value is None and datum.optional) or (datum.unless is not None and value == datum.unless):
+            value, unless = (self._evaluated(text, known) for text in (datum.value, datum.unless))
+            if (value is None and datum.optional) or (unless is not None and value == unless):
                 continue
             if any(self.setting(name, settings) != meant for name, meant in datum.when.items()):
                 continue
@@ -76,7 +77,7 @@ class Family(Architecture):
                 raise ModelError(
                     f"`{datum.value}` is {value!r:.80}: {_EXPECTED[datum.type]} was expected for `{datum.key}`"
                 )
-            if datum.type in ("u32", "f32") and not 0 < value < _U32:
+            if datum.type in _NUMBERS and not 0 < value < _U32:
                 raise ModelError(f"`{datum.value}` is {value!r:.80}: a positive number was expected for `{datum.key}`")
             yield datum, value
 
@@ -95,6 +96,13 @@ class Family(Architecture):
         if self.forward is None:
             self._refuse(ModelError, "what it computes can't be compared here: compare only its tensors")
         return self.forward
+
+    @staticmethod
+    def _evaluated(text: str | None, known: Callable[[str], Any]) -> Any:
+        try:
+            return None if text is None else evaluated(text, known)
+        except ValueError:
+            return None
 
     def _refuse(self, error: type[ConverterError], what: str) -> NoReturn:
         raise error(f"{self.title} is recognised, but {what}")

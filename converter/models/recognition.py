@@ -142,6 +142,19 @@ def buffers(catalogue: Catalogue, recognition: Recognition | None) -> set[str]:
     return {name for name in catalogue if name in known or name.rpartition(".")[2] in _STATISTICS}
 
 
+def headless(found: Recognition, config: Mapping[str, Any]) -> str | None:
+    """What is wrong with a model that has no head, though its config.json does not tie one to the embedding; None if nothing."""
+    if found.tied_head != "absent" or not found.followers:
+        return None
+    if is_tied({"model_type": found.family.name, **config}) is not False:
+        return None
+    head, embedding = next(iter(found.followers.items()))
+    return (
+        f"has no `{head}`, and its config.json does not tie it to `{embedding}`: if the two are one, say "
+        '`"tie_word_embeddings": true` there'
+    )
+
+
 def tied_back(catalogue: Catalogue, found: Recognition | None) -> Catalogue:
     """The catalogue, recognised as `found`. If it has a tied head but no embedding, the head gets the embedding's name, too."""
     if is_tied(catalogue.config) is False:

@@ -148,8 +148,10 @@ class _Meaning:
         aliases = family.get("aliases", {})
         self.said: dict[str, Any] = {}
         for key, value in config.items():
+            if key in family.get("unread", ()):
+                continue  # it counts only under another name, or in the rope's object
             name = aliases.get(key, key)
-            if name == key or name not in config:
+            if name == key or name not in config or name in family.get("unread", ()):
                 self.said[name] = value
         self._take_rope_apart()
         for key, newer in family.get("instead", {}).items():

@@ -226,6 +226,7 @@ def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
         usual = known.activation_of({})
         asked = known.activation_setting("tanh" if "tanh" in known.activation.names or usual is None else usual)
         config |= {key: metadata.get(ACTIVATION, name) for key, name in asked.items()}
+    exact: dict[str, Any] = {}  # what follows less exactly from the keys that llama.cpp reads
     for row in known.metadata:
         gives = row.gives or row.value
         value = metadata.get(row.key, None if row.when or row.optional else known.setting(row.value, {}))
@@ -237,12 +238,17 @@ def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
             value = shortest(value)
         if row.gives is not None:
             value = evaluated(row.back, partial(_said, known, config, value))
-        if value is not None:
+        if row.type == "f64":
+            exact[gives] = value
+        elif value is not None:
             _put(config, known.config_key(gives), value)
     for parameter in known.row_table:
         found = catalogue.get(parameter.gguf or "") if parameter.gguf == EMBEDDING else None
         if found is not None and found.shape:
             config.setdefault(known.config_key(str(parameter.shape[0])), found.shape[0])
+    for gives, value in exact.items():
+        if _agrees(known, config, gives, value, metadata):
+            _put(config, known.config_key(gives), value)
     for key, name in token_keys(known).items():
         if TOKENIZER + name in metadata:
             config[key] = metadata[TOKENIZER + name]
@@ -263,6 +269,19 @@ def _said(known: Family, config: Mapping[str, Any], value: Any, name: str) -> An
     size = next((size for size in known.size_table if size.name == name), None)
     claims = known.claims(size, config, {}) if size is not None and size.config else []
     return claims[0][1] if claims else None
+
+
+def _agrees(known: Family, config: Mapping[str, Any], gives: str, value: Any, metadata: Mapping[str, Any]) -> bool:
+    """Whether a setting, as our writer noted it exactly, gives what llama.cpp reads in its place."""
+    changed = {**config}
+    _put(changed, known.config_key(gives), value)
+    try:
+        look_up = known.known(known.sizes(changed), changed)
+        return all(
+            int(evaluated(row.value, look_up)) == metadata.get(row.key) for row in known.metadata if row.gives == gives
+        )
+    except (ModelError, ValueError, TypeError):
+        return False
 
 
 def _put(config: dict[str, Any], key: str, value: Any) -> None:

@@ -29,7 +29,7 @@ from converter.formats.marks import GENERATION
 from converter.formats.planned import About, Options, Planned
 from converter.models.families import writable
 from converter.models.masks import droppable
-from converter.models.recognition import Recognition, recognise
+from converter.models.recognition import Recognition, headless, recognise
 from converter.models.tokenizers.folder import FILES, read
 from converter.tensors.casting import can_convert
 from converter.tensors.guards import check_expansion
@@ -83,7 +83,7 @@ def plan(catalogue: Catalogue, recognition: Recognition | None, options: Options
         candidates = list(_as_they_are(catalogue))
     else:
         recognition = _recognised(catalogue, recognition)
-        notes += recognition.family.gguf_notes(_settings(catalogue, recognition))
+        notes += recognition.family.gguf_notes(recognition.sizes, _settings(catalogue, recognition))
         _check_whole(catalogue, recognition)
         dropped, candidates = _droppable(catalogue, recognition), list(_of_family(catalogue, recognition))
     if kept is not None:
@@ -208,6 +208,8 @@ def _check_whole(catalogue: Catalogue, recognition: Recognition) -> None:
             f"{found}: not part of {recognition.family.title}, and llama.cpp accepts no other tensors: "
             f"{option('exclude', 'GLOB')} leaves out those that change nothing"
         )
+    if (lacks := headless(recognition, _settings(catalogue, recognition))) is not None:
+        raise ModelError(f"`{catalogue.location}` {lacks}")
     if (unknown := recognition.family.unknown(recognition.sizes)) is not None:
         raise ModelError(f"the {unknown} can't be told from the tensors: put the model's `config.json` beside them")
 
