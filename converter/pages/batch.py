@@ -31,7 +31,11 @@ def batch(report: BatchReport) -> bytes:
         for task in report.tasks
     ]
     done = report.counts["done"]
-    title = f"All of {len(rows):,} done" if done == len(rows) else f"{done:,} of {plural(len(rows), 'checkpoint')} done"
+    title = (
+        f"All {plural(len(rows), 'checkpoint')} done"
+        if done == len(rows)
+        else f"{done:,} of {plural(len(rows), 'checkpoint')} done"
+    )
     return page(
         "batch",
         {"kind": "batch", "tasks": rows},

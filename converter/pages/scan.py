@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from converter.pages import page
 from converter.scanning.rules import RULES, SHOWN
-from converter.text import safe_text
+from converter.text import plural, safe_text
+from converter.words import PLAIN
 
 if TYPE_CHECKING:
     from converter.reports.scan import FileScan, FindingReport, GlobalReport, ScanReport
@@ -39,7 +40,7 @@ def scan(report: ScanReport) -> bytes:
             ],
         },
         kind="scan",
-        title=f"Worst verdict: {report.verdict}" if len(report.files) > 1 else f"Verdict: {report.verdict}",
+        title=_title(counts),
         cards=[(verdict, counts[verdict]) for verdict in SHOWN if counts[verdict]],
         skipped=report.skipped,
         links=report.links,
@@ -47,6 +48,16 @@ def scan(report: ScanReport) -> bytes:
         files=[_file(file) for file in reasons[:_LISTED]],
         more=max(0, len(reasons) - _LISTED),
     )
+
+
+def _title(counts: Counter[str]) -> str:
+    """How many files are not plain, by their verdicts, the harmful ones first."""
+    found = [verdict for verdict in SHOWN if counts[verdict] and verdict != PLAIN]
+    if sum(counts.values()) == 1:
+        return f"Verdict: {next(iter(counts))}"
+    if not found:
+        return f"All {plural(counts[PLAIN], 'file')} plain" if counts else "No file"
+    return ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in found)
 
 
 def _explained(file: FileScan) -> bool:

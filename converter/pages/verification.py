@@ -25,10 +25,17 @@ def verification(report: Verification) -> bytes:
         "verification",
         {"kind": "verification", "outputs": [_data(output) for output in report.outputs]},
         kind="verification",
-        title="Equal" if report.ok else "Different" if report.differs else "Not compared",
+        title=_title(report),
         source=safe_text(report.source, _VALUE),
         outputs=[_output(output) for output in report.outputs],
     )
+
+
+def _title(report: Verification) -> str:
+    """The verdict on all outputs together."""
+    if not report.ok:
+        return "Different" if report.differs else "Not compared"
+    return "Identical" if all(output.verdict == "identical" for output in report.outputs) else "Equivalent"
 
 
 def _output(output: VerifiedOutput) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_a_page_has_every_file_and_its_reasons(tmp_path: Path) -> None:
     verdicts = {Path(name).name: verdict for name, _, _, _, verdict, _ in page.data["files"]}
     assert done.exit_code == 1
     assert verdicts == {"plain.bin": "plain", "unknown<b>.bin": "unknown-globals", "danger&amp;.bin": "dangerous"}
-    assert "Worst verdict: dangerous" in page.text
+    assert "1 dangerous, 1 unknown-globals" in page.text
     assert f"Loading it would run os.system('{EVIL}')" in page.text
     assert f"trainers.{EVIL} outside the closed table" in page.text
     assert "os.system runs programs" in page.text
@@ -54,3 +54,24 @@ def test_one_plain_file_makes_a_page(tmp_path: Path) -> None:
 
     assert done.exit_code == 0
     assert "Verdict: plain" in check(path.read_bytes()).text
+
+
+def test_the_heading_names_harmful_files_before_malformed_ones(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    made = folder(tmp_path / "in")
+    (made / "cut.safetensors").write_bytes(bytes(range(8)))
+
+    RUN.invoke(app, ["scan", str(made), "--no-fickling", "--html", str(path)])
+
+    assert "1 dangerous, 1 malformed, 1 unknown-globals" in check(path.read_bytes()).text
+
+
+def test_the_heading_of_harmless_files(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    made = folder(tmp_path / "in")
+    for other in ("unknown<b>.bin", "danger&amp;.bin"):
+        (made / other).write_bytes((made / "plain.bin").read_bytes())
+
+    RUN.invoke(app, ["scan", str(made), "--no-fickling", "--html", str(path)])
+
+    assert "All 3 files plain" in check(path.read_bytes()).text

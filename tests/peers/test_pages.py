@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from converter.difference.diff import diff
 from converter.difference.three_way import three_way
 from converter.inspection.report import inspect
 from converter.opening import open_checkpoint
+from converter.pages.batch import batch
 from converter.pages.difference import difference
 from converter.pages.inspection import inspection
 from converter.pages.scan import scan as as_page
 from converter.pages.three_way import three_way as as_page_of_three
 from converter.pages.verification import verification
+from converter.reports.batch import BatchReport, TaskReport
 from converter.sample import write_sample
 from tests.build.seeds import safetensors_file
 from tests.pages.hostile import NAMES
@@ -205,6 +208,26 @@ def test_hostile_names_are_text(show: Show, tmp_path: Path) -> None:
     assert len(rows(page)) == 1
 
 
+def test_names_break_between_words(show: Show, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    names = ["transformer.layers.13.cross_attention.c_proj.weight", "y" * 90]
+    path.write_bytes(safetensors_file(dict.fromkeys(names, ("U8", (1,), b"x"))))
+    page = show(inspection(inspect(open_checkpoint(path))))
+    page.set_viewport_size({"width": 400, "height": 900})
+
+    assert rows(page) == names
+    boxes = page.locator("#table tbody th bdi").first.evaluate(
+        """one => [...one.childNodes].filter(part => part.data).map(part => {
+            const range = document.createRange();
+            range.selectNodeContents(part);
+            return [part.data, [...range.getClientRects()].map(box => box.top)];
+        })"""
+    )
+    assert [part for part, _ in boxes] == ["transformer.", "layers.", "13.", "cross_attention.", "c_proj.", "weight"]
+    assert all(len(tops) == 1 for _, tops in boxes)
+    assert len({top for _, (top,) in boxes}) > 1
+
+
 def test_ten_thousand_tensors(show: Show, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     names = [f"layers.{i}.experts.{j}.w{k}" for i in range(25) for j in range(100) for k in range(4)]
@@ -333,7 +356,15 @@ def test_the_page_of_verify(show: Show, tiny: Path, tmp_path: Path) -> None:
     convert(open_checkpoint(tiny), tmp_path / "x.gguf", dtype="q8_0")
     page = show(verification(verify(tiny, tmp_path / "x.gguf", tiny, level="inference")))
 
+    assert page.locator("h1").inner_text() == "Equivalent"
     assert page.locator("h2").all_inner_texts()[0].startswith("equivalent: ")
+    tops = page.locator("#plots-1 figure").evaluate_all("all => all.map(one => one.getBoundingClientRect().top)")
+    assert (tops[0], tops[2]) == (tops[1], tops[3])  # two stand side by side
+    legend = page.locator("#plots-1 .u-legend th").first
+    colon = "one => getComputedStyle(one, '::after').content"
+    assert legend.evaluate(colon) == "none"  # until there is a value
+    legend.hover()
+    assert legend.evaluate(colon) == '":"'
     assert page.locator("#plots-1 canvas").count() == 4
     assert page.locator("#plots-2 canvas").count() == 1
     assert page.locator("#costs-1 tbody tr").count() == 17
@@ -354,6 +385,19 @@ def test_the_page_of_scan(show: Show, tmp_path: Path) -> None:
         "all => all.map(one => one.getBoundingClientRect().height)"
     )
     assert max(heights) < 66  # three lines: in a column as narrow as that of names it took five
+
+
+def test_the_page_of_batch(show: Show) -> None:
+    why = "malformed: `x.safetensors` has 2,031,928 bytes of data; its tensors take 4,069,888"
+    task = TaskReport("checkpoints/" + "x" * 50, "converted/x", "failed", "scan", why, 1, 4_100_000, 4_100_000, 0.2)
+    scroll = "(one => one.scrollWidth - one.clientWidth)(document.querySelector('#table .scroll'))"
+    counts = {"done": 0, "failed": 1}
+
+    for left, columns in (("", 8), ("special_tokens_map.json, merges.txt: the GGUF holds what they say", 9)):
+        report = BatchReport("job.toml", counts, 4_100_000, 0, 1.0, None, (replace(task, left=left),))
+        page = show(batch(report))
+        assert page.locator("#table thead th").count() == columns  # one that is empty is left out
+        assert page.evaluate(scroll) == 0
 
 
 @pytest.mark.parametrize("width", [400, 1280])

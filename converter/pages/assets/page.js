@@ -2,6 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const ROWS = 60; // rows that are drawn before more are asked for
+  const WIDE = 610; // pixels of a plot of which two stand side by side on a page of 1280
   const MORE = 500; // rows that are drawn each time that more are asked for
   const SVG = "http://www.w3.org/2000/svg";
   const POINTS = ["0.1 %", "1 %", "5 %", "25 %", "50 %", "75 %", "95 %", "99 %", "99.9 %"];
@@ -25,7 +26,9 @@
 
   const isolated = (text) => make("bdi", null, text);
   // A name may be empty, and then a button or a row would have nothing to be seen or read aloud.
-  const nameOf = (text) => (text === "" ? make("i", { class: "quiet" }, "no name") : isolated(text));
+  // A long one breaks after a dot or a slash, if it can, and not within a word.
+  const nameOf = (text) =>
+    text === "" ? make("i", { class: "quiet" }, "no name") : make("bdi", null, ...text.split(/(?<=[./])(?=[^./])/).flatMap((part, at) => (at ? [make("wbr"), part] : [part])));
 
   function sizeText(nbytes) {
     if (nbytes < 1000) return `${nbytes} B`;
@@ -207,7 +210,8 @@
 
   // A column is {head, value(row), cell(row), number, worded, wide}: `value` orders, `cell` shows. A row is {label, names, members,
   // detail}: `names` are searched, `members` are the rows that it folds, and `detail` makes what opens below it.
-  function table(host, { label, what, columns, rows }) {
+  function table(host, { label, what, columns: all, rows }) {
+    const columns = all.filter((column) => !column.wide || rows.some((row) => column.value(row))); // an empty one takes room
     const state = { query: "", sort: null, down: false, unfold: false, most: ROWS };
     const search = make("input", { type: "search", id: `${host.id}-search`, autocomplete: "off", spellcheck: "false" });
     const fold = make("input", { type: "checkbox" });
@@ -617,7 +621,7 @@
         xLabel: "layer",
         yLabel,
         integers: true,
-        width: 640,
+        width: WIDE,
         range,
       });
     }
@@ -727,7 +731,7 @@
         });
       }
       for (const [values, title, yLabel] of [[output.kl, "KL divergence at each position", "nats"], [output.apart, "Largest difference of a logit at each position", "difference"]]) {
-        if (values.some((value) => value)) plot(host, { title, x: values.map((_, index) => index), series: [{ label: yLabel, values, colour: "first" }], xLabel: "position", yLabel, integers: true, width: 640 });
+        if (values.some((value) => value)) plot(host, { title, x: values.map((_, index) => index), series: [{ label: yLabel, values, colour: "first" }], xLabel: "position", yLabel, integers: true, width: WIDE });
       }
       if (output.costs.length) {
         const columns = [
