@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import WordError
 from converter.tensors.catalogue import Catalogue
 from converter.tensors.notebook import draw_with
-from converter.words import ENGINES, WEIGHTS, Part, Root, check_count, check_root, from_python
+from converter.words import ENGINES, WEIGHTS, Part, Root, check_count, from_python, part_of
 from converter.words import check as check_word
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def open(
     the key below which names start, `ema` takes the averaged weights, and `weights` is the kind of weights that is taken
     from a folder with several. Raises a ConverterError that says in a sentence what is wrong.
     """
-    part = _part(root, ema)
+    part = part_of(root, ema)
     if weights is not None:
         check_word("weights", weights, WEIGHTS)
     if isinstance(location, Catalogue):
@@ -117,7 +117,7 @@ def check(
     if not locations:
         raise TypeError("check() needs a location")
     check_count("threads", threads)
-    part = _part(root, ema)
+    part = part_of(root, ema)
     places = [_given(location, part) for location in locations]
     return checked(places, root=part, threads=threads, progress=progress)
 
@@ -398,16 +398,6 @@ def _path(given: str | PathLike[str] | None) -> Path | None:
     return Path(given) if given is not None else None
 
 
-def _part(root: str | None, ema: bool) -> Root:
-    """The part of the checkpoint that is asked for. Raises WordError if both arguments ask for one."""
-    check_root(root)
-    if not isinstance(ema, bool):
-        raise WordError("ema", ema, ("True", "False, and give the key of averaged weights as root"))
-    if ema and root is not None:
-        raise WordError("root", root, ("None, because `ema` already chooses a part",))
-    return Part.EMA if ema else root
-
-
 def _as_opened(catalogue: Catalogue, root: Root, weights: Weights | None, limits: Limits | None = None) -> Catalogue:
     """The catalogue itself. Raises WordError for what is chosen when it is opened, SourceError if it was closed."""
     asked = (("ema" if isinstance(root, Part) else "root", root), ("weights", weights), ("limits", limits))
@@ -423,8 +413,14 @@ def _given(location: Place, root: Root) -> str | Path | Catalogue:
     return _as_opened(location, root, None) if isinstance(location, Catalogue) else _place(location)
 
 
-def _place(location: Place) -> str | Path:
+def _place(location: object) -> str | Path:
     """The location as it is opened: a text may be a URL or a repository, anything else is a path."""
-    if isinstance(location, Catalogue):
-        return location.place
-    return location if isinstance(location, str) else Path(location)
+    match location:
+        case Catalogue():
+            return location.place
+        case str():
+            return location
+        case PathLike():
+            return Path(location)
+    kind = type(location).__name__
+    raise TypeError(f"a place is a str, a path or a catalogue, not {kind}; give several as arguments of their own")

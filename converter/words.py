@@ -187,6 +187,16 @@ def check_root(root: object) -> None:
         raise WordError("root", root, ("a key as text, such as 'model'",))
 
 
+def part_of(root: str | None, ema: bool) -> Root:
+    """The part of the checkpoint that is asked for. Raises WordError if both arguments ask for one."""
+    check_root(root)
+    if not isinstance(ema, bool):
+        raise WordError("ema", ema, ("True", "False, and give the key of averaged weights as root"))
+    if ema and root is not None:
+        raise WordError("root", root, ("None, because `ema` already chooses a part",))
+    return Part.EMA if ema else root
+
+
 def check(option: str, word: object, words: Sequence[str]) -> None:
     """Raise WordError unless `word` is one of `words`."""
     if word not in words:

@@ -23,6 +23,7 @@ from converter.formats import WRITABLE
 from converter.io.local import LocalFile
 from converter.io.source import Memory
 from converter.limits import using
+from converter.reports.checking import CheckReport, UnreadReport
 from converter.tensors.tensor import Storage, Tensor
 from tests.build.checkpoints import floats, row_major, view, write_checkpoint
 
@@ -604,3 +605,64 @@ class TestTensor:
 
     def test_its_repr_is_a_line(self, tiny: Path) -> None:
         assert repr(ct.open(tiny)[NAME]) == "<Tensor F32 [64, 192], transposed, 49.2 kB>"
+
+
+class TestReportsInANotebook:
+    """What a notebook or a prompt shows of a report is one line, however many tensors it names."""
+
+    def test_each_is_one_line(self, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        ct.convert(tiny, "a.safetensors")
+        ct.convert(tiny, "b.safetensors", dtype="f16")
+        name = str(tiny / "pytorch_model.bin")
+
+        assert repr(ct.inspect(tiny)) == f"<Inspection {name!r}: torch-zip, 60 tensors, 898.8 kB>"
+        planned = ct.convert(tiny, "c.safetensors", dry_run=True)
+        assert repr(planned) == f"<ConversionReport {name!r} to 'c.safetensors': 52 tensors, 887.3 kB, not written>"
+        assert repr(ct.extract(tiny, "p")) == f"<ExtractReport {name!r} to 'p': 60 tensors, 898.8 kB>"
+        assert repr(ct.verify(tiny, "a.safetensors", "b.safetensors")) == (
+            f"<Verification of {name!r}: 'a.safetensors' identical, 'b.safetensors' equivalent>"
+        )
+        assert repr(ct.diff("a.safetensors", "a.safetensors")) == "<DiffReport 'a.safetensors', 'a.safetensors': same>"
+        assert repr(ct.diff("a.safetensors", "b.safetensors")) == (
+            "<DiffReport 'a.safetensors', 'b.safetensors': different, 52 changed tensors>"
+        )
+        assert repr(ct.diff_three_way("a.safetensors", "a.safetensors", "b.safetensors")) == (
+            "<ThreeWayReport 'a.safetensors', 'a.safetensors', 'b.safetensors': different, 52 changed tensors>"
+        )
+        assert repr(ct.scan("a.safetensors", fickling=False)) == "<ScanReport 1 file: plain>"
+
+    def test_what_could_not_be_checked_is_counted(self) -> None:
+        unread = CheckReport((), {"error": 0, "warning": 0}, (UnreadReport("x.bin", {}),))
+
+        assert (repr(unread), unread.ok) == (
+            "<CheckReport 0 checkpoints: 0 errors, 0 warnings, 1 could not be checked>",
+            False,
+        )
+
+    def test_check_says_whether_all_is_well(self, tiny: Path, tmp_path: Path) -> None:
+        (tmp_path / "bad.bin").write_bytes((tiny / "pytorch_model.bin").read_bytes()[:1000])
+        both = ct.check(tiny, tmp_path / "bad.bin")
+        one = ct.check(tiny)
+
+        assert (repr(one), one.ok) == ("<CheckReport 1 checkpoint: 0 errors, 0 warnings>", True)
+        assert (repr(both), both.ok) == (
+            "<CheckReport 2 checkpoints: 1 error, 0 warnings>",
+            False,
+        )
+
+
+@pytest.mark.parametrize("place", [3, None, b"odd", ["odd"], ("odd",)], ids=repr)
+def test_a_place_of_another_type_is_refused_in_words(place: Any, tiny: Path, tmp_path: Path) -> None:
+    kind = type(place).__name__
+    expected = f"a place is a str, a path or a catalogue, not {kind}; give several as arguments of their own"
+    for call in (
+        ct.open,
+        ct.inspect,
+        ct.scan,
+        lambda given: ct.verify(tiny, given),
+        lambda given: ct.diff(tiny, given),
+    ):
+        with pytest.raises(TypeError, match=re.escape(expected)):
+            call(place)
+    assert list(tmp_path.iterdir()) == []

@@ -45,3 +45,7 @@ class BatchReport:
     estimate: float | None
     tasks: tuple[TaskReport, ...]
     steps: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{number} {state}" for state, number in self.counts.items() if number)
+        return f"<BatchReport {self.job!r}: {counts or 'no tasks'}>"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from converter.text import plural
 from converter.words import FaultLevel
 
 
@@ -57,3 +58,13 @@ class CheckReport:
     checkpoints: tuple[CheckedReport, ...]
     counts: Mapping[str, int]
     unread: tuple[UnreadReport, ...] | None = field(default=None, metadata={"absent": "all could be checked"})
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything could be checked and no fault is an error."""
+        return not self.unread and not self.counts["error"]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(plural(number, level) for level, number in self.counts.items())
+        unread = f", {len(self.unread)} could not be checked" if self.unread else ""
+        return f"<CheckReport {plural(len(self.checkpoints), 'checkpoint')}: {counts}{unread}>"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from converter.text import nbytes_text, plural
+
 
 @dataclass(frozen=True, slots=True)
 class DroppedReport:
@@ -43,6 +45,10 @@ class ExtractReport:
     notes: tuple[str, ...]
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        totals = f"{plural(self.tensors, 'tensor')}, {nbytes_text(self.nbytes)}"
+        return f"<ExtractReport {self.source!r} to {self.folder!r}: {totals}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +121,8 @@ class ConversionReport:
     renamed: tuple[tuple[str, str], ...] = ()
     quantiser: str | None = None
     losses: tuple[DtypeLossReport, ...] = ()
+
+    def __repr__(self) -> str:
+        planned = "" if self.written else ", not written"
+        totals = f"{plural(self.tensors, 'tensor')}, {nbytes_text(self.nbytes)}"
+        return f"<ConversionReport {self.source!r} to {self.output!r}: {totals}{planned}>"

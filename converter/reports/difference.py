@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from converter.text import plural
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSide:
@@ -118,3 +120,7 @@ class DiffReport:
     aside: tuple[NotCompared, ...] = ()
     filter: tuple[str, ...] = ()
     filtered: int = 0
+
+    def __repr__(self) -> str:
+        verdict = "same" if self.same else f"different, {plural(len(self.changes), 'changed tensor')}"
+        return f"<DiffReport {self.before!r}, {self.after!r}: {verdict}>"

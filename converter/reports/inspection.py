@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from converter.text import nbytes_text, plural
+
 if TYPE_CHECKING:
     from converter.reports.details import KeyReport, MemoryReport, StatisticsReport, TokenizerReport
 
@@ -160,3 +162,7 @@ class Inspection:
     tokenizer: TokenizerReport | None = field(default=None, metadata={"absent": "where it is None"})
     types: tuple[TypeReport, ...] = ()
     memory: MemoryReport | None = field(default=None, metadata={"absent": "where it is None"})
+
+    def __repr__(self) -> str:
+        totals = f"{plural(len(self.tensors), 'tensor')}, {nbytes_text(self.totals.nbytes)}"
+        return f"<Inspection {self.source.location!r}: {self.source.format}, {totals}>"

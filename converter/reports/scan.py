@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from converter.text import plural
+
 
 @dataclass(frozen=True, slots=True)
 class GlobalReport:
@@ -135,3 +137,6 @@ class ScanReport:
     skipped: int
     links: int
     policy: PolicyReport | None = None
+
+    def __repr__(self) -> str:
+        return f"<ScanReport {plural(len(self.files), 'file')}: {self.verdict}>"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from converter.text import plural
+
 if TYPE_CHECKING:
     from converter.reports.difference import Change, NotCompared
 
@@ -86,3 +88,7 @@ class ThreeWayReport:
     aside: tuple[NotCompared, ...] = ()
     filter: tuple[str, ...] = ()
     filtered: int = 0
+
+    def __repr__(self) -> str:
+        verdict = "same" if self.same else f"different, {plural(len(self.changes), 'changed tensor')}"
+        return f"<ThreeWayReport {self.before!r}, {self.after!r}, {self.other!r}: {verdict}>"

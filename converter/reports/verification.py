@@ -162,3 +162,7 @@ class Verification:
     def differs(self) -> bool:
         """Whether an output is different. If none is, and not all are right, one could not be compared."""
         return any(output.verdict == "different" for output in self.outputs)
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{output.location!r} {output.verdict}" for output in self.outputs)
+        return f"<Verification of {self.source!r}: {outputs}>"
