@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from converter.errors import ModelError
-from converter.models.needs import Need
+from converter.models.gguf_rows import Gguf, Metadatum, gguf
+from converter.models.needs import Need, needs
 from converter.models.rows import Made, MoveRow, Parameter, Row, Scale, at, evaluated
 
 _HIDING: Final = "rope_scaling"
@@ -38,6 +39,7 @@ class Setting(NamedTuple):
     Without `config`, the key is its name. `written` is the key that is written, and that messages name; the first of `config`
     without it. Two copies of a model need not agree on a setting that is not `compared`: the
     tensors decide it, or it changes nothing in float32. `defaults` has other defaults by what config.json calls the family.
+    If there are `kinds`, only what is called so has the setting.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Setting(NamedTuple):
     config: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = MappingProxyType({})
     written: str | None = None
+    kinds: tuple[str, ...] = ()
 
 
 class ActivationNames(NamedTuple):
@@ -96,20 +99,6 @@ class Forward(NamedTuple):
     needs: tuple[Need, ...] = ()
 
 
-class Gguf(NamedTuple):
-    """How llama.cpp computes it: what it takes for granted, by setting and as `needs`, and a reason if it can't.
-
-    `default`: such a file is of this family unless it says otherwise. `ignored` has a sentence for each setting that
-    llama.cpp leaves out.
-    """
-
-    fixed: Mapping[str, Any] = MappingProxyType({})
-    refused: str | None = None
-    default: bool = True
-    ignored: Mapping[str, str] = MappingProxyType({})
-    needs: tuple[Need, ...] = ()
-
-
 class TokenizerKind(NamedTuple):
     """The tokenizer of such models: its name in GGUF, and the token that ends a text."""
 
@@ -117,23 +106,6 @@ class TokenizerKind(NamedTuple):
     gguf_model: str
     gguf_pre: str
     end_of_text: str
-
-
-class Metadatum(NamedTuple):
-    """A GGUF key; `value` is an expression over sizes and settings, and an `optional` key is left out if it has no value.
-
-    So is one whose value is that of the expression `unless`, and one if a setting in `when` has another value.
-    On the way back, `gives` is the setting or size that the expression `back` of `value` gives; a lone name gives itself.
-    """
-
-    key: str
-    type: Literal["u32", "f32", "f64", "bool", "string"]
-    value: str
-    optional: bool = False
-    gives: str | None = None
-    back: str = "value"
-    unless: str | None = None
-    when: Mapping[str, Any] = MappingProxyType({})
 
 
 class ClientProperty(NamedTuple):
@@ -194,7 +166,7 @@ class Architecture:
     def read(cls, document: Mapping[str, Any]) -> Self:
         """The architecture that a document of schemas/architectures.schema.json describes."""
         activation, tokenizer = document.get("activation"), document.get("tokenizer")
-        forward, gguf = document.get("forward"), document.get("gguf")
+        forward, said = document.get("forward"), document.get("gguf")
         return cls(
             name=document["name"],
             title=document["title"],
@@ -212,7 +184,7 @@ class Architecture:
             special_tokens=tuple(document.get("special_tokens", ())),
             client=tuple(ClientProperty(**line) for line in document.get("client", ())),
             metadata=tuple(Metadatum(**metadatum) for metadatum in document.get("metadata", ())),
-            gguf=None if gguf is None else Gguf(**{**gguf, "needs": _needs(gguf)}),
+            gguf=None if said is None else gguf(said),
             made=tuple(Made(**_tuples(made)) for made in document.get("gguf_made", ())),
             forward=forward and _forward(forward),
             sample=MappingProxyType(document.get("sample", {})),
@@ -312,6 +284,8 @@ class Architecture:
         default = setting.default
         if setting.defaults:
             default = setting.defaults.get(str(config.get("model_type")), default)
+        if setting.kinds and config.get("model_type") not in setting.kinds:
+            return default
         if not setting.config:
             return config.get(name, default)
         said = (value for key in setting.config if (value := said_in(config, key)) is not None)
@@ -411,11 +385,7 @@ def _row(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _forward(document: Mapping[str, Any]) -> Forward:
     rotary = document.get("rotary")
-    return Forward(**{**document, "rotary": rotary and Rotary(**rotary), "needs": _needs(document)})
-
-
-def _needs(document: Mapping[str, Any]) -> tuple[Need, ...]:
-    return tuple(Need(**need) for need in document.get("needs", ()))
+    return Forward(**{**document, "rotary": rotary and Rotary(**rotary), "needs": needs(document)})
 
 
 def _activations(document: Mapping[Activation, list[str]]) -> dict[Activation, tuple[str, ...]]:

@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any, Final, Literal, NoReturn
 
 from converter.errors import ConverterError, ModelError, UnsupportedError
-from converter.models.architecture import Architecture, Forward, Metadatum
+from converter.models.architecture import Architecture, Forward, whole
+from converter.models.gguf_rows import Metadatum
 from converter.models.needs import unmet
 from converter.models.rows import evaluated
 from converter.resources import load_json, schemas
@@ -47,7 +48,7 @@ class Family(Architecture):
                 )
         if (reason := unmet(self.gguf.needs, self.known(sizes, settings))) is not None:
             raise UnsupportedError(f"{reason}: choose safetensors")
-        notes = [note for name, note in self.gguf.ignored.items() if self.setting(name, settings)]
+        notes = list(self.left_out_by_llama_cpp(sizes, settings))
         if self.activation is None:
             return notes
         activation = self.activation_of(settings)
@@ -61,6 +62,14 @@ class Family(Architecture):
             return notes
         exact = "the model was trained with the exact GELU"
         return [*notes, f"{exact}; llama.cpp computes the tanh form, so logits differ by about 0.001"]
+
+    def left_out_by_llama_cpp(self, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a sentence for each setting of a model that llama.cpp leaves out."""
+        known = self.known(sizes, settings)
+        for row in self.gguf.ignored if self.gguf is not None else ():
+            said, below = self.setting(row.setting, settings), row.below and known(row.below)
+            if said and not (whole(said) and whole(below) and said >= below):
+                yield row.said.format_map({**sizes, row.setting: said})
 
     def gguf_metadata(self, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> Iterator[tuple[Metadatum, Any]]:
         """Yield the GGUF keys of the architecture with their values. Raises ModelError for a value that can't be one."""

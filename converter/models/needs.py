@@ -21,9 +21,14 @@ class Need(NamedTuple):
     when: Mapping[str, Any] = MappingProxyType({})
 
 
-def unmet(needs: Iterable[Need], look_up: Callable[[str], Any]) -> str | None:
+def needs(document: Mapping[str, Any]) -> tuple[Need, ...]:
+    """The needs that a part of a family's table has."""
+    return tuple(Need(**need) for need in document.get("needs", ()))
+
+
+def unmet(rows: Iterable[Need], look_up: Callable[[str], Any]) -> str | None:
     """Why the first need does not hold; None if all do. `look_up` gives the value of a size or a setting."""
-    for need in needs:
+    for need in rows:
         if any(look_up(name) != meant for name, meant in need.when.items()):
             continue
         if _value(need.value, look_up) != _value(need.equals, look_up):

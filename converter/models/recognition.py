@@ -14,6 +14,7 @@ from converter.models import families as registry
 from converter.models.architecture import said_in, whole
 from converter.models.declared import Model, declared
 from converter.models.families import Family, TiedHead
+from converter.models.other_arithmetic import objections
 from converter.models.rows import Row, at
 from converter.models.ties import EMBEDDINGS, ends, is_tied, tied_heads
 
@@ -396,6 +397,7 @@ def _contradictions(
     if not known.is_called(model_type):
         said = f"`config.json` says `model_type` is {reprlib.repr(model_type)}"
         yield f"{said}; the tensors are those of {known.model_type!r}"
+    yield from objections(known, config)
     for size in known.size_table:
         for key, value in known.claims(size, config, sizes) if size.config else ():
             said = f"`config.json` says `{key}` is {reprlib.repr(value)}"

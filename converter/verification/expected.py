@@ -195,6 +195,7 @@ class Checkpoint:
             yield from surroundings.check_in_config(source, output)
             yield from generation.differences(source, output)
             yield from surroundings.check_tokens(self._tokens, found, output)
+            yield from surroundings.left_out(output, recognition)
         else:
             yield from surroundings.check_config(source.config, output, self._tokens.special)
             yield from surroundings.check_folders(folder_beside(source), output, self._tokens)

@@ -24,6 +24,7 @@ from converter.verification.tokenizers import differences, further_roles, lackin
 
 if TYPE_CHECKING:
     from converter.models.families import Family
+    from converter.models.recognition import Recognition
     from converter.tensors.catalogue import Catalogue
 
 
@@ -34,6 +35,7 @@ CONFIGURATION: Final = "configuration"
 TOKENS: Final = "tokenizer"
 PARTS: Final = (CONFIGURATION, TOKENS)
 _ANOTHER: Final = "another value"
+_LLAMA_CPP: Final = "llama.cpp"
 
 # ---- config.json --------------------------------------------------------------------------------------------------
 
@@ -98,6 +100,13 @@ def check_hyperparameters(expected: Hyperparameters | None, output: Catalogue) -
         said = "absent" if got is None else f"{got!r:.80}" if key in found.said else f"absent, which means {got!r:.80}"
         detail = f"`{key}` is {said}: {'the source does not say it' if wanted is None else meant}"
         yield Finding(key, ABSENT if got is None else _ANOTHER, detail)
+
+
+def left_out(output: Catalogue, recognition: Recognition | None) -> Iterator[Finding]:
+    """Say what llama.cpp leaves out when it computes a model of this family."""
+    if recognition is not None and _LLAMA_CPP in formats.of(output).engines:
+        for sentence in recognition.family.left_out_by_llama_cpp(recognition.sizes, output.config or {}):
+            yield Finding(_LLAMA_CPP, "computes less", sentence, counts=False)
 
 
 def check_in_config(source: Catalogue, output: Catalogue) -> Iterator[Finding]:

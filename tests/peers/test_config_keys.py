@@ -43,6 +43,11 @@ SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama: rope_scaling hides rope_parameters": ("Llama", hf(0, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 700.0}), {
         "rope_scaling": {"type": "linear", "factor": 2.0, "rope_theta": 700.0}, "rope_parameters": ROPE,
     }),
+    "llama: a window, which only Mistral has": ("Llama", hf(0), {"sliding_window": 8}),
+    "llama: names that change nothing": ("Llama", hf(0), {
+        "embedding_multiplier": 1.0, "layer_types": ["full_attention"] * 2, "use_parallel_residual": False, "architectures": ["LLaMAForCausalLM"],
+    }),
+    "gpt_neox: all names of its rotary part": ("GPTNeoX", hf(0), {"partial_rotary_factor": 0.25, "rotary_pct": 0.25, "rope_theta": 1e4}),
     "gpt_neox: its first names": ("GPTNeoX", hf(0, rope_parameters=ROPE | {"partial_rotary_factor": 0.5}), {
         "rope_parameters": None, "rotary_emb_base": 500, "rotary_pct": 0.5,
     }),
