@@ -24,8 +24,9 @@ from converter.tensors.cast_kernels import values as values_of_codes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PASS: Final = 64 << 10  # elements of a pass: with fewer, calls of numpy cost more than the cache saves
+PASS: Final = 128 << 10  # elements of a pass: with fewer, calls of numpy cost more than the cache saves
 FEW: Final = 16 << 10  # elements of a wide dtype that are sorted rather than counted, which is exact
+_FEW_WORDS: Final = 4 << 10  # words that are sorted sooner than a table of all words is looked through
 _DOT: Final = 8 << 10  # elements of a dot product: OpenBLAS starts threads of its own for more than 10,000
 _CENTRED: Final = 1e-3  # spread, as a share of the mean square, below which squares are taken around the mean
 _LOST: Final = 45  # bits of F64 that are not counted
@@ -35,9 +36,7 @@ _STEP: Final = 1 << (52 - _LOST)  # keys of an exponent
 _SINGLES: Final = ((1023 - 149) * _STEP, (1023 + 128) * _STEP)  # the keys that F32 can have, but 0, without a sign
 _ONE: Final = np.array(1, np.int64)
 _SHORT: Final = 32 << 10  # words; of fewer, np.add.at counts them sooner than np.bincount makes its table
-_WORDS_AT_ONCE: Final = (
-    128 << 10
-)  # words of one call of np.bincount: with fewer, making its table takes longer than counting
+_WORDS_AT_ONCE: Final = 256 << 10  # of one call of np.bincount: with fewer, making its table takes longer than counting
 _ONES: Final = np.ones(_DOT)
 
 
@@ -114,13 +113,19 @@ class Kind:
 
     `take` counts a tile of canonical bytes, which holds whole elements. `settle` moves what `take` left in the table of the
     thread to the counts. `values` gives the values of keys as F64. `exact` says that they are the elements'; else an
-    element is within 2^-8 of its key's value.
+    element is within 2^-8 of its key's value. Up to `few` elements are not counted: `elements` gives them, as real numbers,
+    from their canonical bytes.
     """
 
     take: Callable[[memoryview, Dtype, Workspace, Counts], None]
     settle: Callable[[Dtype, Workspace, Counts], None]
     values: Callable[[Dtype, NDArray[Any]], NDArray[np.float64]]
     exact: bool
+    few: int = FEW
+
+    def elements(self, dtype: Dtype, data: bytes) -> NDArray[Any]:
+        """The elements as real numbers of a dtype of numpy."""
+        return self.values(dtype, np.frombuffer(data, "<u2")) if self.exact else np.frombuffer(data, dtype.numpy)
 
 
 def kind(dtype: Dtype) -> Kind | None:
@@ -165,7 +170,7 @@ def _settle_bytes(dtype: Dtype, work: Workspace, counts: Counts) -> None:
 
 
 def _drain(table: NDArray[np.int64], start: int, stop: int, counts: Counts) -> None:
-    keys = start + np.flatnonzero(table[start:stop])
+    keys = start + np.flatnonzero(table[start:stop] != 0)  # numpy looks through truth values seven times as fast
     counts.add(keys, table[keys])
     table[keys] = 0
 
@@ -198,8 +203,8 @@ def _take_numbers(tile: memoryview, dtype: Dtype, work: Workspace, counts: Count
             rows = _widened(part, work)
             total = sum((rows @ _ONES).tolist())
         if part.size:
-            counts.low = min(counts.low, float(np.minimum.reduce(part)))
-            counts.high = max(counts.high, float(np.maximum.reduce(part)))
+            low, high = _extremes(part)
+            counts.low, counts.high = min(counts.low, low), max(counts.high, high)
             if _moments(rows, part.size, total, counts):
                 _widened(part, work)
             _count(work.wide[: part.size], work.table(_KEYS))
@@ -228,6 +233,22 @@ def _finite(part: NDArray[Any], counts: Counts) -> NDArray[Any]:
     counts.inf += part.size - found - nan
     some: NDArray[Any] = part[good]
     return some
+
+
+def _extremes(part: NDArray[Any]) -> tuple[float, float]:
+    """The least and the greatest of finite elements."""
+    if part.dtype != np.float32:
+        return float(np.minimum.reduce(part)), float(np.maximum.reduce(part))
+    # Integers are compared sooner, because none is NaN. With the bits of F32 as one, the greatest of all is the least
+    # negative number, if there is any, and the greatest with a sign is the greatest positive one.
+    bits = part.view(np.uint32)
+    low, high = int(np.maximum.reduce(bits)), int(np.maximum.reduce(part.view(np.int32)))
+    if low >> 31 == 0:
+        low = int(np.minimum.reduce(bits))
+    elif high < 0:
+        high = int(np.minimum.reduce(bits))
+    least, greatest = np.array((low, high), np.uint32).view(np.float32).tolist()
+    return least, greatest
 
 
 def _moments(rows: NDArray[np.float64], size: int, total: float, counts: Counts) -> bool:
@@ -273,7 +294,7 @@ def _middles(dtype: Dtype, keys: NDArray[Any]) -> NDArray[np.float64]:
     return found
 
 
-_BYTES: Final = Kind(_take_codes, _settle_bytes, _values_of_codes, exact=True)
-_WORDS: Final = Kind(_take_codes, _settle_words, _values_of_codes, exact=True)
+_BYTES: Final = Kind(_take_codes, _settle_bytes, _values_of_codes, exact=True, few=0)
+_WORDS: Final = Kind(_take_codes, _settle_words, _values_of_codes, exact=True, few=_FEW_WORDS)
 _DOUBLES: Final = Kind(_take_doubles, _settle_doubles, _middles, exact=False)
 _NUMBERS: Final = Kind(_take_numbers, _settle_numbers, _middles, exact=False)

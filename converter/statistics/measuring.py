@@ -19,7 +19,7 @@ from converter.errors import ConverterError
 from converter.io.parts import Buffers, Part, portions
 from converter.io.writer import cores
 from converter.reports.details import StatisticsReport
-from converter.statistics.counting import FEW, PASS, Counts, Workspace, kind
+from converter.statistics.counting import PASS, Counts, Workspace, kind
 from converter.statistics.heat import Heat, pictured
 from converter.statistics.summary import TINY, of_complex, of_few, of_tiny, summary
 from converter.steps import at, step
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
 
 Progress = Callable[[int], None]
+READ: Final = 512 << 10  # bytes of a read: a table of counts is made for each, and a processor's cache holds it
 _SMALLEST: Final = 1 << 20  # bytes of all tensors that are worth a second thread
 
 
@@ -122,13 +123,13 @@ class _Gauge:
     def __init__(self, tensor: Tensor, name: str, sha256: bool, heat: bool, progress: Progress) -> None:
         self._dtype, self._name, self._progress = tensor.dtype, name, progress
         self._kind = kind(tensor.dtype)
-        self._few = tensor.size <= FEW and self._kind is not None and not self._kind.exact
+        self._few = self._kind is not None and tensor.size <= self._kind.few
         self._sha256 = hashlib.sha256() if sha256 else None
         view = tensor if sha256 else in_storage_order(tensor)
         self._turned = view.shape != tensor.shape or view.stride != tensor.stride
         self._heat = Heat(view.shape, view.dtype) if heat and pictured(view) else None
         self._shape = view.shape
-        self.parts = tensor_parts(view, whole=sha256)
+        self.parts = tensor_parts(view, whole=sha256, step=READ)
         self._left = len(self.parts)
         self._counts = Counts()
         self._square = 0.0
@@ -182,8 +183,8 @@ class _Gauge:
         self.result = found if picture is None else replace(found, heat=picture)
 
     def _summary(self, counts: Counts, kept: bytes | bytearray | list[int], digest: str | None) -> StatisticsReport:
-        if self._few:
-            elements = np.frombuffer(bytes(kept), self._dtype.numpy)
+        if self._few and self._kind is not None:
+            elements = self._kind.elements(self._dtype, bytes(kept))
             tiny = elements.size <= TINY
             return of_tiny([*map(float, elements.tolist())], digest) if tiny else of_few(elements, digest)
         if self._kind is not None:

@@ -25,13 +25,14 @@ TINY: Final = 64  # elements that Python counts faster than numpy
 _SOME: Final = 16  # elements; of so few, a histogram would say less than the quantiles do
 _MANY: Final = 16 << 10  # keys from which on it is faster to add them up in a table than to sort them
 ERROR: Final = 2.0**-8  # how far a counted value can lie from the element's, as a share of it
+_CANCELLED: Final = 2.0**-20  # share of a sum's parts that is left: F64 then still gives it to 2^-30
 # The values of a 4-bit float, E2M1. Source: OCP Microscaling Formats 1.0.
 _NIBBLES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Values in ascending order, none twice, and how many elements have each; only finite ones.
+    """Values in ascending order, and how many elements have each; only finite ones.
 
     `error` is 0, or how far an element can lie from its value, as a share of it.
     """
@@ -65,8 +66,8 @@ def of_few(elements: NDArray[Any], sha256: str | None = None) -> StatisticsRepor
     finite = np.isfinite(elements)
     counts = Counts(nan=int(np.count_nonzero(np.isnan(elements))))
     counts.inf = elements.size - int(np.count_nonzero(finite)) - counts.nan
-    found = _ascending(elements[finite].astype(np.float64), None, 0.0)
-    return _report(found, counts, True, sha256)
+    values = np.sort(elements[finite].astype(np.float64))
+    return _report(Distribution(values, np.ones(values.size, np.int64)), counts, True, sha256)
 
 
 def of_tiny(elements: list[float], sha256: str | None = None) -> StatisticsReport:
@@ -130,11 +131,15 @@ def _values(dtype: Dtype, kind: Kind, counts: Counts) -> tuple[NDArray[np.float6
     return kind.values(dtype, keys), numbers
 
 
-def _ascending(values: NDArray[np.float64], numbers: NDArray[np.int64] | None, error: float) -> Distribution:
-    if numbers is None:
-        return Distribution(*np.unique_counts(values), error)
-    found, places = np.unique(values, return_inverse=True)
-    counts = np.bincount(places.reshape(-1), weights=numbers, minlength=found.size).astype(np.int64)
+def _ascending(values: NDArray[np.float64], numbers: NDArray[np.int64], error: float) -> Distribution:
+    """The values in order, and those that are equal as one. Pieces of a table are sorted: a stable sort only joins them."""
+    order = np.argsort(values, kind="stable")
+    found, counts = values[order], numbers[order]
+    first = np.ones(found.size, np.bool_)
+    np.not_equal(found[1:], found[:-1], out=first[1:])
+    if not first.all():
+        counts = np.add.reduceat(counts, np.flatnonzero(first))
+        found = found[first]
     return Distribution(found[counts > 0], counts[counts > 0], error)
 
 
@@ -147,7 +152,7 @@ def _report(found: Distribution, counts: Counts, exact: bool, sha256: str | None
         if exact:
             low, high = float(values[0]), float(values[-1])
             zeros = int(numbers[values == 0].sum())
-            mean = _sum((values * numbers).tolist()) / size
+            mean = _total(values * numbers) / size
             squares = float(np.dot(np.square(values - mean), numbers))
             l2 = math.sqrt(float(np.dot(np.square(values), numbers)))
         else:
@@ -174,24 +179,26 @@ def _report(found: Distribution, counts: Counts, exact: bool, sha256: str | None
 def quantiles(found: Distribution) -> dict[str, float]:
     """The quantiles by their shares. Between two elements they are interpolated, as numpy and torch do."""
     ends = np.cumsum(found.counts)
-    places = np.array(QUANTILES) * (ends[-1] - 1)
-    below = np.floor(places).astype(np.int64)
-    above = np.minimum(below + 1, ends[-1] - 1)
-    lower, upper = (found.values[np.searchsorted(ends, ranks, side="right")] for ranks in (below, above))
-    apart = places - below
-    points = np.where(lower == upper, lower, lower * (1 - apart) + upper * apart)
-    return dict(zip(_NAMES, points.tolist(), strict=True))
+    last = int(ends[-1]) - 1
+    places = [share * last for share in QUANTILES]
+    ranks = [min(int(place) + up, last) for up in (0, 1) for place in places]
+    near = found.values[np.searchsorted(ends, ranks, side="right")].tolist()
+    points = {}
+    for name, place, lower, upper in zip(_NAMES, places, near, near[len(places) :], strict=False):
+        apart = place - int(place)
+        points[name] = lower if lower == upper else lower * (1 - apart) + upper * apart
+    return points
 
 
 def histogram(found: Distribution, low: float, high: float) -> HistogramReport:
     """The elements in equally wide bars from `low` to `high`, and those beyond."""
-    values, numbers = found.values, found.counts
-    below, above = int(numbers[values < low].sum()), int(numbers[values > high].sum())
-    inside = (values >= low) & (values <= high)
+    first, end = np.searchsorted(found.values, low).item(), np.searchsorted(found.values, high, side="right").item()
+    below, above = int(found.counts[:first].sum()), int(found.counts[end:].sum())
+    values, numbers = found.values[first:end], found.counts[first:end]
     if not high > low or not math.isfinite(high - low):
-        return HistogramReport(low, high, (int(numbers[inside].sum()),), below, above)
-    bars = np.minimum(((values[inside] - low) / (high - low) * BARS).astype(np.int64), BARS - 1)
-    counts = np.bincount(bars, weights=numbers[inside], minlength=BARS).astype(np.int64)
+        return HistogramReport(low, high, (int(numbers.sum()),), below, above)
+    bars = np.minimum(((values - low) / (high - low) * BARS).astype(np.int64), BARS - 1)
+    counts = np.bincount(bars, weights=numbers, minlength=BARS).astype(np.int64)
     return HistogramReport(low, high, tuple(counts.tolist()), below, above)
 
 
@@ -201,6 +208,14 @@ def _sum(numbers: list[float]) -> float:
         return math.fsum(numbers)
     except (OverflowError, ValueError):
         return math.nan
+
+
+def _total(numbers: NDArray[np.float64]) -> float:
+    """The sum. Where nearly all of it cancels out, it is rounded only once, which takes longer."""
+    total = float(np.add.reduce(numbers))
+    if abs(total) > _CANCELLED * float(np.add.reduce(np.abs(numbers))):
+        return total
+    return _sum(numbers.tolist())
 
 
 def _finite(value: float) -> float | None:

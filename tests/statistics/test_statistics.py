@@ -357,3 +357,42 @@ def test_a_mistake_in_a_thread_is_raised() -> None:
 
     with pytest.raises(AssertionError, match="a mistake"):
         measured([bad], threads=2)
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        ((0.5, 2.0), 0.5, 2.0),
+        ((-0.5, -2.0), -2.0, -0.5),
+        ((-3.0, 7.0), -3.0, 7.0),
+        ((0.0, 1e-45), 0.0, 1e-45),
+        ((-0.0, 0.25), 0.0, 0.25),
+        ((-3.4e38, -1e-45), -3.4e38, -1e-45),
+    ],
+)
+def test_the_range_of_many_singles_of_one_sign_and_of_both(
+    values: tuple[float, float], low: float, high: float
+) -> None:
+    found = of(F32, struct.pack("<2f", *values) * FEW)
+
+    assert (found.min, found.max) == struct.unpack("<2f", struct.pack("<2f", low, high))
+
+
+def test_words_are_counted_as_they_are_sorted() -> None:
+    rows = (np.random.default_rng(5).standard_normal(5000) * 3).astype(np.float16)
+    few, many = of(F16, rows[:4000].tobytes()), of(F16, rows.tobytes())
+
+    for found, part in ((few, rows[:4000]), (many, rows)):
+        wide = part.astype(np.float64)
+        assert (found.min, found.max, found.error) == (wide.min(), wide.max(), 0)
+        assert found.mean == pytest.approx(wide.mean(), rel=1e-12)
+        assert found.std == pytest.approx(wide.std(), rel=1e-12)
+        assert list(found.quantiles.values()) == pytest.approx(
+            np.quantile(wide, [float(name) for name in found.quantiles]).tolist(), rel=1e-12
+        )
+
+
+def test_a_mean_of_which_nearly_all_cancels_out_is_exact() -> None:
+    rows = np.array([1e8, -1e8] * 5000 + [2.0**-10], np.float64)
+
+    assert of(F64, rows.tobytes()[:80000] + rows[-1:].tobytes()).mean == pytest.approx(2.0**-10 / 10001, rel=1e-6)
