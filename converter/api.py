@@ -107,7 +107,7 @@ def check(
     threads: int | None = None,
     progress: Progress = None,
 ) -> CheckReport:
-    """Check that checkpoints are whole, undamaged and sound. All of them is read; the report's `counts` say how it went.
+    """Check that checkpoints are whole, undamaged and sound. Every byte is read; the report's `counts` say how it went.
 
     An open catalogue is checked as it was opened, and stays open. Raises a ConverterError only for what can't be checked,
     such as a path that does not exist.
@@ -298,7 +298,7 @@ def verify(
 def diff(
     before: Place, after: Place, *, rank: bool = False, filter: Names = (), progress: Progress = None
 ) -> DiffReport:
-    """Compare two checkpoints, or of both only what fits `filter`. `rank` finds how many directions each change has."""
+    """Compare two checkpoints, or only their tensors that fit `filter`. `rank` finds how many directions each change has."""
     from converter.difference.diff import diff as compared
 
     with _opened(before, None, False, None) as ours, _opened(after, None, False, None) as theirs:
@@ -309,7 +309,7 @@ def diff(
 def diff_three_way(
     before: Place, after: Place, other: Place, *, rank: bool = False, filter: Names = (), progress: Progress = None
 ) -> ThreeWayReport:
-    """Compare two checkpoints with `before`, which both were made from: what each changed, and where both conflict."""
+    """Compare two checkpoints with `before`, which both were made from: what each changed, and where the changes conflict."""
     from converter.difference.three_way import three_way
 
     with ExitStack() as stack:
@@ -327,7 +327,7 @@ def scan(
     """Say what loading files would run, without loading them; the report's `verdict` is the worst of them.
 
     Locations are files, or folders and repositories with all that is in them. For an open catalogue, the files at its
-    location are scanned: it makes no difference to what loading runs which part was chosen. `policy` is a TOML file of unknown
+    location are scanned: whichever part was chosen, loading runs the same. `policy` is a TOML file of unknown
     globals that you accept: they are counted, and change no verdict.
     """
     from converter.scanning.scan import scan as scanned

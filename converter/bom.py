@@ -48,7 +48,7 @@ _SEVERITIES: Final = ((9.0, "critical"), (7.0, "high"), (4.0, "medium"), (0.1, "
 
 
 def to_bom(report: ScanReport) -> bytes:
-    """The bill. Local files are read whole, for their SHA-256; of others it has what the scan knows."""
+    """The bill. Local files are read whole, for their SHA-256; for other files it has what the scan knows."""
     models: dict[str, tuple[str, list[FileScan]]] = {}
     policy = report.policy
     scanned = {_identity(file.location): file for file in reversed(report.files)}  # a file may be named twice
@@ -86,14 +86,14 @@ def to_bom(report: ScanReport) -> bytes:
         "vulnerabilities": [*_vulnerabilities(reversed(scanned.values()))],
     }
     text = json.dumps(document, indent=2)
-    # Two bills have one serial number only if they say the same.
+    # Two bills have the same serial number only if they say the same.
     serial = {"serialNumber": uuid.uuid5(uuid.NAMESPACE_URL, text).urn}
     whole = {"$schema": _SCHEMA, **serial, **document}
     return f"{json_without_commands(json.dumps(whole, indent=2))}\n".encode()
 
 
 def _identity(location: str) -> str:
-    """The one spelling of a location for all that lead to the same file or folder. A link to a file is a file of its own."""
+    """One spelling for all locations that lead to the same file or folder. A link to a file counts as a file of its own."""
     if "://" in location:
         return location
     if Path(location).is_dir():
@@ -108,7 +108,7 @@ def _ref(kind: str, location: str) -> str:
 
 
 def _model_of(file: FileScan) -> str:
-    """The place of the model that a file belongs to: the folder of a model, or the file itself. Empty if it is no weights."""
+    """The place of the model that a file belongs to: the folder of a model, or the file itself. Empty if it holds no weights."""
     if file.kind not in _TITLES:
         return ""
     folder = os.path.dirname(file.location) or "."  # noqa: PTH120 (it may be a URL)
@@ -118,7 +118,7 @@ def _model_of(file: FileScan) -> str:
 def _model(place: str, files: list[FileScan], known: Collection[str]) -> dict[str, Any]:
     """A model: its files, the small files beside them if it has a folder, and what is known about it.
 
-    `known` are all files that were scanned: one that lies beside the model belongs to another, or to none.
+    `known` are all files that were scanned. Those beside the model are not its small files: they are listed elsewhere.
     """
     path = Path(place)
     parts, is_folder = [_file(file) for file in files], files[0].kind in _FOLDERS

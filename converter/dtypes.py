@@ -98,7 +98,7 @@ _SPELLINGS: Final = {"fp32": "f32", "fp16": "f16", "fp64": "f64"} | {
 }
 
 
-# A dtype of blocks as people write it without its lines: `q4km` for `q4_k_m`, `q80` for `q8_0`.
+# A dtype of blocks as people write it without underscores: `q4km` for `q4_k_m`, `q80` for `q8_0`.
 _BLOCKS: Final = re.compile(r"(i?q[1-8])[_-]?([01km]|nl|xxs|xs|s)(?:[_-]?([sml]))?")
 
 

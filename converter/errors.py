@@ -42,7 +42,7 @@ _MANY: Final = 10_000  # names; among more than these, looking for similar ones 
 class ConverterError(Exception):
     """One sentence for people: what was found, what was expected, what to do."""
 
-    exit_code: ClassVar[int] = 2  # what a command ends with if this ends it
+    exit_code: ClassVar[int] = 2  # the exit code of a command that this error ends
     advice: ClassVar[str] = ""  # a command adds this to the sentence
     rule: ClassVar[str] = (
         "malformed"  # the rule that `scan` reports it under: a key of `converter.scanning.rules.RULES`
@@ -166,7 +166,7 @@ class OutputError(ConverterError):
 class MissingTensorError(ConverterError, KeyError):
     """A name that a catalogue does not have.
 
-    `meant` gives the tensors that have such a name elsewhere: in GGUF, or without what the name begins with. It is called
+    `meant` gives the tensors that have such a name elsewhere: in GGUF, or without the name's prefix. It is called
     only when the message is needed, and only then are similar names searched for.
     """
 

@@ -56,8 +56,8 @@ class Limits:
 
 _IN_FORCE: Final = ContextVar("converter.limits", default=Limits())  # noqa: B039 (it is frozen)
 
-# The limits in force where it is called: `limits().rank`. It is the variable's own method, to be fast: every tensor
-# calls it.
+# The limits in force where it is called: `limits().rank`. It is the variable's own method because that is fast, and every
+# tensor calls it.
 limits: Final = _IN_FORCE.get
 
 

@@ -44,7 +44,7 @@ def open_checkpoint(
                 raise
             from converter.formats.folders import only_folders
 
-            # The place as it was named is what a command line has.
+            # The message names the place as the user did.
             raise only_folders(str(location), error.folders) from None
         if catalogue.config is None and catalogue.others:
             from converter.models.inner_config import with_inner_config

@@ -27,7 +27,7 @@ from converter.models.tokenizers.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN
 from converter.words import option
 
 _TINY_SIZES: Final = {"n_layer": 4, "n_head": 4, "n_embd": 64, "n_inner": 256, "n_positions": 64, "vocab_size": 257}
-_WIDE_MODEL: Final = 768  # from this hidden size on, noise with a deviation of 0.02 makes a model say different tokens
+_WIDE_MODEL: Final = 768  # from this hidden size on, noise with a deviation of 0.02 makes predictions differ
 _END_OF_TEXT: Final = "<|endoftext|>"
 _NEVER: Final = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))  # bytes that UTF-8 doesn't use: 13
 _MERGES: Final = (
@@ -135,7 +135,7 @@ def _sample(name: str) -> _Sample:
 
 
 def _kinds() -> dict[str, Family]:
-    """The families by what config.json calls them and by variant, as far as a tiny model is described."""
+    """The families that have a tiny model, by their name in config.json and by variant."""
     found: dict[str, Family] = {}
     for family in families():
         if family.sample:
@@ -194,7 +194,7 @@ def _tiny_13b() -> Model:
 
 
 def _prefixed() -> Model:
-    """The same with the names that it has where others converted it."""
+    """The same with the longer names that other people's conversions of the 13B have."""
     model = _tiny_13b()
     prefix = model.family.prefixes[-1]
     files = tuple(replace(file, first=file.first and prefix + file.first) for file in model.files)
@@ -221,7 +221,7 @@ def _state_dict(model: Model) -> list[tuple[Entry, Parameter]]:
 
 
 def _stored(known: Family, row: Row, model: Model) -> bool:
-    """Whether files have a row: a head that is not tied, and what is only absent where a setting says so."""
+    """Whether files have a row. A tied head is absent, and so is a row that a setting leaves out."""
     if row.tied_to:
         return known.setting(TIED, model.config) is False
     if row.present_if:
@@ -316,7 +316,7 @@ def _characters(words: _Words, size: int) -> Tokenizer:
 
 
 def _unigram(words: _Words, size: int) -> Tokenizer:
-    """Pieces and characters by how likely they are; the rows of the embedding that are left get names that no text has."""
+    """Pieces and characters by how likely they are; the remaining rows of the embedding get names that no text has."""
     texts = dict.fromkeys((*words.marks, *_PIECES, *map(chr, range(ord("!"), ord("~") + 1))))
     tokens = [Token(text, NORMAL, -float(number)) for number, text in enumerate(texts)]
     tokens += [Token(f"<madeupword{number}>") for number in range(size - len(tokens))]

@@ -1,4 +1,4 @@
-"""What the program is at, and how long each step took, told to whoever follows it: a progress bar, a log.
+"""What the program is doing, and how long each step took, told to whoever follows it: a progress bar, a log.
 
 A follower is in force for a context (contextvars), as limits are. Without one, telling it costs next to nothing.
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 
 class Follower:
-    """Is told what the program is at, from any thread. A subclass overrides what it wants to know."""
+    """Is told what the program is doing, from any thread. A subclass overrides what it wants to know."""
 
     def __call__(self, amount: int) -> None:
         """Hear how many bytes or files were done since the last call."""
@@ -30,7 +30,7 @@ class Follower:
         """Hear the name of the tensor or file that is worked on now, or what the program waits for."""
 
     def planned(self, nbytes: float) -> None:
-        """Hear how much more there is to do than was said before. Computing counts like reading so many bytes."""
+        """Hear how much more there is to do than was said before. Computing counts as reading some number of bytes."""
 
     def worked(self, nbytes: float) -> None:
         """Hear how much of that was done."""

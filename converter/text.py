@@ -24,7 +24,7 @@ _ANYWHERE: Final = r"#(?=#[\w.-]{0,40}\[)"
 _BLANKS: Final = r"[^\S\r\n]*+(?:\x1b\[[0-9;]*+[A-Za-z][^\S\r\n]*+)*"
 _STARTS: Final = ("::", "---", "~~~", "+++", "^^^")
 _AT_START: Final = rf"((?:\A|[\r\n]){_BLANKS})(:(?=:)|-(?=--)|~(?=~~)|\+(?=\+\+)|\^(?=\^\^))"
-# Most of what we print has only these characters. The expressions above are compiled where a text has others, because
+# Most of what we print has only these characters. The expressions above are compiled only when a text has others, because
 # compiling them takes as long as reading a small checkpoint.
 _ORDINARY: Final = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("\n·×–…")
 

@@ -1,6 +1,6 @@
 """The words that options of commands and functions take, for those that have no table of their own.
 
-The first word is the option's default; of `FAIL_ON` it is the last.
+The first word is the option's default; for `FAIL_ON` it is the last.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -164,7 +164,7 @@ def typed(words: Sequence[str]) -> Iterator[None]:
 
 
 def reading(place: str, other: str) -> str:
-    """How the reader of a message, who named `place`, has `other` read: by the same command. In Python it is named alone."""
+    """What the reader of a message, who named `place`, types to read `other`: the same command. In Python, just `other`."""
     if _IN_PYTHON.get():
         return other
     import shlex  # few messages need it

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
 _LEAST: Final = 40  # columns that a location gets at least
-_PAUSE: Final = 0.25  # seconds between two words about how far the comparison is
+_PAUSE: Final = 0.25  # seconds between two reports on how far the comparison is
 
 
 class SideBySide(Browser):

@@ -21,7 +21,7 @@ _LAST: Final = (1000.0, 0.0)  # behind every change
 
 @dataclass(slots=True, eq=False)
 class PairRow(Row):
-    """A tensor on both sides, or on one. `name` is that in its file, and `tensor` that of the first side that has it.
+    """A tensor on both sides, or on one. `name` is its name in the file, and `tensor` the first side's, or else the other's.
 
     `change` is what happened to it; where there is none, `state` says why.
     """

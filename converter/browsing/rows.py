@@ -26,7 +26,7 @@ class Row:
     name: str
     tensor: Tensor
 
-    # Of the cells beside the name: how many columns each has, and those that are left out first where there is no room.
+    # The cells beside the name: how many columns each has, and which are left out first if there is no room.
     WIDTHS: ClassVar = (8, 16, 10)
     DISPENSABLE: ClassVar = (1, 0)
 

@@ -73,9 +73,9 @@ def check(
 ) -> CheckReport:
     """Check checkpoints. `starting` is called with the bytes of each before it is read, `progress` as they are read.
 
-    A catalogue that is given stays open. Raises an error if a checkpoint can't be opened and that is no fault of it: SourceError
-    or LimitError, and ForeignFileError for a file that is no checkpoint. With `going_on` the report has that error in `unread`,
-    and the other checkpoints are checked all the same.
+    A catalogue that is given stays open. Raises an error if a checkpoint can't be opened and that is not its own fault:
+    SourceError or LimitError, and ForeignFileError for a file that is no checkpoint. With `going_on` the report has that
+    error in `unread`, and the other checkpoints are checked all the same.
     """
     found, unread = [], []
     for location in locations:

@@ -36,7 +36,7 @@ def to_sarif(report: CheckReport) -> dict[str, Any]:
 
 
 def suites(report: CheckReport, *, warnings: bool = False) -> list[Suite]:
-    """A suite for each checkpoint, with a case for each kind of fault: it failed if there is one that fails the check.
+    """A suite for each checkpoint, with a case for each kind of fault. A case fails if one of its faults fails the check.
 
     What could not be checked has a suite with one case, which is an error.
     """

@@ -35,7 +35,7 @@ KINDS: Final = {
     "html": HEAD,
     "bom": as_bom.HEAD,
     "attest": STATEMENT,
-}  # and how older ones begin
+}  # each kind, and how the files that an earlier run wrote begin
 
 
 class Files:
@@ -77,7 +77,7 @@ class Files:
         self.written = True
 
     def write_error(self, error: Ended) -> None:
-        """Write in each that there is no answer, and why. If that fails, too, the first error is the one to be told."""
+        """Write in each that there is no answer, and why. If that fails, too, the first error is the one to report."""
         case = as_junit.Case(self._subject, as_junit.DONE, "error", error.cause, error.sentence, error=True)
         with contextlib.suppress(OutputError, OSError):
             self.write(junit=lambda: [as_junit.Suite(self._subject, [case])])
@@ -117,7 +117,7 @@ def begun(
     summary = os.environ.get(_SUMMARY) if rules is not None else None
     refused = _conflict([*paths.values(), *others, Path(summary) if summary else None], json=json)
     try:
-        # One that is refused is no reason to leave an older one at the place of another.
+        # If one file is refused, older ones at the other paths must still go.
         for kind, path in paths.items():
             if refused and stream(path) is not None:
                 continue
@@ -144,7 +144,7 @@ def begun(
 
 
 def _conflict(paths: Sequence[Path | None], *, json: bool) -> OutputError | None:
-    """The error of paths of which two are the same; None if all are apart."""
+    """The error for two paths that are the same; None if all differ."""
     given = [path for path in paths if path is not None]
     if json + sum(stream(path) == STDOUT for path in given) > 1:
         return OutputError("stdout takes one document: give the others paths of files")

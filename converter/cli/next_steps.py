@@ -46,7 +46,7 @@ def verifying(source: str, output: str, options: Mapping[str, str | bool | Seque
 
 
 def opening(report: ConversionReport, *, tokenizer: bool) -> list[str]:
-    """A command of another program that opens what `convert` wrote; none where it would refuse it."""
+    """A command of another program that opens what `convert` wrote; none if that program would refuse it."""
     lone = len(report.files) == 1 and not Path(report.output).is_dir()
     whole = not report.excluded and any(Path(file.path).name == CONFIG for file in report.files)
     opens = {

@@ -28,8 +28,8 @@ _AGAIN: Final = 0.1  # seconds between two drawings
 _FIRST: Final = 0.3  # seconds until the first: what is done by then needs no bar
 _SAMPLES: Final = 100  # drawings over which speed is measured
 _BAR: Final = 20  # columns
-_TOLD: Final = 0.01  # of the work; what less of it took says nothing about the rest
-_UNKNOWN: Final = 80  # columns of a terminal that does not tell
+_TOLD: Final = 0.01  # share of the work; how long a smaller share took says nothing about the rest
+_UNKNOWN: Final = 80  # columns of a terminal that does not say
 _NAME: Final = 12  # columns of a name, at least: a shorter one would say nothing
 _OURS: Final = re.compile(rb"\d{4}-\d\d-\d\dT")  # how every line of a log begins
 
@@ -142,7 +142,7 @@ class Bar:
 
 
 def _width(out: TextIO) -> int:
-    """The columns of the terminal behind a stream, of which COLUMNS may ask to use fewer."""
+    """The columns of the terminal behind a stream, or fewer if COLUMNS asks for that."""
     try:
         found = os.get_terminal_size(out.fileno()).columns or _UNKNOWN
     except OSError:

@@ -55,7 +55,8 @@ _TORCH_NAMES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  
 _ALONE: Final = "one file has no room for companions, but an output that is a folder has"
 _TENSORS: Final = "a parameters folder has no room for companions, but a folder of safetensors has"
 _NO_PLACE: Final = "a {} file has no place for all that it says"
-_IN_KEYS: Final = frozenset((CONFIG, *TOKENIZER, *CHAT_TEMPLATES))  # a file that holds all in one has keys for them
+# A file that holds everything itself has keys for these.
+_IN_KEYS: Final = frozenset((CONFIG, *TOKENIZER, *CHAT_TEMPLATES))
 _NO_CONFIG: Final = (
     "there is no config.json, and the tensors keep their names of {}: this program does not know what transformers calls "
     "them in this architecture"
@@ -195,7 +196,7 @@ def prepare(
         if format.self_contained:  # the file would repeat what config.json says
             raise ModelError(recognition.contradictions[0])
         doubts = recognition.contradictions[:1]
-        recognition = None  # so that nothing is left out because it is that family's
+        recognition = None  # so that nothing is left out on the strength of a doubtful family
     ties: tuple[str, ...] = ()
     if tie:
         catalogue, ties = tied(catalogue, recognition)
@@ -338,7 +339,7 @@ def _tokenizer(catalogue: Catalogue) -> tuple[tuple[PlannedFile, ...], tuple[str
 
 
 def _found(catalogue: Catalogue, beside: Path | None, *, with_code: bool) -> Companions:
-    """The files beside the weights. Only known names count where one file was named, which may lie beside anything."""
+    """The files beside the weights. If one file was named, only known names count, because anything may lie beside it."""
     left = _left_there(catalogue, with_code=with_code)
     if beside is None or not beside.is_dir():
         return Companions({}, left)
@@ -348,7 +349,7 @@ def _found(catalogue: Catalogue, beside: Path | None, *, with_code: bool) -> Com
 
 
 def _left_there(catalogue: Catalogue, *, with_code: bool) -> dict[str, str]:
-    """What stays behind of a folder on a server, where only what goes along is fetched."""
+    """The files of a folder on a server that stay behind; they are not fetched."""
     if not catalogue.origin.folder:
         return {}
     weights = {PurePosixPath(file.name).name for file in catalogue.origin.files}
@@ -364,7 +365,7 @@ def _without_a_folder(
         inside.append(CONFIG)
     if catalogue.origin.folder:  # of a repository on the Hub
         inside += remote_companions(catalogue.facts.get("files beside", ()), (), with_code=with_code)
-    # A lone file that says everything itself may lie beside files of anything.
+    # A lone file that says everything itself may lie beside unrelated files.
     belongs = catalogue.origin.folder or not formats.of(catalogue).self_contained
     beside = folder_beside(catalogue) if belongs and "://" not in catalogue.location else None
     if beside is not None and _is_in(output, beside):

@@ -38,7 +38,7 @@ class Around:
 
     `config` is its config.json. `settings` are what that, or the keys inside a file, mean to the family. `keys` are its
     metadata, `values` are numbers and texts beside the weights, and `others` names values of other kinds. `generation` are
-    settings of generation_config.json. `common` says that its settings of generation lie inside the file, in which not all
+    settings of generation_config.json. `common` says that its settings of generation lie inside the file, where not all of them
     have a place. `unread` has the reason for each part that can't be read. What is not there is None.
     """
 

@@ -60,7 +60,7 @@ def listed(found: Iterable[Beside]) -> Iterator[Beside]:
 
 
 def _common(part: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Part:
-    """What both sides say, and differently."""
+    """What both sides say, but differently."""
     names = [name for name in before if name in after]
     return Part(
         (

@@ -73,17 +73,17 @@ class Comparison:
 
     @property
     def left_out(self) -> list[str]:
-        """Names in the file of what only one side has, and the rest determines."""
+        """Names in the file of tensors that only one side has, and that follow from the rest."""
         return [name for _, name in self._determined]
 
     @property
     def ordered(self) -> list[Change]:
-        """The changes in the order of KINDS, and within a kind the largest one first. Parts are told with their wholes."""
+        """The changes in the order of KINDS, and within a kind the largest one first. Wholes stand for their parts."""
         parts = {part for parts in self._wholes.values() for part in parts}
         return sorted((change for key, change in self.changes.items() if key not in parts), key=order)
 
     def pair_all(self) -> None:
-        """Find which tensor of one side is which of the other."""
+        """Find which tensors of the two sides correspond."""
         ours, theirs = self._ours, self._theirs
         recognition = ours.recognition or theirs.recognition
         family = None if recognition is None else recognition.family
@@ -109,7 +109,7 @@ class Comparison:
                 yield from names
 
     def compare_pairs(self, *, rank: bool, only: Set[str] | None = None) -> None:
-        """Compare the tensors that both have; `only` those of some bare names, on either side.
+        """Compare the tensors that both have, or `only` those with some bare names, on either side.
 
         `rank` also finds how many directions each change of a matrix has.
         """
@@ -303,7 +303,7 @@ class Comparison:
         theirs = {name: self._theirs.tensors[name] for name in names}
         ours = {name: self._ours.tensors[name] for name in names}
         sources = same_bytes(ours, theirs)
-        # A layer that was copied, or that took the place of a removed one, has its elements from one that is still there or gone.
+        # A layer that was copied, or that moved into the place of a removed one, has the elements of another layer.
         parts = {part for parts in self._wholes.values() for part in parts}
         new = [
             name

@@ -29,7 +29,7 @@ _ROUNDING: Final = {"F64": 1e-6, "F32": 1e-6, "F16": 2.0**-9, "BF16": 2.0**-6}
 _TINY: Final = {"F64": 1e-323, "F32": 3e-45, "F16": 1e-7, "BF16": 2e-40}
 # Smaller squares lose digits in F32. If a sum is this small for each element, it is taken again in F64.
 _LEAST: Final = 1e-30
-# The same for F64, where larger ones have no place, either: there it is taken again with the numbers scaled.
+# The same for F64, which can't hold much larger ones, either: then the sum is taken again with the numbers scaled.
 _LEAST_LONG: Final = 1e-290
 _MOST_LONG: Final = 1e290
 NAN: Final = "NaN"
@@ -67,15 +67,15 @@ class Apart:
 
     `before` and `after` are sums of squares, `both` of products, `apart` of squared differences. `index` is the row-major
     place of the largest difference, `values` are the elements there. `first` is the place of the first element that differs,
-    and `pair` are its values; they are known where few elements differ, or all by nothing that can be measured.
+    and `pair` are its values; they are known if few elements differ, or if no difference can be measured.
 
-    `became` has NaN and Inf with how many elements became one, and the place of the first; `was` those that no longer are
+    `became` counts the elements that became NaN or Inf, each with the place of the first; `was` those that no longer are
     one, and `stayed` those that are no number, or infinite, on both sides. `resigned` counts zeros with another sign, and
     `beyond` differences that are larger than F64 can hold.
 
     `balance` is the sum of all elements' bits before, as whole numbers, less that after. It is 0 if the elements are the
     same in another order, and hardly ever otherwise. It is None if dtypes differ, and where elements are longer than 8 bytes.
-    `unrounded` counts elements that another dtype or encoding does not make of those before; None if it was not looked into.
+    `unrounded` counts elements that are not those before, rounded to the other dtype or encoding; None if not looked into.
     """
 
     elements: int = 0
@@ -294,7 +294,7 @@ class _Part:
         return unlike
 
     def count(self, counted: Apart, unlike: NDArray[Any]) -> None:
-        """Add what there is to say about these elements, of which those in the mask differ."""
+        """Add what is found in these elements. Those in the mask differ."""
         sums: tuple[Sum, ...] = (plain := self._sums())
         if not self._sound(plain, _LEAST, math.inf):
             self.x, self.y = self.x.astype(np.float64), self.y.astype(np.float64)
@@ -343,7 +343,7 @@ class _Part:
         return product(x, x), product(y, y), product(x, y), product(error, error, doubled)
 
     def _count_lost(self, counted: Apart) -> None:
-        """Count elements of which no figure says anything."""
+        """Count elements about which no figure says anything."""
         for what, test in ((NAN, np.isnan), (INF, np.isinf)):
             ours, theirs = test(self.x), test(self.y)
             counted.stayed += int(np.count_nonzero(ours & theirs))
@@ -365,7 +365,7 @@ class _Part:
 
 
 def _total(bits: NDArray[Any]) -> int:
-    """The sum of elements as whole numbers, without its digits beyond 64 bits."""
+    """The sum of elements as whole numbers: the lower 64 bits of it."""
     return int(bits.sum(dtype=np.uint64))
 
 

@@ -26,7 +26,7 @@ _BAND: Final = 8 << 20  # bytes of rows that are read at a time
 _PART: Final = 1 << 18  # elements of a band that are worked on at a time, so that their numbers stay in the cache
 _LONG: Final = 8  # bytes of the longest elements that are told apart
 # Odd factors and shifts of the finaliser of SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom number
-# generators, 2014), which makes unlike numbers of like elements.
+# generators, 2014), which turns similar elements into very different numbers.
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS: Final = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SHIFTS: Final = (np.uint64(30), np.uint64(27), np.uint64(31))
@@ -50,13 +50,13 @@ class Lines:
         return bool((self.rows == self.rows[0]).all() and (self.columns == self.columns[0]).all())
 
     def t(self) -> Lines:
-        """Those of the transposed matrix."""
+        """The numbers of the transposed matrix."""
         return Lines(self.columns, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """For each row and column of the matrix after, that of the matrix before; None where they kept their places.
+    """For each row and column of the matrix after, which one of the matrix before it is; None if all kept their places.
 
     `transposed` says that the matrix before is transposed first.
     """
@@ -67,7 +67,7 @@ class Order:
 
 
 def as_matrix(tensor: Tensor) -> Tensor | None:
-    """A tensor as a matrix: a vector is one column, and all dimensions but the last are joined. None if it is neither."""
+    """A tensor as a matrix: a vector is one column, and all dimensions but the last are joined. None if it can't be one."""
     if len(tensor.shape) == 2:
         return tensor
     if len(tensor.shape) == 1:
@@ -85,7 +85,7 @@ def castable(before: Dtype, after: Dtype) -> bool:
 
 
 def lines(matrix: Tensor, dtype: Dtype) -> Lines:
-    """Those of a matrix whose elements are rounded to a dtype first. One pass, in bounded memory."""
+    """The numbers of a matrix whose elements are rounded to a dtype first. One pass, in bounded memory."""
     if matrix.transposed:
         return lines(matrix.t(), dtype).t()
     height, width = matrix.shape

@@ -1,4 +1,4 @@
-"""Which tensor of one checkpoint is which of another: by name, and where the names differ, by the bytes."""
+"""Which tensors of two checkpoints correspond: by name, and where the names differ, by the bytes."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def same_bytes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, agai
 
 
 def along(renamed: Mapping[str, str], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, str]:
-    """For names of `theirs`, that of the equal tensor in `ours` whose module was renamed in this way.
+    """For names of `theirs`, the name of the equal tensor in `ours` whose module was renamed in the same way.
 
-    `renamed` has the names before of those after. Its pairs say which modules have which names now, so that tensors of one
+    `renamed` gives the name before for each name after. Its pairs say which modules have which names now, so that tensors of one
     number, which their bytes do not tell apart, are found by where they are.
     """
     modules: dict[str, str] = {}

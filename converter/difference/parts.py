@@ -24,7 +24,7 @@ _TURNS: Final = 8  # tensors whose rows take turns
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A tensor that holds others, in this order. `split`: it is the one before.
+    """A tensor that holds others, in this order. With `split`, it is a tensor before.
 
     `turns` is how many rows of one part stand together if the parts take turns, and None if each part stands whole.
     `turned` says of each part whether it is transposed in it, and `across` that parts lie side by side, not below each other.
@@ -47,7 +47,7 @@ class _Part(NamedTuple):
 
 
 class Leftover:
-    """Tensors that only one side has, and that no other one is like, known by the numbers of their rows and columns.
+    """Tensors that only one side has, and that resemble no other tensor, known by the numbers of their rows and columns.
 
     All of them are read once, if their shapes leave a chance.
     """

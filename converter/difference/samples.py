@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SIDE: Final = 16  # rows and columns of the corner of a matrix
 _LEAST: Final = 16  # fewer elements are alike by chance
 _LIKE: Final = 0.95  # the least correlation of two tensors that belong together
-_APART: Final = 4  # how many times as far from 1 that with any other tensor must be
+_APART: Final = 4  # the correlation with any other tensor must be this many times as far from 1
 _MOST: Final = 400_000_000  # pairs of one shape that are tried
 _ROWS: Final = 1024  # tensors that are compared with all others at a time
 

@@ -54,7 +54,7 @@ def root(ratio: Fraction) -> float | None:
 
 
 def cosine(one: Fraction, other: Fraction, both: Fraction) -> float | None:
-    """That of the angle between two vectors, from the squares of their norms and their product; None if one is 0."""
+    """The cosine of the angle between two vectors, from the squares of their norms and their product; None if one is 0."""
     if not one or not other:
         return None
     found = math.sqrt(min(Fraction(1), both * both / (one * other)))

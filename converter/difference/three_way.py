@@ -104,7 +104,7 @@ def three_way(
 
 
 def _rows(comparison: Comparison) -> dict[str, _Row]:
-    """What happened to each tensor, by its name in the base, or else by that of what was added."""
+    """What happened to each tensor, by its name in the base, or by its new name if it was added."""
     return {old or new or "": _Row(new, change) for (old, new), change in comparison.changes.items()}
 
 
@@ -129,7 +129,7 @@ class _Found:
     theirs: Mapping[str, _Row]
 
     def change(self, place: str) -> ThreeWayChange:
-        """What both made of a tensor."""
+        """What the two sides made of a tensor."""
         ours, theirs = self.ours.get(place), self.theirs.get(place)
         if ours is None or theirs is None:
             one, two = (None if row is None else row.change for row in (ours, theirs))
@@ -143,7 +143,7 @@ class _Found:
         return ThreeWayChange(_name(one), by, detail, one, two, _angle(self._products(place)), differing)
 
     def _verdict(self, ours: _Row, theirs: _Row, result: Change | None) -> tuple[str, str]:
-        """Whether both changes go together, and why."""
+        """Whether the two changes agree, lie apart or conflict, and why."""
         one, two = ours.change, theirs.change
         if ours.name is None or theirs.name is None:
             return ("agree", _said(one)) if ours.name == theirs.name else ("conflict", _each(one.what, two.what))
@@ -281,7 +281,7 @@ def _compared(part: Part | None, name: str) -> bool:
 
 
 def _by_name(found: Iterable[Beside]) -> dict[str, Beside]:
-    """What differs by its name; what has the same name is said together."""
+    """Differences by name; those with the same name become one."""
     kept: dict[str, Beside] = {}
     for one in found:
         before = kept.get(one.name)
@@ -299,7 +299,7 @@ def _beside(
     whole: bool,
     apart: bool,
 ) -> ThreeWayBeside:
-    """A key on all three sides. `compared` says on which it was, and `whole` whether both have the part that it is in."""
+    """A key on all three sides. `compared`: on which sides it was compared. `whole`: whether both have the part that it is in."""
     before = next(found.before for found in (one, two) if found is not None)
     values = [
         found.after if found is not None else before if known else None

@@ -16,7 +16,7 @@ _STARTS: Final = 3  # attempts to start a cluster on this machine
 
 
 class Cluster(Engine):
-    """Runs orders on the Ray cluster at an address, or on one of its own on this machine with so many processors."""
+    """Runs orders on the Ray cluster at an address, or on one of its own on this machine, with `processes` processors."""
 
     def __init__(self, address: str | None, processes: int | None) -> None:
         try:
@@ -51,7 +51,7 @@ class Cluster(Engine):
         self._running[reference] = order.number
 
     def wait(self, seconds: float) -> list[tuple[int, Result]]:
-        """The orders that have ended. A worker or a machine that was lost is told as an attempt that is worth another one."""
+        """The orders that have ended. If a worker or a machine was lost, its attempt is reported as worth another one."""
         ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
         found = []
         for reference in ended:

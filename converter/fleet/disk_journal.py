@@ -89,7 +89,7 @@ class DiskJournal(Journal):
                     )
 
     def take(self, most: int) -> list[Row]:
-        """Take up to so many tasks: such as wait, and such as whose driver has let its lease end. Attempts count from here."""
+        """Take up to `most` tasks: those that wait, and those whose driver has let its lease end. Attempts count from here."""
         now = time.time()
         with self._writing():
             rows = self._base.execute(
@@ -108,7 +108,7 @@ class DiskJournal(Journal):
             self._base.execute("UPDATE task SET free = 1 WHERE number = ?", (number,))
 
     def anew(self) -> None:
-        """Let the tasks wait again that have ended otherwise than done."""
+        """Let all tasks wait again that ended in any state but done."""
         with self._writing():
             self._base.execute(
                 "UPDATE task SET state = ?, attempts = 0, until = 0, owner = '' WHERE state IN (?, ?, ?)",
@@ -136,7 +136,7 @@ class DiskJournal(Journal):
             return done.rowcount == 1
 
     def again(self, number: int, wait: float, *, reason: str, seconds: float) -> None:
-        """Put a task back, to be tried again after so many seconds."""
+        """Put a task back, to be tried again after `wait` seconds."""
         with self._writing():
             self._base.execute(
                 "UPDATE task SET state = ?, until = ?, reason = ?, seconds = seconds + ?, owner = '' "
@@ -160,7 +160,7 @@ class DiskJournal(Journal):
         return None if until is None else max(0.0, until - time.time())
 
     def rows(self, *states: str) -> Iterator[Row]:
-        """Yield the tasks in these states, in order; all tasks without any."""
+        """Yield the tasks in these states, in order; with no states given, all tasks."""
         wanted = states or STATES
         marks = ", ".join("?" * len(wanted))
         with self._explained():

@@ -23,7 +23,7 @@ _NOT_ENDED: Final = "not-ended"
 _ALONE: Final = "Run the step's own command on this checkpoint, which says all that is wrong with it."
 _AGAIN: Final = "Mend what the message names, then let the job work on it once more."
 _GO_ON: Final = "Run the same command once more: it goes on where it was stopped."
-_DANGER: Final = {"scan": 9.8}  # how bad it is for security that a step fails, where it is
+_DANGER: Final = {"scan": 9.8}  # how bad a failed step is for security, if it matters there
 SARIF_RULES: Final = (
     *(
         sarif.Rule(f"{step}-failed", "error", f"A checkpoint does not pass {step}", _ALONE, _PAGE, _DANGER.get(step))

@@ -29,7 +29,7 @@ class _Running:
 
 
 def drive(job: Job, journal: Journal, engine: Engine, told: Told, *, backoff: float = _BACKOFF) -> None:
-    """Run tasks until none waits and none runs, also not with another driver. `told` hears of each that ended."""
+    """Run tasks until none waits and none runs, here or with another driver. `told` hears of each that ended."""
     running: dict[int, _Running] = {}
     base = job.base.absolute()
     renewed = time.monotonic()
@@ -77,7 +77,7 @@ def drive(job: Job, journal: Journal, engine: Engine, told: Told, *, backoff: fl
 
 
 def _is_ours(journal: Journal, row: Row, output: str) -> bool:
-    """Whether what is where the output goes was written by an earlier attempt: at the first one, nothing may be there.
+    """Whether an earlier attempt wrote what lies where the output goes. At the first attempt, nothing may be there.
 
     Raises OutputError if something was there before the job.
     """
@@ -108,7 +108,7 @@ def _end(journal: Journal, row: Row, result: Result, told: Told) -> None:
         written=result.written,
         left=result.left,
     )
-    if noted:  # if not, another driver has it by now, and tells
+    if noted:  # if not, another driver has it by now, and reports it
         told(row, result)
 
 

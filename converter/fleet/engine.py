@@ -26,11 +26,11 @@ class Engine(ABC):
 
     @abstractmethod
     def wait(self, seconds: float) -> list[tuple[int, Result]]:
-        """The orders that have ended, by number, as soon as there is one; none after so many seconds."""
+        """The orders that have ended, by number, as soon as there is one; none if these seconds pass first."""
 
     @abstractmethod
     def give_up(self, number: int) -> None:
-        """End an order that takes too long, whatever it does. Nothing is told about it any more."""
+        """End an order that takes too long, whatever it does. It is not reported any more."""
 
     @abstractmethod
     def close(self) -> None:

@@ -37,8 +37,8 @@ def batch(
     """Run a job file, or go on where it was stopped. The report's `counts` say how its checkpoints ended.
 
     `engine` is `local` for processes of this machine, or `ray` for the cluster at `address` or one that is started here;
-    `processes` is how many checkpoints are worked on at a time. `again` works once more on those that have ended otherwise than
-    done. `progress` hears of each that ends, as 1.
+    `processes` is how many checkpoints are worked on at a time. `again` works once more on those that ended in any
+    state but done. `progress` hears of each that ends, as 1.
     """
     check("engine", engine, FLEETS)
     check_count("processes", processes)
@@ -61,7 +61,7 @@ def run_job(
     begun: Callable[[int, int], None] = lambda ended, total: None,
     told: Told = lambda row, result: None,
 ) -> BatchReport:
-    """Run the tasks of a job that have not ended; with `again`, also those that have ended otherwise than done.
+    """Run the tasks of a job that have not ended; with `again`, also those that ended in any state but done.
 
     `begun` hears how many have ended already, and how many there are; `told` hears of each that ends.
     """

@@ -48,8 +48,8 @@ class Work:
 class Job:
     """A job as its file says it.
 
-    `search` are words that models on the Hub are found by, `seconds` is what one attempt of a task may take, `kept` where its
-    journal is said to be.
+    `search` are words to find models on the Hub by, `seconds` is how long one attempt of a task may take, and `kept` is where
+    the file says that the journal is.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """What the results of tasks depend on: a journal belongs to one of these."""
+        """A hash of all that the results of tasks depend on. A journal belongs to one of these."""
         # Drivers on other machines may have the job file and its policy in another folder.
         policy = os.path.relpath(self.work.policy, self.base.absolute()) if self.work.policy else None
         told = [

@@ -33,8 +33,8 @@ KEPT: Final = "what was done is kept, and the same command goes on"
 class Row:
     """A task in the journal. `until` is when its lease ends, or before which it is not tried again.
 
-    `attempts` are those that count: not such as ended because the driver did. `begun` are all. `free` says that nothing was
-    where the output goes when the first attempt was begun, so that what is there now is ours.
+    `attempts` are those that count, without those that ended because the driver did. `begun` counts all. `free` says that
+    nothing was where the output goes when the first attempt was begun, so that what is there now is ours.
     """
 
     number: int
@@ -84,7 +84,7 @@ class Journal(ABC):
 
     @abstractmethod
     def take(self, most: int) -> list[Row]:
-        """Take up to so many tasks: such as wait, and such as whose driver has let its lease end. Attempts count from here."""
+        """Take up to `most` tasks: those that wait, and those whose driver has let its lease end. Attempts count from here."""
 
     @abstractmethod
     def note_free(self, number: int) -> None:
@@ -92,7 +92,7 @@ class Journal(ABC):
 
     @abstractmethod
     def anew(self) -> None:
-        """Let the tasks wait again that have ended otherwise than done."""
+        """Let all tasks wait again that ended in any state but done."""
 
     @abstractmethod
     def renew(self) -> None:
@@ -106,7 +106,7 @@ class Journal(ABC):
 
     @abstractmethod
     def again(self, number: int, wait: float, *, reason: str, seconds: float) -> None:
-        """Put a task back, to be tried again after so many seconds."""
+        """Put a task back, to be tried again after `wait` seconds."""
 
     @abstractmethod
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -118,7 +118,7 @@ class Journal(ABC):
 
     @abstractmethod
     def rows(self, *states: str) -> Iterator[Row]:
-        """Yield the tasks in these states, in order; all tasks without any."""
+        """Yield the tasks in these states, in order; with no states given, all tasks."""
 
 
 def here() -> str:

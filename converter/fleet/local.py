@@ -21,7 +21,7 @@ from converter.fleet.work import AGAIN, Order, Result, run
 from converter.text import safe_text
 
 START: Final = "import sys; sys.path.append(sys.argv[1]); from converter.fleet.local import serve; serve()"
-_LAST: Final = 1 << 12  # bytes at the end of what a process said that are looked at
+_LAST: Final = 1 << 12  # bytes at the end of a process's output that are looked at
 _LINE: Final = 1 << 16  # bytes that are read of an answer at a time
 
 
@@ -42,7 +42,7 @@ class Local(Engine):
         worker.tell(order)
 
     def wait(self, seconds: float) -> list[tuple[int, Result]]:
-        """The orders that have ended. A process that has died is told as an attempt that is worth another one."""
+        """The orders that have ended. If a process has died, its attempt is reported as worth another one."""
         found = []
         for key, _ in self._selector.select(seconds):
             number, worker = key.data, self._busy[key.data]

@@ -22,7 +22,7 @@ _WORST: Final = (2, 1, 0)
 
 
 def expected(job: Job, sizes: Iterable[int]) -> float:
-    """The seconds that checkpoints of so many bytes will probably take, by the measured figures."""
+    """The seconds that checkpoints of these sizes will probably take, by the measured figures."""
     total = sum(STEP_SECONDS[step] + nbytes / STEP_SPEEDS[step] for nbytes in sizes for step in job.work.steps)
     return round(total / (job.processes or cores()), 1)
 

@@ -1,8 +1,8 @@
-"""A journal in a store, for drivers on several machines: an object for each task, which is written on a condition.
+"""A journal in a store, for drivers on several machines: an object for each task, written only if nobody else has changed it.
 
-`job.json` lists the tasks, and is only added to. `tasks/NUMBER.json` is the state of a task; there is none while it was never
-begun. `drivers/NAME.json` is written anew by a driver that lives. No clock is compared with that of another machine: a lease
-has ended when a driver's object was seen unchanged for so long.
+`job.json` lists the tasks, and is only added to. `tasks/NUMBER.json` is the state of a task; there is none until it is
+begun. `drivers/NAME.json` is rewritten by its driver as long as that lives. No clock is compared with that of another
+machine: a lease has ended when a driver's object was seen unchanged for the length of the lease.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _VERSION: Final = "1"
 _JOB: Final = "job.json"
 _TASKS: Final = "tasks"
 _DRIVERS: Final = "drivers"
-_FRESH: Final = 5.0  # seconds for which what was listed is good enough to choose tasks by
+_FRESH: Final = 5.0  # seconds for which a listing is fresh enough to choose tasks from
 _CONNECTIONS: Final = 16  # objects that are read at a time
 _TYPES: Final = {"str": str, "int": int, "float": float}
 
@@ -128,7 +128,7 @@ class StoreJournal(Journal):
                     del self._drivers[name]
 
     def take(self, most: int) -> list[Row]:
-        """Take up to so many tasks: such as wait, and such as whose driver gives no sign of life. Attempts count from here."""
+        """Take up to `most` tasks: those that wait, and those whose driver gives no sign of life. Attempts count from here."""
         taken: list[Row] = []
         if most < 1:
             return taken
@@ -154,7 +154,7 @@ class StoreJournal(Journal):
             self._changed(number, free=1)
 
     def anew(self) -> None:
-        """Let the tasks wait again that have ended otherwise than done."""
+        """Let all tasks wait again that ended in any state but done."""
         with self._explained():
             for number, seen in enumerate(self._seen):
                 if seen.row.state in (FAILED, REFUSED, BROKEN):
@@ -177,7 +177,7 @@ class StoreJournal(Journal):
             )
 
     def again(self, number: int, wait: float, *, reason: str, seconds: float) -> None:
-        """Put a task back, to be tried again after so many seconds."""
+        """Put a task back, to be tried again after `wait` seconds."""
         with self._explained():
             seconds += self._seen[number].row.seconds
             until = time.time() + wait
@@ -203,16 +203,16 @@ class StoreJournal(Journal):
         return min(times, default=None)
 
     def rows(self, *states: str) -> Iterator[Row]:
-        """Yield the tasks in these states, in order; all tasks without any."""
+        """Yield the tasks in these states, in order; with no states given, all tasks."""
         return (seen.row for seen in self._seen if seen.row.state in (states or STATES))
 
     def _lost(self, row: Row) -> str | None:
-        """Whether the driver of a running task has let its lease end, or is `gone` by its own will; None if not."""
+        """Whether the driver of a running task has let its lease end, or has left (`gone`); None if neither."""
         if row.state != RUNNING or row.owner == self.owner:
             return None
         name = _sign_of(row.owner)
         sign = self._drivers.get(name)
-        if sign is None:  # a list may be older than the sign, so it is looked for itself
+        if sign is None:  # the listing may be older than the sign, so look for the sign itself
             return "gone" if self._objects.read(name) is None else None
         return "late" if time.monotonic() - sign.since >= self._lease else None
 
@@ -249,7 +249,7 @@ class StoreJournal(Journal):
     def _write(self, number: int, row: Row) -> bool:
         """Write a task's object if it is as it was seen. If not, another driver was faster, and it is read."""
         seen = self._seen[number]
-        # The sum of what happened makes the bytes such as no other write has, also not one of this driver.
+        # With the version before, these bytes differ from those of every other write, this driver's own among them.
         told = asdict(row) | {"after": seen.version}
         version = self._objects.write(_name(number), _bytes(told), seen.version)
         if version is None:
@@ -259,7 +259,7 @@ class StoreJournal(Journal):
         return True
 
     def _changed(self, number: int, **values: Any) -> bool:
-        """Change a task of this driver. False if it is that of another one by now."""
+        """Change a task of this driver. False if another driver has it by now."""
         row = self._seen[number].row
         if row.owner != self.owner or row.state != RUNNING:
             return False
@@ -276,7 +276,7 @@ class StoreJournal(Journal):
                 self._open[number] = None
 
     def _number(self, name: str) -> int | None:
-        """The number of the task that an object is of; None if it is of none that is known."""
+        """The number of the task whose state an object holds; None if there is no such task."""
         text = name.removeprefix(f"{_TASKS}/").removesuffix(".json")
         return int(text) if text.isdecimal() and _name(int(text)) == name and int(text) < len(self._seen) else None
 
@@ -294,7 +294,7 @@ class StoreJournal(Journal):
         raise self._strange(_JOB)
 
     def _row(self, number: int, data: bytes) -> Row:
-        """What a task's object says. What the task is, the job says."""
+        """The state of a task, as its object says. Raises JobError if that is not the task that the job has."""
         found, seen = self._document(_name(number), data), self._seen[number].row
         told = {field.name: found.get(field.name) for field in fields(Row)}
         for field in fields(Row):

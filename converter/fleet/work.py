@@ -53,7 +53,7 @@ class Order:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Order:
-        """The order that `as_json` told."""
+        """The order that `as_json` wrote."""
         work = {field.name: told["work"][field.name] for field in fields(Work)}
         work |= {name: tuple(work[name]) for name in ("steps", "limits")}
         return cls(told["number"], told["source"], told["output"], Work(**work), told["force"])
@@ -89,7 +89,7 @@ def run(order: Order) -> Result:
     except MemoryError:
         return ended("broken", f"it needs more memory than {nbytes_text(order.work.memory)}, which `memory` allows")
     except (SourceError, OutputError) as error:
-        # What is on another machine may be there again later; what is here is not.
+        # Something on another machine may be back later; something on this one will not.
         return ended(AGAIN if "://" in f"{order.source} {order.output}" else "refused", str(error))
     except ConverterError as error:
         return ended("refused", f"{error}")
@@ -165,7 +165,7 @@ STEPS: Final[Mapping[str, Callable[[Order], Outcome]]] = MappingProxyType(
 
 @contextlib.contextmanager
 def bounded(memory: int) -> Iterator[None]:
-    """Let this process map at most so many bytes more than it has now, where the system counts them (Linux)."""
+    """Let this process map at most `memory` bytes more than it has now, where the system counts them (Linux)."""
     if sys.platform == "darwin":
         yield
         return

@@ -46,7 +46,7 @@ def canonical(catalogue: Catalogue) -> Catalogue:
 
 
 def names_in_file(known: Catalogue, catalogue: Catalogue) -> dict[str, str]:
-    """The names in a file by those of its family, which `known` has. What was made for the format is not among them."""
+    """The names in a file by the family's names, which `known` has. Tensors that were made for the format are left out."""
     left_out = set(known.facts.get("left_out", ()))
     return dict(zip(known, (name for name in catalogue if name not in left_out), strict=True))
 

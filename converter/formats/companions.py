@@ -162,7 +162,7 @@ def _is_weights(path: Path) -> bool:
 def remote_companions(
     names: Iterable[tuple[str, int | None]], inner: Collection[str], *, with_code: bool
 ) -> Iterator[str]:
-    """The paths among those of a repository's folder, with their sizes, that go along; `inner` are folders of the model."""
+    """Which of the files in a repository's folder, given by path and size, go along. `inner` are folders of the model."""
     for path, nbytes in names:
         folder, _, name = path.rpartition("/")
         belongs = (not folder or folder in inner) and not INDEX.fullmatch(name)
@@ -177,7 +177,7 @@ def remote_left(
     found = {}
     for name, nbytes in names:
         index = INDEX.fullmatch(name) is not None
-        # Which shards an index names would take a request. If the weights are shards, it is taken for theirs.
+        # It would take a request to find out which shards an index names. If the weights are shards, it is taken for theirs.
         reason = _INDEX if index and len(weights) == 1 else why_left(name, nbytes, with_code=with_code)
         if reason is not None and name not in weights:
             found[name] = reason

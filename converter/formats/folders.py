@@ -39,9 +39,9 @@ _NOT_WEIGHTS: Final = re.compile(
 )
 _WAY_ON: Final = "fetch what is absent, or name a shard that is here, which is then read alone"
 _NAMED: Final = 10  # folders that a message names
-_LONGEST: Final = 1500  # characters of the commands in it
+_LONGEST: Final = 1500  # characters of the commands in a message
 
-_LOOKED_AT: Final = 1000  # folders in which a folder without weights is searched for models
+_LOOKED_AT: Final = 1000  # how many inner folders of a folder without weights are searched for models
 _DEEP: Final = 2  # levels of folders below it
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -196,7 +196,7 @@ def _lacking(where: str, kinds: Sequence[_Kind]) -> ConverterError:
 
 
 def _looked(group: Sequence[str], names: Sequence[str], where: str) -> _Kind:
-    """The weights of a kind as far as names tell: an index is not read, but taken to name the shards that are called like it."""
+    """The weights of a kind as far as names tell: an index is not read, but taken to name the shards called like it."""
 
     def guessed(index: str) -> WeightMap:
         others = [name for name in group if not INDEX.fullmatch(name)]

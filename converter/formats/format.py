@@ -126,9 +126,9 @@ class Format:
     `canonical` gives a catalogue the names, shapes and config.json of its family. `portion` tells which part of a model a
     file is; None if it is a whole one. `keys` are what a file says about itself, `words` what it says about its tokenizer,
     and `cache` is what the program that runs it needs besides the weights. `remarks` are what a file says about the model
-    and no other file beside an output would: values of JSON by name. `hyperparameters` are what a file says about how its model
-    is computed, besides its config.json, and `in_config` those of them that a config.json has, too. `joined` merges
-    the metadata of several files; if a key has two values, the first one counts.
+    and no other file beside an output would say: values of JSON by name. `hyperparameters` are what a file says about how
+    its model is computed, besides its config.json, and `in_config` those of them that a config.json has, too. `joined`
+    merges the metadata of several files; if a key has two values, the first one counts.
 
     Writing. `plan` plans an output. `dtypes` are the words for the dtypes that it takes, `mixtures` those for a choice
     of dtypes by what a tensor is for. `quantiser` names the program that makes blocks of some types. `shard` is how many bytes of
@@ -138,7 +138,7 @@ class Format:
     Companions. `self_contained`: configuration and tokenizer are inside the file. `companions`: they lie beside the
     weights in a folder, and are copied with them. `tokenizer` reads the one inside, and `tokenizer_files` are
     the files that it would be beside weights; `generation_files` say how to generate text, and `generation` is
-    what of a generation_config.json the format can say. `says_activation` tells whether the
+    the part of a generation_config.json that the format can say. `says_activation` tells whether the
     configuration names the activation that the model was trained with. `check` compares the other files of a folder
     with the tensors.
 

@@ -59,7 +59,7 @@ class Planned:
     `dropped` are masks, and `tied` the names that are kept under another name. `losses` is filled while the files are
     written, for each tensor whose dtype changes. `finish` makes the files that depend on the others' bytes.
     `quantised` are the types of GGUF that tensors are quantised to. `inside` are files beside the weights that became part of
-    the output's file, and what of them did not, as a sentence. `properties` is the text of
+    the output's file, and a sentence about what of them could not. `properties` is the text of
     model.properties, and `refused` the reason if there is none.
     """
 

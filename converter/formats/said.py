@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Finding(NamedTuple):
-    """Something about a file beside the weights. Unless it `counts`, it is no difference, and is only said."""
+    """Something about a file beside the weights. Unless it `counts`, it is no difference, and is only mentioned."""
 
     name: str
     what: str

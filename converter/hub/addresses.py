@@ -43,7 +43,7 @@ def addresses(host: str, seconds: float) -> tuple[str, ...]:
     try:
         found = answers.get(timeout=seconds)
     except Empty:
-        raise UnknownHostError("no answer to the question for its address") from None
+        raise UnknownHostError("its address was asked for, and no answer came") from None
     if not isinstance(found, tuple):
         raise UnknownHostError((found.strerror or "") if isinstance(found, OSError) else "no name of a host")
     return found

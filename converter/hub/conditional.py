@@ -23,7 +23,7 @@ _TRIAL: Final = "conditions"  # the object that a store is tried with
 
 
 class Objects:
-    """The objects below an address, by their names. A version is what the store says about one, and changes with it."""
+    """The objects below an address, by their names. A version is what the store says about an object, and changes with it."""
 
     def __init__(self, location: str) -> None:
         self._system = FileSystem(location)
@@ -68,8 +68,8 @@ class Objects:
         """Write an object and return its version, or None if it is no longer of the version that was expected.
 
         Without an expected version nothing may be there. An answer can be lost, and the store refuses the second attempt of
-        a write that it has done: so an object that has exactly these bytes by now is taken for ours. The bytes must not be
-        such as another program could write, or that must not matter.
+        a write that it has done: so an object that has exactly these bytes by now is taken for ours. So no other
+        program may write the same bytes, unless that does not matter.
         """
         condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": f'"{expected}"'}
         try:

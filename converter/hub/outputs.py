@@ -27,7 +27,7 @@ _TILES: Final = 8 << 20  # bytes of all tiles: less than for the disk, as the pa
 
 
 def target_of(output: Target) -> Target:
-    """The output as what it is: an address in a store, if it is one, or a path."""
+    """The output as an address in a store, if it is one, or else as a path."""
     return StorePath.of(output) or output
 
 
@@ -158,7 +158,7 @@ class _Upload:
         return upload_of(self._system, path, name, file.nbytes, resume=resume)
 
     def _stale(self, kept: Collection[str]) -> list[str]:
-        """The objects in the folder that are not of this output, and that nobody keeps in a folder by hand."""
+        """The objects in the folder that are neither part of this output nor files that people keep there."""
         with suppress(FileNotFoundError):
             found = self._call(self._system.path, partial(self._system.fs.find, self._system.path))
             own = {f"{self._system.path}/{name}" for name in KEPT}
@@ -170,7 +170,7 @@ class _Upload:
 
 
 def _tiles(file: PlannedFile, progress: Callable[[int], None] | None) -> Iterator[memoryview]:
-    """The bytes of a file, of which each tile counts when it was taken."""
+    """The bytes of a file in tiles. Each counts as progress once it was taken."""
     for piece in file.pieces:
         for tile in piece.tiles():
             yield tile

@@ -58,7 +58,7 @@ def searched(words: str) -> list[str]:
 
 
 def _listed(what: str, query: dict[str, str], too_many: str) -> list[str]:
-    """The models that the Hub lists for a query, but for such as have names that a model can't have."""
+    """The models that the Hub lists for a query, without those whose names no model can have."""
     client = Client()
     asked = {key: value for key, value in query.items() if value} | {"limit": str(_MOST)}
     url = f"{client.endpoint}/api/models?{urlencode(asked)}"
@@ -67,7 +67,7 @@ def _listed(what: str, query: dict[str, str], too_many: str) -> list[str]:
         return SourceError(f"{what} can't be listed: {_host(client)} answered {status}")
 
     answer = client.load(url, limits().json_bytes, refused) or b"[]"
-    listed = parse_json(b'{"models":' + answer + b"}", shown(url))["models"]  # a list is no document of its own there
+    listed = parse_json(b'{"models":' + answer + b"}", shown(url))["models"]  # it takes no bare list
     if type(listed) is not list:
         raise SourceError(f"{what} can't be listed: the answer of {_host(client)} is not a list")
     if len(listed) >= _MOST:

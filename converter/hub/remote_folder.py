@@ -62,7 +62,7 @@ class RemoteFolder(ABC):
     @property
     @abstractmethod
     def within(self) -> Sequence[str]:
-        """The paths of the files in the folder and the folders in it."""
+        """The paths of the files in the folder and in its subfolders."""
 
     @abstractmethod
     def has(self, file: str) -> bool:
@@ -135,7 +135,7 @@ class RemoteFolder(ABC):
         return None
 
     def _sized(self, name: str, nbytes: int) -> Source:
-        """A file of the folder that should have so many bytes."""
+        """A file of the folder, which should have `nbytes` bytes."""
         source = self.open(self.folder + name)
         if source.size != nbytes:
             cause = ManifestError if source.size > nbytes else CutOffError

@@ -141,7 +141,7 @@ class Repository(RemoteFolder):
 
     @property
     def within(self) -> list[str]:
-        """The paths of the files in the place's folder and the folders in it."""
+        """The paths of the files in the place's folder and in its subfolders."""
         return [name for name in self.files if name.startswith(self.folder)]
 
     def has(self, file: str) -> bool:

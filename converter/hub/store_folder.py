@@ -173,7 +173,7 @@ class StoreFolder(RemoteFolder):
 
     @cached_property
     def listing(self) -> dict[str, dict[str, Any]]:
-        """The objects in the folder and the folders in it, by their paths."""
+        """The objects in the folder and in its subfolders, by their paths."""
         found = self._system.call(
             self.name, partial(self._system.fs.find, self._root, maxdepth=self._deep, detail=True), verb="listed"
         )
@@ -187,7 +187,7 @@ class StoreFolder(RemoteFolder):
 
     @property
     def within(self) -> list[str]:
-        """The paths of the objects in the folder and the folders in it."""
+        """The paths of the objects in the folder and in its subfolders."""
         return list(self.listing)
 
     def has(self, file: str) -> bool:
@@ -238,7 +238,7 @@ class StoreFolder(RemoteFolder):
 
 
 def version(info: Mapping[str, Any]) -> str:
-    """What tells a version of an object from others, as far as the store says it."""
+    """What tells this version of an object from others, as far as the store says."""
     return next((str(info[key]).strip('"') for key in _VERSIONS if info.get(key) not in (None, "", "null")), "")
 
 

@@ -45,7 +45,7 @@ class Upload(ABC):
     def remove(self) -> None:
         """Remove the object, unless it replaced one."""
         if not self._before:
-            with suppress(Exception):  # the error that led here is the one to tell
+            with suppress(Exception):  # the error that led here is the one to report
                 self._system.fs.rm_file(self.path)
 
     def _check(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Upload(ABC):
         if found is None or found["size"] != self._nbytes:
             size = "nothing" if found is None else f"{found['size']:,} bytes"
             raise OutputError(
-                f"`{self._name}` can't be written: {size} came to be there, not {plural(self._nbytes, 'byte')}"
+                f"`{self._name}` can't be written: the store then has {size}, not {plural(self._nbytes, 'byte')}"
             )
         return found
 
@@ -92,7 +92,7 @@ class FileUpload(Upload):
     def discard(self) -> None:
         """Give up the upload, if it was not completed."""
         if self._file is not None:
-            with suppress(Exception):  # the error that led here is the one to tell
+            with suppress(Exception):  # the error that led here is the one to report
                 self._file.discard()
             self._file.closed = True  # or it would be completed when it is collected
 
@@ -152,7 +152,7 @@ class S3Upload(Upload):
             etag = _plain(answer)
         found = self._check()
         etag = etag or _plain(found)
-        # The ETag of an object that the store has encrypted with a key of its own is not made of MD5s.
+        # If the store encrypts an object with a key of its own, the ETag is not made of MD5s.
         alike = all(etag == digest.hex() for etag, digest in zip(map(_bare, self._etags), self._digests, strict=True))
         if alike and etag != expected and (_OF_PARTS.fullmatch(etag) or not etag):
             raise OutputError(f"`{self._name}` can't be written: what the store has put together is not what was sent")
@@ -161,7 +161,7 @@ class S3Upload(Upload):
     def discard(self) -> None:
         """Give up the upload, if it was not completed; if it can be resumed, its parts stay."""
         if self._upload and not self._resume:
-            with suppress(Exception):  # the error that led here is the one to tell
+            with suppress(Exception):  # the error that led here is the one to report
                 self._once("abort_multipart_upload", UploadId=self._upload)
 
     def _begin(self) -> None:

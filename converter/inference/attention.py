@@ -42,7 +42,7 @@ def attention(
     """Causal attention: [new, heads] and twice [all, heads of keys] → [new, heads]. The new tokens are the last of all.
 
     Several heads of queries share one of keys. `slopes` [n_head] make keys weigh less the further back they are (ALiBi);
-    with a `window`, a token sees itself and the tokens before it, so many in all.
+    with a `window`, a token sees the last `window` tokens, itself among them.
     """
     new, first, width = len(query), len(key) - len(query), query.shape[1] // n_head
     rows = min(_QUERIES, new)

@@ -136,11 +136,14 @@ class Configured:
         return float(found)
 
     def length(self, expression: str) -> int:
-        """The value of an expression. Raises ModelError if it is not a size that two divide."""
+        """The value of an expression. Raises ModelError unless it is an even size, of a head at most."""
         found = self.value(expression)
         found = int(found) if type(found) is float else found
         if type(found) is not int or found < 2 or found % 2 or found > self.head_size:
-            raise ModelError(f"`{self.location}` would turn {found!r:.80} of the {self.head_size} elements of a head")
+            raise ModelError(
+                f"`{self.location}` turns {found!r:.80} elements of a head by position: "
+                f"an even number up to {self.head_size} was expected"
+            )
         return found
 
     def name(self, row: Parameter) -> str:

@@ -56,7 +56,7 @@ def sinusoids(first: int, count: int, width: int) -> Floats:
 
 
 def slopes(n_head: int) -> Floats:
-    """[n_head]: geometric, and for a number that is no power of two, every other one of twice as many follows."""
+    """[n_head]: a geometric series. Beyond a power of two, every other slope of the series for twice that power follows."""
     whole = 1 << (n_head.bit_length() - 1)
     found = [2.0 ** (-8 * (head + 1) / whole) for head in range(whole)]
     found += [2.0 ** (-8 * (2 * head + 1) / (2 * whole)) for head in range(n_head - whole)]

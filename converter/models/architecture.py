@@ -75,12 +75,11 @@ class Forward(NamedTuple):
     """What the engine computes. Tensors are found by their names in GGUF; what is absent is not computed.
 
     `epsilon`, `parallel`, `squared`, `scale`, `scaled` and `by_layer` are expressions over sizes and settings.
-    `parallel`: attention and MLP read the same x. `squared`: embeddings are multiplied by its square root. `scale`: what products
-    of queries and keys are multiplied by, if not 1 / √head_size; nothing if `scaled` is false; and they are divided by the
-    layer's number from 1 if `by_layer` is true. `first_position` is the row of the first position. `local` is the setting
-    that says for each layer whether it looks back only as far as the setting `window` says; without it, all do. `fixed` are
-    the only values of settings that are computed, and
-    `needs` what else must hold.
+    `parallel`: attention and MLP read the same x. `squared`: embeddings are multiplied by the square root of this. `scale`: what
+    products of queries and keys are multiplied by, if not 1 / √head_size; nothing if `scaled` is false; and they are divided
+    by the layer's number from 1 if `by_layer` is true. `first_position` is the row of the first position. `local` is the
+    setting that says for each layer whether it looks back only as far as the setting `window` says; without it, all do.
+    `fixed` are the only values of settings that are computed, and `needs` what else must hold.
     """
 
     norm: Literal["layer", "rms"]
@@ -319,7 +318,7 @@ class Architecture:
         return [row.filled(known, layer) for row, layer in self.each(sizes[self.layers], order)]
 
     def each(self, count: int, order: str = "module") -> Iterator[tuple[Row, int | None]]:
-        """Yield every row with each of `count` layers that it is for, in an order as of `rows`."""
+        """Yield every row with each of `count` layers that it is for, in an order that `rows` takes."""
         named = {row.name: row for row in self.row_table}
         ordered = self.row_table if order == "module" else [named[name] for name in self.orders[order]]
         for layered, group in groupby(ordered, key=lambda row: row.layered):
@@ -353,7 +352,7 @@ class Architecture:
         return {at(layer, row.name): at(layer, row.gguf) for row, layer in self.each(count) if row.gguf}
 
     def bare(self, name: str) -> str:
-        """A name without the family's prefix, whichever of them it has. What has several names gets the first."""
+        """A name without the family's prefix, whichever prefix it has. What has several names gets the first."""
         prefix = max((prefix for prefix in self.prefixes if name.startswith(prefix)), key=len, default="")
         bare = name.removeprefix(prefix)
         return self.aliases.get(bare, bare)

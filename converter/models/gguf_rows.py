@@ -34,7 +34,7 @@ class Gguf(NamedTuple):
 class Metadatum(NamedTuple):
     """A GGUF key; `value` is an expression over sizes and settings, and an `optional` key is left out if it has no value.
 
-    So is one whose value is that of the expression `unless`, and one if a setting in `when` has another value.
+    It is left out, too, if its value is that of the expression `unless`, or if a setting in `when` has another value.
     On the way back, `gives` is the setting or size that the expression `back` of `value` gives; a lone name gives itself.
     """
 

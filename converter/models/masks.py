@@ -80,7 +80,7 @@ def _holds(tensor: Tensor, value: str | float | None, recognition: Recognition, 
     if not isinstance(value, int | float):
         return False
     if tensor.dtype is BF16:
-        element = struct.pack("<f", value)[2:]  # -1e4 loses nothing that rounds up
+        element = struct.pack("<f", value)[2:]  # BF16 by cutting: what -1e4 loses would round down anyway
     elif tensor.dtype.name in _PACKED:
         most = _MOST if tensor.dtype is F16 else math.inf
         element = struct.pack(
@@ -134,7 +134,7 @@ def _turns(tensor: Tensor, recognition: Recognition, config: Mapping[str, Any]) 
 
 @cache
 def _causal(length: int, one: bytes, window: int | None = None) -> bytes:
-    """A [length, length] matrix with ones on and below the diagonal; with a window, only so many of them in a row."""
+    """A [length, length] matrix with ones on and below the diagonal; with a window, only the last `window` of each row's."""
     zero, rows = bytes(len(one)), []
     for row in range(length):
         seen = row + 1 if window is None else min(row + 1, window)

@@ -90,7 +90,7 @@ class Recognition:
         return self.known_by.get(own, own)
 
     def in_layer(self, name: str) -> bool:
-        """Whether a name, of whatever tensor, is one within the family's layers."""
+        """Whether a name lies within the family's layers, even if the family has no such tensor."""
         number = _LAYER.search(name)
         stems = {row.named(self.prefix).partition("{layer}")[0] for row in self.family.row_table if row.layered}
         return number is not None and name[: number.start()] in stems

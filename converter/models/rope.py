@@ -1,4 +1,4 @@
-"""By what a model's rotary frequencies are divided, so that it reaches longer texts: the forms that llama.cpp computes, too.
+"""The divisors of a model's rotary frequencies, by which it reaches longer texts: those forms that llama.cpp computes, too.
 
 Source: transformers' modeling_rope_utils.py.
 """

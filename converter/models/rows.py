@@ -34,7 +34,7 @@ class MoveRow(NamedTuple):
     order: tuple[int, ...] = ()
 
     def filled(self, look_up: Callable[[str], Any]) -> Move:
-        """The move for the sizes of a model. Raises ModelError if one is not known, or not whole."""
+        """The move for the sizes of a model. Raises ModelError if a number in it is not known, or not whole."""
         from converter.tensors.rearranged import Move  # most families keep their rows in order
 
         def whole(text: str) -> int:
@@ -51,13 +51,13 @@ class MoveRow(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """A product as it is in the JSON: by what the first `rows` of a tensor are multiplied, all without `rows`."""
+    """A product as it is in the JSON: the factor for the first `rows` of a tensor, or for all rows."""
 
     by: str
     rows: str | None = None
 
     def filled(self, look_up: Callable[[str], Any]) -> tuple[float, int | None]:
-        """The factor and the number of rows. Raises ModelError if one is not known."""
+        """The factor and the number of rows. Raises ModelError if either is not known."""
         by, rows = (text and _number(text, look_up) for text in (self.by, self.rows))
         return float(by or 0), None if rows is None else int(rows)
 
@@ -68,7 +68,7 @@ class Row:
 
     `gguf_transposed` matrices are [in, out] here and [out, in] there; `gguf_f32` ones must be F32 there. `parts` names
     what equal parts of the last dimension hold, in order: q, k and v. `gguf_moves` put the rows into the order that they
-    have there. `gguf_zeros`: what an absent one is there. GGUF lacks the first `gguf_rows_from` rows, and has the others
+    have there. `gguf_zeros`: an absent one is zeros there. GGUF lacks the first `gguf_rows_from` rows, and has the others
     times `gguf_scale`. With `gguf_untied` it has a tensor of its own for one that is tied here. `also` are other names for
     the same. `present_if` is the setting that says whether there is one. `value` is what a buffer must hold: "causal"
     (ones on and below the diagonal), "rotary" (frequencies), or a number.

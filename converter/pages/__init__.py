@@ -36,7 +36,7 @@ def is_installed() -> bool:
 
 
 def check_installed() -> None:
-    """Raise UnsupportedError if it is not."""
+    """Raise UnsupportedError if jinja2 is not installed."""
     if not is_installed():
         raise UnsupportedError(f"a page of HTML needs the package `jinja2`: {INSTALL}")
 

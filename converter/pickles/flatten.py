@@ -93,7 +93,7 @@ def facts(flattened: Flattened) -> dict[str, bool | str | tuple[str, ...]]:
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Remove the prefixes that wrappers put before every name, also several of them."""
+    """Remove the prefixes that wrappers put before every name, even several of them."""
     prefix = ""
     while fits := [p for p in PREFIXES if tensors and all(name.startswith(prefix + p) for name in tensors)]:
         prefix += fits[0]

@@ -147,7 +147,7 @@ def choose(
 
 
 def _enter_the_only(chosen: Chosen, holds: Callable[[object], bool]) -> bool:
-    """Go into the one part of a list that holds weights, or leave the optimizers out where there are several; whether we did."""
+    """Go into the one part of a list that holds weights, and return True. If several do, only leave out the optimizers."""
     if not any(map(holds, chosen.value)):
         return False
     tensors = [(str(number), inner) for number, inner in enumerate(chosen.value) if holds(inner)]

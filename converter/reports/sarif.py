@@ -155,7 +155,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     words = rule.id.split("-")
     return {
         "id": rule.id,
-        # A name that is the id but for its case is no name.
+        # A name that differs from the id only in case would say nothing.
         **({"name": "".join(map(str.capitalize, words))} if len(words) > 1 else {}),
         "shortDescription": {"text": f"{rule.title}."},
         "fullDescription": {"text": rule.meaning},
@@ -177,7 +177,7 @@ def _result(
     location: dict[str, Any] = {"physicalLocation": {"artifactLocation": artifact, "region": region}}
     if result.place:
         location["logicalLocations"] = [{"fullyQualifiedName": printable(result.place), "kind": "member"}]
-    # What stays the same while offsets move, so that a result is known again after the file was written once more.
+    # What stays the same when offsets move, so that a result is recognised after the file was written again.
     same = json.dumps([result.rule, places[result.file]["uri"], result.place, result.subject])
     number = seen[same] = seen[same] + 1
     digest = hashlib.sha256(same.encode("utf-8", "surrogateescape")).hexdigest()[:32]

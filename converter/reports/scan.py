@@ -59,7 +59,7 @@ class PickleReport:
 class FindingReport:
     """A reason for the verdict. `rule` is a key of `scanning.rules.RULES`; `byte` counts within `place`.
 
-    `level` is `error`, `warning` or `note`. If the finding is about a global, it has its whole `name`, and the fields
+    `level` is `error`, `warning` or `note`. If the finding is about a global, it has its full `name`, and the fields
     of GlobalReport.
     """
 

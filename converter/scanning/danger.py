@@ -1,7 +1,7 @@
 """What is known about the globals that a pickle names: which are dangerous, why, and where they were abused.
 
 *Dangerous* means: calling it with arguments that the file chooses can run code, touch files, import, or reach the
-network. About all others nothing is known. A function that calls one of its arguments only along the way (`sorted` with
+network. Nothing is known about any others. A function that calls one of its arguments only along the way (`sorted` with
 a key, `re.sub`) is not dangerous for that reason, because the file has to name the function it would call, too. Neither
 is `functools.partial`, which calls nothing.
 """
@@ -143,7 +143,7 @@ def danger(module: str, name: str) -> str | None:
 
 
 def sentence(module: str, name: str, reason: str) -> str:
-    """What goes on after the name of a dangerous global. A row of a whole module says nothing about one name in it."""
+    """The rest of a sentence that begins with a dangerous global. A row of a whole module says nothing about one name in it."""
     parts, names = [*module.split("."), *name.split(".")], name.split(".")
     known = _NAMES.get(parts[0])
     own = _by_name(names[-1]) or (known.find(names[-1]) if known is not None else None)

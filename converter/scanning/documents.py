@@ -21,7 +21,7 @@ _CLASS: Final = "scan"
 
 
 def suites(report: ScanReport, *, unknown: bool = True) -> list[Suite]:
-    """One suite with a case for each file: it failed if the check fails for it."""
+    """One suite with a case for each file. A case failed if the check fails for its file."""
     counts = Counter(file.verdict for file in report.files)
     found = {"verdict": report.verdict, **{verdict: str(counts[verdict]) for verdict in SHOWN if counts[verdict]}}
     found["fail-on"] = FAIL_ON[-1] if unknown else FAIL_ON[0]

@@ -253,7 +253,7 @@ ANYWHERE: Final = {
     """,
 }  # fmt: skip
 
-# Names that are dangerous anywhere in one library, also in its classes.
+# Names that are dangerous anywhere in one library, its classes included.
 NAMES: Final = {
     "numpy": {
         FILES: """

@@ -30,7 +30,7 @@ class Library(NamedTuple):
         return self.follows or f"unpickling imports {self.package.partition('.')[0]}"
 
     def together(self, globals_: Iterable[str]) -> str:
-        """One sentence about several of its globals, given by their whole names. The first few are listed."""
+        """One sentence about several of its globals, given by their full names. The first few are listed."""
         names = dict.fromkeys(name.removeprefix(f"{self.package}.") for name in globals_)
         # The name of the class alone, unless two modules have a class of that name.
         short = Counter(name.rpartition(".")[2] for name in names)

@@ -33,9 +33,10 @@ _LOST: Final = 45  # bits of F64 that are not counted
 _KEYS: Final = 1 << (64 - _LOST)
 _NEGATIVE: Final = _KEYS >> 1  # the key of -0.0
 _STEP: Final = 1 << (52 - _LOST)  # keys of an exponent
-_SINGLES: Final = ((1023 - 149) * _STEP, (1023 + 128) * _STEP)  # the keys that F32 can have, but 0, without a sign
+# The keys that F32 can have, except that of 0, without the sign.
+_SINGLES: Final = ((1023 - 149) * _STEP, (1023 + 128) * _STEP)
 _ONE: Final = np.array(1, np.int64)
-_SHORT: Final = 32 << 10  # words; of fewer, np.add.at counts them sooner than np.bincount makes its table
+_SHORT: Final = 32 << 10  # words: np.add.at counts fewer than these sooner than np.bincount makes its table
 _WORDS_AT_ONCE: Final = 256 << 10  # of one call of np.bincount: with fewer, making its table takes longer than counting
 _ONES: Final = np.ones(_DOT)
 
@@ -185,7 +186,7 @@ def _values_of_codes(dtype: Dtype, keys: NDArray[Any]) -> NDArray[np.float64]:
         found = values_of_codes(dtype)[keys]
     else:
         found = keys.astype(f"<u{dtype.itemsize}").view(dtype.numpy)
-    with np.errstate(invalid="ignore"):  # a NaN that signals becomes one that does not
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
         return found.astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Values that no trained or freshly initialised model has: what `check` calls a fault, and `inspect --stats` says with a `!`.
+"""Values that no trained or freshly initialised model has: what `check` calls a fault, and `inspect --stats` marks with a `!`.
 
 Zeros and ones can be meant: biases start at zero, scales of normalisation at one, and some matrices at zero. So a tensor that
 is all one value is a fault only if the tensors at the same place of other layers are not.
@@ -28,9 +28,9 @@ _ABSURD: Final = 1e30  # no product of two such numbers fits into F32
 _FAR: Final = 1000.0  # an element is far out beyond this many times the 99.9 % quantile of the elements' sizes
 _TAIL: Final = 1024  # elements that a tensor must have for its 99.9 % quantile to mean something
 _APART: Final = (
-    100.0  # a matrix is of another size than those of other layers beyond this many times, or below its inverse
+    100.0  # a matrix is of another size if it is this many times as large as those of other layers, or as small
 )
-_ALIKE: Final = 10.0  # how many times as large the largest of the other layers may be as the smallest, to be a measure
+_ALIKE: Final = 10.0  # the others are a measure only if the largest is at most this many times as large as the smallest
 _FEWEST: Final = 4  # layers that show what all have in common
 _HOLE: Final = 0.1  # share of zeros that points to a hole in the file
 _SOUND: Final = 0.01  # share of zeros that the same tensors of other layers have at most

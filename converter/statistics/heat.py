@@ -77,7 +77,7 @@ class Heat:
             row, column = row + len(part), 0
 
     def _cells(self, part: NDArray[Any], row: int, column: int) -> None:
-        """Add rows from that row on, of columns from that column on."""
+        """Add a rectangle of elements, the first of which is at `row` and `column`."""
         (tops, first), (lefts, left) = (
             _cuts(edges, start, start + length)
             for edges, start, length in zip(self._edges, (row, column), part.shape, strict=True)

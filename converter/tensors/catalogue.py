@@ -39,7 +39,7 @@ _INNER: Final = frozenset(
 class Other:
     """Something in a checkpoint that is not one of the weights, kept inert. `value` is one of `converter.pickles.values`.
 
-    `role` is what it is to them.
+    `role` is what it is to the weights.
     """
 
     name: str

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Decoded:
-    """The elements of a storage in a temporary file, from when the first of its `views` is read until the last was.
+    """The elements of a storage in a temporary file, from the first read of one of its `views` to the last.
 
     Without it, every tile of a transposed matrix would decode all of the storage again.
     """
@@ -25,7 +25,7 @@ class Decoded:
         self._spooled: Storage | None = None
 
     def view(self, view: Tensor) -> Tensor:
-        """The same view of the decoded elements; as it is if the disk has no room for them."""
+        """The same view of the decoded elements; or the view itself if the disk has no room for them."""
         with self._lock:
             if self._spooled is None:
                 try:

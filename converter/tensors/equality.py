@@ -19,7 +19,7 @@ def equal(one: Tensor, other: Tensor) -> bool:
         while left:
             rest = rest or next(others)
             size = min(len(left), len(rest))
-            if bytes(left[:size]) != bytes(rest[:size]):  # views are compared byte by byte, which takes long
+            if bytes(left[:size]) != bytes(rest[:size]):  # memoryviews would be compared byte by byte, which takes long
                 return False
             left, rest = left[size:], rest[size:]
     return True

@@ -39,7 +39,7 @@ def pattern(text: str, expression: Callable[[str], str]) -> tuple[str, list[list
 
 
 def fitting(body: str, allowed: list[list[range]], longest: int | None) -> Callable[[str], bool]:
-    """A function that tells whether a name is matched by an expression of `pattern`; none that is longer than `longest` is."""
+    """A function that tells whether a name is matched by an expression of `pattern`, and is not longer than `longest`."""
     match = re.compile(rf"(?s:{body})\Z").match
 
     def fits(name: str) -> bool:

@@ -18,7 +18,7 @@ _RUN: Final = 64 << 10  # bytes. Shorter runs of rows are read together with wha
 
 
 def fill(tensor: Tensor, moves: tuple[Move, ...], offset: int, buffer: memoryview, *, back: bool) -> None:
-    """Fill `buffer` from byte `offset` of the rows in the order that the moves make, or with `back` come from."""
+    """Fill `buffer` from byte `offset` of the rows in the order that the moves make, or, with `back`, undo."""
     rows = tensor.shape[0]
     width = tensor.nbytes // rows  # bytes of a row
     order, done = _order(rows, moves, back), 0

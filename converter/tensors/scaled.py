@@ -12,9 +12,9 @@ from converter.words import option
 
 
 def scaled(tensor: Tensor, factor: float, rows: int | None = None) -> Tensor:
-    """The tensor with its first rows times a power of two; all of them without `rows`.
+    """The tensor with its first `rows` rows, or all of them, times a power of two.
 
-    Times the inverse, that gives the tensor again. An element that is too large or too small for that raises
+    Multiplying by the inverse gives the tensor again. An element that is too large or too small for that raises
     UnsupportedError when it is read. So does a factor that is no power of two, at once: its products are rounded, and no
     way leads back from them.
     """
@@ -32,10 +32,10 @@ def scaled(tensor: Tensor, factor: float, rows: int | None = None) -> Tensor:
 
 
 def below(first: list[float], tensor: Tensor) -> Tensor:
-    """The tensor with rows before its own, whose elements are `first`. Raises UnsupportedError for those of no whole rows."""
+    """The tensor with rows before its own, whose elements are `first`. Raises UnsupportedError if they are not whole rows."""
     width = math.prod(tensor.shape[1:])
     if not width or len(first) % width:
-        raise UnsupportedError(f"{len(first):,} elements are no rows of {width:,}")
+        raise UnsupportedError(f"{len(first):,} elements are not whole rows of {width:,}")
     if not first:
         return tensor
     shape = (len(first) // width + tensor.shape[0], *tensor.shape[1:])

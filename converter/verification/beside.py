@@ -110,7 +110,7 @@ def _unlike(name: str, wanted: Mapping[str, Any], got: Mapping[str, Any]) -> Ite
 
 
 def _comparable(one: Any, other: Any) -> bool:
-    """Whether two values mean something else. A size that is a number in older files is an object in newer ones."""
+    """Whether two values mean different things. A size that is a number in older files is an object in newer ones."""
     if one is None or other is None:
         return False
     if isinstance(one, Mapping) and isinstance(other, Mapping):

@@ -41,7 +41,8 @@ _WORST: Final = 4.0  # and a block this much
 # this share of the blocks do not fit was made by the same quantiser, and changed later.
 _STRAY_OF_SEARCHED: Final = 1e-3
 _STRAY: Final = 1e-4
-# Tensors of a type, and their share of its blocks, whose blocks all fit: then the same quantiser made the others.
+# If all blocks of this many tensors of a type fit, and they have this share of the type's blocks, then the same quantiser made
+# the other tensors of that type.
 _SOME: Final = 4
 _NEARLY_ALL: Final = 0.75
 # How many elements of a K-quant share a scale.
@@ -262,7 +263,7 @@ class Derivation:
         """How many elements of blocks are nearer to another level, if the blocks were made from each of the dtypes and types."""
         group = _GROUPS[self._encoding.name]
         far = {each.name: _farther(floats(rounded(x, each), each), found, group) for each in _FROM}
-        # A quantised copy is no good start, but an honest one.
+        # To start from a quantised copy is not good, but it is honest.
         for name in QUANTISED:
             far[name] = _farther(_through(x, name), found, group) if min(far.values()) else 0
         return far

@@ -50,7 +50,7 @@ class Errors:
 
     @property
     def relative(self) -> float | None:
-        """The root of the squared errors' share; None if an element is not finite. Nothing can be lost of zeros alone."""
+        """The root of the squared errors' share; None if an element is not finite. Zeros alone can lose nothing."""
         if not all(map(math.isfinite, (*self.squares, *self.energy))):
             return None
         lost, energy = math.fsum(self.squares), math.fsum(self.energy)

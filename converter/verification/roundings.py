@@ -86,8 +86,8 @@ _WEIGHED: Final = {
 }
 _TOGETHER: Final = {"Q4_0": 0.08, "Q4_1": 0.08, "Q5_0": 0.04, "Q5_1": 0.04}
 _CACHED: Final = 1 << 15  # elements that are worked on at a time in F64, so that they stay in the cache
-_ENOUGH: Final = 16  # blocks; the losses of so many even out
-_FEW: Final = 400  # weights moved 1 element in 130 or more; damage that moves fewer than 1 in this many is no weighing
+_ENOUGH: Final = 16  # blocks: over this many, losses even out
+_FEW: Final = 400  # weighing moved at least 1 element in 130, so fewer than 1 in this many is damage
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The files beside the weights: config.json and the tokenizer, compared with the source's.
 
-What changes what is computed, or how text is split, counts. Everything else is only said: a file that the copy lacks, and
+What changes what is computed, or how text is split, counts. Everything else is only mentioned: a file that the copy lacks, and
 what can't be compared.
 """
 

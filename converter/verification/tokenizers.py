@@ -196,7 +196,7 @@ def _ordered_alike(expected: Tokenizer, found: Tokenizer, numbers: list[int]) ->
     If two pairs have the same score, the first one in the text is merged first, so equal scores must stay equal. A tokenizer.json
     that was made from such a tokenizer has an order for them all the same.
     """
-    told = expected.ordered or found.ordered  # by merges, which are made of tokens only
+    told = expected.ordered or found.ordered  # the order comes from merges, whose two parts are always tokens
     made = _made({number: expected.tokens[number] for number in numbers}, characters=not told)
     scores = sorted((_single(expected.tokens[number].score), _single(found.tokens[number].score)) for number in made)
     return all(

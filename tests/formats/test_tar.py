@@ -141,7 +141,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
         torch_tar({"w": Persistent("11")}, {1: TarStorage(NUMBERS, count=200)}, {11: WHOLE}), "need",
     ),
     "a count below zero": (
-        torch_tar({"w": Persistent("11")}, {1: TarStorage(NUMBERS, count=-1)}, {11: WHOLE}), "storage of -1 elements",
+        torch_tar({"w": Persistent("11")}, {1: TarStorage(NUMBERS, count=-1)}, {11: WHOLE}), "has -1 elements: a number from 0",
     ),
     "something behind the object": (
         torch_tar({"w": Persistent("11")}, {1: STORAGES[1]}, {11: WHOLE}, after={"pickle": b"N."}), "goes on for 2 bytes",

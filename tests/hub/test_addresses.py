@@ -412,7 +412,7 @@ public = Resolver(huggingface_co=[["93.184.216.34", "93.184.216.35"]], example_o
 
 WITHOUT: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "no resolver": (nobody, refusing, "temporary failure in name resolution"),
-    "a resolver that is silent": (no_answer, refusing, "no answer to the question for its address"),
+    "a resolver that is silent": (no_answer, refusing, "its address was asked for, and no answer came"),
     "no such host": (Resolver(), refusing, "name or service not known"),
     "refused": (public, refusing, "connection refused"),
     "unreachable": (public, unreachable, "network is unreachable"),

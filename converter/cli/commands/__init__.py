@@ -122,7 +122,7 @@ def tell_json(how: Ended) -> None:
 
 
 def _left(error: BaseException) -> str:
-    """What a command that was ended leaves. Code that keeps unfinished output adds a note to the error."""
+    """What a command leaves behind when it is ended early. Code that keeps unfinished output adds a note to the error."""
     return "; ".join(vars(error).get("__notes__", ())) or "nothing was left half done"
 
 

@@ -43,7 +43,7 @@ def batch(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Work once more on checkpoints that have ended otherwise than done.")
+        bool, typer.Option("--again", help="Work again on checkpoints that ended in any state but done.")
     ] = False,
     prometheus: Annotated[
         bool, typer.Option("--prometheus", help="Print the counts of `status` as Prometheus reads them.")
@@ -67,7 +67,7 @@ def batch(
 
     action = job if job in _ACTIONS else ""
     path = (file or _DEFAULT) if action else Path(job)
-    judged = action == _REPORT or not (action or dry_run)  # it says how the tasks ended, and ends as the worst of them
+    judged = action == _REPORT or not (action or dry_run)  # it reports how the tasks ended, and exits as the worst did
     rules = (lambda: SARIF_RULES) if judged else None
     with begun("batch", [str(path)], rules, junit=junit, sarif=sarif, html=html, json=json, others=[log]) as files:
         check_html(html)

@@ -17,7 +17,7 @@ _HANG: Final = 4
 
 
 def show_batch(report: BatchReport, *, everything: bool = False) -> None:
-    """Print the tasks that ended otherwise than done, or `everything`, and a line with the counts."""
+    """Print the tasks that ended in any state but done, or `everything`, and a line with the counts."""
     out = Screen(width=columns(sys.stdout) or _WIDE)
     for task in report.tasks:
         if everything or task.state in ("failed", "refused", "broken"):

@@ -24,7 +24,7 @@ _VALUE: Final = 40  # characters of a value
 
 
 def show(report: ThreeWayReport, *, unfold: bool = False, out: Screen | None = None) -> None:
-    """Print what each of both changed, conflicts first."""
+    """Print what each of the two changed, conflicts first."""
     out = out or Screen()
     out.line((f"{'same' if report.same else 'different'}", GOOD if report.same else BAD))
     places = (("before", report.before), ("after", report.after), ("other", report.other))
@@ -68,7 +68,7 @@ def counts(report: ThreeWayReport) -> Iterator[str]:
 
 
 def _sizes(change: ThreeWayChange) -> str:
-    """How much each of both changed it."""
+    """How much each of the two changed it."""
     found = [percent(one.relative) for one in (change.after, change.other) if one is not None]
     return ", ".join(size for size in found if size)
 

@@ -65,7 +65,7 @@ def _symmetric(values: NDArray[Any], half: int, work: NDArray[Any]) -> tuple[NDA
     furthest = np.where(high > -low, high, low)
     ties = np.flatnonzero(high == -low)
     furthest[ties] = values[ties, np.abs(values[ties]).argmax(axis=1)]
-    furthest += np.float32(0)  # of zeros alone, C finds +0
+    furthest += np.float32(0)  # if all values are zeros, C finds +0
     scale = furthest / np.float32(-half)
     levels = np.multiply(values, _inverse(scale), out=work[0])
     levels += np.float32(half + 0.5)

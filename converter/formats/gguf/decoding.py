@@ -78,7 +78,7 @@ def _affine(blocks: NDArray[Any], levels: NDArray[Any], out: NDArray[Any]) -> No
     if np.isfinite(scale).all():
         out += least
         return
-    # Which of two NaNs a sum becomes depends on how many elements numpy adds at once. ggml keeps that of the product.
+    # Which of two NaNs a sum keeps depends on how many elements numpy adds at once. ggml keeps that of the product.
     product = out.copy()
     out += least
     np.copyto(out, product, where=np.isnan(product))

@@ -44,7 +44,7 @@ class Written:
     """A tensor to write. `tensor` is the view whose row-major bytes GGUF stores.
 
     `free`: llama.cpp computes with any encoding of it, so it has the one that the caller chose. With an encoded vector or norm,
-    llama.cpp aborts. `blocks` are bytes to copy, if the source holds the tensor in this encoding already. `importance` gives that
+    llama.cpp aborts. `blocks` are bytes to copy, if the source holds the tensor in this encoding already. `importance` is that
     of each column, for each expert in turn.
     """
 
@@ -99,7 +99,7 @@ def weighed(tensors: Sequence[Written], importance: Importance, notes: list[str]
 
 
 def check_makeable(tensors: Sequence[Written]) -> None:
-    """Raise UnsupportedError for a type that needs a library that is not there, or importance that nobody gave."""
+    """Raise UnsupportedError for a type that needs a library that is not there, or importance that was not given."""
     made = {one.encoding.name: one for one in tensors if one.encoding.name in ALONE and one.blocks is None}
     if not made:
         return

@@ -41,7 +41,7 @@ class _Row(NamedTuple):
 
 _SAMPLING: Final = (
     _Row(_TEMPERATURE, "f32", "temperature"),
-    _Row("general.sampling.top_k", "i32", "top_k", 0),  # 0 turns it off, here and there
+    _Row("general.sampling.top_k", "i32", "top_k", 0),  # 0 turns it off in both programs
     _Row("general.sampling.top_p", "f32", "top_p"),
     _Row("general.sampling.min_p", "f32", "min_p", 0),
     _Row("general.sampling.penalty_repeat", "f32", "repetition_penalty"),
@@ -175,7 +175,7 @@ def left(document: Mapping[str, Any], special: Mapping[str, int], start: object)
 
 
 def comparable(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a generation_config.json a GGUF file could say, as `as_files` would say it."""
+    """The part of a generation_config.json that a GGUF file could say, in the words of `as_files`."""
     found: dict[str, Any] = {}
     for setting in _ROLES:
         if ids := _ids(document, setting):

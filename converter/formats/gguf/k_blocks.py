@@ -125,7 +125,7 @@ def _with_minima(
     out[:, 4:8] = scales[:, :4] | scales[:, 4:] >> np.uint8(4) << np.uint8(6)
     out[:, 8:12] = minima[:, :4] | minima[:, 4:] >> np.uint8(4) << np.uint8(6)
     out[:, 12:16] = scales[:, 4:] & np.uint8(15) | minima[:, 4:] << np.uint8(4)
-    # With importance, C does not bound those of Q4_K. A larger one takes the place of bits of another.
+    # With importance, C does not bound the scales of Q4_K. One that is too large overwrites bits of another.
     scales, minima = _six_bits(out[:, 4:8], out[:, 12:16]), _six_bits(out[:, 8:12], out[:, 12:16] >> np.uint8(4))
     return fine and _finite(found.scale, found.least), _affine_levels(values, x, found, out[:, :4], scales, minima)
 
@@ -231,7 +231,7 @@ def _affine_levels(
 
 
 def _six_bits(first: NDArray[Any], last: NDArray[Any]) -> NDArray[Any]:
-    """Eight numbers of six bits from four bytes, whose upper two bits belong to the last four, and the last four's lower bits."""
+    """Eight numbers of six bits. Four bytes hold the first four and the upper bits of the last four, whose lower bits follow."""
     last = last & np.uint8(15) | first >> np.uint8(6) << np.uint8(4)
     return np.concatenate([first & np.uint8(63), last], axis=1)
 

@@ -139,7 +139,7 @@ def one_by_one(x: NDArray[Any], half: int) -> tuple[NDArray[Any], NDArray[Any]]:
 class Steps:
     """A search for a scale and a minimum: levels 0 … top, and the inverses that are tried.
 
-    They are `top + first + step · i`, of the range, for i from 0 to `count`. `absolute`: errors count as they are, not squared.
+    An inverse is `top + first + step · i`, divided by the range, for i from 0 to `count`. `absolute`: errors are not squared.
     `weighed`: as ggml searches with an importance matrix, where levels beyond the ends become the last.
     """
 

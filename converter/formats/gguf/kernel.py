@@ -1,8 +1,8 @@
 """ggml's own quantiser, from the library of xllamacpp, if that is installed: faster than numpy, and the same bytes.
 
 Its bytes are compared with ours before a type is left to it, because another version, or another processor's instructions, could
-round in another way. Then numpy does the work. Types that numpy does not make are only decoded again, and must be near what they
-were made of. A call leaves Python's lock to other threads.
+round in another way. Then numpy does the work. Types that numpy does not make are only decoded again, and the result must be near
+the elements that they were made from. A call leaves Python's lock to other threads.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def kernel(encoding: Encoding, importance: NDArray[Any] | None) -> Kernel | None
     def run(values: NDArray[Any], out: NDArray[Any]) -> bool | None:
         if not values.size:
             return None
-        # One pass tells of nearly all numbers that none is large: NaN and infinity stay in a sum of squares.
+        # One pass is enough for nearly all tensors: a small sum of squares shows that no number is large, NaN or infinite.
         harmless = bool(np.einsum("i,i", values, values) < _HARMLESS**2)
         if not harmless and not max(values.max(), -values.min()) < _LARGEST:  # NaN isn't, either
             return None

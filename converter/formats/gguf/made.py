@@ -61,7 +61,7 @@ def noted(family: Family, settings: Mapping[str, Any], absent: Sequence[str]) ->
 
 
 def first_rows(catalogue: Catalogue, recognition: Recognition, settings: Mapping[str, Any]) -> Iterator[Packed]:
-    """What the way back needs of tensors that GGUF has in part, or twice: rows that it lacks, and which are tied."""
+    """What the way back needs about tensors that GGUF has in part, or twice: the rows that it lacks, and which are tied."""
     rows = recognition.family.rows(recognition.sizes, config=settings)
     for row in rows:
         if row.rows_from and row.gguf is not None and recognition.name(row) in catalogue:

@@ -123,7 +123,7 @@ def token_keys(family: Family) -> dict[str, str]:
 
 
 def token_ids(family: Family | None, settings: Mapping[str, Any], rows: int) -> dict[str, int]:
-    """The special tokens of a model without a tokenizer, by what they are for. `rows` is the number of the embedding's."""
+    """The special tokens of a model without a tokenizer, by what they are for. `rows` is the number of the embedding's rows."""
     said = {key: settings.get(key) for key in (token_keys(family) if family is not None else ())}
     return {
         key.removesuffix("_token_id"): number
@@ -179,7 +179,7 @@ class _Names:
         return list(noted) if isinstance(noted, Array) and noted.type == "f32" else []
 
     def follows(self, row: Parameter, rows: Mapping[str, Parameter]) -> bool:
-        """Whether a tensor follows from the one that it is tied to in the model. Blocks are believed to, if that is noted."""
+        """Whether a tensor follows from the one that it is tied to in the model. For blocks, our writer's note is believed."""
         noted = self._catalogue.metadata.get(UNTIED)
         if not row.gguf_untied or not isinstance(noted, Array) or row.gguf not in list(noted):
             return False

@@ -229,7 +229,7 @@ def completed(
 
 
 def inherited(tokenizer: Tokenizer, metadata: Mapping[str, Any], notes: list[str]) -> Tokenizer:
-    """Another tokenizer for a GGUF file: what it doesn't say about chats and about the ends of a text stays as it was."""
+    """Another tokenizer for a GGUF file. If it says nothing about chats or the ends of a text, the old one's settings stay."""
     said = {role: metadata.get(PREFIX + key) for role, key in _ADDS.items()}
     adds = {role: value for role, value in said.items() if type(value) is bool}
     templates = dict(tokenizer.templates) or _templates(metadata)

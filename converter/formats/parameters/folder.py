@@ -185,7 +185,7 @@ def _storages_form(catalogue: Catalogue) -> _Layout:
 
 
 def _used_storages(catalogue: Catalogue) -> Iterable[Storage]:
-    """The storages of the tensors, in the order of the file. Those of an optimizer are left behind, as it is.
+    """The storages of the tensors, in the order of the file. Those of an optimizer are left out, because the optimizer is.
 
     safetensors and GGUF have a storage for each tensor, which tied names share.
     """

@@ -125,14 +125,14 @@ def _members(source: Source) -> tuple[dict[str, Source], list[str]]:
 def _elements(data: bytes, where: str) -> int:
     count = int.from_bytes(data, "little", signed=True)
     if not 0 <= count < _MOST:
-        raise FormatError(f"a storage of {count:,} elements in {where}")
+        raise FormatError(f"a storage in {where} has {count:,} elements: a number from 0 to 2^60 was expected")
     return count
 
 
 def _rank(data: bytes, where: str) -> int:
     rank = int.from_bytes(data[:4], "little", signed=True)  # torch reads four of the eight bytes
     if not 0 <= rank <= limits().rank:
-        raise FormatError(f"a tensor of {rank:,} dimensions in {where}")
+        raise FormatError(f"a tensor in {where} has {rank:,} dimensions: 0 to {limits().rank} are read")
     return rank
 
 

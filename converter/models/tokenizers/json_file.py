@@ -394,7 +394,7 @@ def _surrounded(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -
 
 
 def _numbers(special_tokens: Any, text: Any) -> Any:
-    """The ids that a template has for a token of it; None if it doesn't say."""
+    """The ids that a template has for one of its tokens; None if it doesn't say."""
     entry = special_tokens.get(text) if type(special_tokens) is dict and type(text) is str else None
     return entry.get("ids") if type(entry) is dict else None
 

@@ -23,7 +23,7 @@ TEMPLATES: Final = "additional_chat_templates"  # a folder
 LISTED: Final = "added_tokens_decoder"  # the key of tokenizer_config.json
 OLD_TEMPLATE: Final = "chat_template.json"
 ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# Classes that put only those tokens around a text that tokenizer.json says, and none of their own.
+# Classes that put around a text only the tokens that tokenizer.json names, and none of their own.
 PLAIN: Final = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 _T5: Final = ("T5Tokenizer", "T5TokenizerFast")
 _STANDS_IN: Final = {"bos": "cls", "eos": "sep"}  # what BERT calls the tokens around a text

@@ -67,8 +67,8 @@ class Tokenizer:
     by name, of which one is DEFAULT.
 
     SentencePiece's kinds: `space_prefix` puts a space before a text, `merge_spaces` leaves one of several spaces, and
-    `charsmap` is the table of its normalisation. `ordered`: a file with merges and without scores gave an order only, for
-    which the scores stand. WordPiece: `lowercase` and `strip_accents`.
+    `charsmap` is the table of its normalisation. `ordered`: the file has merges and no
+    scores, so the scores here only stand for an order. WordPiece: `lowercase` and `strip_accents`.
 
     `supposed` are the ids of tokens that are taken for control tokens only because they look like `<|this|>`.
 
