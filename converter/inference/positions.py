@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from converter.inference.weights import Floats
-from converter.models.rope import divisors
+from converter.models.rope import divisors, magnitude
 
 if TYPE_CHECKING:
     from converter.inference.configured import Configured
@@ -28,12 +28,13 @@ class Rotary:
         if table.scaling is not None:
             frequencies /= np.asarray(divisors(self._size, base, known.look_up), np.float32)
         self._frequencies: Floats = frequencies.astype(np.float32)
+        self._magnitude = np.float32(1 if table.scaling is None else magnitude(known.look_up))
         self._width, self._neighbours = known.head_size, table.pairs == "neighbours"
 
     def turned(self, x: Floats, first: int) -> Floats:
         """[batch, tokens, the heads side by side], whose first token has the position `first` → the same shape."""
         angles = np.outer(np.arange(first, first + x.shape[1], dtype=np.float32), self._frequencies)
-        cosine, sine = np.cos(angles)[:, None], np.sin(angles)[:, None]  # [tokens, 1, pairs]
+        cosine, sine = (wave(angles)[:, None] * self._magnitude for wave in (np.cos, np.sin))  # [tokens, 1, pairs]
         heads = x.reshape(*x.shape[:2], -1, self._width).copy()
         half = self._size // 2
         if self._neighbours:

@@ -68,6 +68,8 @@ class Family(Architecture):
         known = self.known(sizes, settings)
         for row in self.gguf.ignored if self.gguf is not None else ():
             said, below = self.setting(row.setting, settings), row.below and known(row.below)
+            if row.value is not None and said != row.value:
+                continue
             if said and not (whole(said) and whole(below) and said >= below):
                 yield row.said.format_map({**sizes, row.setting: said})
 
@@ -78,7 +80,7 @@ class Family(Architecture):
             value, unless = (self._evaluated(text, known) for text in (datum.value, datum.unless))
             if (value is None and datum.optional) or (unless is not None and value == unless):
                 continue
-            if any(self.setting(name, settings) != meant for name, meant in datum.when.items()):
+            if not all(_same(self.setting(name, settings), meant) for name, meant in datum.when.items()):
                 continue
             if datum.type == "u32" and type(value) is float:
                 value = int(value)

@@ -10,11 +10,15 @@ from converter.models.needs import Need, needs
 
 
 class Ignored(NamedTuple):
-    """A setting that llama.cpp leaves out, and the sentence that says so. It says nothing from the size `below` on."""
+    """A setting that llama.cpp leaves out, and the sentence that says so.
+
+    From the size `below` on it changes nothing; with a `value`, only that one changes something.
+    """
 
     setting: str
     said: str
     below: str | None = None
+    value: Any = None
 
 
 class Gguf(NamedTuple):

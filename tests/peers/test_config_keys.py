@@ -26,6 +26,15 @@ from tests.peers.test_decoders import computed, hf, in_llama_cpp, kind, log_soft
 COUNT = 48  # tokens
 ALIBI = {"n_layer": 2, "n_head": 4, "hidden_size": 64, "seq_length": 128, "bos_token_id": 0, "eos_token_id": 0}
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
+SCALED = {
+    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 500.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500.0},
+    "yarn with its own bounds": {
+        "rope_type": "yarn", "factor": 6.0, "original_max_position_embeddings": 40, "rope_theta": 1e4, "beta_fast": 16.0, "beta_slow": 2.0,
+    },
+    "yarn without a length": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 700.0},
+}  # fmt: skip
 # A class, its config.json, and what is added to the config.json that is written.
 SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama: heads of their own size": ("Llama", hf(0, head_dim=20), {}),
@@ -48,6 +57,18 @@ SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "embedding_multiplier": 1.0, "layer_types": ["full_attention"] * 2, "use_parallel_residual": False, "architectures": ["LLaMAForCausalLM"],
     }),
     "gpt_neox: all names of its rotary part": ("GPTNeoX", hf(0), {"partial_rotary_factor": 0.25, "rotary_pct": 0.25, "rope_theta": 1e4}),
+    **{
+        f"{family}: {kind}": (name, hf(0, **more, rope_parameters=rope | partial), {})
+        for family, name, more, partial in (
+            ("llama", "Llama", {"num_key_value_heads": 2}, {}), ("mistral", "Mistral", {"num_key_value_heads": 2, "sliding_window": None}, {}),
+            ("qwen2", "Qwen2", {"num_key_value_heads": 2}, {}), ("gpt_neox", "GPTNeoX", {}, {"partial_rotary_factor": 0.5}),
+            ("phi", "Phi", {}, {"partial_rotary_factor": 0.5}),
+        )
+        for kind, rope in SCALED.items()
+    },
+    "llama: a scaling of 2023": ("Llama", hf(0, rope_parameters=SCALED["yarn"]), {
+        "rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "finetuned": True},
+    }),
     "gpt_neox: its first names": ("GPTNeoX", hf(0, rope_parameters=ROPE | {"partial_rotary_factor": 0.5}), {
         "rope_parameters": None, "rotary_emb_base": 500, "rotary_pct": 0.5,
     }),
@@ -116,6 +137,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str | None, str | 
     ), None),
     "bloom: slow but exact, in two pieces": ("Bloom", ALIBI | {"slow_but_exact": True, "pretraining_tp": 2}, {},
         "leaves out the biases", "leaves out the biases"),
+    "llama: yarn with a factor of its own": ("Llama", hf(0, rope_parameters=SCALED["yarn"] | {"attention_factor": 1.3}), {},
+        "llama.cpp derives what YaRN multiplies cosines by", None),
+    "llama: yarn with two factors": ("Llama", hf(0, rope_parameters=SCALED["yarn"] | {"mscale": 1.3, "mscale_all_dim": 0.7}), {},
+        "llama.cpp derives what YaRN multiplies cosines by", None),
+    "qwen2: yarn that is not rounded": ("Qwen2", hf(0, num_key_value_heads=2, rope_parameters=SCALED["yarn"] | {"truncate": False}), {},
+        "llama.cpp rounds the pairs", None),
     "phi: heads of their own size": ("Phi", hf(0, head_dim=20), {}, "llama.cpp's Phi must be as wide as the model, 64", None),
 }  # fmt: skip
 HEADS = {

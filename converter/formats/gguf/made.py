@@ -12,7 +12,7 @@ from converter.dtypes import F32
 from converter.formats.gguf.keys import Packed, array, string, strings
 from converter.formats.gguf.names import FAMILY, KIND, ROWS, SCALING, UNTIED, ZEROS
 from converter.io.source import Memory
-from converter.models.rope import divisors
+from converter.models.rope import NOTED_WHOLE, divisors
 from converter.models.rows import at, evaluated
 from converter.tensors.tensor import Storage, Tensor, row_major
 
@@ -56,7 +56,7 @@ def noted(family: Family, settings: Mapping[str, Any], absent: Sequence[str]) ->
     factors = [each.gguf for each in family.made if each.value == "rope factors"]
     if filled := [name for name in absent if name not in factors]:
         yield strings(ZEROS, filled)
-    if not set(factors).isdisjoint(absent):
+    if not set(factors).isdisjoint(absent) or family.setting("rope_kind", settings) in NOTED_WHOLE:
         yield string(SCALING, json.dumps(settings.get("rope_scaling") or settings.get("rope_parameters")))
 
 

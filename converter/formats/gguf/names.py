@@ -14,7 +14,7 @@ from converter.errors import ConverterError, LayoutError, ModelError, Unsupporte
 from converter.formats.gguf.metadata import ARCHITECTURE, Array, shortest
 from converter.io.strict_json import parse_json
 from converter.models import families as registry
-from converter.models.rope import divisors, recognised
+from converter.models.rope import NOTED_WHOLE, divisors, recognised
 from converter.models.rows import at, evaluated
 from converter.tensors.equality import equal
 
@@ -34,6 +34,8 @@ ROWS: Final = (
 UNTIED: Final = "cerebras_tool.untied"  # our own key: the names of tensors that are tied to others in the model
 SCALING: Final = "cerebras_tool.rope_scaling"  # our own key: what the rope factors were made from
 NOTED: Final = (ACTIVATION, FAMILY, KIND, ZEROS, SCALING, UNTIED)
+_NO_SCALING: Final = "none"  # what llama.cpp calls the usual rotary frequencies
+_ROPE: Final = ".rope."  # is in the keys about rotary positions
 EMBEDDING: Final = "token_embd.weight"  # has a row for each token
 HEAD: Final = "output.weight"
 TOKENIZER: Final = "tokenizer.ggml."  # the prefix of the tokenizer's keys
@@ -232,7 +234,7 @@ def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
         value = metadata.get(row.key, None if row.when or row.optional else known.setting(row.value, {}))
         if value is None and row.optional and known.is_called(noted):
             config[known.config_key(gives)] = None  # what is left out may have another default there
-        if value is None or not gives.isidentifier():
+        if value is None or value == _NO_SCALING or not gives.isidentifier():
             continue
         if row.type == "f32" and type(value) is float:
             value = shortest(value)
@@ -294,8 +296,10 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
 def _rope_scaling(catalogue: Catalogue, known: Family, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The rope_scaling from which a file's rope factors follow, by what our writer noted or by the factors themselves."""
     made = next((made for made in known.made if made.value == "rope factors" and made.gguf in catalogue), None)
+    if made is None:
+        return _noted_scaling(catalogue, known, config)
     rotary = known.forward.rotary if known.forward is not None else None
-    if made is None or rotary is None or catalogue[made.gguf].dtype != F32 or len(catalogue[made.gguf].shape) != 1:
+    if rotary is None or catalogue[made.gguf].dtype != F32 or len(catalogue[made.gguf].shape) != 1:
         return None
     try:
         look_up = known.known(known.sizes(config), config)
@@ -312,7 +316,28 @@ def _rope_scaling(catalogue: Catalogue, known: Family, config: Mapping[str, Any]
         return recognised(factors, size, base)
     try:
         scaling = parse_json(noted.encode(), SCALING)
-        expected = divisors(size, base, lambda name: known.setting(name, {**config, "rope_scaling": scaling}))
+        changed = {**config, "rope_scaling": scaling}
+        expected = divisors(size, base, known.known(known.sizes(changed), changed))
     except ConverterError:
         return None
     return scaling if data == struct.pack(f"<{len(expected)}f", *expected) else None
+
+
+def _noted_scaling(catalogue: Catalogue, known: Family, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The rope_scaling that our writer noted as a whole, if what llama.cpp reads follows from it."""
+    noted = catalogue.metadata.get(SCALING)
+    if type(noted) is not str:
+        return None
+    try:
+        scaling = parse_json(noted.encode(), SCALING)
+        changed = {**config, "rope_scaling": scaling}
+        written = list(known.gguf_metadata(known.sizes(changed), changed))
+    except ConverterError:
+        return None
+    expected = {row.key: value for row, value in written if _ROPE in row.key}
+    found = {row.key: catalogue.metadata.get(row.key) for row in known.metadata if _ROPE in row.key}
+    follows = {key: value for key, value in found.items() if value is not None} == {
+        key: struct.unpack("<f", struct.pack("<f", value))[0] if type(value) is float else value
+        for key, value in expected.items()
+    }
+    return scaling if known.setting("rope_kind", changed) in NOTED_WHOLE and follows else None
