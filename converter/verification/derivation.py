@@ -151,7 +151,8 @@ def wrong(tensors: Mapping[str, Derived]) -> dict[str, tuple[int, str]]:
     few = strays <= sum(tensor.stray for tensor in fitting)
     same = _made_alike(tensors.values())
     found = {
-        name: tensor.wrong or (tensor.unlike if few or (tensor.encoding in same and not tensor.fits) else None)
+        # Where few blocks don't fit, all of them are counted, also those that lose no more than others.
+        name: (tensor.unlike if few or (tensor.encoding in same and not tensor.fits) else None) or tensor.wrong
         for name, tensor in tensors.items()
     }
     return {name: reason for name, reason in found.items() if reason is not None}

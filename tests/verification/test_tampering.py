@@ -226,6 +226,24 @@ def test_what_was_changed_is_named(case: str, source: Path, made: Made, tmp_path
     assert sorted(found.name for found in output.tensors.different) == sorted(names)
 
 
+def test_every_changed_block_is_counted_and_the_place_of_the_first_is_said(
+    source: Path, made: Made, tmp_path: Path
+) -> None:
+    """Two of the three lose no more than other blocks do. A row of the file, two blocks of 256, is a column of the source."""
+    whole = made.of("q4_k")
+    data = bytearray(whole.read_bytes())
+    for block in (9, 90, 300):
+        flipped("Q4_K", block, 60, 0x10)(whole, data)
+    (tmp_path / "x.gguf").write_bytes(data)
+
+    [found] = judged(source, tmp_path / "x.gguf").tensors.different
+
+    assert (found.name, found.detail) == (
+        DOWN_NAME,
+        "3 of its 512 blocks of Q4_K are not what the source gives, while the others are, at [256, 4]",
+    )
+
+
 @pytest.mark.parametrize("word", ["Q5_K", "Q4_K"])
 def test_a_pruned_tensor_is_found_where_an_unknown_importance_made_the_file(
     word: str, source: Path, importance: Path, made: Made, tmp_path: Path
