@@ -104,6 +104,20 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _TYPED: Final = ContextVar[tuple[str, ...]]("converter.typed", default=())
 _IN_PYTHON: Final = ContextVar("converter.in_python", default=False)
+_IN_JOB: Final = ContextVar("converter.in_job", default=False)
+_JOB_KEYS: Final = frozenset(
+    ("to", "dtype", "force", "max-shard-size", "policy", "fail-on")
+)  # options that a job file has
+
+
+@contextmanager
+def in_job() -> Iterator[None]:
+    """Within the body of a `with`, messages name options as keys of a job file, where it has them."""
+    before = _IN_JOB.set(True)
+    try:
+        yield
+    finally:
+        _IN_JOB.reset(before)
 
 
 @contextmanager
@@ -131,8 +145,11 @@ def option(name: str, *values: str | bool, between: str = ", ") -> str:
     """An option as the reader of a message writes it.
 
     On the command line `--weights`, `--weights bin`, and with True as its value `--force`; in Python `weights`,
-    `weights='bin'` and `force=True`. Several values mean any of them.
+    `weights='bin'` and `force=True`. Several values mean any of them. In a job file, `force = true`.
     """
+    if _IN_JOB.get() and name in _JOB_KEYS:
+        told = ("true" if value is True else f'"{value}"' for value in values)
+        return name.replace("-", "_") + (" = " if values else "") + between.join(told)
     if not _IN_PYTHON.get():
         words = between.join(value for value in values if isinstance(value, str))
         return f"--{name} {words}".rstrip()
@@ -148,6 +165,8 @@ def rule(name: str, old: str, new: str) -> str:
 
 def raising(limit: str) -> str:
     """How the reader of a message raises a limit."""
+    if _IN_JOB.get():
+        return f"set {limit} in [limits]"
     if _IN_PYTHON.get():
         return f"work within using(Limits({limit}=…)) of converter.limits"
     return f"give --limit {limit}=…"

@@ -169,7 +169,7 @@ def prepare(
     rules that leave nothing.
     """
     if options.dtype not in format.mixtures:
-        _check_dtype(format, options.dtype)
+        check_dtype(format, options.dtype)
     for name, value in (("pure", options.pure), ("imatrix", options.imatrix)):
         if value is not None and not format.mixtures:
             raise UnsupportedError(
@@ -181,7 +181,7 @@ def prepare(
     catalogue = tied_back(done.catalogue, recognise(done.catalogue, done.catalogue.config))
     options = replace(options, types=done.types)
     for word in dict.fromkeys(options.types.values()):
-        _check_dtype(format, word)
+        check_dtype(format, word)
     alike = formats.of(catalogue) is format
     left = ignore_globals or not catalogue.unknown_globals() or _apart(catalogue)
     check_portable(catalogue, ignore_globals=left, no_crc=not check_crc, alike=alike)
@@ -310,7 +310,8 @@ def _weights(options: Options) -> tuple[str, int] | None:
         return file.version or "", file.size
 
 
-def _check_dtype(format: Format, dtype: str) -> None:
+def check_dtype(format: Format, dtype: str) -> None:
+    """Raise UnsupportedError if a format has no such dtype."""
     if dtype in format.dtypes:
         return
     others = [other for other in formats.WRITABLE if dtype in (*other.dtypes, *other.mixtures)]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import socket
 from dataclasses import asdict
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from converter.errors import JobError, UnsupportedError
 from converter.fleet.engine import Engine
 from converter.fleet.work import AGAIN, Order, Result, run
-from converter.text import safe_text
+from converter.text import os_reason, safe_text
 
 _EXTRA: Final = "pip install 'cerebras-tool[ray]'"
+_PATIENCE: Final = 5.0  # seconds in which a cluster must accept a connection
 _STARTS: Final = 3  # attempts to start a cluster on this machine
 
 
@@ -32,6 +35,8 @@ class Cluster(Engine):
 
     def _begin(self, address: str | None, processes: int | None) -> None:
         """Connect to a cluster, or start one. Ray itself gives up a start after half a minute, which a busy machine may need."""
+        if address is not None:
+            _check_answers(address)
         options = {"address": address} if address is not None else {"num_cpus": processes, "include_dashboard": False}
         for left in reversed(range(1 if address is not None else _STARTS)):
             try:
@@ -84,6 +89,21 @@ class Cluster(Engine):
             self._ray.cancel(reference, force=True)
         self._running.clear()
         self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise JobError if nothing listens at an address of a machine: Ray itself would try again for ever."""
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        host, port = place.hostname, place.port
+    except ValueError as error:
+        raise JobError(f"`{safe_text(address)}` is not the address of a Ray cluster: {error}") from None
+    if host is None or port is None:  # `auto` and the like
+        return
+    try:
+        socket.create_connection((host, port), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise JobError(f"there is no Ray cluster at `{safe_text(address)}`: {os_reason(error)}") from None
 
 
 def _work(told: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS task (
 );
 CREATE INDEX IF NOT EXISTS next_task ON task (state, until);
 """
+# An attempt that ended because its driver did does not count.
+_BACK: Final = "UPDATE task SET state = ?, until = 0, owner = '', attempts = attempts - 1 WHERE owner = ? AND state = ?"
 
 
 class DiskJournal(Journal):
@@ -48,14 +50,20 @@ class DiskJournal(Journal):
     def __init__(self, path: Path, *, lease: float = LEASE) -> None:
         super().__init__()
         self.path, self._lease = path, lease
-        with self._explained():
+        self._took = False
+        try:
             self._base = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=NORMAL")
             self._base.executescript(_TABLES)
+        except sqlite3.Error as error:
+            raise JobError(f"the journal `{path}` can't be opened: {_refusal(path, error)}") from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Put back what this driver has not ended, so that others may take it at once, and close the file."""
+        if self._took:
+            with suppress(JobError):  # then the lease ends, or the next driver sees that this one is gone
+                self._give_back(self.owner)
         self._base.close()
 
     def has_begun(self) -> bool:
@@ -83,14 +91,16 @@ class DiskJournal(Journal):
                 "SELECT DISTINCT owner FROM task WHERE state = ?", (RUNNING,)
             ).fetchall():
                 if is_gone(owner):
-                    self._base.execute(
-                        "UPDATE task SET until = 0, owner = '', attempts = attempts - 1 WHERE owner = ? AND state = ?",
-                        (owner, RUNNING),
-                    )
+                    self._base.execute(_BACK, (WAITING, owner, RUNNING))
+
+    def _give_back(self, owner: str) -> None:
+        with self._writing():
+            self._base.execute(_BACK, (WAITING, owner, RUNNING))
 
     def take(self, most: int) -> list[Row]:
         """Take up to `most` tasks: those that wait, and those whose driver has let its lease end. Attempts count from here."""
         now = time.time()
+        self._took = True
         with self._writing():
             rows = self._base.execute(
                 "SELECT number FROM task WHERE state IN (?, ?) AND owner != ? AND until <= ? ORDER BY number LIMIT ?",
@@ -189,3 +199,14 @@ class DiskJournal(Journal):
             yield
         except sqlite3.Error as error:
             raise JobError(f"the journal `{self.path}` can't be written: {error}; {KEPT}") from error
+
+
+def _refusal(path: Path, error: sqlite3.Error) -> str:
+    """Why a journal can't be opened, and what to do."""
+    if path.is_dir():
+        return "it is a folder; name a file with the key `journal`"
+    if not path.parent.is_dir():
+        return f"there is no folder `{path.parent}`; make it, or name another place with the key `journal`"
+    if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+        return "it is a file of something else; name another one with the key `journal`"
+    return f"{error}; make it possible to write there, or name another place with the key `journal`"

@@ -8,15 +8,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from string import Formatter
 from typing import Any, Final, Self
 
 from converter.conversion.convert import check_words
+from converter.conversion.job import check_dtype
 from converter.errors import ConverterError, JobError
-from converter.hub.outputs import Target, target_of
+from converter.hub.outputs import Target, check_scheme, target_of
 from converter.hub.stores import StorePath
 from converter.io import toml_file
 from converter.limits import parse as parse_limits
-from converter.words import FAIL_ON, check
+from converter.words import FAIL_ON, check, in_job
 
 STEPS: Final = ("scan", "check", "convert", "verify")
 _MEMORY: Final = 4 << 30
@@ -136,12 +138,14 @@ class Job:
             attempts=_number(tasks, "attempts", 3, where) or 0,
             kept=_text(document, "journal", "", where).rstrip("/"),
         )
+        _check_template(output, where)
         try:
             check("fail_on", work.fail_on, FAIL_ON)
             parse_limits(work.limits)
+            check_scheme(job.kept, JobError)
             if "convert" in steps:
-                job.target("a/b")
-                check_words(target_of(Path(job.target("a/b"))), work.to, work.dtype)
+                with in_job():
+                    check_dtype(*check_words(target_of(Path(output)), work.to, work.dtype))
         except ConverterError as error:
             raise JobError(f"{where}: {error}") from None
         return job
@@ -152,14 +156,18 @@ class Job:
             return ""
         pure = PurePosixPath(path)
         fields = dict(zip(_FIELDS, (path, pure.name, str(pure.parent) if pure.parent.name else ""), strict=True))
-        try:
-            made = self.output.format(**fields)
-        except (KeyError, IndexError, ValueError, AttributeError):
-            said = ", ".join(f"{{{name}}}" for name in _FIELDS)
-            raise JobError(
-                f"the job `{self.path}`: `output` is {self.output!r:.120}: a template has only {said}"
-            ) from None
-        return made
+        return self.output.format(**fields)
+
+
+def _check_template(output: str, where: str) -> None:
+    """Raise JobError unless a template has names of fields only: what else `str.format` knows can fill the memory."""
+    try:
+        found = [(name, wanted, how) for _, name, wanted, how in Formatter().parse(output) if name is not None]
+    except ValueError:
+        found = [("", "", None)]
+    if any(name not in _FIELDS or wanted or how for name, wanted, how in found):
+        said = ", ".join(f"{{{name}}}" for name in _FIELDS)
+        raise JobError(f"{where}: `output` is {output!r:.120}: a template has only {said}")
 
 
 def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:

@@ -121,6 +121,11 @@ class Journal(ABC):
         """Yield the tasks in these states, in order; with no states given, all tasks."""
 
 
+def abandoned(row: Row) -> bool:
+    """Whether a task is noted as running by a driver of this machine that is no longer there."""
+    return row.state == RUNNING and is_gone(row.owner)
+
+
 def here() -> str:
     """What tells the processes of this machine from those of others. Machines may share a name, and containers a machine."""
     found = [socket.gethostname().replace(":", "-")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -15,10 +14,11 @@ from converter.errors import JobError
 from converter.fleet.job import Job
 from converter.formats.folders import kind_of
 from converter.formats.marks import INDEX, SHARD
-from converter.hub.locations import parse
+from converter.hub.locations import check_online, parse
 from converter.hub.owners import models, searched
-from converter.hub.stores import store_of
-from converter.text import natural
+from converter.hub.stores import FileSystem, store_of
+from converter.scanning import policy
+from converter.text import natural, os_reason
 
 _WILD: Final = frozenset("*?[")
 
@@ -33,19 +33,34 @@ class Task:
 
 
 def tasks(job: Job) -> list[Task]:
-    """The tasks of a job, the largest first. Raises JobError if two would write the same output, or if there is none."""
-    found: dict[str, Task] = {}
+    """The tasks of a job, the largest first.
+
+    Raises JobError if there is none, if two would write the same output, or if one would write among the sources.
+    """
+    _check(job)
+    found: dict[str, Task] = {}  # by the place, as a place may have several spellings
+    folders: dict[str, str] = {}  # those in which all checkpoints are sources, in the same way
+    for location, path, nbytes in _places(job, folders):
+        found.setdefault(_place(location, job.base), Task(location, job.target(path), nbytes))
     outputs: dict[str, str] = {}
-    for location, path, nbytes in _places(job):
-        if location in found:
+    for task in found.values():
+        if not task.output:
             continue
-        output = job.target(path)
-        if output and (other := outputs.setdefault(output, location)) != location:
+        output = _place(task.output, job.base)
+        if inside := next((folders[above] for above in _above(output) if above in folders), None):
             raise JobError(
-                f"the job `{job.path}`: `{other}` and `{location}` would both be written to `{output}`: use "
-                "{path} in `output`"
+                f"the job `{job.path}`: `{task.output}` would be written into the source `{inside}`, where the next run would "
+                f"take it for a checkpoint: choose an `output` elsewhere, or a source such as `{inside.rstrip('/')}/*.bin`"
             )
-        found[location] = Task(location, output, nbytes)
+        if (other := outputs.setdefault(output, task.source)) != task.source:
+            advice = (
+                "give one source that has both in it, or make two jobs"
+                if "{path}" in job.output
+                else "use {path} in `output`"
+            )
+            raise JobError(
+                f"the job `{job.path}`: `{other}` and `{task.source}` would both be written to `{task.output}`: {advice}"
+            )
     if not found:
         raise JobError(
             f"the job `{job.path}`: there is no checkpoint in {', '.join(f'`{name}`' for name in job.sources)}"
@@ -54,20 +69,43 @@ def tasks(job: Job) -> list[Task]:
     return sorted(found.values(), key=lambda task: (-task.nbytes, natural(task.source)))
 
 
-def _places(job: Job) -> Iterator[tuple[str, str, int]]:
+def _check(job: Job) -> None:
+    """Raise an error if no task of a job could be done: its policy can't be read, or its store not be reached."""
+    if "scan" in job.work.steps and job.work.policy:
+        policy.load(Path(job.work.policy))
+    if store_of(job.output) is not None:
+        FileSystem(job.output)
+
+
+def _place(location: str, base: Path) -> str:
+    """A place by the one name that it is compared by."""
+    return location if "://" in location else os.path.normpath(base.absolute() / location)
+
+
+def _above(place: str) -> Iterator[str]:
+    """Yield a place, and all folders that it lies in."""
+    while place:
+        yield place
+        place = place.rpartition("/")[0]
+
+
+def _places(job: Job, folders: dict[str, str]) -> Iterator[tuple[str, str, int]]:
     """Yield the checkpoints of all sources, as `_found` does."""
     for source in job.sources:
-        yield from _found(source, job.base)
+        yield from _found(source, job.base, folders)
     for words in job.search:
         yield from ((f"hf://{name}", name, 0) for name in searched(words))
 
 
-def _found(source: str, base: Path) -> Iterator[tuple[str, str, int]]:
-    """Yield the location of each checkpoint at a source, its path below it without an ending, and its bytes."""
+def _found(source: str, base: Path, folders: dict[str, str]) -> Iterator[tuple[str, str, int]]:
+    """Yield the location of each checkpoint at a source, its path below it without an ending, and its bytes.
+
+    Folders that are looked into are noted in `folders`.
+    """
     if store_of(source) is not None:
-        yield from _stored(source.rstrip("/"))
+        yield from _stored(source.rstrip("/"), folders)
         return
-    wild = _WILD & set(source)
+    wild = bool(_WILD & set(source)) and not (base / source).exists()
     if source.startswith("hf://") and wild:
         yield from ((f"{source.rpartition('/')[0]}/{name}", name, 0) for name in models(source))
         return
@@ -80,9 +118,12 @@ def _found(source: str, base: Path) -> Iterator[tuple[str, str, int]]:
     for path in paths:
         place = base / path
         if place.is_dir():
+            folders[_place(path, base)] = path
             yield from _within(path.rstrip("/"), dict(_walk(place)))
         elif place.exists():
             yield path, place.stem, place.stat().st_size
+        elif place.is_symlink():
+            raise JobError(f"`{path}` is a link to a file that is not there")
         else:
             raise JobError(f"`{path}` is not there: no such file or folder in `{base}`")
 
@@ -96,23 +137,41 @@ def _named(source: str) -> str:
     return name.rpartition(".")[0] if place.file and kind_of(name) is not None else name
 
 
-def _stored(source: str) -> Iterator[tuple[str, str, int]]:
+def _stored(source: str, folders: dict[str, str]) -> Iterator[tuple[str, str, int]]:
     from converter.hub.store_folder import StoreFolder
 
+    if _WILD & set(source):
+        system = FileSystem(source)
+        check_online(source)
+        if system.info(system.path, source) is None:
+            fitting = system.call(source, lambda: sorted(system.fs.glob(system.path)), verb="listed")
+            if not fitting:
+                raise JobError(f"`{source}` fits no object in {system.store.title}")
+            for path in fitting:
+                yield from _stored(f"{source.partition('://')[0]}://{path.strip('/')}", folders)
+            return
     folder = StoreFolder(source, deep=None)
     if folder.is_folder:
+        folders[source] = source
         yield from _within(source, {name: folder.nbytes(name) or 0 for name in folder.within})
     else:
         yield source, PurePosixPath(source).stem, folder.size
 
 
 def _walk(root: Path) -> Iterator[tuple[str, int]]:
-    for where, folders, files in os.walk(root):
+    def refused(error: OSError) -> None:
+        raise JobError(f"`{error.filename}` can't be read: {os_reason(error)}") from None
+
+    for where, folders, files in os.walk(root, onerror=refused):
         folders.sort()
         for name in sorted(files):
             path = Path(where, name)
-            with suppress(OSError):  # a link that leads nowhere is no checkpoint
+            try:
                 yield path.relative_to(root).as_posix(), path.stat().st_size
+            except PermissionError as error:
+                refused(error)
+            except OSError:  # a link that leads nowhere is no checkpoint
+                continue
 
 
 def _within(root: str, files: dict[str, int]) -> Iterator[tuple[str, str, int]]:

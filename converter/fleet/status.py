@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from converter.fleet.journal import BROKEN, DONE, FAILED, REFUSED, RUNNING, STATES, WAITING
+from converter.fleet.journal import BROKEN, DONE, FAILED, REFUSED, RUNNING, STATES, WAITING, abandoned
 from converter.io.writer import cores
 from converter.reports.batch import BatchReport, TaskReport
 
@@ -37,7 +37,7 @@ def report(job: Job, journal: Journal) -> BatchReport:
     """The report of a job as it stands."""
     rows = (
         TaskReport(
-            *(row.source, row.output, row.state, row.step, row.reason),
+            *(row.source, row.output, WAITING if abandoned(row) else row.state, row.step, row.reason),
             *(row.begun, row.nbytes, row.written, round(row.seconds, 3), row.left),
         )
         for row in journal.rows()

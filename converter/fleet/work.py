@@ -16,6 +16,7 @@ from converter.errors import ConverterError, OutputError, SourceError
 from converter.fleet.job import Work
 from converter.limits import parse, using
 from converter.text import nbytes_text, safe_text
+from converter.words import in_job
 
 _FOLLOWS: Final = ("mask",)  # kinds of what is dropped because the rest says it
 _LONGEST: Final = 500  # characters of a reason
@@ -79,7 +80,7 @@ def run(order: Order) -> Result:
         )
 
     try:
-        with bounded(order.work.memory), using(parse(order.work.limits)):
+        with in_job(), bounded(order.work.memory), using(parse(order.work.limits)):
             for step in order.work.steps:
                 outcome = STEPS[step](order)
                 written, left = written + outcome.written, left or outcome.left
@@ -171,7 +172,7 @@ def bounded(memory: int) -> Iterator[None]:
         return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = pages * resource.getpagesize() + memory
+    wanted = min(pages * resource.getpagesize() + memory, sys.maxsize)
     resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))
     try:
         yield

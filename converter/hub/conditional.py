@@ -74,8 +74,10 @@ class Objects:
         condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": f'"{expected}"'}
         try:
             made = self._put(name, data, condition)
-        except FileNotFoundError:  # it was removed
-            return None
+        except FileNotFoundError:
+            if expected is None:
+                raise SourceError(f"`{self.location}` is not there: S3 has no such bucket") from None
+            return None  # it was removed
         if made is not None:
             return made
         found = self.read(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -9,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from converter.errors import OutputError
-from converter.hub.stores import FileSystem, StorePath
+from converter.errors import ConverterError, OutputError
+from converter.hub.stores import STORES, FileSystem, StorePath
 from converter.hub.uploads import Upload, upload_of
 from converter.io import publish as disk
 from converter.io.parts import portioned, portions
 from converter.io.publish import KEPT
 from converter.steps import at
+from converter.text import safe_text
 from converter.words import option
 
 if TYPE_CHECKING:
@@ -23,12 +25,27 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
 Target = Path | StorePath
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=/)")  # a path has lost a slash of `://`
 _TILES: Final = 8 << 20  # bytes of all tiles: less than for the disk, as the packages of stores need memory, too
 
 
 def target_of(output: Target) -> Target:
-    """The output as an address in a store, if it is one, or else as a path."""
-    return StorePath.of(output) or output
+    """The output as an address in a store, if it is one, or else as a path. Raises OutputError for other addresses."""
+    stored = StorePath.of(output)
+    if stored is None:
+        check_scheme(str(output), OutputError)
+    return stored or output
+
+
+def check_scheme(place: str, error: type[ConverterError]) -> None:
+    """Raise the error if a place to write to is an address, but in no store that is written to."""
+    scheme = _SCHEME.match(place)
+    if scheme is not None and scheme[1] not in STORES and not Path(scheme[0]).exists():
+        schemes = ", ".join(f"{name}://" for name, store in STORES.items() if not store.local)
+        whole = f"{scheme[0]}//{place[scheme.end() :].lstrip('/')}"
+        raise error(
+            f"`{safe_text(whole)}` is an address that nothing is written to: give a path, or an address with {schemes}"
+        )
 
 
 def is_taken(target: Target) -> bool:

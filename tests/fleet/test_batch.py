@@ -21,17 +21,19 @@ from typer.testing import CliRunner
 import converter
 from converter import reports
 from converter.cli.app import app
-from converter.errors import JobError, LimitError, SourceError
+from converter.errors import JobError, LimitError, PolicyError, SourceError
 from converter.fleet import plan, status
 from converter.fleet.disk_journal import DiskJournal
 from converter.fleet.drive import drive
 from converter.fleet.engine import Engine
 from converter.fleet.job import TEMPLATE, Job
+from converter.fleet.journal import STATES, here
 from converter.fleet.local import Local
 from converter.fleet.plan import Task
 from converter.fleet.work import AGAIN, Order, Result, run
 from converter.reports.batch import BatchReport
 from converter.resources import load_json
+from converter.words import in_job, option, raising
 from tests.bench.fleet import journal_of
 from tests.build.checkpoints import Call, Global, floats, view, write_checkpoint
 from tests.build.ends import ends
@@ -132,7 +134,33 @@ def test_the_template_is_a_job_and_fits_the_schema(tmp_path: Path) -> None:
             r"a template has only \{path\}, \{name\}",
         ),
         ("sources = ['x']\nsteps = ['convert']\n[convert]\noutput = '{path.x}.gguf'", "a template has only"),
-        ("sources = ['x']\nsteps = ['convert']\n[convert]\noutput = 'y.bin'", "ends in neither"),
+        *(
+            (f"sources = ['x']\nsteps = ['convert']\n[convert]\noutput = '{output}'", "a template has only")
+            for output in (
+                "{path:>1000000000}.gguf",
+                "{path!r}.gguf",
+                "{}.gguf",
+                "{0}.gguf",
+                "{path.gguf",
+                "{path[0]}.gguf",
+            )
+        ),
+        (
+            "sources = ['x']\nsteps = ['convert']\n[convert]\noutput = 'out/{path}'",
+            r'`out/\{path\}` ends in neither .*: say to = "safetensors", "gguf"',
+        ),
+        (
+            "sources = ['x']\nsteps = ['convert']\n[convert]\noutput = '{path}.safetensors'\ndtype = 'q8_0'",
+            "safetensors has no dtype Q8_0: choose f32, f16 or bf16",
+        ),
+        *(
+            (
+                f"sources = ['x']\nsteps = ['convert']\n[convert]\noutput = '{scheme}://host/{{path}}.gguf'",
+                f"{scheme}://host/.* is an address that nothing is written to: give a path, or an address with s3://",
+            )
+            for scheme in ("https", "hf", "ftp", "file", "S3")
+        ),
+        ("sources = ['x']\njournal = 'https://host/x'", "`https://host/x` is an address that nothing is written to"),
         ("sources = ['x']\n[tasks]\nseconds = 0", "`seconds` is 0: a whole number from 1 was expected"),
         ("sources = ['x']\n[tasks]\nmemory = '1'", "`memory` is '1': a whole number from 1 was expected"),
         ("sources = ['x']\n[limits]\nwidth = 1", "`width` is not a limit"),
@@ -199,6 +227,124 @@ def test_two_tasks_never_write_the_same_output(tmp_path: Path) -> None:
         plan.tasks(job)
 
 
+def test_two_sources_with_the_same_path_get_advice_that_works(tmp_path: Path) -> None:
+    small(tmp_path / "in/a/x.bin")
+    small(tmp_path / "in/b/x.bin")
+    job = job_of(tmp_path, ALL.replace('"in"', '"in/a/x.bin", "in/b/x.bin"'))
+
+    with pytest.raises(JobError, match="give one source that has both in it, or make two jobs"):
+        plan.tasks(job)
+
+    one = job_of(tmp_path, ALL)
+    assert [task.output for task in plan.tasks(one)] == ["out/a.safetensors", "out/b.safetensors"]
+
+
+def test_a_checkpoint_is_one_task_however_it_is_spelled(tmp_path: Path) -> None:
+    small(tmp_path / "in/a/x.bin")
+    names = ["in", "./in", "in/", "in/a", "in/*", "in/../in", str(tmp_path / "in")]
+
+    assert [task.source for task in plan.tasks(job_of(tmp_path, ALL.replace('["in"]', json.dumps(names))))] == ["in/a"]
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("in", "in/{path}.npz"),
+        ("in", "./in/out/{path}.npz"),
+        ("in", "x/../in/{path}.npz"),
+        ("in", "in"),
+        (".", "out/{path}.npz"),
+        ("./in/", "in/{name}"),
+        ("in/s*", "in/sub/x.npz"),
+        ("s3://b/in", "s3://b/in/{path}.npz"),
+        ("s3://b", "s3://b/out/{path}"),
+        ("s3://b/i*", "s3://b/in/x/{path}.npz"),
+    ],
+)
+def test_a_job_does_not_write_where_its_next_run_would_look(tmp_path: Path, source: str, output: str) -> None:
+    small(tmp_path / "in/sub/b.bin")
+    text = ALL.replace("in", source, 1).replace("out/{path}.safetensors", output) + 'to = "npz"\n'
+    with fake_s3() as bucket:
+        bucket.objects = {"b/in/sub/b.bin": b"x"}
+        with pytest.raises(
+            JobError, match=r"would be written into the source .*: choose an `output` elsewhere, or a source"
+        ):
+            plan.tasks(job_of(tmp_path, text))
+
+
+def test_a_pattern_lets_outputs_lie_beside_their_sources(tmp_path: Path) -> None:
+    for name in ("a.bin", "b.bin"):
+        small(tmp_path / "in" / name)
+    text = ALL.replace('"in"', '"in/*.bin"').replace("out/", "in/")
+
+    assert [driven(job_of(tmp_path, text)).counts["done"] for _ in range(3)] == [2, 2, 2]
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == [
+        "a.bin",
+        "a.safetensors",
+        "b.bin",
+        "b.safetensors",
+    ]
+
+
+def test_an_output_that_would_replace_its_own_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        converter.convert(converter.open_checkpoint(small(tmp_path / "x.bin")), tmp_path / f"in/{name}.safetensors")
+    text = ALL.replace('"in"', '"in/*"').replace("out/", "in/").replace('"scan", ', "")
+    job = job_of(tmp_path, text + "force = true\n")
+
+    found = by_source(driven(job))
+
+    assert [(source, state) for source, (state, _) in found.items()] == [
+        ("in/a.safetensors", "refused"),
+        ("in/b.safetensors", "refused"),
+    ]
+    assert all("is the input itself" in reason for _, reason in found.values())
+
+
+@pytest.mark.parametrize("name", ["a[1].bin", "b?.bin", "*.bin", "ä #%20.bin", "{path}.bin"])
+def test_a_file_may_be_named_like_a_pattern(tmp_path: Path, name: str) -> None:
+    small(tmp_path / name)
+    assert [task.source for task in plan.tasks(job_of(tmp_path, ALL.replace("in", name, 1)))] == [name]
+
+
+def test_patterns_in_a_store_are_sources(tmp_path: Path) -> None:
+    data = small(tmp_path / "x.bin").read_bytes()
+    with fake_s3() as bucket:
+        bucket.objects = {f"b/m/{name}": data for name in ("one/x.bin", "two/x.bin", "two/deep/y.bin", "3.bin", "4.pt")}
+
+        def found(source: str) -> list[str]:
+            return [task.source for task in plan.tasks(job_of(tmp_path, ALL.replace("in", source, 1)))]
+
+        assert found("s3://b/m/*.bin") == ["s3://b/m/3.bin"]
+        assert found("s3://b/m/t*") == ["s3://b/m/two", "s3://b/m/two/deep"]
+        assert found("s3://b/*/one") == ["s3://b/m/one"]
+        assert found("s3://b/m/[0-9].*") == ["s3://b/m/3.bin", "s3://b/m/4.pt"]
+        with pytest.raises(JobError, match=r"`s3://b/m/\*\.gguf` fits no object in S3"):
+            found("s3://b/m/*.gguf")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path / "in/a.bin")
+    small(tmp_path / "in/locked/b.bin")
+    scan = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(JobError, match="/in/locked` can't be read: permission denied"):
+        plan.tasks(job_of(tmp_path, ALL))
+
+
+def test_a_policy_that_is_not_there_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    small(tmp_path / "in/a.bin")
+    with pytest.raises(PolicyError, match=r"policy\.toml` can't be read"):
+        plan.tasks(job_of(tmp_path, ALL + "[scan]\npolicy = 'policy.toml'\n"))
+
+
 @pytest.mark.parametrize(
     ("sources", "said"), [("none", "is not there"), ("*.bin", "fits no file"), ("empty", "there is no checkpoint")]
 )
@@ -213,8 +359,40 @@ def test_a_source_without_checkpoints_is_refused(tmp_path: Path, sources: str, s
 
 def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.journal").write_bytes(b"something else" * 100)
-    with pytest.raises(JobError, match="can't be written: file is not a database"):
-        DiskJournal(tmp_path / "x.journal")
+    (tmp_path / "folder").mkdir()
+    for name, said in (
+        ("x.journal", "it is a file of something else; name another one with the key `journal`"),
+        ("folder", "it is a folder; name a file"),
+        ("none/x.journal", "there is no folder `.*none`; make it, or name another place"),
+    ):
+        with pytest.raises(JobError, match=f"{name}` can't be opened: {said}"):
+            DiskJournal(tmp_path / name)
+
+
+def test_a_driver_that_is_stopped_puts_its_tasks_back(tmp_path: Path) -> None:
+    for n in range(3):
+        small(tmp_path / f"in/{n}.bin")
+    job = job_of(tmp_path, ALL)
+    with DiskJournal(journal_of(job)) as journal:
+        journal.begin(job.digest, plan.tasks(job))
+        assert len(journal.take(2)) == 2
+        assert status.report(job, journal).counts["running"] == 2
+    with DiskJournal(journal_of(job)) as journal:
+        assert status.report(job, journal).counts["waiting"] == 3
+        assert [row.attempts for row in journal.rows()] == [0, 0, 0]
+
+
+def test_a_task_of_a_driver_that_was_killed_is_shown_as_waiting(tmp_path: Path) -> None:
+    small(tmp_path / "in/a.bin")
+    job = job_of(tmp_path, ALL)
+    with DiskJournal(journal_of(job)) as journal:
+        journal.begin(job.digest, plan.tasks(job))
+        ended = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, check=True
+        )
+        journal.owner = f"{here()}:{int(ended.stdout)}:1"
+        journal.take(1)
+        assert status.report(job, journal).counts == {state: int(state == "waiting") for state in STATES}
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
@@ -411,6 +589,34 @@ def test_a_task_that_needs_too_much_memory_fails_alone(tmp_path: Path) -> None:
     assert by_source(driven(job)) == {
         "in/x": ("broken", "it needs more memory than 1 B, which `memory` allows"),
     }
+
+
+def test_what_is_more_memory_than_there_can_be_is_no_bound(tmp_path: Path) -> None:
+    small(tmp_path / "in/a.bin")
+    report = driven(job_of(tmp_path, ALL + f"[tasks]\nmemory = {10**23}\n"))
+    assert by_source(report) == {"in": ("done", "")}
+
+
+def test_what_had_ended_before_is_said_with_the_way_on(tmp_path: Path) -> None:
+    small(tmp_path / "in/a.bin")
+    (tmp_path / "in/b.bin").write_bytes(b"no checkpoint" * 9)
+    (tmp_path / "job.toml").write_text(ALL)
+    call = ["batch", str(tmp_path / "job.toml"), "--processes", "1"]
+
+    first, second, again = RUN.invoke(app, call), RUN.invoke(app, call), RUN.invoke(app, [*call, "--again"])
+
+    assert [result.exit_code for result in (first, second, again)] == [1, 1, 1]
+    told = "1 checkpoint had ended before: --again works on such once more"
+    assert [told in result.stdout for result in (first, second, again)] == [False, True, False]
+
+
+def test_a_task_names_keys_of_the_job_and_options_of_other_commands(tmp_path: Path) -> None:
+    with in_job():
+        assert option("force", True) == "force = true"
+        assert option("to", "gguf", "npz") == 'to = "gguf", "npz"'
+        assert option("weights", "bin") == "--weights bin"
+        assert raising("opcodes") == "set opcodes in [limits]"
+    assert option("force", True) == "--force"
 
 
 def test_a_limit_of_the_job_holds(tmp_path: Path) -> None:

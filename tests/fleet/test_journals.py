@@ -402,3 +402,12 @@ def test_a_journal_may_lie_elsewhere_on_the_disk(tmp_path: Path) -> None:
 
     assert job.journal == tmp_path / "state.db"
     assert (tmp_path / "state.db").exists()
+
+
+def test_a_bucket_that_is_not_there_is_said(bucket: Bucket) -> None:
+    def refuse(name: str) -> None:
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    bucket.on_put = refuse
+    with StoreJournal("s3://nowhere/job") as journal, pytest.raises(JobError, match="S3 has no such bucket"):
+        journal.begin("x", [Task("a", "", 1)])

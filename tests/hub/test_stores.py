@@ -11,8 +11,8 @@ from typing import Any, Literal
 import pytest
 
 import converter
-from converter.errors import ConverterError, SourceError
-from converter.hub.outputs import is_taken
+from converter.errors import ConverterError, OutputError, SourceError
+from converter.hub.outputs import is_taken, target_of
 from converter.hub.patience import Patience, waiting
 from converter.hub.stores import StorePath, store_of
 from tests.build.checkpoints import floats, view, write_checkpoint
@@ -475,3 +475,26 @@ def test_an_output_in_memory_is_whole(tiny: Path, tmp_path: Path) -> None:
     converter.convert(tiny, "memory://outputs/x.safetensors")
 
     assert MemoryFileSystem.store.pop("/outputs/x.safetensors").getvalue() == (tmp_path / "x.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "place", ["https://host/x.npz", "hf://owner/name", "ftp://host/x", "S3://b/x", "file:///tmp/x"]
+)
+def test_an_address_that_nothing_is_written_to_is_no_folder_of_that_name(place: str) -> None:
+    with pytest.raises(
+        OutputError, match="is an address that nothing is written to: give a path, or an address with s3://"
+    ):
+        target_of(Path(place))
+
+
+@pytest.mark.parametrize("place", ["a:b/x.npz", "x.npz", "a/https:/x", "/https:/x", "c:/x"])
+def test_a_path_with_a_colon_is_a_path(place: str) -> None:
+    assert target_of(Path(place)) == Path(place)
+
+
+def test_a_folder_that_is_named_like_a_scheme_can_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "https:").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert target_of(Path("https:/x.npz")) == Path("https:/x.npz")

@@ -11,7 +11,7 @@ import typer
 
 from converter.cli.commands import answer, command, showing
 from converter.cli.options import Html, Json, Junit, Log, Quiet, Sarif, Verbose, check_html, one_of
-from converter.text import safe_text
+from converter.text import plural, safe_text
 from converter.words import FLEETS
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def batch(
 ) -> None:
     """Scan, check, convert and verify many checkpoints by a job file. The same command goes on where it was stopped."""
     from converter.cli.files import begun
-    from converter.cli.render.batch import show_batch
+    from converter.cli.render.batch import UNDONE, show_batch
     from converter.fleet import plan, status
     from converter.fleet.documents import SARIF_RULES, suites, to_markdown, to_sarif
     from converter.fleet.engines import as_it_stands, run_job
@@ -84,6 +84,7 @@ def batch(
         if action == _INIT:
             _init(path, json=json, quiet=quiet)
             return
+        ended = set[str]()
         given = Job.load(path)
         given = replace(given, processes=processes or given.processes)
         if action:
@@ -93,12 +94,13 @@ def batch(
         else:
             with showing("batch", quiet=quiet, bar=not json, verbose=verbose, log=log, unit="files") as progress:
 
-                def at_first(ended: int, total: int) -> None:
+                def at_first(done: int, total: int) -> None:
                     progress.start(total)
-                    progress(ended)
+                    progress(done)
 
                 def told(row: Row, result: Result) -> None:
                     progress.begin(row.source)
+                    ended.add(row.source)
 
                 report = run_job(given, engine=engine, address=address, again=again, begun=at_first, told=told)
         with contextlib.suppress(BrokenPipeError):  # if the reader has gone away, the exit code is still the tasks'
@@ -108,6 +110,9 @@ def batch(
                 answer(report)
             elif not (quiet or files.on_stdout):
                 show_batch(report, everything=dry_run or action == _REPORT)
+                older = [task for task in report.tasks if task.state in UNDONE and task.source not in ended]
+                if older and not (action or dry_run):
+                    typer.echo(f"{plural(len(older), 'checkpoint')} had ended before: --again works on such once more")
         if judged:
             files.write(
                 html=lambda: as_page(report),

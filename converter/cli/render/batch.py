@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from converter.reports.batch import BatchReport, TaskReport
 
 _STYLES: Final = {"done": GOOD, "failed": BAD, "refused": WARN, "broken": BAD, "running": QUIET, "waiting": QUIET}
+UNDONE: Final = ("failed", "refused", "broken")
 _WIDE: Final = 1 << 30  # columns, if the output is not a terminal: a task a line
 _HANG: Final = 4
 
@@ -20,7 +21,7 @@ def show_batch(report: BatchReport, *, everything: bool = False) -> None:
     """Print the tasks that ended in any state but done, or `everything`, and a line with the counts."""
     out = Screen(width=columns(sys.stdout) or _WIDE)
     for task in report.tasks:
-        if everything or task.state in ("failed", "refused", "broken"):
+        if everything or task.state in UNDONE:
             out.line(*_task(task), hang=_HANG)
     counts = ", ".join(f"{count:,} {state}" for state, count in report.counts.items() if count)
     out.line((f"{plural(len(report.tasks), 'checkpoint')}: {counts}", BOLD), hang=_HANG)
