@@ -222,7 +222,7 @@ def extract(
 ) -> ExtractReport:
     """Take a checkpoint apart into plain files. Without `folder` it goes to `parameters/<model>`.
 
-    `include`, `exclude`, `strip` and `rename` are those of `convert`.
+    `include`, `exclude`, `strip` and `rename` are as in `convert`.
     """
     from converter.conversion import extract as extraction
     from converter.conversion.surgery import rules

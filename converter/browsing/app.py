@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _CHILDREN: Final = 2000  # modules that a branch shows
 _NARROW: Final = 70  # columns: with fewer, the modules are not shown
-_LOW: Final = 24  # lines: with fewer, less is said of a tensor, so that its histogram and the list have room
+_LOW: Final = 24  # lines: with fewer, less is said about a tensor, so that its histogram and the list have room
 
 
 def run(app: App[None]) -> None:

@@ -10,7 +10,7 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("What is in a file, without running it:", "inspect pytorch_model.bin"),
         ("Only the embeddings, with their statistics:", "inspect pytorch_model.bin --filter wte --stats"),
         ("A page to look at, with plots:", "inspect pytorch_model.bin --stats --html page.html"),
-        ("A model on the Hub, of which only the headers are read:", "inspect hf://cerebras/Cerebras-GPT-111M"),
+        ("A model on the Hub. Only its headers are read:", "inspect hf://cerebras/Cerebras-GPT-111M"),
     ),
     "check": (
         ("Is a download whole, and are its numbers sound?", "check model"),

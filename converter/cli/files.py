@@ -107,7 +107,7 @@ def begun(
     """Begin the files before anything is read: older ones are removed, and what can't be written is refused.
 
     If the body of the `with` fails or is interrupted before they are written, they are written with that error. `inputs` are
-    what is read, `others` are what else is written, `rules` are those of the SARIF log, and `json` says that stdout is taken
+    what is read, `others` are what else is written, `rules` are the SARIF log's, and `json` says that stdout is taken
     already. Raises OutputError.
     """
     named = {"junit": junit, "sarif": sarif, "html": html, "bom": bom, "attest": attest}

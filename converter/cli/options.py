@@ -61,7 +61,7 @@ def one_of(words: Iterable[str], spelled: Callable[[str], str] = str, *, metavar
 
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A file, a folder, owner/name, hf://… or https://…")]
-# A list, so that one that is given twice can be refused: of a plain option only the last would be seen.
+# A list, so that a second --root can be refused: a plain option would only show the last one.
 Root = Annotated[list[str] | None, typer.Option("--root", metavar="KEY", help="Read only the tensors below this key.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Use the averaged weights in place of the model's.")]
 Weights = Annotated[

@@ -364,7 +364,7 @@ def _without_a_folder(
     inside = [file.path for file in made] + list(formats.of(catalogue).generation_files(catalogue))
     if catalogue.config is not None and formats.of(catalogue).self_contained:
         inside.append(CONFIG)
-    if catalogue.origin.folder:  # of a repository on the Hub
+    if catalogue.origin.folder:  # a repository on the Hub
         inside += remote_companions(catalogue.facts.get("files beside", ()), (), with_code=with_code)
     # A lone file that says everything itself may lie beside unrelated files.
     belongs = catalogue.origin.folder or not formats.of(catalogue).self_contained

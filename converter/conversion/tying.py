@@ -37,7 +37,7 @@ def tied(catalogue: Catalogue, recognition: Recognition | None) -> tuple[Catalog
 
 
 def could_be_tied(catalogue: Catalogue, recognition: Recognition | None) -> tuple[str, ...]:
-    """A sentence for each head that `tied` would write once. Nothing is said of a remote source: it would be read twice."""
+    """A sentence for each head that `tied` would write once. Nothing is said about a remote source: it would be read twice."""
     if not catalogue.concurrent:
         return ()
     return tuple(

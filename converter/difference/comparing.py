@@ -56,7 +56,7 @@ class Comparison:
 
     def __init__(self, ours: Side, theirs: Side, workspace: Workspace, progress: Callable[[int], None]) -> None:
         self._ours, self._theirs, self._workspace, self._progress = ours, theirs, workspace, progress
-        self.apart: dict[str, Apart] = {}  # of tensors that differ and have numbers, by their bare names
+        self.apart: dict[str, Apart] = {}  # tensors that differ and have numbers, by their bare names
         self._norms: dict[str, Fraction | None] = {}  # squared, of equal tensors in layers
         self.changes: dict[Key, Change] = {}
         self.common: list[str] = []

@@ -46,7 +46,7 @@ class Some(NamedTuple):
     first: int
 
     def and_those(self, others: Some) -> Some:
-        """All of both."""
+        """These elements and those together."""
         return Some(self.number + others.number, min(self.first, others.first))
 
 
@@ -139,7 +139,7 @@ class Apart:
 
     @property
     def cosine(self) -> float | None:
-        """The cosine of the angle between both tensors, taken as vectors."""
+        """The cosine of the angle between the two tensors, taken as vectors."""
         return None if (found := self.squares) is None else cosine(*found[:3])
 
     @property

@@ -167,7 +167,7 @@ def _promising(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tupl
 def _compositions(
     rows: NDArray[Any], starts: Mapping[int, Sequence[_Part]]
 ) -> Iterator[tuple[int | None, list[_Part]]]:
-    """Yield ways to put rows together from those of parts: one part after the other, or a few rows of each in turns."""
+    """Yield ways to put rows together from the rows of parts: one part after the other, or a few rows of each in turns."""
     found: list[_Part] = []
     at = 0
     while at < len(rows):

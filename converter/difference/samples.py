@@ -31,7 +31,7 @@ _ROWS: Final = 1024  # tensors that are compared with all others at a time
 def alike(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterator[tuple[str, str, bool]]:
     """Yield a name of `theirs`, the name of the one in `ours` that is like it, and whether that must be transposed first.
 
-    Each name is given at most once. Only tensors of the same shape, or of that of the transposed matrix, are compared.
+    Each name is given at most once. Only tensors of the same shape, or matrices of the transposed shape, are compared.
     """
     groups: dict[tuple[int, ...], tuple[list[str], list[str]]] = {}
     for at, side in enumerate((ours, theirs)):

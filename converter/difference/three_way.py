@@ -49,7 +49,7 @@ def three_way(
     progress: Callable[[int], None] | None = None,
     starting: Callable[[int], None] | None = None,
 ) -> ThreeWayReport:
-    """Compare two checkpoints with the one that both were made from. Parameters are those of `diff`."""
+    """Compare two checkpoints with the one that both were made from. Parameters are as in `diff`."""
     base, one, two = sides(before, after, other)
     globs = (filter,) if isinstance(filter, str) else tuple(filter)
     only = chosen((base, one, two), globs) if globs else None
@@ -120,7 +120,7 @@ def _named(side: Side, names: Mapping[str, str | None]) -> Side:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Three comparisons: of each side with the base, and of the tensors that both changed with each other."""
+    """Three comparisons: each side with the base, and the two sides with each other, for tensors that both changed."""
 
     first: Comparison
     second: Comparison
@@ -165,7 +165,7 @@ class _Found:
         return "conflict", _each(*(_brief(change) for change in (one, two)))
 
     def _products(self, place: str) -> tuple[Fraction, Fraction, Fraction] | None:
-        """The squares of the norms of both changes of a tensor, and the product of the changes. None if they are not known."""
+        """The squares of the norms of the two changes of a tensor, and the product of the changes. None if they are not known."""
         one, two = (side.apart.get(place) for side in (self.first, self.second))
         before = None if one is None else one.squares
         after = None if two is None else two.squares
@@ -193,7 +193,7 @@ class _Found:
             )
 
     def _layer_angle(self, names: Iterable[str]) -> float | None:
-        """The cosine of the angle between both changes of several tensors."""
+        """The cosine of the angle between the two changes of several tensors."""
         one = two = both = Fraction(0)
         for name in names:
             found = [side.apart.get(name) for side in (self.first, self.second)]

@@ -61,7 +61,7 @@ def rounded(found: Apart) -> str:
 
 
 def measured(change: Change, found: Apart, shape: tuple[int, ...]) -> Change:
-    """The change with its figures. `shape` is that of the elements that were compared."""
+    """The change with its figures. `shape` is the shape of the elements that were compared."""
     known = found.index is not None and not found.beyond
     return replace(
         change,

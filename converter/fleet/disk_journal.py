@@ -72,7 +72,7 @@ class DiskJournal(Journal):
             return self._base.execute("SELECT 1 FROM job").fetchone() is not None
 
     def begin(self, digest: str, tasks: Iterable[Task]) -> None:
-        """Add the tasks that are new. Raises JobError if the journal is that of another job."""
+        """Add the tasks that are new. Raises JobError if the journal belongs to another job."""
         with self._writing():
             found = dict(self._base.execute("SELECT key, value FROM job"))
             if found.get("digest", digest) != digest or found.get("version", _VERSION) != _VERSION:

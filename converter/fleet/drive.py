@@ -16,7 +16,7 @@ from converter.fleet.work import AGAIN, Order, Result
 from converter.hub.outputs import is_taken, target_of
 from converter.text import plural
 
-_LOOK: Final = 1.0  # seconds after which a driver looks for time limits and leases
+_LOOK: Final = 1.0  # seconds between two looks at time limits and leases
 _BACKOFF: Final = 2.0  # seconds before a second attempt; they double before each later one
 
 Told = Callable[[Row, Result], None]

@@ -107,5 +107,5 @@ def _engine(name: str, address: str | None, processes: int | None) -> Engine:
     from converter.io.writer import cores
 
     if address is not None:
-        raise JobError(f"{option('address')} is that of a Ray cluster: it needs {option('engine', FLEETS[1])}")
+        raise JobError(f"{option('address')} names a Ray cluster: it needs {option('engine', FLEETS[1])}")
     return Local(processes or cores())

@@ -28,7 +28,7 @@ _TABLES: Final = {
 }
 _TASKS: Final = ("processes", "seconds", "memory", "attempts")
 _KEYS: Final = ("sources", "search", "steps", "journal", "scan", "convert", "tasks", "limits")
-_FIELDS: Final = ("path", "name", "folder")  # of a template
+_FIELDS: Final = ("path", "name", "folder")  # fields of a template
 
 
 @dataclass(frozen=True, slots=True)

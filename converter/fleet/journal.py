@@ -76,7 +76,7 @@ class Journal(ABC):
 
     @abstractmethod
     def begin(self, digest: str, tasks: Iterable[Task]) -> None:
-        """Add the tasks that are new. Raises JobError if the journal is that of another job."""
+        """Add the tasks that are new. Raises JobError if the journal belongs to another job."""
 
     @abstractmethod
     def free(self) -> None:

@@ -93,7 +93,7 @@ class StoreJournal(Journal):
         return found is not None
 
     def begin(self, digest: str, tasks: Iterable[Task]) -> None:
-        """Add the tasks that are new. Raises JobError if the journal is that of another job, or if it can't be shared here."""
+        """Add the tasks that are new. Raises JobError if the journal belongs to another job, or if it can't be shared here."""
         with self._explained():
             self._objects.try_conditions()
             wanted = [[task.source, task.output, task.nbytes] for task in tasks]
@@ -249,7 +249,7 @@ class StoreJournal(Journal):
     def _write(self, number: int, row: Row) -> bool:
         """Write a task's object if it is as it was seen. If not, another driver was faster, and it is read."""
         seen = self._seen[number]
-        # With the version before, these bytes differ from those of every other write, this driver's own among them.
+        # With the version before in them, these bytes differ from those of every other write, even one by this driver.
         told = asdict(row) | {"after": seen.version}
         version = self._objects.write(_name(number), _bytes(told), seen.version)
         if version is None:

@@ -33,7 +33,7 @@ TOKENIZER: Final = (
 CHAT_TEMPLATES: Final = ("chat_template.jinja", "chat_template.json")
 LICENCES: Final = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 SIDECAR: Final = "values.json"  # values beside the weights; for a lone file, NAME.values.json
-MODULES: Final = "modules.json"  # of sentence-transformers: it names folders that belong to the model
+MODULES: Final = "modules.json"  # sentence-transformers writes it: it names folders that belong to the model
 # What goes along with a lone file of weights. Beside such a file there may be anything, so only known names are taken.
 KNOWN: Final = (
     *(CONFIG, GENERATION, *TOKENIZER, *LICENCES, *CHAT_TEMPLATES, "preprocessor_config.json", "processor_config.json"),

@@ -125,7 +125,7 @@ class _Kind:
         held = set(names)
         self.whole: list[Choice] = []
         self.lacking: list[tuple[type[ConverterError], str]] = []  # the error for each set, and what it says
-        self.broken: list[ManifestError] = []  # of indices
+        self.broken: list[ManifestError] = []  # errors of indices
         self.asides: list[str] = []
         claimed: set[str] = set()
         for index in (name for name in members if INDEX.fullmatch(name)):

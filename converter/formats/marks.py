@@ -48,7 +48,7 @@ INDEX: Final = re.compile(r".+(\.bin|\.safetensors)\.index(?:\.[\w-]+)?\.json")
 
 
 def could_begin(head: bytes) -> bool:
-    """Whether a file of fewer than 8 bytes could be the beginning of a checkpoint: of a known mark, or of a header's length."""
+    """Whether a file of fewer than 8 bytes could be the start of a checkpoint: part of a known mark, or of a header's length."""
     if len(head) >= _LEAST:
         return False
     length = int.from_bytes(head, "little")

@@ -27,7 +27,7 @@ _NAME: Final = r"[A-Za-z_][\w.]{0,200}"  # compiled only where a file names some
 def check_single(source: Source, head: bytes, title: str, contents: str) -> None:
     """Raise AmbiguousError if a file, whose first HEAD bytes show that it is `title`, is something else as well.
 
-    `contents` is that of its format.
+    `contents` is the `contents` of its format.
     """
     others = other_readings(
         source, head, pickled=contents == "pickles", archive=contents == "records", tar=contents == "members"

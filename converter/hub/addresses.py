@@ -57,7 +57,7 @@ def is_private(text: str) -> bool:
     for network, places, inverted in _CARRIERS:
         if address in network:
             found = [IPv4Address(bytes((address.packed[place] ^ inverted) & 0xFF for place in four)) for four in places]
-            # Where a prefix has several lengths, reading at the wrong place gives an address that begins with zeros.
+            # A prefix may have several lengths, and reading at the wrong place gives an address that begins with zeros.
             return any(map(_is_inside, [one for one in found if one not in _NOWHERE] or found))
     return _is_inside(address) or address.is_site_local
 

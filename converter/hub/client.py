@@ -51,7 +51,7 @@ Refused = Callable[[int, Any], ConverterError | None]  # the error for a status 
 
 PASSING: Final = frozenset((408, 425, 429, 500, 502, 503, 504))  # statuses after which we ask again
 _ATTEMPTS: Final = 6
-_LONGEST_WAIT: Final = 30.0  # seconds that a server may ask for between attempts
+_LONGEST_WAIT: Final = 30.0  # seconds: the longest wait before the next attempt that a server may ask for
 _HOPS: Final = 5
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _SECONDS: Final = re.compile(r"\d{1,19}", re.ASCII)  # the form of a Retry-After that is not a date

@@ -29,8 +29,8 @@ class Objects:
         self._system = FileSystem(location)
         if not self._system.store.calls:
             raise SourceError(
-                f"`{safe_text(location)}` can't be shared: {self._system.store.title} is not known to write on a condition; "
-                "S3 is"
+                f"`{safe_text(location)}` can't be shared: {self._system.store.title} is not known to support "
+                "conditional writes; S3 does"
             )
         check_online(location)
         self.location, self._root = self._system.location, self._system.path

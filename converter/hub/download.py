@@ -93,7 +93,7 @@ def download(
 
 
 def companions(location: str, *, with_code: bool = False) -> Path | None:
-    """The folder of the local cache with a repository's small files; `with_code` also with its code.
+    """The folder of the local cache with a repository's small files; with `with_code`, its code, too.
 
     None if there are none: at a URL outside the Hub, or in a repository without them.
     """

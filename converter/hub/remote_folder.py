@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class RemoteFolder(ABC):
-    """A folder, or a file in it. Paths are those of files below what was named: `sub/model.bin`.
+    """A folder, or a file in it. Paths start below what was named: `sub/model.bin`.
 
     `folder` is how the paths of the files in the folder begin: `sub/`, or nothing. `base` is what stands before a path in
     messages and commands.
@@ -114,7 +114,7 @@ class RemoteFolder(ABC):
         return [self.folder + name for name in (*choice.files, *([choice.index] if choice.index else []))]
 
     def companions(self, *, with_code: bool) -> list[str]:
-        """The paths of the small files that belong to the model; `with_code` also those of its code."""
+        """The paths of the small files that belong to the model; with `with_code`, its code, too."""
         modules = self.folder + MODULES
         data = self.load(modules) if modules in self.within else b""
         try:

@@ -112,7 +112,7 @@ class S3Upload(Upload):
         self._there: dict[int, str] = {}  # the ETags of the parts of an earlier upload
         self._size = _part_size(nbytes)
         self._rest = b""  # what is not sent in parts
-        self._digests: list[bytes] = []  # of the parts
+        self._digests: list[bytes] = []  # the parts' digests
         self._etags: list[str] = []
 
     def fill(self, tiles: Iterable[memoryview]) -> None:

@@ -24,7 +24,7 @@ TOKENS: Final = 64  # tokens of the built-in sequence
 STEPS: Final = 32  # greedy tokens
 _LARGEST_LOGARITHM: Final = 709.0  # exp of more does not fit into float64
 _DIGITS: Final = 10  # digits of a token id
-_PICTURED: Final = 96  # positions of which some logits are kept for a picture
+_PICTURED: Final = 96  # positions whose logits are kept in part, for a picture
 _STRIDE: Final = 7919  # a prime, by which each position's extra token lies further on in the vocabulary
 _ROWS: Final = 8  # positions at a time, in float64: 3 MB for a vocabulary of 50,257
 

@@ -40,7 +40,7 @@ _MARGIN: Final = 1 << 20  # bytes of room for directories and journals
 class Piece:
     """Bytes of an output file, made when they are written: its `parts`, one after another.
 
-    `dtype` is that of a tensor in the output file; None for headers and the like.
+    `dtype` is a tensor's dtype in the output file; None for headers and the like.
     """
 
     name: str

@@ -33,7 +33,7 @@ Span = tuple[int, int]  # the first byte, and the one after the last
 class Object(Protocol):
     """Something that is read by ranges and does not change. `etag` tells it from other versions of itself.
 
-    `sha256` is that of all bytes, if the server states it.
+    `sha256` is the hash of all bytes, if the server states it.
     """
 
     name: str
@@ -105,7 +105,7 @@ class RemoteFile(Source):
     def arrange(self, spans: Iterable[Span]) -> None:
         """Note where the storages lie, in the order of the catalogue. This ends the opening of the checkpoint.
 
-        Until `expect` is called, we fetch ahead if the storages are read in this order or in that of the file.
+        Until `expect` is called, we fetch ahead if the storages are read in this order or in the file's.
         """
         order = list(dict.fromkeys(spans))
         self._spans = sorted(order)

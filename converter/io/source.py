@@ -33,9 +33,9 @@ class Source:
     name: str
     size: int
     identity: tuple[int, int] | None = None  # device and inode of a local file
-    path: Path | None = None  # of a local file: absolute, so that it holds when the working folder changes
+    path: Path | None = None  # a local file's path, absolute, so that it holds when the working folder changes
     version: str | None = None  # changes when the bytes change: a time of change, an ETag
-    sha256: str | None = None  # of all bytes, as stated by the server that holds them
+    sha256: str | None = None  # the hash of all bytes, as the server that holds them states it
     concurrent: bool = True  # whether several threads may read different parts at once without loss of speed
 
     def read(self, offset: int, size: int) -> memoryview:

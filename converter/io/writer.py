@@ -104,7 +104,7 @@ class _Told:
 def write(files: Sequence[File], policy: Policy, whole: frozenset[int] = frozenset()) -> None:
     """Write the parts of `files` that are not in `whole`, and sync them; part numbers count through all files.
 
-    The first error stops all threads and is raised. If there are several, it is that of the earliest part.
+    The first error stops all threads and is raised. If there are several, the earliest part's is raised.
     """
     tasks = list(_tasks(files, whole))
     _create(files)
@@ -167,7 +167,7 @@ class _Run:
         self.disk = _Disk(files, policy, tasks)
         self._tiles = portions().tiles
         self._at = [-1] * self.threads  # the part that each thread is working on
-        self._names = [name for file in files for name in file.at]  # of all parts
+        self._names = [name for file in files for name in file.at]  # the names of all parts
         self._told = follower()
         self._stopped = False
 

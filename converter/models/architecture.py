@@ -195,7 +195,7 @@ class Architecture:
         )
 
     def is_called(self, kind: object) -> bool:
-        """Whether this is what config.json calls the family."""
+        """Whether config.json may call the family by this name."""
         return kind == self.model_type or (isinstance(kind, str) and kind in self.also)
 
     def transformers_class(self, config: Mapping[str, Any]) -> str | None:

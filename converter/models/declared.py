@@ -21,7 +21,7 @@ class Layout:
     """How the published files store a model.
 
     `transposed`: the matrices are views with stride (1, in) of storages that are [out, in]. `order` is the order of the
-    storages, a key of the architecture's orders. `dtype` is that of the parameters. Rows `without` are not stored.
+    storages, a key of the architecture's orders. `dtype` is the parameters' dtype. Rows `without` are not stored.
     """
 
     prefix: str

@@ -28,7 +28,7 @@ _KINDS: Final = {"erf": "GELU", "tanh": "GELU", "silu": "SiLU", "relu": "ReLU", 
 class Family(Architecture):
     """An architecture that is recognised. Everything that needs only names and shapes works for every family.
 
-    `sizes` are those of a recognition, and `settings` are its config.json or that of the declared model.
+    `sizes` come from a recognition, and `settings` are its config.json or the declared model's.
     """
 
     __slots__ = ()

@@ -23,7 +23,7 @@ def with_inner_config(catalogue: Catalogue) -> Catalogue:
         config = _config(known, others[key])
         found = recognise(catalogue, config, families=[known]) if config is not None else None
         if found is not None and not found.contradictions:
-            note = f"there is no config.json: the settings are those of `{key}`"
+            note = f"there is no config.json: the settings come from `{key}`"
             return catalogue.with_origin(config=config, notes=(*catalogue.origin.notes, note))
     return catalogue
 

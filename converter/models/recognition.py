@@ -279,7 +279,7 @@ def _recognised(
     kind = known.model_type if config is None else config.get("model_type", known.model_type)
     named = known.is_called(kind)
     if known.told and (config is None or "model_type" not in config or not named):
-        return None  # names and shapes are those of other families, too
+        return None  # other families have these names and shapes, too
     claimed = _claimed(seen, config) if config is not None else {}
     model = _declared_as(seen, claimed)
     sizes = known.sizes(model.config) if model else {known.layers: _layers(seen, claimed.get(known.layers))}

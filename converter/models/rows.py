@@ -145,7 +145,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Parameter(Row):
-    """A row with its layer and sizes filled in. `name` has no prefix. `moves` are those of `gguf_moves`.
+    """A row with its layer and sizes filled in. `name` has no prefix. `moves` are `gguf_moves`, filled in.
 
     `scale` is a factor, and how many rows it is for. `rows_from` is the number of rows that GGUF lacks.
     """

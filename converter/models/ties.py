@@ -73,7 +73,7 @@ def stored_twice(
 
 
 def is_head(name: str) -> bool:
-    """Whether a name is that of a head's matrix."""
+    """Whether this is the name of a head's matrix."""
     return name.endswith(".weight") and ends(name, HEADS)
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
     from converter.tensors.tensor import Tensor
 
-_LINES: Final = 20  # of the table
-_MODULES: Final = 8  # of the map
+_LINES: Final = 20  # lines of the table
+_MODULES: Final = 8  # modules on the map
 READ: Final = 256 << 20  # bytes of a tensor that are read to be shown
 _HIGH: Final = 40  # units of the tallest bar
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 _VALUE: Final = 2000  # characters of a value that are shown
 _LISTED: Final = 1000  # files whose reasons are shown; the table has all
-_TONES: Final[Mapping[str, str]] = {"plain": "good", "unknown-globals": "warn", "program": "warn"}  # of others: bad
+_TONES: Final[Mapping[str, str]] = {
+    "plain": "good",
+    "unknown-globals": "warn",
+    "program": "warn",
+}  # any other verdict is bad
 
 
 def scan(report: ScanReport) -> bytes:

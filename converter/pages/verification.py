@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from converter.reports.verification import Difference, Loss, Verification, VerifiedOutput
 
 _VALUE: Final = 2000  # characters of a value that are shown
-_TONES: Final[Mapping[str, str]] = {"identical": "good", "equivalent": "good"}  # of any other verdict: bad
+_TONES: Final[Mapping[str, str]] = {"identical": "good", "equivalent": "good"}  # any other verdict is bad
 
 _LACKS: Final = {"missing": "the output does not have it", "unexpected": "the source does not have it"}
 

@@ -178,7 +178,7 @@ def _with_metadata(tensor: Tensor | Special, metadata: list[Any], function: str)
         raise PickleError(f"{function} has a {type(marks).__name__} for metadata, not a dict")
     kinds = []
     if len(marks) > 4:
-        raise PickleError(f"{function} has {len(marks) // 2:,} metadata: `conj` and `neg` are known")
+        raise PickleError(f"{function} has {len(marks) // 2:,} entries of metadata: only `conj` and `neg` are known")
     for key, value in marks.pairs():
         if key not in ("conj", "neg") or type(value) is not bool:
             raise PickleError(f"{function} has metadata other than `conj` and `neg`, true or false")

@@ -29,7 +29,7 @@ from converter.pickles.values import BOUND, NAMING, ODD, Dict, Made, Opaque, Tab
 Note = Callable[[int, ConverterError, bool], None]
 
 DEAD_ENDS: Final = 64  # errors at which every unpickler stops; after so many of them a lenient run stops, too
-MISTAKES: Final = 1000  # those that some unpickler accepts; no program writes so many, and each takes its time
+MISTAKES: Final = 1000  # errors that some unpickler accepts; no program writes so many, and each takes its time
 
 
 class Lost:

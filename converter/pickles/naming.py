@@ -38,7 +38,7 @@ _LETTERS: Final = 256  # average bytes per name that are allowed
 
 
 def name_all(flattened: Flattened, value: object, root: Root, module: Callable[[object], Level | None] | None) -> bool:
-    """Put the tensors and everything else into `flattened`. Arguments and errors are those of `flatten`.
+    """Put the tensors and everything else into `flattened`. Arguments and errors are as in `flatten`.
 
     Returns whether a prefix that every name has is a wrapper's: names in a part that the caller chose are left as they are.
     """

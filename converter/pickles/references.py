@@ -148,7 +148,7 @@ class _Flow:
         return False
 
     def _made(self, code: int, taken: list[object]) -> object:
-        """What an opcode puts on the stack; `_CALLEE` also where a function goes anywhere but into a call."""
+        """What an opcode puts on the stack; `_CALLEE` even where a function goes anywhere but into a call."""
         if code == op.STACK_GLOBAL:
             module, name = taken
             if not isinstance(module, str) or not isinstance(name, str):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
-_MOST: Final = 10  # of a kind; GitHub shows no more of one step
+_MOST: Final = 10  # commands of one kind; GitHub shows no more for a step
 _WORDS: Final = {"error": "error", "warning": "warning", "note": "notice"}
 _LONGEST: Final = 1000  # characters of a message
 

@@ -31,8 +31,8 @@ class TaskReport:
 class BatchReport:
     """A job and its tasks. `counts` says how many are in each state.
 
-    `estimate` is how many seconds the tasks that wait will probably take; None if none waits. `steps` are those of the job,
-    in their order.
+    `estimate` is how many seconds the tasks that wait will probably take; None if none waits. `steps` are the job's, in
+    their order.
     """
 
     schema: ClassVar = "cerebras-tool/batch/v1"

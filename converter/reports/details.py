@@ -35,9 +35,9 @@ class HeatReport:
 class StatisticsReport:
     """Statistics of one tensor's elements. None if it has no finite element, or if its dtype has no order.
 
-    All but `nan` and `inf` are those of the finite elements. `l2` is the square root of the sum of their squares. `quantiles`
+    All but `nan` and `inf` describe the finite elements. `l2` is the square root of the sum of their squares. `quantiles`
     are by their shares, "0.5" for the median. `error` is how far quantiles and the bars of the histogram can be from the
-    elements' values, as a share of them: 0 if they are exact, else 2^-8. `sha256` is that of the canonical bytes, if it was
+    elements' values, as a share of them: 0 if they are exact, else 2^-8. `sha256` is the hash of the canonical bytes, if it was
     asked for. `heat` is a matrix as a picture, where pictures were asked for.
     """
 

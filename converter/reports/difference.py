@@ -25,7 +25,7 @@ class Change:
     `parts` hold it), "moved" (it holds the elements of the tensor called `source`), "changed", "retyped" (another dtype) and
     "renamed". `rounding` says that values changed only as the other dtype makes them. `detail` says it in words.
 
-    `differing` of the `elements` differ. `cosine` is that of the angle between both sides; `relative` is the norm of the
+    `differing` of the `elements` differ. `cosine` is the cosine of the angle between the two sides; `relative` is the norm of the
     difference as a share of the norm before; `largest` is the largest difference, at `index`. They are None if there is no
     such number. `rank` is how many singular values hold 99 % of the energy of the difference, if that was asked for; None
     if more than were looked for.

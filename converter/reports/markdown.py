@@ -7,7 +7,7 @@ from typing import Final
 
 from converter.text import as_code, in_table
 
-_ROWS: Final = 200  # of a table
+_ROWS: Final = 200  # rows of a table
 _LINES: Final = 50  # about one thing
 _SECTIONS: Final = 20  # things that have lines of their own; GitHub shows nothing of a summary beyond 1 MiB
 

@@ -19,7 +19,7 @@ class ThreeWayChange:
     it, but no element twice, or one of them only renamed it) and "conflict" (both changed it in different ways). `detail`
     says it in words.
 
-    `cosine` is that of the angle between both changes, as vectors: 1 if they go the same way, 0 if they have nothing to
+    `cosine` is the cosine of the angle between the two changes, as vectors: 1 if they go the same way, 0 if they have nothing to
     do with each other. `differing` counts the elements in which both results differ. They are None if there is no
     such number.
     """

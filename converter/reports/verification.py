@@ -54,7 +54,7 @@ class Note:
 class Loss:
     """How much a change of dtype changed a tensor, or all tensors of a layer.
 
-    `relative` is the root of the sum of the squared errors, as a share of that of the squared elements; `largest` is the
+    `relative` is the root of the sum of the squared errors, as a share of the same root for the elements; `largest` is the
     largest error. Both are None if an element is not finite.
     """
 

@@ -306,7 +306,7 @@ def noteworthy(
 ) -> Iterator[tuple[int, str | bytes | None, int]]:
     """Yield those opcodes of a pickle that construct calls, and those whose text may be a pickle.
 
-    `refuse` and `total` are those of `decode`. Frames are passed over: they change no opcode.
+    `refuse` and `total` are as in `decode`. Frames are passed over: they change no opcode.
     """
     start = position
     while True:

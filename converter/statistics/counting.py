@@ -171,7 +171,7 @@ def _settle_bytes(dtype: Dtype, work: Workspace, counts: Counts) -> None:
 
 
 def _drain(table: NDArray[np.int64], start: int, stop: int, counts: Counts) -> None:
-    keys = start + np.flatnonzero(table[start:stop] != 0)  # numpy looks through truth values seven times as fast
+    keys = start + np.flatnonzero(table[start:stop] != 0)  # numpy searches truth values seven times as fast as counts
     counts.add(keys, table[keys])
     table[keys] = 0
 

@@ -69,7 +69,7 @@ def cast_tiles(tiles: Iterator[memoryview], source: Dtype, target: Dtype, loss: 
 
 # ---- to F32 -------------------------------------------------------------------------------------------------------
 
-_Array: TypeAlias = NDArray[Any]  # of the dtype that the name says
+_Array: TypeAlias = NDArray[Any]  # an array of the dtype that the variable's name says
 _Widening = Callable[[_Array, _Array], _Array]
 _Narrowing = Callable[[_Array, _Array, Loss], None]
 

@@ -22,7 +22,7 @@ def checked(catalogue: Catalogue) -> tuple[Catalogue, Callable[[], None]]:
     """The same catalogue over sources that check CRCs, and a function to call at the end.
 
     Reading raises ArchiveError if a storage's bytes are not those that were saved. The call at the end checks storages
-    of which only a part was read, so that every byte that was read is checked.
+    that were only read in part, so that every byte that was read is checked.
     """
     sources: dict[int, _Checked] = {}
     storages: dict[int, Storage] = {}

@@ -31,7 +31,7 @@ _FAR: Final = (-1e4, -1e9)  # what a mask has at positions that may not be seen
 _PRECISION: Final = {2: 2**-8}  # relative error, by the bytes of an element; larger elements were computed as F32
 _FINE: Final = 2e-6
 _HIGHEST: Final = 1e12  # a rotary embedding's base; a larger one is not believed
-_BASES: Final = {"esm": 10000.0}  # of families whose older files do not say it
+_BASES: Final = {"esm": 10000.0}  # for families whose older files do not say it
 _LEAST: Final = 6e-8  # the smallest F16
 
 

@@ -24,7 +24,7 @@ _Found = TypeVar("_Found")
 
 
 def named(catalogue: Catalogue, expected: Expected) -> dict[str, Tensor]:
-    """An output's tensors by bare names, also under expected names for which the output has another name.
+    """An output's tensors by bare names, and also by the expected names where the output has other ones.
 
     safetensors' own `save_model` notes in the metadata which name it kept in place of one that it left out. If an embedding and
     a head are tied, the output may only have the head.

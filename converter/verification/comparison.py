@@ -36,7 +36,7 @@ class Outcome:
 
     `expected` and `found` are its values and bits. `nan` and `zeroed` count differing elements that became NaN or zero.
     `largest` is the largest difference between finite elements. `exact` is False if a change of dtype was allowed for:
-    then `errors` are those of all elements, if they are floating-point numbers. `derived` says how blocks relate to the source.
+    then `errors` covers all elements, if they are floating-point numbers. `derived` says how blocks relate to the source.
     """
 
     exact: bool = True
@@ -60,7 +60,7 @@ def compare(
     progress: Callable[[int], None] | None = None,
     importance: NDArray[Any] | None = None,
 ) -> Outcome:
-    """Compare a tensor with the one that is expected, which has the same shape. `importance` is that of each column of blocks.
+    """Compare a tensor with the expected one, which has the same shape. `importance` has a number for each column of blocks.
 
     Raises ReadError if `found` can't be read. If `expected` can't be read, the error is that of its reader.
     """

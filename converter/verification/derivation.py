@@ -50,7 +50,7 @@ _GROUPS: Final = {"Q6_K": 16, "Q5_K": 32, "Q4_K": 32, "Q3_K": 16, "Q2_K": 16}
 _LOOKED: Final = (
     256  # blocks of a step whose elements are compared with the levels beside them; sorting more takes too long
 )
-_HALF: Final = 0.501  # of a step: an element further from its level than this is nearer to another
+_HALF: Final = 0.501  # share of a step: an element further from its level than this is nearer to another
 _FAR: Final = 2e-5  # share of elements: so few may be nearer to another level by chance
 _FEW_FAR: Final = 4
 

@@ -47,7 +47,7 @@ def expect(
 ) -> Expected:
     """What outputs are compared with. Raises ConverterError if the source can't be read whole.
 
-    `importance` is that of the columns of matrices in GGUF, from which blocks were made.
+    `importance` is the importance matrix that the blocks of a GGUF were made with.
     """
     return Digests(source, progress) if isinstance(source, Golden) else Checkpoint(source, progress, importance)
 

@@ -12,7 +12,7 @@ _KEYS: Final = ("length", "multiple", "id", "token")
 
 
 def described(padding: Any) -> dict[str, Any] | None:
-    """The length of padded texts, None if it is that of the longest, and the token; None if texts are not padded."""
+    """The token that fills texts up, and to which length (None: the longest one's); None if texts are not padded."""
     if not isinstance(padding, Mapping):
         return None
     strategy = padding.get("strategy")

@@ -707,7 +707,7 @@ def test_python_runs_a_job(tmp_path: Path) -> None:
 def test_python_says_what_is_wrong_with_its_words(tmp_path: Path) -> None:
     small(tmp_path / "in/x/a.bin")
     job_of(tmp_path, ALL)
-    with pytest.raises(JobError, match="address is that of a Ray cluster: it needs engine='ray'"):
+    with pytest.raises(JobError, match="address names a Ray cluster: it needs engine='ray'"):
         converter.batch(tmp_path / "job.toml", address="auto")
     with pytest.raises(ValueError, match="engine is 'spark': choose local, ray"):
         converter.batch(tmp_path / "job.toml", engine="spark")  # type: ignore[arg-type]

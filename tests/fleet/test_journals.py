@@ -270,7 +270,7 @@ def test_a_store_that_heeds_no_condition_is_refused(bucket: Bucket) -> None:
 
 
 def test_a_store_without_conditions_is_refused() -> None:
-    with pytest.raises(JobError, match="can't be shared: memory is not known to write on a condition; S3 is"):
+    with pytest.raises(JobError, match="can't be shared: memory is not known to support conditional writes; S3 does"):
         StoreJournal("memory://job")
 
 

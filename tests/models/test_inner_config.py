@@ -40,7 +40,7 @@ def test_its_settings_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     catalogue = open_checkpoint(checkpoint(tmp_path / "ckpt.pt", ARGS))
 
     assert catalogue.config == {"model_type": "nanogpt", **ARGS}
-    assert catalogue.origin.notes == ("there is no config.json: the settings are those of `model_args`",)
+    assert catalogue.origin.notes == ("there is no config.json: the settings come from `model_args`",)
     found = recognise(catalogue, catalogue.config)
     assert found is not None
     assert (found.family.name, found.complete, found.contradictions) == ("nanogpt", True, ())

@@ -26,7 +26,7 @@ _LEAST: Final = 20  # columns: narrower than this, nothing can be laid out
 _GAP: Final = 2  # columns between two columns of a table
 _NAME: Final = 12  # columns that are left for names, at least, before all of them get lines of their own
 _WRAPPED: Final = 20  # least width of a column whose text wraps
-_INDENT: Final = 4  # of what stands below a name
+_INDENT: Final = 4  # columns by which lines below a name are indented
 _WORDS: Final = re.compile(r"\s+|\S+")
 _COLOURLESS: Final = ("", "dumb", "unknown")  # values of TERM
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from converter.reports.details import KeyReport
     from converter.reports.inspection import Inspection, OtherReport
 
-_LINES: Final = 300  # of the tensors that are shown without --all
+_LINES: Final = 300  # lines about tensors that are shown without --all
 _KEYS: Final = 100  # keys of the metadata that are shown without --all
 _STYLES: Final[Mapping[str, str]] = {"good": GOOD, "warn": WARN, "bad": BAD}
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _PLAIN: Final = " .:-=+*#@"  # for a terminal that has no blocks
-_COLUMNS: Final = 16  # of a picture of a distribution
+_COLUMNS: Final = 16  # columns of a picture of a distribution
 
 
 def columns(lines: Sequence[Line], encoding: str) -> tuple[list[Column], list[list[str]]]:

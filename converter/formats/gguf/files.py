@@ -63,7 +63,7 @@ class Written:
 
 
 def weighed(tensors: Sequence[Written], importance: Importance, notes: list[str]) -> list[Written]:
-    """The same tensors with their importance. Raises FormatError if it is that of another model.
+    """The same tensors with their importance. Raises FormatError if the importance belongs to another model.
 
     As in llama-quantize, an embedding whose importance does not fit goes without.
     """

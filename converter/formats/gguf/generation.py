@@ -56,7 +56,7 @@ _FURTHER: Final = (
     _Row("general.sampling.mirostat_tau", "f32", "mirostat_tau", 0),
     _Row("general.sampling.mirostat_eta", "f32", "mirostat_eta", 0),
 )
-_SAMPLERS: Final = ("temperature", "top_k", "top_p", "min_p")  # they mean something only where tokens are drawn
+_SAMPLERS: Final = ("temperature", "top_k", "top_p", "min_p")  # they only mean something if tokens are drawn
 _ABOUT_THE_FILE: Final = ("transformers_version", "_from_model_config", "_commit_hash")
 _LARGEST: Final = 1 << 31
 

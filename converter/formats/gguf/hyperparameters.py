@@ -61,7 +61,7 @@ def hyperparameters(catalogue: Catalogue) -> Hyperparameters | None:
 
 
 def in_config(catalogue: Catalogue) -> list[Alias]:
-    """The keys that a config.json would have as well, for architectures of which no family here makes a config.json."""
+    """The keys that a config.json would have as well, for architectures without a family here that makes a config.json."""
     found = hyperparameters(catalogue)
     if found is None or not found.defaults:
         return []

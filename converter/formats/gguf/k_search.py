@@ -178,7 +178,7 @@ def affine(x: NDArray[Any], weights: NDArray[Any], steps: Steps, work: NDArray[A
     zeros = np.flatnonzero(lowest == 0)
     lowest[zeros] = np.take_along_axis(x[:, zeros], x[:, zeros].argmin(axis=0)[None], axis=0)[
         0
-    ]  # of two zeros the first
+    ]  # the first of two zeros
     base = np.where(lowest > 0, _F32(0), lowest)
     flat = high == base
     at_first = base.copy()

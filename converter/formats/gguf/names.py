@@ -149,7 +149,7 @@ class _Names:
 
     @property
     def whole(self) -> bool:
-        """Whether the file has the tensors of the family, no others, and says its sizes."""
+        """Whether the file has exactly the tensors of the family, and says its sizes."""
         names = {*self._catalogue, *(other.name for other in self._catalogue.unsupported)}
         try:
             config = _config(self._catalogue, self._known)

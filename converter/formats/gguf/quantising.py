@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 QUANTISED: Final = (*simple.KERNELS, *k_blocks.K_KERNELS)
 _TOGETHER: Final = 65536  # elements: longer arrays take fewer calls of numpy, but leave the processor's cache
 _NUMPY: Final = "numpy"
-_NEAR: Final = 0.7  # of a sample's root mean square: types of one bit miss it by about a half
+_NEAR: Final = 0.7  # share of a sample's root mean square: types of one bit miss it by about a half
 # Quantises flat F32 elements (whole blocks; with importance whole rows) into flat bytes. False if one can't be expressed.
 _Run = Callable[["NDArray[Any]", "NDArray[Any]"], bool]
 
@@ -33,7 +33,7 @@ def quantised(
 ) -> Iterator[memoryview]:
     """Turn tiles of F32 elements, each of whole blocks, into blocks. A piece is valid until the next is asked for.
 
-    `importance` is that of each column, F32; the elements are then whole rows. Raises UnsupportedError, which names `name`, if a
+    `importance` has an F32 for each column; the elements are then whole rows. Raises UnsupportedError, which names `name`, if a
     block holds NaN, infinity, or a value that its scale can't reach.
     """
     buffer, run = np.empty(0, "u1"), runner(encoding, importance)

@@ -124,7 +124,7 @@ def _text(head: bytes, what: str) -> str:
     text = head[8 + _WIDTHS[head[6:8]] :].decode("ascii", "replace")
     if len(text.rstrip()) > _TEXT:
         raise LimitError(
-            f"{what}: the header of the numpy array has {plural(len(text.rstrip()), 'character')}; {_TEXT:,} are read"
+            f"{what}: the header of the numpy array has {plural(len(text.rstrip()), 'character')}; at most {_TEXT:,} are read"
         )
     if not text.endswith("\n") or not text[:-1].isprintable():
         raise FormatError(

@@ -144,7 +144,7 @@ def _shards(sizes: Mapping[str, int], most: int | None) -> list[list[str]]:
 
 
 def _written_metadata(tied: Mapping[str, str], own: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata of a file: `own` are those of the file that this is a copy of."""
+    """The metadata of a file: `own` is the metadata of the file that this is a copy of."""
     metadata = {TIED: json.dumps(tied, sort_keys=True)} if tied else {}
     metadata |= {name: text for name, text in own.items() if name != TIED}
     metadata |= {VALUES + name: json.dumps(value) for name, value in values.items()}

@@ -167,7 +167,9 @@ class _Mentioned:
         if (shared := next(iter(self.views.keys() & self.kinds.keys()), None)) is not None:
             raise LayoutError(f"`{source.name}`: `{shared[:80]}` is the key of a storage and of a view of one")
         if len(set(keys)) != len(keys) or set(keys) != set(self.kinds):
-            raise LayoutError(f"`{source.name}`: its list of storages is not that of the storages in its pickle")
+            raise LayoutError(
+                f"`{source.name}`: its list of storages does not match the storages that its pickle mentions"
+            )
         for number, key in enumerate(keys):
             kind, numel = self.kinds[key]
             nbytes = numel * kind.dtype.itemsize

@@ -140,7 +140,7 @@ def without_id(roles: Mapping[str, str], document: Mapping[str, Any]) -> dict[st
 
 
 def listed_beside(document: Document) -> Iterator[str]:
-    """Yield the tokens that transformers adds to those of tokenizer.json, because a file beside it lists them."""
+    """Yield the tokens that transformers adds to tokenizer.json's own, because a file beside it lists them."""
     config, names, more = (document(name) or {} for name in (CONFIG, MAP, ADDED))
     listed = config.get(LISTED)
     for entry in listed.values() if isinstance(listed, Mapping) else ():
