@@ -1,6 +1,7 @@
 """What follows from the cause of an error: exit code, advice, the rule of `scan`, the word of `verify`."""
 
 import ast
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,14 @@ def test_what_is_something_else_is_foreign(kind: Any, tmp_path: Path) -> None:
     assert str(caught.value) == f"`{tmp_path / 'x'}` is {what(data[:HEAD])}"
     assert what(data[:HEAD]).startswith(kind.title)
     assert sealed(data[:HEAD]) == (kind if kind.sealed else None)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_bare_pickle_of_every_protocol_is_called_one(protocol: int, tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(pickle.dumps({"w": [1.0, 2.0]}, protocol))
+
+    with pytest.raises(errors.ForeignFileError, match=r"is a bare pickle, not a file of torch\.save"):
+        open_file(tmp_path / "x.bin")
 
 
 def test_letters_count_in_any_case_only_where_the_format_says_so() -> None:

@@ -163,8 +163,8 @@ class Exchange(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def redirect(self, location: str, **headers: str) -> None:
-        self.reply(302, headers={"Location": location} | {n.replace("_", "-"): v for n, v in headers.items()})
+    def redirect(self, location: str, status: int = 302, **headers: str) -> None:
+        self.reply(status, headers={"Location": location} | {n.replace("_", "-"): v for n, v in headers.items()})
 
     def close(self) -> None:
         """Break off."""

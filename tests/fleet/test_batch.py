@@ -199,6 +199,21 @@ def test_a_task_is_a_checkpoint_whatever_its_files(tmp_path: Path, sharded: Path
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_shards_beside_another_checkpoint_are_one_task_with_or_without_an_index(tmp_path: Path, sharded: Path) -> None:
+    shards = [path.name for path in sharded.glob("*.bin")]
+    assert len(shards) > 1
+    for folder in ("with", "without"):
+        shutil.copytree(sharded, tmp_path / "in" / folder)
+        small(tmp_path / "in" / folder / "other.gguf")
+    (tmp_path / "in/without/pytorch_model.bin.index.json").unlink()
+    job = job_of(tmp_path, ALL)
+
+    assert {task.source for task in plan.tasks(job)} == {
+        *("in/with/pytorch_model.bin.index.json", "in/with/other.gguf"),
+        *("in/without", "in/without/other.gguf"),
+    }
+
+
 def test_globs_files_and_stores_are_sources(tmp_path: Path) -> None:
     for name in ("x/a.bin", "x/b.bin", "c.bin"):
         small(tmp_path / name)

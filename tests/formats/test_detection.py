@@ -95,6 +95,17 @@ class TestTorchZip:
         assert len(catalogue.problems) == 1
         assert "2 storages that no tensor refers to" in catalogue.problems[0]
 
+    @pytest.mark.parametrize(
+        ("count", "listed"),
+        [(5, "`data/1`, `data/2`, `data/3`, `data/4`, `data/5`"), (6, "`1`, `2`, `3`, `4`, `5`, …")],
+    )
+    def test_five_of_them_are_named(self, count: int, listed: str, tmp_path: Path) -> None:
+        unused = {str(number): b"x" for number in range(1, count + 1)}
+        catalogue = open_checkpoint(write_checkpoint(tmp_path / "a.bin", VALUE, SIX | unused))
+
+        [problem] = catalogue.problems
+        assert problem.endswith(f"holds {count} storages that no tensor refers to ({count} bytes): {listed}")
+
     def test_lists_records_that_torch_does_not_write(self, tmp_path: Path) -> None:
         path = tmp_path / "a.bin"
         path.write_bytes(zip_bytes([*entries(), Entry("archive/evil.pkl", b"cos\nsystem\n.")]))

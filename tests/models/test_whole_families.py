@@ -22,6 +22,7 @@ from converter.models import families
 from converter.models.recognition import recognise
 from converter.opening import open_checkpoint
 from converter.resources import schemas
+from converter.sample import write_sample
 from converter.verification.verify import Options, verify
 
 CRANE: dict[str, Any] = {
@@ -285,6 +286,16 @@ def test_what_llama_cpp_takes_for_granted_is_refused_otherwise(change: Any, mess
 
     with pytest.raises(UnsupportedError, match=message):
         convert(open_checkpoint(other), tmp_path / "o.gguf", no_tokenizer=True)
+
+
+@pytest.mark.parametrize(("model", "key"), [("gpt_neox", "hidden_act"), ("tiny", "activation_function")])
+def test_gelu_has_one_name_in_a_refusal_however_it_is_computed(model: str, key: str, tmp_path: Path) -> None:
+    write_sample(tmp_path / "m", model)
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: "quick_gelu"}))
+
+    with pytest.raises(UnsupportedError, match=r"has the activation 'quick_gelu': llama\.cpp's \S+ has only GELU$"):
+        convert(open_checkpoint(tmp_path / "m"), tmp_path / "o.gguf")
 
 
 def test_one_file_of_json_is_all_that_a_family_takes(tmp_path: Path) -> None:
