@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from converter.models.families import Family
     from converter.models.rows import Parameter
     from converter.tensors.catalogue import Catalogue
+
+
+# What GGUF would call the matrices between narrower embeddings and the model's width, if llama.cpp had such a family.
+INWARD: Final = "token_embd_out"
+OUTWARD: Final = "output_in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,16 @@ class Configured:
     def parallel(self) -> bool:
         """Whether attention and MLP read the same x."""
         return bool(self.value(self.forward.parallel))
+
+    @property
+    def before(self) -> bool:
+        """Whether norms come before attention and MLP."""
+        return bool(self.value(self.forward.before))
+
+    @property
+    def narrow(self) -> bool:
+        """Whether matrices lead from the embeddings' width to the model's, and back."""
+        return self.forward.narrow is not None and self.look_up(self.forward.narrow) != self.n_embd
 
     @property
     def multiplied(self) -> np.float32 | None:
@@ -198,7 +213,7 @@ def configured(catalogue: Catalogue, config: Mapping[str, Any] | None) -> Config
     untied = found.tied_head == "untied" or bool(followers) or ("output.weight" in rows and not family.followers)
     if (wrong := headless(found, config)) is not None:
         raise ModelError(f"`{catalogue.location}` {wrong}")
-    return Configured(
+    model = Configured(
         recognition=found,
         config=config,
         forward=forward,
@@ -208,6 +223,13 @@ def configured(catalogue: Catalogue, config: Mapping[str, Any] | None) -> Config
         epsilon=np.float32(epsilon),
         location=str(catalogue.location),
     )
+    for name in (INWARD, OUTWARD):
+        if model.narrow is not (f"{name}.weight" in rows):
+            raise ModelError(
+                f"`{catalogue.location}` has embeddings of {model.look_up(forward.narrow or 'n_embd'):,} and is {model.n_embd:,} "
+                f"wide, and a matrix between the two {'is absent' if model.narrow else 'is there, too'}"
+            )
+    return model
 
 
 def _recognised(catalogue: Catalogue, config: Mapping[str, Any] | None) -> Recognition:

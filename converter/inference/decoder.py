@@ -19,7 +19,7 @@ from converter.dtypes import F32
 from converter.errors import ModelError, UnsupportedError
 from converter.inference.activations import ACTIVATIONS
 from converter.inference.attention import attention, layer_norm, rms_norm
-from converter.inference.configured import configured
+from converter.inference.configured import INWARD, OUTWARD, configured
 from converter.inference.positions import Rotary, sinusoids, slopes
 from converter.inference.weights import Floats, Weights, floats
 from converter.inference.work import pass_work
@@ -132,22 +132,28 @@ class Decoder:
         return tokens
 
     def _hidden(self, ids: NDArray[Any], weights: Weights, past: _Past | None) -> Floats:
-        """[batch, tokens] → [batch · tokens, n_embd], after the last norm. With a past, `ids` continue from its end."""
+        """[batch, tokens] → [batch · tokens, the head's width], after the last norm. With a past, `ids` go on from its end."""
         first = past.length if past else 0
         x = self._embedded(ids, weights, first)
         for layer in range(self.n_layer):
             block = f"blk.{layer}."
-            y = self._normed(x, weights, f"{block}attn_norm")
+            y = self._normed(x, weights, f"{block}attn_norm") if self._known.before else x
             attended = self._attended(y, ids.shape, weights, layer, past)
             if not self._known.parallel:
                 x += attended
-            if not self._known.parallel or f"{block}ffn_norm.weight" in weights:
+            if not self._known.before:
+                x = y = self._normed(x, weights, f"{block}attn_norm")
+            elif not self._known.parallel or f"{block}ffn_norm.weight" in weights:
                 y = self._normed(x, weights, f"{block}ffn_norm")
             if self._known.parallel:
                 x += attended
             x += self._fed_forward(y, weights, block)
+            if not self._known.before:
+                x = self._normed(x, weights, f"{block}ffn_norm")
             follower().worked(self._work)
-        return self._normed(x, weights, "output_norm")
+        if self._known.before:
+            x = self._normed(x, weights, "output_norm")
+        return weights.dense(x, OUTWARD) if self._known.narrow else x
 
     def _embedded(self, ids: NDArray[Any], weights: Weights, first: int) -> Floats:
         unique, where = np.unique(ids, return_inverse=True)
@@ -156,6 +162,8 @@ class Decoder:
         x: Floats = rows[where.reshape(ids.shape)]
         if self._known.multiplied is not None:
             x *= self._known.multiplied
+        if self._known.narrow:
+            x = weights.dense(x.reshape(-1, x.shape[-1]), INWARD).reshape(*ids.shape, -1)
         start = first + self._known.forward.first_position
         if self._known.forward.positions == "learned":
             x = x + floats(weights["position_embd.weight"].rows(start, start + ids.shape[1]))

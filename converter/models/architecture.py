@@ -74,8 +74,10 @@ class Rotary(NamedTuple):
 class Forward(NamedTuple):
     """What the engine computes. Tensors are found by their names in GGUF; what is absent is not computed.
 
-    `epsilon`, `parallel`, `squared`, `scale`, `scaled` and `by_layer` are expressions over sizes and settings.
-    `parallel`: attention and MLP read the same x. `squared`: embeddings are multiplied by the square root of this. `scale`: what
+    `epsilon`, `parallel`, `before`, `squared`, `scale`, `scaled` and `by_layer` are expressions over sizes and settings.
+    `parallel`: attention and MLP read the same x. Norms come `before` attention and MLP, and one at the end, or after what
+    they add, and none at the end. `narrow` is the width of embeddings and head, if matrices lead from it to the model's and
+    back. `squared`: embeddings are multiplied by the square root of this. `scale`: what
     products of queries and keys are multiplied by, if not 1 / √head_size; nothing if `scaled` is false; and they are divided
     by the layer's number from 1 if `by_layer` is true. `first_position` is the row of the first position. `local` is the
     setting that says for each layer whether it looks back only as far as the setting `window` says; without it, all do.
@@ -87,6 +89,8 @@ class Forward(NamedTuple):
     positions: Literal["learned", "rotary", "alibi", "sinusoidal"]
     rotary: Rotary | None = None
     parallel: str = "0"
+    before: str = "1"
+    narrow: str | None = None
     squared: str | None = None
     scale: str | None = None
     scaled: str = "1"
@@ -333,10 +337,8 @@ class Architecture:
 
     def says_present(self, row: Row, config: Mapping[str, Any]) -> bool | None:
         """Whether a config.json says that a row is there; None if nothing says so."""
-        if row.present_if is None:
-            return None
-        said = self.setting(row.present_if, config)
-        return said if type(said) is bool else None
+        said = [self.setting(name, config) for name in row.conditions]
+        return all(said) if said and all(type(value) is bool for value in said) else None
 
     @property
     def followers(self) -> dict[str, str]:

@@ -293,12 +293,13 @@ def _recognised(
             sizes[size.name] = value
 
     beyond = [match.name for match in seen.matches if match.layer is not None and match.layer >= n_layer]
+    foreign = [match.name for match in seen.matches if _foreign(known, match.row, settings)]
     within = [match for match in seen.matches if match.layer is None or match.layer < n_layer]
     fitting = [match for match in within if _fits(match, sizes)]
     misfits = [match for match in within if not _fits(match, sizes)]
     if not any(match.row.required and len(match.shape) == 2 for match in fitting):
         return None
-    if (len(seen.strangers) + len(beyond) + len(misfits)) * _FITTING > len(fitting):
+    if (len(seen.strangers) + len(beyond) + len(misfits) + len(foreign)) * _FITTING > len(fitting):
         return None
 
     required = (
@@ -327,6 +328,13 @@ def _recognised(
         claimed=named,
         known_by={own: name for name, own in seen.known_by.items()},
     )
+
+
+def _foreign(known: Family, row: Row, settings: Mapping[str, Any]) -> bool:
+    """Whether a model of the family has a tensor only if config.json says so, and it says nothing about that."""
+    if known.says_present(row, settings) is not False:
+        return False
+    return all(said_in(settings, known.config_key(name)) is None for name in row.conditions)
 
 
 def _claimed(seen: _Sighting, config: Mapping[str, Any]) -> dict[str, int]:
@@ -386,7 +394,11 @@ def _contradictions(
     found = dict(seen.sizes)
     for name, row in {match.row.name: (match.name, match.row) for match in seen.matches}.values():
         if known.says_present(row, config) is False:
-            yield f"`config.json` says `{known.config_key(row.present_if or '')}` is False; the tensors have `{name}`"
+            key = next(key for key in row.conditions if known.setting(key, config) is False)
+            said = f"`config.json` says `{known.config_key(key)}` is False"
+            if said_in(config, known.config_key(key)) is None:
+                said = f"`config.json` has no `{known.config_key(key)}`, which then counts as False"
+            yield f"{said}; the tensors have `{name}`"
     if model:
         found |= {name: size for name, size in known.sizes(model.config).items() if name not in known.shaping}
     else:

@@ -70,8 +70,8 @@ class Row:
     what equal parts of the last dimension hold, in order: q, k and v. `gguf_moves` put the rows into the order that they
     have there. `gguf_zeros`: an absent one is zeros there. GGUF lacks the first `gguf_rows_from` rows, and has the others
     times `gguf_scale`. With `gguf_untied` it has a tensor of its own for one that is tied here. `also` are other names for
-    the same. `present_if` is the setting that says whether there is one. `value` is what a buffer must hold: "causal"
-    (ones on and below the diagonal), "rotary" (frequencies), or a number.
+    the same. `present_if` is the setting that says whether there is one, or several with spaces, all of which must say so.
+    `value` is what a buffer must hold: "causal" (ones on and below the diagonal), "rotary" (frequencies), or a number.
     """
 
     name: str
@@ -94,6 +94,11 @@ class Row:
     also: tuple[str, ...] = ()
     present_if: str | None = None
     value: str | float | None = None
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The settings of `present_if`."""
+        return tuple((self.present_if or "").split())
 
     @property
     def layered(self) -> bool:

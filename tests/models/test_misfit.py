@@ -18,9 +18,10 @@ CONFIG: dict[str, Any] = {
 BERT: dict[str, Any] = {
     "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "model_type": "bert",
 }  # fmt: skip
+# OPT's names, in a family that is not known.
 OPT: dict[str, Any] = {
     "num_hidden_layers": 2, "hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 48, "num_attention_heads": 4,
-    "model_type": "opt",
+    "model_type": "new-opt",
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from tests.peers.small_models import END, byte_level  # noqa: E402
 from tests.peers.test_decoders import computed, hf, in_llama_cpp, kind, log_softmax, old, save  # noqa: E402
 
 COUNT = 48  # tokens
+OPT = hf(0, ffn_dim=100, word_embed_proj_dim=64, pad_token_id=1)
 ALIBI = {"n_layer": 2, "n_head": 4, "hidden_size": 64, "seq_length": 128, "bos_token_id": 0, "eos_token_id": 0}
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
 SCALED = {
@@ -69,6 +70,10 @@ SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama: a scaling of 2023": ("Llama", hf(0, rope_parameters=SCALED["yarn"]), {
         "rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "finetuned": True},
     }),
+    "llama: biases of attention": ("Llama", hf(0, num_key_value_heads=2, attention_bias=True), {}),
+    "llama: all biases": ("Llama", hf(0, attention_bias=True, mlp_bias=True, tie_word_embeddings=True), {}),
+    "llama: biases of the MLP": ("Llama", hf(0, mlp_bias=True), {}),
+    "gpt_neox: no biases of attention": ("GPTNeoX", hf(0, attention_bias=False), {}),
     "gpt_neox: its first names": ("GPTNeoX", hf(0, rope_parameters=ROPE | {"partial_rotary_factor": 0.5}), {
         "rope_parameters": None, "rotary_emb_base": 500, "rotary_pct": 0.5,
     }),
@@ -143,6 +148,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str | None, str | 
         "llama.cpp derives what YaRN multiplies cosines by", None),
     "qwen2: yarn that is not rounded": ("Qwen2", hf(0, num_key_value_heads=2, rope_parameters=SCALED["yarn"] | {"truncate": False}), {},
         "llama.cpp rounds the pairs", None),
+    "opt: norms after": ("OPT", OPT | {"do_layer_norm_before": False}, {}, "llama.cpp has no architecture for it", None),
+    "opt: narrow embeddings": ("OPT", OPT | {"word_embed_proj_dim": 32}, {}, "llama.cpp has no architecture for it", None),
+    "opt: the 350M": ("OPT", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 48}, {}, "llama.cpp has no architecture", None),
+    "opt: the 350M without biases and norms' weights": ("OPT", OPT | {
+        "do_layer_norm_before": False, "word_embed_proj_dim": 48, "enable_bias": False, "layer_norm_elementwise_affine": False,
+    }, {}, "llama.cpp has no architecture", None),
+    "gpt_neo: all layers look back at all tokens": ("GPTNeo", {
+        "num_layers": 2, "num_heads": 4, "hidden_size": 64, "max_position_embeddings": 128, "attention_types": [[["global"], 2]],
+        "bos_token_id": 0, "eos_token_id": 0,
+    }, {}, "has queries, keys and values in one matrix", None),
     "phi: heads of their own size": ("Phi", hf(0, head_dim=20), {}, "llama.cpp's Phi must be as wide as the model, 64", None),
 }  # fmt: skip
 HEADS = {

@@ -248,6 +248,14 @@ def _config(catalogue: Catalogue, known: Family) -> dict[str, Any]:
         found = catalogue.get(parameter.gguf or "") if parameter.gguf == EMBEDDING else None
         if found is not None and found.shape:
             config.setdefault(known.config_key(str(parameter.shape[0])), found.shape[0])
+    noted = metadata.get(ZEROS)
+    zeros = set(noted) if isinstance(noted, Array) and noted.type == "string" else set()
+    held = {*catalogue, *(other.name for other in catalogue.unsupported)} - zeros
+    for parameter in known.row_table:
+        for key in parameter.conditions if parameter.gguf is not None else ():
+            present = at(0, parameter.gguf or "") in held
+            if known.setting(key, config) != present:
+                config[known.config_key(key)] = present
     for gives, value in exact.items():
         if _agrees(known, config, gives, value, metadata):
             _put(config, known.config_key(gives), value)
