@@ -148,7 +148,7 @@ def _verify(order: Order) -> Outcome:
     from converter.verification.verify import verify
 
     with open_checkpoint(order.source) as catalogue:
-        report = verify(catalogue, [order.output])
+        report = verify(catalogue, [order.output], threads=1)
     if report.ok:
         return Outcome()
     tensors = report.outputs[0].tensors

@@ -52,11 +52,11 @@ def named(catalogue: Catalogue, expected: Expected) -> dict[str, Tensor]:
 class Bits:
     """The elements of an output. They are read once, and their checksums are checked on the way."""
 
-    def __init__(self, expected: Expected, tensors: Mapping[str, Tensor], catalogue: Catalogue) -> None:
+    def __init__(self, expected: Expected, tensors: Mapping[str, Tensor], catalogue: Catalogue, threads: int) -> None:
         copy, self.finish = checked(catalogue)
         self._expected, self._unchecked = expected, tensors
         self._checked = named(copy, expected)
-        self._workspace = Workspace()
+        self._workspace = Workspace(threads=threads)
         self.checksums: dict[str, str] = {}  # errors of checksums, by the tensor's name
 
     def unlike(self, name: str) -> tuple[str, str] | None:

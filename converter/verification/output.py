@@ -49,7 +49,10 @@ COMPUTED: Final = "inference"  # the name of a finding about what the output com
 class Output:
     """An output, and everything that is found about it."""
 
-    def __init__(self, expected: Expected, output: str | Path | Catalogue, inference: Inference | None) -> None:
+    def __init__(
+        self, expected: Expected, output: str | Path | Catalogue, inference: Inference | None, threads: int
+    ) -> None:
+        self._threads = threads
         self._expected, self._inference, self._start = expected, inference, time.perf_counter()
         self._given = Given(output)
         self._location, self._lone = self._given.location, self._given.lone
@@ -277,7 +280,7 @@ class Output:
     # ---- bits
 
     def _compare_bits(self, catalogue: Catalogue) -> None:
-        bits = Bits(self._expected, self._tensors, catalogue)
+        bits = Bits(self._expected, self._tensors, catalogue, self._threads)
         for found in formats.of(catalogue).disagreements(catalogue):
             if found.counts:
                 self._say(self._location, found.what, found.detail)

@@ -19,6 +19,7 @@ from converter.verification.expected import NO_MANIFEST, expect
 from converter.verification.golden import HEAD
 from converter.verification.output import Output
 from converter.verification.provenance import provenance
+from converter.verification.walk import THREADS
 from converter.verification.wanted import Copy, Expected, Progress
 from converter.words import ENGINES, LEVELS
 from converter.words import check as check_word
@@ -86,13 +87,15 @@ def verify(
     *,
     progress: Progress | None = None,
     starting: Callable[[int], None] | None = None,
+    threads: int = THREADS,
 ) -> Verification:
     """Compare every output with the source. Raises ConverterError only if the source can't be read or an engine can't run.
 
-    `starting` is called with the bytes to compare, and `progress` with the bytes compared since its last call.
+    `starting` is called with the bytes to compare, and `progress` with the bytes compared since its last call. `threads` is 1
+    if other processes use the other processors; more than two are of no use.
     """
     importance = options.importance() if options is not None else None
-    return examine(expect(source, progress, importance), outputs, options, starting=starting).report
+    return examine(expect(source, progress, importance), outputs, options, starting=starting, threads=threads).report
 
 
 def examine(
@@ -101,6 +104,7 @@ def examine(
     options: Options | None = None,
     *,
     starting: Callable[[int], None] | None = None,
+    threads: int = THREADS,
 ) -> Examination:
     """Do what `verify` does, and keep what a golden manifest needs."""
     options = options or Options()
@@ -112,7 +116,7 @@ def examine(
         from converter.verification.inference import Inference
 
         inference = Inference(source, options, len(outputs))
-    examined = [Output(expected, output, inference) for output in outputs]
+    examined = [Output(expected, output, inference, threads) for output in outputs]
     report = Verification(expected.location, tuple(output.verify() for output in examined))
     expected.finish()
     return Examination(report, expected, tuple(output.copy for output in examined), options)

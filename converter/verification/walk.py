@@ -26,7 +26,7 @@ from converter.verification.roundings import BLOCK
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_THREADS: Final = 2
+THREADS: Final = 2  # one reads while the other compares; more would wait for each other
 _Share = TypeVar("_Share")
 _LINE: Final = 64  # bytes of a line of the processor's cache
 
@@ -46,10 +46,13 @@ class Sizes:
 
 
 class Workspace:
-    """The memory of comparisons. Each lends it again, because getting new pages takes as long as filling them."""
+    """The memory of comparisons, and the threads that share one.
 
-    def __init__(self, sizes: Sizes | None = None) -> None:
-        self.sizes = sizes or Sizes()
+    The memory is lent again, because getting new pages takes as long as filling them.
+    """
+
+    def __init__(self, sizes: Sizes | None = None, threads: int = THREADS) -> None:
+        self.sizes, self.threads = sizes or Sizes(), min(threads, THREADS)
         self._held: dict[str, NDArray[Any]] = {}
 
     def lend(self, what: str, rows: int, columns: int, dtype: np.dtype[Any], apart: int = 0) -> NDArray[Any]:
@@ -151,12 +154,12 @@ class Walk:
             with closing(self.pairs(thread)) as pairs:  # if this thread raises, the other one must not wait for it
                 return work(pairs)
 
-        if self._small:
+        if self._small or self._workspace.threads == 1:
             return [share(0)]
         # The calling thread does no work, as it may be the main thread: there a signal handler could raise between the
         # acquisition of a lock and the `try` that releases it.
-        with ThreadPoolExecutor(_THREADS) as pool:
-            shares = [pool.submit(copy_context().run, share, thread) for thread in range(_THREADS)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            shares = [pool.submit(copy_context().run, share, thread) for thread in range(THREADS)]
             try:
                 errors = [error for error in (future.exception() for future in shares) if error is not None]
             except BaseException:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable
@@ -647,6 +648,23 @@ def test_an_order_is_the_same_after_its_journey(tmp_path: Path) -> None:
     order = Order(7, "a", "b", job_of(tmp_path, ALL).work, force=True)
 
     assert Order.of(json.loads(json.dumps(order.as_json()))) == order
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_task_works_in_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turned: bool) -> None:
+    rows, columns = 1500, 1000  # more than a thread takes at once
+    value = {"w": view("0", (rows, columns), stride=(1, rows) if turned else (columns, 1))}
+    (tmp_path / "in").mkdir()
+    write_checkpoint(tmp_path / "in/x.bin", value, {"0": floats(*range(rows * columns))})
+    job = job_of(tmp_path, ALL)
+    (task,) = plan.tasks(job)
+    started = list[threading.Thread]()
+    begin = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (started.append(self), begin(self)))
+
+    result = run(Order(0, str(tmp_path / task.source), str(tmp_path / task.output), job.work, force=False))
+
+    assert (result.state, result.reason, [thread.name for thread in started]) == ("done", "", [])
 
 
 def test_from_a_store_into_a_store(tmp_path: Path) -> None:
