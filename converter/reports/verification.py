@@ -113,11 +113,11 @@ class VerifiedOutput:
     `verdict` and `weights` are "identical", "equivalent", "different" or "not compared". `weights` is the verdict on the
     tensors alone. `companions` is the verdict on what lies beside them: "equal", "different",
     "absent" or "not compared". There, only what changes what is computed or how text is split counts. `agree` names the parts
-    that were compared and are as they should be: "configuration", "tokenizer". `verdict` is different if either is. `notes` is
-    what does not count. `lacks` names what the source has besides its weights and the output lacks. `left_out` names what the
-    output may lack: masks, and tensors that follow from others. `losses` is how much the change of dtype changed each tensor,
-    and `layer_losses` how much it changed the tensors of each layer together. `derived` is how tensors in K-quants relate to what
-    quantising the source gives.
+    that were compared and are as they should be: "configuration", "tokenizer", "attestation". `verdict` is different if
+    either is. `notes` is what does not count. `lacks` names what the source has besides its weights and the output lacks.
+    `left_out` names what the output may lack: masks, and tensors that follow from others. `losses` is how much the change of
+    dtype changed each tensor, and `layer_losses` how much it changed the tensors of each layer together. `derived` is how
+    tensors in K-quants relate to what quantising the source gives.
 
     For other documents than the JSON: `expected` names the tensors that the output should have, `beside` and `computes` are
     those of the differences that are about what lies beside the weights and about what is computed, and `seconds` is how

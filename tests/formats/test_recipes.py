@@ -1,4 +1,8 @@
-"""Which type each matrix of a mixture gets. The table is what llama-quantize (--dry-run) chose for ten models."""
+"""Which type each matrix of a mixture gets.
+
+The table is what llama-quantize chose for 16 models, with importance and without.
+tests/peers/test_recipe_table.py asks it again.
+"""
 
 from __future__ import annotations
 

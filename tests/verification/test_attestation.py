@@ -107,3 +107,81 @@ def test_what_is_no_statement_is_refused(data: str, place: Path) -> None:
 
     assert code == 2
     assert said.count("error:") == 1
+
+
+def edited(file: Path, at: tuple[str | int, ...], value: Any) -> None:
+    said = json.loads(file.read_text())
+    part = said
+    for step in at[:-1]:
+        part = part[step]
+    part[at[-1]] = value
+    file.write_text(json.dumps(said))
+
+
+def test_a_statement_that_fits_is_said_to_agree(place: Path) -> None:
+    code, said = run("verify", place / "source", place / "x.gguf", "--attestation", place / "x.json")
+
+    assert code == 0
+    assert "configuration, tokenizer and attestation agree" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("recipe", "q8_0", 'the attestation says "q8_0" for recipe, and it is "q4_k_m"'),
+        ("recipe", None, 'the attestation says null for recipe, and it is "q4_k_m"'),
+        ("verdict", "identical", 'the attestation says "identical" for verdict, and it is "equivalent"'),
+        ("format", "npz", 'the attestation says "npz" for format, and it is "gguf"'),
+        ("types", {"Q8_0": 99}, 'the attestation says {"Q8_0": 99} for types, and it is {'),
+        ("derived", {"F16": 17}, 'the attestation says {"F16": 17} for derived, and it is {"F32": 17}'),
+        ("files", ["other.gguf"], "the attestation has the digests of these bytes, but says nothing about them"),
+    ],
+)
+def test_what_a_statement_says_that_is_not_so_is_found_out(name: str, value: Any, said: str, place: Path) -> None:
+    """Somebody edited what the statement says of the files, and left their digests alone."""
+    edited(place / "x.json", ("predicate", "outputs", 0, name), value)
+
+    code, found = run("verify", place / "source", place / "x.gguf", "--attestation", place / "x.json")
+
+    assert (code, said in " ".join(found.split())) == (1, True), found
+
+
+def test_a_file_that_was_renamed_still_fits_its_statement(place: Path) -> None:
+    (place / "x.gguf").rename(place / "renamed.gguf")
+
+    assert run("verify", place / "source", place / "renamed.gguf", "--attestation", place / "x.json")[0] == 0
+
+
+def test_two_copies_of_one_name_each_fit_what_is_said_of_them(place: Path) -> None:
+    (place / "other").mkdir()
+    assert run("convert", place / "source", place / "other" / "x.gguf", "--dtype", "q8_0", "-q")[0] == 0
+    copies = (place / "x.gguf", place / "other" / "x.gguf")
+    assert run("verify", place / "source", *copies, "--attest", place / "both.json", "-q")[0] == 0
+
+    assert run("verify", place / "source", *copies, "--attestation", place / "both.json", "-q")[0] == 0
+    assert run("verify", place / "source", copies[1], "--attestation", place / "both.json", "-q")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        *((("predicate",), value) for value in (None, [], "x", {})),
+        *((("predicate", "source"), value) for value in (None, "x", {}, {"files": [1]})),
+        *((("predicate", "outputs"), value) for value in (None, "x", [1], [{}], [{"files": [[]]}])),
+        *((("subject",), value) for value in (None, {}, ["x"], [{"name": 3}])),
+        *((("subject", 0, "digest"), value) for value in (None, {}, {"sha256": ["x"]}, {"sha512": "00"})),
+    ],
+)
+def test_a_statement_of_another_form_is_refused(at: tuple[str | int, ...], value: Any, place: Path) -> None:
+    edited(place / "x.json", at, value)
+
+    code, said = run("verify", place / "source", place / "x.gguf", "--attestation", place / "x.json")
+
+    assert code == 2
+    assert "take the statement as verify wrote it" in " ".join(said.split())
+
+
+def test_a_copy_that_can_not_be_read_is_different_as_without_a_statement(place: Path) -> None:
+    (place / "x.gguf").write_bytes((place / "x.gguf").read_bytes()[:200])
+
+    assert run("verify", place / "source", place / "x.gguf", "--attestation", place / "x.json", "-q")[0] == 1

@@ -33,7 +33,8 @@ def show(report: Verification) -> None:
         if output.derived:
             out.line(_derived(output.derived), indent=_ROOM)
         if output.agree:
-            agree = " and ".join(output.agree)
+            *others, last = output.agree
+            agree = f"{', '.join(others)} and {last}" if others else last
             out.line(f"{agree} agree" if len(output.agree) > 1 else f"the {agree} agrees", indent=_ROOM)
         elif output.companions == "different":
             said = f"the weights are {output.weights}, but what lies beside them is not as it should be"
