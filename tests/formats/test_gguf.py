@@ -438,6 +438,20 @@ def test_rows_that_are_not_whole_blocks_become_f16(tmp_path: Path) -> None:
     assert any("1 matrix has rows that can't be divided into blocks of Q8_0" in note for note in conversion.notes)
 
 
+def test_a_matrix_of_one_row_is_a_vector_to_ggml_and_stays_f32() -> None:
+    """As llama-quantize leaves it. The other way round, in rows of one element, it is a matrix."""
+    catalogue = model(
+        transformer__h__0__mlp__c_fc__weight=tensor(values("w", (32, 1)), F32),
+        transformer__h__0__mlp__c_fc__bias=tensor(values("w", (1,)), F32),
+        transformer__h__0__mlp__c_proj__weight=tensor(values("w", (1, 32)), F32),
+    )
+
+    found = read(Bytes(written(plans.gguf(catalogue, config={**CONFIG, "n_inner": 1}, encoding="q8_0"))[0]))
+
+    assert (found["blk.0.ffn_up.weight"].shape, found["blk.0.ffn_up.weight"].dtype) == ((1, 32), F32)
+    assert (found["blk.0.ffn_down.weight"].shape, found["blk.0.ffn_down.weight"].dtype) == ((32, 1), F16)
+
+
 def head(array: np.ndarray | None = None) -> Tensor:
     return tensor(values("head", (8, 32)) if array is None else array, F32)
 

@@ -225,6 +225,11 @@ def _droppable(catalogue: Catalogue, recognition: Recognition) -> tuple[str, ...
     return tuple(masks)
 
 
+def _is_matrix(shape: Sequence[int]) -> bool:
+    """Whether ggml sees more than a vector: to it, a matrix of one row is one, and llama-quantize leaves it as it is."""
+    return any(size != 1 for size in shape[:-1])
+
+
 class _Candidate(NamedTuple):
     """A tensor of the output, before its encoding is chosen. `free`: llama.cpp computes with any encoding of it."""
 
@@ -242,16 +247,16 @@ def _of_family(catalogue: Catalogue, recognition: Recognition) -> Iterator[_Cand
         if row.gguf is None or (tied and not row.gguf_untied):
             continue
         source = recognition.followed(row) if tied else recognition.name(row)
-        free = len(row.shape) > 1 and not row.gguf_f32
         if row.optional and source not in catalogue:
             if row.gguf_zeros:
-                yield _Candidate(row.gguf, row.gguf, zeros(row.shape), free)
+                yield _Candidate(row.gguf, row.gguf, zeros(row.shape), _is_matrix(row.shape) and not row.gguf_f32)
             continue
         if not can_convert(catalogue[source].dtype, F32):
             raise UnsupportedError(
                 f"`{source}` is {catalogue[source].dtype.name}: GGUF holds floating-point parameters"
             )
-        yield _Candidate(row.gguf, source, row.laid_out(catalogue[source]), free)
+        tensor = row.laid_out(catalogue[source])
+        yield _Candidate(row.gguf, source, tensor, _is_matrix(tensor.shape) and not row.gguf_f32)
     for name, tensor in made(family, recognition.sizes, settings):
         yield _Candidate(name, name, tensor, free=False)
 
@@ -259,7 +264,7 @@ def _of_family(catalogue: Catalogue, recognition: Recognition) -> Iterator[_Cand
 def _as_they_are(catalogue: Catalogue) -> Iterator[_Candidate]:
     """The tensors of a GGUF file, whatever its architecture."""
     for name, tensor in catalogue.items():
-        matrix = len(tensor.shape) > 1 and name.endswith("weight") and can_convert(tensor.dtype, F32)
+        matrix = _is_matrix(tensor.shape) and name.endswith("weight") and can_convert(tensor.dtype, F32)
         if tensor.dtype.name not in BY_NAME and not can_convert(tensor.dtype, F32):
             raise UnsupportedError(
                 f"`{name}` is {tensor.dtype.name}, a dtype that GGUF does not have: leave it out with {option('exclude')}"
