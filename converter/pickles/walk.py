@@ -207,6 +207,7 @@ def _date(data: bytes) -> str | None:
     """A date or time from the bytes that Python pickles it as (Modules/_datetimemodule.c)."""
     if len(data) not in (4, 6, 10):
         return None
+    # The highest bit of the month, or of the hour where there is no date, is `fold`: which of two equal hours it is.
     date = f"{int.from_bytes(data[:2]):04}-{data[2] & 0x7F:02}-{data[3]:02}" if len(data) != 6 else ""
-    clock = data[4:7] if len(data) == 10 else data[:3] if len(data) == 6 else b""
+    clock = data[4:7] if len(data) == 10 else bytes((data[0] & 0x7F, *data[1:3])) if len(data) == 6 else b""
     return " ".join(filter(None, (date, ":".join(f"{part:02}" for part in clock))))

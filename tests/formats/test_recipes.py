@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from converter.errors import UnsupportedError
-from converter.formats.gguf.encodings import BY_NAME, fitting
+from converter.formats.gguf.encodings import BY_NAME, ENCODINGS, fitting
 from converter.formats.gguf.recipes import RECIPES, Model, described, mixture, recipe_of
 
 TABLE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "recipes.json").read_text())
@@ -79,6 +79,14 @@ def test_the_numbers_are_those_of_llama_ftype() -> None:
         "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30,
     }  # fmt: skip
     assert all(recipe.base in BY_NAME for recipe in RECIPES)
+
+
+def test_the_number_of_a_file_all_of_one_type_is_that_of_llama_ftype() -> None:
+    assert {one.name: one.file_type for one in ENCODINGS if one.file_type is not None} == {
+        "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17,
+        "Q6_K": 18, "IQ2_XXS": 19, "IQ2_XS": 20, "IQ3_XXS": 23, "IQ1_S": 24, "IQ4_NL": 25, "IQ3_S": 26, "IQ2_S": 28, "IQ4_XS": 30,
+        "IQ1_M": 31, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "MXFP4": 38, "NVFP4": 39, "Q1_0": 40, "Q2_0": 41,
+    }  # fmt: skip
 
 
 def test_a_model_is_described_by_its_keys() -> None:

@@ -127,6 +127,19 @@ def test_plain_values_are_known(name: str, protocol: int) -> None:
         assert describe(made(data).value) == text
 
 
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime.date(2024, 2, 3), "2024-02-03"), (datetime.time(4, 5, 6, 7), "04:05:06"), (datetime.time(0), "00:00:00"),
+        (datetime.datetime(2024, 12, 31, 23, 59, 58, 9, ZONE), "2024-12-31 23:59:58"), (datetime.date(1, 1, 1), "0001-01-01"),
+        (datetime.time(4, 5, 6, fold=1), "04:05:06"), (datetime.datetime(2024, 10, 27, 2, 30, tzinfo=ZONE, fold=1), "2024-10-27 02:30:00"),
+    ],
+)  # fmt: skip
+def test_a_moment_is_shown_as_one_writes_it(moment: object, text: str, protocol: int) -> None:
+    assert describe(made(pickle.dumps(moment, protocol)).value) == text
+
+
 def called(module: str, name: str, *args: Any) -> bytes:
     return dumps(Call(Global(module, name), args))
 

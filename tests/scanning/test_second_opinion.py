@@ -247,3 +247,14 @@ def _may_unshare() -> bool:
 def test_where_the_network_cannot_be_given_up_the_process_starts_all_the_same() -> None:
     with Opinions(unshare="/bin/false") as opinions:
         assert opinions.ask([ECHO]).severity == "LIKELY_OVERTLY_MALICIOUS"
+
+
+@pytest.mark.parametrize(
+    ("severity", "alarmed"),
+    [
+        (None, False), ("LIKELY_SAFE", False), ("POSSIBLY_UNSAFE", False), ("SUSPICIOUS", False), ("LIKELY_UNSAFE", True),
+        ("LIKELY_OVERTLY_MALICIOUS", True), ("OVERTLY_MALICIOUS", True),
+    ],
+)  # fmt: skip
+def test_an_alarm_is_likely_unsafe_or_worse(severity: str | None, alarmed: bool) -> None:
+    assert Opinion("0.1.12", severity, ()).alarmed is alarmed
