@@ -423,4 +423,4 @@ def _place(location: object) -> str | Path:
         case PathLike():
             return Path(location)
     kind = type(location).__name__
-    raise TypeError(f"a place is a str, a path or a catalogue, not {kind}; give several as arguments of their own")
+    raise TypeError(f"a place is a str, a path or a catalogue, not {kind}; give several as separate arguments")

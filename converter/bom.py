@@ -35,7 +35,7 @@ HEAD: Final = f'{{\n  "$schema": "{_SCHEMA}"'.encode()  # how our bills begin
 _FOLDERS: Final = frozenset(format.title for format in formats.FORMATS if format.marker)
 _STEP: Final = 1 << 20  # bytes that are hashed at a time
 _TITLES: Final = frozenset(format.title for format in formats.FORMATS)
-_OURS: Final = "cerebras-tool:"  # how the names of properties begin
+_OURS: Final = "cerebras-tool:"  # the prefix of our properties' names
 # Common licences: the Hub's word and the SPDX identifier. Other licences are given by their name.
 _SPDX: Final = {
     "apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-2-clause": "BSD-2-Clause", "bsd-3-clause": "BSD-3-Clause", "isc": "ISC",

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from converter.errors import SourceError, WordError
 
-_ENDING: Final = ".schema.json"  # of a schema for documents that are read and not written
+_ENDING: Final = ".schema.json"  # the ending of schemas for documents that are only read
 
 
 @cache

@@ -655,7 +655,7 @@ class TestReportsInANotebook:
 @pytest.mark.parametrize("place", [3, None, b"odd", ["odd"], ("odd",)], ids=repr)
 def test_a_place_of_another_type_is_refused_in_words(place: Any, tiny: Path, tmp_path: Path) -> None:
     kind = type(place).__name__
-    expected = f"a place is a str, a path or a catalogue, not {kind}; give several as arguments of their own"
+    expected = f"a place is a str, a path or a catalogue, not {kind}; give several as separate arguments"
     for call in (
         ct.open,
         ct.inspect,

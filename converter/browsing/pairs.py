@@ -85,5 +85,5 @@ def _row(ours: Side, theirs: Side, old: str, new: str) -> PairRow:
     before, after = ours.tensors.get(old), theirs.tensors.get(new)
     name = theirs.names[new] if before is None else ours.names[old]
     tensor = before or after
-    assert tensor is not None  # noqa: S101 (a name comes from one of both sides)
+    assert tensor is not None  # noqa: S101 (a name comes from one of the two sides)
     return PairRow(name, tensor, before, after)

@@ -81,7 +81,7 @@ class Module:
     """A part of the tensors' names up to a dot, and the modules below it."""
 
     name: str
-    path: str  # with a dot at its end; empty for all
+    path: str  # the beginning of the names, with a dot at its end; empty for all
     nbytes: int = 0
     tensors: int = 0
     inner: dict[str, Module] = field(default_factory=dict)

@@ -268,6 +268,6 @@ def _masks(catalogue: Catalogue, recognition: Recognition | None) -> Iterator[Fa
         return
     right = set(droppable(catalogue, recognition))
     for name in recognition.buffers:
-        # Masks of wider elements were saved with several values; those of a byte hold ones and zeros only.
+        # Masks of wider elements were saved with several values; those of a byte hold only ones and zeros.
         if name not in right and catalogue[name].dtype.itemsize == 1:
             yield Fault("mask", name, f"it is not the mask that {recognition.family.title} has there")

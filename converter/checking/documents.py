@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from converter.reports.checking import CheckedReport, CheckReport, FaultReport
 
 _PAGE: Final = "check.md#what-is-a-fault"
-_DANGER: Final = {"dangerous": 9.8}  # how bad a rule is for security, where it is
+_DANGER: Final = {"dangerous": 9.8}  # how bad a rule is for security, if it matters there
 SARIF_RULES: Final = tuple(
     sarif.Rule(id, rule.level, rule.title, rule.meaning, _PAGE, _DANGER.get(id)) for id, rule in RULES.items()
 )

@@ -32,7 +32,7 @@ _OTHER_OPTIONS: Final = {
     **dict.fromkeys(("--split", "--shard-size"), "--max-shard-size"),
     "--silent": "--quiet",
 }
-_BEFORE: Final = {"--offline": "--offline", "--limit": "--limit NAME=VALUE"}  # they hold for every command
+_BEFORE: Final = {"--offline": "--offline", "--limit": "--limit NAME=VALUE"}  # options that go before every command
 
 
 def no_command(args: Sequence[str], commands: Sequence[str]) -> str:

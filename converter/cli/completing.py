@@ -1,4 +1,4 @@
-"""What a shell offers for an argument: models, and names of tensors. It reads local files only, and fails in silence."""
+"""What a shell offers for an argument: models, and names of tensors. It reads only local files, and fails in silence."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     "diff": (
         ("What did a fine-tune change?", "diff base tuned"),
-        ("What did each of two fine-tunes change, and do both go together?", "diff base tuned other"),
+        ("What did each of two fine-tunes change, and do the changes fit together?", "diff base tuned other"),
         ("What does a quantised file lose, as a page to look at?", "diff model model.gguf --html page.html"),
     ),
     "batch": (

@@ -35,7 +35,7 @@ KINDS: Final = {
     "html": HEAD,
     "bom": as_bom.HEAD,
     "attest": STATEMENT,
-}  # each kind, and how the files that an earlier run wrote begin
+}  # the first bytes of each kind of file, by which an older one is recognised
 
 
 class Files:

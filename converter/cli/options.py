@@ -78,7 +78,9 @@ Quiet = Annotated[
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say on stderr how long each request, file and phase took.")
 ]
-Log = Annotated[Path | None, typer.Option("--log", metavar="FILE", help="Add the same lines to FILE, with the time.")]
+Log = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE", help="Add the lines of --verbose to FILE, with the time.")
+]
 Junit = Annotated[Path | None, typer.Option("--junit", metavar="PATH", help="Write a JUnit report, too; - is stdout.")]
 Sarif = Annotated[
     Path | None, typer.Option("--sarif", metavar="PATH", help="Write what was found as SARIF 2.1.0, too; - is stdout.")

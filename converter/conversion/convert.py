@@ -105,7 +105,7 @@ def convert(
     Raises WordError for an unknown format or dtype, and the errors of `prepare` and of writing.
     """
     output = target_of(output)
-    with contextlib.suppress(OSError):  # the source may be remote, and the output is usually not there
+    with contextlib.suppress(OSError):  # the source may be remote, and the output usually does not exist yet
         if isinstance(output, Path) and output.samefile(catalogue.path.parent):
             raise OutputError(f"`{output}` holds the input: choose another output")
         if isinstance(output, Path) and imatrix is not None and output.samefile(imatrix):

@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 
 NOTHING: Final = Surgery()
 _TORCH_NAMES: Final = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}  # what config.json calls a dtype
-_ALONE: Final = "one file has no room for companions, but an output that is a folder has"
+_ALONE: Final = "only an output folder has room for companions"
 _TENSORS: Final = "a parameters folder has no room for companions, but a folder of safetensors has"
 _NO_PLACE: Final = "a {} file has no place for all that it says"
 # A file that holds everything itself has keys for these.
 _IN_KEYS: Final = frozenset((CONFIG, *TOKENIZER, *CHAT_TEMPLATES))
 _NO_CONFIG: Final = (
-    "there is no config.json, and the tensors keep their names of {}: this program does not know what transformers calls "
+    "there is no config.json, and the tensors keep their {} names: this program does not know what transformers calls "
     "them in this architecture"
 )
 

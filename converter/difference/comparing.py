@@ -57,10 +57,10 @@ class Comparison:
     def __init__(self, ours: Side, theirs: Side, workspace: Workspace, progress: Callable[[int], None]) -> None:
         self._ours, self._theirs, self._workspace, self._progress = ours, theirs, workspace, progress
         self.apart: dict[str, Apart] = {}  # tensors that differ and have numbers, by their bare names
-        self._norms: dict[str, Fraction | None] = {}  # squared, of equal tensors in layers
+        self._norms: dict[str, Fraction | None] = {}  # squared norms of equal tensors in layers
         self.changes: dict[Key, Change] = {}
         self.common: list[str] = []
-        self._determined: list[tuple[str, str]] = []  # bare names, and those in the file
+        self._determined: list[tuple[str, str]] = []  # bare names, and the names in the file
         self._wholes: dict[Key, tuple[Key, ...]] = {}  # what was joined or split, and its parts
         known = [side.recognition for side in (ours, theirs) if side.recognition is not None]
         sizes = (one.family.head_size(one.sizes) for one in known)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from converter.tensors.tensor import Tensor
 
 Start: TypeAlias = tuple[tuple[int, ...], str, bytes]  # a shape, a dtype, and the first elements
-_TILE: Final = 4 << 20  # bytes that are read at a time: a comparison has memory of its own meanwhile
+_TILE: Final = 4 << 20  # bytes that are read at a time, while a comparison uses memory of its own
 _FIRST: Final = 16  # elements by which tensors are told apart before they are read
 
 

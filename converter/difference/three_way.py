@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Changes are reported in this order.
 BY: Final = ("conflict", "apart", "agree", "after", "other")
 _ELEMENTS: Final = {"changed", "moved"}  # what happened where only elements differ
-_RATIO: Final = 1000  # between the norms of two changes; beyond it, rounding hides the angle between them
+_RATIO: Final = 1000  # ratio of two changes' norms: beyond it, rounding hides the angle between them
 
 
 @dataclass(frozen=True, slots=True)

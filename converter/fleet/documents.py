@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _PAGE: Final = "batch.md#how-a-task-ends"
 _NOT_ENDED: Final = "not-ended"
 _ALONE: Final = "Run the step's own command on this checkpoint, which says all that is wrong with it."
-_AGAIN: Final = "Mend what the message names, then let the job work on it once more."
-_GO_ON: Final = "Run the same command once more: it goes on where it was stopped."
+_AGAIN: Final = "Fix what the message names, then let the job work on it again."
+_GO_ON: Final = "Run the same command again: it goes on where it was stopped."
 _DANGER: Final = {"scan": 9.8}  # how bad a failed step is for security, if it matters there
 SARIF_RULES: Final = (
     *(
@@ -31,10 +31,10 @@ SARIF_RULES: Final = (
     ),
     sarif.Rule(REFUSED, "error", "A checkpoint could not be worked on", _AGAIN, _PAGE),
     sarif.Rule(BROKEN, "error", "A checkpoint was set aside", _AGAIN, _PAGE),
-    sarif.Rule(_NOT_ENDED, "error", "A checkpoint was not worked on to the end", _GO_ON, _PAGE),
+    sarif.Rule(_NOT_ENDED, "error", "A checkpoint was not finished", _GO_ON, _PAGE),
 )
-_DONE_AT_ALL: Final = "it could be done"  # the name of the case that is about no step
-_TITLES: Final = MappingProxyType({0: "done", 1: "failed", 2: "not done"})  # by the exit code
+_DONE_AT_ALL: Final = "it could be done"  # the name of the case that is not about a step
+_TITLES: Final = MappingProxyType({0: "done", 1: "failed", 2: "not done"})  # the titles by exit code
 
 
 def to_sarif(report: BatchReport, base: Path) -> dict[str, Any]:

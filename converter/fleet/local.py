@@ -23,7 +23,7 @@ from converter.text import safe_text
 START: Final = "import sys; sys.path.append(sys.argv[1]); from converter.fleet.local import serve; serve()"
 _ONE: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # the others have processes of their own
 _LAST: Final = 1 << 12  # bytes at the end of a process's output that are looked at
-_LINE: Final = 1 << 16  # bytes that are read of an answer at a time
+_LINE: Final = 1 << 16  # bytes of an answer that are read at a time
 
 
 class Local(Engine):

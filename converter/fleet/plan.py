@@ -38,7 +38,7 @@ def tasks(job: Job) -> list[Task]:
     Raises JobError if there is none, if two would write the same output, or if one would write among the sources.
     """
     _check(job)
-    found: dict[str, Task] = {}  # by the place, as a place may have several spellings
+    found: dict[str, Task] = {}  # tasks by place, as a place may have several spellings
     folders: dict[str, str] = {}  # those in which all checkpoints are sources, in the same way
     for location, path, nbytes in _places(job, folders):
         found.setdefault(_place(location, job.base), Task(location, job.target(path), nbytes))
@@ -65,7 +65,7 @@ def tasks(job: Job) -> list[Task]:
         raise JobError(
             f"the job `{job.path}`: there is no checkpoint in {', '.join(f'`{name}`' for name in job.sources)}"
         )
-    # The largest first, so that no long task is left for the end; equal ones in the order in which people count.
+    # The largest first, so that no long task is left for the end; equal ones in the order in which people count: 2 before 10.
     return sorted(found.values(), key=lambda task: (-task.nbytes, natural(task.source)))
 
 

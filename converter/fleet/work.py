@@ -18,9 +18,9 @@ from converter.limits import parse, using
 from converter.text import nbytes_text, safe_text
 from converter.words import in_job
 
-_FOLLOWS: Final = ("mask",)  # kinds of what is dropped because the rest says it
+_FOLLOWS: Final = ("mask",)  # kinds of things that are dropped because they follow from the rest
 _LONGEST: Final = 500  # characters of a reason
-AGAIN: Final = "again"  # how an attempt ends that is worth another one
+AGAIN: Final = "again"  # the end of an attempt that is worth another one
 
 
 @dataclass(frozen=True, slots=True)

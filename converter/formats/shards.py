@@ -144,7 +144,7 @@ def merge(
             if names:
                 first = ", ".join(f"`{name}`" for name in names[:5]) + (", …" if len(names) > 5 else "")
                 problems.append(f"{len(names):,} tensor{'s are' if len(names) > 1 else ' is'} {what}: {first}")
-    from converter.formats.joining import joined  # needed for several files only
+    from converter.formats.joining import joined  # needed only for several files
 
     said = joined(parts, shards)
     return Catalogue(

@@ -67,7 +67,7 @@ def _listed(what: str, query: dict[str, str], too_many: str) -> list[str]:
         return SourceError(f"{what} can't be listed: {_host(client)} answered {status}")
 
     answer = client.load(url, limits().json_bytes, refused) or b"[]"
-    listed = parse_json(b'{"models":' + answer + b"}", shown(url))["models"]  # it takes no bare list
+    listed = parse_json(b'{"models":' + answer + b"}", shown(url))["models"]  # our reader takes no bare list
     if type(listed) is not list:
         raise SourceError(f"{what} can't be listed: the answer of {_host(client)} is not a list")
     if len(listed) >= _MOST:

@@ -138,13 +138,13 @@ def inspect(
 def cut_off(path: str | Path) -> str | None:
     """A sentence on how much of a declared model's file a broken download has; None if it can't be recognised."""
     source = LocalFile(path)
-    from converter.formats.torch.reader import read_cut_off  # needed for PyTorch files only
+    from converter.formats.torch.reader import read_cut_off  # needed only for PyTorch files
 
     catalogue = read_cut_off(source)
     recognition = models.recognise(catalogue) if catalogue is not None else None
     if recognition is None or recognition.model is None or catalogue is None:
         return None
-    from converter.sample import expected_nbytes  # needed for files whose size is not declared only
+    from converter.sample import expected_nbytes  # needed only for files whose size is not declared
 
     model = recognition.model
     # A shard is recognised by the name of its first tensor.
@@ -152,8 +152,8 @@ def cut_off(path: str | Path) -> str | None:
     file = next((file for file in model.files if file.first == first), model.files[0])
     expected = file.nbytes or expected_nbytes(model, file)
     return (
-        f"`{path}` was cut off: it has {plural(source.size, 'byte')}, and {file.name} of {model.name}, which has its shapes, has "
-        f"{expected:,} ({source.size / expected:.0%} are here): download it again"
+        f"`{path}` was cut off: it has {plural(source.size, 'byte')}, and by its shapes it is {file.name} of {model.name}, which "
+        f"has {expected:,} ({source.size / expected:.0%} are here): download it again"
     )
 
 
@@ -401,7 +401,7 @@ def _problems(catalogue: Catalogue, recognition: models.Recognition | None) -> I
         yield "it was saved without CRCs: damage to its data can't be noticed"
     if recognition is None:
         if catalogue.config:
-            from converter.models.misfit import misfits  # needed beside a config.json only
+            from converter.models.misfit import misfits  # needed only beside a config.json
 
             known = formats.canonical(catalogue)
             whole = not catalogue.missing and formats.alone(catalogue) is None

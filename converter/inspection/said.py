@@ -38,7 +38,7 @@ VERDICTS: Final = {  # the word, what it means, and its tone
     "dangerous": ("DANGEROUS", ": loading it with pickle would run code", "bad"),
 }
 
-_ARCHITECTURE: Final = "general.architecture"  # the key with which a file names it itself
+_ARCHITECTURE: Final = "general.architecture"  # the key with which a file itself names its architecture
 
 
 def heading(inspection: Inspection) -> str:

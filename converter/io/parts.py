@@ -23,10 +23,10 @@ class Portions:
     run: int = 8 << 20  # a part that is read in order: a multiple of every element and every block
     strided: int = 20 << 20  # a gathered part; few are made, because each may have to read all of the storage
     together: int = 8 << 20  # small parts that a thread takes at once
-    synced: int = 256 << 20  # between two entries of the journal
-    behind: int = 64 << 20  # written before they are sent to the disk
+    synced: int = 256 << 20  # bytes written between two entries of the journal
+    behind: int = 64 << 20  # bytes written before they are sent to the disk
     noise: int = 1 << 20  # random numbers that are drawn at once: they fit in the processor's cache
-    window: int = 1 << 20  # read at once after an array in a file of joblib
+    window: int = 1 << 20  # bytes read at once after an array in a file of joblib
 
 
 _IN_FORCE: Final = ContextVar("converter.portions", default=Portions())  # noqa: B039 (it is frozen)

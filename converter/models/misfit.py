@@ -103,7 +103,7 @@ def _layers(tensors: Mapping[str, Tensor], config: Mapping[str, Any], whole: boo
     for prefix, layers in held.items():
         number = max(layers)
         if layers[number].isdisjoint(layers[min(layers)]) and number:
-            continue  # not a list of layers only: models of 2023 have their embedding and their head in it
+            continue  # not only a list of layers: models of 2023 have their embedding and their head in it
         key, wanted = _number(config, _LISTS[prefix])
         if wanted is None or (number + 1 < wanted and not whole):
             continue

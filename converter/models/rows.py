@@ -206,7 +206,7 @@ def _number(text: str, look_up: Callable[[str], Any]) -> float:
 
 
 def _scaled(tensor: Tensor, factor: float, rows: int | None) -> Tensor:
-    from converter.tensors.scaled import scaled  # no family of the first ones needs it
+    from converter.tensors.scaled import scaled  # the first families don't need it
 
     return scaled(tensor, factor, rows)
 

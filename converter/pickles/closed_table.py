@@ -22,7 +22,7 @@ from converter.text import plural
 _META: Final = ("meta", b"meta")  # the location of a storage that has a size and no data
 _QUANTISED: Final = frozenset(name for name in BY_TORCH if name.startswith(("qint", "quint")))
 _KINDS: Final = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_ATTRIBUTES: Final = 100  # per tensor. A pickle can pass one dict to many calls, and each call reads all its keys
+_ATTRIBUTES: Final = 100  # of a tensor, at most: a pickle can pass one dict to many calls, and each reads all its keys
 # Assigning to one of these changes the tensor or its bytes. They are the attributes with a setter in torch 2.13.
 SETTERS: Final = frozenset(
     (

@@ -41,7 +41,7 @@ TENSOR: Final = re.compile(
     re.DOTALL,
 ).match  # fmt: skip
 _EIGHT_PUTS: Final = struct.Struct("<8I").unpack
-_OPCODES: Final = 26  # per tensor, without its shape and stride
+_OPCODES: Final = 26  # opcodes of a tensor, without its shape and stride
 # Opcodes of a shape or stride by its rank: one per dimension, one that makes the tuple, and MARK if the rank is above 3.
 _OPCODES_BY_RANK: Final = (1, 2, 3, 4, 6, 7, 8, 9, 10)
 

@@ -216,7 +216,7 @@ class _Run(Machine):
                                     raise PickleError(inside)
                                 data, position, stack[-1] = found
                                 self.size += len(data)
-                                self.frame, start = 0, -1  # PROTO stands before the first array only
+                                self.frame, start = 0, -1  # PROTO stands only before the first array
                                 reader, resumed = decode(data, position, start=start, refuse=self.refuse), count
                                 break
                     if count >= due:

@@ -183,7 +183,7 @@ class _Held:
         self.hooked: list[str] = []
         self.parts_seen: set[int] = set()
         self.shared = 0  # values in parts that an earlier object has, too
-        self.letters = 0  # in the names of the modules that were noted
+        self.letters = 0  # letters in the names of the modules that were noted
         self.buffers: set[int] = set()
         self.dicts: dict[int, Dict] = {}
         self.objects: set[int] = set()
@@ -381,7 +381,7 @@ def _leaves(top: object, held: _Held, most: int) -> Iterator[tuple[str, object]]
             if id(inner) in held.objects:
                 objects.add(id(inner))
         elif id(nodes[-1]) in held.objects and not (held.entering and _is_tensor(inner)):
-            yield name, _other(name, inner)  # even a tensor, if the weights are those of a module
+            yield name, _other(name, inner)  # even a tensor, if the weights are a module's
         elif id(inner) not in held.modules:
             yield name, inner
         else:

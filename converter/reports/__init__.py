@@ -27,7 +27,7 @@ def json_pieces(report: Any) -> Iterator[str]:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """What JSON does not know as an object, down to its fields."""
+    """A value that JSON has no form for, as a dict of its fields."""
     if isinstance(value, Mapping):
         return dict(value)
     if not is_dataclass(value):

@@ -1,4 +1,4 @@
-"""What `inspect` reports of some files only. It is a module of its own, because making a dataclass takes a millisecond."""
+"""What `inspect` reports about only some files. It is a module of its own, because making a dataclass takes a millisecond."""
 
 from __future__ import annotations
 

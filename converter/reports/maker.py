@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from converter.errors import UnsupportedError
 
 NAME: Final = "cerebras-tool"
-_PLACEHOLDER: Final = ".invalid"  # how names of hosts end that are never found: RFC 2606
+_PLACEHOLDER: Final = ".invalid"  # the ending of host names that are never found: RFC 2606
 _EPOCH: Final = "SOURCE_DATE_EPOCH"  # source: https://reproducible-builds.org/specs/source-date-epoch/
 
 

@@ -21,7 +21,7 @@ class Budget:
     """What was spent on one file, and what the limits leave."""
 
     pickles: int = 0  # listed so far
-    texts: int = 0  # run so far, because they may be pickles
+    texts: int = 0  # texts that were run so far, because they may be pickles
     run_nbytes: int = 0  # bytes of pickles that were run
     salvage_nbytes: int = 0  # bytes read after the headers of a broken archive
     inflated_nbytes: int = 0  # bytes that compressed data inflated to

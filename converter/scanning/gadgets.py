@@ -191,7 +191,7 @@ DANGEROUS_BUILTINS: Final = {
     WALKS: "globals locals vars dir",
 }
 
-# Harmless though they lie inside a dangerous row. A path covers itself only; `.*` covers everything below it.
+# Harmless though they lie inside a dangerous row. A path covers only itself; `.*` covers everything below it.
 # Looking up a codec imports a module, but only one of Python's package `encodings`: dots in the name are refused.
 HARMLESS: Final = """
         pathlib.Path pathlib.PosixPath pathlib.WindowsPath pathlib.PurePath pathlib.PurePosixPath pathlib.PureWindowsPath

@@ -50,6 +50,6 @@ def converted(tiles: Iterator[memoryview], source: Dtype, target: Dtype, loss: L
         raise UnsupportedError(f"{source.name} can't be converted to {target.name}")
     if source == target:
         return tiles
-    from converter.tensors.cast_kernels import cast_tiles  # with numpy, which plans do without
+    from converter.tensors.cast_kernels import cast_tiles  # this imports numpy, which plans do without
 
     return cast_tiles(tiles, source, target, loss)

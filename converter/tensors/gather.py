@@ -182,7 +182,7 @@ class _Reader:
 def copy_strided(out: NDArray[Any], source: NDArray[Any]) -> None:
     """Copy `source` into `out` of the same shape; transposed matrices in strips of a cache line.
 
-    numpy makes such a copy along one side only, and misses the cache on the other side at every element. Strips of 16
+    numpy makes such a copy along only one side, and misses the cache on the other side at every element. Strips of 16
     columns are three times as fast.
     """
     if out.ndim == 2 and source.strides[0] < source.strides[1] and out.strides[0] > out.strides[1]:

@@ -17,7 +17,7 @@ class Loss:
     overflowed: int = 0  # finite, and became infinite
     underflowed: int = 0  # not zero, and became zero
     rounded: int = 0
-    dtype: str = field(default="", compare=False)  # the name of the one that the numbers got
+    dtype: str = field(default="", compare=False)  # the name of the dtype that the numbers got
 
     def __bool__(self) -> bool:
         """Whether any number became another one."""

@@ -28,7 +28,7 @@ def fill(tensor: Tensor, moves: tuple[Move, ...], offset: int, buffer: memoryvie
         wanted = order[row : row + count]
         low, high = int(wanted.min()), int(wanted.max()) + 1
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
-        most = 64 if count * width < _RUN * len(runs) else 2  # times as many bytes may be read as are wanted
+        most = 64 if count * width < _RUN * len(runs) else 2  # how many times the wanted bytes may be read
         if high - low <= most * count:
             found = _rows(tensor, low, high, width)[wanted - low]
         else:

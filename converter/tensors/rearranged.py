@@ -87,7 +87,7 @@ class _Rearranged(Derived):
             super().release(0, self.size)
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
-        from converter.tensors.moved_rows import fill  # with numpy, which listing a checkpoint does without
+        from converter.tensors.moved_rows import fill  # this imports numpy, which listing a checkpoint does without
 
         fill(self.tensor, self.moves, offset, buffer, back=self.back)
 

@@ -77,7 +77,7 @@ class _Scaled(_Rows):
         self.factor, self.rows = factor, rows
 
     def _fill(self, offset: int, buffer: memoryview) -> None:
-        from converter.tensors.products import fill  # with numpy, which listing a checkpoint does without
+        from converter.tensors.products import fill  # this imports numpy, which listing a checkpoint does without
 
         fill(self.tensor, self.factor, self.rows, offset, buffer)
 

@@ -34,7 +34,7 @@ _SETTINGS: Final = frozenset({
     _PREPROCESSOR, _PROCESSOR, "video_preprocessor_config.json", "audio_tokenizer_config.json", "sentence_bert_config.json",
     "config_sentence_transformers.json", "adapter_config.json", "quantize_config.json", "quantization_config.json", MODULES,
 })  # fmt: skip
-# Keys of such files about the files themselves, about training, or about classes of Python.
+# Keys of such files that say something about the files themselves, about training, or about classes of Python.
 _NOT_COMPARED: Final = frozenset({
     "processor_class", "image_processor_type", "feature_extractor_type", "video_processor_type", "transformers_version",
     "auto_map", "__version__", "_name_or_path", "tokenizer_class", "base_model_name_or_path", "base_model_class", "revision",

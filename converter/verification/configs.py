@@ -41,7 +41,7 @@ _KEYS: Final = (
     "dense_act_fn is_gated_act sep_token_id cross_attention_hidden_size"
 )
 _NOT_COMPARED: Final = frozenset(_KEYS.split())
-# Words in keys that matter for training only, and the keys that matter otherwise although they have such a word.
+# Words in keys that matter only for training, and the keys that matter otherwise although they have such a word.
 _TRAINING: Final = frozenset({"dropout", "pdrop", "layerdrop", "loss"})
 _COMPARED: Final = frozenset({
     "token_dropout",  # scales the embeddings

@@ -23,7 +23,7 @@ _STEPS: Final = {
     "normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors", "decoder": "decoders",
 }  # fmt: skip
 _DEEPEST: Final = 16  # sequences in each other
-_NO_BYTES: Final = "ByteLevel"  # as a post-processor it changes offsets only
+_NO_BYTES: Final = "ByteLevel"  # as a post-processor it only changes offsets
 # Settings of a model, by its type, and what they mean if they are absent.
 _MODEL: Final[Mapping[Any, Mapping[str, Any]]] = {
     "BPE": {"dropout": None},
@@ -139,7 +139,7 @@ def unlike(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Fi
     if expected["around"] != found["around"] and not classes:
         yield _finding("post_processor", "puts other tokens around a text than the source's", "another post_processor")
     if expected["decoder"] and expected["decoder"] != found["decoder"]:
-        yield _finding("decoder", "puts tokens together to a text differently from the source's", "another decoder")
+        yield _finding("decoder", "joins tokens into a text differently from the source's", "another decoder")
     yield from _unlike_added(expected["added"], found["added"])
     yield from _unlike_further(expected, found)
     yield from _unlike_normalized(expected.get("normalized", {}), found.get("normalized", {}))

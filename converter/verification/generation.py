@@ -34,7 +34,7 @@ def differences(source: Catalogue, output: Catalogue) -> Iterator[Finding]:
         if not _alike(wanted, got):
             detail = f"`{setting}` is {got!r:.80}: expected {wanted!r:.80}"
             yield Finding(GENERATION, "another value", detail, counts=False)
-    # Special tokens that only a file says are compared with the tokenizer on the other side.
+    # The special tokens inside a file are compared with the other side's tokenizer, not here.
     named = [setting for setting in expected if not (formats.of(source).self_contained and setting.endswith(_ID))]
     if absent := [f"`{setting}`" for setting in named if setting not in found]:
         detail = f"`{output.location}` does not say {', '.join(absent)}, but the source does"

@@ -8,7 +8,7 @@ from typing import Final
 from converter.reports.junit import Case, Suite
 from converter.reports.verification import Difference, Verification, VerifiedOutput
 
-FILE: Final = "the file"  # the names of the cases that are about no tensor
+FILE: Final = "the file"  # the names of the cases that are not about a tensor
 BESIDE: Final = "the files beside the weights"
 COMPUTED: Final = "what it computes"
 NOT_COMPARED: Final = "not compared"

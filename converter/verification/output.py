@@ -68,7 +68,7 @@ class Output:
         self._lacks: tuple[str, ...] = ()
         self._beside: list[Difference] = []  # differences beside the weights that change the verdict
         self._computes: list[Difference] = []  # differences in what the output computes
-        self._notes: list[Note] = []  # they do not change the verdict
+        self._notes: list[Note] = []  # findings that do not change the verdict
         self._left_out: list[str] = []
         self._companions = NOT_COMPARED
         self._compared: tuple[str, ...] = ()  # the parts of what lies beside the weights

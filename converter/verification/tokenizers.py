@@ -194,7 +194,7 @@ def _ordered_alike(expected: Tokenizer, found: Tokenizer, numbers: list[int]) ->
     """Whether the scores of all tokens that are made by merging are in the same order: BPE uses nothing else of them.
 
     If two pairs have the same score, the first one in the text is merged first, so equal scores must stay equal. A tokenizer.json
-    that was made from such a tokenizer has an order for them all the same.
+    that was made from such a tokenizer still puts them in an order.
     """
     told = expected.ordered or found.ordered  # the order comes from merges, whose two parts are always tokens
     made = _made({number: expected.tokens[number] for number in numbers}, characters=not told)

@@ -42,7 +42,7 @@ class Sizes:
     panel: int = 64 << 20  # the part of a matrix that is transposed at a time: a larger matrix is read in shorter rows
     turned: int = 1 << 20  # the rows that are transposed at a time: they stay in the cache
     turned_rows: int = 32  # minimum number of rows at a time; fewer would make the writes too short
-    gap: int = GAP  # between two rows that are read in one call
+    gap: int = GAP  # the largest gap between two rows that are read in one call
 
 
 class Workspace:

@@ -231,7 +231,7 @@ def test_a_broken_download_of_a_declared_model_is_recognised(tmp_path: Path) -> 
 
     assert done.exit_code == 2
     assert (
-        "it has 100,000,000 bytes, and pytorch_model.bin of Cerebras-GPT-111M, which has its shapes, has 486,188,257 (21% are here)"
+        "it has 100,000,000 bytes, and by its shapes it is pytorch_model.bin of Cerebras-GPT-111M, which has 486,188,257 (21% are here)"
         in done.stderr
     )
 

@@ -44,9 +44,9 @@ STAYS = {
     ".cache/": "hidden",
 }
 
-UNKNOWN = "beside one file only files with known names go along: name the folder"
+UNKNOWN = "only files with known names go along with a single file: name the folder to take the others"
 NO_FILES = "a parameters folder has no room for companions, but a folder of safetensors has"
-ALONE = "one file has no room for companions, but an output that is a folder has"
+ALONE = "only an output folder has room for companions"
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_folder_without_a_config_says_so(tmp_path: Path) -> None:
     beside = {"generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert within(tmp_path / "out") == {"model.safetensors", *beside}
     assert report.notes == (
-        "there is no config.json, and the tensors keep their names of GGUF: this program does not know what transformers "
+        "there is no config.json, and the tensors keep their GGUF names: this program does not know what transformers "
         "calls them in this architecture",
     )
     assert convert(open_checkpoint(a_gguf(tmp_path / "g.gguf", "gpt2")), tmp_path / "g", to="safetensors").notes == ()
@@ -302,7 +302,7 @@ def test_a_gguf_names_what_it_has_no_keys_for(tiny: Path, tmp_path: Path) -> Non
     why = "a GGUF file has no place for all that it says"
     assert left == [
         ("README.md", why),
-        ("generation_config.json", "GGUF has no place for what it says of `num_beams`"),
+        ("generation_config.json", "GGUF has no place for what it says about `num_beams`"),
     ]
     assert [one.name for one in again.dropped if one.kind == "file"] == []
 

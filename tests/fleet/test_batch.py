@@ -622,7 +622,7 @@ def test_what_had_ended_before_is_said_with_the_way_on(tmp_path: Path) -> None:
     first, second, again = RUN.invoke(app, call), RUN.invoke(app, call), RUN.invoke(app, [*call, "--again"])
 
     assert [result.exit_code for result in (first, second, again)] == [1, 1, 1]
-    told = "1 checkpoint had ended before: --again works on such once more"
+    told = "1 checkpoint had ended before: --again works on them once more"
     assert [told in result.stdout for result in (first, second, again)] == [False, True, False]
 
 

@@ -108,18 +108,18 @@ OWN = {"bos_token_id": 256, "eos_token_id": 256}
     ({"do_sample": False, "repetition_penalty": 1.2}, {"temp": ("f32", 0.0), "penalty_repeat": ("f32", 1.2)}, None),
     ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {"temp": ("f32", 0.0)},
      "`temperature`, `top_p` would change nothing, because `do_sample` is false"),
-    ({"do_sample": True, "max_new_tokens": 9}, {}, "GGUF has no place for what it says of `do_sample`, `max_new_tokens`"),
-    ({"temperature": 0.6, "num_beams": 4}, {"temp": ("f32", 0.6)}, "GGUF has no place for what it says of `num_beams`"),
+    ({"do_sample": True, "max_new_tokens": 9}, {}, "GGUF has no place for what it says about `do_sample`, `max_new_tokens`"),
+    ({"temperature": 0.6, "num_beams": 4}, {"temp": ("f32", 0.6)}, "GGUF has no place for what it says about `num_beams`"),
     ({"temperature": "hot", "top_k": 2.5, "top_p": True, "min_p": -1, "repetition_penalty": 1e300}, {},
-     "GGUF has no place for what it says of `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`"),
+     "GGUF has no place for what it says about `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`"),
     ({"eos_token_id": 256, "bos_token_id": 256}, {}, None),
     ({"eos_token_id": [256, 3], "pad_token_id": 0}, {"eot_token_id": 3, "padding_token_id": 0}, None),
     ({"eos_token_id": [3, 4]}, {"eot_token_id": 3, "eom_token_id": 4}, None),
     ({"eos_token_id": [256, 3, 4, 5]}, {"eot_token_id": 3, "eom_token_id": 4},
-     "GGUF has no place for what it says of `eos_token_id`"),
+     "GGUF has no place for what it says about `eos_token_id`"),
     ({"eos_token_id": [256, 257], "bos_token_id": 1, "pad_token_id": -1}, {},
-     "GGUF has no place for what it says of `eos_token_id`, `bos_token_id`, `pad_token_id`"),
-    ({"decoder_start_token_id": 0}, {}, "GGUF has no place for what it says of `decoder_start_token_id`"),
+     "GGUF has no place for what it says about `eos_token_id`, `bos_token_id`, `pad_token_id`"),
+    ({"decoder_start_token_id": 0}, {}, "GGUF has no place for what it says about `decoder_start_token_id`"),
     ("[]", {}, "a GGUF file has no place for all that it says"),
 ])  # fmt: skip
 def test_a_gguf_file_says_what_the_folder_says(
@@ -155,7 +155,7 @@ def test_it_is_written_without_a_tokenizer_too(folder: Path, tmp_path: Path) -> 
     said = open_checkpoint(tmp_path / "x.gguf").metadata
     [reason] = [one.reason for one in report.dropped if one.name == "generation_config.json"]
     assert (said["general.sampling.temp"], said.get(ENDS + "eot_token_id")) == (0.5, None)
-    assert reason == "GGUF has no place for what it says of `eos_token_id`"
+    assert reason == "GGUF has no place for what it says about `eos_token_id`"
 
 
 @pytest.mark.parametrize(("before", "after", "notes"), [

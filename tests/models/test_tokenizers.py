@@ -77,7 +77,7 @@ def test_what_gguf_has_no_place_for_is_noted(tmp_path: Path) -> None:
 
 FIRST = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
 ONCE = (
-    "puts a space before a text only, but llama.cpp puts one behind each special token, too, and would split texts with such "
+    "puts a space only before a text, but llama.cpp puts one behind each special token, too, and would split texts with such "
     "tokens differently"
 )
 TWO = "puts no space before a text that begins with one, but llama.cpp does, and would split such texts differently"

@@ -482,7 +482,7 @@ TOLD = "transformer.h.1.mlp.c_fc.weight"
     [
         ({"names": lambda keys: [*keys, "one.more"]}, "the safetensors library finds `one.more`"),
         ({"names": lambda keys: [key for key in keys if key != TOLD]}, f"the safetensors library finds no `{TOLD}`"),
-        ({"names": lambda keys: keys[::-1]}, "in another order for the safetensors library than for us"),
+        ({"names": lambda keys: keys[::-1]}, "another order in the safetensors library than here"),
         ({"dtype": "I32"}, "is I32 (32, 128) for the safetensors library and F32 (32, 128) for us"),
         ({"shape": [128, 32]}, "is F32 (128, 32) for the safetensors library and F32 (32, 128) for us"),
         ({"read": lambda array: array + 1}, f"`{TOLD}` in "),

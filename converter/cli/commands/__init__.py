@@ -30,7 +30,7 @@ _FIXED: Final = ("dumb", "unknown", "")  # values of TERM for terminals whose cu
 STANDARD_INPUT: Final = "-"
 USAGE: Final = "UsageError"  # the class of an error in the command line, in JSON
 MISTAKE: Final = "a bug in this program; please report it"
-_ANSWERED: Final = ContextVar("converter.answered", default=False)  # whether stdout has its document of JSON
+_ANSWERED: Final = ContextVar("converter.answered", default=False)  # whether the JSON document is on stdout already
 
 
 class Exit(IntEnum):
@@ -103,7 +103,7 @@ def ended(error: BaseException) -> Ended:
 
 
 def answer(*found: Any) -> None:
-    """Print a report as the one document on stdout, or several as a list. What fails after that is told on stderr only."""
+    """Print a report as the one document on stdout, or several as a list. What fails after that is reported only on stderr."""
     from converter.reports import json_pieces, to_json
 
     _ANSWERED.set(True)

@@ -112,7 +112,7 @@ def batch(
                 show_batch(report, everything=dry_run or action == _REPORT)
                 older = [task for task in report.tasks if task.state in UNDONE and task.source not in ended]
                 if older and not (action or dry_run):
-                    typer.echo(f"{plural(len(older), 'checkpoint')} had ended before: --again works on such once more")
+                    typer.echo(f"{plural(len(older), 'checkpoint')} had ended before: --again works on them once more")
         if judged:
             files.write(
                 html=lambda: as_page(report),

@@ -65,7 +65,7 @@ class Column:
     head: str
     right: bool = False
     rank: int = 0  # 0: always shown. Of the others, the one with the largest number is left out first.
-    wrap: bool = False  # its cells may go on in the next line; the last column only
+    wrap: bool = False  # its cells may go on in the next line; only the last column
 
 
 class Screen:
@@ -169,7 +169,7 @@ class Screen:
     ) -> None:
         """Write words up to the width of the terminal. A word that is longer than a line stays whole, or is `cut`."""
         line, column = [start], len(start) if used is None else used
-        begun = False  # whether the line has a word
+        begun = False  # whether the line has a word yet
         for word, width in self._words(pieces, max(self.width - hang, 1) if cut else None):
             if width < 0:  # blanks
                 line.append(word)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _STYLES: Final = {"done": GOOD, "failed": BAD, "refused": WARN, "broken": BAD, "running": QUIET, "waiting": QUIET}
 UNDONE: Final = ("failed", "refused", "broken")
-_WIDE: Final = 1 << 30  # columns, if the output is not a terminal: a task a line
+_WIDE: Final = 1 << 30  # columns, if the output is not a terminal: each task has one line
 _HANG: Final = 4
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from converter.reports.details import HistogramReport, StatisticsReport
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
-_PLAIN: Final = " .:-=+*#@"  # for a terminal that has no blocks
+_PLAIN: Final = " .:-=+*#@"  # characters for a terminal that has no blocks
 _COLUMNS: Final = 16  # columns of a picture of a distribution
 
 

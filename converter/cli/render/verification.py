@@ -60,11 +60,14 @@ def _derived(tensors: Sequence[DerivedReport]) -> str:
     said = []
     if whole:
         origins = listed(sorted({tensor.origin or "" for tensor in whole}))
-        said.append(f"{plural(len(whole), 'tensor')} are what quantising the source gives, from {origins}")
+        said.append(
+            f"{plural(len(whole), 'tensor is', 'tensors are')} what quantising the source gives, from {origins}"
+        )
     if rest:
         most = max((tensor.ratio for tensor in rest if tensor.ratio is not None), default=None)
-        by = f" by {most:.3g} times the error of the source's at most" if most is not None else ""
-        said.append(f"{plural(len(rest), 'tensor')} are not{by}")
+        by = f", with at most {most:.3g} times the error of quantising" if most is not None else ""
+        what = "" if whole else " what quantising the source gives"
+        said.append(f"{plural(len(rest), 'tensor is', 'tensors are')} not{what}{by}")
     return "; ".join(said)
 
 

@@ -81,7 +81,7 @@ FALLBACKS: Final = {
     "Q6_K": "Q8_0",
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
 }
-# Made by the library of ggml only. Those of few bits are of no use unless the importance of the columns is known: ggml ends the
+# Made only by ggml's own library. Those of few bits are of no use unless the importance of the columns is known: ggml ends the
 # program without it, or llama-quantize refuses.
 ALONE: Final = ("IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S")
 WEIGHED_ONLY: Final = frozenset(("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"))

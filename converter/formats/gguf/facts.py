@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from converter.tensors.catalogue import Catalogue
 
 _SHORT: Final = 1000  # elements of an array that can be carried along
-# Keys that describe this file only, or that become config.json. They mean nothing beside a file of another format.
+# Keys that describe only this file, or that become config.json. They mean nothing beside a file of another format.
 _OF_THE_FILE: Final = frozenset(
     (
         *(ARCHITECTURE, "general.type", "general.file_type", "general.quantization_version"),

@@ -103,7 +103,7 @@ def check_makeable(tensors: Sequence[Written]) -> None:
     made = {one.encoding.name: one for one in tensors if one.encoding.name in ALONE and one.blocks is None}
     if not made:
         return
-    from converter.formats.gguf.quantising import missing  # with numpy, which plans do without
+    from converter.formats.gguf.quantising import missing  # this imports numpy, which plans do without
 
     for name in made:
         if missing(name):
@@ -197,7 +197,7 @@ def _parts(written: Written, alignment: int, losses: Losses) -> Iterator[Part]:
         loss = Loss(dtype=target.name)
         values = converted(tiles, tensor.dtype, target, loss)
         if encoding.block > 1:
-            from converter.formats.gguf.quantising import quantised  # with numpy, which plans do without
+            from converter.formats.gguf.quantising import quantised  # this imports numpy, which plans do without
 
             weights = None
             if written.importance is not None and expert is not None:

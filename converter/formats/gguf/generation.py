@@ -168,7 +168,7 @@ def left(document: Mapping[str, Any], special: Mapping[str, int], start: object)
             behind.append(setting)
     reasons = []
     if behind:
-        reasons.append(f"GGUF has no place for what it says of {_quoted(behind)}")
+        reasons.append(f"GGUF has no place for what it says about {_quoted(behind)}")
     if found.idle:
         reasons.append(f"{_quoted(found.idle)} would change nothing, because `do_sample` is false")
     return "; ".join(reasons) or None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Keys that repeat what the tensors say, and keys that are for people.
 _WITHOUT_EFFECT: Final = frozenset(("vocab_size", "tensor_data_layout"))
-_BESIDE: Final = ("adapter.lora.alpha",)  # under no architecture's name
+_BESIDE: Final = ("adapter.lora.alpha",)  # keys without an architecture's name before them
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "rope.freq_base": 10000.0,
     "attention.causal": True,

@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Importance:
-    """Entries by the names of matrices in GGUF; and from what they were computed, if the file says so."""
+    """Entries by the names of matrices in GGUF; and the data that they were computed from, if the file says it."""
 
     path: Path
     entries: Mapping[str, Entry] = field(default_factory=dict)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _F32: Final = np.float32
 _TINY: Final = _F32(1e-15)  # a group whose elements are all smaller counts as zeros (GROUP_MAX_EPS)
 _MAGIC: Final = _F32(12582912)  # 1.5 · 2^23: adding it leaves the nearest integer in the lowest bits
-_FARTHEST: Final = _F32(4194303)  # the largest number that `nearest` rounds rightly
-_PASSES: Final = 5  # over the levels of a group, one by one
+_FARTHEST: Final = _F32(4194303)  # the largest number that `nearest` rounds correctly
+_PASSES: Final = 5  # passes over the levels of a group, one by one
 
 
 def nearest(values: NDArray[Any]) -> NDArray[Any]:

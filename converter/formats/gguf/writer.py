@@ -48,7 +48,7 @@ _QUANTISATION: Final = 2  # GGML_QNT_VERSION
 _FILE_TYPE: Final = "general.file_type"
 _KEPT: Final = ("F16", "BF16")  # encodings that stay, besides F32; in a copy of a GGUF file, blocks stay, too
 _TOKENS: Final = TOKENIZER + "tokens"
-_TOKENIZERS: Final = ("tokenizer.",)  # how all keys of a tokenizer begin
+_TOKENIZERS: Final = ("tokenizer.",)  # the prefix of all keys of a tokenizer
 # Parts of the names of matrices that stay as they are, because llama.cpp can compute only with them as they are.
 # Source: src/llama-quant.cpp, where llama-quantize decides what to leave.
 _FIXED: Final = (
@@ -286,7 +286,7 @@ def _tensors(
     `opaque` are the types of tensors that can only be copied, `mixed` those that a mixture gives.
     """
     written: list[Written] = []
-    fallen: dict[tuple[str, str], list[str]] = {}  # by the encoding that was asked for, and the one taken
+    fallen: dict[tuple[str, str], list[str]] = {}  # tensors by the encoding that was asked for and the one taken
     fixed: list[str] = []
     for name, source, tensor, free in candidates:
         own = opaque.get(source) or _in_file(tensor)

@@ -78,7 +78,7 @@ def _order(path: Path, file: str, storages: list[Storage]) -> list[str]:
     found += [f"the safetensors library finds `{name}` in `{file}`" for name in theirs if name not in known]
     empty = {storage.key for storage in storages if not storage.nbytes}
     if not found and [name for name in ours if name not in empty] != [name for name in theirs if name not in empty]:
-        found.append(f"the tensors of `{file}` are in another order for the safetensors library than for us")
+        found.append(f"the tensors of `{file}` have another order in the safetensors library than here")
     return found
 
 

@@ -282,7 +282,7 @@ def _spaced(tokenizer: Tokenizer, document: Mapping[str, Any], where: str) -> It
             continue
         if step.get("prepend_scheme") == "first":  # only the first of the parts that special tokens cut a text into
             yield (
-                f"`{where}` puts a space before a text only, but llama.cpp puts one behind each special token, too, and would "
+                f"`{where}` puts a space only before a text, but llama.cpp puts one behind each special token, too, and would "
                 "split texts with such tokens differently"
             )
         if not tokenizer.merge_spaces:

@@ -43,7 +43,7 @@ DEFAULT: Final = "default"  # the name of the chat template that is taken unless
 
 
 class Token(NamedTuple):
-    """A token. `score` has a meaning for SentencePiece's kinds only."""
+    """A token. `score` has a meaning only for SentencePiece's kinds."""
 
     text: str
     type: int = NORMAL
