@@ -1,14 +1,20 @@
-"""A tensor times a number, and a tensor below rows that another place has: what GGUF wants of some rows, and the way back."""
+"""Tensors made of another: times a number, below rows that another place has, or rounded to another dtype."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from converter.errors import UnsupportedError
 from converter.io.source import Derived
+from converter.tensors.casting import converted
+from converter.tensors.losses import Loss
 from converter.tensors.tensor import Storage, Tensor, row_major
 from converter.words import option
+
+if TYPE_CHECKING:
+    from converter.dtypes import Dtype
 
 
 def scaled(tensor: Tensor, factor: float, rows: int | None = None) -> Tensor:
@@ -42,10 +48,15 @@ def below(first: list[float], tensor: Tensor) -> Tensor:
     return _over(tensor, shape, _Below(first, tensor))
 
 
-def _over(tensor: Tensor, shape: tuple[int, ...], source: _Scaled | _Below) -> Tensor:
+def rounded(tensor: Tensor, dtype: Dtype) -> Tensor:
+    """The tensor in another dtype."""
+    return _over(tensor, tensor.shape, _Rounded(tensor, dtype), dtype)
+
+
+def _over(tensor: Tensor, shape: tuple[int, ...], source: _Rows, dtype: Dtype | None = None) -> Tensor:
     storage = tensor.storage
     made = Storage(source, 0, source.size, storage.key, storage.shard, encoding=storage.encoding)
-    return replace(tensor, shape=shape, stride=row_major(shape), offset=0, storage=made)
+    return replace(tensor, dtype=dtype or tensor.dtype, shape=shape, stride=row_major(shape), offset=0, storage=made)
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -97,6 +108,25 @@ class _Below(_Rows):
         buffer[: len(taken)] = taken
         if len(buffer) > len(taken):
             fill(self.tensor, 1.0, None, max(0, offset - len(head)), buffer[len(taken) :])
+
+
+class _Rounded(_Rows):
+    """The bytes of the elements in another dtype."""
+
+    def __init__(self, tensor: Tensor, dtype: Dtype) -> None:
+        super().__init__(tensor, tensor.size * dtype.itemsize)
+        self._dtype = dtype
+
+    def _fill(self, offset: int, buffer: memoryview) -> None:
+        from converter.tensors.products import fill
+
+        ours, theirs = self.tensor.dtype, self._dtype
+        held = memoryview(bytearray(len(buffer) // theirs.itemsize * ours.itemsize))
+        fill(self.tensor, 1.0, None, offset // theirs.itemsize * ours.itemsize, held)
+        place = 0
+        for tile in converted(iter([held]), ours, theirs, Loss()):
+            buffer[place : place + len(tile)] = tile
+            place += len(tile)
 
 
 def elements(tensor: Tensor) -> list[float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from converter import formats
+from converter.dtypes import BF16, F16, F32, F64
 from converter.errors import ModelError, UnsupportedError
 from converter.inference import engines, evaluate
 from converter.inference.engine import Engine, compute
@@ -15,12 +16,16 @@ from converter.models.tokenizers.folder import FILES, document, is_beside
 from converter.models.tokenizers.json_file import NAME
 from converter.opening import folder_beside
 from converter.steps import follower
+from converter.tensors.scaled import rounded
 from converter.words import option
 
 if TYPE_CHECKING:
     from converter.models.architecture import Activation
     from converter.tensors.catalogue import Catalogue
     from converter.verification.verify import Options
+
+
+_HALVES: Final = (F16, BF16)
 
 
 class Inference:
@@ -52,6 +57,9 @@ class Inference:
             follower().worked(self._work)
         limit = self._options.threshold or evaluate.threshold(self._source, output, engine.name)
         shortcomings = evaluate.shortcomings(comparison, limit)
+        if shortcomings and self._options.threshold is None:
+            limit = self._widened(limit, formats.of(output).computed(output), engine.activation)
+            shortcomings = evaluate.shortcomings(comparison, limit)
         said = comparison.to_json() | {
             "tokens": len(self._tokens),
             "threshold": asdict(limit),
@@ -60,6 +68,25 @@ class Inference:
             "activation_effect": self._activation_effect() if formats.of(output).tanh else None,
         }
         return said, shortcomings
+
+    def _widened(self, limit: evaluate.Threshold, output: Catalogue, activation: Activation) -> evaluate.Threshold:
+        """The limit, or what rounding does to this very model if that is more: a steep softmax multiplies roundings.
+
+        It is measured on the source, rounded here to the dtypes that the output has.
+        """
+        bare = self._model.family.bare
+        found = {bare(name): tensor.dtype for name, tensor in output.items() if tensor.storage.encoding is None}
+        tensors = {
+            name: rounded(tensor, dtype)
+            if (dtype := found.get(bare(name), tensor.dtype)) in _HALVES and tensor.dtype in (F32, F64)
+            else tensor
+            for name, tensor in self._source.items()
+        }
+        if all(tensor is self._source[name] for name, tensor in tensors.items()):
+            return limit
+        follower().planned(self._work)
+        model = compute(replace(self._source, tensors=tensors), activation=activation)
+        return evaluate.widened(limit, evaluate.compare(self._reference(activation), model))
 
     def _engine(self, location: str, output: Catalogue, *, lone: bool) -> Engine:
         """The chosen engine, over an output. It computes the source's activation, whatever config.json says."""
