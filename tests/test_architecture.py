@@ -350,5 +350,10 @@ def test_a_family_touches_one_file() -> None:
             found[place] = named
 
     assert found == {}
+    # These tables hold what transformers says, for families without a file, too; no other file has a family's `model_type`.
+    tables = {"config-defaults.json", "tied-heads.json"}
+    for name in names - {"gpt2"}:  # the declared models are of GPT-2
+        schemas = {path.name for path in (ROOT / "schemas").rglob("*.json") if f'"{name}"' in path.read_text()}
+        assert schemas - tables <= {f"{name}.json"}, name
     # inference/llama.py asks llama.cpp, for every family that it computes.
     assert names & {path.stem for path in (ROOT / "converter").rglob("*.py")} == {"llama"}
