@@ -327,7 +327,7 @@ def scan(
     """Say what loading files would run, without loading them; the report's `verdict` is the worst of them.
 
     Locations are files, or folders and repositories with all that is in them. For an open catalogue, the files at its
-    location are scanned: whichever part was chosen, loading runs the same. `policy` is a TOML file of unknown
+    location are scanned: whichever part was chosen, loading runs the same code. `policy` is a TOML file of unknown
     globals that you accept: they are counted, and change no verdict.
     """
     from converter.scanning.scan import scan as scanned

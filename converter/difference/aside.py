@@ -36,7 +36,7 @@ _PLAIN: Final = (bool, int, float, str)
 class Around:
     """What one side has beside its tensors.
 
-    `config` is its config.json. `settings` are what that, or the keys inside a file, mean to the family. `keys` are its
+    `config` is its config.json. `settings` are what that, or the keys inside a file, mean for the family. `keys` are its
     metadata, `values` are numbers and texts beside the weights, and `others` names values of other kinds. `generation` are
     settings of generation_config.json. `common` says that its settings of generation lie inside the file, where not all of them
     have a place. `unread` has the reason for each part that can't be read. What is not there is None.

@@ -6,7 +6,7 @@ All of it is in one module, because every file that is opened is compared with a
 import re
 from typing import Final
 
-GENERATION: Final = "generation_config.json"  # beside weights, or made of what a GGUF says
+GENERATION: Final = "generation_config.json"  # beside weights, or made from what a GGUF file says
 
 GGUF: Final = "gguf"
 GGUF_MAGIC: Final = b"GGUF"

@@ -34,7 +34,7 @@ class Family(Architecture):
     __slots__ = ()
 
     def gguf_notes(self, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> list[str]:
-        """Sentences about what llama.cpp computes differently. Raises UnsupportedError if that would be wrong."""
+        """Sentences about what llama.cpp computes differently. Raises UnsupportedError if its results would be wrong."""
         if self.gguf is None:
             self._refuse(UnsupportedError, "GGUF of it is not written here: choose safetensors")
         if self.gguf.refused is not None:

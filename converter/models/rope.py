@@ -50,7 +50,7 @@ def divisors(size: int, base: float, setting: Setting) -> list[float]:
 
 
 def magnitude(setting: Setting) -> float:
-    """What cosines and sines are multiplied by: 1 but for YaRN. Raises UnsupportedError for one that is no number."""
+    """What cosines and sines are multiplied by: 1 except for YaRN. Raises UnsupportedError unless it is a positive number."""
     if setting("rope_kind") != "yarn":
         return 1.0
     said, factor = setting("rope_magnitude"), setting("rope_factor")

@@ -22,7 +22,7 @@ def expression(value: object) -> str:
 
 
 def _written(value: Any, depth: int, left: list[int]) -> str:
-    """`left` is how many characters may still be written, because values that share values would multiply the text."""
+    """`left` is how many characters may still be written: without a limit, values that share values would multiply the text."""
     if left[0] <= 0 or depth < 0:
         return "…"
     if type(value) is Opaque or type(value) is Value:

@@ -42,7 +42,7 @@ def _none(args: Arguments) -> bool:
 
 
 def plain_attributes(state: object) -> bool:
-    """Whether BUILD with this state only sets attributes that Python never calls (such as `__setstate__` or `append`)."""
+    """Whether BUILD with this state only sets attributes that Python never calls. It does call `__setstate__` and `append`."""
     parts = state if type(state) is tuple and len(state) == 2 else (state,)
     for part in parts:
         if part is None:

@@ -69,9 +69,9 @@ class Loss:
 class DerivedReport:
     """How a tensor in blocks of GGUF relates to the source.
 
-    `origin` is the dtype from which quantising gives most of its blocks; None if none does. `fit` of its `blocks` are what that
-    gives. `ratio` is its error as a multiple of the error that quantising the source makes, and `worst` that of the worst
-    block, which begins at `index`. Each is None if it is not finite.
+    `origin` is the dtype from which quantising gives most of its blocks; None if none does. `fit` counts those of its
+    `blocks` that are what that gives. `ratio` is its error as a multiple of the error that quantising the source makes, and
+    `worst` that of the worst block, which begins at `index`. Each is None if it is not finite.
     """
 
     name: str

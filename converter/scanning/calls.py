@@ -29,7 +29,7 @@ def brief(call: Opaque) -> str:
 
 
 def _written(value: Any, depth: int, left: list[int]) -> str:
-    """`left` is how many characters may still be written, because values that share values would multiply the text."""
+    """`left` is how many characters may still be written: without a limit, values that share values would multiply the text."""
     if left[0] <= 0:
         return "…"
     kind = type(value)

@@ -51,7 +51,10 @@ class _Words:
 
 
 class _Node:
-    """The reason of a path and of everything below it, unless a longer path has another. `known` tells None from no row."""
+    """The reason of a path and of everything below it, unless a longer path has another. `known`: it has a row.
+
+    The reason in a row may be None.
+    """
 
     __slots__ = ("begun", "below", "known", "reason")
 

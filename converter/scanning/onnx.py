@@ -46,7 +46,7 @@ class _Fields:
             key, position = self._varint(position, end)
             number, written = key >> 3, key & 7
             if not number:
-                raise FormatError(f"no field of protobuf at byte {position:,}")
+                raise FormatError(f"there is no protobuf field at byte {position:,}")
             if written == _VARINT:
                 value, position = self._varint(position, end)
                 yield number, written, value, value
@@ -56,7 +56,7 @@ class _Fields:
             elif written in (_FIXED32, _FIXED64):
                 size = 8 if written == _FIXED64 else 4
             else:
-                raise FormatError(f"no field of protobuf at byte {position:,}")
+                raise FormatError(f"there is no protobuf field at byte {position:,}")
             if size > end - position:
                 raise FormatError(f"a protobuf field at byte {position:,} goes on after the end of its message")
             yield number, written, position, position + size

@@ -87,7 +87,7 @@ class Derived:
 
     @property
     def stray(self) -> float:
-        """Up to how many blocks that do not fit show that they were changed later, if all others of the file fit."""
+        """The most blocks that may fail to fit and still count as changed later, if all others of the file fit."""
         return self.blocks * (_STRAY_OF_SEARCHED if self.searched else _STRAY)
 
     @property

@@ -54,7 +54,7 @@ class GoldenTensor:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A manifest. `tied` are groups of names, `settings` what config.json means to the family, and `config` all of it.
+    """A manifest. `tied` are groups of names, `settings` what config.json means for the family, and `config` all of it.
 
     `tokenizer` describes the tokenizer, or is None. `tokenizer_files` describes what else its tokenizer.json says, and
     `beside` the other files beside the weights. `hyperparameters` are those of a GGUF file. A manifest that an older version

@@ -46,7 +46,7 @@ def settings(
     family: Family | None,
     tokens: Tokens | None = None,
 ) -> dict[str, Any] | None:
-    """The sizes and settings that a config.json means to a family; None if there is no config.json.
+    """The sizes and settings that a config.json means for a family; None if there is no config.json.
 
     `catalogue` has the family's names. Programs take the end of a text and other special tokens from the tokenizer first,
     so `tokens` count more than config.json.

@@ -92,7 +92,9 @@ def convert(
     ] = None,
     imatrix: Annotated[
         Path | None,
-        typer.Option("--imatrix", metavar="FILE", help="The importance matrix, of llama-imatrix, to quantise with."),
+        typer.Option(
+            "--imatrix", metavar="FILE", help="The importance matrix to quantise with, as llama-imatrix writes it."
+        ),
     ] = None,
     no_crc: NoCrc = False,
     threads: Threads = None,

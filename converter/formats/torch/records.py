@@ -70,6 +70,6 @@ def another_case(archive: Archive) -> Iterator[str]:
 
 
 def _ends(name: str) -> set[str]:
-    """A name from each of its folders on: `a/b/c` also gives `b/c` and `c`. Folders much deeper do not occur."""
+    """A name as it is called from each folder in it: `a/b/c` also gives `b/c` and `c`. Folders much deeper do not occur."""
     parts = name.split("/")[-3:]
     return {"/".join(parts[start:]) for start in range(len(parts))}
