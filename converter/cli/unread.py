@@ -15,7 +15,7 @@ from converter.cli.files import KINDS, begun
 
 
 def write_reports(command: str, params: Sequence[Any], words: Sequence[str], error: Any) -> None:
-    """Write the error into the reports that the words ask for, so that none is left that tells of earlier work."""
+    """Write the error into the reports that the words ask for, so that no report of earlier work is left."""
     options = {f"--{kind}" for kind in KINDS} & {name for param in params for name in param.opts}
     paths: dict[str, Any] = {name.removeprefix("--"): Path(path) for name, path in _values(options, words)}
     rules = tuple if "--junit" in options else None

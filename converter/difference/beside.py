@@ -20,7 +20,7 @@ MOST: Final = 200  # differences that are listed for each part
 
 
 class Part(NamedTuple):
-    """What differs in a part that was compared. If only `names` were compared, because both sides have them, it has those."""
+    """What differs in a part that was compared. If only the names that both sides have were compared, `names` has them."""
 
     differences: Iterable[Beside]
     names: Collection[str] | None = None

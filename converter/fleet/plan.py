@@ -39,7 +39,7 @@ def tasks(job: Job) -> list[Task]:
     """
     _check(job)
     found: dict[str, Task] = {}  # tasks by place, as a place may have several spellings
-    folders: dict[str, str] = {}  # those in which all checkpoints are sources, in the same way
+    folders: dict[str, str] = {}  # folders in which all checkpoints are sources, by place, too
     for location, path, nbytes in _places(job, folders):
         found.setdefault(_place(location, job.base), Task(location, job.target(path), nbytes))
     outputs: dict[str, str] = {}
@@ -70,7 +70,7 @@ def tasks(job: Job) -> list[Task]:
 
 
 def _check(job: Job) -> None:
-    """Raise an error if no task of a job could be done: its policy can't be read, or its store not be reached."""
+    """Raise an error if no task of a job could be done: its policy can't be read, or its store can't be reached."""
     if "scan" in job.work.steps and job.work.policy:
         policy.load(Path(job.work.policy))
     if store_of(job.output) is not None:
@@ -78,7 +78,7 @@ def _check(job: Job) -> None:
 
 
 def _place(location: str, base: Path) -> str:
-    """A place by the one name that it is compared by."""
+    """The one name by which a place is compared."""
     return location if "://" in location else os.path.normpath(base.absolute() / location)
 
 

@@ -145,7 +145,7 @@ THRESHOLDS: Final = {
     "TQ2_0": Threshold(10, 0.9, 0),  # 4.3, 0.37, 34 %
 }
 
-# Who cuts digits off in place of rounding has twice the error.
+# A program that cuts digits off instead of rounding has twice the error.
 _OTHERWISE: Final = 2
 
 # What other engines may add. transformers sums in another order, which gives 6e-6 of the spread on 111M. llama.cpp
@@ -241,7 +241,7 @@ def threshold(source: Catalogue, output: Catalogue, engine: str = "numpy") -> Th
 
 
 def widened(limit: Threshold, rounding: Comparison) -> Threshold:
-    """The threshold for a model that is changed so much by `rounding` its own weights to the output's dtype."""
+    """The threshold for a model, given how much `rounding` its own weights to the output's dtype changes it."""
     if rounding.max_difference is None or rounding.kl_divergence is None or not rounding.spread:
         return limit
     return Threshold(

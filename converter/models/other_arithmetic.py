@@ -1,4 +1,4 @@
-"""What a config.json says that no model of its family computes: it belongs to another family, whatever it is called."""
+"""What a config.json says, though no model of its family computes it: it belongs to another family, whatever it is called."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _llama3(size: int, base: float, factor: float, low: float, high: float, orig
 def _yarn(
     size: int, base: float, factor: float, slow: float, fast: float, original: float, *, whole: bool
 ) -> list[float]:
-    """From the pair that turns `fast` times in the original length to the one that turns `slow` times, ever more is divided."""
+    """Divide more and more, from the pair that turns `fast` times in the original length to the one that turns `slow` times."""
     if base <= 1:
         raise UnsupportedError(f"YaRN needs a base of the rotary frequencies above 1: config.json says {base!r:.80}")
     first, last = (size * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in (fast, slow))

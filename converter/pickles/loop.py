@@ -48,7 +48,7 @@ from converter.pickles.values import Dict, Made, Opaque, PersistentId, Pickled, 
 from converter.text import plural
 
 _ABSENT: Final = object()  # what the memo holds under a number that was never put
-# What an opcode raises that misuses the stack.
+# The errors that an opcode raises if it misuses the stack.
 _MISUSE: Final = (IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError)
 
 

@@ -198,7 +198,7 @@ def _is_string_dtype(dtype: object) -> bool:
 def look(walker: Walker, source: Source, place: Place, plainly: PickleRun) -> int | None:
     """Look through a file as joblib reads it, and return where it ends; None if it is not a joblib file.
 
-    `plainly` is what an unpickler sees that does not know joblib's layout: it reads the numbers as opcodes.
+    `plainly` is what an unpickler sees if it does not know joblib's layout: it reads the numbers as opcodes.
     """
     if not (WRAPPERS.keys() & plainly.globals.keys()):
         return None

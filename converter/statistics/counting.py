@@ -37,7 +37,7 @@ _STEP: Final = 1 << (52 - _LOST)  # keys of an exponent
 _SINGLES: Final = ((1023 - 149) * _STEP, (1023 + 128) * _STEP)
 _ONE: Final = np.array(1, np.int64)
 _SHORT: Final = 32 << 10  # words: np.add.at counts fewer than these sooner than np.bincount makes its table
-_WORDS_AT_ONCE: Final = 256 << 10  # of one call of np.bincount: with fewer, making its table takes longer than counting
+_WORDS_AT_ONCE: Final = 256 << 10  # words a call of np.bincount: with fewer, making its table takes longer
 _ONES: Final = np.ones(_DOT)
 
 
@@ -240,8 +240,8 @@ def _extremes(part: NDArray[Any]) -> tuple[float, float]:
     """The least and the greatest of finite elements."""
     if part.dtype != np.float32:
         return float(np.minimum.reduce(part)), float(np.maximum.reduce(part))
-    # Integers are compared sooner, because none is NaN. With the bits of F32 as one, the greatest of all is the least
-    # negative number, if there is any, and the greatest with a sign is the greatest positive one.
+    # Integers compare faster, because none is NaN. If F32's bits are read as integers, the greatest unsigned one is the
+    # least negative number, if there is any, and the greatest signed one is the greatest positive number.
     bits = part.view(np.uint32)
     low, high = int(np.maximum.reduce(bits)), int(np.maximum.reduce(part.view(np.int32)))
     if low >> 31 == 0:

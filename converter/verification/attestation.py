@@ -53,7 +53,7 @@ def statement(source: Catalogue, report: Verification) -> bytes:
 
 
 def _about(output: VerifiedOutput, catalogue: Catalogue, files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a statement says of an output."""
+    """What a statement says about an output."""
     return {
         "files": [file["name"] for file in files],
         "format": output.format,
@@ -86,7 +86,7 @@ def load(path: Path) -> Mapping[str, Any]:
 
 
 def _is_whole(said: Mapping[str, Any]) -> bool:
-    """Whether all that is read of a statement has its form."""
+    """Whether everything that is read from a statement has the right form."""
     predicate = said.get("predicate")
     source = predicate.get("source") if isinstance(predicate, dict) else None
     outputs = predicate.get("outputs") if isinstance(predicate, dict) else None
@@ -111,7 +111,7 @@ def _is_list_of_files(files: object) -> bool:
 
 
 def held(report: Verification, said: Mapping[str, Any], source: Catalogue) -> Verification:
-    """The report with what does not fit a statement: files with other digests, and what it says of them that is not so."""
+    """The report with what does not fit a statement: files with other digests, and false statements about them."""
     subjects, attested = said["subject"], said["predicate"]
     wrong = [_OTHER_BYTES + f"the source's {name}" for name in _unlike(_files(source), attested["source"]["files"])]
     outputs = []
@@ -144,7 +144,7 @@ def _untrue(
     subjects: Sequence[Mapping[str, Any]],
     outputs: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """What a statement says of an output that is not so. Files may have got other names, so digests tell which is meant.
+    """What a statement says about an output that is not so. Files may have been renamed, so digests tell which is meant.
 
     Which tensors follow from the source is compared only if all were found to: without the importance matrix that a file was
     made with, one can't tell.

@@ -19,7 +19,7 @@ _KEYS: Final = (
     "transformers_version name_or_path _name_or_path architectures auto_map _commit_hash tokenizer_class license language tags "
     "torchscript use_bfloat16 torch_dtype dtype attn_implementation _attn_implementation _attn_implementation_internal "
     "_attn_implementation_autoset attn_impl "
-    # how the model is called, and what a call returns
+    # how programs call the model, and what a call returns
     "use_cache return_dict use_return_dict return_loss chunk_size_feed_forward gradient_checkpointing pretraining_tp "
     "output_attentions output_hidden_states output_scores output_past output_router_logits output_a3_attentions "
     "output_auxiliary_logits output_retrieved output_segmentation "
@@ -131,7 +131,7 @@ def _changes(
 
 
 _UNKNOWN: Final = object()
-# What a key means that a config.json of any family leaves out: the tensors are not quantised.
+# What an absent key means in a config.json of any family: the tensors are not quantised.
 _ANYWHERE: Final[Mapping[str, Any]] = {"quantization_config": None}
 
 

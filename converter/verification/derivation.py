@@ -151,7 +151,7 @@ def wrong(tensors: Mapping[str, Derived]) -> dict[str, tuple[int, str]]:
     few = strays <= sum(tensor.stray for tensor in fitting)
     same = _made_alike(tensors.values())
     found = {
-        # Where few blocks don't fit, all of them are counted, also those that lose no more than others.
+        # Where few blocks don't fit, all of them are counted, even those that lose no more than others.
         name: (tensor.unlike if few or (tensor.encoding in same and not tensor.fits) else None) or tensor.wrong
         for name, tensor in tensors.items()
     }

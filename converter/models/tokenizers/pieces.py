@@ -24,7 +24,7 @@ def scores_of(merges: Sequence[tuple[str, str]], where: str) -> dict[str, float]
         if made != last and made in scores:
             raise UnsupportedError(
                 f"`{where}` makes `{made[:80]}` at two places of its merges: SentencePiece's scores, which llama.cpp needs, "
-                "can't be told from them; put the model's `tokenizer.model` beside it"
+                "don't follow from them; put the model's `tokenizer.model` beside it"
             )
         if made != last:
             scores[made] = -float(len(scores))
