@@ -208,12 +208,18 @@ def multiplied(before: Tensor, after: Tensor, factor: float, workspace: Workspac
     allowed = _ROUNDING.get(after.dtype.name)
     if allowed is None or abs(factor - 1) < 8 * allowed:
         return False
-    for pair in Walk(before, after, workspace, in_blocks=False).pairs():
-        x, y = as_numbers(pair.expected, before.dtype), as_numbers(pair.found, after.dtype)
-        with np.errstate(all="ignore"):
-            if not (np.abs(y - x * factor) <= allowed * np.abs(y) + _TINY[after.dtype.name]).all():
-                return False
-    return True
+    walk = Walk(before, after, workspace, in_blocks=False)
+
+    def share(pairs: Generator[Pair]) -> bool:
+        for pair in pairs:
+            x, y = as_numbers(pair.expected, before.dtype), as_numbers(pair.found, after.dtype)
+            with np.errstate(all="ignore"):
+                if not (np.abs(y - x * factor) <= allowed * np.abs(y) + _TINY[after.dtype.name]).all():
+                    walk.stop()
+                    return False
+        return True
+
+    return all(walk.shared(share))
 
 
 def apart(before: Tensor, after: Tensor, workspace: Workspace) -> Apart:
@@ -264,12 +270,7 @@ def _count(counted: Apart, pair: Pair, before: Dtype, after: Dtype) -> None:
         return
     for start in range(0, pair.expected.size, _PART):
         part = _Part(pair, start, before, after)
-        if mask is None:
-            unlike = part.unlike()
-            counted.differing += int(np.count_nonzero(unlike))
-        else:
-            unlike = mask[start : start + _PART]
-        part.count(counted, unlike)
+        part.count(counted, None if mask is None else mask[start : start + _PART])
 
 
 class _Part:
@@ -288,14 +289,20 @@ class _Part:
         else:
             self.error = self.y - self.x
 
-    def unlike(self) -> NDArray[Any]:
+    def _unlike(self, *, finite: bool) -> NDArray[Any]:
         """Which elements are other numbers; two NaN are alike."""
-        unlike: NDArray[Any] = (self.x != self.y) & ~(np.isnan(self.x) & np.isnan(self.y))
-        return unlike
+        unlike: NDArray[Any] = self.x != self.y
+        return unlike if finite else unlike & ~(np.isnan(self.x) & np.isnan(self.y))
 
-    def count(self, counted: Apart, unlike: NDArray[Any]) -> None:
-        """Add what is found in these elements. Those in the mask differ."""
+    def count(self, counted: Apart, unlike: NDArray[Any] | None) -> None:
+        """Add what is found in these elements. Those in the mask differ.
+
+        Without a mask, those differ that are other numbers, and they are counted, too.
+        """
         sums: tuple[Sum, ...] = (plain := self._sums())
+        if unlike is None:
+            unlike = self._unlike(finite=math.isfinite(plain[0]))  # a sum of squares with a NaN is one
+            counted.differing += int(np.count_nonzero(unlike))
         if not self._sound(plain, _LEAST, math.inf):
             self.x, self.y = self.x.astype(np.float64), self.y.astype(np.float64)
             if self.error.dtype != np.float64:
@@ -365,8 +372,8 @@ class _Part:
 
 
 def _total(bits: NDArray[Any]) -> int:
-    """The sum of elements as whole numbers: the lower 64 bits of it."""
-    return int(bits.sum(dtype=np.uint64))
+    """The sum of elements as whole numbers: the lower 32 bits of it. More of them would take twice the time."""
+    return int(bits.sum(dtype=np.uint32 if bits.itemsize < _LONG else np.uint64))
 
 
 def _long_error(before: NDArray[Any], after: NDArray[Any]) -> NDArray[Any]:

@@ -111,6 +111,8 @@ def same_bytes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, agai
     are equal by chance, as norms of ones and biases of zeros are. A tensor is read whole only if one on the other side
     begins like it.
     """
+    if not ours or not theirs:  # to look at a tensor's start has all of it read in the end, to check its CRC
+        return {}
     starts = {name: _start(tensor) for name, tensor in ours.items()}
     others = {name: _start(tensor) for name, tensor in theirs.items()}
     shared = {*starts.values()} & {*others.values()}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from converter.difference.measures import Apart
     from converter.tensors.tensor import Tensor
 
-_BITS: Final = 1 << 64  # only the lower 64 bits of sums of bits are known
+_BITS: Final = 1 << 32  # only the lower 32 bits of sums of bits are known
 _NEAR: Final = 100  # rounding changes a sum of squares by less than one part in this many
 _UNLIKE: Final = 0.999  # tensors with a larger cosine were changed a little, not put in another order
 

@@ -86,6 +86,7 @@ _WEIGHED: Final = {
 }
 _TOGETHER: Final = {"Q4_0": 0.08, "Q4_1": 0.08, "Q5_0": 0.04, "Q5_1": 0.04}
 _CACHED: Final = 1 << 15  # elements that are worked on at a time in F64, so that they stay in the cache
+_LEAST, _MOST = 1e-25, 1e35  # sums of squares of a block between these lose nothing in F32
 _ENOUGH: Final = 16  # blocks: over this many, losses even out
 _FEW: Final = 400  # weighing moved at least 1 element in 130, so fewer than 1 in this many is damage
 
@@ -255,14 +256,23 @@ def _lossy(values: NDArray[Any], found: NDArray[Any], allowed: _Loss) -> NDArray
     step = max(1, _CACHED // allowed.block)
     with np.errstate(all="ignore"):
         for start in range(0, len(blocks), step):
-            one, other = (array[start : start + step].astype("<f8") for array in (blocks, others))
-            energy = np.einsum("ij,ij->i", one, one)
-            some = other.any(axis=1)
-            one -= other
-            lost = np.einsum("ij,ij->i", one, one)
+            one, other = (array[start : start + step] for array in (blocks, others))
+            energy, lost = _squares(one, other)
+            if not ((energy > _LEAST) & (energy < _MOST) & (lost < _MOST)).all():  # squares that F32 has no place for
+                energy, lost = _squares(one.astype("<f8"), other.astype("<f8"))
             part = lost <= allowed.share * energy + least
-            near[start : start + step] = part & ((energy <= least) | some)
+            # Zeros lose as much as there was, which only a small block may do, or one of an encoding that may lose it all.
+            unsure = part & (energy > least) & (lost >= energy * (1 - 1e-5))
+            if unsure.any():
+                part[unsure] = other[unsure].any(axis=1)
+            near[start : start + step] = part
     return np.repeat(~near, allowed.block).reshape(values.shape)
+
+
+def _squares(blocks: NDArray[Any], others: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """For each block the sum of its squares, and that of the squares of what was lost."""
+    apart = blocks - others
+    return np.einsum("ij,ij->i", blocks, blocks), np.einsum("ij,ij->i", apart, apart)
 
 
 def lossy_share(encoding: str | None) -> float:

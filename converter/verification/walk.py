@@ -21,13 +21,13 @@ from converter.errors import ConverterError, ReadError
 from converter.io.source import Memory
 from converter.tensors.matrix import GAP, Area, bits
 from converter.tensors.tensor import Tensor, row_major
-from converter.verification.roundings import BLOCK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 THREADS: Final = 2  # one reads while the other compares; more would wait for each other
 _Share = TypeVar("_Share")
+_CALL: Final = 128 << 10  # bytes that are read in the time that a call takes
 _LINE: Final = 64  # bytes of a line of the processor's cache
 
 
@@ -245,40 +245,63 @@ def _across(
     indices = replace(indices, transposed=indices.transposed != (by_rows if turns_ours else not by_rows))
     rows, columns = straight.shape
     itemsize = turned.dtype.itemsize
-    # A matrix that does not fit into the panel is cut across its longer rows, between blocks of GGUF.
+    # A matrix that does not fit into the panel is cut, so one of the two is read in parts of its rows: never blocks of
+    # GGUF, which would be decoded again. The parts are nearly equal, because a narrow one takes as many calls as a wide one.
     high, wide = rows, columns
-    if rows * columns * itemsize > sizes.panel and columns >= rows:
-        wide = max(BLOCK, sizes.panel // (rows * itemsize) // BLOCK * BLOCK)
+    if rows * columns * itemsize > sizes.panel and columns >= rows and not in_blocks:
+        wide = _equal(columns, max(1, sizes.panel // (rows * itemsize)))
     elif rows * columns * itemsize > sizes.panel:
-        high = max(1, sizes.panel // (columns * itemsize))
+        high = _equal(rows, max(1, sizes.panel // (columns * itemsize)))
     # If rows were a power of two apart, all their lines would share a few places of the cache.
     apart = max(1, _LINE // itemsize)
     for top in range(0, rows, high):
         for left in range(0, columns, wide):
             bottom, right = min(rows, top + high), min(columns, left + wide)
             panel = workspace.lend("panel", bottom - top, right - left, bits(turned.dtype), apart)
-            deep = max(sizes.turned_rows, sizes.turned // ((bottom - top) * itemsize))
+            length, part = _lying(turned, top, bottom)
+            deep = max(sizes.turned_rows, sizes.turned // ((length.stop - length.start) * itemsize))
             for start in range(left, right, deep):
-                area = Area(turned, start, min(right, start + deep), top, bottom)
-                turn = partial(_turn, workspace, apart, panel[:, start - left : area.bottom - left])
+                stop = min(right, start + deep)
+                area = Area(turned, start, stop, length.start, length.stop)
+                turn = partial(_turn, workspace, apart, panel[:, start - left : stop - left], part)
                 yield _Step((_Read(area, output=not turns_ours),), turn, waits=start == left)
-            row = Area(straight, 0, 2, left, right).extent(sizes.gap) // 2
+            length, part = _lying(straight, left, right)
+            row = Area(straight, 0, 2, length.start, length.stop).extent(sizes.gap) // 2
             deep = max(1, sizes.step // (row * straight.dtype.itemsize))
             for start in range(top, bottom, deep):
-                area = Area(straight, start, min(bottom, start + deep), left, right)
-                beside = panel[start - top : area.bottom - top]
-                pair = partial(_beside, beside, indices.at(start, left), ours=turns_ours)
+                stop = min(bottom, start + deep)
+                area = Area(straight, start, stop, length.start, length.stop)
+                beside = panel[start - top : stop - top]
+                pair = partial(_beside, beside, indices.at(start, left), part, ours=turns_ours)
                 yield _Step((_Read(area, output=turns_ours),), pair, waits=start == top)
 
 
-def _turn(workspace: Workspace, apart: int, panel: NDArray[Any], thread: int, rows: NDArray[Any]) -> None:
-    """Transpose rows into their place in the panel, through a copy whose rows are `apart`."""
+def _lying(matrix: Tensor, left: int, right: int) -> tuple[slice, slice]:
+    """Which columns are read of a matrix for a part of its rows, and which of those are meant.
+
+    Whole rows are read if that takes less time than a call for each row.
+    """
+    columns = matrix.shape[1]
+    if matrix.stride == (columns, 1) and (columns - (right - left)) * matrix.dtype.itemsize <= _CALL:
+        return slice(0, columns), slice(left, right)
+    return slice(left, right), slice(0, right - left)
+
+
+def _equal(length: int, most: int) -> int:
+    """The length of each part but the last, if as few as possible of at most `most` are nearly equal."""
+    return -(-length // -(-length // most))
+
+
+def _turn(workspace: Workspace, apart: int, panel: NDArray[Any], part: slice, thread: int, rows: NDArray[Any]) -> None:
+    """Transpose a part of rows into their place in the panel, through a copy whose rows are `apart`."""
+    rows = rows[:, part]
     spread = workspace.lend(f"rows to turn over of {thread}", len(rows), rows.shape[1], rows.dtype, apart)
     np.copyto(spread, rows)
     np.copyto(panel, spread.T)
 
 
-def _beside(panel: NDArray[Any], where: _Where, _: int, straight: NDArray[Any], *, ours: bool) -> Pair:
+def _beside(panel: NDArray[Any], where: _Where, part: slice, _: int, straight: NDArray[Any], *, ours: bool) -> Pair:
+    straight = straight[:, part]
     return Pair(panel, straight, where) if ours else Pair(straight, panel, where)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from converter.difference.diff import diff
 from converter.difference.three_way import three_way
 from converter.errors import RuleError
 from converter.opening import open_checkpoint
+from tests.build.checkpoints import view, write_checkpoint
 from tests.difference.arrays import Arrays, base, write
 
 BASE = base(11)
@@ -89,3 +91,23 @@ def test_a_filter_that_means_nothing_is_refused_with_what_was_perhaps_meant(
     assert done.stderr.startswith("error: no tensor fits the filter `layers.1.wild`; did you mean `layers.1.wide`")
     with pytest.raises(RuleError, match="no tensor fits the filter `nothing`"):
         diff(*map(open_checkpoint, two), filter=["wide", "nothing"])
+
+
+def test_what_is_not_compared_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 100_000
+    value = {name: view(key, (size,)) for key, name in (("0", "some"), ("1", "other"))}
+    for name in ("before.bin", "after.bin"):
+        write_checkpoint(tmp_path / name, value, {key: np.arange(size, dtype="<f4").tobytes() for key in "01"})
+    reads: list[int] = []
+    preadv = os.preadv
+
+    def counted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        reads.append(sum(map(len, buffers)))
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+
+    report = diff(open_checkpoint(tmp_path / "before.bin"), open_checkpoint(tmp_path / "after.bin"), filter="some")
+
+    assert (report.same, report.compared) == (True, 1)
+    assert sum(reads) < 3 * 4 * size  # the one tensor on both sides, and the directories of both archives

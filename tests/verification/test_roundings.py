@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from converter.dtypes import BF16
+from converter.verification import roundings
 from converter.verification.roundings import _LOSSES, _lossy, bounds, floats, rounded
 from tests.tensors.test_numbers import SMALL, same, small
 
@@ -95,3 +96,21 @@ def test_a_block_may_lose_a_share_and_the_last_digit_of_its_scale(encoding: str)
         assert wrong([0.9999 * digit], [0]) == [False, False]
     assert wrong([0], [1.0001 * digit or 1e-20]) == [False, True]
     assert wrong([1.0001 * digit or 1e-20], [0]) == [False, True]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-3, 1.0, 1e12, 1e20, 1e36])
+@pytest.mark.parametrize("encoding", ["Q4_K", "Q8_K", "IQ2_S"])
+def test_a_block_may_lose_the_same_share_whatever_its_size(encoding: str, scale: float) -> None:
+    loss = roundings._LOSSES[encoding]
+    least = loss.block * (loss.reach * 2.0**-25) ** 2  # what the scale's last digit may lose
+    values = (np.random.default_rng(1).standard_normal((8, loss.block)) * scale).astype("<f4")
+    energy = np.square(values.astype("<f8")).sum(axis=1)
+    lost = np.sqrt(loss.share) * np.asarray([0, 0.5, 0.99, 1.01, 2, 10, 1, 1])[:, None]
+    others = (values * (1 + lost)).astype("<f4")
+    others[6:] = 0
+
+    found = roundings._lossy(values, others, loss)[:, 0]
+
+    error = np.square(values.astype("<f8") - others.astype("<f8")).sum(axis=1)
+    right = (error <= loss.share * energy + least) & ((energy <= least) | others.any(axis=1))
+    assert found.tolist() == (~right).tolist()

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -772,7 +773,33 @@ def test_a_panel_is_no_larger_than_it_may_be(rows: int, columns: int, tmp_path: 
     compare(expected, found, Noted(Sizes(step=4096, panel=100_000)))
 
     assert sum(lent) == array.nbytes
-    assert max(lent) <= max(100_000, 4 * min(rows, columns) * 256)  # blocks of GGUF are not cut
+    assert max(lent) <= 100_000
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(400, 700), (700, 400)])
+@pytest.mark.parametrize("panel", [300_000, 600_000])
+def test_a_matrix_that_is_cut_is_not_read_row_by_row(
+    rows: int, columns: int, panel: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    preadv = os.preadv
+
+    def counted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        reads.append(sum(map(len, buffers)))
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    array = np.arange(rows * columns, dtype="<f4").reshape(rows, columns)
+    expected = matrix(tmp_path / "source", array, F32, turned=True, crc32=zlib.crc32(array.T.tobytes()))
+    found = matrix(tmp_path / "output", array, F32, turned=False)
+    copy, finish = checked(Catalogue({"it": expected}, Origin(str(tmp_path), "torch-zip")))
+
+    assert compare(copy["it"], found, Workspace(Sizes(panel=panel))).differing == 0
+    finish()
+
+    parts = -(-array.nbytes // panel)
+    assert len(reads) <= 12 * parts
+    assert sum(reads) <= (parts + 1) * array.nbytes  # one of both is read whole for each part
 
 
 @pytest.mark.parametrize("fails", [0, 1, 5, 40])
