@@ -9,7 +9,7 @@ from converter.formats import marks
 from converter.formats.format import Format, lazily
 from converter.io.tar import is_header
 
-# The types of GGUF in blocks that are written.
+# The block types of GGUF that are written.
 _BLOCKS: Final = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k")
 # Types that only the extra llama-cpp makes.
 _GRIDS: Final = ("iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s")

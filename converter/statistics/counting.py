@@ -241,7 +241,7 @@ def _extremes(part: NDArray[Any]) -> tuple[float, float]:
     if part.dtype != np.float32:
         return float(np.minimum.reduce(part)), float(np.maximum.reduce(part))
     # Integers compare faster, because none is NaN. If F32's bits are read as integers, the greatest unsigned one is the
-    # least negative number, if there is any, and the greatest signed one is the greatest positive number.
+    # lowest negative number, if there is any, and the greatest signed one is the highest positive number.
     bits = part.view(np.uint32)
     low, high = int(np.maximum.reduce(bits)), int(np.maximum.reduce(part.view(np.int32)))
     if low >> 31 == 0:

@@ -80,7 +80,7 @@ def canonical(catalogue: Catalogue) -> Catalogue:
     """A GGUF catalogue with its family's names, with matrices in the family's shape, and with a config.json.
 
     Names that no row of the family has stay as they are. If the family is not known, the whole catalogue stays as it
-    is. What the writer made, such as zeros for absent biases, is left out if it is still that.
+    is. What the writer made, such as zeros for absent biases, is left out unless it was changed.
     """
     known = family_of(catalogue)
     if known is None:
