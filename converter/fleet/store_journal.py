@@ -1,19 +1,23 @@
 """A journal in a store, for drivers on several machines: an object for each task, written only if nobody else has changed it.
 
 `job.json` lists the tasks, and is only added to. `tasks/NUMBER.json` is the state of a task; there is none until it is
-begun. `drivers/NAME.json` is rewritten by its driver as long as that lives. No clock is compared with that of another
-machine: a lease has ended when a driver's object was seen unchanged for the length of the lease.
+begun. `summary.json` repeats the states of tasks that have ended, with the versions of their objects, so that these need not
+be read: a state counts only if the object still has that version. `drivers/NAME.json` is rewritten by its driver as long as
+that lives. No clock is compared with that of another machine: a lease has ended when a driver's object was seen unchanged for
+the length of the lease.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, TypeVar
 
 from converter.errors import JobError, SourceError
 from converter.fleet.journal import (
@@ -36,13 +40,22 @@ from converter.hub.conditional import Objects
 from converter.io.pool import Pool
 from converter.text import safe_text
 
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 _VERSION: Final = "1"
 _JOB: Final = "job.json"
 _TASKS: Final = "tasks"
 _DRIVERS: Final = "drivers"
+_SUMMARY: Final = "summary.json"
+_TOLD: Final = ("state", "attempts", "begun", "free", "step", "reason", "seconds", "written", "left")  # in the summary
+_TELL: Final = attrgetter(*_TOLD)
+_FEW: Final = 100  # tasks whose objects are read one by one; for more, there should be a summary
+_PAGE: Final = 1000  # objects that S3 lists by one request; names of so many tasks start with the same digits
 _FRESH: Final = 5.0  # seconds for which a listing is fresh enough to choose tasks from
 _CONNECTIONS: Final = 16  # objects that are read at a time
 _TYPES: Final = {"str": str, "int": int, "float": float}
+_WANTED: Final = {field.name: _TYPES[str(field.type)] for field in fields(Row)}
+_ALL: Final = attrgetter(*_WANTED)
 
 
 @dataclass(slots=True)
@@ -72,6 +85,7 @@ class StoreJournal(Journal):
         self._seen: list[_Seen] = []
         self._open: dict[int, None] = {}  # the numbers of tasks that have not ended, as far as is known
         self._drivers: dict[str, _Sign] = {}
+        self._unsummed = 0  # tasks that have ended since the summary was written
         self._pool = Pool(_CONNECTIONS)
         self._driver = False  # not before `begin`
         with self._explained(location):
@@ -81,7 +95,9 @@ class StoreJournal(Journal):
     def close(self) -> None:
         """Take back this driver's sign of life, so that others may take what it has not ended."""
         if self._driver:
-            self._objects.remove(_sign_of(self.owner))
+            with self._explained():
+                self._sum_up()
+                self._objects.remove(_sign_of(self.owner))
 
     def has_begun(self) -> bool:
         """Whether there is a journal; then its tasks are read."""
@@ -172,9 +188,14 @@ class StoreJournal(Journal):
         """Note how a task ended. False if another driver has it by now: then nothing is noted."""
         with self._explained():
             seconds += self._seen[number].row.seconds
-            return self._changed(
+            noted = self._changed(
                 number, state=state, step=step, reason=reason, seconds=seconds, written=written, left=left
             )
+            self._unsummed += noted
+            # It is written anew when it has grown by a tenth: so all writes together have ten times its bytes.
+            if self._unsummed > max(_PAGE, (len(self._seen) - len(self._open)) // 10):
+                self._sum_up()
+            return noted
 
     def again(self, number: int, wait: float, *, reason: str, seconds: float) -> None:
         """Put a task back, to be tried again after `wait` seconds."""
@@ -224,20 +245,68 @@ class StoreJournal(Journal):
             name: sign if (sign := self._drivers.get(name)) is not None and sign.version == found else _Sign(found, now)
             for name, found in signs.items()
         }
-        changed = []
-        for name, found in self._objects.names(_TASKS).items():
-            number = self._number(name)
-            if number is not None and self._seen[number].version != found:
-                changed.append(number)
-        for future in [self._pool.submit(lambda number=number: self._read(number)) for number in changed]:  # type: ignore[misc]
-            future.result()
+        changed = {
+            number: version
+            for name, version in self._listing().items()
+            if (number := self._number(name)) is not None and self._seen[number].version != version
+        }
+        if len(changed) > _FEW:
+            for number, (version, row) in self._summary().items():
+                if changed.get(number) == version:
+                    self._note(number, row, version)
+                    del changed[number]
+        for _ in self._together(changed.items(), lambda one: self._read_as(*one)):
+            pass
         self._listed = time.monotonic()
+
+    def _listing(self) -> dict[str, str]:
+        """The names of the tasks' objects, with their versions. Many are listed by several requests at a time."""
+        if len(self._seen) <= _PAGE:
+            return self._objects.names(_TASKS)
+        starts = [f"{first:08}"[:-3] for first in range(0, len(self._seen), _PAGE)]
+        found: dict[str, str] = {}
+        for some in self._together(starts, lambda start: self._objects.names(_TASKS, start)):
+            found |= some
+        return found
+
+    def _together(self, given: Iterable[_A], function: Callable[[_A], _B]) -> Iterator[_B]:
+        """What a function makes of each of these, some at a time."""
+        for future in [self._pool.submit(partial(function, one)) for one in given]:
+            yield future.result()
+
+    def _sum_up(self) -> None:
+        """Write the summary anew, if tasks have ended since and there are many."""
+        if self._unsummed and len(self._seen) > _FEW:
+            told = {
+                str(number): [seen.version, *_TELL(seen.row)]
+                for number, seen in enumerate(self._seen)
+                if seen.row.state in ENDED
+            }
+            self._objects.put(_SUMMARY, _bytes(told))
+        self._unsummed = 0
+
+    def _summary(self) -> dict[int, tuple[str, Row]]:
+        """What the summary says, as far as it fits the tasks. If it is not whole, the objects say all that it would."""
+        data = self._objects.content(_SUMMARY)
+        found: dict[int, tuple[str, Row]] = {}
+        with suppress(ValueError, TypeError, AttributeError, IndexError, RecursionError, JobError):
+            for text, (version, *told) in json.loads(data or b"{}").items():
+                row = replace(self._seen[int(text)].row, owner="", until=0.0, **dict(zip(_TOLD, told, strict=True)))
+                self._check(row)
+                found[row.number] = (version, row)
+        return found
 
     def _read(self, number: int) -> None:
         """Read a task's object."""
         found = self._objects.read(_name(number))
         if found is not None:
             self._note(number, self._row(number, found[0]), found[1])
+
+    def _read_as(self, number: int, version: str) -> None:
+        """Read a task's object, which was listed with a version. If it is newer by now, no write on that version succeeds."""
+        data = self._objects.content(_name(number))
+        if data is not None:
+            self._note(number, self._row(number, data), version)
 
     def _note(self, number: int, row: Row, version: str) -> None:
         self._seen[number] = _Seen(row, version)
@@ -296,15 +365,19 @@ class StoreJournal(Journal):
     def _row(self, number: int, data: bytes) -> Row:
         """The state of a task, as its object says. Raises JobError if that is not the task that the job has."""
         found, seen = self._document(_name(number), data), self._seen[number].row
-        told = {field.name: found.get(field.name) for field in fields(Row)}
-        for field in fields(Row):
-            wanted = _TYPES[str(field.type)]
-            if type(told[field.name]) is not wanted and not (wanted is float and type(told[field.name]) is int):
-                raise self._strange(_name(number))
-        row = Row(**told)  # type: ignore[arg-type]
-        if row.state not in STATES or (row.number, row.source, row.output) != (number, seen.source, seen.output):
+        row = Row(**{name: found.get(name) for name in _WANTED})  # type: ignore[arg-type]
+        if (row.number, row.source, row.output) != (number, seen.source, seen.output):
             raise self._strange(_name(number))
+        self._check(row)
         return row
+
+    def _check(self, row: Row) -> None:
+        """Raise JobError if a task is not what a journal holds."""
+        if row.state not in STATES or any(
+            type(value) is not wanted and not (wanted is float and type(value) is int)
+            for value, wanted in zip(_ALL(row), _WANTED.values(), strict=True)
+        ):
+            raise self._strange(_name(row.number))
 
     def _document(self, name: str, data: bytes) -> dict[str, Any]:
         try:

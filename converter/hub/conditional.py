@@ -46,13 +46,12 @@ class Objects:
                     "an object is written: two programs would overwrite each other"
                 )
 
-    def names(self, folder: str) -> dict[str, str]:
-        """The names and the versions of the objects in a folder."""
+    def names(self, folder: str, start: str = "") -> dict[str, str]:
+        """The names and the versions of the objects in a folder; with `start`, at least of those whose names start so."""
         path = f"{self._root}/{folder}"
+        listed = partial(self._system.fs.find, path, detail=True, **({"prefix": start} if start else {}))
         try:
-            found = self._system.call(
-                f"{self.location}/{folder}", partial(self._system.fs.find, path, detail=True), verb="listed"
-            )
+            found = self._system.call(f"{self.location}/{folder}", listed, verb="listed")
         except FileNotFoundError:
             return {}
         return {f"{folder}/{key[len(path) + 1 :]}": version(info) for key, info in found.items()}
@@ -61,6 +60,15 @@ class Objects:
         """An object's bytes and its version; None if there is none."""
         try:  # if it is replaced between the look-up and the read, the next attempt reads the new one
             return self._system.call(self._named(name), partial(self._pinned, name))
+        except FileNotFoundError:
+            return None
+
+    def content(self, name: str) -> bytes | None:
+        """An object's bytes by a single request, whatever its version; None if there is none."""
+        try:
+            # With one connection s3fs does not ask for the size first.
+            once = partial(self._system.fs.cat_file, self._path(name), max_concurrency=1)
+            return bytes(self._system.call(self._named(name), once))
         except FileNotFoundError:
             return None
 

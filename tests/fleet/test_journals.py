@@ -411,3 +411,107 @@ def test_a_bucket_that_is_not_there_is_said(bucket: Bucket) -> None:
     bucket.on_put = refuse
     with StoreJournal("s3://nowhere/job") as journal, pytest.raises(JobError, match="S3 has no such bucket"):
         journal.begin("x", [Task("a", "", 1)])
+
+
+MANY = [Task(f"{n}", f"o/{n}", n) for n in range(150)]  # so many that there is a summary
+
+
+def reads(bucket: Bucket) -> list[str]:
+    """The tasks whose objects were read since the last call."""
+    found = [path for path, *_ in bucket.ranges if "/tasks/" in path]
+    bucket.ranges.clear()
+    return found
+
+
+@pytest.fixture
+def many(bucket: Bucket) -> Iterator[StoreJournal]:
+    """A journal in which the first 120 of many tasks have ended, by a driver that was stopped."""
+    with StoreJournal(PLACE, fresh=0.0) as journal:
+        journal.begin("x", MANY)
+        for row in journal.take(120):
+            journal.end(row.number, "done" if row.number % 3 else "failed", step="", reason="ä", seconds=1.5, written=7)
+    with StoreJournal(PLACE, fresh=0.0) as journal:
+        yield journal
+
+
+def counted(journal: StoreJournal) -> dict[str, int]:
+    return {state: count for state, (count, _) in journal.counts().items() if count}
+
+
+def test_a_summary_saves_reading_each_task(bucket: Bucket, many: StoreJournal) -> None:
+    reads(bucket)
+    assert many.has_begun()
+
+    assert reads(bucket) == []
+    assert counted(many) == {"waiting": 30, "done": 80, "failed": 40}
+    row = next(many.rows("failed"))
+    assert (row.number, row.reason, row.seconds, row.written, row.attempts, row.begun) == (0, "ä", 1.5, 7, 1, 1)
+
+
+def test_a_task_that_has_changed_since_the_summary_is_read(bucket: Bucket, many: StoreJournal) -> None:
+    many.begin("x", MANY)
+    many.anew()
+    reads(bucket)
+
+    with StoreJournal(PLACE, fresh=0.0) as other:
+        other.begin("x", MANY)
+        assert len(reads(bucket)) == 40
+        assert counted(other) == {"waiting": 70, "done": 80}
+        assert [row.number for row in other.take(2)] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[",
+        b"[]",
+        b"1",
+        b'{"0": 1}',
+        b'{"0": []}',
+        b'{"x": ["v"]}',
+        b'{"9999": ["v", "done", 1, 1, 1, "", "", 1.5, 7, ""]}',
+        b'{"0": ["v", "done", 1, 1, 1, "", "", 1.5, 7]}',
+        b'{"0": ["v", "odd", 1, 1, 1, "", "", 1.5, 7, ""]}',
+        b'{"0": ["v", "done", "1", 1, 1, "", "", 1.5, 7, ""]}',
+        None,
+    ],
+)
+def test_a_summary_that_is_not_right_changes_nothing(bucket: Bucket, many: StoreJournal, data: bytes | None) -> None:
+    assert bucket.objects.pop("b/job/summary.json")
+    if data is not None:
+        bucket.objects["b/job/summary.json"] = data
+
+    assert many.has_begun()
+    assert counted(many) == {"waiting": 30, "done": 80, "failed": 40}
+
+
+def test_a_list_that_is_older_than_what_is_read_gives_no_task_twice(
+    many: StoreJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many.begin("x", MANY)
+    many.anew()
+    listed = many._objects.names("tasks")
+    taken = {row.number for row in many.take(40)}
+    with StoreJournal(PLACE, fresh=1e9) as late:
+        names = Objects.names
+        monkeypatch.setattr(
+            Objects,
+            "names",
+            lambda self, folder, start="": listed if folder == "tasks" else names(self, folder, start),
+        )
+        late.begin("x", MANY)
+        found = {row.number for row in late.take(70)}
+
+    assert len(taken) == 40
+    assert found.isdisjoint(taken)
+    assert len(found) == 30
+
+
+def test_more_tasks_than_a_list_has_are_found(bucket: Bucket) -> None:
+    tasks = [Task(f"{n}", "", 1) for n in range(1005)]
+    with StoreJournal(PLACE) as journal, StoreJournal(PLACE) as other:
+        journal.begin("x", tasks)
+        assert len(journal.take(1003)) == 1003
+        assert other.has_begun()
+        assert counted(other) == {"waiting": 2, "running": 1003}
