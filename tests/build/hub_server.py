@@ -163,7 +163,10 @@ class Exchange(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def redirect(self, location: str, status: int = 302, **headers: str) -> None:
+    def redirect(self, location: str, **headers: str) -> None:
+        self.moved(302, location, **headers)
+
+    def moved(self, status: int, location: str, **headers: str) -> None:
         self.reply(status, headers={"Location": location} | {n.replace("_", "-"): v for n, v in headers.items()})
 
     def close(self) -> None:

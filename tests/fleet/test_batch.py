@@ -660,7 +660,12 @@ def test_a_task_works_in_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (task,) = plan.tasks(job)
     started = list[threading.Thread]()
     begin = threading.Thread.start
-    monkeypatch.setattr(threading.Thread, "start", lambda self: (started.append(self), begin(self)))
+
+    def noted(self: threading.Thread) -> None:
+        started.append(self)
+        begin(self)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
 
     result = run(Order(0, str(tmp_path / task.source), str(tmp_path / task.output), job.work, force=False))
 

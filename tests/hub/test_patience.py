@@ -81,19 +81,29 @@ def test_five_redirects_are_followed(hops: int, hub: Hub) -> None:
     assert list(open_remote(f"{hub.url('elsewhere')}/hop/1")) == ["w"]
 
 
+def moving(status: int) -> Any:
+    """Answer with this status and where /x is, and serve CONTENT there."""
+    well = serve({"/x": CONTENT})
+
+    def answer(exchange: Exchange) -> bool:
+        if exchange.path == "/x":
+            return well(exchange)
+        exchange.moved(status, "/x")
+        return True
+
+    return answer
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_of_every_kind_is_followed(status: int, hub: Hub) -> None:
-    well = serve({"/x": CONTENT})
-    hub.on_elsewhere = lambda exchange: (
-        well(exchange) if exchange.path == "/x" else exchange.redirect("/x", status) or True
-    )
+    hub.on_elsewhere = moving(status)
 
     assert list(open_remote(f"{hub.url('elsewhere')}/moved")) == ["w"]
 
 
 @pytest.mark.parametrize("status", [300, 304, 305, 306])
 def test_an_answer_that_only_looks_like_a_redirect_is_not_followed(status: int, hub: Hub) -> None:
-    hub.on_elsewhere = lambda exchange: exchange.redirect("/x", status) or True
+    hub.on_elsewhere = moving(status)
 
     with pytest.raises(SourceError, match=f"answered {status}"):
         open_remote(f"{hub.url('elsewhere')}/moved")

@@ -162,15 +162,18 @@ def test_two_copies_of_one_name_each_fit_what_is_said_of_them(place: Path) -> No
     assert run("verify", place / "source", copies[1], "--attestation", place / "both.json", "-q")[0] == 0
 
 
+OTHERS: tuple[tuple[tuple[str | int, ...], tuple[Any, ...]], ...] = (
+    (("predicate",), (None, [], "x", {})),
+    (("predicate", "source"), (None, "x", {}, {"files": [1]})),
+    (("predicate", "outputs"), (None, "x", [1], [{}], [{"files": [[]]}])),
+    (("subject",), (None, {}, ["x"], [{"name": 3}])),
+    (("subject", 0, "digest"), (None, {}, {"sha256": ["x"]}, {"sha512": "00"})),
+)
+
+
 @pytest.mark.parametrize(
     ("at", "value"),
-    [
-        *((("predicate",), value) for value in (None, [], "x", {})),
-        *((("predicate", "source"), value) for value in (None, "x", {}, {"files": [1]})),
-        *((("predicate", "outputs"), value) for value in (None, "x", [1], [{}], [{"files": [[]]}])),
-        *((("subject",), value) for value in (None, {}, ["x"], [{"name": 3}])),
-        *((("subject", 0, "digest"), value) for value in (None, {}, {"sha256": ["x"]}, {"sha512": "00"})),
-    ],
+    [(at, value) for at, values in OTHERS for value in values],
 )
 def test_a_statement_of_another_form_is_refused(at: tuple[str | int, ...], value: Any, place: Path) -> None:
     edited(place / "x.json", at, value)
