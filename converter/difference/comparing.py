@@ -135,7 +135,10 @@ class Comparison:
             self._find_rearranged(removed, added)
         renamed = {new: old for old, new in self.changes if old is not None and new is not None}
         for new, old in along(renamed, removed, added).items():
-            self._renamed(old, new, EVERY_BIT, differing=0)
+            before, after = self._side(self._ours, old), self._side(self._theirs, new)
+            cast = before.dtype != after.dtype
+            how = closed("", before, after) if cast else EVERY_BIT
+            self._renamed(old, new, how, differing=None if cast else 0, rounding=cast)
             del removed[old], added[new]
         parts = {
             name: whole for whole, parts in self._wholes.items() for part in parts for name in part if name is not None

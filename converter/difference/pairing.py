@@ -16,6 +16,7 @@ from converter.models.selection import meant, unknown
 from converter.opening import spelt
 from converter.tensors.crc_checked import checked
 from converter.tensors.guards import check_expansion
+from converter.verification.comparison import equal
 from converter.verification.names import bare, bare_tensors
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def along(renamed: Mapping[str, str], ours: Mapping[str, Tensor], theirs: Mappin
             old = ".".join((*([module] if module else ()), *parts[length:]))
             if module is None or old not in free or free[old].shape != tensor.shape:
                 continue
-            if same_elements(free[old], tensor):
+            if same_elements(free[old], tensor) or _cast(free[old], tensor):
                 found[new] = old
                 del free[old]
                 break
@@ -160,6 +161,11 @@ def along(renamed: Mapping[str, str], ours: Mapping[str, Tensor], theirs: Mappin
 def same_elements(ours: Tensor, theirs: Tensor) -> bool:
     """Whether two tensors have the same dtype and, in row-major order, the same bytes. Quantised ones never count."""
     return _plain_alike(ours, theirs) and _digest(ours) == _digest(theirs)
+
+
+def _cast(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether a tensor holds what another dtype makes of the other's elements."""
+    return ours.dtype != theirs.dtype and theirs.storage.encoding is None and equal(ours, theirs)
 
 
 def is_transposed(ours: Tensor, theirs: Tensor) -> bool:

@@ -622,3 +622,27 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     assert "\u202e" not in done.stdout
     assert {change[0] for change in page.data["changes"]} == {*NAMES, "<b>"}
+
+
+def test_tensors_of_one_number_are_found_by_their_module_in_another_dtype_too(tmp_path: Path) -> None:
+    before = BASE | {f"layers.{i}.norm": np.full(64, i % 2, "<f4") for i in range(3)}
+    after = {name.replace("layers", "blocks"): array.astype("<f2") for name, array in before.items() if "." in name}
+    kept = {name: array for name, array in before.items() if "." not in name}
+
+    changes = {change.name: change for change in found(tmp_path, kept | after, before).changes}
+
+    assert {change.what for change in changes.values()} == {"renamed"}
+    for i in range(3):
+        change = changes[f"blocks.{i}.norm"]
+        assert change.detail == f"it was called layers.{i}.norm; F32 to F16, rounded"
+        assert (change.rounding, change.differing) == (True, None)
+
+
+def test_the_last_line_of_a_long_table_does_not_say_which_changes_are_larger(tmp_path: Path) -> None:
+    names = [f"w{i}" for i in range(42)]
+    write(tmp_path / "a.safetensors", {name: np.arange(4, dtype="<f4") for name in names})
+    write(tmp_path / "b.safetensors", {name: np.arange(1, 5, dtype="<f4") for name in names})
+
+    shown = RUN.invoke(app, ["diff", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]).stdout
+
+    assert "and 2 more changes: give --all" in shown

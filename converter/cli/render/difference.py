@@ -39,7 +39,7 @@ def show(report: DiffReport, *, unfold: bool = False, out: Screen | None = None)
             [_row(change) for change in report.changes[:most]],
         )  # fmt: skip
         if len(report.changes) > most:
-            out.line(f"and {plural(len(report.changes) - most, 'smaller change')}: give --all", indent=2)
+            out.line(f"and {plural(len(report.changes) - most, 'more change')}: give --all", indent=2)
     for part, found in groupby(report.beside, key=lambda one: one.part):
         _beside(part, list(found), out, unfold)
 
