@@ -31,15 +31,15 @@ def objections(family: Architecture, config: Mapping[str, Any]) -> Iterator[str]
             if key in own or _without_effect(said, row["without_effect"]):
                 continue
             yield (
-                f"`config.json` says `{name}` is {reprlib.repr(said)}, as models of {row['of']} have it: {family.title} does not "
-                "compute that"
+                f"`config.json` says `{name}` is {reprlib.repr(said)}, as models of {row['of']} have it, and {family.title} "
+                "does not compute that: if the key is a mistake, remove it"
             )
     for name in _classes(config):
         other = _family(name)
         if other is not None and not _is_own(family, other):
             yield (
                 f"`config.json` says the model's class is {name!r:.80} and its `model_type` is "
-                f"{reprlib.repr(config.get('model_type', family.model_type))}: these are two families"
+                f"{reprlib.repr(config.get('model_type', family.model_type))}: these are two families, so correct the wrong one"
             )
 
 

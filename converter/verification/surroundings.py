@@ -106,7 +106,7 @@ def left_out(output: Catalogue, recognition: Recognition | None) -> Iterator[Fin
     """Say what llama.cpp leaves out when it computes a model of this family."""
     if recognition is not None and _LLAMA_CPP in formats.of(output).engines:
         for sentence in recognition.family.left_out_by_llama_cpp(recognition.sizes, output.config or {}):
-            yield Finding(_LLAMA_CPP, "computes less", sentence, counts=False)
+            yield Finding("the model", "is computed otherwise", sentence, counts=False)
 
 
 def check_in_config(source: Catalogue, output: Catalogue) -> Iterator[Finding]:

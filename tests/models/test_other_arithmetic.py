@@ -133,7 +133,7 @@ def test_a_window_is_told_as_long_as_it_matters(tmp_path: Path) -> None:
         "llama.cpp looks back at all tokens, and the model only at the last 16, its sliding window: longer texts differ"
     )
     assert sentence in short.notes
-    assert [(note.name, note.detail) for note in report.outputs[0].notes] == [("llama.cpp", sentence)]
+    assert [(note.name, note.detail) for note in report.outputs[0].notes] == [("the model", sentence)]
     assert report.ok
     assert not any("sliding window" in note for note in long.notes)
     assert second.outputs[0].notes == ()

@@ -148,6 +148,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str | None, str | 
         "llama.cpp derives what YaRN multiplies cosines by", None),
     "qwen2: yarn that is not rounded": ("Qwen2", hf(0, num_key_value_heads=2, rope_parameters=SCALED["yarn"] | {"truncate": False}), {},
         "llama.cpp rounds the pairs", None),
+    "bloom: residuals of normed x": ("Bloom", ALIBI | {"apply_residual_connection_post_layernorm": True}, {},
+        "`apply_residual_connection_post_layernorm` is True", "`apply_residual_connection_post_layernorm` is True"),
     "opt: norms after": ("OPT", OPT | {"do_layer_norm_before": False}, {}, "llama.cpp has no architecture for it", None),
     "opt: narrow embeddings": ("OPT", OPT | {"word_embed_proj_dim": 32}, {}, "llama.cpp has no architecture for it", None),
     "opt: the 350M": ("OPT", OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 48}, {}, "llama.cpp has no architecture", None),
@@ -158,6 +160,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str | None, str | 
         "num_layers": 2, "num_heads": 4, "hidden_size": 64, "max_position_embeddings": 128, "attention_types": [[["global"], 2]],
         "bos_token_id": 0, "eos_token_id": 0,
     }, {}, "has queries, keys and values in one matrix", None),
+    "gpt_neox: five elements turned": ("GPTNeoX", hf(0, hidden_size=80, rope_parameters=ROPE | {"partial_rotary_factor": 0.25}), {},
+        "5 elements of a head would be turned", "turns 5 elements of a head"),
     "phi: heads of their own size": ("Phi", hf(0, head_dim=20), {}, "llama.cpp's Phi must be as wide as the model, 64", None),
 }  # fmt: skip
 HEADS = {

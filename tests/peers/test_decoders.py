@@ -50,12 +50,15 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32, "rope_theta": 500.0,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500.0}
 # A family's class and its config.json, by which of the sizes it has.
 FAMILIES: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
     "gpt2": lambda size: ("GPT2", old(size, n_positions=128, n_ctx=128, tie_word_embeddings=size != 1)),
     "llama": lambda size: ("Llama", hf(size, num_key_value_heads=2, rms_norm_eps=1e-5, tie_word_embeddings=size == 1)),
     "llama3": lambda size: ("Llama", hf(size, num_key_value_heads=1, rope_parameters=LLAMA3)),
     "linear": lambda size: ("Llama", hf(size, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4})),
+    "biases": lambda size: ("Llama", hf(size, num_key_value_heads=2, attention_bias=True, mlp_bias=size == 1)),
+    "yarn": lambda size: ("Qwen2", hf(size, num_key_value_heads=2, rope_parameters=YARN)),
     "wide heads": lambda size: ("Llama", hf(size, head_dim=48)),
     "mistral": lambda size: ("Mistral", hf(size, num_key_value_heads=2, sliding_window=None)),
     "qwen2": lambda size: ("Qwen2", hf(size, num_key_value_heads=2, tie_word_embeddings=size == 1, rope_theta=1e6)),
