@@ -6,6 +6,7 @@ together by chance, but with a `find_class` that only notes what it was asked fo
 
 from __future__ import annotations
 
+import base64
 import io
 import pickle
 import random
@@ -326,3 +327,23 @@ def test_a_text_is_looked_into_if_it_can_name_a_global(text: bytes, looked: bool
     found = run_pickle(b"\x80\4C" + bytes([len(text)]) + text + b".", 0)
 
     assert bool(found.texts) == looked
+
+
+@pytest.mark.parametrize(
+    ("inner", "looked"),
+    [
+        (b"\x80\2cos\nsystem\n.", True),
+        (b"\x80\4\x8c\2os\x8c\6system\x93.", True),  # its names stand apart from each other
+        (b"\x80\3\x82\1..........", True),  # by the number of an extension
+        (b"cos\nsystem\n........", True),  # protocol 0
+        (b"\x80\4]]]]]]]]]]]]]]]]]].", False),  # names nothing
+        (b"\x81\4\x8c\2os\x8c\6system\x93.", False),  # no pickle
+    ],
+)
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+def test_a_pickle_in_base64_is_looked_into_if_it_can_name_a_global(inner: bytes, looked: bool, ending: bytes) -> None:
+    text = base64.b64encode(inner) + ending
+
+    for opcode in (b"C" + bytes([len(text)]), b"\x8c" + bytes([len(text)])):
+        found = run_pickle(b"\x80\4" + opcode + text + b".", 0)
+        assert [data for _, data in found.texts] == ([inner] if looked else []), opcode
