@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import NoneType
 from typing import Any, Final
 
@@ -29,14 +29,7 @@ def inside(node: object) -> Iterator[tuple[str, Any]]:
         for index, inner in enumerate(node):  # type: ignore[arg-type]
             yield str(index), inner
     elif type(node) is Opaque or type(node) is Value:
-        for inner in (node.callee, node.args, node.kwargs, *(node.state or ())):
-            if inner:
-                yield "", inner
-        if type(node.items) is Dict:
-            yield from inside(node.items)
-        else:
-            for index, inner in enumerate(node.items or ()):
-                yield str(index), inner
+        yield from _of_object(node)
     elif type(node) is Special:
         yield "", node.args
     elif type(node) is Attributed:
@@ -44,6 +37,20 @@ def inside(node: object) -> Iterator[tuple[str, Any]]:
             yield "", inner
     elif type(node) is PersistentId:
         yield "", node.value
+
+
+def _of_object(node: Any) -> list[tuple[str, Any]]:
+    held = [("", inner) for inner in (node.callee, node.args, node.kwargs, *(node.state or ())) if inner]
+    if node.items:
+        pairs = inside(node.items) if type(node.items) is Dict else enumerate(node.items)
+        held += [(str(key), inner) for key, inner in pairs]
+    return held
+
+
+def _held(node: Any) -> Iterable[tuple[str | int, Any]]:
+    """The same as `inside`, but positions are numbers: walks meet far more values than they name."""
+    kind = type(node)
+    return enumerate(node) if kind is tuple or kind is list else _of_object(node) if kind in _OBJECTS else inside(node)
 
 
 def key_text(key: object) -> str:
@@ -75,15 +82,15 @@ def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None)
     found: list[tuple[str, Tensor | Special]] = []
     seen = set() if seen is None else seen
     # A name is joined only when its value is entered, because the names of all waiting values would take much memory.
-    waiting: list[tuple[str, str, object]] = [] if id(value) in seen else [("", "", value)]
+    waiting: list[tuple[str, str | int, object]] = [] if id(value) in seen else [("", "", value)]
     seen.add(id(value))
     while waiting and len(seen) < _ENTERED and len(found) < most:
         above, key, node = waiting.pop()
-        name = below(above, key)
+        name = below(above, str(key))
         if isinstance(node, Tensor | Special):
             found.append((name, node))
         entered = []
-        for key, inner in inside(node):
+        for key, inner in _held(node):
             if isinstance(inner, Tensor) or not (_holds_nothing(inner) or id(inner) in seen):
                 seen.add(id(inner))
                 entered.append((name, key, inner))
@@ -95,17 +102,22 @@ def inner_tensors(value: object, most: int = 1000, seen: set[int] | None = None)
 
 def inner_bytes(value: object, seen: set[int]) -> Iterator[tuple[str, bytes]]:
     """Yield the bytes in a value and what leads to them. `seen` are the containers that were entered, each of them once."""
-    waiting: list[tuple[str, str, object]] = [("", "", value)]
+    waiting: list[tuple[str, str | int, object]] = [("", "", value)] if id(value) not in seen else []
+    seen.add(id(value))
     while waiting:
         above, key, node = waiting.pop()
+        name = below(above, str(key))
         if type(node) is bytes:
-            yield below(above, key), node
-        elif id(node) not in seen and not _holds_nothing(node):
-            seen.add(id(node))
-            name = below(above, key)
-            waiting += reversed(
-                [(name, at, inner) for at, inner in inside(node) if type(inner) is bytes or not _holds_nothing(inner)]
-            )
+            yield name, node
+            continue
+        entered = []
+        for key, inner in _held(node):
+            if type(inner) is bytes:
+                entered.append((name, key, inner))
+            elif not (id(inner) in seen or _holds_nothing(inner)):
+                seen.add(id(inner))
+                entered.append((name, key, inner))
+        waiting += reversed(entered)
 
 
 def measure(value: object, seen: set[int] | None = None) -> tuple[int, int]:
@@ -124,7 +136,7 @@ def measure(value: object, seen: set[int] | None = None) -> tuple[int, int]:
         if isinstance(node, Tensor | Special):
             count += 1
             nbytes += node.nbytes if isinstance(node, Tensor) else 0
-        waiting += [inner for _, inner in inside(node) if not _holds_nothing(inner)]
+        waiting += [inner for _, inner in _held(node) if not _holds_nothing(inner)]
     return count, nbytes
 
 
@@ -154,8 +166,12 @@ def holds_object(value: object, seen: set[int]) -> bool:
 
 
 def below(name: str, key: str) -> str:
-    """Join two names for display, and cut them: whole names would grow with the square of the depth."""
-    return f"{name}.{key[: limits().name]}"[: limits().name] if name and key else name or key[: limits().name]
+    """Join two names for display, and cut them: whole names would grow with the square of the depth.
+
+    A name that is full is the name of everything below it, and not copied: a walk keeps one for each level that it is in.
+    """
+    most = limits().name
+    return f"{name}.{key[:most]}"[:most] if name and key and len(name) < most else name or key[:most]
 
 
 def describe(value: object) -> str:

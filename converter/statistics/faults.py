@@ -118,7 +118,7 @@ def _not_finite(one: Measured) -> Iterator[Fault]:
             "nan", one.name, f"{stats.nan:,} of {plural(size, 'element')} {'is' if stats.nan == 1 else 'are'} NaN"
         )
     # A mask holds only infinity and zero, and a tensor of one element can be a bound, so neither is a fault.
-    if stats.inf and size > 1 and stats.l2:
+    if stats.inf and size > 1 and (stats.l2 or (one.matrix and not stats.zeros)):
         verb = "is" if stats.inf == 1 else "are"
         yield Fault("infinite", one.name, f"{stats.inf:,} of {plural(size, 'element')} {verb} infinite")
 

@@ -6,6 +6,7 @@ import base64
 import json
 import struct
 import sys
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -537,6 +538,18 @@ class TestP12Bombs:
             value(data)
         node = value(b"]q\0" + b"0(" + b"h\0" * 10 + b"lq\0" + b"0(h\0h\0lq\0" * 99 + b".")
         assert len(node) == 2
+
+    @pytest.mark.parametrize("unit", [b"2\x86", b"22\x87", b"N\x85\x86", b"q\0h\0\x86", b"\x85"])
+    def test_p12_memory_grows_with_the_bytes_of_values_in_each_other(self, unit: bytes, tmp_path: Path) -> None:
+        levels = some(60_000, 30_000)
+        path = beside(tmp_path, Raw(b"N\x85" + unit * levels))
+        tracemalloc.start()
+
+        inspect(open_checkpoint(path))
+
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= 100 * len(unit) * levels + (12 << 20)
 
     def test_p12_values_may_contain_themselves(self) -> None:
         node = value(b"]q\0h\0a.")

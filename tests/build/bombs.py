@@ -122,6 +122,7 @@ PICKLES: dict[str, Bytes] = {
     "tensors below a long key": shared(lambda _: TENSOR, before=b"}" + utf8("k" * 4000) + b"](", after=b"es."),
     "tensors below a long key of wide letters": shared(lambda _: TENSOR, before=b"}" + utf8("\U0001f600" + "k" * 4000) + b"](", after=b"es."),
     "no tensors below a long key": repeated(b"]", b"cos\nsystem\n}" + utf8("k" * 4000) + b"](", b"es\x85R."),
+    "pairs one in the other": repeated(b"2\x86", b"}U\1aN\x85", b"s."),
     "one list, often": shared(container(b"](", b"]", b"e")),
     "one list beside a tensor, often": shared(container(b"](", b"N\x85", b"e"), before=b"](" + TENSOR),
 }  # fmt: skip
