@@ -95,8 +95,9 @@ class StoreJournal(Journal):
     def close(self) -> None:
         """Take back this driver's sign of life, so that others may take what it has not ended."""
         if self._driver:
-            with self._explained():
+            with suppress(SourceError):  # the objects say all that the summary would
                 self._sum_up()
+            with self._explained():
                 self._objects.remove(_sign_of(self.owner))
 
     def has_begun(self) -> bool:

@@ -515,3 +515,19 @@ def test_more_tasks_than_a_list_has_are_found(bucket: Bucket) -> None:
         assert len(journal.take(1003)) == 1003
         assert other.has_begun()
         assert counted(other) == {"waiting": 2, "running": 1003}
+
+
+def test_a_summary_that_cannot_be_written_spoils_nothing(bucket: Bucket) -> None:
+    def refuse(name: str) -> None:
+        if name.endswith("summary.json"):
+            raise PermissionError("Access Denied")
+
+    with StoreJournal(PLACE, fresh=0.0) as journal:
+        journal.begin("x", MANY)
+        for row in journal.take(2):
+            journal.end(row.number, "done", step="", reason="", seconds=1.0, written=1)
+        bucket.on_put = refuse
+    assert not [name for name in bucket.objects if "/drivers/" in name or "summary" in name]
+    with StoreJournal(PLACE, fresh=0.0) as journal:
+        assert journal.has_begun()
+        assert counted(journal) == {"waiting": 148, "done": 2}
