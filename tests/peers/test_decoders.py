@@ -50,7 +50,7 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32, "rope_theta": 500.0,
 }  # fmt: skip
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 1e4}
 # A family's class and its config.json, by which of the sizes it has.
 FAMILIES: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
     "gpt2": lambda size: ("GPT2", old(size, n_positions=128, n_ctx=128, tie_word_embeddings=size != 1)),
