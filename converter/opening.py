@@ -36,6 +36,8 @@ def open_checkpoint(
     checkpoint may ask for; without them, the limits in force do.
     """
     check_root(root)
+    if location == "":
+        raise SourceError("an empty name was given: if it came from a variable, the variable is not set")
     with using(limits), step("open", str(location)):
         try:
             catalogue = _opened(location, root, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -90,3 +91,40 @@ def test_control_c_while_the_program_is_imported_is_one_line(module: str) -> Non
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was left half done\n")
+
+
+THROUGH_TEXT = """
+import converter.cli.app
+from converter import __main__
+
+def run():
+    try:
+        exec("import signal; signal.raise_signal(signal.SIGINT)")
+    except KeyboardInterrupt:
+        raise SystemExit(130)
+
+converter.cli.app.main = run
+__main__.main()
+"""
+
+
+def test_control_c_while_python_compiles_a_text_ends_with_the_same_code(tmp_path: Path) -> None:
+    """`python -m` would end by the signal, which `subprocess` and the runner of a CI see as another code."""
+    (tmp_path / "through.py").write_text(THROUGH_TEXT)
+    paths = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
+    done = subprocess.run(
+        [sys.executable, "-m", "through"],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_handler_of_somebody_else_stays() -> None:
+    text = f"import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n{THROUGH_TEXT}"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -37,7 +37,8 @@ def show(report: Verification) -> None:
             agree = f"{', '.join(others)} and {last}" if others else last
             out.line(f"{agree} agree" if len(output.agree) > 1 else f"the {agree} agrees", indent=_ROOM)
         elif output.companions == "different":
-            said = f"the weights are {output.weights}, but what lies beside them is not as it should be"
+            link = "and" if output.weights == "different" else "but"
+            said = f"the weights are {output.weights}, {link} what lies beside them is not as it should be"
             out.line(said, indent=_ROOM)
         if output.left_out:
             names = [name for name, _, _ in _folded([(name, "", "") for name in output.left_out])]
