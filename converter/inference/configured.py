@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from converter.errors import ModelError, UnsupportedError
-from converter.models.needs import unmet
 from converter.models.recognition import Recognition, headless, recognise
-from converter.models.rows import evaluated
+from converter.models.rows import evaluated, unmet
 from converter.text import safe_name
 from converter.words import option
 

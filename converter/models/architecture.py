@@ -13,9 +13,20 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from converter.errors import ModelError
-from converter.models.gguf_rows import Gguf, Metadatum, gguf
-from converter.models.needs import Need, needs
-from converter.models.rows import Made, MoveRow, Parameter, Row, Scale, at, evaluated
+from converter.models.rows import (
+    Gguf,
+    Made,
+    Metadatum,
+    MoveRow,
+    Need,
+    Parameter,
+    Row,
+    Scale,
+    at,
+    evaluated,
+    gguf,
+    needs,
+)
 
 _HIDING: Final = "rope_scaling"
 _HIDDEN: Final = "rope_parameters."

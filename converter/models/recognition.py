@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from converter.models import families as registry
 from converter.models.architecture import said_in, whole
 from converter.models.declared import Model, declared
-from converter.models.families import Family, TiedHead
-from converter.models.other_arithmetic import objections
+from converter.models.families import Family, TiedHead, objections
 from converter.models.rows import Row, at
 from converter.models.ties import EMBEDDINGS, ends, is_tied, tied_heads
 

@@ -7,9 +7,10 @@ parentheses, and nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from converter.errors import ModelError
@@ -305,3 +306,100 @@ def _value(tree: _Tree, look_up: Callable[[str], Any]) -> Any:
                 found = one + other if sign == "+" else one - other if sign == "-" else one * other
             return int(found) if type(found) is float and found.is_integer() and abs(found) < 1 << 53 else found
     raise AssertionError(tree)
+
+
+# ---- what must hold, and what a table says about GGUF ------------------------------------------------------------------
+
+
+class Need(NamedTuple):
+    """Two expressions over sizes and settings that must be equal, if the settings in `when` have these values.
+
+    `because` says why, and may have names of sizes and settings in braces.
+    """
+
+    value: str
+    equals: str
+    because: str
+    when: Mapping[str, Any] = MappingProxyType({})
+
+
+def needs(document: Mapping[str, Any]) -> tuple[Need, ...]:
+    """The needs that a part of a family's table has."""
+    return tuple(Need(**need) for need in document.get("needs", ()))
+
+
+def unmet(rows: Iterable[Need], look_up: Callable[[str], Any]) -> str | None:
+    """Why the first need does not hold; None if all do. `look_up` gives the value of a size or a setting."""
+    for need in rows:
+        if any(look_up(name) != meant for name, meant in need.when.items()):
+            continue
+        if _amount(need.value, look_up) != _amount(need.equals, look_up):
+            return need.because.format_map(_Named(look_up))
+    return None
+
+
+class _Named(dict[str, str]):
+    """What stands for each name in braces."""
+
+    def __init__(self, look_up: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._look_up = look_up
+
+    def __missing__(self, name: str) -> str:
+        return f"{self._look_up(name)!r:.80}"
+
+
+def _amount(expression: str, look_up: Callable[[str], Any]) -> Any:
+    try:
+        return evaluated(expression, look_up)
+    except ValueError:
+        return None
+
+
+class Ignored(NamedTuple):
+    """A setting that llama.cpp leaves out, and the sentence that says so.
+
+    From the size `below` on it changes nothing; with a `value`, only that one changes something.
+    """
+
+    setting: str
+    said: str
+    below: str | None = None
+    value: Any = None
+
+
+class Gguf(NamedTuple):
+    """How llama.cpp computes it: what it takes for granted, by setting and as `needs`, and a reason if it can't.
+
+    `default`: such a file is of this family unless it says otherwise. `ignored` are settings that llama.cpp
+    leaves out.
+    """
+
+    fixed: Mapping[str, Any] = MappingProxyType({})
+    refused: str | None = None
+    default: bool = True
+    ignored: tuple[Ignored, ...] = ()
+    needs: tuple[Need, ...] = ()
+
+
+class Metadatum(NamedTuple):
+    """A GGUF key; `value` is an expression over sizes and settings, and an `optional` key is left out if it has no value.
+
+    It is left out, too, if its value is that of the expression `unless`, or if a setting in `when` has another value.
+    On the way back, `gives` is the setting or size that the expression `back` of `value` gives; a lone name gives itself.
+    """
+
+    key: str
+    type: Literal["u32", "f32", "f64", "bool", "string"]
+    value: str
+    optional: bool = False
+    gives: str | None = None
+    back: str = "value"
+    unless: str | None = None
+    when: Mapping[str, Any] = MappingProxyType({})
+
+
+def gguf(document: Mapping[str, Any]) -> Gguf:
+    """What a family's table says about llama.cpp."""
+    ignored = tuple(Ignored(**row) for row in document.get("ignored", ()))
+    return Gguf(**{**document, "ignored": ignored, "needs": needs(document)})

@@ -97,7 +97,10 @@ class TestTorchZip:
 
     @pytest.mark.parametrize(
         ("count", "listed"),
-        [(5, "`data/1`, `data/2`, `data/3`, `data/4`, `data/5`"), (6, "`1`, `2`, `3`, `4`, `5`, …")],
+        [
+            (5, "`data/1`, `data/2`, `data/3`, `data/4`, `data/5`"),
+            (6, "`data/1`, `data/2`, `data/3`, `data/4`, `data/5`, …"),
+        ],
     )
     def test_five_of_them_are_named(self, count: int, listed: str, tmp_path: Path) -> None:
         unused = {str(number): b"x" for number in range(1, count + 1)}

@@ -12,7 +12,6 @@ from converter.errors import ModelError
 from converter.io.source import Source
 from converter.models import architecture as architectures
 from converter.models import declared as models
-from converter.models import gguf_rows
 from converter.models import rows as row_table
 from converter.models.declared import declared, find
 from converter.models.families import family
@@ -236,11 +235,11 @@ class TestSchemas:
         assert item("gguf_made") == names(row_table.Made)
         assert item("sizes") == names(architectures.Size)
         assert item("settings") == names(architectures.Setting)
-        assert item("metadata") == names(gguf_rows.Metadatum)
+        assert item("metadata") == names(row_table.Metadatum)
         assert item("client") == names(architectures.ClientProperty)
         assert set(fields["activation"]["properties"]) == names(architectures.ActivationNames)
         assert set(fields["tokenizer"]["properties"]) == names(architectures.TokenizerKind)
-        assert set(fields["gguf"]["properties"]) == names(gguf_rows.Gguf)
+        assert set(fields["gguf"]["properties"]) == names(row_table.Gguf)
         assert set(fields["forward"]["properties"]) == names(architectures.Forward)
         assert set(fields["forward"]["properties"]["rotary"]["properties"]) == names(architectures.Rotary)
 

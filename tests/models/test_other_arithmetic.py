@@ -13,7 +13,7 @@ from converter.conversion.convert import convert
 from converter.errors import ConverterError
 from converter.inference.engine import compute
 from converter.models import families
-from converter.models.other_arithmetic import objections
+from converter.models.families import objections
 from converter.opening import open_checkpoint
 from converter.resources import load_json
 from converter.sample import write_sample
