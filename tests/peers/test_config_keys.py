@@ -70,6 +70,9 @@ SAME: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "llama: a scaling of 2023": ("Llama", hf(0, rope_parameters=SCALED["yarn"]), {
         "rope_parameters": None, "rope_theta": 500.0, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "finetuned": True},
     }),
+    "gptj: tied": ("GPTJ", old(0, n_positions=128, rotary_dim=8, tie_word_embeddings=True), {}),
+    "codegen: tied": ("CodeGen", old(0, n_positions=128, rotary_dim=8, tie_word_embeddings=True), {}),
+    "phi: tied": ("Phi", hf(0, tie_word_embeddings=True), {}),
     "llama: biases of attention": ("Llama", hf(0, num_key_value_heads=2, attention_bias=True), {}),
     "llama: all biases": ("Llama", hf(0, attention_bias=True, mlp_bias=True, tie_word_embeddings=True), {}),
     "llama: biases of the MLP": ("Llama", hf(0, mlp_bias=True), {}),
@@ -146,6 +149,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str | None, str | 
         "llama.cpp derives what YaRN multiplies cosines by", None),
     "llama: yarn with two factors": ("Llama", hf(0, rope_parameters=SCALED["yarn"] | {"mscale": 1.3, "mscale_all_dim": 0.7}), {},
         "llama.cpp derives what YaRN multiplies cosines by", None),
+    **{f"{name}: Llama 3's scaling": (kind, hf(0, **({"num_key_value_heads": 2} if kind == "Qwen2" else {}), rope_parameters={
+        "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+        "rope_theta": 500.0,
+    }), {}, r"`rope_scaling.rope_type` is 'llama3': llama\.cpp's .* has \[", None)
+       for name, kind in (("qwen2", "Qwen2"), ("gpt_neox", "GPTNeoX"), ("phi", "Phi"))},
     "qwen2: yarn that is not rounded": ("Qwen2", hf(0, num_key_value_heads=2, rope_parameters=SCALED["yarn"] | {"truncate": False}), {},
         "llama.cpp rounds the pairs", None),
     "bloom: residuals of normed x": ("Bloom", ALIBI | {"apply_residual_connection_post_layernorm": True}, {},
@@ -208,8 +216,7 @@ def test_a_model_that_lacks_its_own_head_is_neither_written_nor_computed(family:
     with pytest.raises(ConverterError, match=rf"has no `{head}`|lacks `{head}`"):
         compute(source)
     # what the message advises
-    if family not in ("gptj", "codegen", "phi"):
-        config = json.loads((tmp_path / "source" / "config.json").read_text()) | {"tie_word_embeddings": True}
-        (tmp_path / "source" / "config.json").write_text(json.dumps(config))
-        convert(open_checkpoint(tmp_path / "source"), tmp_path / "o.gguf")
-        compute(open_checkpoint(tmp_path / "source"))
+    config = json.loads((tmp_path / "source" / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    convert(open_checkpoint(tmp_path / "source"), tmp_path / "o.gguf")
+    compute(open_checkpoint(tmp_path / "source"))
