@@ -50,7 +50,12 @@ def meant(glob: str, spelt: Mapping[str, Sequence[str]]) -> list[str]:
 
 def unknown(what: str, glob: str, names: Sequence[str]) -> RuleError:
     """The error that says that a text fits no tensor, with the names that are most like it."""
-    near = get_close_matches(glob, names, 3, 0.0) if len(names) < _MANY else names[:3]
+    near = list(names[:3])
+    if len(names) < _MANY:
+        # What fits but for capitals is nearer than what has most letters in common.
+        near = meant(glob.lower(), {name: (name.lower(),) for name in names})[:3] or get_close_matches(
+            glob, names, 3, 0.0
+        )
     hint = f"; did you mean {', '.join(f'`{safe_name(name):.200}`' for name in near)}?" if near else ""
     return RuleError(f"no tensor fits {what} `{glob:.200}`{hint}")
 

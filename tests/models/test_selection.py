@@ -87,6 +87,15 @@ def test_a_text_that_means_nothing_gets_near_names() -> None:
     )
 
 
+@pytest.mark.parametrize("glob", ["H.1.ATTN", "*.h.1.Attn.*", "TRANSFORMER.H.1.ATTN.C_ATTN.WEIGHT"])
+def test_names_that_fit_but_for_capitals_are_near(glob: str) -> None:
+    names = ["transformer.h.1.ln_2.bias", "transformer.h.1.attn.c_attn.weight", "transformer.h.1.mlp.c_fc.bias"]
+
+    assert str(unknown("the filter", glob, names)) == (
+        f"no tensor fits the filter `{glob}`; did you mean `transformer.h.1.attn.c_attn.weight`?"
+    )
+
+
 def test_long_names_take_no_longer_than_short_ones() -> None:
     """A name of a million dots, and a glob that could begin at each of them."""
     name = "a." * 500_000
