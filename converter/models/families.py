@@ -176,16 +176,13 @@ def objections(family: Architecture, config: Mapping[str, Any]) -> Iterator[str]
     read += [key for setting in family.settings for key in setting.config]
     own |= {key.rpartition(".")[2] for key in read}
     for row in load_json("other-arithmetic.json")["rows"]:
-        key = row["key"]
-        for inside in ("", *(f"{name}." for name in row.get("also", ()))):
-            name = inside + key
-            said = _held(config, name)
-            if key in own or _without_effect(said, row["without_effect"]):
-                continue
-            yield (
-                f"`config.json` says `{name}` is {reprlib.repr(said)}, as models of {row['of']} have it, and {family.title} "
-                "does not compute that: if the key is a mistake, remove it"
-            )
+        key, said = row["key"], config.get(row["key"])
+        if key in own or _without_effect(said, row["without_effect"]):
+            continue
+        yield (
+            f"`config.json` says `{key}` is {reprlib.repr(said)}, as models of {row['of']} have it, and {family.title} "
+            "does not compute that: if the key is a mistake, remove it"
+        )
     for name in _classes(config):
         other = _family_of(name)
         if other is not None and not _is_own(family, other):
@@ -193,12 +190,6 @@ def objections(family: Architecture, config: Mapping[str, Any]) -> Iterator[str]
                 f"`config.json` says the model's class is {name!r:.80} and its `model_type` is "
                 f"{reprlib.repr(config.get('model_type', family.model_type))}: these are two families, so correct the wrong one"
             )
-
-
-def _held(config: Mapping[str, Any], name: str) -> Any:
-    outer, _, key = name.rpartition(".")
-    inner = config.get(outer) if outer else config
-    return inner.get(key) if isinstance(inner, Mapping) else None
 
 
 def _without_effect(said: Any, values: list[Any]) -> bool:
