@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from converter.difference.three_way import three_way
 from converter.errors import RuleError
 from converter.opening import open_checkpoint
 from tests.build.checkpoints import view, write_checkpoint
+from tests.build.reads import noted_reads
 from tests.difference.arrays import Arrays, base, write
 
 BASE = base(11)
@@ -98,14 +98,7 @@ def test_what_is_not_compared_is_not_read(tmp_path: Path, monkeypatch: pytest.Mo
     value = {name: view(key, (size,)) for key, name in (("0", "some"), ("1", "other"))}
     for name in ("before.bin", "after.bin"):
         write_checkpoint(tmp_path / name, value, {key: np.arange(size, dtype="<f4").tobytes() for key in "01"})
-    reads: list[int] = []
-    preadv = os.preadv
-
-    def counted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
-        reads.append(sum(map(len, buffers)))
-        return preadv(descriptor, buffers, offset)
-
-    monkeypatch.setattr(os, "preadv", counted)
+    reads = noted_reads(monkeypatch)
 
     report = diff(open_checkpoint(tmp_path / "before.bin"), open_checkpoint(tmp_path / "after.bin"), filter="some")
 

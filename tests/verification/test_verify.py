@@ -6,7 +6,6 @@ import copy
 import hashlib
 import itertools
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -45,6 +44,7 @@ from converter.verification.walk import Sizes, Workspace
 from tests.build.checkpoints import floats, legacy_bytes, ordered, view, write_checkpoint
 from tests.build.damage import CONTENT, FORMS, STRUCTURE, Model, gguf_name, model, write_source
 from tests.build.depth import share, some
+from tests.build.reads import noted_reads
 from tests.build.seeds import safetensors_file
 from tests.build.steps import steps
 
@@ -781,14 +781,7 @@ def test_a_panel_is_no_larger_than_it_may_be(rows: int, columns: int, tmp_path: 
 def test_a_matrix_that_is_cut_is_not_read_row_by_row(
     rows: int, columns: int, panel: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads: list[int] = []
-    preadv = os.preadv
-
-    def counted(descriptor: int, buffers: list[memoryview], offset: int) -> int:
-        reads.append(sum(map(len, buffers)))
-        return preadv(descriptor, buffers, offset)
-
-    monkeypatch.setattr(os, "preadv", counted)
+    reads = noted_reads(monkeypatch)
     array = np.arange(rows * columns, dtype="<f4").reshape(rows, columns)
     expected = matrix(tmp_path / "source", array, F32, turned=True, crc32=zlib.crc32(array.T.tobytes()))
     found = matrix(tmp_path / "output", array, F32, turned=False)
