@@ -56,7 +56,7 @@ def model(folder: Path, kind: str, vocabulary: Path) -> Path:
     tensors = {
         row.named(known.prefixes[-1]): chance.standard_normal(row.shape, np.float32)
         for row in rows
-        if row.kind == "parameter" and not row.tied_to
+        if row.kind == "parameter" and not row.tied_to and all(known.setting(key, config) for key in row.conditions)
     }
     write(folder, tensors, **config)
     document = json.loads((folder / "config.json").read_bytes())
